@@ -1,0 +1,104 @@
+"""Joining a Ray cluster, or starting a quiet one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
+
+QUIET_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # Ray Train's controller polls every 2 s and `report` waits for it; short epochs would spend their time there.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+"""Read by Ray while it is imported or started; a value that the user has set stays."""
+
+
+def debugging() -> bool:
+    """Whether `--debug` (or SYNCCLIP_DEBUG=1) asked to see tracebacks and Ray's own output."""
+    return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
+
+
+def local_cpus() -> int:
+    """CPUs that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        return os.cpu_count() or 1
+
+
+def cluster_address() -> str | None:
+    """The cluster to join (RAY_ADDRESS), None where a local one is to be started."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def quiet() -> None:
+    """Keep Ray's own messages out of the way, unless `--debug` was given. Call before Ray starts."""
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not debugging():
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def ray_session(cpus: int | None = None) -> Iterator[None]:
+    """Ray, ready for use inside the `with` block.
+
+    Uses the Ray that this process has already initialised; else joins the cluster that RAY_ADDRESS names (it is
+    always set inside `ray job submit`); else starts Ray on this machine. What was started or joined here is left
+    again at the end, also after an error; an initialised Ray of the caller stays as it is. Never searches the
+    machine for other clusters, as `address="auto"` does.
+
+    Args:
+        cpus: CPUs of a Ray that has to be started here; all of this machine's by default. No meaning elsewhere.
+
+    Raises:
+        ValueError: the cluster of RAY_ADDRESS can't be reached.
+    """
+    quiet()
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    level = logging.INFO if debugging() else logging.ERROR
+    address = cluster_address()
+    if address is not None and address != "local":
+        _knock(address)
+        ray.init(address=address, logging_level=level, log_to_driver=debugging())
+    else:
+        ray.init(
+            address="local",
+            num_cpus=cpus if cpus is not None else local_cpus(),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=level,
+            log_to_driver=debugging(),
+        )
+    quiet()  # importing Ray's libraries resets their loggers
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10.0):
+            pass
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head), "
+            "or unset RAY_ADDRESS to run on this machine"
+        ) from error
