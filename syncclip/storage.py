@@ -267,7 +267,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _own_first_try(url: str, digest: str) -> Iterator[None]:
-    """Forgive an upload whose answer was lost: the retry fails (upload gone, object exists), yet the bytes are there."""
+    """Forgive an upload whose answer was lost: the retry fails (upload gone, object there) though all is well."""
     try:
         yield
     except (FileNotFoundError, FileExistsError):

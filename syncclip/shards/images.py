@@ -1,0 +1,67 @@
+"""The one place where bytes become pictures, and the account of those that could not."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+
+from PIL import Image, UnidentifiedImageError
+
+from syncclip.settings import UserError
+
+MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+log = logging.getLogger(__name__)
+
+
+class UnreadableImageError(UserError):
+    """An image that cannot be decoded; the text names it and says why."""
+
+
+def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode JPEG, PNG or WebP bytes to RGB.
+
+    Args:
+        data: The whole file.
+        name: What to call it in an error.
+        max_pixels: Larger pictures are refused from their header, before any pixel is allocated.
+
+    Raises:
+        UnreadableImageError: Not such an image, cut off, damaged or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height <= max_pixels:
+                return image.convert("RGB")
+    except Exception as error:  # damaged data makes decoders raise nearly anything
+        reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UnreadableImageError(f"{name}: unreadable image: {reason}; remove or replace it") from error
+    raise UnreadableImageError(f"{name}: {width} x {height} pixels, more than {max_pixels}; scale it down")
+
+
+class Corruption:
+    """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.names: dict[str, int] = {}  # name -> images lost with it
+        self._lock = threading.Lock()
+
+    @property
+    def images(self) -> int:
+        """How many images were lost so far."""
+        return sum(self.names.values())
+
+    def skip(self, name: str, reason: object, images: int = 1) -> None:
+        """Count a damaged image or shard once, however often it is met, and say so in the log."""
+        with self._lock:
+            if name in self.names:
+                return
+            self.names[name] = images
+            total = self.images
+        log.warning("skipped %s (%d image(s), %d in all): %s", name, images, total, reason)
+        if total > self.limit:
+            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {reason}")

@@ -1,0 +1,92 @@
+"""Which sample comes where: pure functions of integers.
+
+Randomness is a hash of (seed, what for, epoch, step, position), computed with 64-bit arithmetic only, so that an order
+depends neither on a generator's state nor on numpy's version. The hash is splitmix64 (Steele, Lea, Flood 2014).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+# What a number is drawn for: distinct first words of a key.
+PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT = range(1, 8)
+
+
+def key(*words: int) -> int:
+    """A 64-bit hash of a sequence of integers, negative ones and those beyond 64 bits included."""
+    state = len(words)
+    for word in words:
+        state = _mix((state ^ (word & _MASK)) + _GOLDEN & _MASK)
+        state = _mix(state + (word >> 64) + _GOLDEN & _MASK) if word >> 64 not in (0, -1) else state
+    return state
+
+
+def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
+    """(n,) uniform 64-bit numbers; number i depends on (key, i) alone."""
+    x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
+    """(n,) uniform integers, number i in [0, bounds[i]); bounds up to 2^31 (the bias is below bound / 2^32)."""
+    assert bool(np.all(bounds > 0))
+    return ((bits(key, len(bounds)) >> np.uint64(32)) * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+@lru_cache(maxsize=8)
+def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of n things in an epoch; read-only, since it is shared."""
+    order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
+    order.flags.writeable = False
+    return order
+
+
+def steps(n: int, batch: int) -> int:
+    """Batches that make an epoch of n things, the last one filled up."""
+    return -(-n // batch)
+
+
+def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
+    """(batch,) which of n things make batch `step`: the next ones of the epoch's permutation, from its start again at
+    its end, so that every batch is full and every thing comes at least once an epoch."""
+    return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
+
+
+def window(shards: int, width: int, seed: int, slot: int) -> tuple[int, ...]:
+    """The `width` of `shards` that are in use at time `slot`, ascending; all of them where there are no more.
+
+    Sweep after sweep, each in an order of its own, the shards pass by in one endless row, over which the window moves
+    on by one shard a slot. (Where two sweeps meet a shard can be in it twice, and the window is that much smaller.)
+    """
+    if shards <= width:
+        return tuple(range(shards))
+    chosen = set()
+    for place in range(slot, slot + width):
+        sweep, position = divmod(place, shards)
+        chosen.add(int(permutation(shards, key(WINDOW, seed), sweep)[position]))
+    return tuple(sorted(chosen))
+
+
+def dwell(images: int, shards: int, drawn: int) -> int:
+    """Steps for which the window stays, so that about one image is drawn for every image that is fetched: no step waits
+    for more than its share of reading, and a sweep shows a set about once.
+
+    Args:
+        images, shards: Of the set.
+        drawn: Images of it in a batch.
+    """
+    return max(1, -(-images // (shards * max(1, drawn))))
+
+
+def _mix(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
+    return x ^ (x >> 31)

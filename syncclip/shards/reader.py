@@ -1,0 +1,219 @@
+"""Random access to the images of a set, by the offset tables of its committed shards."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.shards.cache import ShardCache
+from syncclip.shards.images import MAX_PIXELS, Corruption, UnreadableImageError, decode_image
+from syncclip.shards.layout import ShardStats, committed, read_table, shard_name, table_name
+
+Rows = npt.NDArray[np.int64]
+
+_TABLES_AT_ONCE = 64
+
+
+class ImageSet(Protocol):
+    """Labelled images by row number: what streams and evaluations need of a set, wherever it lies."""
+
+    @property
+    def labels(self) -> Rows:
+        """(len,) class ids."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, row: int) -> Image.Image:
+        """The RGB picture of a row; `UnreadableImageError` where it cannot be decoded."""
+
+    def rows_of(self, label: int) -> Rows:
+        """Ascending rows of a class; empty where it has none."""
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Where every image lies: arrays of one length, in index-major order (ascending `index`)."""
+
+    index: Rows  # place in the whole set
+    label: Rows
+    shard: Rows  # number of the shard
+    place: Rows  # row in the table of the shard
+    offset: Rows  # of the image in the tar, bytes
+    size: Rows  # of the image, bytes
+
+    def take(self, rows: Rows) -> SampleTable:
+        """The same table of some rows only."""
+        return SampleTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+class ShardSet:
+    """The committed shards of a set, as a list of images in index-major order.
+
+    Only numbers are held for every sample (48 bytes each); images, texts and provenance are read where they are asked
+    for. Later shards do not appear in an open set. Safe to share between threads; open it anew in another process.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        corrupt_limit: int = 16,
+        cache: ShardCache | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        """
+        Args:
+            url: Folder or prefix of the set.
+            corrupt_limit: How many images may be lost with shards whose table cannot be read, before it is an error.
+            cache: Shared bounded cache of remote shards; None for one of its own.
+            max_pixels: Larger images are refused.
+
+        Raises:
+            UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
+        """
+        self.url, self.max_pixels = url, max_pixels
+        self.cache = cache or ShardCache()
+        self.corruption = Corruption(corrupt_limit)
+        self.shards = committed(url)
+        if not self.shards:
+            raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
+        self.samples = self._read_tables()
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._group()
+
+    def __len__(self) -> int:
+        return len(self.samples.index)
+
+    @property
+    def labels(self) -> Rows:
+        """(len,) class ids."""
+        return self.samples.label
+
+    def rows_of(self, label: int) -> Rows:
+        """Ascending rows of a class; empty where it has none."""
+        first, last = np.searchsorted(self._sorted_labels, [label, label + 1])
+        return self._by_label[first:last]
+
+    def subset(self, rows: Sequence[int] | Rows | None = None, *, max_per_class: int | None = None) -> ShardSet:
+        """A view of some rows, or of the first `max_per_class` images of each class (a prefix of the set's order).
+
+        Rows of the view count from 0 in the set's order; both share files and caches.
+        """
+        assert (rows is None) != (max_per_class is None), "either rows or max_per_class"
+        if max_per_class is not None:
+            if max_per_class < 1:
+                raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
+            ranks = np.empty(len(self), np.int64)
+            starts = np.searchsorted(self._sorted_labels, self._sorted_labels)
+            ranks[self._by_label] = np.arange(len(self)) - starts
+            rows = np.flatnonzero(ranks < max_per_class)
+        view = copy.copy(self)
+        view.samples = self.samples.take(np.unique(np.asarray(rows, np.int64)))
+        view._group()
+        return view
+
+    def name(self, row: int) -> str:
+        """What an image is called in a message: `…/00003.tar:000000017.jpg`."""
+        return f"{self._tar(row)}:{int(self.samples.index[row]):09d}.jpg"
+
+    def read(self, row: int) -> bytes:
+        """The image file of a row, as it lies in the tar; shorter where the tar was cut off since."""
+        samples = self.samples
+        shard_bytes = self.shards[int(samples.shard[row])].bytes
+        return self.cache.read(self._tar(row), shard_bytes, int(samples.offset[row]), int(samples.size[row]))
+
+    def image(self, row: int) -> Image.Image:
+        """The RGB picture of a row.
+
+        Raises:
+            UnreadableImageError: It cannot be decoded, or is larger than `max_pixels`.
+            MissingError: Its shard was removed after the set was opened.
+        """
+        return decode_image(self.read(row), self.name(row), self.max_pixels)
+
+    def text(self, row: int) -> str:
+        """The prompt or caption of a row."""
+        return str(self._table_of(row)["text"][int(self.samples.place[row])].as_py())
+
+    def provenance(self, row: int) -> dict[str, Any]:
+        """Where the image of a row came from."""
+        found = json.loads(self._table_of(row)["provenance"][int(self.samples.place[row])].as_py())
+        assert isinstance(found, dict)
+        return found
+
+    def fetch_ahead(self, shards: Iterable[int]) -> None:
+        """Start to copy remote shards in the background; nothing for local ones."""
+        for shard in shards:
+            self.cache.fetch_ahead(storage.join(self.url, shard_name(shard)), self.shards[shard].bytes)
+
+    def _tar(self, row: int) -> str:
+        return storage.join(self.url, shard_name(int(self.samples.shard[row])))
+
+    def _group(self) -> None:
+        self._by_label: Rows = np.argsort(self.samples.label, kind="stable").astype(np.int64)
+        self._sorted_labels = self.samples.label[self._by_label]
+
+    def _read_tables(self) -> SampleTable:
+        """The tables of all shards as one, some files at a time; unreadable ones are counted and left out."""
+        parts: list[Rows] = []
+        shards = list(self.shards)
+        for first in range(0, len(shards), _TABLES_AT_ONCE):
+            urls = {storage.join(self.url, table_name(s)): s for s in shards[first : first + _TABLES_AT_ONCE]}
+            found = storage.read_many(list(urls))
+            for url, shard in urls.items():
+                part = _columns(found.get(url, b""), self.shards[shard])
+                if isinstance(part, str):
+                    self.corruption.skip(url, part, self.shards[shard].count)
+                else:
+                    parts.append(part)
+        if not parts:
+            raise UserError(f"{self.url}: no shard there has a readable table; check the set with `shards verify`")
+        columns = np.concatenate(parts, axis=1)
+        columns = columns[:, np.argsort(columns[0], kind="stable")]
+        twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
+        if len(twice):
+            index, a, b = columns[0, twice[0]], columns[2, twice[0]], columns[2, twice[0] + 1]
+            raise UserError(
+                f"{self.url}: sample {index} is both in {shard_name(a)} and {shard_name(b)}; "
+                "these shards are of two sets, keep them in folders of their own"
+            )
+        return SampleTable(*columns)
+
+    def _table_of(self, row: int) -> pa.Table:
+        shard = int(self.samples.shard[row])
+        table = self._tables.get(shard)
+        if table is None:
+            table = read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
+            self._tables[shard] = table
+            while len(self._tables) > 8:
+                self._tables.popitem(last=False)
+        return table
+
+
+def _columns(data: bytes, stats: ShardStats) -> Rows | str:
+    """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
+    try:
+        table = read_table(data)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        return f"unreadable table: {error}"
+    index, label, offset, size = (
+        table[name].to_numpy().astype(np.int64) for name in ("index", "label", "jpg_offset", "jpg_size")
+    )
+    if len(index) != stats.count:
+        return f"its table has {len(index)} rows, its marker says {stats.count}"
+    if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > stats.bytes):
+        return "its table points outside the tar"
+    return np.stack([index, label, np.full_like(index, stats.shard), np.arange(len(index)), offset, size])
+
+
+__all__ = ["ImageSet", "Rows", "SampleTable", "ShardCache", "ShardSet", "UnreadableImageError"]
