@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
 
 from PIL import Image, UnidentifiedImageError
 
@@ -18,6 +20,10 @@ log = logging.getLogger(__name__)
 
 class UnreadableImageError(UserError):
     """An image that cannot be decoded; the text names it and says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -38,8 +44,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
                 return image.convert("RGB")
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UnreadableImageError(f"{name}: unreadable image: {reason}; remove or replace it") from error
-    raise UnreadableImageError(f"{name}: {width} x {height} pixels, more than {max_pixels}; scale it down")
+        raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
+    raise UnreadableImageError(name, f"{width} x {height} pixels are more than {max_pixels}; scale it down")
 
 
 class Corruption:
@@ -65,3 +71,28 @@ class Corruption:
         log.warning("skipped %s (%d image(s), %d in all): %s", name, images, total, reason)
         if total > self.limit:
             raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {reason}")
+
+
+class DecodedImages:
+    """Decoded pictures, the least recently used forgotten beyond a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._images: OrderedDict[tuple[int, int], Image.Image] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
+        """The picture kept under a key, else the one that `decode` gives; its errors pass through."""
+        with self._lock:
+            if key in self._images:
+                self._images.move_to_end(key)
+                return self._images[key]
+        image = decode()
+        with self._lock:
+            if key not in self._images:
+                self._images[key] = image
+                self._bytes += 3 * image.width * image.height
+            while self._bytes > self._limit:
+                _, old = self._images.popitem(last=False)
+                self._bytes -= 3 * old.width * old.height
+        return image

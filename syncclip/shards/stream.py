@@ -1,0 +1,297 @@
+"""The mixed stream: real images beside synthetic ones of the same and of novel classes, batch by batch.
+
+Which images make batch `step` of epoch `epoch` is a pure function of (seed, epoch, step) over the committed shards:
+resuming is a counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) see the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from syncclip.settings import UserError
+from syncclip.shards import order
+from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
+from syncclip.shards.reader import ImageSet, Rows, ShardSet
+
+REAL, SYNTHETIC = 0, 1  # domains
+
+Transform = Callable[[Image.Image, torch.Generator], Tensor]
+Data = Literal["real", "synthetic", "both"]
+
+_NONE: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class BatchIds:
+    """The whole batch of all ranks together, as rows of the two sets; a group that is not trained on is empty."""
+
+    real: Rows  # (B,) rows of the real set, showing `labels`
+    seen: Rows  # (B,) rows of the synthetic set, showing `labels`
+    novel: Rows  # (B,) rows of the synthetic set, showing `novel_labels`
+    labels: Rows  # (B,)
+    novel_labels: Rows  # (B,)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one rank trains on: its real, seen and novel images, one group after the other."""
+
+    images: Tensor  # (N, 3, H, W), as the transform gives them
+    labels: Tensor  # (N,) long, class ids
+    domains: Tensor  # (N,) long, 0 real, 1 synthetic
+    sizes: tuple[int, int, int]  # (real, seen, novel) images; their sum is N
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        images, labels, domains = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.domains))
+        return Batch(images, labels, domains, self.sizes)
+
+
+class MixedStream:
+    """Endless global batches of B images a group: real, seen (synthetic, same labels), novel (synthetic, novel labels).
+
+    `data="real"` gives the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there is
+    no novel group. An epoch goes once through the real images in a new order; a last batch that is not full goes on
+    with the first images of the epoch. Synthetic partners are drawn uniformly from the images of their class in the
+    window, a few shards at a time (from all of its images, where the window holds none).
+
+    Reading is one path for all: bytes by offset, decode, cache, transform. A damaged image is replaced by the next
+    sound one of its class, counted, and named in the log. Safe to use from several threads; make it anew in another
+    process.
+    """
+
+    def __init__(
+        self,
+        real: ImageSet | None,
+        synthetic: ShardSet | None,
+        *,
+        transform: Transform,
+        batch: int,
+        seed: int,
+        base: Sequence[int],
+        novel: Sequence[int] = (),
+        data: Data = "both",
+        real_rows: Sequence[int] | Rows | None = None,
+        images_per_class: int | None = None,
+        window: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        corrupt_limit: int = 16,
+        cache_images: int = 256 << 20,
+    ) -> None:
+        """
+        Args:
+            real: Real images; with `data="synthetic"` only its labels are used, and None draws labels from `base`.
+            synthetic: The synthetic set; None only with `data="real"`.
+            transform: (RGB picture, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
+                step, group, position); the picture is shared and must not be changed in place.
+            batch: Global B, a multiple of `world_size`.
+            seed: Of everything that is drawn.
+            base, novel: Class ids.
+            real_rows: The rows of `real` to train on, such as the few shots; None for all.
+            images_per_class: Only the first so many synthetic images of each class; None for all.
+            window: Shards from which the partners of one step come; None for all of the set.
+            rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
+            corrupt_limit: Damaged images that may be replaced before it is an error.
+            cache_images: Bytes that decoded images may take in memory; results do not depend on it.
+
+        Raises:
+            UserError: A set or an image that is needed is missing, or the numbers do not fit each other.
+        """
+        if batch < 1 or batch % world_size:
+            raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
+        assert 0 <= rank < world_size
+        self.data, self.batch_size, self.seed = data, batch, seed
+        self.rank, self.world_size = rank, world_size
+        self.transform, self.corruption = transform, Corruption(corrupt_limit)
+        self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
+        self._base = np.asarray(base, np.int64)
+        if real is None and data != "synthetic":
+            raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
+        if synthetic is None and data != "real":
+            raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
+        self.real = real
+        self._real_rows = (
+            _NONE if real is None else np.arange(len(real)) if real_rows is None else np.asarray(real_rows)
+        )
+        if real is not None and not len(self._real_rows):
+            raise UserError("there is no real image to train on; give at least one shot per class")
+        self.synthetic = synthetic if data != "real" else None
+        if self.synthetic is not None:
+            if images_per_class is not None:
+                self.synthetic = self.synthetic.subset(max_per_class=images_per_class)
+            self._check_labels(self.synthetic)
+            self._shard_ids, self._shard_of = np.unique(self.synthetic.samples.shard, return_inverse=True)
+            self._width = len(self._shard_ids) if window is None else window
+            if self._width < 1:
+                raise UserError(f"a window of {window} shards holds no image; give 1 or more")
+            drawn = batch * (2 if len(self.novel) else 1)
+            self._dwell = order.dwell(len(self.synthetic), len(self._shard_ids), drawn)
+        self._epoch_images = len(self._real_rows) if real is not None else self._base_images()
+        self._window_index = lru_cache(maxsize=4)(self._index_window)
+        self._decoded = DecodedImages(cache_images)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that go once through the real images (the synthetic ones of base classes, where none are given)."""
+        return order.steps(self._epoch_images, self.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def ids(self, epoch: int, step: int) -> BatchIds:
+        """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
+        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
+        count = self.batch_size
+        if self.real is not None:
+            real = self._real_rows[order.batch_of(len(self._real_rows), count, self.seed, epoch, step)]
+            labels = self.real.labels[real]
+        else:
+            real = _NONE
+            labels = self._base[self._draw(order.BASE_LABEL, epoch, step, np.full(count, len(self._base)))]
+        if self.synthetic is None:
+            return BatchIds(real, _NONE, _NONE, labels, _NONE)
+        ids = BatchIds(
+            real=real if self.data == "both" else _NONE,
+            seen=self._partners(labels, order.SEEN, epoch, step),
+            novel=_NONE,
+            labels=labels,
+            novel_labels=_NONE,
+        )
+        if not len(self.novel):
+            return ids
+        novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
+        return replace(ids, novel=self._partners(novel, order.NOVEL, epoch, step), novel_labels=novel)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """This rank's part of the batch of a step, decoded and transformed.
+
+        Raises:
+            UserError: More images than `corrupt_limit` are damaged, or all of a class.
+        """
+        ids = self.ids(epoch, step)
+        mine = slice(self.rank, None, self.world_size)
+        groups = [
+            (self.real, ids.real[mine], ids.labels[mine], REAL),
+            (self.synthetic, ids.seen[mine], ids.labels[mine], SYNTHETIC),
+            (self.synthetic, ids.novel[mine], ids.novel_labels[mine], SYNTHETIC),
+        ]
+        images, labels, domains = [], [], []
+        for number, (source, rows, shown, domain) in enumerate(groups):
+            for place, row in enumerate(rows.tolist()):
+                assert source is not None
+                position = self.rank + place * self.world_size
+                generator = torch.Generator()
+                generator.manual_seed(order.key(order.AUGMENT, self.seed, epoch, step, number, position) >> 1)
+                images.append(self.transform(self._image(source, row, domain), generator))
+            labels.append(shown[: len(rows)])
+            domains.append(np.full(len(rows), domain, np.int64))
+        return Batch(
+            images=torch.stack(images),
+            labels=torch.from_numpy(np.concatenate(labels)),
+            domains=torch.from_numpy(np.concatenate(domains)),
+            sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
+        )
+
+    def batches(self, epochs: int, epoch: int = 0, step: int = 0, threads: int = 0) -> Iterator[tuple[int, int, Batch]]:
+        """(epoch, step, batch) from a place on to the end of `epochs`; `threads` > 0 make batches ahead, one each."""
+        first, last = epoch * self.steps_per_epoch + step, epochs * self.steps_per_epoch
+        places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
+        if threads < 1:
+            yield from ((epoch, step, self.batch(epoch, step)) for epoch, step in places)
+            return
+        with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
+            waiting: deque[tuple[int, int, Future[Batch]]] = deque()
+            try:
+                for epoch, step in places:
+                    waiting.append((epoch, step, pool.submit(self.batch, epoch, step)))
+                    if len(waiting) > threads:
+                        epoch, step, ready = waiting.popleft()
+                        yield epoch, step, ready.result()
+                while waiting:
+                    epoch, step, ready = waiting.popleft()
+                    yield epoch, step, ready.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def window(self, epoch: int, step: int) -> list[int]:
+        """The numbers of the shards from which the synthetic images of a step come."""
+        return [int(self._shard_ids[place]) for place in self._window(self._slot(epoch, step))]
+
+    def _slot(self, epoch: int, step: int) -> int:
+        return (epoch * self.steps_per_epoch + step) // self._dwell
+
+    def _window(self, slot: int) -> tuple[int, ...]:
+        return order.window(len(self._shard_ids), self._width, self.seed, slot)
+
+    def _draw(self, purpose: int, epoch: int, step: int, bounds: Rows) -> Rows:
+        return order.below(bounds, order.key(purpose, self.seed, epoch, step))
+
+    def _partners(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
+        """(len(labels),) rows of the synthetic set that show `labels`, from the window of the step."""
+        assert self.synthetic is not None
+        slot = self._slot(epoch, step)
+        by_label, sorted_labels = self._window_index(self._window(slot))
+        if self._width < len(self._shard_ids):
+            coming = {*self._window(slot), *self._window(slot + 1)}
+            self.synthetic.fetch_ahead(int(self._shard_ids[place]) for place in sorted(coming))
+        first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
+        choices = [
+            by_label[a:b] if a < b else self.synthetic.rows_of(int(label))
+            for a, b, label in zip(first, last, labels, strict=True)
+        ]
+        drawn = self._draw(purpose, epoch, step, np.array([len(rows) for rows in choices], np.int64))
+        return np.array([rows[number] for rows, number in zip(choices, drawn, strict=True)], np.int64)
+
+    def _index_window(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
+        """Rows of the window's shards, by label, and their labels."""
+        assert self.synthetic is not None
+        rows = np.flatnonzero(np.isin(self._shard_of, window))
+        labels = self.synthetic.labels[rows]
+        by_label = np.argsort(labels, kind="stable")
+        return rows[by_label], labels[by_label]
+
+    def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
+        """The picture of a row, or of the next sound row of its class."""
+        image = self._decoded_or_none(source, row, domain)
+        if image is not None:
+            return image
+        label = int(source.labels[row])
+        rows = self._real_rows[source.labels[self._real_rows] == label] if domain == REAL else source.rows_of(label)
+        start = int(np.flatnonzero(rows == row)[0])
+        for candidate in np.roll(rows, -start)[1:].tolist():
+            image = self._decoded_or_none(source, candidate, domain)
+            if image is not None:
+                return image
+        raise UserError(f"class {label}: all of its {len(rows)} images are unreadable; the log names them")
+
+    def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
+        try:
+            return self._decoded.get((domain, row), lambda: source.image(row))
+        except UnreadableImageError as error:
+            self.corruption.skip(error.name, error)
+            return None
+
+    def _base_images(self) -> int:
+        assert self.synthetic is not None
+        return int(np.isin(self.synthetic.labels, self._base).sum())
+
+    def _check_labels(self, synthetic: ShardSet) -> None:
+        shown = self._base if self.real is None else np.unique(self.real.labels[self._real_rows])
+        missing = np.setdiff1d(np.concatenate([shown, self.novel]), synthetic.labels)
+        if len(missing):
+            some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+            raise UserError(
+                f"{synthetic.url}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
+                "make a set of this benchmark, or loosen the filters"
+            )
