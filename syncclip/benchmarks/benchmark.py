@@ -4,40 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from syncclip.benchmarks.few_shot import choose_rows
 from syncclip.settings import UserError
+from syncclip.shards.reader import ImageSet
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-
-
-class ImageSet(Protocol):
-    """Labelled pictures that can be read in any order; `ShardSet` and `FolderSet` are two."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """(len,) class ids, in the set's own order."""
-        ...
-
-    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
-        """The rows that show a class, ascending."""
-        ...
-
-    def read(self, row: int) -> bytes:
-        """The encoded picture."""
-        ...
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded picture, RGB."""
-        ...
 
 
 @dataclass(frozen=True)

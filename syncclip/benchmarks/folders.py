@@ -17,10 +17,9 @@ from PIL import Image
 
 from syncclip.benchmarks.benchmark import Benchmark, Split
 from syncclip.settings import UserError
+from syncclip.shards.images import decode_image
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-PIXEL_LIMIT = 100_000_000
-"""Pictures with more pixels are refused: they would take more than 300 MB decoded."""
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 """Shares of each class's pictures, the literature's proportions."""
@@ -51,24 +50,21 @@ class FolderSet:
         except OSError as error:
             raise UserError(f"{self.paths[row]}: cannot be read ({error.strerror or error}).") from error
 
+    def name(self, row: int) -> str:
+        """What a picture is called in a message: its path."""
+        return str(self.paths[row])
+
     def image(self, row: int) -> Image.Image:
         """The decoded picture, RGB.
 
         Raises:
-            UserError: the file is not a picture, is broken, or has more than `PIXEL_LIMIT` pixels.
+            UserError: the file is gone, is not a picture, is broken, or has too many pixels.
         """
-        path = self.paths[row]
-        try:
-            with Image.open(path) as opened:
-                if opened.width * opened.height > PIXEL_LIMIT:
-                    raise UserError(
-                        f"{path}: {opened.width} x {opened.height} pixels, more than the limit of {PIXEL_LIMIT}."
-                    )
-                return opened.convert("RGB")
-        except UserError:
-            raise
-        except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... for broken files
-            raise UserError(f"{path}: cannot be read as a picture ({error}); repair or remove the file.") from error
+        return decode_image(self.read(row), self.name(row))
+
+    def subset(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> FolderSet:
+        """Some rows as a set of their own, in ascending order."""
+        return FolderSet([(self.paths[row], int(self.labels[row])) for row in np.unique(np.asarray(rows, np.int64))])
 
 
 def load_folder(path: Path, template: str | None = None, split_seed: int = 0) -> Benchmark:

@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel, Field, ValidationError
 
 from syncclip import embedded, storage
-from syncclip.benchmarks.benchmark import SPLITS, Benchmark, ImageSet, Split
+from syncclip.benchmarks.benchmark import SPLITS, Benchmark, Split
 from syncclip.benchmarks.folders import load_folder
 from syncclip.benchmarks.settings import BenchmarkSettings
 from syncclip.settings import UserError
-from syncclip.shards.reader import ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
 
 SHIPPED = {"icons": "icons/benchmark"}
 """Benchmarks that come with the package, and their folders in it."""

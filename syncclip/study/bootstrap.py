@@ -1,0 +1,161 @@
+"""Bootstrap over seeds and test pictures: how sure is a difference between two arms?
+
+Two sources of chance are drawn again together: the seed (shots, start, order of a training) and the test pictures.
+Both arms of a comparison see the same seeds and the same pictures in every draw, so what they share cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+METRICS = ("base", "novel", "hm", "open_base", "open_novel", "open_all", "open_hm")
+"""Accuracies in per cent: each half among its own candidates, their harmonic mean, and the same among all classes."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the runs of one arm answered, one row a run.
+
+    Attributes:
+        own: (S, P) bool, right among the candidates of the picture's own half.
+        open: (S, P) bool, right among all classes.
+        novel: (P,) bool, whether the picture shows a novel class.
+    """
+
+    own: npt.NDArray[np.bool_]
+    open: npt.NDArray[np.bool_]
+    novel: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        assert self.own.shape == self.open.shape and self.own.shape[1:] == self.novel.shape, "one answer a picture"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What each draw takes.
+
+    Attributes:
+        seeds: (R, S) weights of the seeds, each row's sum is 1.
+        pictures: (R, P) how often each picture is taken.
+    """
+
+    seeds: Floats
+    pictures: Floats
+
+
+def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
+    """Random weights that give a mean over few seeds the spread that is fair to it: (R, S), rows sum to 1.
+
+    Taking whole seeds with replacement fails for the usual three or five: the variance is too small by (S - 1) / S
+    and the tails are those of a normal distribution where the mean of a few runs follows Student's. So weights are
+    drawn instead (a Gaussian multiplier bootstrap): every weighted mean has the unbiased variance s^2 / S and, by a
+    common random scale in each draw, the tails of Student's distribution with S - 1 degrees of freedom. One seed
+    alone always weighs 1.
+
+    Args:
+        seeds: S, at least 1.
+        draws: R.
+        generator: source of randomness.
+    """
+    if seeds == 1:
+        return np.ones((draws, 1))
+    noise = generator.standard_normal((draws, seeds))
+    noise -= noise.mean(axis=1, keepdims=True)
+    scale = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=(draws, 1)))
+    weights: Floats = 1 / seeds + scale * noise / np.sqrt(seeds * (seeds - 1))
+    return weights
+
+
+def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: np.random.Generator) -> Draws:
+    """Draw seeds' weights and, with replacement, pictures.
+
+    Pictures are drawn within each half, whose sizes are part of the benchmark and not of chance.
+
+    Args:
+        seeds: S.
+        novel: (P,) which pictures show a novel class.
+        draws: R.
+        generator: source of randomness.
+    """
+    pictures = np.zeros((draws, len(novel)))
+    for half in (np.flatnonzero(~novel), np.flatnonzero(novel)):
+        if half.size:
+            pictures[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
+    return Draws(seed_weights(seeds, draws, generator), pictures)
+
+
+def harmonic_mean(first: Floats, second: Floats) -> Floats:
+    """2ab / (a + b), 0 where both are 0."""
+    total = first + second
+    return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
+
+
+def run_metrics(answers: Answers, pictures: Floats | None = None) -> dict[str, Floats]:
+    """Every metric of every run, in per cent.
+
+    Args:
+        answers: S runs on P pictures.
+        pictures: (R, P) counts of the pictures in each draw; every picture once where None.
+
+    Returns:
+        For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no pictures.
+    """
+    counts = np.ones((1, len(answers.novel))) if pictures is None else pictures
+    found: dict[str, Floats] = {}
+    halves = {"base": ~answers.novel, "novel": answers.novel}
+    for prefix, right in (("", answers.own), ("open_", answers.open)):
+        for half, mask in halves.items():
+            total = counts[:, mask].sum(axis=1, keepdims=True)
+            hits = counts[:, mask] @ right[:, mask].T.astype(np.float64)
+            found[prefix + half] = 100 * np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0)
+        found[prefix + "hm"] = harmonic_mean(found[prefix + "base"], found[prefix + "novel"])
+    found["open_all"] = 100 * (counts @ answers.open.T.astype(np.float64)) / counts.sum(axis=1, keepdims=True)
+    return {name: found[name] for name in METRICS}
+
+
+def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
+    """Each metric of an arm, mean over the seeds taken, in every draw: (R,). An arm with one run has it for every
+    seed."""
+    metrics = run_metrics(answers, draws.pictures)
+    if len(answers.own) == 1:
+        return {name: values[:, 0] for name, values in metrics.items()}
+    return {name: (values * draws.seeds).sum(axis=1) for name, values in metrics.items()}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the interval around it."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def interval(estimate: float, draws: Floats, level: float) -> Interval:
+    """The percentile interval over draws (R,), infinite draws included."""
+    edge = (1 - level) / 2
+    low, high = np.quantile(draws, [edge, 1 - edge], method="inverted_cdf")  # never mixes a number with infinity
+    return Interval(float(estimate), float(low), float(high))
+
+
+def difference(first: Answers, second: Answers, draws: Draws, level: float = 0.95) -> Mapping[str, Interval]:
+    """The first arm minus the second, in points, for every metric.
+
+    Args:
+        first, second: the arms' answers; runs of both in the same order of seeds, or one run for all seeds.
+        draws: see `make_draws`.
+        level: coverage of the intervals: percentiles over the draws.
+    """
+    assert np.array_equal(first.novel, second.novel), "both arms answer about the same pictures"
+    runs = [run_metrics(arm) for arm in (first, second)]
+    drawn = [arm_draws(arm, draws) for arm in (first, second)]
+    return {
+        name: interval(float((runs[0][name] - runs[1][name]).mean()), drawn[0][name] - drawn[1][name], level)
+        for name in METRICS
+    }

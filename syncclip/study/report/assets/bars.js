@@ -1,0 +1,128 @@
+// Bars of base and novel for each method and data use, and the paired differences with their intervals.
+
+const HATCH = "novel-hatch";
+/** A fill that leaves stripes: novel classes, in every figure. */
+const hatch = (id, colour) => svg("pattern", { id, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+  svg("rect", { width: 5, height: 5, fill: colour, opacity: 0.28 }), svg("rect", { width: 2.2, height: 5, fill: colour }));
+
+figure("bars", (part) => {
+  const state = { protocol: "own", amount: null };
+  const pairs = { own: ["base", "novel", "hm"], open: ["open_base", "open_novel", "open_hm"] };
+  const series = (arm, metric) => ((payload.points[arm.id] || {})[metric] || []);
+  const ready = PROTOCOL_NAMES.filter(([protocol]) => [...arms.values()].some((arm) => series(arm, pairs[protocol][0]).length));
+  const amounts = [...new Set([...arms.values()].flatMap((arm) => series(arm, "base").map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
+  state.protocol = (ready[0] || ["own"])[0];
+  state.amount = amounts.at(-1) || 0;
+  const row = html("div", { class: "control-row" });
+  if (ready.length > 1) row.append(choice("Candidate classes", ready, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
+  if (amounts.length > 1) row.append(html("span", { class: "control-label" }, "pictures per class"), choice("Synthetic pictures per class", amounts.map((n) => [n, String(n)]), state.amount, (value) => { state.amount = Number(value); part.redraw(); }));
+  part.controls.append(row);
+
+  return (width) => {
+    const narrow = width < 640;
+    const pick = (arm, metric) => series(arm, metric).find((point) => point.n === state.amount || point.n === 0);
+    const [base, novel, mean] = pairs[state.protocol];
+    const shown = [...arms.values()].filter((arm) => pick(arm, base));
+    const [left, right] = narrow ? [0, width - 46] : [190, width - 112];
+    const [thick, gap] = narrow ? [15, 3] : [17, 4];
+    const head = narrow ? 24 : 6;
+    const step = head + 2 * thick + gap + (narrow ? 12 : 20);
+    const top = 8;
+    const height = top + shown.length * step + 30;
+    const values = shown.flatMap((arm) => [base, novel].map((metric) => { const point = pick(arm, metric); return point ? point.mean + (point.se || 0) : 0; }));
+    const ceiling = Math.min(100, Math.ceil(Math.max(10, ...values) / 10) * 10);
+    const x = linear([0, ceiling], [left, right]);
+    const still = shown.find((arm) => arm.method === "zeroshot");
+    const picture = canvas(part, width, height, shown.map((arm) => `${arm.label}: base ${fixed(pick(arm, base).mean)}, novel ${fixed((pick(arm, novel) || {}).mean)} per cent`).join("; "));
+    const defs = svg("defs");
+    picture.append(defs);
+    for (const value of ticks(0, ceiling, narrow ? 4 : 6)) {
+      picture.append(line(x(value), top, x(value), height - 26, { class: "grid" }), text(x(value), height - 8, String(value), { class: "tick", "text-anchor": value ? "middle" : "start" }));
+    }
+    let marks = 0;
+    shown.forEach((arm, i) => {
+      const y = top + i * step;
+      const colour = tone(arm);
+      defs.append(hatch(`${HATCH}-${i}`, colour));
+      if (narrow) picture.append(text(0, y + 15, arm.label, { class: "label strong" }));
+      else picture.append(text(left - 14, y + head + thick + gap / 2 + 4, arm.label, { class: "label strong", "text-anchor": "end" }));
+      [base, novel].forEach((metric, half) => {
+        const point = pick(arm, metric);
+        if (!point) return;
+        const at = y + head + half * (thick + gap);
+        const group = svg("g", { class: "bar" });
+        group.append(svg("rect", { x: x(0), y: at, width: Math.max(1, x(point.mean) - x(0)), height: thick, rx: 3, fill: half ? `url(#${HATCH}-${i})` : colour }));
+        const reference = still && still !== arm && pick(still, metric);
+        if (reference) group.append(line(x(reference.mean), at - 2, x(reference.mean), at + thick + 2, { class: "zero-mark" }));
+        if (point.se) group.append(whisker(x(point.mean - point.se), at + thick / 2, x(point.mean + point.se), at + thick / 2, 4, "var(--ink)"));
+        group.append(text(x(point.mean + (point.se || 0)) + 7, at + thick / 2 + 4.5, fixed(point.mean), { class: "value" }));
+        const show = (event) => showTip(event.clientX, event.clientY, tipTitle(arm.label),
+          tipRow(null, half ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
+          point.se ? tipRow(null, "standard error", fixed(point.se)) : null,
+          point.seeds.length > 1 ? tipRow(null, "seeds", point.seeds.map((seed) => fixed(seed)).join(" · ")) : null,
+          reference ? tipRow(null, "against zero-shot", signed(point.mean - reference.mean)) : null);
+        group.addEventListener("pointermove", show);
+        group.addEventListener("pointerdown", show);
+        group.addEventListener("pointerleave", hideTip);
+        picture.append(group);
+        marks += 1;
+      });
+      const both = pick(arm, mean);
+      if (both && !narrow) picture.append(text(width - 4, y + head + thick + gap / 2 + 5, `HM ${fixed(both.mean)}`, { class: "label", "text-anchor": "end" }));
+    });
+    const cell = (point) => (point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : "");
+    numbers(part.root, ["method and data", "base", "novel", "harmonic mean", "seeds"], shown.map((arm) => [arm.label, cell(pick(arm, base)), cell(pick(arm, novel)), cell(pick(arm, mean)), pick(arm, base).seeds.length || 1]));
+    return marks;
+  };
+});
+
+figure("differences", (part) => {
+  const ready = (metric) => payload.comparisons.some((entry) => entry.metric === metric);
+  const bar = html("div", { class: "control-row" });
+  part.controls.append(bar);
+  const state = metricControls(bar, ready, () => part.redraw());
+
+  return (width) => {
+    const narrow = width < 720;
+    const shown = payload.comparisons.filter((entry) => entry.metric === state.metric);
+    const [left, right] = narrow ? [10, width - 10] : [330, width - 168];
+    const step = narrow ? 58 : 44;
+    const top = 30;
+    const height = top + shown.length * step + 34;
+    const ends = shown.flatMap((entry) => [entry.low, entry.high, entry.difference]).filter(known);
+    const air = 0.06 * (Math.max(0.5, ...ends) - Math.min(-0.5, ...ends));
+    const x = linear([Math.min(-0.5, ...ends) - air, Math.max(0.5, ...ends) + air], [left, right]);
+    const name = (entry) => `${entry.arm_label} over ${entry.against_label}`;
+    const picture = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, 95 per cent interval ${spread(entry.low, entry.high)}`).join("; "));
+    for (const value of ticks(x.invert(left), x.invert(right), narrow ? 5 : 7)) {
+      picture.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
+    }
+    picture.append(line(x(0), top - 6, x(0), height - 30, { class: "zero" }),
+      text(x(0) - 10, 16, "◂ worse", { class: "axis-note", "text-anchor": "end" }), text(x(0) + 10, 16, "better ▸", { class: "axis-note" }));
+    shown.forEach((entry, i) => {
+      const y = top + i * step + (narrow ? 38 : step / 2);
+      const sure = entry.low > 0 ? "var(--gain)" : entry.high < 0 ? "var(--loss)" : "var(--unsure)";
+      const group = svg("g", { class: "row" });
+      group.append(svg("rect", { x: 0, y: top + i * step, width, height: step, class: "row-back" }));
+      if (narrow) {
+        group.append(text(left, y - 18, entry.arm_short, { class: "label strong" }, ), text(right, y - 18, signed(entry.difference), { class: "label strong", "text-anchor": "end" }));
+        const said = group.querySelector("text");
+        said.append(svg("tspan", { class: "dim" }, ` over ${entry.against_short}`));
+      } else {
+        group.append(text(left - 18, y + 4, "", { class: "label", "text-anchor": "end" }));
+        group.querySelector("text").append(svg("tspan", { class: "strong" }, entry.arm_short), svg("tspan", { class: "dim" }, ` over ${entry.against_short}`));
+        group.append(text(width - 4, y + 4, `${signed(entry.difference)}  [${signed(entry.low)}, ${signed(entry.high)}]`, { class: "value", "text-anchor": "end" }));
+      }
+      if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));
+      group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: sure, class: "point" }));
+      const show = (event) => showTip(event.clientX, event.clientY, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, "95 % interval", spread(entry.low, entry.high)),
+        entry.n ? tipRow(null, "pictures per class", String(entry.n)) : null);
+      group.addEventListener("pointermove", show);
+      group.addEventListener("pointerdown", show);
+      group.addEventListener("pointerleave", hideTip);
+      picture.append(group);
+    });
+    numbers(part.root, [`${metricName(state.metric)}`, "difference", "95 % low", "95 % high"], shown.map((entry) => [name(entry), signed(entry.difference, 2), signed(entry.low, 2), signed(entry.high, 2)]));
+    return shown.length;
+  };
+});

@@ -1,0 +1,146 @@
+// Which classes gain and lose (a skyline, sorted), and real beside synthetic pictures of any class.
+
+const classes = payload.classes;
+const strips = new Map(((payload.pictures || {}).strips || []).map((strip) => [strip.label, strip]));
+const chosenClass = { label: null, listeners: [] };
+function chooseClass(label, scroll = false) {
+  chosenClass.label = label;
+  for (const listener of chosenClass.listeners) listener(label);
+  const target = document.getElementById("pictures");
+  if (scroll && target) target.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "start" });
+}
+const className = (label) => (classes ? classes.names[label] : null) || (strips.get(label) || {}).name || `class ${label}`;
+const half = (label) => (payload.base ? (label < payload.base ? "base" : "novel") : "");
+
+/** One picture out of a class's strip (the strip is one image; the part is chosen by its background position). */
+function thumb(strip, at, words) {
+  const count = strip.real + strip.made;
+  const picture = html("span", { class: "thumb", role: "img", "aria-label": words });
+  picture.style.backgroundImage = `url(${strip.src})`;
+  picture.style.backgroundSize = `${count * 100}% 100%`;
+  picture.style.backgroundPosition = count > 1 ? `${(at / (count - 1)) * 100}% 0` : "0 0";
+  return picture;
+}
+const firstThumb = (label) => {
+  const strip = strips.get(label);
+  return strip ? thumb(strip, 0, `a picture of ${className(label)}`) : null;
+};
+
+figure("classes", (part) => {
+  const state = { pair: 0, protocol: "own", half: "all" };
+  const pairs = classes.pairs;
+  const have = (protocol) => Object.values(classes.arms).some((arm) => arm[protocol]);
+  const row = html("div", { class: "control-row" });
+  if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), pair.label]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
+  const protocols = PROTOCOL_NAMES.filter(([protocol]) => have(protocol));
+  if (protocols.length) state.protocol = protocols[0][0];
+  if (protocols.length > 1) row.append(choice("Candidate classes", protocols, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
+  if (payload.base) row.append(choice("Halves", [["all", "Both"], ["base", "Base"], ["novel", "Novel"]], "all", (value) => { state.half = value; part.redraw(); }));
+  part.controls.append(row);
+
+  return (width) => {
+    const narrow = width < 640;
+    const pair = pairs[state.pair];
+    const [own, against] = [classes.arms[pair.arm], pair.against ? classes.arms[pair.against] : null];
+    const bars = classes.names.map((name, label) => {
+      const [value, before] = [own[state.protocol][label], against ? against[state.protocol][label] : 0];
+      return { name, label, value, before, change: known(value) && known(before) ? value - before : null };
+    }).filter((bar) => bar.change !== null && (state.half === "all" || half(bar.label) === state.half));
+    bars.sort((a, b) => b.change - a.change || a.label - b.label);
+    const height = narrow ? 240 : 320;
+    const area = { left: 40, right: width - 4, top: 14, bottom: height - 16 };
+    const changes = bars.map((bar) => bar.change);
+    const [low, high] = [Math.min(0, ...changes), Math.max(against ? 1 : 100, ...changes)];
+    const y = linear([low - (low ? (high - low) * 0.05 : 0), high + (against ? (high - low) * 0.05 : 0)], [area.bottom, area.top]);
+    const slot = (area.right - area.left) / Math.max(1, bars.length);
+    const wins = bars.filter((bar) => bar.change > 0).length;
+    const losses = bars.filter((bar) => bar.change < 0).length;
+    const picture = canvas(part, width, height, against ? `${pair.label}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
+    picture.append(svg("defs", {}, hatch("class-gain", "var(--gain)"), hatch("class-loss", "var(--loss)")));
+    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, against ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
+    const rects = bars.map((bar, i) => {
+      const kind = bar.change >= 0 ? "gain" : "loss";
+      const rect = svg("rect", { x: area.left + i * slot + Math.min(1.5, slot * 0.12), width: Math.max(1, slot - Math.min(3, slot * 0.24)), y: Math.min(y(0), y(bar.change)),
+        height: Math.max(1.5, Math.abs(y(bar.change) - y(0))), rx: Math.min(2, slot / 4), fill: half(bar.label) === "novel" ? `url(#class-${kind})` : `var(--${kind})`, class: "class-bar" });
+      picture.append(rect);
+      return rect;
+    });
+    picture.append(line(area.left, y(0), area.right, y(0), { class: "axis" }));
+    if (against && !narrow && bars.length) {
+      picture.append(text(area.left + 6 + wins * slot, y(0) - 9, wins < bars.length * 0.8 ? `${wins} classes gain` : "", { class: "axis-note" }),
+        text(area.right - losses * slot - 6, y(0) + 19, losses < bars.length * 0.8 ? `${losses} lose` : "", { class: "axis-note", "text-anchor": "end" }));
+    }
+    let place = -1;
+    const look = (index, clientX, clientY) => {
+      if (rects[place]) rects[place].classList.remove("on");
+      place = index;
+      const bar = bars[index];
+      rects[index].classList.add("on");
+      const frame = picture.getBoundingClientRect();
+      showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40,
+        html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test picture") : ""].filter(Boolean).join(" · ")))),
+        tipRow(null, pair.arm_short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against_short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
+    };
+    const indexAt = (event) => Math.floor((event.clientX - picture.getBoundingClientRect().left - area.left) / slot);
+    for (const kind of ["pointermove", "pointerdown"]) picture.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
+    const leave = () => { if (rects[place]) rects[place].classList.remove("on"); hideTip(); };
+    picture.addEventListener("pointerleave", leave);
+    picture.addEventListener("blur", leave);
+    picture.addEventListener("click", (event) => { const bar = bars[indexAt(event)]; if (bar && strips.has(bar.label) && event.pointerType !== "touch") chooseClass(bar.label, true); });
+    picture.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (event.key === "Enter" && bars[place] && strips.has(bars[place].label)) chooseClass(bars[place].label, true);
+      if (!step || !bars.length) return;
+      event.preventDefault();
+      look(Math.min(Math.max(place + step, 0), bars.length - 1));
+    });
+
+    const listed = (title, chosen, kind) => html("div", { class: "ranking" }, html("h4", {}, title), html("ol", {}, ...chosen.map((bar) => html("li", {},
+      html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its pictures` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
+    const count = Math.min(5, Math.floor(bars.length / 2));
+    if (count) part.plot.append(html("div", { class: "rankings" }, listed(against ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(against ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
+    numbers(part.root, ["class", "half", pair.arm_short, ...(against ? [pair.against_short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
+    return bars.length;
+  };
+});
+
+figure("pictures", (part) => {
+  const labels = [...strips.keys()];
+  let label = labels.includes(payload.pictures.start) ? payload.pictures.start : labels[0];
+  const list = html("select", { "aria-label": "Class", onchange: (event) => chooseClass(Number(event.target.value)) });
+  const groups = payload.base ? ["base", "novel"] : [""];
+  for (const group of groups) {
+    const options = labels.filter((entry) => !group || half(entry) === group).map((entry) => html("option", { value: entry }, className(entry)));
+    list.append(...(group ? [html("optgroup", { label: `${group} classes` }, ...options)] : options));
+  }
+  const move = (step) => chooseClass(labels[(labels.indexOf(label) + step + labels.length) % labels.length]);
+  part.controls.append(html("div", { class: "control-row picker" },
+    html("button", { type: "button", class: "round", "aria-label": "Previous class", onclick: () => move(-1) }, "‹"), list,
+    html("button", { type: "button", class: "round", "aria-label": "Next class", onclick: () => move(1) }, "›"),
+    html("button", { type: "button", class: "plain", onclick: () => move(1 + Math.floor(Math.random() * (labels.length - 1))) }, "Surprise me")));
+  chosenClass.listeners.push((chosen) => { if (strips.has(chosen)) { label = chosen; part.redraw(); } });
+
+  return () => {
+    const strip = strips.get(label);
+    list.value = label;
+    const pictures = (from, count, words) => html("div", { class: "film" }, ...Array.from({ length: count }, (_, i) => thumb(strip, from + i, `${words} ${className(label)}, number ${i + 1}`)));
+    const side = (title, note, from, count, words) => html("div", { class: "side" }, html("h4", {}, title), html("p", { class: "quiet" }, note), count ? pictures(from, count, words) : html("p", { class: "quiet" }, "none for this class"));
+    const sides = html("div", { class: "sides" });
+    if (payload.pictures.real) sides.append(side("Real", strip.real_note || "from the benchmark", 0, strip.real, "real picture of"));
+    if (payload.pictures.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "drawn by the generator", strip.real, strip.made, "synthetic picture of"));
+    part.plot.append(sides);
+    const scored = classes ? [...arms.values()].filter((arm) => classes.arms[arm.id]) : [];
+    const protocol = scored.length && classes.arms[scored[0].id].own ? "own" : "open";
+    const rows = scored.map((arm) => [arm, (classes.arms[arm.id][protocol] || [])[label]]).filter(([, value]) => known(value));
+    if (rows.length) {
+      part.plot.append(html("div", { class: "scores", role: "img", "aria-label": rows.map(([arm, value]) => `${arm.label} ${fixed(value)} per cent`).join(", ") }, ...rows.map(([arm, value]) => {
+        const bar = html("span", { class: "score-bar" });
+        bar.style.setProperty("--share", `${Math.min(100, value)}%`);
+        bar.style.setProperty("--colour", tone(arm));
+        return html("div", { class: "score" }, html("span", {}, arm.short), bar, html("b", {}, `${fixed(value, 0)} %`));
+      })));
+    }
+    numbers(part.root, ["class", "half", "real shown", "synthetic shown", ...rows.map(([arm]) => arm.short)], [[className(label), half(label) || "–", strip.real, strip.made, ...rows.map(([, value]) => fixed(value))]]);
+    return strip.real + strip.made;
+  };
+});

@@ -1,0 +1,211 @@
+// The ground every figure stands on: nodes, scales, number formats, the tooltip, controls and the figure frame.
+// No library: six kinds of SVG marks need less code than a chart library needs settings, and the page stays small.
+
+const payload = JSON.parse(document.getElementById("payload").textContent);
+const NS = "http://www.w3.org/2000/svg";
+const MINUS = "−";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+const html = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
+const svg = (name, attributes = {}, ...children) => fill(document.createElementNS(NS, name), attributes, children);
+
+// ---- numbers -------------------------------------------------------------------------------------------------------
+
+const known = (value) => typeof value === "number" && Number.isFinite(value);
+const fixed = (value, digits = 1) => (known(value) ? value.toFixed(digits).replace("-", MINUS) : "–");
+const signed = (value, digits = 1) => (known(value) ? (value >= 0 ? "+" : "") + fixed(value, digits) : "–");
+const spread = (low, high) => (known(low) && known(high) ? `${signed(low)} to ${signed(high)}` : "–");
+const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+// ---- scales --------------------------------------------------------------------------------------------------------
+
+function linear([from, to], [start, end]) {
+  const scale = (value) => start + ((value - from) / (to - from || 1)) * (end - start);
+  scale.invert = (place) => from + ((place - start) / (end - start || 1)) * (to - from);
+  return scale;
+}
+function logarithmic([from, to], range) {
+  const inner = linear([Math.log(from), Math.log(to)], range);
+  const scale = (value) => inner(Math.log(value));
+  scale.invert = (place) => Math.exp(inner.invert(place));
+  return scale;
+}
+/** Round numbers between low and high, about `count` of them. */
+function ticks(low, high, count = 5) {
+  const raw = (high - low || 1) / count;
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= raw);
+  const found = [];
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) found.push(+(at * step).toFixed(6));
+  return found;
+}
+/** Spread labels ({y}) so that neighbours keep `gap` pixels, inside [top, bottom]. */
+function settle(labels, gap, top, bottom) {
+  labels.sort((a, b) => a.y - b.y);
+  labels.forEach((label, i) => { label.y = Math.max(label.y, i ? labels[i - 1].y + gap : top); });
+  for (let i = labels.length - 1, limit = bottom; i >= 0; i -= 1, limit -= gap) labels[i].y = Math.min(labels[i].y, limit);
+  return labels;
+}
+
+// ---- arms ----------------------------------------------------------------------------------------------------------
+
+const arms = new Map((payload.arms || []).map((arm) => [arm.id, arm]));
+const tone = (arm) => `var(--tone-${arm.tone})`;
+
+/** A point's mark: every arm has a shape of its own, so that colour is never the only difference. */
+function shape(name, x, y, size, attributes = {}) {
+  const r = size;
+  const paths = {
+    square: `M${x - r * 0.88},${y - r * 0.88}h${r * 1.76}v${r * 1.76}h${-r * 1.76}z`,
+    triangle: `M${x},${y - r * 1.15}l${r * 1.15},${r * 2}h${-r * 2.3}z`,
+    diamond: `M${x},${y - r * 1.3}l${r * 1.3},${r * 1.3}l${-r * 1.3},${r * 1.3}l${-r * 1.3},${-r * 1.3}z`,
+  };
+  return paths[name] ? svg("path", { d: paths[name], ...attributes }) : svg("circle", { cx: x, cy: y, r, ...attributes });
+}
+const swatch = (arm) =>
+  svg("svg", { width: 14, height: 14, "aria-hidden": "true", class: "swatch" }, shape(arm.shape, 7, 7, 5, { fill: tone(arm) }));
+
+// ---- tooltip -------------------------------------------------------------------------------------------------------
+
+const tip = html("div", { class: "tip", role: "status", hidden: "" });
+document.body.append(tip);
+
+function showTip(clientX, clientY, ...content) {
+  tip.replaceChildren(...content);
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const room = document.documentElement.clientWidth;
+  const left = clientX + 16 + width < room ? clientX + 16 : clientX - 16 - width;
+  tip.style.left = `${Math.min(Math.max(8, left), Math.max(8, room - width - 8))}px`;
+  tip.style.top = `${Math.max(8, clientY - height - 14)}px`;
+}
+function hideTip() { tip.hidden = true; }
+window.addEventListener("scroll", hideTip, { passive: true });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+document.addEventListener("pointerdown", (event) => { if (!event.target.closest(".plot")) hideTip(); });
+
+const tipTitle = (text) => html("strong", {}, text);
+const tipRow = (mark, name, value) => html("div", { class: "tip-row" }, mark, html("span", {}, name), html("b", {}, value));
+
+// ---- controls ------------------------------------------------------------------------------------------------------
+
+/** A row of exclusive choices; arrow keys move between them. */
+function choice(label, options, initial, chosen) {
+  const group = html("div", { class: "choice", role: "radiogroup", "aria-label": label });
+  const select = (value) => {
+    for (const button of group.children) {
+      const on = button.dataset.value === String(value);
+      button.setAttribute("aria-checked", on);
+      button.tabIndex = on ? 0 : -1;
+    }
+  };
+  for (const [value, text] of options) {
+    group.append(html("button", { type: "button", role: "radio", "data-value": value,
+      onclick: () => { select(value); chosen(value); } }, text));
+  }
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    const buttons = [...group.children];
+    const next = buttons[(buttons.indexOf(document.activeElement) + step + buttons.length) % buttons.length];
+    next.focus();
+    next.click();
+  });
+  select(initial);
+  return group;
+}
+function dropdown(label, options, initial, chosen) {
+  const list = html("select", { "aria-label": label, onchange: (event) => chosen(event.target.value) },
+    ...options.map(([value, text]) => html("option", { value }, text)));
+  list.value = initial;
+  return list;
+}
+
+/** Two choices that together name a metric: who are the candidates, and which score. `ready(metric)` says what exists. */
+const PROTOCOLS = {
+  own: [["hm", "Harmonic mean"], ["base", "Base"], ["novel", "Novel"]],
+  open: [["open_hm", "Harmonic mean"], ["open_base", "Base"], ["open_novel", "Novel"], ["open_all", "All"]],
+};
+const PROTOCOL_NAMES = [["own", "Own half"], ["open", "All classes"]];
+function metricControls(place, ready, changed) {
+  const state = { protocol: "own", metric: null };
+  const offered = (protocol) => PROTOCOLS[protocol].filter(([metric]) => ready(metric));
+  const protocols = PROTOCOL_NAMES.filter(([protocol]) => offered(protocol).length);
+  const redraw = () => {
+    const options = offered(state.protocol);
+    const bare = String(state.metric || "hm").replace("open_", "");
+    state.metric = (options.find(([metric]) => metric.replace("open_", "") === bare) || options[0] || ["hm"])[0];
+    place.replaceChildren();
+    if (protocols.length > 1) place.append(choice("Candidate classes", protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }));
+    place.append(choice("Score", options, state.metric, (value) => { state.metric = value; changed(); }));
+  };
+  if (protocols.length) state.protocol = protocols[0][0];
+  redraw();
+  return state;
+}
+const metricName = (key) => (payload.metrics.find((metric) => metric.key === key) || { label: key }).label;
+
+// ---- figures -------------------------------------------------------------------------------------------------------
+
+/** The numbers of a figure as a small table, in the fold under it. */
+function numbers(root, head, rows) {
+  const place = root.querySelector("[data-numbers]");
+  if (!place) return;
+  place.replaceChildren(html("table", {},
+    html("thead", {}, html("tr", {}, ...head.map((text) => html("th", { scope: "col" }, text)))),
+    html("tbody", {}, ...rows.map((row) => html("tr", {}, ...row.map((cell, i) => html(i ? "td" : "th", i ? {} : { scope: "row" }, String(cell))))))));
+}
+
+/**
+ * Bring a figure to life. `build(part)` makes the controls once and returns `draw(width)`, which fills `part.plot` and
+ * returns how many marks stand for data; the count is written to data-drawn. The figure is drawn again when its width changes.
+ */
+function figure(name, build) {
+  const root = document.querySelector(`[data-figure="${name}"]`);
+  if (!root) return;
+  const plot = root.querySelector("[data-plot]");
+  const title = root.querySelector("[data-title]").textContent;
+  const part = { root, plot, title, controls: root.querySelector("[data-controls]"), redraw: () => {} };
+  try {
+    const draw = build(part);
+    let width = 0;
+    part.redraw = () => {
+      hideTip();
+      plot.replaceChildren();
+      root.dataset.drawn = draw(width);
+    };
+    const measure = () => {
+      if (!plot.clientWidth || plot.clientWidth === width) return;
+      width = plot.clientWidth;
+      part.redraw();
+    };
+    measure();
+    new ResizeObserver(measure).observe(plot);
+  } catch (error) {
+    plot.replaceChildren(html("p", { class: "quiet" }, "This figure could not be drawn."));
+    console.error(`figure ${name}:`, error);
+  }
+}
+const canvas = (part, width, height, description, focusable = false) => {
+  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": `${part.title}. ${description}`, tabindex: focusable ? 0 : undefined });
+  part.plot.append(picture);
+  return picture;
+};
+const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
+const line = (x1, y1, x2, y2, attributes = {}) => svg("line", { x1, y1, x2, y2, ...attributes });
+/** An interval: a line with two feet. */
+const whisker = (x1, y1, x2, y2, foot, colour) => {
+  const [dx, dy] = x1 === x2 ? [foot, 0] : [0, foot];
+  return svg("path", { d: `M${x1},${y1}L${x2},${y2}M${x1 - dx},${y1 - dy}L${x1 + dx},${y1 + dy}M${x2 - dx},${y2 - dy}L${x2 + dx},${y2 + dy}`,
+    stroke: colour, class: "whisker" });
+};

@@ -1,0 +1,146 @@
+// The scaling curve: accuracy over synthetic pictures per class, one line an arm, fit with its interval, seeds as dots.
+
+figure("curve", (part) => {
+  const ready = (metric) => [...arms.keys()].some((id) => (payload.points[id] || {})[metric]);
+  const hidden = new Set();
+  const bar = html("div", { class: "control-row" });
+  const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide" });
+  part.controls.append(bar, chips);
+  const state = metricControls(bar, ready, () => part.redraw());
+  for (const arm of arms.values()) {
+    chips.append(html("button", { type: "button", class: "chip", "aria-pressed": "true", onclick: (event) => {
+      if (!hidden.delete(arm.id)) hidden.add(arm.id);
+      event.currentTarget.setAttribute("aria-pressed", !hidden.has(arm.id));
+      part.redraw();
+    } }, swatch(arm), arm.short));
+  }
+
+  const seriesOf = (arm) => ((payload.points[arm.id] || {})[state.metric] || []);
+  const fitOf = (arm) => ((payload.fits || {})[arm.id] || {})[state.metric];
+
+  return (width) => {
+    const narrow = width < 640;
+    const shown = [...arms.values()].filter((arm) => seriesOf(arm).length);
+    const drawn = shown.filter((arm) => !hidden.has(arm.id));
+    const amounts = [...new Set(shown.flatMap((arm) => seriesOf(arm).map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
+    const [least, most] = [amounts[0] || 1, amounts[amounts.length - 1] || 1];
+    const reach = Math.max(most, ...shown.map((arm) => { const fit = fitOf(arm); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
+    const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
+    const height = narrow ? 330 : 450;
+    const area = { left: 40, right: width - (narrow ? 10 : 168), top: 14, bottom: height - 48 };
+    const x = logarithmic([least * (least === most ? 0.5 : 0.82), Math.max(end, most * 1.25)], [area.left, area.right]);
+
+    const extent = [];
+    for (const arm of drawn) {
+      for (const point of seriesOf(arm)) extent.push(point.mean - (point.se || 0), point.mean + (point.se || 0), ...point.seeds);
+      for (const point of (fitOf(arm) || { curve: [] }).curve) if (point.n <= end) extent.push(point.value);
+    }
+    const [floor, ceiling] = extent.length ? [Math.min(...extent), Math.max(...extent)] : [0, 100];
+    const air = Math.max((ceiling - floor) * 0.08, 0.5);
+    const y = linear([floor - air, ceiling + air], [area.bottom, area.top]);
+
+    const best = drawn.map((arm) => { const last = seriesOf(arm).at(-1); return `${arm.label} ${fixed(last.mean)} % at ${last.n} pictures per class`; });
+    const picture = canvas(part, width, height, `${metricName(state.metric)} in per cent over synthetic pictures per class. ${best.join("; ")}.`, true);
+    const clip = "curve-area";
+    picture.append(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top }))));
+
+    if (end > most * 1.3) {
+      picture.append(svg("rect", { x: x(most * 1.12), y: area.top, width: area.right - x(most * 1.12), height: area.bottom - area.top, class: "beyond" }),
+        text(area.right - 6, area.bottom - 8, "forecast", { class: "axis-note", "text-anchor": "end" }));
+    }
+    for (const value of ticks(floor - air, ceiling + air, narrow ? 5 : 6)) {
+      picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, fixed(value, value % 1 ? 1 : 0), { class: "tick", "text-anchor": "end" }));
+    }
+    for (const n of amounts) picture.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
+    picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
+      text((area.left + area.right) / 2, height - 6, "synthetic pictures per class", { class: "axis-title", "text-anchor": "middle" }));
+
+    let marks = 0;
+    const labels = [];
+    const inside = svg("g", { "clip-path": `url(#${clip})` });
+    const over = svg("g");
+    const growing = drawn.filter((arm) => seriesOf(arm).some((point) => point.n > 0));
+    const path = (points) => points.map((point, i) => `${i ? "L" : "M"}${x(point.n).toFixed(1)},${y(point.value).toFixed(1)}`).join("");
+    for (const arm of drawn) {
+      const series = seriesOf(arm);
+      const colour = tone(arm);
+      const still = series.filter((point) => point.n === 0);
+      if (still.length) {
+        const { mean, se } = still[0];
+        if (se) inside.append(svg("rect", { x: area.left, y: y(mean + se), width: area.right - area.left, height: Math.max(1, y(mean - se) - y(mean + se)), fill: colour, class: "band" }));
+        inside.append(line(area.left, y(mean), area.right, y(mean), { stroke: colour, class: "reference" }));
+        labels.push({ y: y(mean), arm, value: mean });
+        marks += 1;
+        continue;
+      }
+      const fit = fitOf(arm);
+      const curve = fit ? fit.curve.filter((point) => point.n <= end * 1.001) : [];
+      const banded = curve.filter((point) => known(point.low) && known(point.high));
+      if (banded.length > 1) {
+        const edge = (key) => banded.map((point) => `${x(point.n).toFixed(1)},${y(point[key]).toFixed(1)}`);
+        inside.append(svg("path", { d: `M${edge("high").join("L")}L${edge("low").reverse().join("L")}Z`, fill: colour, class: "band" }));
+      }
+      if (curve.length > 1) {
+        inside.append(svg("path", { d: path(curve.filter((point) => point.n <= most * 1.001)), stroke: colour, class: "fit" }),
+          svg("path", { d: path(curve.filter((point) => point.n >= most * 0.999)), stroke: colour, class: "fit forecast" }));
+      } else {
+        inside.append(svg("path", { d: path(series.map((point) => ({ n: point.n, value: point.mean }))), stroke: colour, class: "fit" }));
+      }
+      const shift = (growing.indexOf(arm) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
+      for (const point of series) {
+        const at = x(point.n) + shift;
+        for (const seed of point.seeds) over.append(svg("circle", { cx: at, cy: y(seed), r: 2.2, fill: colour, class: "seed" }));
+        if (point.se) over.append(whisker(at, y(point.mean - point.se), at, y(point.mean + point.se), 4, colour));
+        over.append(shape(arm.shape, at, y(point.mean), narrow ? 4.5 : 5.5, { fill: colour, class: "point" }));
+        marks += 1;
+      }
+      const last = curve.length > 1 ? curve.at(-1).value : series.at(-1).mean;
+      labels.push({ y: y(last), arm, value: series.at(-1).mean });
+    }
+    picture.append(inside, over);
+    if (!narrow) {
+      for (const label of settle(labels, 19, area.top + 6, area.bottom - 4)) {
+        picture.append(shape(label.arm.shape, area.right + 14, label.y, 4.5, { fill: tone(label.arm) }), text(area.right + 25, label.y + 4, label.arm.short, { class: "label" }));
+      }
+    }
+
+    const hair = line(0, area.top, 0, area.bottom, { class: "hair", visibility: "hidden" });
+    picture.append(hair);
+    let place = -1;
+    const look = (index, clientY) => {
+      place = index;
+      const n = amounts[index];
+      hair.setAttribute("x1", x(n));
+      hair.setAttribute("x2", x(n));
+      hair.setAttribute("visibility", "visible");
+      const rows = drawn.map((arm) => ({ arm, point: seriesOf(arm).find((point) => point.n === n || point.n === 0) })).filter((row) => row.point);
+      rows.sort((a, b) => b.point.mean - a.point.mean);
+      const frame = picture.getBoundingClientRect();
+      showTip(frame.left + x(n), clientY ?? frame.top + height / 2, tipTitle(`${plural(n, "picture")} per class`),
+        ...rows.map(({ arm, point }) => tipRow(swatch(arm), arm.short, `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}`)));
+    };
+    const leave = () => { hair.setAttribute("visibility", "hidden"); hideTip(); };
+    if (amounts.length) {
+      const nearest = (event) => {
+        const at = event.clientX - picture.getBoundingClientRect().left;
+        return amounts.map((n, i) => [Math.abs(x(n) - at), i]).sort((a, b) => a[0] - b[0])[0][1];
+      };
+      for (const kind of ["pointermove", "pointerdown"]) picture.addEventListener(kind, (event) => look(nearest(event), event.clientY));
+      picture.addEventListener("pointerleave", leave);
+      picture.addEventListener("blur", leave);
+      picture.addEventListener("keydown", (event) => {
+        const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (!step) return;
+        event.preventDefault();
+        look(Math.min(Math.max(place + step, 0), amounts.length - 1));
+      });
+    }
+
+    const columns = [...new Set(shown.flatMap((arm) => seriesOf(arm).map((point) => point.n)))].sort((a, b) => a - b);
+    numbers(part.root, ["per class", ...columns.map((n) => (n ? String(n) : "no synthetic")), "fit: error at n"],
+      shown.map((arm) => [arm.label, ...columns.map((n) => { const point = seriesOf(arm).find((entry) => entry.n === n); return point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : ""; }), (fitOf(arm) || { formula: "" }).formula || ""]));
+    const note = part.root.querySelector("[data-forecast]");
+    if (note) note.textContent = drawn.map((arm) => (fitOf(arm) || { text: "" }).text).filter(Boolean).join(" ");
+    return marks;
+  };
+});
