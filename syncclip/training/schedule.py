@@ -28,10 +28,10 @@ def position(step: int, steps_per_epoch: int) -> tuple[int, int]:
 
 
 def checkpoint_due(done: int, total: int, every: int) -> bool:
-    """Whether a checkpoint is written once `done` of `total` steps are made; the end of a run is not one (it has its prompts)."""
+    """Whether a checkpoint is written once `done` of `total` steps are made; the end needs none, it has its prompts."""
     return 0 < done < total and done % every == 0
 
 
 def log_due(done: int, total: int, every: int) -> bool:
-    """Whether the losses of step number `done` (counted from 1) become a line of metrics: the first, the last, every `every`-th."""
+    """Whether the losses of step number `done`, counted from 1, become a line of metrics: first, last, `every`-th."""
     return done in (1, total) or done % every == 0

@@ -42,7 +42,9 @@ class TrainingSettings(Settings):
     def _hangs_together(self) -> TrainingSettings:
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"scale is [{low}, {high}], but must hold two shares of a picture, 0 < smaller <= larger <= 1")
+            raise ValueError(
+                f"scale is [{low}, {high}], but must hold two shares of a picture, 0 < smaller <= larger <= 1"
+            )
         if self.workers > self.batch:
             raise ValueError(
                 f"{self.workers} workers cannot share a batch of {self.batch}; use at most {self.batch} workers "

@@ -1,0 +1,143 @@
+"""Checkpoints of a run: prompts, momentum and step, each committed by a small marker that is written last.
+
+checkpoints/step-00000040.safetensors    parameter.<name> and momentum.<name>
+checkpoints/step-00000040.json           step, bytes and sha256 of the former, recipe, workers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import safetensors.torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.settings import UserError
+
+_NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after `step` steps; with the data a pure function of the step, that is all there is."""
+
+    step: int
+    parameters: dict[str, Tensor]
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    workers: int = 1
+    seconds: float = 0.0  # spent in training so far
+
+
+class Marker(BaseModel):
+    """What makes a checkpoint exist."""
+
+    format: int = 1
+    step: int
+    bytes: int
+    sha256: str
+    recipe_hash: str
+    workers: int
+    seconds: float
+
+
+def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
+    """Commit a checkpoint, then forget all but the newest `keep`.
+
+    After a crash at any moment the checkpoints that were there before are still there, and this one is either whole
+    or doesn't exist.
+    """
+    assert keep >= 1
+    tensors = {f"parameter.{name}": value for name, value in checkpoint.parameters.items()}
+    tensors |= {f"momentum.{name}": value for name, value in checkpoint.momentum.items()}
+    data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    marker = Marker(
+        step=checkpoint.step,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        recipe_hash=recipe_hash,
+        workers=checkpoint.workers,
+        seconds=checkpoint.seconds,
+    )
+    storage.makedirs(folder)
+    storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
+    storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json().encode())
+    _remove(folder, steps(folder)[:-keep])
+
+
+def newest(folder: str, recipe_hash: str, tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None if there is none; damaged ones are told of by name and passed over.
+
+    Raises:
+        UserError: a checkpoint of another recipe, or one that can't be read for reasons that are not its own.
+    """
+    for step in reversed(steps(folder)):
+        found = _read(folder, step, recipe_hash)
+        if isinstance(found, Checkpoint):
+            return found
+        tell(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); going back to the one before")
+    return None
+
+
+def steps(folder: str) -> list[int]:
+    """The steps of all committed checkpoints, ascending; whether they are whole shows when they are read."""
+    return sorted(step for step, kind in _files(folder) if kind == "json")
+
+
+def discard_after(folder: str, step: int) -> None:
+    """Remove what claims to be newer than `step`: damaged checkpoints that would otherwise crowd out whole ones."""
+    _remove(folder, sorted({found for found, _ in _files(folder) if found > step}))
+
+
+def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
+    """A checkpoint, or what is wrong with it."""
+    try:
+        marker = Marker.model_validate_json(storage.read_bytes(_path(folder, step, "json")))
+    except ValidationError:
+        return "its marker can't be read"
+    if marker.recipe_hash != recipe_hash:
+        raise UserError(
+            f"{_path(folder, step, 'json')} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
+            "choose another folder or remove that run"
+        )
+    if not storage.exists(_path(folder, step, "safetensors")):
+        return "its tensors are missing"
+    data = storage.read_bytes(_path(folder, step, "safetensors"))
+    if len(data) != marker.bytes:
+        return f"{len(data):,} of {marker.bytes:,} bytes"
+    if hashlib.sha256(data).hexdigest() != marker.sha256:
+        return "its checksum is wrong"
+    tensors = safetensors.torch.load(data)
+    return Checkpoint(
+        step=marker.step,
+        parameters=_under(tensors, "parameter."),
+        momentum=_under(tensors, "momentum."),
+        workers=marker.workers,
+        seconds=marker.seconds,
+    )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _files(folder: str) -> list[tuple[int, str]]:
+    if not storage.exists(folder):
+        return []
+    matches = (_NAME.fullmatch(name) for name in storage.listdir(folder))
+    return [(int(match[1]), match[2]) for match in matches if match]
+
+
+def _remove(folder: str, doomed: list[int]) -> None:
+    present = set(_files(folder))
+    for step in doomed:
+        for kind in ("json", "safetensors"):  # the marker first: without it the checkpoint doesn't exist
+            if (step, kind) in present:
+                storage.remove(_path(folder, step, kind))
+
+
+def _path(folder: str, step: int, kind: str) -> str:
+    return storage.join(folder, f"step-{step:08d}.{kind}")

@@ -1,0 +1,174 @@
+"""A training on Ray Train: the plain loop on one worker or many, restarted where a worker or a node is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from syncclip.cluster import debugging, ray_session
+from syncclip.progress import Progress
+from syncclip.settings import UserError
+from syncclip.training.loop import DivergedError, TrainJob, run
+from syncclip.training.metrics import last_line
+from syncclip.training.runs import METRICS, RunFolder, RunRecord, say
+from syncclip.training.settings import TrainingSettings
+
+Build = Callable[[dict[str, Any], int, int], TrainJob]
+"""(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
+
+MAX_FAILURES = 2
+"""Restarts after the loss of a worker before a run is given up."""
+
+
+def train_on_ray(
+    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, cpus_per_worker: int = 1
+) -> RunRecord:
+    """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
+
+    A finished run returns at once, without Ray. Up to two lost workers or nodes are survived: all workers start
+    again from the newest checkpoint, which the loop writes itself, so a killed driver loses no more than that when
+    the same call is made again.
+
+    Args:
+        build: makes the job on each worker from `spec` alone; it also configures that process's storage.
+        spec: plain data (JSON), for instance a resolved recipe.
+        folder: of the run; on a cluster of several machines a URL or a path that all of them share.
+        settings: the same that `build` will give to the job.
+        cpus_per_worker: reserved for each worker.
+
+    Raises:
+        UserError: the folder belongs to another recipe; more workers than the batch has pictures, than the cluster
+            has CPUs, or, with `device: cuda`, than it has GPUs; or the loop met a user's mistake.
+        DivergedError: a loss is not finite.
+    """
+    json.dumps(spec)  # only plain data may travel
+    if settings.workers > settings.batch:
+        raise UserError(f"training.workers is {settings.workers}, more than training.batch ({settings.batch})")
+    before = folder.open()
+    if before is not None and folder.finished(before):
+        say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")
+        return before
+    heard = len(before.notes) if before is not None else 0
+    with ray_session():
+        scaling = _scaling(settings, cpus_per_worker)
+        with _shown(folder):
+            _fit(build, spec, folder, scaling)
+    record = folder.record()
+    assert record is not None, "the loop writes the record before anything else"
+    for note in record.notes[heard:]:
+        say(note)
+    if record.status == "failed":
+        raise UserError(record.error or "training failed")
+    assert record.status == "finished", record
+    return record
+
+
+def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
+    """What each worker takes of the cluster; refused at once where it could never be had."""
+    import ray
+    from ray.train import ScalingConfig
+
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    if settings.workers * cpus_per_worker > cpus:
+        raise UserError(
+            f"training.workers is {settings.workers}, but the cluster has {cpus} CPUs and a worker takes "
+            f"{cpus_per_worker}; use at most {cpus // cpus_per_worker} workers"
+        )
+    if settings.device == "cuda" and settings.workers > gpus:
+        raise UserError(f"training.device is cuda with {settings.workers} workers, but the cluster has {gpus} GPUs")
+    use_gpu = settings.device != "cpu" and gpus >= settings.workers
+    return ScalingConfig(
+        num_workers=settings.workers,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+    )
+
+
+def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any) -> None:
+    from ray.train import FailureConfig, RunConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # The controller looks for the end this often; its default of 2 s is long beside a short training.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    if not debugging():
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
+    # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
+    with tempfile.TemporaryDirectory(prefix="syncclip-ray-train-") as state:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"build": build, "spec": spec},
+            scaling_config=scaling,
+            torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+            run_config=RunConfig(
+                name=f"{folder.name}-{folder.recipe_hash[:12]}",
+                storage_path=state,
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", {})
+            for failure in failures.values():
+                if isinstance(cause := _cause(failure), UserError):
+                    raise cause from error
+            raise
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One rank's life. A mistake that every rank meets is written into the record, so that it isn't tried again."""
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    job: TrainJob | None = None
+    try:
+        job = config["build"](config["spec"], rank, world_size)
+        run(job, rank, world_size)
+    except UserError as error:
+        everywhere = world_size == 1 or isinstance(error, DivergedError)
+        if job is None or not everywhere:
+            raise
+        if rank == 0 and (record := job.run.record()) is not None:
+            job.run.write(record.model_copy(update={"status": "failed", "error": str(error)}))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception of the user's code inside Ray's wrappers."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and not isinstance(error, UserError):
+        error = inner
+    return error
+
+
+@contextlib.contextmanager
+def _shown(folder: RunFolder) -> Iterator[None]:
+    """Progress while the workers are at it, read from the metrics that they write: their output doesn't come here."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        with Progress(None, "steps", "train") as progress:
+            while True:
+                last = ended.wait(1.0)
+                with contextlib.suppress(OSError, UserError):
+                    line, record = last_line(folder.path(METRICS)), folder.record()
+                    if line is not None and record is not None:
+                        progress.total = record.total_steps
+                        progress.update(max(0, line["step"] - progress.done), loss=float(line["total"]))
+                if last:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

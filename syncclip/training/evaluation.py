@@ -1,0 +1,209 @@
+"""Every protocol from one pass over the test pictures.
+
+A picture gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
+successors), and among all classes (open vocabulary). All numbers are percentages; an accuracy is the share of
+pictures that are right, as in the CoOp family, not a mean over classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.training.calibration import calibration_error
+from syncclip.training.determinism import pinned
+
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+
+
+class Classifier(Protocol):
+    """The part of a `Method` that evaluation needs."""
+
+    def text_features(self) -> Tensor: ...
+
+    def logits(self, images: Tensor, domains: Tensor | None = None, text: Tensor | None = None) -> Tensor: ...
+
+
+class Pictures(Protocol):
+    """The part of a split that evaluation needs."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]: ...
+
+    def image(self, row: int) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a method said about n pictures; classes are ids among all C."""
+
+    row: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    half_prediction: npt.NDArray[np.int64]  # among the classes of the picture's own half
+    open_prediction: npt.NDArray[np.int64]  # among all classes
+    half_confidence: npt.NDArray[np.float64]  # probability of the predicted class
+    open_confidence: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def table(self) -> pa.Table:
+        """One row a picture."""
+        return pa.table({name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def read(cls, url: str) -> Predictions:
+        """The predictions that `save_evaluation` wrote."""
+        table = pyarrow.parquet.read_table(io.BytesIO(storage.read_bytes(url)))
+        return cls(**{name: table[name].to_numpy() for name in cls.__dataclass_fields__})
+
+
+def predict(
+    method: Classifier,
+    pictures: Pictures,
+    base: int,
+    transform: Callable[[Image.Image], Tensor],
+    batch: int = 256,
+    threads: int = 1,
+    device: torch.device | str = "cpu",
+) -> Predictions:
+    """Run the method once over all pictures; texts are encoded once.
+
+    Args:
+        method: with C classes, the first `base` of which are the base half.
+        pictures: at least one.
+        transform: the backbone's evaluation transform, picture -> (3, H, W).
+        batch: pictures a forward pass; may change the last bits of a confidence.
+        threads: of torch.
+
+    Raises:
+        UserError: there are no pictures, or one can't be read.
+    """
+    if len(pictures) == 0:
+        raise UserError("the split holds no pictures, so there is nothing to evaluate; add some or choose another")
+    found: list[tuple[Tensor, ...]] = []
+    labels = torch.from_numpy(np.asarray(pictures.labels, np.int64))
+    with pinned(threads), torch.inference_mode():
+        text = method.text_features()
+        for rows, images in _batches(pictures, transform, batch):
+            logits = method.logits(images.to(device), text=text).double().cpu()
+            found.append(_choose(logits, labels[rows], base))
+    half, opened, half_confidence, open_confidence = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return Predictions(
+        np.arange(len(labels), dtype=np.int64), labels.numpy(), half, opened, half_confidence, open_confidence
+    )
+
+
+def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
+    """Every protocol's numbers, in percent; None where there are no pictures of a half.
+
+    Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
+    `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all pictures), `ece_base`,
+    `ece_novel` (own half); `counts` of pictures; `per_class`, a list of label, name, count, half, open.
+    """
+    p = predictions
+    is_base = p.label < base
+    half, opened = p.half_prediction == p.label, p.open_prediction == p.label
+    numbers: dict[str, Any] = {
+        "base": _share(half[is_base]),
+        "novel": _share(half[~is_base]),
+        "open_base": _share(opened[is_base]),
+        "open_novel": _share(opened[~is_base]),
+        "open_all": _share(opened),
+    }
+    numbers["hm"] = harmonic_mean(numbers["base"], numbers["novel"])
+    numbers["open_hm"] = harmonic_mean(numbers["open_base"], numbers["open_novel"])
+    numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
+    for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
+        numbers[name] = calibration_error(p.half_confidence[mask], half[mask], bins) if mask.any() else None
+    numbers["counts"] = {"base": int(is_base.sum()), "novel": int((~is_base).sum()), "all": len(p)}
+    numbers["per_class"] = [
+        {
+            "label": label,
+            "name": name,
+            "count": int((p.label == label).sum()),
+            "half": _share(half[p.label == label]),
+            "open": _share(opened[p.label == label]),
+        }
+        for label, name in enumerate(classnames)
+    ]
+    return numbers
+
+
+def evaluate_method(
+    method: Classifier,
+    pictures: Pictures,
+    classnames: Sequence[str],
+    base: int,
+    transform: Callable[[Image.Image], Tensor],
+    batch: int = 256,
+    bins: int = 15,
+    threads: int = 1,
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, Any], Predictions]:
+    """`predict` and `results` in one call."""
+    predictions = predict(method, pictures, base, transform, batch, threads, device)
+    return results(predictions, classnames, base, bins), predictions
+
+
+def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
+    """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all."""
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(predictions.table(), buffer)
+    storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
+    text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    storage.write_bytes(storage.join(run_url, RESULTS), text.encode())
+
+
+def harmonic_mean(a: float | None, b: float | None) -> float | None:
+    """2ab / (a + b), 0 where both are 0; None where one is missing."""
+    if a is None or b is None:
+        return None
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def _choose(logits: Tensor, labels: Tensor, base: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(half prediction, open prediction, half confidence, open confidence) of (B, C) logits."""
+    open_confidence, opened = logits.softmax(1).max(1)
+    in_base = torch.arange(logits.shape[1])[None, :] < base
+    own_half = in_base == (labels < base)[:, None]
+    half_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
+    return half, opened, half_confidence, open_confidence
+
+
+def _batches(
+    pictures: Pictures, transform: Callable[[Image.Image], Tensor], size: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows with their (B, 3, H, W) pictures; the next batch is decoded while the last one is used."""
+
+    def load(rows: slice) -> Tensor:
+        return torch.stack([transform(pictures.image(row)) for row in range(rows.start, rows.stop)])
+
+    slices = [slice(first, min(first + size, len(pictures))) for first in range(0, len(pictures), size)]
+    with ThreadPoolExecutor(max_workers=1) as decoder:
+        ahead = decoder.submit(load, slices[0])
+        for rows, following in zip(slices, [*slices[1:], None], strict=True):
+            images = ahead.result()
+            if following is not None:
+                ahead = decoder.submit(load, following)
+            yield rows, images
+
+
+def _share(right: npt.NDArray[np.bool_]) -> float | None:
+    return float(100 * right.mean()) if len(right) else None

@@ -1,0 +1,131 @@
+"""What rank 0 does with the run folder: open it, write down what happens, close it as finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from syncclip import storage
+from syncclip.training import checkpoints
+from syncclip.training.checkpoints import Checkpoint
+from syncclip.training.metrics import Events, Metrics
+from syncclip.training.runs import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, say, versions
+from syncclip.training.schedule import checkpoint_due, log_due
+from syncclip.training.settings import TrainingSettings
+
+Listener = Callable[[int, int, dict[str, float]], None]
+"""Told (steps made, steps in all, losses) at every line of metrics."""
+
+
+def open_run(
+    run: RunFolder, learnable: Mapping[str, Parameter], total_steps: int, workers: int
+) -> tuple[RunRecord, Checkpoint | None]:
+    """The run's record, and the state to go on from; None as state where nothing is left to do, which is said.
+
+    The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are told of
+    and removed. The record's notes say what was resumed and what may differ for it.
+
+    Raises:
+        UserError: the folder, or a checkpoint in it, belongs to another recipe.
+    """
+    earlier = run.open()
+    if earlier is not None and run.finished(earlier):
+        say(f"run '{run.name}' is finished: {run.url} holds its prompts; nothing to do")
+        return earlier, None
+    record = RunRecord(
+        name=run.name,
+        recipe_hash=run.recipe_hash,
+        total_steps=total_steps,
+        workers=workers,
+        versions=versions(),
+        notes=earlier.notes if earlier is not None else [],
+    )
+
+    def note(sentence: str) -> None:
+        say(sentence)
+        record.notes.append(sentence)
+
+    folder = run.path(CHECKPOINTS)
+    state = checkpoints.newest(folder, run.recipe_hash, note)
+    if state is None:
+        state = Checkpoint(0, {name: p.detach().cpu().clone() for name, p in learnable.items()}, workers=workers)
+    else:
+        note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
+        if state.workers != workers:
+            note(f"{state.workers} workers made the checkpoint, now there are {workers}: the last bits may differ")
+        if earlier is not None and earlier.versions != record.versions:
+            changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
+            note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")
+    checkpoints.discard_after(folder, state.step)
+    record.steps, record.seconds = state.step, state.seconds
+    run.write_recipe()
+    run.write(record)
+    return record, state
+
+
+class Ledger:
+    """Metrics, events, checkpoints and the record of a run that goes on from `state`."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: TrainingSettings,
+        record: RunRecord,
+        state: Checkpoint,
+        listener: Listener | None = None,
+    ) -> None:
+        self._run, self._settings, self._record, self._listener = run, settings, record, listener
+        self._metrics = Metrics(run.path(METRICS), state.step)
+        self._events = Events(run.url, state.step)
+        self._seconds_before = state.seconds
+        self._began = time.perf_counter()
+        self._logged = (state.step, self._began)
+
+    def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
+        """Write the losses of step number `done` where a line is due."""
+        total = self._record.total_steps
+        if not log_due(done, total, self._settings.log_every):
+            return
+        self._metrics.write(step=done, epoch=epoch, lr=rate, **losses)
+        (step_before, time_before), self._logged = self._logged, (done, time.perf_counter())
+        batches = (done - step_before) / max(self._logged[1] - time_before, 1e-9)
+        scalars = {f"loss/{name}": value for name, value in losses.items()}
+        self._events.write(done, scalars | {"rate": rate, "speed/real_images_per_s": batches * self._settings.batch})
+        if self._listener is not None:
+            self._listener(done, total, losses)
+
+    def save(self, done: int, learnable: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Commit a checkpoint where one is due; the lines of its steps are made durable before it."""
+        if not checkpoint_due(done, self._record.total_steps, self._settings.checkpoint_every):
+            return
+        self._metrics.sync()
+        self._events.sync()
+        momentum: dict[str, Tensor] = {}
+        for name, parameter in learnable.items():
+            buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+            if buffer is not None:  # none for a parameter that never had a gradient
+                momentum[name] = buffer
+        state = Checkpoint(done, dict(learnable), momentum, self._record.workers, self._seconds())
+        checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
+
+    def finish(self, learnable: Mapping[str, Parameter]) -> None:
+        """Write the prompts and, last, that the run is finished."""
+        self._metrics.sync()
+        tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
+        storage.write_bytes(self._run.path(PROMPTS), safetensors.torch.save(tensors))
+        self._record.status, self._record.steps = "finished", self._record.total_steps
+        self._record.seconds = self._seconds()
+        self._run.write(self._record)
+
+    def close(self) -> None:
+        """Let go of the files; called also after an error."""
+        self._metrics.close()
+        self._events.close()
+
+    def _seconds(self) -> float:
+        return round(self._seconds_before + time.perf_counter() - self._began, 3)

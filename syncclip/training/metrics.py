@@ -1,0 +1,112 @@
+"""What a run says about itself while it goes on: `metrics.jsonl`, reproducible to the byte, and TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from syncclip import storage
+
+
+class Metrics:
+    """The losses of a run, one JSON object a line, in order of their steps and free of times.
+
+    Locally every line is appended at once; elsewhere, where nothing can be appended to, the file is replaced at
+    every `sync`. A line that belongs to a checkpoint is therefore there before the checkpoint is.
+
+    Args:
+        path: of the file. Lines of an earlier start are kept up to `step`; later ones, also a line that a crash cut
+            short, are dropped, for those steps will be made again.
+        step: how many steps are made.
+    """
+
+    def __init__(self, path: str, step: int) -> None:
+        self._path = path
+        self._lines = [line for line in _lines(path) if line["step"] <= step] if step else []
+        self._file = None
+        storage.write_bytes(path, self._data())
+        if storage.is_local(path):
+            self._file = storage.local_path(path).open("ab")
+
+    def write(self, **values: Any) -> None:
+        """Add the line of a step."""
+        assert not self._lines or values["step"] > self._lines[-1]["step"]
+        self._lines.append(values)
+        if self._file is not None:
+            self._file.write(_encoded(values))
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Make every line durable."""
+        if self._file is None:
+            storage.write_bytes(self._path, self._data())
+        else:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Make every line durable and let go of the file."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+
+    def _data(self) -> bytes:
+        return b"".join(map(_encoded, self._lines))
+
+
+class Events:
+    """TensorBoard's scalars: the losses, the rate and, because it may differ from run to run, the speed.
+
+    Elsewhere than on a local disk the events are written to a temporary folder and copied at every `sync`.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the first rank needs it
+
+        self._folder = folder
+        self._temporary = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="syncclip-events-")
+        where = self._temporary.name if self._temporary else str(storage.local_path(folder))
+        self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add scalars of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+        if self._temporary is not None:
+            for path in Path(self._temporary.name).iterdir():
+                storage.publish(path, storage.join(self._folder, path.name))
+
+    def close(self) -> None:
+        """Write out the rest and end the writer's thread."""
+        self.sync()
+        self._writer.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def last_line(path: str) -> dict[str, Any] | None:
+    """The newest whole line of a metrics file, None where there is none yet."""
+    lines = _lines(path)
+    return lines[-1] if lines else None
+
+
+def _lines(path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if storage.exists(path):
+        for line in storage.read_bytes(path).splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):
+                if line.endswith(b"\n"):
+                    found.append(json.loads(line))
+    return found
+
+
+def _encoded(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, allow_nan=False) + "\n").encode()

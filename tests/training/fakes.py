@@ -1,0 +1,104 @@
+"""A method and a stream of the shape that training needs, small enough to check by hand, and jobs made of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from syncclip.training.loop import TrainJob
+from syncclip.training.runs import RunFolder
+from syncclip.training.settings import TrainingSettings
+
+CLASSES, PIXELS, STEPS_PER_EPOCH = 4, 6, 5
+
+
+@dataclass(frozen=True)
+class FakeBatch:
+    images: Tensor
+    labels: Tensor
+    sizes: tuple[int, int, int]
+
+
+class FakeStream:
+    """Batch `step` of `epoch` is a pure function of both; a rank takes positions rank, rank + world size, ..."""
+
+    steps_per_epoch = STEPS_PER_EPOCH
+
+    def __init__(self, batch: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.rank, self.world_size = batch, rank, world_size
+        self.asked: list[tuple[int, int]] = []
+
+    def batch(self, epoch: int, step: int) -> FakeBatch:
+        self.asked.append((epoch, step))
+        generator = torch.Generator().manual_seed(1000 * epoch + step)
+        images = torch.randn(self.size, PIXELS, generator=generator)
+        labels = torch.randint(CLASSES, (self.size,), generator=generator)
+        mine = slice(self.rank, None, self.world_size)
+        return FakeBatch(images[mine], labels[mine], (len(labels[mine]), 0, 0))
+
+
+class FakeMethod(nn.Module):
+    """A linear classifier on noisy pictures, beside something frozen and something that is never used."""
+
+    def __init__(self, noise: float = 0.1, poisoned_step: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(CLASSES, PIXELS))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.noise, self.poisoned_step, self.calls = noise, poisoned_step, 0
+
+    def loss(self, batch: FakeBatch) -> dict[str, Tensor]:
+        images = batch.images + self.noise * torch.randn_like(batch.images)
+        real = nn.functional.cross_entropy(images @ self.weight.T, batch.labels)
+        self.calls += 1
+        decay = (0.01 if self.calls != self.poisoned_step else torch.nan) * self.weight.square().mean()
+        return {"real": real, "decay": decay, "total": real + decay}
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    values = {"epochs": 4, "batch": 6, "checkpoint_every": 3}
+    return TrainingSettings(**(values | changes))
+
+
+def folder(url: str | Path, recipe: str = "a" * 64, text: str = "") -> RunFolder:
+    return RunFolder(str(url), "fake", recipe, text)
+
+
+def job(url: str | Path, rank: int = 0, world_size: int = 1, noise: float = 0.1, **changes: Any) -> TrainJob:
+    chosen = settings(**changes)
+    torch.manual_seed(chosen.seed)
+    stream = FakeStream(chosen.batch, rank, world_size)
+    return TrainJob(folder(url), FakeMethod(noise), stream, chosen, rate=0.1)
+
+
+def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
+    """What a worker of Ray Train builds from plain data."""
+    made = job(spec["url"], rank, world_size, spec.get("noise", 0.1), **spec.get("settings", {}))
+    if "poisoned_step" in spec:
+        made.method.poisoned_step = spec["poisoned_step"]
+    if "kill_once_at" in spec:
+        _kill_once(made, spec["kill_once_at"], Path(spec["url"] + ".killed"), spec.get("kill_rank", 0) == rank)
+    return made
+
+
+def _kill_once(made: TrainJob, call: int, mark: Path, mine: bool) -> None:
+    honest = made.method.loss
+
+    def loss(batch: FakeBatch) -> dict[str, Tensor]:
+        if mine and made.method.calls == call and not mark.exists():
+            mark.write_text("")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(batch)
+
+    made.method.loss = loss
+
+
+def bits(url: str | Path) -> dict[str, bytes]:
+    """What must be equal in two runs of one recipe."""
+    return {name: (Path(url) / name).read_bytes() for name in ("prompts.safetensors", "metrics.jsonl")}

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from syncclip.settings import UserError
+from syncclip.training import checkpoints
+from syncclip.training.checkpoints import Checkpoint
+
+
+def state(step: int) -> Checkpoint:
+    return Checkpoint(step, {"prompt": torch.full((2, 3), float(step))}, {"prompt": torch.full((2, 3), 0.5)})
+
+
+def write(folder: Path, *steps: int, keep: int = 9) -> None:
+    for step in steps:
+        checkpoints.write(str(folder), state(step), "recipe", keep)
+
+
+def newest_step(folder: Path, told: list[str] | None = None) -> int | None:
+    found = checkpoints.newest(str(folder), "recipe", (told if told is not None else []).append)
+    return None if found is None else found.step
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path, 7)
+    found = checkpoints.newest(str(tmp_path), "recipe", print)
+    assert found is not None and found.step == 7
+    assert torch.equal(found.parameters["prompt"], torch.full((2, 3), 7.0))
+    assert torch.equal(found.momentum["prompt"], torch.full((2, 3), 0.5))
+
+
+def test_the_newest_wins_also_where_digits_differ(tmp_path: Path) -> None:
+    write(tmp_path, 9, 1000, 200)
+    assert newest_step(tmp_path) == 1000
+
+
+def test_only_the_newest_few_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3, 4, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000003.json", "step-00000003.safetensors", "step-00000004.json", "step-00000004.safetensors",
+    ]  # fmt: skip
+
+
+def test_without_a_marker_there_is_no_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    (tmp_path / "step-00000002.json").unlink()
+    told: list[str] = []
+    assert newest_step(tmp_path, told) == 1
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda f: f.with_suffix(".safetensors").write_bytes(b""), "0 of"),
+        (lambda f: f.with_suffix(".safetensors").unlink(), "its tensors are missing"),
+        (lambda f: f.with_suffix(".json").write_text('{"step": 2'), "its marker can't be read"),
+        (lambda f: _flip(f.with_suffix(".safetensors")), "its checksum is wrong"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(tmp_path: Path, damage, reason: str) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path, 1, 2)
+    damage(tmp_path / "step-00000002.json")
+    told: list[str] = []
+    assert newest_step(tmp_path, told) == 1
+    assert len(told) == 1 and "step-00000002" in told[0] and reason in told[0]
+
+
+def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    _flip(tmp_path / "step-00000001.safetensors")
+    assert newest_step(tmp_path) is None
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    with pytest.raises(UserError, match="belongs to recipe recipe, not to other"):
+        checkpoints.newest(str(tmp_path), "other", print)
+
+
+def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:
+    assert newest_step(tmp_path) is None
+    assert newest_step(tmp_path / "nowhere") is None
+
+
+def test_newer_ones_are_discarded(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3)
+    checkpoints.discard_after(str(tmp_path), 1)
+    assert checkpoints.steps(str(tmp_path)) == [1]
+
+
+def test_the_bytes_are_a_function_of_the_state(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / name, 3)
+    a, b = ((tmp_path / name / "step-00000003.safetensors").read_bytes() for name in "ab")
+    assert a == b
+    assert json.loads((tmp_path / "a" / "step-00000003.json").read_text())["bytes"] == len(a)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)

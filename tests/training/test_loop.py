@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from syncclip.settings import UserError
+from syncclip.training.loop import DivergedError, load_prompts, run
+from syncclip.training.runs import RunRecord
+from tests.training import fakes
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_at(step: int) -> Any:
+    """A listener that ends a run as a crash would, right after a step was logged."""
+
+    def listener(done: int, total: int, losses: dict[str, float]) -> None:
+        if done == step:
+            raise Stopped
+
+    return listener
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def record(folder: Path) -> RunRecord:
+    return RunRecord.model_validate_json((folder / "run.json").read_text())
+
+
+def test_two_trainings_agree_in_every_bit(tmp_path: Path) -> None:
+    for name in "ab":
+        run(fakes.job(tmp_path / name))
+        torch.manual_seed(99)  # what happens between runs is of no account
+    assert fakes.bits(tmp_path / "a") == fakes.bits(tmp_path / "b")
+
+
+def test_another_seed_gives_other_prompts(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "a"))
+    run(fakes.job(tmp_path / "b", seed=2))
+    assert fakes.bits(tmp_path / "a") != fakes.bits(tmp_path / "b")
+
+
+def test_a_training_equals_sgd_written_out_by_hand(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "run", noise=0.0))
+    expected = fakes.job(tmp_path / "none", noise=0.0)
+    weight, speed = expected.method.weight.detach().clone(), None
+    for step in range(4 * fakes.STEPS_PER_EPOCH):
+        epoch = step // fakes.STEPS_PER_EPOCH
+        rate = 1e-5 if epoch == 0 else 0.05 * (1 + math.cos(math.pi * (epoch - 1) / 4))
+        batch = expected.stream.batch(epoch, step % fakes.STEPS_PER_EPOCH)
+        weight.requires_grad_(True)
+        loss = nn.functional.cross_entropy(batch.images @ weight.T, batch.labels) + 0.01 * weight.square().mean()
+        (gradient,) = torch.autograd.grad(loss, weight)
+        with torch.no_grad():
+            gradient = gradient + 5e-4 * weight
+            speed = gradient if speed is None else 0.9 * speed + gradient
+            weight = (weight - rate * speed).detach()
+    found = safetensors.torch.load_file(tmp_path / "run" / "prompts.safetensors")["weight"]
+    torch.testing.assert_close(found, weight, rtol=1e-5, atol=1e-6)
+
+
+def test_only_learned_parameters_are_saved_and_unused_ones_stay(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path))
+    saved = safetensors.torch.load_file(tmp_path / "prompts.safetensors")
+    assert saved.keys() == {"weight", "unused"}
+    assert torch.equal(saved["unused"], torch.ones(3))
+
+
+def test_metrics_hold_every_named_loss_and_no_times(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path, log_every=5))
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 5, 10, 15, 20]
+    assert [line["epoch"] for line in lines] == [0, 0, 1, 2, 3]
+    assert lines[0].keys() == {"step", "epoch", "lr", "real", "decay", "total"}
+
+
+def test_the_caller_keeps_its_threads_and_random_numbers(tmp_path: Path) -> None:
+    made = fakes.job(tmp_path, threads=2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    before = torch.get_num_threads()
+    run(made)
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 9, 19])
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, step: int) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run(fakes.job(tmp_path / "broken"), listener=stop_at(step))
+    run(fakes.job(tmp_path / "broken"))
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_resuming_makes_only_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        run(fakes.job(tmp_path), listener=stop_at(8))
+    resumed = fakes.job(tmp_path)
+    run(resumed)
+    assert resumed.stream.asked[0] == (1, 1)  # step 6, the newest multiple of 3 that was committed
+    assert record(tmp_path).notes == ["run 'fake' goes on after step 6 of 20"]
+
+
+def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run(fakes.job(tmp_path / "broken"), listener=stop_at(8))
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "epo')
+    run(fakes.job(tmp_path / "broken"))
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    with pytest.raises(Stopped):
+        run(fakes.job(tmp_path / "broken"), listener=stop_at(11))
+    newest = tmp_path / "broken" / "checkpoints" / "step-00000009.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    run(fakes.job(tmp_path / "broken"))
+    assert "step-00000009.safetensors is damaged" in capsys.readouterr().err
+    assert record(tmp_path / "broken").notes[1] == "run 'fake' goes on after step 6 of 20"
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(fakes.job(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = fakes.job(tmp_path)
+    assert run(again).status == "finished"
+    assert again.stream.asked == []
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path: Path) -> None:
+    poisoned = fakes.job(tmp_path, noise=0.0)
+    poisoned.method.poisoned_step = 8
+    with pytest.raises(DivergedError, match=r"step 8 \(epoch 2\): loss 'decay' is nan; lower"):
+        run(poisoned)
+    assert len(metrics(tmp_path)) == 7
+    assert torch.isfinite(poisoned.method.weight).all()
+
+
+def test_a_method_that_learns_nothing_finishes_at_once(tmp_path: Path) -> None:
+    made = fakes.job(tmp_path)
+    made.method.requires_grad_(False)
+    assert run(made).total_steps == 0
+    assert safetensors.torch.load_file(tmp_path / "prompts.safetensors") == {}
+    assert record(tmp_path).status == "finished"
+
+
+def test_the_record_tells_recipe_versions_and_state(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path))
+    found = record(tmp_path)
+    assert (found.status, found.steps, found.total_steps) == ("finished", 20, 20)
+    assert found.recipe_hash == "a" * 64
+    assert found.versions["torch"] == torch.__version__.split("+")[0] or found.versions["torch"] == torch.__version__
+    assert found.versions.keys() == {"python", "syncclip", "torch", "open_clip_torch", "ray"}
+
+
+def test_tensorboard_reads_the_losses(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(fakes.job(tmp_path))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {event.step: event.value for event in events.Scalars("loss/total")}
+    assert found == pytest.approx({line["step"]: line["total"] for line in metrics(tmp_path)}, rel=1e-6)
+
+
+def test_more_ranks_than_pictures_in_a_batch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="7 workers cannot share a batch of 6"):
+        run(fakes.job(tmp_path), rank=0, world_size=7)
+
+
+def test_prompts_of_a_run_are_put_into_a_method(tmp_path: Path) -> None:
+    trained, fresh = fakes.job(tmp_path), fakes.job(tmp_path, seed=2)
+    run(trained)
+    load_prompts(str(tmp_path), fresh.method)
+    assert torch.equal(fresh.method.weight, trained.method.weight)
+
+
+def test_prompts_of_another_method_are_refused(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path))
+    other = fakes.FakeMethod()
+    other.weight = nn.Parameter(torch.zeros(1))
+    with pytest.raises(UserError, match="another method or backbone"):
+        load_prompts(str(tmp_path), other)
+
+
+def test_prompts_that_are_not_there_are_told_of(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no prompts.safetensors; train first"):
+        load_prompts(str(tmp_path), fakes.FakeMethod())
+
+
+SLOW_TRAINING = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+FAKES
+from syncclip.training.loop import run
+run(fakes.job(sys.argv[1]), listener=lambda done, total, losses: time.sleep(0.05))
+"""
+
+
+@pytest.mark.fault
+def test_a_training_killed_at_half_time_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    broken = tmp_path / "broken"
+    process = subprocess.Popen([sys.executable, "-c", SLOW_TRAINING, str(broken), str(Path(__file__).parents[2])])
+    deadline = time.monotonic() + 120
+    while not (broken / "metrics.jsonl").exists() or len((broken / "metrics.jsonl").read_bytes().splitlines()) < 10:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (broken / "prompts.safetensors").exists()
+    run(fakes.job(broken))
+    assert fakes.bits(broken) == fakes.bits(tmp_path / "whole")
