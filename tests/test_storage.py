@@ -1,0 +1,233 @@
+"""What storage promises: whole or not at all, fresh listings, one sentence for a user's mistake."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from syncclip import storage
+from syncclip.settings import UserError
+from tests.object_store import s3_bucket
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with s3_bucket() as url:
+        yield url
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh folder on each kind of storage."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/{tmp_path.name}-{time.monotonic_ns()}"
+    return str(tmp_path / "set") if request.param == "local" else f"memory://{tmp_path}"
+
+
+def test_what_was_written_is_read_back(place: str) -> None:
+    url = storage.join(place, "a", "b.bin")
+    storage.write_bytes(url, b"0123456789")
+    assert storage.exists(url)
+    assert storage.read_bytes(url) == b"0123456789"
+    assert storage.read_bytes(url, 2, 5) == b"234"
+    assert storage.read_bytes(url, start=8) == b"89"
+    with storage.open_read(url) as file:
+        file.seek(4)
+        assert file.read(2) == b"45"
+
+
+def test_a_listing_names_files_and_folders_and_sizes_only_files(place: str) -> None:
+    storage.write_bytes(storage.join(place, "b.bin"), b"12")
+    storage.write_bytes(storage.join(place, "a", "c.bin"), b"3")
+    assert storage.listdir(place) == ["a", "b.bin"]
+    assert storage.sizes(place) == {"b.bin": 2}
+
+
+def test_a_missing_folder_lists_as_empty(place: str) -> None:
+    assert storage.listdir(storage.join(place, "nowhere")) == []
+
+
+def test_many_files_are_read_at_once_and_missing_ones_left_out(place: str) -> None:
+    urls = [storage.join(place, f"{i}.txt") for i in range(3)]
+    for url in urls[:2]:
+        storage.write_bytes(url, url.encode())
+    assert storage.read_many(urls) == {url: url.encode() for url in urls[:2]}
+    assert storage.read_many(urls[:1]) == {urls[0]: urls[0].encode()}
+
+
+def test_a_published_file_equals_its_source_which_stays(place: str, tmp_path: Path) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(os.urandom(3 << 20))
+    storage.publish(source, storage.join(place, "x.bin"))
+    assert storage.read_bytes(storage.join(place, "x.bin")) == source.read_bytes()
+    storage.fetch(storage.join(place, "x.bin"), tmp_path / "copy.bin")
+    assert (tmp_path / "copy.bin").read_bytes() == source.read_bytes()
+
+
+def test_removing_twice_is_no_error(place: str) -> None:
+    url = storage.join(place, "x")
+    storage.write_bytes(url, b"1")
+    storage.remove(url)
+    storage.remove(url)
+    assert not storage.exists(url)
+
+
+def test_removing_a_folder_takes_all_in_it(place: str) -> None:
+    storage.write_bytes(storage.join(place, "deep", "x"), b"1")
+    storage.remove(storage.join(place, "deep"), recursive=True)
+    assert storage.listdir(place) == []
+
+
+def test_a_missing_file_is_told_in_one_sentence(place: str) -> None:
+    with pytest.raises(storage.MissingError, match=r"cannot read .*nothing.bin: it is not there") as caught:
+        storage.read_bytes(storage.join(place, "nothing.bin"))
+    assert isinstance(caught.value, UserError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_writer_is_seen_after_a_listing(bucket: str) -> None:
+    place = storage.join(bucket, "fresh")
+    storage.write_bytes(storage.join(place, "a"), b"1")
+    assert storage.listdir(place) == ["a"]
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=storage._options["endpoint_url"])
+    client.put_object(Bucket="bucket", Key="fresh/b", Body=b"22")
+    assert storage.listdir(place) == ["a", "b"]
+    assert storage.sizes(place)["b"] == 2
+    assert storage.exists(storage.join(place, "b"))
+
+
+def filesystem(url: str) -> Any:
+    """The very instance that storage uses for a URL."""
+    return fsspec.core.url_to_fs(url, use_listings_cache=False, **storage._options)[0]
+
+
+@pytest.mark.fault
+def test_an_exception_in_mid_upload_publishes_nothing(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, url = tmp_path / "big.bin", storage.join(bucket, "big.bin")
+    source.write_bytes(bytes(11 << 20))
+    storage.write_bytes(url, b"old")
+    fs, sent = filesystem(url), []
+    call = fs._call_s3
+
+    async def fail_on_second_part(method: str, *args: object, **kwargs: object) -> object:
+        sent.append(method)
+        if sent.count("upload_part") == 2:
+            raise RuntimeError("the wire is cut")
+        return await call(method, *args, **kwargs)
+
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)  # noqa: ARG005
+    with monkeypatch.context() as cut, pytest.raises(RuntimeError, match="wire"):
+        cut.setattr(fs, "_call_s3", fail_on_second_part)
+        storage.publish(source, url)
+    assert sent[:2] == ["create_multipart_upload", "upload_part"]
+    assert storage.read_bytes(url) == b"old"
+    assert fs.list_multipart_uploads("bucket") == []
+    storage.publish(source, url)
+    assert storage.sizes(bucket)["big.bin"] == 11 << 20
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("arrived", [b"1234", b"123"])
+def test_an_upload_whose_answer_was_lost_succeeds_if_the_bytes_are_there(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, arrived: bytes
+) -> None:
+    url = storage.join(bucket, "lost.bin")
+    storage.write_bytes(url, arrived)
+
+    def retried(*_: object) -> None:
+        raise FileNotFoundError("NoSuchUpload")
+
+    monkeypatch.setattr(filesystem(url), "pipe_file", retried)
+    if arrived == b"1234":
+        storage.write_bytes(url, b"1234")
+    else:
+        with pytest.raises(UserError):
+            storage.write_bytes(url, b"1234")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_missing_bucket_is_one_sentence_and_is_not_made() -> None:
+    storage.makedirs("s3://typing-error/x")
+    with pytest.raises(UserError, match=r"cannot write s3://typing-error/x/y.*bucket"):
+        storage.write_bytes("s3://typing-error/x/y", b"1")
+    assert not storage.exists("s3://typing-error")
+
+
+def test_no_credentials_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(storage, "_options", {**storage._options, "skip_instance_cache": True})
+    with pytest.raises(UserError, match=r"cannot write .*credentials"):
+        storage.write_bytes(storage.join(bucket, "x"), b"1")
+
+
+def test_an_unknown_scheme_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"cannot read foo://a/b: Protocol not known: foo"):
+        storage.read_bytes("foo://a/b")
+
+
+@pytest.mark.fault
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="no space left"):
+        storage.write_bytes(str(tmp_path / "x"), b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.fault
+def test_a_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:  # who may do everything must first become nobody
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*x: Permission denied; choose a place that you may write"):
+            storage.write_bytes(str(tmp_path / "x"), b"1")
+    finally:
+        if root:
+            os.seteuid(0)
+        tmp_path.chmod(0o755)
+
+
+def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot write"):
+        storage.write_bytes(str(tmp_path / "x" / "y"), b"1")
+
+
+@pytest.mark.fault
+def test_what_a_killed_writer_left_is_hidden_and_swept_when_old(tmp_path: Path) -> None:
+    old, new = tmp_path / ".x.1-ab.part", tmp_path / ".y.1-ab.part"
+    old.write_bytes(b"half"), new.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert storage.listdir(str(tmp_path)) == []
+    assert storage.sweep(str(tmp_path)) == 1
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_paths_are_local_with_or_without_a_file_scheme(tmp_path: Path) -> None:
+    storage.write_bytes(f"file://{tmp_path}/x", b"1")
+    assert storage.read_bytes(f"{tmp_path}/x") == b"1"
+    assert storage.is_local("runs") and storage.is_local("/runs") and not storage.is_local("s3://runs")
+    assert storage.local_path("~/x") == Path.home() / "x"
+    assert storage.join("/", "a") == "/a" and storage.join("s3://b/", "c/", "d") == "s3://b/c/d"
