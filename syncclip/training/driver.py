@@ -17,7 +17,7 @@ from syncclip.settings import UserError
 from syncclip.training.loop import DivergedError, TrainJob, run
 from syncclip.training.metrics import last_line
 from syncclip.training.runs import METRICS, RunFolder, RunRecord, say
-from syncclip.training.settings import TrainingSettings
+from syncclip.training.settings import TrainingSettings, check_shared
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
 """(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
@@ -43,13 +43,12 @@ def train_on_ray(
         cpus_per_worker: reserved for each worker.
 
     Raises:
-        UserError: the folder belongs to another recipe; more workers than the batch has pictures, than the cluster
+        UserError: the folder belongs to another recipe; a batch that can't be shared out; more workers than the cluster
             has CPUs, or, with `device: cuda`, than it has GPUs; or the loop met a user's mistake.
         DivergedError: a loss is not finite.
     """
     json.dumps(spec)  # only plain data may travel
-    if settings.workers > settings.batch:
-        raise UserError(f"training.workers is {settings.workers}, more than training.batch ({settings.batch})")
+    check_shared(settings.batch, settings.workers)
     before = folder.open()
     if before is not None and folder.finished(before):
         say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,26 +27,11 @@ from syncclip.settings import UserError
 from syncclip.training.calibration import calibration_error
 from syncclip.training.determinism import pinned
 
+if TYPE_CHECKING:
+    from syncclip.methods import Method
+    from syncclip.shards.reader import ImageSet
+
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
-
-
-class Classifier(Protocol):
-    """The part of a `Method` that evaluation needs."""
-
-    def text_features(self) -> Tensor: ...
-
-    def logits(self, images: Tensor, domains: Tensor | None = None, text: Tensor | None = None) -> Tensor: ...
-
-
-class Pictures(Protocol):
-    """The part of a split that evaluation needs."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]: ...
-
-    def image(self, row: int) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
@@ -75,18 +60,16 @@ class Predictions:
 
 
 def predict(
-    method: Classifier,
-    pictures: Pictures,
-    base: int,
+    method: Method,
+    pictures: ImageSet,
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     threads: int = 1,
-    device: torch.device | str = "cpu",
 ) -> Predictions:
     """Run the method once over all pictures; texts are encoded once.
 
     Args:
-        method: with C classes, the first `base` of which are the base half.
+        method: on the device to be used.
         pictures: at least one.
         transform: the backbone's evaluation transform, picture -> (3, H, W).
         batch: pictures a forward pass; may change the last bits of a confidence.
@@ -97,16 +80,23 @@ def predict(
     """
     if len(pictures) == 0:
         raise UserError("the split holds no pictures, so there is nothing to evaluate; add some or choose another")
+    labels = torch.from_numpy(np.array(pictures.labels, np.int64))
     found: list[tuple[Tensor, ...]] = []
-    labels = torch.from_numpy(np.asarray(pictures.labels, np.int64))
-    with pinned(threads), torch.inference_mode():
-        text = method.text_features()
+    training = method.training
+    method.eval()
+    with pinned(threads), torch.no_grad():
         for rows, images in _batches(pictures, transform, batch):
-            logits = method.logits(images.to(device), text=text).double().cpu()
-            found.append(_choose(logits, labels[rows], base))
+            logits = method.logits(images.to(method.clip.device)).double().cpu()
+            found.append(_choose(logits, labels[rows], method.base))
+    method.train(training)
     half, opened, half_confidence, open_confidence = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     return Predictions(
-        np.arange(len(labels), dtype=np.int64), labels.numpy(), half, opened, half_confidence, open_confidence
+        row=np.arange(len(labels), dtype=np.int64),
+        label=labels.numpy(),
+        half_prediction=half,
+        open_prediction=opened,
+        half_confidence=half_confidence,
+        open_confidence=open_confidence,
     )
 
 
@@ -147,19 +137,16 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 
 
 def evaluate_method(
-    method: Classifier,
-    pictures: Pictures,
-    classnames: Sequence[str],
-    base: int,
+    method: Method,
+    pictures: ImageSet,
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     bins: int = 15,
     threads: int = 1,
-    device: torch.device | str = "cpu",
 ) -> tuple[dict[str, Any], Predictions]:
     """`predict` and `results` in one call."""
-    predictions = predict(method, pictures, base, transform, batch, threads, device)
-    return results(predictions, classnames, base, bins), predictions
+    predictions = predict(method, pictures, transform, batch, threads)
+    return results(predictions, method.classnames, method.base, bins), predictions
 
 
 def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
@@ -188,7 +175,7 @@ def _choose(logits: Tensor, labels: Tensor, base: int) -> tuple[Tensor, Tensor, 
 
 
 def _batches(
-    pictures: Pictures, transform: Callable[[Image.Image], Tensor], size: int
+    pictures: ImageSet, transform: Callable[[Image.Image], Tensor], size: int
 ) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows with their (B, 3, H, W) pictures; the next batch is decoded while the last one is used."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import safetensors.torch
 import torch
@@ -113,13 +113,14 @@ class Ledger:
         state = Checkpoint(done, dict(learnable), momentum, self._record.workers, self._seconds())
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
 
-    def finish(self, learnable: Mapping[str, Parameter]) -> None:
+    def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:
         """Write the prompts and, last, that the run is finished."""
         self._metrics.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
         storage.write_bytes(self._run.path(PROMPTS), safetensors.torch.save(tensors))
         self._record.status, self._record.steps = "finished", self._record.total_steps
         self._record.seconds = self._seconds()
+        self._record.notes.extend(notes)
         self._run.write(self._record)
 
     def close(self) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -21,24 +19,11 @@ from syncclip.training.determinism import pinned
 from syncclip.training.ledger import Ledger, Listener, open_run
 from syncclip.training.runs import PROMPTS, RunFolder, RunRecord
 from syncclip.training.schedule import learning_rate, position
-from syncclip.training.settings import TrainingSettings
+from syncclip.training.settings import TrainingSettings, check_shared
 
-
-class Learner(Protocol):
-    """The part of a `Method` that training needs: an `nn.Module` with a loss."""
-
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
-
-    def loss(self, batch: Any) -> dict[str, Tensor]: ...
-
-
-class Stream(Protocol):
-    """The part of a `MixedStream` that training needs; made for one rank."""
-
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    def batch(self, epoch: int, step: int) -> Any: ...
+if TYPE_CHECKING:  # they bring open_clip along, seconds that only those who build a job need spend
+    from syncclip.methods import Method
+    from syncclip.shards.stream import Batch, MixedStream
 
 
 class DivergedError(UserError):
@@ -53,14 +38,14 @@ class TrainJob:
         run: where the results go.
         method: its parameters that require gradients are learned; the builder has seeded them
             (rank 0's are sent to the others).
-        stream: this rank's share of every batch; None for a method that learns nothing.
+        stream: this rank's part of every batch; None for a method that learns nothing.
         settings: of the training.
         rate: the method's learning rate after the warm-up.
     """
 
     run: RunFolder
-    method: Learner
-    stream: Stream | None
+    method: Method
+    stream: MixedStream | None
     settings: TrainingSettings
     rate: float
 
@@ -72,11 +57,10 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     `prompts.safetensors` and `metrics.jsonl` as an unbroken run (on CPU, with the same versions and `threads`). At
     most the steps since the last checkpoint are made again.
 
-    With several ranks each takes its share of every global batch and the gradients are added up, weighted so that
-    the result is the mean over the global batch: for losses that are means over pictures (the cross entropies) this
-    is what one rank computes, up to the order of summation. Losses that look across the pictures of a batch do so
-    within a rank's share: alignment's hardest negative is searched among `batch / workers` pictures, so SYNC-CLIP's
-    alignment term depends a little on the number of workers.
+    With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
+    that are means over pictures (the cross entropies) this is what one rank computes, up to the order of summation.
+    Losses that look across the pictures of a batch do so within a rank's part: alignment's hardest negative is
+    searched among `batch / workers` pictures, so SYNC-CLIP's alignment term depends a little on the number of workers.
 
     Args:
         job: what to train on what.
@@ -91,71 +75,82 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         DivergedError: a loss is not finite; the step is not made, checkpoints before it stay.
     """
     settings = job.settings
-    if world_size > settings.batch:
-        raise UserError(
-            f"{world_size} workers cannot share a batch of {settings.batch}; use at most {settings.batch} workers "
-            "or a larger training.batch"
-        )
+    check_shared(settings.batch, world_size)
+    job.method.to(_device(settings))
     with pinned(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
         record, state = ranks.from_first(rank, world_size, lambda: open_run(job.run, learnable, total, world_size))
         if state is None:
             return record
-        optimizer = _optimizer(job, learnable)
-        _restore(learnable, optimizer, state)
         ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
         try:
-            for step in range(state.step, total):
-                _step(job, learnable, optimizer, step, rank, world_size, ledger)
+            if state.step < total:
+                _train(job, learnable, state, rank, world_size, ledger)
             if ledger is not None:
-                ledger.finish(learnable)
+                ledger.finish(learnable, _replaced(job.stream))
         finally:
             if ledger is not None:
                 ledger.close()
     return record
 
 
-def _step(
+def _train(
     job: TrainJob,
     learnable: dict[str, Parameter],
-    optimizer: torch.optim.Optimizer | None,
-    step: int,
+    state: Checkpoint,
     rank: int,
     world_size: int,
     ledger: Ledger | None,
 ) -> None:
+    """All steps from `state` to the end."""
     settings, stream = job.settings, job.stream
-    assert stream is not None and optimizer is not None
-    epoch, within = position(step, stream.steps_per_epoch)
-    rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    # Whatever a method draws is then a function of the step too, and no checkpoint need hold a generator's state.
-    torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
-    batch = _moved(stream.batch(epoch, within), next(iter(learnable.values())).device)
-    optimizer.zero_grad(set_to_none=True)
-    share = ranks.share(rank, world_size, settings.batch)
-    losses = {name: value * share for name, value in job.method.loss(batch).items()}
-    losses["total"].backward()  # type: ignore[no-untyped-call]
-    values = ranks.add_up(list(learnable.values()), losses, world_size)
-    _check_finite(values, step + 1, epoch)
-    optimizer.step()
-    if ledger is not None:
-        ledger.log(step + 1, epoch, rate, values)
-        ledger.save(step + 1, learnable, optimizer)
-
-
-def _optimizer(job: TrainJob, learnable: dict[str, Parameter]) -> torch.optim.Optimizer | None:
-    """SGD as the published trainings use it; None where nothing is learned."""
-    if not learnable:
-        return None
-    return torch.optim.SGD(
-        learnable.values(), lr=job.rate, momentum=job.settings.momentum, weight_decay=job.settings.weight_decay
+    assert stream is not None
+    optimizer = torch.optim.SGD(
+        learnable.values(), lr=job.rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
+    _restore(learnable, optimizer, state)
+    epoch, within = position(state.step, stream.steps_per_epoch)
+    job.method.train()
+    batches = stream.batches(settings.epochs, epoch, within, threads=settings.ahead)
+    for step, (epoch, _, batch) in enumerate(batches, start=state.step):
+        rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # What a method draws is then a function of the step too, and no checkpoint need hold a generator's state.
+        torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
+        losses = _backward(job.method, optimizer, batch)
+        values = ranks.average(list(learnable.values()), losses, world_size)
+        _check_finite(values, step + 1, epoch)
+        optimizer.step()
+        if ledger is not None:
+            ledger.log(step + 1, epoch, rate, values)
+            ledger.save(step + 1, learnable, optimizer)
 
 
-def load_prompts(run_url: str, method: Learner) -> None:
+def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
+    device = next(method.parameters()).device
+    optimizer.zero_grad(set_to_none=True)
+    losses = method.loss(batch.to(device))
+    losses["total"].backward()  # type: ignore[no-untyped-call]
+    return losses
+
+
+def _device(settings: TrainingSettings) -> torch.device:
+    there = torch.cuda.is_available()
+    if settings.device == "cuda" and not there:
+        raise UserError("training.device is cuda, but torch finds no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if settings.device != "cpu" and there else "cpu")
+
+
+def _replaced(stream: MixedStream | None) -> list[str]:
+    """A note on pictures that could not be read, if there were any."""
+    names = stream.corruption.names if stream is not None else {}
+    some = ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return [f"{len(names)} unreadable picture(s) were replaced by others of their class: {some}"] if names else []
+
+
+def load_prompts(run_url: str, method: Method) -> None:
     """Put the prompts of a finished run into a method built from the same recipe.
 
     Raises:
@@ -190,11 +185,3 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
                 f"training stopped in step {step} (epoch {epoch + 1}): loss '{name}' is {losses[name]}; lower the "
                 "method's learning_rate or its loss weights"
             )
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if device.type == "cpu":
-        return batch
-    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
-    moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(batch, **moved)

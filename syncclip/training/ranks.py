@@ -13,11 +13,6 @@ from torch.nn import Parameter
 T = TypeVar("T")
 
 
-def share(rank: int, world_size: int, batch: int) -> float:
-    """The share of a global batch that a rank holds when it takes positions rank, rank + world_size, ..."""
-    return len(range(rank, batch, world_size)) / batch
-
-
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
     """What rank 0 computes, on every rank; an exception there is raised everywhere, so that none waits for ever."""
     if world_size == 1:
@@ -34,11 +29,11 @@ def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
     return found[0]  # type: ignore[return-value]
 
 
-def add_up(parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int) -> dict[str, float]:
-    """Replace each gradient by its sum over the ranks, and return the losses' sums; one message for all of it.
+def average(parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int) -> dict[str, float]:
+    """Replace each gradient by its mean over the ranks, and return the losses' means; one message for all of it.
 
-    Every rank has weighted its losses by its `share` before, so the sums are means over the global batch. A parameter
-    that has no gradient on any rank keeps none: SGD then leaves it alone, its decay included.
+    Ranks have equal parts of a batch, so these are means over the global batch. A parameter that has no gradient on
+    any rank keeps none: SGD then leaves it alone, its decay included.
     """
     if world_size == 1:
         return {name: value.item() for name, value in losses.items()}
@@ -47,6 +42,7 @@ def add_up(parameters: Sequence[Parameter], losses: dict[str, Tensor], world_siz
     values = torch.stack([value.detach().float() for value in losses.values()])
     flat = torch.cat([piece.float().flatten() for piece in pieces] + [present.to(values.device), values])
     dist.all_reduce(flat)
+    flat /= world_size
     *sums, present, values = torch.split(flat, [p.numel() for p in parameters] + [len(parameters), len(losses)])
     for parameter, total, somewhere in zip(parameters, sums, present.tolist(), strict=True):
         parameter.grad = total.view_as(parameter).to(parameter.dtype) if somewhere else None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from syncclip.settings import Settings
+from syncclip.settings import Settings, UserError
 
 
 class TrainingSettings(Settings):
@@ -30,9 +30,10 @@ class TrainingSettings(Settings):
     workers: int = Field(1, ge=1)  # ranks that share every batch
     threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    window: int = Field(8, ge=1)  # shards that a stretch of the stream draws from
-    cache_images: int = Field(1 << 30, ge=0)  # bytes of decoded pictures that may be kept in memory
-    corrupt_limit: int = Field(10, ge=0)  # unreadable pictures that are skipped before training stops
+    window: int | None = Field(None, ge=1)  # synthetic shards that a step draws from; None: all of the set
+    cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded pictures that may be kept in memory
+    ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches
+    corrupt_limit: int = Field(16, ge=0)  # unreadable pictures that are replaced by others before training stops
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
     checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
@@ -45,12 +46,22 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"scale is [{low}, {high}], but must hold two shares of a picture, 0 < smaller <= larger <= 1"
             )
-        if self.workers > self.batch:
-            raise ValueError(
-                f"{self.workers} workers cannot share a batch of {self.batch}; use at most {self.batch} workers "
-                "or a larger training.batch"
-            )
+        check_shared(self.batch, self.workers)
         return self
+
+
+def check_shared(batch: int, workers: int) -> None:
+    """Refuse a number of workers that cannot take equal parts of a batch.
+
+    Raises:
+        UserError: more workers than pictures, or parts of different size.
+    """
+    if batch % workers:
+        fitting = max(n for n in range(1, workers) if batch % n == 0)
+        raise UserError(
+            f"training.workers is {workers}, but a batch of {batch} cannot be shared out evenly to so many; "
+            f"use {fitting} worker(s), or a training.batch that is a multiple of {workers}"
+        )
 
 
 class EvaluationSettings(Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syncclip.shards.images import Corruption
 from syncclip.training.loop import TrainJob
 from syncclip.training.runs import RunFolder
 from syncclip.training.settings import TrainingSettings
@@ -22,7 +24,9 @@ CLASSES, PIXELS, STEPS_PER_EPOCH = 4, 6, 5
 class FakeBatch:
     images: Tensor
     labels: Tensor
-    sizes: tuple[int, int, int]
+
+    def to(self, device: torch.device) -> FakeBatch:
+        return FakeBatch(self.images.to(device), self.labels.to(device))
 
 
 class FakeStream:
@@ -33,6 +37,7 @@ class FakeStream:
     def __init__(self, batch: int, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.rank, self.world_size = batch, rank, world_size
         self.asked: list[tuple[int, int]] = []
+        self.corruption = Corruption(0)
 
     def batch(self, epoch: int, step: int) -> FakeBatch:
         self.asked.append((epoch, step))
@@ -40,7 +45,11 @@ class FakeStream:
         images = torch.randn(self.size, PIXELS, generator=generator)
         labels = torch.randint(CLASSES, (self.size,), generator=generator)
         mine = slice(self.rank, None, self.world_size)
-        return FakeBatch(images[mine], labels[mine], (len(labels[mine]), 0, 0))
+        return FakeBatch(images[mine], labels[mine])
+
+    def batches(self, epochs: int, epoch: int, step: int, threads: int) -> Iterator[tuple[int, int, FakeBatch]]:  # noqa: ARG002
+        for place in range(epoch * STEPS_PER_EPOCH + step, epochs * STEPS_PER_EPOCH):
+            yield *divmod(place, STEPS_PER_EPOCH), self.batch(*divmod(place, STEPS_PER_EPOCH))
 
 
 class FakeMethod(nn.Module):

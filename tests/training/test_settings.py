@@ -6,7 +6,9 @@ from syncclip.training.settings import TrainingSettings
 
 
 def test_more_workers_than_pictures_in_a_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="5 workers cannot share a batch of 4; use at most 4 workers"):
+    with pytest.raises(
+        ValueError, match=r"workers is 5, but a batch of 4 cannot be shared out evenly to so many; use 4 worker"
+    ):
         TrainingSettings(workers=5, batch=4)
 
 
