@@ -1,0 +1,1 @@
+"""The frozen backbone (open_clip) and the one place where prompts enter its two towers."""

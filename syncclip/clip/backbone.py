@@ -1,0 +1,132 @@
+"""Loading a frozen CLIP: the embedded one, a folder, or any name that open_clip knows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+from PIL import Image
+from torch import Tensor, nn
+
+from syncclip.embedded import folder
+from syncclip.settings import Settings, UserError
+
+EMBEDDED = "icons"
+SCHEMAS = ("local-dir:", "hf-hub:")
+
+
+class BackboneSettings(Settings):
+    """Section `backbone` of a recipe.
+
+    `name` is "icons" (embedded), a folder in open_clip's own layout, "hf-hub:owner/name", or an open_clip model such as
+    "ViT-B-16"; only the last needs `pretrained`, a tag of open_clip or the path of a weights file.
+    """
+
+    name: str = EMBEDDED
+    pretrained: str | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the towers run under autocast; prompts and losses stay in fp32
+    checkpoint_activations: bool = False  # compute each block twice and keep less: memory for time
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen CLIP with what belongs to it.
+
+    Attributes:
+        model: open_clip's model, in evaluation mode, no parameter asks for a gradient.
+        tokenizer: texts -> (n, context) token ids; takes `context_length`.
+        preprocess: PIL picture -> (3, image_size, image_size), as at evaluation.
+        mean, std: of the three channels, on a scale from 0 to 1.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: Callable[..., Tensor]
+    preprocess: Callable[[Image.Image], Tensor]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    image_size: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_activations: bool = False
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before the softmax."""
+        scale: Any = self.model.logit_scale
+        return float(scale.exp())
+
+
+def load_backbone(settings: BackboneSettings) -> Backbone:
+    """Load a CLIP on the CPU.
+
+    Raises:
+        UserError: the name or tag is unknown, or the weights are neither here nor to be had.
+    """
+    name = _source(settings)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=settings.pretrained, require_pretrained=True, force_quick_gelu=_quick_gelu(settings)
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # whatever stands between us and the weights, the remedy is the same
+        reason = str(error).strip().partition("\n")[0][:200]
+        weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
+        raise UserError(
+            f"backbone.name: '{settings.name}'{weights} could not be loaded ({reason}); check the name and "
+            f"the network, or use the embedded '{EMBEDDED}'"
+        ) from error
+    config: dict[str, Any] = model.visual.preprocess_cfg
+    size = config["size"] if isinstance(config["size"], int) else config["size"][0]
+    return Backbone(
+        name=settings.name,
+        model=model.eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        preprocess=preprocess,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        image_size=size,
+        precision=settings.precision,
+        checkpoint_activations=settings.checkpoint_activations,
+    )
+
+
+def _source(settings: BackboneSettings) -> str:
+    """The name by which open_clip finds the model; refuses what cannot be found before anything is fetched."""
+    name = settings.name
+    if name == EMBEDDED:
+        return _local(folder("icons/clip"), "run `make icons` to build it, or install the package anew")
+    if name.startswith("local-dir:") or Path(name).is_dir():
+        return _local(Path(name.removeprefix("local-dir:")), "name a folder with open_clip_config.json and weights")
+    if name.startswith(SCHEMAS):
+        return name
+    known = open_clip.list_models()
+    if name.replace("/", "-") not in known:
+        close = difflib.get_close_matches(name, [EMBEDDED, *known], n=1, cutoff=0.3) or [EMBEDDED]
+        raise UserError(
+            f"backbone.name: no CLIP is called '{name}'; did you mean '{close[0]}'? "
+            f"Known are '{EMBEDDED}', a folder, 'hf-hub:owner/name' and open_clip's models"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
+    if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
+        wrong = (
+            f"'{settings.pretrained}' is neither a tag of {name} nor a file" if settings.pretrained else "is not set"
+        )
+        choice = f"choose of {', '.join(tags)}" if tags else "name a file, as none are published"
+        raise UserError(f"backbone.pretrained: {wrong}; {choice}")
+    return name
+
+
+def _quick_gelu(settings: BackboneSettings) -> bool:
+    """Whether the weights were made with QuickGELU, as OpenAI's were: open_clip only warns where the model has GELU."""
+    published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")
+    return bool(published.get("quick_gelu", False))
+
+
+def _local(path: Path, remedy: str) -> str:
+    if not (path / "open_clip_config.json").is_file():
+        raise UserError(f"backbone.name: there is no CLIP in {path}; {remedy}")
+    return f"local-dir:{path}"

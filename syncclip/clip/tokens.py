@@ -1,0 +1,111 @@
+"""Texts with free places: class names as token embeddings, and where learned vectors enter among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+# A phrase gives the starting values of at most so many learned tokens; longer contexts start at random. The published
+# code of the CoOp family does it so, and published numbers depend on it.
+PHRASE_TOKENS = 4
+
+Position = Literal["end", "middle", "front"]
+
+
+class PromptTokens(nn.Module):
+    """Embedded texts, cut to the shortest context that holds every end token.
+
+    A module without parameters, so that it moves to a device with the method that owns it; absent from its state dict.
+
+    Attributes:
+        ids: (C, L) token ids.
+        embeddings: (C, L, width) without positions.
+        read: (C,) where the tower's output is read, the end token.
+        slots: (C, n) positions that learned vectors take.
+        shared: so many first tokens are the same in all texts and end before every read position; all slots lie
+            among them, or it is 0. A causal tower runs over them once, not once a class.
+        initial: (n, width) the words that the slots held, where they shall start as words; else None.
+    """
+
+    ids: Tensor
+    embeddings: Tensor
+    read: Tensor
+    slots: Tensor
+
+    def __init__(
+        self, ids: Tensor, embeddings: Tensor, read: Tensor, slots: Tensor, shared: int, initial: Tensor | None
+    ) -> None:
+        super().__init__()
+        for name, value in {"ids": ids, "embeddings": embeddings, "read": read, "slots": slots}.items():
+            self.register_buffer(name, value, persistent=False)
+        self.shared = shared
+        self.initial = initial
+
+
+def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
+    """The sentence "<phrase> <name>." of every class; n times "X" in place of a phrase that gives no values."""
+    prefix = phrase if phrase and n <= PHRASE_TOKENS else " ".join(["X"] * n)
+    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
+
+
+def spoken(classname: str) -> str:
+    """A class name as it stands in a sentence."""
+    return classname.replace("_", " ")
+
+
+def tokenize(
+    tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token ids (C, context) and the positions (C,) of the end tokens.
+
+    Args:
+        end: id of the end token; None where it is the largest id, as in CLIP.
+
+    Raises:
+        ValueError: a text does not fit the context. (Tokenizers would cut it in silence, and with it the class name.)
+    """
+    ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits shows what would be cut
+    ends = ids.argmax(dim=-1) if end is None else (ids == end).int().argmax(dim=-1)
+    if int(ends.max()) >= context:
+        worst = texts[int(ends.argmax())]
+        raise ValueError(
+            f"the text '{worst}' does not fit the {context} tokens of this CLIP's context; "
+            "use fewer text tokens, a shorter template or a shorter class name"
+        )
+    return ids[:, :context], ends
+
+
+def arrange(ids: Tensor, ends: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
+    """Move the name before, between or after the n free places.
+
+    Args:
+        ids: (C, L) [start][n places][name][.][end][padding].
+        ends: (C,) positions of the end tokens; the order of the words does not change them.
+
+    Returns:
+        The ids in their new order, and the positions (C, n) of the free places.
+    """
+    before = {"end": n, "middle": n // 2, "front": 0}[position]
+    places = torch.arange(1, n + 1)
+    slots = places.repeat(len(ids), 1)
+    if before == n:
+        return ids, slots
+    ids = ids.clone()
+    for row, slot, end in zip(ids, slots, ends.tolist(), strict=True):
+        name = row[1 + n : end - 1].clone()
+        after = 1 + before + len(name)
+        row[after : end - 1] = row[1 + before : 1 + n].clone()
+        row[1 + before : after] = name
+        slot[before:] += len(name)
+    return ids, slots
+
+
+def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
+    """How many first tokens all texts share, short of every read position; 0 if a slot lies beyond them."""
+    differs = (ids != ids[0]).any(dim=0).int()
+    length = int(differs.argmax()) if differs.any() else ids.shape[1]
+    length = min(length, int(read.min()))
+    return length if not slots.numel() or int(slots.max()) < length else 0

@@ -1,0 +1,91 @@
+"""Methods of prompt learning: one file each, listed here by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
+from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.zeroshot import ZeroShot
+from syncclip.settings import Settings, UserError
+
+__all__ = [
+    "METHODS",
+    "DataUse",
+    "Method",
+    "MethodSettings",
+    "MethodsSettings",
+    "TrainingBatch",
+    "build_method",
+    "find_method",
+]
+
+METHODS: dict[str, type[Method]] = {
+    "zeroshot": ZeroShot,
+    "ivlp": Ivlp,
+    "syncclip": SyncClip,
+}
+
+
+class MethodsSettings(Settings):
+    """Section `methods` of a recipe: each method's settings, so that a study can carry the values chosen for each."""
+
+    zeroshot: ZeroShot.Settings = ZeroShot.Settings()
+    ivlp: Ivlp.Settings = Ivlp.Settings()
+    syncclip: SyncClip.Settings = SyncClip.Settings()
+
+
+class Classes(Protocol):
+    """What a method needs to know of a benchmark."""
+
+    @property
+    def classnames(self) -> Sequence[str]: ...
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def base(self) -> Sequence[int]: ...
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
+        raise UserError(
+            f"training.method: no method is called '{name}'; did you mean '{close[0]}'? There are {', '.join(METHODS)}"
+        )
+    return METHODS[name]
+
+
+def build_method(
+    name: str, clip: PromptedClip, benchmark: Classes, settings: MethodSettings | None = None, seed: int | None = None
+) -> Method:
+    """A method with fresh prompts for the classes of a benchmark.
+
+    Args:
+        settings: of the method's own kind; None: its defaults.
+        seed: of the prompts' random start; None: torch's global generator goes on from where it is.
+
+    Raises:
+        UserError: unknown name, or a tower that cannot take prompts.
+        ValueError: the settings ask for more blocks or tokens than this CLIP has.
+    """
+    method = find_method(name)
+    settings = settings or method.Settings()
+    assert isinstance(settings, method.Settings), (name, type(settings))
+    assert list(benchmark.base) == list(range(len(benchmark.base))), "base classes come first"
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return method(clip, benchmark.classnames, len(benchmark.base), benchmark.template, settings)

@@ -1,0 +1,40 @@
+"""IVLP: independent prompts in both towers, the plain prompt baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.prompts import checked_depth, deep_prompts
+
+
+class Ivlp(Method):
+    """Independent vision-language prompting (the baseline of arXiv 2210.03117), on whatever pictures it is given."""
+
+    class Settings(MethodSettings):
+        visual_tokens: int = Field(4, ge=1)  # learned vectors among the image tokens of each prompted block
+        text_tokens: int = Field(4, ge=1)  # learned vectors among the text tokens of each prompted block
+        visual_depth: int | None = Field(None, ge=1)  # prompted blocks; None: 9, or all of a tower that has fewer
+        text_depth: int | None = Field(None, ge=1)
+        phrase: str = "a photo of a"  # the text prompt starts as its first words, if it has at most four tokens
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        visual_depth = checked_depth("visual_depth", settings.visual_depth, clip.vision_layers)
+        text_depth = checked_depth("text_depth", settings.text_depth, clip.text_layers)
+        self.tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+        self.text_prompts = deep_prompts(text_depth, settings.text_tokens, clip.text_width, self.tokens.initial)
+        self.vision_prompts = deep_prompts(visual_depth, settings.visual_tokens, clip.vision_width)
+
+    def text_features(self) -> Tensor:
+        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.clip.encode_images(images, list(self.vision_prompts))

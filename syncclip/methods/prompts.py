@@ -1,0 +1,35 @@
+"""Making the learnable vectors: how many, how deep, and where they start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+INITIAL_STD = 0.02
+DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
+
+
+def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = None) -> nn.ParameterList:
+    """One (tokens, width) prompt per block, drawn from torch's global generator.
+
+    Args:
+        first: (tokens, width) start of the input layer's prompt, such as the embeddings of words.
+    """
+    prompts = [INITIAL_STD * torch.randn(tokens, width) for _ in range(depth)]
+    if first is not None:
+        assert first.shape == prompts[0].shape, (first.shape, prompts[0].shape)
+        prompts[0] = first.detach().clone()
+    return nn.ParameterList(nn.Parameter(prompt) for prompt in prompts)
+
+
+def checked_depth(key: str, depth: int | None, layers: int) -> int:
+    """The number of prompted blocks; None stands for nine, or all of a tower that has fewer.
+
+    Raises:
+        ValueError: the tower has fewer blocks than asked for.
+    """
+    if depth is None:
+        return min(DEFAULT_DEPTH, layers)
+    if depth > layers:
+        raise ValueError(f"{key}: {depth} blocks shall have prompts, but this tower has {layers}; use at most {layers}")
+    return depth

@@ -1,0 +1,111 @@
+"""SYNC-CLIP: prompts of each domain beside shared ones, features of both domains aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import cross_entropy, relu
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import TrainingBatch
+from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.prompts import deep_prompts
+
+
+class SyncClip(Ivlp):
+    """SYNC-CLIP (arXiv 2312.03805): real and synthetic pictures have visual prompts of their own and share the rest.
+
+    Per prompted block, with R the real and S the synthetic prompt: real pictures see R, synthetic ones S followed by
+    R[k:]. So R[:k] is the real domain's, S the synthetic domain's, R[k:] shared. Text prompts serve both. Test
+    pictures are real.
+
+    Three losses: real pictures among base names; synthetic pictures, of base and of novel classes, among all names; and
+    the alignment of the domains.
+    """
+
+    class Settings(Ivlp.Settings):
+        domain_tokens: int = Field(2, ge=0)  # k, of the visual tokens
+        synthetic_weight: float = Field(0.4, ge=0)  # of both synthetic cross entropies
+        alignment_weight: float = Field(0.1, ge=0)
+
+        @model_validator(mode="after")
+        def _domain_within_visual(self) -> SyncClip.Settings:
+            if self.domain_tokens > self.visual_tokens:
+                raise ValueError(
+                    f"domain_tokens is {self.domain_tokens}, but there are only {self.visual_tokens} visual_tokens "
+                    "of which they are a part; lower the one or raise the other"
+                )
+            return self
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        self._weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
+        self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self._weights
+
+    def domain_prompts(self, domains: Tensor) -> list[Tensor]:
+        """Per block (B, N, width): each picture's prompts, by its domain."""
+        synthetic = domains.bool()[:, None, None]
+        return [
+            torch.where(synthetic, torch.cat([own, real[len(own) :]]), real)
+            for real, own in zip(self.vision_prompts, self.synthetic_prompts, strict=True)
+        ]
+
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        if domains is None:
+            return super().image_features(images)
+        return self.clip.encode_images(images, self.domain_prompts(domains))
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        sizes = list(batch.sizes)
+        features = self.image_features(batch.images, batch.domains)  # of all groups in one pass
+        real, seen, novel = torch.split(features, sizes)
+        real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
+        text = self.text_features()
+        terms = {}
+        if len(real):
+            terms["real"] = cross_entropy(self.scores(real, text[: self.base]), real_labels)
+        if len(seen) or len(novel):
+            terms["synthetic"] = torch.stack(
+                [
+                    cross_entropy(self.scores(group, text), labels)
+                    for group, labels in ((seen, seen_labels), (novel, novel_labels))
+                    if len(labels)
+                ]
+            ).sum()
+        if len(real) and len(seen):
+            terms["alignment"] = alignment(real, seen, real_labels)
+        return terms
+
+
+def alignment(real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
+    """Pull each synthetic feature to its real partner, and nearer than the nearest real feature of another class.
+
+    With d the mean absolute difference, p = d(own partner) and q = d(nearest of another class): the mean of
+    max(0, p - q) + p. Where the batch holds no other class, q = p.
+
+    Args:
+        real, synthetic: (B, D) features, not normalised; row i of both shows the class labels[i].
+        labels: (B,) class ids.
+
+    Source: the feature alignment of arXiv 2312.03805, as its published code computes it (margin 0, hardest negative).
+    """
+    distance = distances(synthetic, real)
+    positive = distance.diagonal()
+    other = labels[:, None] != labels
+    nearest = distance.masked_fill(~other, torch.inf).amin(dim=1)
+    negative = torch.where(other.any(dim=1), nearest, positive)
+    return (relu(positive - negative) + positive).mean()
+
+
+def distances(synthetic: Tensor, real: Tensor) -> Tensor:
+    """(B, B) mean absolute differences; row: synthetic, column: real."""
+    return (synthetic[:, None] - real).abs().mean(dim=-1)

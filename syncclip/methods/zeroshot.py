@@ -1,0 +1,38 @@
+"""Zero-shot CLIP: hand-written sentences, nothing learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import PromptTokens, spoken
+from syncclip.methods.base import Method, MethodSettings
+
+
+class ZeroShot(Method):
+    """CLIP (arXiv 2103.00020): a picture's class is the one whose sentence is nearest."""
+
+    data = ()
+
+    class Settings(MethodSettings):
+        templates: tuple[str, ...] | None = Field(None, min_length=1)  # an ensemble; None: the benchmark's own template
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        names = [spoken(name) for name in classnames]
+        self.sentences = nn.ModuleList(
+            clip.texts([template.format(name) for name in names]) for template in settings.templates or (template,)
+        )
+
+    def text_features(self) -> Tensor:
+        """The mean direction of each class's sentences."""
+        each = [normalize(self.clip.encode_text(cast(PromptTokens, texts)), dim=-1) for texts in self.sentences]
+        return normalize(torch.stack(each).mean(dim=0), dim=-1)

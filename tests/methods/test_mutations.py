@@ -1,0 +1,123 @@
+"""The parity checks notice mistakes: each is planted, and must be caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from syncclip.clip import prompted
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import syncclip
+from syncclip.methods.base import Method
+from syncclip.methods.syncclip import SyncClip
+from tests.methods import parity
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def loss_weight(patch: pytest.MonkeyPatch) -> None:
+    """Synthetic cross entropies as a mean over 2B pictures instead of a sum of two means."""
+    right = SyncClip.terms
+    halved = {"synthetic": 0.5}
+    patch.setattr(SyncClip, "terms", lambda s, b: {n: halved.get(n, 1.0) * t for n, t in right(s, b).items()})
+
+
+def swapped_weights(patch: pytest.MonkeyPatch) -> None:
+    right = SyncClip.weights.fget
+    assert right is not None
+    patch.setattr(
+        SyncClip,
+        "weights",
+        property(lambda s: dict(zip(("alignment", "synthetic"), right(s).values(), strict=True))),
+    )
+
+
+def token_position(patch: pytest.MonkeyPatch) -> None:
+    """Learned text tokens land one place too early, the first on the start token."""
+    right = prompted._place
+    patch.setattr(prompted, "_place", lambda x, vectors, slots: right(x, vectors, slots - 1))
+
+
+def read_position(patch: pytest.MonkeyPatch) -> None:
+    """The text feature is read one token before the end."""
+    right = PromptedClip.encode_text
+
+    def wrong(clip: PromptedClip, tokens: prompted.PromptTokens, prompts: list[Tensor]) -> Tensor:
+        patch.setattr(tokens, "read", tokens.read - 1)
+        patch.setattr(tokens, "shared", 0)
+        return right(clip, tokens, prompts)
+
+    patch.setattr(PromptedClip, "encode_text", wrong)
+
+
+def domain_position(patch: pytest.MonkeyPatch) -> None:
+    """The synthetic prompt takes the place of the last tokens instead of the first."""
+
+    def wrong(method: SyncClip, domains: Tensor) -> list[Tensor]:
+        synthetic = domains.bool()[:, None, None]
+        pairs = zip(method.vision_prompts, method.synthetic_prompts, strict=True)
+        return [torch.where(synthetic, torch.cat([real[: len(real) - len(own)], own]), real) for real, own in pairs]
+
+    patch.setattr(SyncClip, "domain_prompts", wrong)
+
+
+def missing_normalisation(patch: pytest.MonkeyPatch) -> None:
+    """Image features enter the scores at their own length."""
+    patch.setattr(Method, "scores", lambda s, images, text: s.clip.logit_scale * images @ text.T)
+
+
+def normalised_alignment(patch: pytest.MonkeyPatch) -> None:
+    right = syncclip.alignment
+    patch.setattr(syncclip, "alignment", lambda r, s, y: right(normalize(r, dim=-1), normalize(s, dim=-1), y))
+
+
+def detached_target(patch: pytest.MonkeyPatch) -> None:
+    """Real features as a fixed target: the loss is the same, only gradients tell."""
+    right = syncclip.alignment
+    patch.setattr(syncclip, "alignment", lambda r, s, y: right(r.detach(), s, y))
+
+
+def prompts_after_first_norm(patch: pytest.MonkeyPatch) -> None:
+    """Visual prompts of the input layer skip the tower's first layer norm."""
+    tower = parity.tiny_clip().vision
+    right, seen = tower.ln_pre.forward, len(tower.positional_embedding)
+    patch.setattr(tower.ln_pre, "forward", lambda x: torch.cat([right(x[:, :seen]), x[:, seen:]], dim=1))
+
+
+MISTAKES = [
+    loss_weight,
+    swapped_weights,
+    token_position,
+    read_position,
+    domain_position,
+    missing_normalisation,
+    normalised_alignment,
+    detached_target,
+    prompts_after_first_norm,
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_mistakes_all_is_well() -> None:
+    parity.check_syncclip(parity.load("synclip"))
+
+
+@pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
+def test_parity_catches_a_planted_mistake(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixture = parity.load("synclip")
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="differs by"):
+        parity.check_syncclip(fixture)
+
+
+def test_parity_catches_missing_weight_decay() -> None:
+    fixture = parity.load("synclip")
+    careless = parity.Fixture(fixture.name, fixture.tensors, {**fixture.info})
+    careless.info["optim"] = {**fixture.info["optim"], "weight_decay": 0.0}
+    parity.check_steps(fixture)
+    with pytest.raises(AssertionError, match="parameter differs by"):
+        parity.check_steps(careless)
