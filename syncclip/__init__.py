@@ -1,1 +1,47 @@
-"""syncclip: how much does synthetic data help CLIP recognise classes without real images?"""
+"""syncclip: how much does synthetic data help CLIP recognise classes without real images?
+
+The library is a few functions over a recipe, each of which the command of the same name calls:
+
+    from syncclip import Recipe, evaluate, plan, report, synthesise, train
+    from syncclip.study.run import study
+
+    recipe = Recipe.load("icons", ["training.method=syncclip"])
+    synthesise(recipe, "runs/set")
+    run = train(recipe.with_values({"training.synthetic": "runs/set"}), "runs/first")
+    print(run.results["hm"], evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from syncclip.jobs import Run, evaluate, plan, synthesise, train
+    from syncclip.recipe import Recipe
+    from syncclip.settings import UserError
+    from syncclip.study.report import report
+
+_HOMES = {
+    "Recipe": "recipe",
+    "Run": "jobs",
+    "UserError": "settings",
+    "evaluate": "jobs",
+    "plan": "jobs",
+    "report": "study.report",
+    "synthesise": "jobs",
+    "train": "jobs",
+}
+"""Where each name lives. They are imported at first use: torch and Ray take seconds, `syncclip --help` should not."""
+
+__all__ = ["Recipe", "Run", "UserError", "evaluate", "plan", "report", "synthesise", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,6 @@
+"""`python -m syncclip` is the command `syncclip`."""
+
+from syncclip.cli import main
+
+if __name__ == "__main__":
+    main()

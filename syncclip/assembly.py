@@ -1,0 +1,123 @@
+"""From a recipe to the built parts of a run: benchmark, frozen CLIP with its method, stream of batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from syncclip import storage
+from syncclip.benchmarks import Benchmark, load_benchmark
+from syncclip.clip.backbone import Backbone, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.transforms import TrainTransform
+from syncclip.methods import METHODS, Method, build_method
+from syncclip.recipe import Recipe, digest
+from syncclip.settings import UserError
+from syncclip.shards.layout import committed
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.stream import MixedStream
+from syncclip.synthesis.plan import Plan, read_plan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. The method is on its device, in evaluation mode, its prompts as they start."""
+
+    benchmark: Benchmark
+    backbone: Backbone
+    method: Method
+
+
+def assemble(recipe: Recipe) -> Parts:
+    """Load benchmark and backbone and build the method; the prompts' start depends on the training's seed.
+
+    Raises:
+        UserError: one of them is not there, or they do not fit each other.
+    """
+    storage.configure(recipe.storage.options)
+    benchmark = load_benchmark(recipe.benchmark)
+    backbone = load_backbone(recipe.backbone)
+    training = recipe.training
+    settings = getattr(recipe.methods, training.method)
+    method = build_method(training.method, PromptedClip(backbone), benchmark, settings, training.seed)
+    return Parts(benchmark, backbone, method.to(_device(training.device)).eval())
+
+
+def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
+    """This rank's batches; None for a method that learns nothing.
+
+    The few shots are drawn by `benchmark.seed`, or by the training's seed where none is given.
+    """
+    training = recipe.training
+    if not parts.method.data:
+        return None
+    seed = training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
+    synthetic = None
+    if learns_from_synthetic(recipe):
+        assert training.synthetic is not None, "jobs names the set before anything is built"
+        synthetic = ShardSet(training.synthetic)
+    return MixedStream(
+        parts.benchmark.split("train"),
+        synthetic,
+        transform=TrainTransform(parts.backbone, scale=training.scale, flip=training.flip),
+        batch=training.batch,
+        seed=training.seed,
+        base=parts.benchmark.base,
+        novel=parts.benchmark.novel,
+        data=training.data,
+        real_rows=np.asarray(parts.benchmark.few_shot(recipe.benchmark.shots, seed)),
+        images_per_class=training.images_per_class,
+        window=training.window,
+        rank=rank,
+        world_size=world_size,
+        corrupt_limit=training.corrupt_limit,
+        cache_images=training.cache_images,
+    )
+
+
+def learns_from_synthetic(recipe: Recipe) -> bool:
+    """Whether a run of this recipe reads the synthetic set."""
+    return bool(METHODS[recipe.training.method].data) and recipe.training.data != "real"
+
+
+def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
+    """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
+
+    The identity is a digest of all that decides those pictures; a set that grew since keeps the identity of its parts.
+
+    Raises:
+        UserError: the set is of other classes, holds too few pictures, or isn't finished that far.
+    """
+    plan = read_plan(url)
+    if plan is None:
+        raise UserError(f"{url}: no plan.json there; draw a set with `syncclip synth {recipe.name} --out {url}`")
+    _check_classes(recipe, plan, url)
+    wanted = recipe.training.images_per_class or plan.images_per_class
+    again = f"`syncclip synth {recipe.name} --out {url} synthesis.images_per_class={wanted}`"
+    if wanted > plan.images_per_class:
+        raise UserError(
+            f"training.images_per_class is {wanted}, but {url} holds {plan.images_per_class} images per class; "
+            f"draw more with {again}"
+        )
+    there, shards = committed(url), plan.shards(wanted)
+    if missing := [shard for shard in shards if shard not in there]:
+        raise UserError(f"{url}: {len(missing)} of {len(shards)} shards are not drawn yet; finish the set with {again}")
+    amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
+    return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
+
+
+def _check_classes(recipe: Recipe, plan: Plan, url: str) -> None:
+    names = load_benchmark(recipe.benchmark).classnames
+    if list(plan.classnames) != list(names):
+        raise UserError(
+            f"{url} shows the {plan.classes} classes of benchmark {plan.benchmark!r}, not the {len(names)} of "
+            f"{recipe.benchmark.name!r}; draw a set for this benchmark, or name another with training.synthetic=DIR"
+        )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device is 'cuda', but there is no GPU here; use training.device=auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

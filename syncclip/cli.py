@@ -1,0 +1,217 @@
+"""The command `syncclip`: each subcommand loads a recipe and calls one function of the library.
+
+Everything heavy is imported inside the commands, so that help and refusals come at once. A user's mistake is told in
+one sentence with exit status 2; `--debug` shows where it was found.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="syncclip",
+    help="How much does synthetic data help CLIP recognise classes without real images?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+shards_app = typer.Typer(help="Look into a synthetic set: its shards, whether they are sound, single samples.")
+app.add_typer(shards_app, name="shards")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (icons, demo) or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Recipe values that win over the file's.")
+]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"syncclip {version('syncclip')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """How much does synthetic data help CLIP recognise classes without real images?"""
+
+
+@app.command()
+def demo(overrides: Overrides = None, out: Out = None) -> None:
+    """The whole road in minutes, on the embedded world: draw, train, compare, report."""
+    from syncclip.recipe import Recipe
+    from syncclip.study.run import study
+
+    study(Recipe.load("demo", overrides or []), out)
+
+
+@app.command()
+def plan(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Show what `synth` would draw: pictures, shards, and sample prompts of each class."""
+    from syncclip import jobs, tables
+    from syncclip.recipe import Recipe
+
+    drawn = jobs.plan(Recipe.load(recipe, overrides or []))
+    rows = [
+        (label, name, *(drawn.entry(label + drawn.classes * k).prompt for k in range(min(2, drawn.images_per_class))))
+        for label, name in enumerate(drawn.classnames)
+    ]
+    headings = ["id", "class", "first prompt", "second prompt"][: len(rows[0])]
+    tables.show(tables.table(f"Prompts of benchmark {drawn.benchmark}", headings, rows))
+    tables.show(
+        f"{drawn.classes} classes x {drawn.images_per_class} images = {drawn.total:,} images in {len(drawn.shards())} "
+        f"shards of up to {drawn.shard_size}, drawn by {drawn.generator.pipeline}"
+    )
+
+
+@app.command()
+def synth(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Draw the synthetic set into shards; what is there already stays, and an interrupted set is completed."""
+    from syncclip import jobs, tables
+    from syncclip.recipe import Recipe
+
+    tables.show(tables.summary(jobs.synthesise(Recipe.load(recipe, overrides or []), out)))
+
+
+@app.command()
+def train(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Train one method on real and synthetic pictures, and evaluate it; goes on where an interrupted run stopped."""
+    from syncclip import jobs, tables
+    from syncclip.recipe import Recipe
+
+    run = jobs.train(Recipe.load(recipe, overrides or []), out)
+    tables.show(tables.results_table(run.results, f"{run.name}: accuracy on {run.split} pictures, %"))
+    tables.show(run.url)
+
+
+@app.command()
+def evaluate(run: Folder, overrides: Overrides = None) -> None:
+    """Evaluate a trained run in one pass over the test pictures, by every protocol."""
+    from syncclip import jobs, tables
+
+    found = jobs.evaluate(run, overrides or [])
+    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} pictures, %"))
+
+
+@app.command("study")
+def study_command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
+    from syncclip.recipe import Recipe
+    from syncclip.study.run import study
+
+    study(Recipe.load(recipe, overrides or []), out)
+
+
+@app.command("report")
+def report_command(folder: Folder) -> None:
+    """Write the report of a study, or of a single run, as one self-contained HTML page."""
+    from syncclip import tables
+    from syncclip.study.report import report, summary_table
+
+    page = report(folder)
+    tables.show(summary_table(folder))
+    tables.show(page)
+
+
+@shards_app.command("ls")
+def shards_ls(folder: Folder) -> None:
+    """List the committed shards of a set."""
+    from syncclip import tables
+    from syncclip.inspection import listing
+
+    headings, rows = listing(folder)
+    tables.show(tables.table(folder, headings, rows))
+
+
+@shards_app.command("verify")
+def shards_verify(folder: Folder) -> None:
+    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is."""
+    from syncclip import tables
+    from syncclip.shards.layout import committed, verify
+
+    problems = verify(folder)
+    for problem in problems:
+        tables.show(problem)
+    if problems:
+        raise typer.Exit(1)
+    tables.show(f"{folder}: {len(committed(folder))} shards, all sound")
+
+
+@shards_app.command("show")
+def shards_show(
+    folder: Folder,
+    index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the picture there.")] = None,
+) -> None:
+    """Show one sample: class, prompt, where it came from."""
+    from syncclip import tables
+    from syncclip.inspection import sample
+
+    tables.show(sample(folder, index, save))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 130 interrupted."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns the exit status. `--debug` may stand anywhere."""
+    if "--debug" in arguments:
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        os.environ["SYNCCLIP_DEBUG"] = "1"
+    debug = os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted; the same command goes on where it stopped")
+        return 130
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None or debug:
+            raise
+        _say(sentence)
+        return 2
+
+
+def _say(sentence: str) -> None:
+    print(f"syncclip: {sentence}", file=sys.stderr, flush=True)
+
+
+def _sentence(error: BaseException) -> str | None:
+    """A user's mistake as one sentence; None for a defect, whose traceback is worth more than any sentence."""
+    if hasattr(error, "format_message"):  # typer's own: an unknown command, a missing argument
+        text = str(error.format_message()).rstrip(".")
+        if text.startswith("No such command"):
+            return _no_such_command(re.split(r"[\"']", text)[1])
+        return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
+    cause = getattr(error, "cause", None)  # Ray wraps what a worker raised
+    while isinstance(cause, BaseException):
+        error, cause = cause, getattr(cause, "cause", None)
+    if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
+        return " ".join(str(error).split())
+    return None
+
+
+def _no_such_command(name: str) -> str:
+    import difflib
+
+    commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    commands += ["shards"] + [f"shards {command.name}" for command in shards_app.registered_commands]
+    close = difflib.get_close_matches(name, commands, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(commands))}"
+    return f"there is no command {name!r}; {hint}"

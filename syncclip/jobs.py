@@ -1,0 +1,260 @@
+"""The jobs of the library, each one call: plan, synthesise, train, evaluate. Commands and Ray jobs call just these."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from syncclip import storage
+from syncclip.assembly import Parts, assemble, learns_from_synthetic, stream, synthetic_part
+from syncclip.benchmarks import load_benchmark
+from syncclip.recipe import Recipe, digest
+from syncclip.settings import UserError
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.plan import PLAN_NAME, Plan, draft
+from syncclip.synthesis.summary import SetSummary
+from syncclip.training import driver, loop
+from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
+from syncclip.training.ledger import Listener
+from syncclip.training.loop import TrainJob
+from syncclip.training.runs import PROMPTS, RECIPE, RunFolder
+
+SET_RECIPE = "synthesis.yaml"
+"""The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: where it lies and what it reached (see `training.evaluation.results` for the keys)."""
+
+    url: str
+    name: str
+    split: str
+    results: dict[str, Any]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """What `synthesise` would draw: class, prompt and seed of every picture. Nothing is drawn or written.
+
+    Raises:
+        UserError: the benchmark isn't there, or can't be drawn like this.
+    """
+    storage.configure(recipe.storage.options)
+    benchmark = load_benchmark(recipe.benchmark)
+    return draft(
+        recipe.synthesis,
+        benchmark=benchmark.name,
+        classnames=benchmark.classnames,
+        template=benchmark.template,
+        backbone=recipe.backbone,
+    )
+
+
+def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
+    """Draw the synthetic set of a recipe into shards, by Ray Data; what is committed already stays.
+
+    Killed at any time, it loses the shards in flight, and the same call completes the set to the same bytes.
+
+    Args:
+        out: folder or URL of the set; by default `<storage.root>/<name>/synthetic`.
+
+    Raises:
+        UserError: see `synthesis.graph.synthesise_set`.
+    """
+    drawn = plan(recipe)
+    url = absolute(out or storage.join(recipe.folder, "synthetic"))
+    synthesis = recipe.synthesis
+    summary = synthesise_set(
+        drawn,
+        url,
+        actors=synthesis.actors,
+        num_gpus=synthesis.num_gpus,
+        retries=synthesis.retries,
+        storage_options=recipe.storage.options,
+    )
+    storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+    return summary
+
+
+def train(recipe: Recipe, out: str | None = None) -> Run:
+    """Train `training.method` on Ray Train, evaluate it, and return the results.
+
+    Killed at any time, the same call goes on from the newest checkpoint and ends with the same prompts, bit for bit,
+    on the same number of workers. A finished run returns at once.
+
+    Args:
+        out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`, named by what decides the run.
+
+    Raises:
+        UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
+            more workers than CPUs; see also `training.driver.train_on_ray`.
+    """
+    recipe, folder = settled_run(recipe, out)
+    _check_cpus(recipe)
+    values = recipe.model_dump(mode="json")
+    spec = {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+    driver.train_on_ray(build, spec, folder, recipe.training)
+    return _evaluated(recipe, folder)
+
+
+def run_here(recipe: Recipe, out: str | None = None, listener: Listener | None = None) -> Run:
+    """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
+
+    For many short runs, each a Ray task of its own. After a crash, as `train`.
+    """
+    recipe, folder = settled_run(recipe, out)
+    if not folder.finished(folder.open()):
+        loop.run(_job(recipe, folder), listener=listener)
+    return _evaluated(recipe, folder)
+
+
+def evaluate(run: str, overrides: Sequence[str] = ()) -> Run:
+    """Evaluate a finished run in one pass over the pictures, and write `results.json` and `predictions.parquet` anew.
+
+    Args:
+        run: the run's folder or URL.
+        overrides: of the sections `evaluation`, `benchmark` and `storage` ("evaluation.split=val").
+
+    Raises:
+        UserError: no finished run is there, or an override would make it another run.
+    """
+    run = absolute(run)
+    place = storage.join(run, RECIPE)
+    if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
+        begun = "the run there is not finished" if storage.exists(place) else "no run there"
+        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
+    for override in overrides:
+        if override.partition(".")[0] not in ("evaluation", "storage"):
+            raise UserError(
+                f"command line: {override}: a finished run can't be changed; only evaluation.* and storage.* are free"
+            )
+    recipe = Recipe.load(place, overrides)
+    record = RunFolder(run, recipe.name, recipe.hash).record()
+    name = record.name if record is not None else recipe.name
+    return _write_evaluation(recipe, RunFolder(run, name, recipe.hash), assemble(recipe))
+
+
+def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
+    """Where the recipe's synthetic set lies: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
+    puts it without `out`: the first that holds a plan.
+
+    Raises:
+        UserError: it is in none of these places; the sentence names the command that makes it.
+    """
+    if recipe.training.synthetic is not None:
+        places = [recipe.training.synthetic, storage.join(recipe.training.synthetic, "synthetic")]
+    else:
+        places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
+    for place in map(absolute, places):
+        if storage.exists(storage.join(place, PLAN_NAME)):
+            return place
+    raise UserError(
+        f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.name} --out "
+        f"{places[0]}`, or name a set with training.synthetic=DIR"
+    )
+
+
+def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFolder]:
+    """The recipe with the set and amount that it will learn from written into it, and the run's folder.
+
+    The folder's hash stands for all that decides the run: the recipe's own, and what the set's part shows.
+
+    Raises:
+        UserError: see `train`.
+    """
+    storage.configure(recipe.storage.options)
+    identity = ""
+    if learns_from_synthetic(recipe):
+        url = find_synthetic(recipe, out)
+        amount, identity = synthetic_part(recipe, url)
+        recipe = recipe.with_values({"training.synthetic": url, "training.images_per_class": amount})
+    else:
+        recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
+    training = recipe.training
+    parts = [training.method, training.data, training.images_per_class, f"seed{training.seed}"]
+    name = "-".join(str(part) for part in parts if part is not None)
+    run_hash = digest([recipe.hash, identity])
+    url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
+    return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
+
+
+def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
+    """One rank's job from plain data; runs on the workers."""
+    recipe = Recipe.model_validate(spec["recipe"])
+    return _job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
+
+
+def absolute(url: str) -> str:
+    """A local path made independent of the working folder, for workers may have another; URLs as they are.
+
+    Raises:
+        UserError: the path is relative, and this is a submitted Ray job, whose working folder is a temporary one.
+    """
+    if not storage.is_local(url):
+        return url
+    path = Path(storage.local_path(url))
+    if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise UserError(
+            f"{url} is a relative path, which in a submitted job lies in a temporary folder; give an absolute path or "
+            "a URL with --out or storage.root"
+        )
+    return os.path.normpath(Path.cwd() / path)
+
+
+def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:
+    parts = assemble(recipe)
+    rate = getattr(recipe.methods, recipe.training.method).learning_rate
+    return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate)
+
+
+def _evaluated(recipe: Recipe, folder: RunFolder) -> Run:
+    """The results of a finished run, computed where they are missing or of other evaluation settings."""
+    place = folder.path(RESULTS)
+    if storage.exists(place):
+        results = json.loads(storage.read_bytes(place))
+        if results.get("split") == recipe.evaluation.split and results.get("bins") == recipe.evaluation.bins:
+            return Run(folder.url, folder.name, recipe.evaluation.split, results)
+    return _write_evaluation(recipe, folder, assemble(recipe))
+
+
+def _write_evaluation(recipe: Recipe, folder: RunFolder, parts: Parts) -> Run:
+    evaluation = recipe.evaluation
+    prompts = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    try:
+        parts.method.load_state_dict(prompts)
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
+            "train the run anew in another folder"
+        ) from error
+    numbers, predictions = evaluate_method(
+        parts.method,
+        parts.benchmark.split(evaluation.split),
+        parts.backbone.preprocess,
+        batch=evaluation.batch,
+        bins=evaluation.bins,
+        threads=recipe.training.threads,
+    )
+    numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
+    save_evaluation(folder.url, numbers, predictions)
+    return Run(folder.url, folder.name, evaluation.split, numbers)
+
+
+def _check_cpus(recipe: Recipe) -> None:
+    """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow."""
+    import ray
+
+    from syncclip.cluster import cluster_address, local_cpus
+
+    workers = recipe.training.workers
+    if workers > local_cpus() and cluster_address() is None and not ray.is_initialized():
+        raise UserError(
+            f"training.workers is {workers}, but this machine has {local_cpus()} CPUs; use at most that many, or name "
+            "a cluster in RAY_ADDRESS"
+        )

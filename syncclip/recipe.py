@@ -1,0 +1,239 @@
+"""The recipe: one experiment as one typed value, composed of the settings that live beside their parts."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError, model_validator
+
+from syncclip import storage
+from syncclip.benchmarks import BenchmarkSettings
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.methods import METHODS, MethodsSettings
+from syncclip.refusals import RefusalError, explain
+from syncclip.settings import Settings, UserError
+from syncclip.storage import StorageSettings
+from syncclip.study.settings import StudySettings
+from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.training.settings import EvaluationSettings, TrainingSettings
+
+SHIPPED = Path(__file__).parent / "recipes"
+"""Recipes that come with the package; each is called by its name without `.yaml`."""
+
+COMMAND_LINE = "command line"
+
+NO_TRACE = ("synthetic", "cache_images", "corrupt_limit", "keep_checkpoints", "checkpoint_every")
+"""Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
+what it holds is told by its own plan."""
+
+
+class Recipe(Settings):
+    """Everything that decides an experiment. Each section is documented where its class is.
+
+    `methods` holds the settings of every method, so that a study can give each its own learning rate; a run reads
+    only those of `training.method`.
+    """
+
+    name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """How folders are called; the file's name where it is not given."""
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    methods: MethodsSettings = MethodsSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    study: StudySettings = StudySettings()
+    storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Recipe:
+        for key, method, data in [
+            ("training", self.training.method, self.training.data),
+            *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
+        ]:
+            if method not in METHODS:
+                raise RefusalError(f"{key}.method", f"there is no method {method!r}; {nearest(method, METHODS)}")
+            if METHODS[method].data and data not in METHODS[method].data:
+                choice = " or ".join(map(repr, METHODS[method].data))
+                raise RefusalError(f"{key}.data", f"{method!r} can't learn from {data!r}; give it {choice}")
+        return self
+
+    @classmethod
+    def load(cls, source: str, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe and apply overrides; the overrides win.
+
+        Args:
+            source: a shipped recipe's name ("icons"), or the path or URL of a YAML file. The file may use OmegaConf's
+                interpolation, such as `${training.seed}`, and leave out whatever has a default.
+            overrides: "section.key=value"; the value is read as YAML.
+
+        Raises:
+            UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
+                holds file, key, reason and remedy.
+        """
+        url, label = _find(source)
+        values = {"name": Path(label).stem, **_parse(storage.read_bytes(url).decode(errors="replace"), label)}
+        recipe = _build(values, dict(_split(override) for override in overrides), label)
+        for arm in recipe.study.arms:
+            for settings in [arm.overrides, *({key: value} for key, many in arm.candidates.items() for value in many)]:
+                recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
+        return recipe
+
+    def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
+        """A copy in which `{"section.key": value}` are set, checked like any recipe.
+
+        Raises:
+            UserError: an unknown key, a wrong value or an impossible combination.
+        """
+        return _build(self.model_dump(mode="json"), values, origin, origin)
+
+    @property
+    def hash(self) -> str:
+        """Hex digest (16 digits) of all that decides a run's prompts and metrics, but for the synthetic set's content.
+
+        Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
+        """
+        training = self.training.model_dump(mode="json", exclude=set(NO_TRACE))
+        benchmark = self.benchmark.model_dump(mode="json")
+        if benchmark["seed"] is None:
+            benchmark["seed"] = self.training.seed
+        parts = {
+            "benchmark": benchmark,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "method": getattr(self.methods, self.training.method).model_dump(mode="json"),
+            "training": training,
+        }
+        return digest(parts)
+
+    @property
+    def folder(self) -> str:
+        """Where everything of this recipe lies that is not sent elsewhere by `--out`: `<storage.root>/<name>`."""
+        return storage.join(self.storage.root, self.name)
+
+    def to_yaml(self) -> str:
+        """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
+
+        Passwords and keys among the storage options are left out, for the text is laid beside results.
+        """
+        values = self.model_dump(mode="json")
+        values["storage"]["options"] = _without_secrets(values["storage"]["options"])
+        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+        return text
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def digest(value: object) -> str:
+    """Hex digest (16 digits) of a value made of JSON's types, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """`did you mean 'x'?`, or all that there is where nothing is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+
+
+def _without_secrets(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    secret = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
+    return {key: _without_secrets(inner) for key, inner in value.items() if not secret.search(str(key))}
+
+
+def _find(source: str) -> tuple[str, str]:
+    """(path or URL, label for messages) of a recipe."""
+    if re.fullmatch(r"[\w-]+", source):
+        if source in shipped():
+            return str(SHIPPED / f"{source}.yaml"), f"{source}.yaml"
+        raise UserError(
+            f"there is no recipe {source!r}; {nearest(source, shipped())} Shipped are {', '.join(shipped())}; "
+            "or give the path of a YAML file"
+        )
+    if not storage.exists(source):
+        raise UserError(f"{source}: no such file; give a YAML file or a shipped recipe ({', '.join(shipped())})")
+    if storage.is_local(source) and storage.local_path(source).is_dir():
+        raise UserError(f"{source}: this is a folder; give a YAML file or a shipped recipe ({', '.join(shipped())})")
+    return source, source.rstrip("/").rpartition("/")[2]
+
+
+def _parse(text: str, label: str) -> dict[str, Any]:
+    try:
+        config = OmegaConf.create(text)
+        values = OmegaConf.to_container(config, resolve=True)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{label}{place}: not readable as YAML ({getattr(error, 'problem', None) or error})") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{label}: holds a {type(values).__name__}; a recipe holds sections such as 'training:'")
+    # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author.
+    return {str(key): {} if value is None else value for key, value in values.items()}
+
+
+def _split(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UserError(f"{COMMAND_LINE}: {override!r} is no override; write section.key=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
+    assert isinstance(value, dict)
+    return key, value["value"]
+
+
+def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
+    """A checked recipe from plain values; a mistake is told of `origin` if an override made it, or of `label`."""
+    values = json.loads(json.dumps(values, default=str))  # a deep copy
+    for key, value in overrides.items():
+        _set(values, key, value, origin)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        key, reason = explain(error, Recipe)
+        dotted = re.sub(r"\[(\d+)\]", r".\1", key)
+        section = f"{dotted}." if dotted else ""
+        of_override = any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(section) for one in overrides)
+        place = f"{key}: " if key and not reason.startswith(key) else ""
+        raise UserError(f"{origin if of_override else label}: {place}{reason}") from error
+
+
+def _set(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key in nested plain values; numbers count in lists."""
+    *path, last = key.split(".")
+    place: Any = values
+    for step in path:
+        if isinstance(place, list):
+            place = _item(place, step, key, origin)
+        else:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
+        if not isinstance(place, dict | list):
+            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
+    if isinstance(place, list):
+        _item(place, last, key, origin)
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _item(items: list[Any], step: str, key: str, origin: str) -> Any:
+    if not step.isdigit() or int(step) >= len(items):
+        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
+    return items[int(step)]

@@ -1,0 +1,83 @@
+"""What commands print: tables for the terminal, plain text where it goes to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from syncclip.synthesis.summary import SetSummary
+
+PROTOCOLS = (
+    ("base", "base"),
+    ("novel", "novel"),
+    ("hm", "HM"),
+    ("open_base", "open base"),
+    ("open_novel", "open novel"),
+    ("open_all", "open all"),
+    ("open_hm", "open HM"),
+    ("ece", "ECE"),
+)
+"""Keys of `results.json` and their headings. Open: among all classes; otherwise among those of the picture's half."""
+
+
+def show(table: Table | str) -> None:
+    """Print to stdout, as wide as the terminal, or as wide as it needs to be where there is none."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table, highlight=False, markup=not isinstance(table, str))
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose numbers are set to the right; None is an empty cell, floats get one decimal."""
+    rows = [list(row) for row in rows]
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column, heading in enumerate(headings):
+        numbers = all(isinstance(row[column], int | float | None) for row in rows)
+        shown.add_column(heading, justify="right" if numbers and rows else "left")
+    for row in rows:
+        shown.add_row(*map(_cell, row))
+    return shown
+
+
+def results_table(results: Mapping[str, Any], title: str) -> Table:
+    """Every protocol's numbers of one run, in per cent."""
+    return table(title, [heading for _, heading in PROTOCOLS], [[results.get(key) for key, _ in PROTOCOLS]])
+
+
+def summary(done: SetSummary) -> str:
+    """What a set holds and what this call added to it, as two or three lines."""
+    rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
+    lines = [
+        f"{done.images:,} images of {done.classes} classes in {done.shards} shards, {size(done.bytes)}"
+        + (f"; sent back: {rejects}" if rejects else "")
+        + (f"; left out: {done.dropped:,}" if done.dropped else "")
+    ]
+    if done.work.images:
+        busy = f"{done.work.busy:.0%}".replace("%", " %")
+        lines.append(f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {busy}")
+    else:
+        lines.append("all of it was there already")
+    return "\n".join([*lines, done.url])
+
+
+def size(count: int) -> str:
+    """Bytes for people: `1.4 MB`."""
+    amount, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
