@@ -16,6 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 METRICS = ("base", "novel", "hm", "open_base", "open_novel", "open_all", "open_hm")
 """Accuracies in per cent: each half among its own candidates, their harmonic mean, and the same among all classes."""
+DRAWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Draws:
     """
 
     seeds: Floats
-    pictures: Floats
+    pictures: npt.NDArray[np.uint16]
 
 
 def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -83,7 +84,7 @@ def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: 
         draws: R.
         generator: source of randomness.
     """
-    pictures = np.zeros((draws, len(novel)))
+    pictures = np.zeros((draws, len(novel)), dtype=np.uint16)
     for half in (np.flatnonzero(~novel), np.flatnonzero(novel)):
         if half.size:
             pictures[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
@@ -96,7 +97,7 @@ def harmonic_mean(first: Floats, second: Floats) -> Floats:
     return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
 
 
-def run_metrics(answers: Answers, pictures: Floats | None = None) -> dict[str, Floats]:
+def run_metrics(answers: Answers, pictures: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
     """Every metric of every run, in per cent.
 
     Args:
@@ -106,26 +107,30 @@ def run_metrics(answers: Answers, pictures: Floats | None = None) -> dict[str, F
     Returns:
         For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no pictures.
     """
-    counts = np.ones((1, len(answers.novel))) if pictures is None else pictures
+    counts = np.ones((1, len(answers.novel)), dtype=np.uint16) if pictures is None else pictures
     found: dict[str, Floats] = {}
-    halves = {"base": ~answers.novel, "novel": answers.novel}
+    halves = {"base": ~answers.novel, "novel": answers.novel, "all": np.ones_like(answers.novel)}
     for prefix, right in (("", answers.own), ("open_", answers.open)):
         for half, mask in halves.items():
-            total = counts[:, mask].sum(axis=1, keepdims=True)
-            hits = counts[:, mask] @ right[:, mask].T.astype(np.float64)
-            found[prefix + half] = 100 * np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0)
+            found[prefix + half] = _shares(right[:, mask], counts[:, mask])
         found[prefix + "hm"] = harmonic_mean(found[prefix + "base"], found[prefix + "novel"])
-    found["open_all"] = 100 * (counts @ answers.open.T.astype(np.float64)) / counts.sum(axis=1, keepdims=True)
     return {name: found[name] for name in METRICS}
 
 
+def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Floats:
+    """Per cent right of the pictures taken: (S, P), (R, P) -> (R, S). A few draws at a time, to bound the memory."""
+    weights = right.T.astype(np.float64)
+    starts = range(0, len(counts), DRAWS_AT_ONCE)
+    hits = np.concatenate([counts[i : i + DRAWS_AT_ONCE].astype(np.float64) @ weights for i in starts])
+    total = counts.sum(axis=1, dtype=np.float64)[:, None]
+    shares: Floats = np.divide(100 * hits, total, out=np.full_like(hits, np.nan), where=total > 0)
+    return shares
+
+
 def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
-    """Each metric of an arm, mean over the seeds taken, in every draw: (R,). An arm with one run has it for every
-    seed."""
-    metrics = run_metrics(answers, draws.pictures)
-    if len(answers.own) == 1:
-        return {name: values[:, 0] for name, values in metrics.items()}
-    return {name: (values * draws.seeds).sum(axis=1) for name, values in metrics.items()}
+    """Each metric of an arm, mean over the seeds taken, in every draw: (R,). One run stands for every seed."""
+    weights = draws.seeds if len(answers.own) > 1 else np.ones((len(draws.seeds), 1))
+    return {name: (values * weights).sum(axis=1) for name, values in run_metrics(answers, draws.pictures).items()}
 
 
 @dataclass(frozen=True)

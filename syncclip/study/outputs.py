@@ -2,11 +2,11 @@
 
 study.parquet
     One row a finished cell: cell, arm, method, data, images_per_class (null where the arm learns from no synthetic
-    picture), seed (null for zero-shot), split, every metric of `bootstrap.METRICS`, ece, ece_base, ece_novel (per cent),
-    seconds (of the whole cell), hash.
+    picture), seed (null for zero-shot), split, every metric of `bootstrap.METRICS`, ece, ece_base, ece_novel (all per
+    cent), seconds (of the whole cell), hash.
 study.json
-    name, benchmark, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an arm),
-    arms [{name, method, data}], images_per_class, dropped (amounts beyond what the set holds), seeds,
+    name, benchmark, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an
+    arm), arms [{name, method, data}], images_per_class, dropped (amounts beyond what the set holds), seeds,
     cells [{cell, arm, images_per_class, seed, status (done, failed or waiting), error}].
 recipe.yaml
     The resolved recipe.
