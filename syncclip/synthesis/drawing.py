@@ -1,0 +1,199 @@
+"""Drawing one shard: generate, judge, encode, commit. All of it runs inside one row, and is a function of the plan."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+from PIL import Image
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.synthesis.filters import Filter, build_filters
+from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.plan import Entry, Plan
+
+SURPASSED = "surpassed"
+"""Reason of a picture that passed the filters but was not the best of its attempts."""
+
+
+class Painter(Protocol):
+    """Anything that draws a batch; `Generator` is one."""
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A drawn and judged picture. `passed` filters let it through; `score` is the last judging one's."""
+
+    entry: Entry
+    jpeg: bytes
+    scores: dict[str, float | None]
+    passed: int
+    score: float
+    reason: str | None
+    """The filter that rejected it, None if none did."""
+
+    def beats(self, other: Candidate | None) -> bool:
+        """Whether it came further than an earlier attempt or, equally far, scored higher there."""
+        return other is None or (self.passed, self.score) > (other.passed, other.score)
+
+
+class Drawn(NamedTuple):
+    """A shard in memory."""
+
+    samples: list[Sample]
+    rejects: dict[str, int]
+    """Reason -> pictures that were drawn and not taken at first sight."""
+    drawing: float
+    """Seconds in the generator."""
+
+
+def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter]) -> Drawn:
+    """Draw the pictures of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
+
+    Every pending picture is drawn with its first seed, in batches of `generator.batch_size` in the order of their
+    index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds one batch of
+    pictures and one JPEG of each sample.
+    """
+    size = plan.generator.batch_size
+    pending = list(plan.shard_range(shard))
+    chosen: dict[int, Candidate] = {}
+    rejects: Counter[str] = Counter()
+    drawing = 0.0
+    for attempt in range(plan.attempts):
+        for start in range(0, len(pending), size):
+            entries = [plan.entry(index, attempt) for index in pending[start : start + size]]
+            begun = time.perf_counter()
+            images = painter.draw([entry.prompt for entry in entries], [entry.seed for entry in entries])
+            drawing += time.perf_counter() - begun
+            assert len(images) == len(entries)
+            for candidate in judge(entries, images, filters, plan.jpeg_quality):
+                before = chosen.get(candidate.entry.index)
+                if candidate.beats(before):
+                    chosen[candidate.entry.index] = candidate
+                if candidate.reason is not None:
+                    rejects[candidate.reason] += 1
+                elif before is not None and before.reason is None:
+                    rejects[SURPASSED] += 1
+        if plan.choose == "first":
+            pending = [index for index in pending if chosen[index].reason is not None]
+    samples = [
+        _sample(plan, chosen[index])
+        for index in plan.shard_range(shard)
+        if chosen[index].reason is None or plan.keep == "best"
+    ]
+    return Drawn(samples, dict(rejects), drawing)
+
+
+def judge(
+    entries: Sequence[Entry], images: Sequence[Image.Image], filters: Sequence[Filter], quality: int
+) -> list[Candidate]:
+    """Pass a batch through the filters; each sees what the ones before it let through."""
+    scores: list[dict[str, float | None]] = [{} for _ in entries]
+    passed, last = [0] * len(entries), [0.0] * len(entries)
+    reasons: list[str | None] = [None] * len(entries)
+    for one in filters:
+        left = [i for i in range(len(entries)) if reasons[i] is None]
+        if not left:
+            break
+        verdict = one.judge([images[i] for i in left], [entries[i].label for i in left])
+        for i, score, keep in zip(left, verdict.scores, verdict.keep, strict=True):
+            finite = math.isfinite(score)
+            scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
+            last[i] = score if finite else -math.inf
+            passed[i] += keep
+            reasons[i] = None if keep else one.name
+    jpegs = [_encode(image, quality) for image in images]
+    return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # full colour resolution: small pictures need it
+    return buffer.getvalue()
+
+
+def _sample(plan: Plan, candidate: Candidate) -> Sample:
+    entry = candidate.entry
+    provenance = {
+        "class": plan.classnames[entry.label],
+        "image": entry.image,
+        "attempt": entry.attempt,
+        "seed": entry.seed,
+        "generator": plan.generator.pipeline,
+        "weights": plan.weights,
+        "scores": candidate.scores,
+        "accepted": candidate.reason is None,
+    }
+    return Sample(entry.index, entry.label, candidate.jpeg, entry.prompt, provenance)
+
+
+class Report(NamedTuple):
+    """What comes back for a shard: a small row of numbers, or an error."""
+
+    shard: int
+    images: int = 0
+    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
+    drawing: float = 0.0  # seconds in the generator
+    started: float = 0.0  # seconds since the epoch
+    ended: float = 0.0
+    error: str = ""
+    fatal: bool = False  # trying again can't help
+    trace: str = ""
+
+
+class ShardMaker:
+    """Makes whole shards, one a call; the state of an actor (the weights) lives here.
+
+    Never raises: an error comes back as a row, since Ray Data ends a whole run at the first exception. After any
+    crash a shard is either committed or doesn't exist, and making it again gives the same bytes.
+    """
+
+    def __init__(self, plan: str, url: str, device: str, options: Mapping[str, Any]) -> None:
+        self.plan = Plan.model_validate_json(plan)
+        self.url, self.device = url, device
+        self._options = dict(options)
+        self._tools: tuple[Painter, list[Filter]] | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        report = Report(int(row["shard"]), started=time.time())
+        try:
+            report = self._make(report)
+        except Exception as error:
+            fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
+            name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            report = report._replace(error=name + text, fatal=fatal, trace=traceback.format_exc())
+        return report._replace(ended=time.time())._asdict()
+
+    def _make(self, report: Report) -> Report:
+        painter, filters = self.tools()
+        begun = time.perf_counter()
+        drawn = draw_shard(self.plan, report.shard, painter, filters)
+        write_shard(self.url, report.shard, drawn.samples, drawn.rejects, time.perf_counter() - begun)
+        return report._replace(
+            images=len(drawn.samples), rejects=json.dumps(drawn.rejects), drawing=round(drawn.drawing, 3)
+        )
+
+    def tools(self) -> tuple[Painter, list[Filter]]:
+        """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
+        if self._tools is None:
+            import torch
+
+            torch.set_num_threads(self.plan.threads)  # the last bits of a sum depend on it
+            storage.configure(self._options)
+            plan = self.plan
+            prompts = [plan.template.replace("{}", name) for name in plan.classnames]
+            painter = cast(Painter, Generator(plan.generator, self.device, plan.weights))
+            self._tools = painter, build_filters(plan.filters, prompts, self.device)
+        return self._tools

@@ -1,0 +1,231 @@
+"""The Ray Data graph: shard specs go in, small reports come out; all that matters happens inside a row.
+
+Work to do = plan minus markers. One row is one shard, drawn by a pool of actors whose restarts are bounded; errors come
+back as rows. Which actor draws a shard, in which order and how often changes no byte of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from syncclip import storage
+from syncclip.cluster import local_cpus, ray_session
+from syncclip.progress import Progress
+from syncclip.settings import UserError
+from syncclip.shards.layout import committed, shard_name
+from syncclip.synthesis.drawing import Report, ShardMaker
+from syncclip.synthesis.generators import locate
+from syncclip.synthesis.plan import PLAN_NAME, Plan, read_plan, settle, settled
+from syncclip.synthesis.pool import draw_round
+from syncclip.synthesis.summary import SetSummary, Work, summarise
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Facts:
+    """The state of a running synthesis, for whoever watches it."""
+
+    total: int
+    """Pictures that the set will hold."""
+    images: int
+    """Pictures that are committed, those of earlier runs among them."""
+    actors: int
+    fresh: int = 0
+    """Pictures that this run committed."""
+    drawing: float = 0.0
+    """Seconds that generators worked."""
+    elapsed: float = 0.0
+    """Seconds since the first actor began."""
+    rejects: Counter[str] = field(default_factory=Counter)
+    first: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, 0 before the first shard."""
+        return self.fresh / self.elapsed if self.elapsed > 0 else 0.0
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds left at this rate."""
+        return (self.total - self.images) / self.rate if self.rate > 0 else None
+
+    @property
+    def busy(self) -> float:
+        """Share of the actors' time that went into generators."""
+        return min(1.0, self.drawing / (self.actors * self.elapsed)) if self.elapsed > 0 else 0.0
+
+    def count(self, report: Report, size: int) -> None:
+        """Take in the report of a shard of `size` planned pictures."""
+        self.first = report.started if self.first is None else min(self.first, report.started)
+        self.elapsed = max(self.elapsed, report.ended - self.first)
+        self.drawing += report.drawing
+        if not report.error:
+            self.images += size
+            self.fresh += size
+            self.rejects.update(json.loads(report.rejects))
+
+
+def synthesise_set(
+    plan: Plan,
+    url: str,
+    *,
+    actors: int = 1,
+    num_gpus: float = 0.0,
+    retries: int = 2,
+    storage_options: Mapping[str, Any] | None = None,
+    show: bool = True,
+    observe: Callable[[Facts], None] | None = None,
+) -> SetSummary:
+    """Draw what is missing of the set at `url`, and sum up what is there.
+
+    Killed at any time, it loses the shards in flight; the same call again completes the set to the same bytes and
+    draws no committed shard twice. Where all is there already, neither Ray nor the generator is touched.
+
+    Args:
+        plan: from `draft`. A set that exists grows to its amount; fewer images than exist are fine.
+        url: folder or prefix of the set; an absolute path where other machines draw.
+        actors: processes that draw at the same time, `plan.threads` CPUs each.
+        num_gpus: GPUs of each actor; 0 draws on the CPU.
+        retries: further rounds for shards that failed; rounds that commit something don't count.
+        storage_options: fsspec options that the actors need for `url`.
+        show: whether to show progress on stderr.
+        observe: is called with the facts after each shard.
+
+    Raises:
+        UserError: the generator is missing, the folder holds another plan, can't be written, the machine lacks the
+            CPUs or GPUs, or shards failed for good; what was committed stays.
+    """
+    wanted = plan.images_per_class
+    begun_here = read_plan(url) is None
+    plan = settled(plan, url)
+    todo = _missing(plan, url, wanted)
+    if not todo:
+        return summarise(plan, url)
+    weights = plan.weights
+    plan = plan.model_copy(update={"weights": locate(plan.generator, weights).fingerprint})
+    _check_machine(actors, plan.threads, num_gpus)
+    plan = settle(plan, url)
+    storage.sweep(url)
+    sizes = {shard: len(plan.shard_range(shard)) for shard in plan.shards(wanted)}
+    facts = Facts(sum(sizes.values()), sum(sizes.values()) - sum(sizes[s] for s in todo), min(actors, len(todo)))
+    device = "cuda" if num_gpus > 0 else "cpu"
+    maker = partial(ShardMaker, plan.model_dump_json(), url, device, dict(storage_options or {}))
+    began = time.monotonic()
+    try:
+        with ray_session(), _line(facts, show) as line:
+            _check_cluster(actors, plan.threads, num_gpus)
+
+            def take(report: Report) -> None:
+                facts.count(report, sizes[report.shard])
+                if line is not None:
+                    rejected = {f"rejected ({reason})": n for reason, n in facts.rejects.items()}
+                    line.update(0 if report.error else sizes[report.shard], busy=facts.busy, **rejected)
+                if observe is not None:
+                    observe(facts)
+
+            def draw(shards: Sequence[int]) -> Iterator[Report]:
+                return draw_round(shards, maker, actors=actors, threads=plan.threads, num_gpus=num_gpus)
+
+            _rounds(plan, url, todo, wanted, retries, draw, take)
+    except BaseException:
+        if begun_here and not committed(url):  # nothing was begun, so nothing binds the folder to these settings
+            storage.remove(storage.join(url, PLAN_NAME))
+        raise
+    work = Work(images=facts.fresh, seconds=round(time.monotonic() - began, 3), busy=round(facts.busy, 4))
+    return summarise(plan, url, work)
+
+
+def _rounds(
+    plan: Plan,
+    url: str,
+    todo: list[int],
+    wanted: int,
+    retries: int,
+    draw: Callable[[Sequence[int]], Iterator[Report]],
+    take: Callable[[Report], None],
+) -> None:
+    """Draw `todo`, then what is still without a marker, until nothing is or `retries` rounds brought nothing."""
+    fruitless, again = 0, False
+    while todo:
+        failed: dict[int, Report] = {}
+        crash = ""
+        try:
+            for report in draw(todo):
+                take(report)
+                if report.error:
+                    failed[report.shard] = report
+                    logger.debug("shard %s: %s", shard_name(report.shard), report.trace)
+                if report.fatal:
+                    break
+        except Exception as error:  # the pool itself gave up: an actor died more often than Ray may restart it
+            crash = f"a process that drew it died ({type(error).__name__}), killed or out of memory"
+            logger.debug("the pool of actors ended", exc_info=True)
+        left = _missing(plan, url, wanted)
+        fruitless += again and len(left) == len(todo)
+        fatal = next((report for report in failed.values() if report.fatal), None)
+        if left and (fatal or fruitless >= retries):
+            worst = fatal or next((failed[shard] for shard in left if shard in failed), None)
+            shard = worst.shard if worst else left[0]
+            cause = worst.error if worst else crash or "it was reported as drawn, but its marker isn't there"
+            there = len(plan.shards(wanted)) - len(left)
+            raise UserError(
+                f"shard {shard_name(shard)} could not be drawn: {cause}; {there} of {len(plan.shards(wanted))} shards "
+                f"are committed in {url} and stay, and the same command goes on from there"
+            )
+        # What failed goes last. Who died left no row: turn the order round, so that a deadly shard can't starve others.
+        todo = sorted(left, key=lambda shard: (shard in failed, -shard if crash and not again else shard))
+        again = True
+
+
+def _missing(plan: Plan, url: str, wanted: int) -> list[int]:
+    there = committed(url)
+    return [shard for shard in plan.shards(wanted) if shard not in there]
+
+
+@contextmanager
+def _line(facts: Facts, show: bool) -> Iterator[Progress | None]:
+    with Progress(facts.total, "images", "synth", done=facts.images) if show else nullcontext() as line:
+        yield line
+
+
+def _check_machine(actors: int, threads: int, num_gpus: float) -> None:
+    """Refuse what this machine can't do before Ray starts; a cluster may still grow."""
+    import ray
+
+    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
+        _refuse(actors, threads, local_cpus())
+        if num_gpus > 0:
+            import torch
+
+            if not torch.cuda.is_available():
+                raise UserError(f"synthesis.num_gpus is {num_gpus:g}, but this machine has no GPU; set it to 0")
+
+
+def _check_cluster(actors: int, threads: int, num_gpus: float) -> None:
+    import ray
+
+    if not os.environ.get("RAY_ADDRESS"):
+        cluster: Any = ray
+        resources = cluster.cluster_resources()
+        _refuse(actors, threads, int(resources.get("CPU", 0)))
+        if num_gpus > 0 and resources.get("GPU", 0) < num_gpus:
+            raise UserError(f"synthesis.num_gpus is {num_gpus:g}, but Ray sees no such GPU; set it to 0")
+
+
+def _refuse(actors: int, threads: int, cpus: int) -> None:
+    if actors * threads > cpus:
+        each = f" of {threads} threads" if threads > 1 else ""
+        raise UserError(
+            f"synthesis.actors: {actors} actors{each} need {actors * threads} CPUs, but there are {cpus}; "
+            f"use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
+        )

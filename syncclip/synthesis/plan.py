@@ -1,0 +1,282 @@
+"""What a synthetic set holds: class, prompt and seed of every picture, as pure functions of integers.
+
+Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced and the first k images
+of each class are a prefix. Shards are cut at the amounts that were asked for, so a set that grows only gains shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from syncclip import storage
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.settings import Settings, UserError
+from syncclip.shards.layout import committed
+from syncclip.synthesis.filters import ClipScoreSettings, FilterSettings
+from syncclip.synthesis.generators import GeneratorSettings
+from syncclip.synthesis.prompts import PromptSettings, prompt_of
+from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
+
+PLAN_NAME = "plan.json"
+FORMAT = 1
+MAX_IMAGES = 2**32 // MAX_ATTEMPTS
+SHARD_IMAGES = 64
+"""Where no shard size is given, a shard holds at least so many: small enough that a lost one costs little."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attempt at one picture."""
+
+    index: int
+    label: int
+    image: int
+    """Number of the picture within its class."""
+    attempt: int
+    prompt: str
+    seed: int
+
+
+class Plan(Settings):
+    """Everything that decides a set's bytes; lies in its folder as plan.json."""
+
+    format: int = FORMAT
+    benchmark: str
+    classnames: tuple[str, ...]
+    template: str
+    prompts: PromptSettings
+    generator: GeneratorSettings
+    weights: str = ""
+    """Fingerprint of the generator's weights, or its commit on the hub; empty until the first shard is drawn."""
+    filters: tuple[FilterSettings, ...]
+    attempts: int = Field(ge=1, le=MAX_ATTEMPTS)
+    choose: Literal["first", "best"]
+    keep: Literal["best", "drop"]
+    seed: int
+    jpeg_quality: int
+    threads: int
+    shard_size: int = Field(ge=1)
+    amounts: tuple[int, ...]
+    """Images per class, each time that more were asked for; ascending."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Plan:
+        if not self.classnames:
+            raise ValueError(f"benchmark {self.benchmark!r} has no classes, so there is nothing to draw")
+        if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
+            raise ValueError(f"amounts {list(self.amounts)} must be positive and ascending")
+        if self.total > MAX_IMAGES:
+            raise ValueError(
+                f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} pictures "
+                "that a set can hold; make several sets with different seeds"
+            )
+        return self
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.classnames)
+
+    @property
+    def images_per_class(self) -> int:
+        """The largest amount that was asked for."""
+        return self.amounts[-1]
+
+    @property
+    def total(self) -> int:
+        """Pictures of the whole set."""
+        return self.amounts[-1] * self.classes
+
+    def entry(self, index: int, attempt: int = 0) -> Entry:
+        """Class, prompt and seed of an attempt at sample `index`."""
+        image, label = divmod(index, self.classes)
+        prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
+        return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
+
+    def shards(self, images_per_class: int | None = None) -> range:
+        """Numbers of the shards that hold the first `images_per_class` pictures of each class; all by default."""
+        if images_per_class is None:
+            images_per_class = self.images_per_class
+        assert 0 <= images_per_class <= self.images_per_class
+        count = 0
+        for low, high in pairwise((0, *self.amounts)):
+            wanted = min(high, images_per_class) - low
+            if wanted > 0:
+                count += -(-wanted * self.classes // self.shard_size)
+        return range(count)
+
+    def shard_range(self, shard: int) -> range:
+        """The sample indices of a shard."""
+        first = 0
+        for low, high in pairwise((0, *self.amounts)):
+            count = -(-(high - low) * self.classes // self.shard_size)
+            if first <= shard < first + count:
+                start = low * self.classes + (shard - first) * self.shard_size
+                return range(start, min(start + self.shard_size, high * self.classes))
+            first += count
+        raise IndexError(f"shard {shard} of {first}")
+
+    def extended(self, images_per_class: int) -> Plan:
+        """The plan for at least so many images per class; the shards that it has already stay as they are."""
+        if images_per_class <= self.images_per_class:
+            return self
+        return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
+
+
+@lru_cache(maxsize=65536)
+def _round_key(seed: int, half: int, turn: int) -> int:
+    digest = hashlib.sha256(f"syncclip {seed} {turn} {half}".encode()).digest()
+    return int.from_bytes(digest[:2], "big")
+
+
+def seed_of(seed: int, index: int, attempt: int) -> int:
+    """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), so no two attempts of a set share one.
+
+    torch's CPU generator looks at 32 bits of a seed only. Seeds that were merely hashed would collide there, and
+    within a class a collision is the same picture twice. Four Feistel rounds with SHA-256 mix and never collide.
+    """
+    assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
+    left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)
+    for turn in range(4):
+        left, right = right, left ^ _round_key(seed, right, turn)
+    return left << 16 | right
+
+
+def draft(
+    settings: SynthesisSettings,
+    *,
+    benchmark: str,
+    classnames: Sequence[str],
+    template: str,
+    backbone: BackboneSettings | None = None,
+) -> Plan:
+    """The plan of a new set; pure. `backbone` judges where a CLIP filter names none.
+
+    Raises:
+        UserError: the classes or amounts can't make a set.
+    """
+    judge = backbone or BackboneSettings()
+    filters = [
+        one.model_copy(update={"backbone": judge})
+        if isinstance(one, ClipScoreSettings) and one.backbone is None
+        else one
+        for one in settings.filters
+    ]
+    least = max(SHARD_IMAGES, settings.generator.batch_size)
+    rounds = -(-least // max(1, len(classnames)))
+    try:
+        return Plan(
+            benchmark=benchmark,
+            classnames=tuple(classnames),
+            template=template,
+            prompts=settings.prompts,
+            generator=settings.generator,
+            filters=tuple(filters),
+            attempts=settings.attempts,
+            choose=settings.choose,
+            keep=settings.keep,
+            seed=settings.seed,
+            jpeg_quality=settings.jpeg_quality,
+            threads=settings.threads,
+            shard_size=settings.shard_size or rounds * len(classnames) or 1,
+            amounts=(settings.images_per_class,),
+        )
+    except ValidationError as error:
+        raise UserError(_reason(error)) from error
+
+
+def read_plan(url: str) -> Plan | None:
+    """The plan of the set at `url`; None where there is none.
+
+    Raises:
+        UserError: it can't be read, or a newer syncclip wrote it.
+    """
+    place = storage.join(url, PLAN_NAME)
+    if not storage.exists(place):
+        return None
+    try:
+        return Plan.model_validate_json(storage.read_bytes(place))
+    except ValidationError as error:
+        raise UserError(
+            f"{place} is no plan that this version can read ({_reason(error)}); "
+            "use the version of syncclip that wrote it, or another folder"
+        ) from error
+
+
+def settled(plan: Plan, url: str) -> Plan:
+    """What the plan of the folder `url` would be if `plan` were drawn there; writes nothing.
+
+    A stored plan with fewer images grows by another amount, one with more stays as it is. Unknown weights (empty)
+    agree with any.
+
+    Raises:
+        UserError: the folder holds another plan's set, or shards without a plan.
+    """
+    stored = read_plan(url)
+    if stored is None:
+        if committed(url):
+            raise UserError(
+                f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder"
+            )
+        return plan
+    if found := differences(stored, plan):
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"{url} holds a set drawn by another plan: {found[0]}{more}; use another folder, or the old settings"
+        )
+    return stored.model_copy(update={"weights": stored.weights or plan.weights}).extended(plan.images_per_class)
+
+
+def settle(plan: Plan, url: str) -> Plan:
+    """Make `settled(plan, url)` the plan of the folder, and return it.
+
+    After a crash the folder holds the old plan or the new one; both fit its shards.
+    """
+    agreed = settled(plan, url)
+    if agreed != read_plan(url):
+        storage.write_bytes(storage.join(url, PLAN_NAME), (agreed.model_dump_json(indent=1) + "\n").encode())
+    return agreed
+
+
+def differences(stored: Plan, asked: Plan) -> list[str]:
+    """What keeps two plans from being the same set, one phrase each (`seed is 0 there and 1 here`)."""
+    there, here = _flat(stored.model_dump()), _flat(asked.model_dump())
+    found = []
+    for key in sorted({*there, *here}):
+        old, new = there.get(key), here.get(key)
+        if old == new or key == "amounts" or (key == "weights" and not (old and new)):
+            continue
+        if key == "classnames":
+            changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
+            old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
+        found.append(f"{key} is {old!r} there and {new!r} here")
+    return found
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        elif key == "filters":
+            flat["filters"] = [one["name"] for one in value]
+            for one in value:
+                flat.update(_flat(one, f"filters.{one['name']}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _reason(error: ValidationError) -> str:
+    """The first complaint of pydantic, with its place."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text

@@ -1,0 +1,114 @@
+"""The pool of Ray Data actors that draws shards: one row a shard, bounded restarts, errors as rows."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from syncclip import cluster
+from syncclip.synthesis.drawing import Report
+
+MAX_STARTS = 2
+"""How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
+
+RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
+"""Ray Data would restart actors without end; `MAX_STARTS` acts first, this where it can't."""
+
+
+Maker = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class Ledger:
+    """Counts how often each shard was begun; a Ray actor beside the pool, which outlives the processes that draw."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[int] = Counter()
+
+    def begin(self, shard: int) -> int:
+        self.starts[shard] += 1
+        return self.starts[shard]
+
+
+class ShardRow:
+    """What Ray Data calls for each row: a maker that gives up a shard whose process died too often."""
+
+    def __init__(self, ledger: Any, maker: Callable[[], Maker]) -> None:
+        self.ledger = ledger
+        self.maker = maker()
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        import ray
+
+        shard = int(row["shard"])
+        deaths = ray.get(self.ledger.begin.remote(shard)) - 1
+        if deaths >= MAX_STARTS:
+            now = time.time()
+            error = f"the process that drew it died {deaths} times (out of memory, or killed)"
+            return Report(shard, started=now, ended=now, error=error)._asdict()
+        return self.maker(row)
+
+
+def draw_round(
+    todo: Sequence[int], maker: Callable[[], Maker], *, actors: int, threads: int, num_gpus: float
+) -> Iterator[Report]:
+    """Draw shards on the initialised Ray; their reports come as they get done.
+
+    Args:
+        todo: shard numbers, in the order in which they are to be begun.
+        maker: called once in each actor; what it gives (a `ShardMaker`) makes the shard of a row.
+        actors: size of the pool, at most.
+        threads: CPUs of an actor.
+        num_gpus: GPUs of an actor.
+
+    Raises:
+        Exception: Ray's, where actors died more often than `RAY_BOUNDS` allows; committed shards stay.
+    """
+    import ray
+    import ray.data
+
+    cluster.quiet()  # importing Ray Data resets its loggers
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
+    row_maker: Any = ShardRow  # Ray's types know functions only
+    with _data_context():
+        specs = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
+            reports = specs.map(
+                row_maker,
+                fn_constructor_args=(remote.remote(), maker),
+                compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo)), max_tasks_in_flight_per_actor=2),
+                num_cpus=threads,
+                num_gpus=num_gpus or None,
+                **_bounds(specs.map),
+            )
+        for row in reports.iter_rows():
+            yield Report(**row)
+
+
+def _bounds(method: Any) -> dict[str, Any]:
+    """`RAY_BOUNDS`, where this Ray takes them: later versions drop free remote arguments."""
+    parameters = inspect.signature(method).parameters
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return {name: value for name, value in RAY_BOUNDS.items() if free or name in parameters}
+
+
+@contextmanager
+def _data_context() -> Iterator[None]:
+    """Ray Data without its bars, and without its limit on how long a shard may take; restored afterwards."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
+    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
+    try:
+        for name in before:
+            setattr(context, name, wanted[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)

@@ -1,0 +1,79 @@
+"""Section `synthesis` of a recipe: how many pictures are drawn, by what, and who draws them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from syncclip.settings import Settings
+from syncclip.synthesis.filters import BlankSettings, FilterSettings
+from syncclip.synthesis.generators import GeneratorSettings
+from syncclip.synthesis.prompts import PromptSettings
+
+MAX_ATTEMPTS = 16
+"""Attempts and index share the 32 bits of a seed; see `plan.seed_of`."""
+
+
+class SynthesisSettings(Settings):
+    """What to draw, which goes into the plan, and who draws it: no byte depends on `actors` or `retries`."""
+
+    images_per_class: int = 16
+    seed: int = Field(0, ge=0)
+    generator: GeneratorSettings = GeneratorSettings()
+    prompts: PromptSettings = PromptSettings()
+    filters: tuple[FilterSettings, ...] = (BlankSettings(),)
+    """In the order in which they judge; what one rejects, the next doesn't see."""
+    attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
+    """How often a picture is drawn at most."""
+    choose: Literal["first", "best"] = "first"
+    """Take the first attempt that passes, or draw all attempts and take the one with the last filter's best score."""
+    keep: Literal["best", "drop"] = "best"
+    """Where no attempt passes: keep the best of them, or leave the picture out."""
+    shard_size: int | None = None
+    """Pictures in a shard; None: the fewest whole rounds over the classes that make 64, and at least a batch."""
+    jpeg_quality: int = Field(92, ge=1, le=100)
+    threads: int = Field(1, ge=1)
+    """torch threads of an actor. The last bits of a picture depend on it, so it belongs to the plan."""
+    actors: int = 1
+    num_gpus: float = Field(0.0, ge=0)
+    """GPUs of an actor, also a fraction; 0 draws on the CPU."""
+    retries: int = Field(2, ge=0)
+    """Further rounds for shards that failed; those that bring nothing new count."""
+
+    @field_validator("images_per_class")
+    @classmethod
+    def _some_images(cls, images: int) -> int:
+        if images < 1:
+            raise ValueError(f"{images} images per class leave nothing to draw; ask for at least 1")
+        return images
+
+    @field_validator("actors")
+    @classmethod
+    def _some_actors(cls, actors: int) -> int:
+        if actors < 1:
+            raise ValueError(f"{actors} actors can't draw anything; use at least 1")
+        return actors
+
+    @field_validator("filters")
+    @classmethod
+    def _each_filter_once(cls, filters: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [one.name for one in filters]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"the filter {name!r} is given twice; rejects are counted by its name, so give it once"
+                )
+        return filters
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> SynthesisSettings:
+        batch = self.generator.batch_size
+        if self.shard_size is not None and self.shard_size < batch:
+            raise ValueError(
+                f"shard_size {self.shard_size} is smaller than one batch of generator.batch_size {batch}; "
+                "make shards larger or batches smaller"
+            )
+        if self.choose == "best" and not self.filters:
+            raise ValueError("choose 'best' needs a filter whose score tells what is best; add one or choose 'first'")
+        return self

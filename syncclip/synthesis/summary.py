@@ -1,0 +1,88 @@
+"""The totals of a set, from its markers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import Field
+
+from syncclip import storage
+from syncclip.settings import Settings
+from syncclip.shards.layout import committed
+from syncclip.synthesis.plan import Plan
+
+SUMMARY_NAME = "summary.json"
+
+
+class Work(Settings):
+    """What one call added."""
+
+    images: int = 0
+    seconds: float = 0.0
+    """Wall time, start of Ray and loading of weights included."""
+    busy: float = 0.0
+    """Share of the actors' time that went into generators."""
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+class SetSummary(Settings):
+    """What a set holds. All but `work` follows from plan and markers, so that every run sums up the same set alike."""
+
+    url: str = Field(exclude=True)
+    complete: bool
+    """Whether every shard of the plan is committed."""
+    images: int
+    dropped: int
+    """Pictures of committed shards that were left out since no attempt passed the filters."""
+    planned: int
+    classes: int
+    fewest: int
+    """Pictures of the class that has fewest."""
+    most: int
+    empty: tuple[str, ...]
+    """Names of classes without a single picture."""
+    shards: int
+    bytes: int
+    """Of all tars."""
+    seconds: float
+    """What the committed shards took to make, summed over actors."""
+    rejects: dict[str, int]
+    """Reason -> pictures that were drawn and not taken at first sight."""
+    work: Work = Field(Work(), exclude=True)
+
+
+def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
+    """Sum up the markers of the set at `url` and keep the totals there as summary.json."""
+    markers = {shard: stats for shard, stats in committed(url).items() if shard in plan.shards()}
+    per_class: Counter[int] = Counter()
+    rejects: Counter[str] = Counter()
+    for stats in markers.values():
+        per_class.update(stats.per_class)
+        rejects.update(stats.rejects)
+    images = sum(stats.count for stats in markers.values())
+    counts = [per_class[label] for label in range(plan.classes)]
+    summary = SetSummary(
+        url=url,
+        complete=len(markers) == len(plan.shards()),
+        images=images,
+        dropped=sum(len(plan.shard_range(shard)) for shard in markers) - images,
+        planned=plan.total,
+        classes=plan.classes,
+        fewest=min(counts),
+        most=max(counts),
+        empty=tuple(name for name, count in zip(plan.classnames, counts, strict=True) if count == 0),
+        shards=len(markers),
+        bytes=sum(stats.bytes for stats in markers.values()),
+        seconds=round(sum(stats.seconds for stats in markers.values()), 3),
+        rejects=dict(sorted(rejects.items())),
+        work=work or Work(),
+    )
+    text = (summary.model_dump_json(indent=1) + "\n").encode()
+    place = storage.join(url, SUMMARY_NAME)
+    if not storage.exists(place) or storage.read_bytes(place) != text:
+        storage.write_bytes(place, text)
+    return summary
