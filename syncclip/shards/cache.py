@@ -39,7 +39,7 @@ class ShardCache:
         """`size` bytes from `offset` of the shard at `url`, itself `shard_bytes` long; fewer where it was cut off."""
         if not storage.is_local(url) and shard_bytes > self.limit_bytes:
             return storage.read_bytes(url, offset, offset + size)
-        return os.pread(self._file(url, shard_bytes).descriptor, size, offset)
+        return self._file(url, shard_bytes).read(offset, size)
 
     def fetch_ahead(self, url: str, shard_bytes: int) -> None:
         """Start to copy a remote shard in the background; a failure shows when the shard is read."""
@@ -97,6 +97,10 @@ class _OpenFile:
 
     def __init__(self, descriptor: int, disk_bytes: int) -> None:
         self.descriptor, self.disk_bytes = descriptor, disk_bytes
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A method, so that the caller's `self` keeps the file open while it is read."""
+        return os.pread(self.descriptor, size, offset)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):

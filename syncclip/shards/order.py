@@ -19,11 +19,11 @@ PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT = range(1, 8)
 
 
 def key(*words: int) -> int:
-    """A 64-bit hash of a sequence of integers, negative ones and those beyond 64 bits included."""
+    """A 64-bit hash of a sequence of integers, of which the lower 128 bits count."""
     state = len(words)
     for word in words:
-        state = _mix((state ^ (word & _MASK)) + _GOLDEN & _MASK)
-        state = _mix(state + (word >> 64) + _GOLDEN & _MASK) if word >> 64 not in (0, -1) else state
+        for half in (word & _MASK, (word >> 64) & _MASK):
+            state = _mix(((state ^ half) + _GOLDEN) & _MASK)
     return state
 
 

@@ -84,15 +84,14 @@ def _archive(samples: list[Sample]) -> bytes:
     buffer = io.BytesIO()
     with webdataset.TarWriter(buffer, encoder=False, mtime=0) as tar:
         for sample in samples:
-            tar.write(
-                {
-                    "__key__": sample_key(sample.index),
-                    "cls": str(sample.label).encode(),
-                    "jpg": sample.image_bytes,
-                    "json": _json(sample).encode(),
-                    "txt": sample.text.encode(),
-                }
-            )
+            members = {
+                "__key__": sample_key(sample.index),
+                "cls": str(sample.label).encode(),
+                "jpg": sample.image_bytes,
+                "txt": sample.text.encode(),
+            }
+            # Every member costs at least 1 KiB: a picture without provenance goes without the file.
+            tar.write({**members, "json": _json(sample).encode()} if sample.provenance else members)
     return buffer.getvalue()
 
 

@@ -1,0 +1,86 @@
+"""Decoding, and what cannot be decoded."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from syncclip.settings import UserError
+from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError, decode_image
+from tests.shards.sets import jpeg
+
+
+def encoded(kind: str, mode: str = "RGB") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (4, 3)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "L"), ("PNG", "RGBA"), ("PNG", "P"), ("WEBP", "RGB"), ("JPEG", "CMYK")]
+)
+def test_every_mode_becomes_rgb(kind: str, mode: str) -> None:
+    image = decode_image(encoded(kind, mode), "x")
+    assert (image.mode, image.size) == ("RGB", (4, 3))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no image", jpeg(1)[:100], jpeg(1)[:-20], encoded("PNG")[:-25], encoded("GIF"), encoded("BMP")],
+    ids=["empty", "text", "cut header", "cut data", "cut png", "gif", "bmp"],
+)
+def test_what_is_no_whole_image_of_a_known_kind_is_named(data: bytes) -> None:
+    with pytest.raises(UnreadableImageError, match=r"^photo.jpg: unreadable image: ") as caught:
+        decode_image(data, "photo.jpg")
+    assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.fault
+def test_a_decompression_bomb_is_refused_from_its_header() -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(UnreadableImageError, match="x: 9000 x 9000 pixels are more than 50000000"):
+        decode_image(bomb, "x")
+
+
+def test_the_pixel_limit_is_a_setting() -> None:
+    assert decode_image(jpeg(1), "x", max_pixels=64).size == (8, 8)
+    with pytest.raises(UnreadableImageError, match="more than 63"):
+        decode_image(jpeg(1), "x", max_pixels=63)
+
+
+def test_the_error_survives_the_way_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImageError("x", "why")))
+    assert (error.name, str(error)) == ("x", "x: why")
+
+
+def test_a_damaged_thing_counts_once_and_beyond_the_limit_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    corruption = Corruption(limit=3)
+    for _ in range(5):
+        corruption.skip("a.jpg", "cut off")
+    corruption.skip("00001.parquet", "no table", images=2)
+    assert corruption.images == 3
+    assert caplog.text.count("skipped") == 2
+    assert "skipped a.jpg (1 image(s), 1 in all): cut off" in caplog.text
+    with pytest.raises(UserError, match="4 unreadable images, more than the limit of 3"):
+        corruption.skip("b.jpg", "b.jpg: cut off")
+
+
+def test_decoded_images_stay_within_their_bytes_and_the_last_used_stay() -> None:
+    decoded, made = DecodedImages(limit=2 * 3 * 64), []
+
+    def get(key: int) -> None:
+        decoded.get((0, key), lambda: made.append(key) or Image.new("RGB", (8, 8)))
+
+    for key in (1, 2, 1, 3, 1, 2):
+        get(key)
+    assert made == [1, 2, 3, 2]

@@ -1,0 +1,170 @@
+"""Which shards exist, and what `verify` finds."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.shards.layout import committed, sample_key, shard_name, stats_name, table_name, verify
+from syncclip.shards.reader import ShardSet
+from tests.shards.sets import jpeg, write_set
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    write_set(str(tmp_path), classes=3, rounds=4, rounds_per_shard=2)
+    return str(tmp_path)
+
+
+def test_names_are_the_ones_that_other_tools_expect() -> None:
+    assert (shard_name(7), stats_name(7), table_name(7)) == ("00007.tar", "00007_stats.json", "00007.parquet")
+    assert sample_key(17) == "000000017"
+    assert shard_name(123456) == "123456.tar"
+
+
+def test_a_sound_set_has_all_its_shards_and_no_problem(url: str) -> None:
+    assert list(committed(url)) == [0, 1]
+    assert verify(url) == []
+
+
+def test_a_missing_folder_holds_no_shard(tmp_path: Path) -> None:
+    assert committed(str(tmp_path / "nowhere")) == {}
+
+
+def spoil(url: str, how: str) -> None:
+    marker, tar = Path(url, "00001_stats.json"), Path(url, "00001.tar")
+    match how:
+        case "no marker":
+            marker.unlink()
+        case "cut marker":
+            marker.write_bytes(marker.read_bytes()[:-20])
+        case "empty marker":
+            marker.write_bytes(b"")
+        case "another's marker":
+            shutil.copy(Path(url, "00000_stats.json"), marker)
+        case "marker of another kind":
+            marker.write_text('{"count": 6, "successes": 6}')
+        case "marker that is not text":
+            marker.write_bytes(b"\xff\x00\xfe")
+        case "short tar":
+            tar.write_bytes(tar.read_bytes()[:-512])
+        case "long tar":
+            tar.write_bytes(tar.read_bytes() + bytes(512))
+        case "no tar":
+            tar.unlink()
+        case "no table":
+            Path(url, "00001.parquet").unlink()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no marker",
+        "cut marker",
+        "empty marker",
+        "another's marker",
+        "marker of another kind",
+        "marker that is not text",
+        "short tar",
+        "long tar",
+        "no tar",
+        "no table",
+    ],
+)
+def test_a_shard_without_a_valid_marker_does_not_exist(url: str, how: str) -> None:
+    spoil(url, how)
+    assert list(committed(url)) == [0]
+    assert ShardSet(url).samples.index.tolist() == [0, 1, 2, 3, 4, 5]
+    if how != "no tar":
+        assert any("00001.tar: no valid marker" in problem for problem in verify(url))
+
+
+def test_every_cut_of_a_marker_is_invalid(url: str) -> None:
+    marker = Path(url, "00001_stats.json")
+    text = marker.read_bytes()
+    for length in range(len(text)):
+        marker.write_bytes(text[:length])
+        assert list(committed(url)) == [0], length
+
+
+def test_a_marker_of_a_newer_format_is_refused(url: str) -> None:
+    marker = Path(url, "00001_stats.json")
+    marker.write_text(marker.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(UserError, match=r"00001_stats.json: format 2, this syncclip reads up to 1"):
+        committed(url)
+
+
+@pytest.mark.fault
+def test_verify_finds_a_flipped_byte(url: str) -> None:
+    tar = Path(url, "00000.tar")
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    assert any("00000.tar: sha256 differs" in problem for problem in verify(url))
+
+
+@pytest.mark.fault
+def test_verify_finds_an_unreadable_image_by_name(url: str) -> None:
+    row = ShardSet(url)
+    offset, size = int(row.samples.offset[4]), int(row.samples.size[4])
+    with Path(url, "00000.tar").open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
+    assert any("00000.tar:000000004.jpg: unreadable image" in problem for problem in verify(url))
+
+
+@pytest.mark.fault
+def test_verify_finds_a_corrupt_tar(url: str) -> None:
+    size = Path(url, "00000.tar").stat().st_size
+    Path(url, "00000.tar").write_bytes(b"\x01" * size)
+    assert any("00000.tar: corrupt tar" in problem for problem in verify(url))
+
+
+@pytest.mark.fault
+def test_verify_finds_an_unreadable_table(url: str) -> None:
+    Path(url, "00000.parquet").write_bytes(b"PAR1 no")
+    assert any("00000.parquet: unreadable table" in problem for problem in verify(url))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("foreign", ["../../evil.jpg", "/etc/passwd", "000000000.sh"])
+def test_verify_reports_foreign_paths_and_nothing_is_ever_extracted(url: str, foreign: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo(foreign)
+        member.size = len(jpeg(0))
+        tar.addfile(member, io.BytesIO(jpeg(0)))
+    size = Path(url, "00000.tar").stat().st_size
+    Path(url, "00000.tar").write_bytes(buffer.getvalue().ljust(size, b"\0")[:size])
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert any(f"00000.tar: foreign member {foreign!r}" in problem for problem in verify(url))
+    assert len(ShardSet(url)) == 12
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.fault
+def test_a_link_in_the_archive_is_foreign(url: str) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        member = tarfile.TarInfo("000000000.jpg")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    size = Path(url, "00000.tar").stat().st_size
+    Path(url, "00000.tar").write_bytes(buffer.getvalue().ljust(size, b"\0")[:size])
+    assert any("foreign member '000000000.jpg'" in problem for problem in verify(url))
+
+
+def test_a_set_in_memory_is_verified_alike(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=2, rounds=2)
+    assert list(committed(url)) == [0, 1]
+    assert verify(url) == []
+    storage.remove(storage.join(url, "00000_stats.json"))
+    assert list(committed(url)) == [1]

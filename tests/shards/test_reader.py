@@ -1,0 +1,215 @@
+"""Random access to a set."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.shards.cache import ShardCache
+from syncclip.shards.images import UnreadableImageError
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import write_shard
+from tests.object_store import s3_bucket
+from tests.shards.sets import index_of, jpeg, sample, write_set
+
+
+@pytest.fixture(params=["local", "remote"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    url = str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=5, rounds_per_shard=2)
+    return url
+
+
+def test_rows_are_in_index_major_order(url: str) -> None:
+    images = ShardSet(url)
+    assert len(images) == 15
+    assert images.samples.index.tolist() == list(range(15))
+    assert images.labels.tolist() == [0, 1, 2] * 5
+    assert images.samples.shard.tolist() == [0] * 6 + [1] * 6 + [2] * 3
+
+
+def test_every_row_gives_its_image_text_and_provenance(url: str) -> None:
+    images = ShardSet(url)
+    for row in (14, 0, 7, 3):
+        assert images.read(row) == jpeg(row)
+        assert index_of(images.image(row)) == row
+        assert images.text(row) == f"a photo of a class {row % 3}, größe"
+        assert images.provenance(row) == {"seed": row, "a": None}
+
+
+def test_rows_of_a_class_ascend_and_an_unknown_class_has_none(url: str) -> None:
+    images = ShardSet(url)
+    assert images.rows_of(1).tolist() == [1, 4, 7, 10, 13]
+    assert images.rows_of(5).tolist() == []
+
+
+def test_a_subset_holds_the_first_images_of_each_class(url: str) -> None:
+    part = ShardSet(url).subset(max_per_class=2)
+    assert part.samples.index.tolist() == [0, 1, 2, 3, 4, 5]
+    assert part.rows_of(2).tolist() == [2, 5]
+
+
+def test_a_subset_by_rows_renumbers_them_and_reads_their_images(url: str) -> None:
+    part = ShardSet(url).subset([9, 4])
+    assert [index_of(part.image(row)) for row in range(2)] == [4, 9]
+    assert part.provenance(1)["seed"] == 9
+
+
+def test_no_image_per_class_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="at most 0 images per class leaves none"):
+        ShardSet(url).subset(max_per_class=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(classes=st.integers(1, 6), rounds=st.integers(1, 6), per_shard=st.integers(1, 4), data=st.data())
+def test_every_prefix_is_class_balanced(
+    tmp_path_factory: pytest.TempPathFactory, classes: int, rounds: int, per_shard: int, data: st.DataObject
+) -> None:
+    url = str(tmp_path_factory.mktemp("set"))
+    write_set(url, classes, rounds, per_shard)
+    labels = ShardSet(url).labels
+    length = data.draw(st.integers(0, len(labels)))
+    counts = np.bincount(labels[:length], minlength=classes)
+    assert counts.max() - counts.min() <= 1
+    amount = data.draw(st.integers(1, rounds))
+    assert ShardSet(url).subset(max_per_class=amount).samples.index.tolist() == list(range(classes * amount))
+
+
+@settings(max_examples=25, deadline=None)
+@given(without=st.sets(st.integers(0, 11)), amount=st.integers(1, 5))
+def test_dropped_images_are_made_up_for_by_the_next_of_their_class(
+    tmp_path_factory: pytest.TempPathFactory, without: set[int], amount: int
+) -> None:
+    url = str(tmp_path_factory.mktemp("set"))
+    write_set(url, classes=3, rounds=5, without=without)
+    kept = [[i for i in range(label, 15, 3) if i not in without][:amount] for label in range(3)]
+    part = ShardSet(url).subset(max_per_class=amount)
+    assert part.samples.index.tolist() == sorted(itertools.chain(*kept))
+
+
+def test_growing_a_set_only_appends(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=3, rounds=2)
+    before = ShardSet(str(tmp_path)).samples
+    write_set(str(tmp_path), classes=3, rounds=5, first=2)
+    after = ShardSet(str(tmp_path)).subset(max_per_class=2).samples
+    for name in before.__dataclass_fields__:
+        assert np.array_equal(getattr(before, name), getattr(after, name))
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no committed shard there"):
+        ShardSet(str(tmp_path / "nowhere"))
+
+
+def test_shards_of_two_sets_in_one_folder_are_refused(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=3, rounds=1)
+    write_shard(str(tmp_path), 1, [sample(2, 3)])
+    with pytest.raises(UserError, match=r"sample 2 is both in 00000.tar and 00001.tar"):
+        ShardSet(str(tmp_path))
+
+
+@pytest.mark.fault
+def test_a_shard_with_an_unreadable_table_is_skipped_and_counted(url: str) -> None:
+    storage.write_bytes(storage.join(url, "00001.parquet"), b"PAR1 no")
+    images = ShardSet(url)
+    assert images.samples.index.tolist() == [0, 1, 2, 3, 4, 5, 12, 13, 14]
+    assert images.corruption.names == {storage.join(url, "00001.parquet"): 6}
+    with pytest.raises(UserError, match="6 unreadable images, more than the limit of 5"):
+        ShardSet(url, corrupt_limit=5)
+
+
+@pytest.mark.fault
+def test_a_table_that_points_outside_its_tar_is_not_believed(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=3, rounds=2)
+    write_set(str(tmp_path / "big"), classes=3, rounds=40, rounds_per_shard=40)
+    (tmp_path / "00001.parquet").write_bytes((tmp_path / "big" / "00000.parquet").read_bytes())
+    assert len(ShardSet(str(tmp_path))) == 3
+
+
+@pytest.mark.fault
+def test_an_unreadable_image_is_named_by_its_place_in_the_set(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=3, rounds=2)
+    images = ShardSet(str(tmp_path))
+    with (tmp_path / "00001.tar").open("r+b") as file:
+        file.seek(int(images.samples.offset[4]))
+        file.write(b"no image")
+    with pytest.raises(UnreadableImageError, match=r"/00001.tar:000000004.jpg: unreadable image"):
+        images.image(4)
+    assert index_of(images.image(5)) == 5
+
+
+def test_images_beyond_the_pixel_limit_are_refused(url: str) -> None:
+    with pytest.raises(UnreadableImageError, match="8 x 8 pixels are more than 63"):
+        ShardSet(url, max_pixels=63).image(0)
+
+
+def test_remote_shards_are_fetched_once_and_forgotten_beyond_the_limit(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=4)
+    size = ShardSet(url).shards[0].bytes
+    cache = ShardCache(limit_bytes=2 * size, folder=str(tmp_path))
+    images = ShardSet(url, cache=cache)
+    for row, fetched in [(0, 1), (1, 1), (3, 2), (2, 2), (6, 3), (0, 3), (3, 4)]:
+        assert index_of(images.image(row)) == row
+        assert (cache.fetched, cache._taken() <= 2 * size) == (fetched, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_larger_than_the_cache_is_read_piece_by_piece(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=1)
+    images = ShardSet(url, cache=ShardCache(limit_bytes=100))
+    assert index_of(images.image(2)) == 2
+    assert images.cache.fetched == 0
+
+
+def test_shards_are_fetched_ahead(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=2)
+    images = ShardSet(url)
+    images.fetch_ahead([0, 1])
+    assert images.cache._ahead is not None
+    images.cache._ahead.shutdown(wait=True)
+    assert images.cache.fetched == 2
+    images.image(0), images.image(5)
+    assert images.cache.fetched == 2
+
+
+def test_many_threads_read_through_a_small_cache(tmp_path: Path) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=6)
+    images = ShardSet(url, cache=ShardCache(limit_bytes=2 * ShardSet(url).shards[0].bytes))
+
+    def right(start: int) -> bool:
+        return all(index_of(images.image(row)) == row for row in [(start + 7 * i) % 18 for i in range(60)])
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(right, range(6)))
+
+
+def test_local_shards_are_read_in_place_with_a_bounded_number_of_open_files(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=2, rounds=9)
+    images = ShardSet(str(tmp_path), cache=ShardCache(max_open=3))
+    assert [index_of(images.image(row)) for row in range(18)] == list(range(18))
+    assert (len(images.cache._open), images.cache.fetched) == (3, 0)
+
+
+def test_a_set_on_s3_is_written_resumed_and_read() -> None:
+    with s3_bucket("shards") as bucket:
+        url = storage.join(bucket, "a", "set")
+        write_set(url, classes=3, rounds=4)
+        storage.remove(storage.join(url, "00001_stats.json"))
+        images = ShardSet(url)
+        assert images.samples.index.tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+        write_set(url, classes=3, rounds=2, first=1)
+        images = ShardSet(url)
+        assert [index_of(images.image(row)) for row in range(12)] == list(range(12))
+        assert images.cache.fetched == 4
