@@ -7,9 +7,7 @@ Promises, which the commit markers of the shards build on:
   as sftp, a write that is cut off can leave a short file behind; a marker's byte count then tells.)
 * Listings are never answered from a cache, since other machines write into the same folder.
 * A user's mistake (no permission, no space, a missing file, no credentials) is told in one sentence.
-
-Filesystem objects are looked up at each call and never kept: fsspec's own instance cache knows the process, so nothing
-breaks after a fork.
+* Filesystems are looked up at each call and never kept (fsspec's cache knows the process), so a fork breaks nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -30,7 +29,7 @@ from pydantic import Field
 
 from syncclip.settings import Settings, UserError
 
-# Object stores have no folders, and "making" one could make a bucket out of a typing error.
+# No folders there, and "making" one could make a bucket out of a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
 
 _options: dict[str, Any] = {}
@@ -89,12 +88,7 @@ def listdir(url: str) -> list[str]:
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes [start, end) of a file; fewer where it ends before that.
-
-    Raises:
-        MissingError: There is no such file.
-        UserError: It may not be read.
-    """
+    """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none."""
     with _explained(url, "read"):
         if is_local(url):
             with local_path(url).open("rb") as file:
@@ -112,8 +106,6 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         fs, _ = _remote(urls[0])
         by_path = {fs._strip_protocol(url): url for url in urls}
         answers = fs.cat(list(by_path), on_error="return")
-        if isinstance(answers, bytes):  # some filesystems answer a list of one with the bytes alone
-            answers = {next(iter(by_path)): answers}
         for answer in answers.values():
             if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
                 raise answer
@@ -160,20 +152,18 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
-    with _explained(url, "write"):
+    with _explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
-            with Path(source).open("rb") as finished, _replacing(local_path(url)) as file:
+            with _replacing(local_path(url)) as file:
                 shutil.copyfileobj(finished, file, 1 << 20)
         else:
-            with Path(source).open("rb") as finished:
-                digest = file_sha256(finished)
             fs, path = _remote(url)
-            with _own_first_try(url, digest):
+            with _own_first_try(url, file_sha256(finished)):
                 fs.put_file(str(source), path)
 
 
 def makedirs(url: str) -> None:
-    """Make a folder and its parents where there are folders at all; nothing on an object store."""
+    """Make a folder and its parents; nothing on an object store."""
     with _explained(url, "write"):
         if is_local(url):
             local_path(url).mkdir(parents=True, exist_ok=True)
@@ -195,17 +185,13 @@ def remove(url: str, recursive: bool = False) -> None:
 
 
 def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove what killed writers left behind in a local folder: `.part` files untouched for `older_than` seconds.
-
-    Returns how many. (On S3 a lifecycle rule for unfinished multipart uploads does this.)
-    """
+    """Remove the `.part` files that killed writers left in a local folder `older_than` seconds ago; how many."""
     swept = 0
-    if is_local(url) and local_path(url).is_dir():
-        for path in local_path(url).iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if _is_part(path.name) and path.stat().st_mtime < time.time() - older_than:
-                    path.unlink()
-                    swept += 1
+    for path in local_path(url).glob(".*.part") if is_local(url) else ():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - older_than:
+                path.unlink()
+                swept += 1
     return swept
 
 
@@ -239,11 +225,8 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
                 if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
                     found.append((name, None if info["type"] == "directory" else int(info["size"])))
-    return sorted((entry for entry in found if not _is_part(entry[0])), key=lambda entry: entry[0])
-
-
-def _is_part(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".part")
+    hidden = re.compile(r"\..*\.part")
+    return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 
 @contextlib.contextmanager
@@ -273,11 +256,11 @@ def _own_first_try(url: str, digest: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError):
         try:
             with open_read(url) as file:
-                arrived = file_sha256(file) == digest
+                if file_sha256(file) == digest:
+                    return
         except OSError:
-            arrived = False
-        if not arrived:
-            raise
+            pass
+        raise
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,6 +193,26 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkey
         storage.write_bytes(str(tmp_path / "x"), b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.fault
+def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
+    url = str(tmp_path / "x")
+    program = (
+        "import sys; from syncclip import storage\n"
+        f"while True:\n  for letter in b'abc': storage.write_bytes({url!r}, bytes([letter]) * (2 << 20)); print('.')"
+    )
+    for waits in range(1, 6):
+        with subprocess.Popen([sys.executable, "-uc", program], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.read(2 * waits)
+            writer.kill()
+        data = storage.read_bytes(url)
+        assert len(data) == 2 << 20
+        assert len(set(data)) == 1
+        assert storage.listdir(str(tmp_path)) == ["x"]
+    storage.sweep(str(tmp_path), older_than=-1)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.fault
