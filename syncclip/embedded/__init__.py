@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """The folder of an embedded part, such as "icons/clip", "icons/generator" or "icons/benchmark" (it may not be built yet)."""
+    """The folder of an embedded part: "icons/clip", "icons/generator" or "icons/benchmark"."""
     return Path(__file__).parent / name

@@ -1,0 +1,145 @@
+"""From the npm package `@iconify/json` to named drawings: which icon shows which concept, and its shape.
+
+Sets of designers are either in pretraining or in the benchmark, never in both (`families.json`); a drawing belongs to a
+concept when its normalised name equals one of the concept's names (`concepts.json`), never by substring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import resvg_py
+from PIL import Image
+
+HERE = Path(__file__).parent
+FAMILIES: dict[str, Any] = json.loads((HERE / "families.json").read_text())
+CONCEPTS: dict[str, Any] = json.loads((HERE / "concepts.json").read_text())
+LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "Unlicense", "BSD-3-Clause"}
+
+STYLE_WORDS = frozenset(
+    [
+        "outline",
+        "outlined",
+        "filled",
+        "fill",
+        "solid",
+        "bold",
+        "thin",
+        "light",
+        "duotone",
+        "linear",
+        "line",
+        "broken",
+        "regular",
+        "sharp",
+        "rounded",
+        "round",
+        "twotone",
+        "duo",
+        "flat",
+        "o",
+        "alt",
+        "variant",
+        "stroke",
+        "small",
+        "icon",
+        "color",
+        "black",
+        "remix",
+    ]
+)
+LEADING_STYLES = {"ic": {"baseline", "outline", "round", "sharp", "twotone"}, "ion": {"ios", "md", "logo"}}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One icon of one set. `concept` is its canonical name, `surface` the name that its designer gave."""
+
+    family: str
+    name: str
+    concept: str
+    surface: str
+    body: str
+    box: tuple[float, float, float, float]
+
+    @property
+    def order(self) -> bytes:
+        """A key that orders drawings at random but always alike."""
+        return hashlib.sha256(f"{self.family}:{self.name}".encode()).digest()
+
+
+def normalise(family: str, name: str) -> str:
+    """An icon's name without its set's frame, style words and numbers: `ic:baseline-gift4` becomes `gift`."""
+    name = re.sub(r"-two-tone", "", name.lower())
+    if family == "fluent":
+        name = re.sub(r"-\d+-(regular|filled|light)$", "", name)
+    words = [word for word in re.split(r"[-_]+", name) if word]
+    if words and words[0] in LEADING_STYLES.get(family, set()) and len(words) > 1:
+        words = words[1:]
+    words = [re.sub(r"(?<=[a-z])\d+$", "", word) for word in words]
+    while len(words) > 1 and (words[-1] in STYLE_WORDS or words[-1].isdigit()):
+        words.pop()
+    while len(words) > 1 and words[0].isdigit():
+        words.pop(0)
+    return " ".join(words)
+
+
+def concept_names() -> dict[str, str]:
+    """Every accepted name of a drawing → its concept (a class of the benchmark or another concept of pretraining)."""
+    names = {concept: concept for concept in CONCEPTS["other_concepts"]}
+    for concept, synonyms in CONCEPTS["classes"].items():
+        names.update(dict.fromkeys(synonyms, concept))
+    return names
+
+
+def read_family(package: Path, family: str, licence: str) -> Iterator[Drawing]:
+    """All drawings of a set whose name is one of ours; hidden icons and aliases are left out."""
+    if licence not in LICENCES:
+        raise ValueError(f"{family}: licence {licence} may not be shipped; allowed are {', '.join(sorted(LICENCES))}")
+    data = json.loads((package / "json" / f"{family}.json").read_text())
+    names = concept_names()
+    for name, icon in data["icons"].items():
+        surface = normalise(family, name)
+        if icon.get("hidden") or surface not in names:
+            continue
+        size = {
+            key: icon.get(key, data.get(key, fallback))
+            for key, fallback in (("left", 0), ("top", 0), ("width", 16), ("height", 16))
+        }
+        box = (size["left"], size["top"], size["width"], size["height"])
+        yield Drawing(family, name, names[surface], surface, icon["body"], box)
+
+
+def choose(drawings: Iterator[Drawing], most: int, most_other: int) -> list[Drawing]:
+    """At most `most` drawings of a class and `most_other` of another concept from one set, chosen by hash."""
+    by_concept: dict[str, list[Drawing]] = defaultdict(list)
+    for drawing in drawings:
+        by_concept[drawing.concept].append(drawing)
+    chosen = []
+    for concept in sorted(by_concept):
+        limit = most if concept in CONCEPTS["classes"] else most_other
+        chosen += sorted(by_concept[concept], key=lambda drawing: drawing.order)[:limit]
+    return chosen
+
+
+def render(drawing: Drawing, pixels: int, colour: str = "#000000") -> np.ndarray:
+    """The drawing, centred in a transparent square: (pixels, pixels, 4) uint8 RGBA."""
+    left, top, width, height = drawing.box
+    side = max(width, height)
+    view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
+    body = drawing.body.replace("currentColor", colour)
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{view}" width="{pixels}" height="{pixels}" color="{colour}" fill="{colour}">{body}</svg>'
+    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=pixels, height=pixels, skip_system_fonts=True)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))

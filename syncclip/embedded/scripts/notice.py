@@ -1,0 +1,37 @@
+"""The NOTICE: one line for every set of drawings, as its licence asks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .drawings import FAMILIES
+
+HEAD = """\
+The embedded world `icons` of syncclip is made from open icon sets, taken from the npm package {source}.
+
+What was done to the drawings: rasterised to 64x64 pixels, recoloured where they had one colour, put on drawn grounds,
+turned, blurred and given noise (benchmark), or used as shapes to train the tiny CLIP and generator (pretraining).
+Every set is under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or BSD-3-Clause. Each picture of the
+benchmark names its set in its shard (`.txt`).
+"""
+PARTS = {
+    "benchmark_colour": "Benchmark, coloured sets",
+    "benchmark_single_colour": "Benchmark, single-colour sets",
+    "pretraining": "Pretraining of the CLIP and the generator (no picture of these sets is shipped)",
+}
+
+
+def make_notice(package: Path, out: Path) -> None:
+    collections = json.loads((package / "collections.json").read_text())
+    lines = [HEAD.format(source=FAMILIES["source"])]
+    for part, title in PARTS.items():
+        lines.append(f"{title}\n")
+        for family, facts in FAMILIES[part].items():
+            author, licence = collections[family]["author"], collections[family]["license"]
+            links = ", ".join(link for link in (author.get("url"), licence.get("url")) if link)
+            lines.append(
+                f"* {facts['name']} ({family}), {author['name']}, {licence['spdx']}{f', {links}' if links else ''}"
+            )
+        lines.append("")
+    out.write_text("\n".join(lines))
