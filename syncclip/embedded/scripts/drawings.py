@@ -25,38 +25,7 @@ FAMILIES: dict[str, Any] = json.loads((HERE / "families.json").read_text())
 CONCEPTS: dict[str, Any] = json.loads((HERE / "concepts.json").read_text())
 LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "Unlicense", "BSD-3-Clause"}
 
-STYLE_WORDS = frozenset(
-    [
-        "outline",
-        "outlined",
-        "filled",
-        "fill",
-        "solid",
-        "bold",
-        "thin",
-        "light",
-        "duotone",
-        "linear",
-        "line",
-        "broken",
-        "regular",
-        "sharp",
-        "rounded",
-        "round",
-        "twotone",
-        "duo",
-        "flat",
-        "o",
-        "alt",
-        "variant",
-        "stroke",
-        "small",
-        "icon",
-        "color",
-        "black",
-        "remix",
-    ]
-)
+STYLE_WORDS = frozenset(CONCEPTS["style_words"])
 LEADING_STYLES = {"ic": {"baseline", "outline", "round", "sharp", "twotone"}, "ion": {"ios", "md", "logo"}}
 
 
