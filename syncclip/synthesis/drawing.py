@@ -159,9 +159,9 @@ class ShardMaker:
     crash a shard is either committed or doesn't exist, and making it again gives the same bytes.
     """
 
-    def __init__(self, plan: str, url: str, device: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any]) -> None:
         self.plan = Plan.model_validate_json(plan)
-        self.url, self.device = url, device
+        self.url, self.device, self.source = url, device, source
         self._options = dict(options)
         self._tools: tuple[Painter, list[Filter]] | None = None
 
@@ -194,6 +194,7 @@ class ShardMaker:
             storage.configure(self._options)
             plan = self.plan
             prompts = [plan.template.replace("{}", name) for name in plan.classnames]
-            painter = cast(Painter, Generator(plan.generator, self.device, plan.weights))
+            settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
+            painter = cast(Painter, Generator(settings, self.device, plan.weights))
             self._tools = painter, build_filters(plan.filters, prompts, self.device)
         return self._tools

@@ -54,7 +54,7 @@ class GeneratorSettings(Settings):
 
 
 class Located(NamedTuple):
-    """Where a pipeline comes from (a folder or a hub name) and what identifies its weights."""
+    """Where a pipeline comes from ("icons", an absolute path or a hub name) and what identifies its weights."""
 
     source: str
     revision: str | None
@@ -90,7 +90,7 @@ def _locate(settings: GeneratorSettings, fingerprint: str) -> Located:
                 f"generator {name!r}: the folder {path} has no model_index.json; give a folder that diffusers' "
                 "save_pretrained wrote"
             )
-        return Located(str(path.resolve()), None, _fingerprint(path))
+        return Located(name if name == "icons" else str(path.resolve()), None, _fingerprint(path))
     if name == "icons":
         raise UserError(f"generator 'icons': its weights are missing at {path}; install the package again")
     return Located(name, fingerprint, fingerprint) if fingerprint else _locate_on_hub(name, settings.revision)
@@ -178,6 +178,7 @@ def _locate_on_hub(name: str, revision: str | None) -> Located:
 def _load(settings: GeneratorSettings, located: Located, dtype: Any) -> Any:
     import diffusers
 
+    source = str(folder("icons/generator")) if located.source == "icons" else located.source
     load: Any = diffusers.DiffusionPipeline.from_pretrained
     arguments: dict[str, Any] = {"torch_dtype": dtype}
     if located.revision:
@@ -186,11 +187,11 @@ def _load(settings: GeneratorSettings, located: Located, dtype: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                pipeline = load(located.source, local_files_only=True, **arguments)
+                pipeline = load(source, local_files_only=True, **arguments)
             except OSError:
                 if located.revision is None:
                     raise
-                pipeline = load(located.source, **arguments)
+                pipeline = load(source, **arguments)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise UserError(
             f"generator {settings.pipeline!r} can't be loaded from {located.source}: {_first_line(error)}"

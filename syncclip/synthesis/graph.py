@@ -25,7 +25,7 @@ from syncclip.shards.layout import committed, shard_name
 from syncclip.synthesis.drawing import Report, ShardMaker
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, read_plan, settle, settled
-from syncclip.synthesis.pool import draw_round
+from syncclip.synthesis.pool import PoolError, draw_round
 from syncclip.synthesis.summary import SetSummary, Work, summarise
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def synthesise_set(
 
     Args:
         plan: from `draft`. A set that exists grows to its amount; fewer images than exist are fine.
-        url: folder or prefix of the set; an absolute path where other machines draw.
+        url: folder or prefix of the set; one that every machine sees, where several draw.
         actors: processes that draw at the same time, `plan.threads` CPUs each.
         num_gpus: GPUs of each actor; 0 draws on the CPU.
         retries: further rounds for shards that failed; rounds that commit something don't count.
@@ -105,21 +105,22 @@ def synthesise_set(
         UserError: the generator is missing, the folder holds another plan, can't be written, the machine lacks the
             CPUs or GPUs, or shards failed for good; what was committed stays.
     """
+    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may stand elsewhere
     wanted = plan.images_per_class
     begun_here = read_plan(url) is None
     plan = settled(plan, url)
     todo = _missing(plan, url, wanted)
     if not todo:
         return summarise(plan, url)
-    weights = plan.weights
-    plan = plan.model_copy(update={"weights": locate(plan.generator, weights).fingerprint})
+    located = locate(plan.generator, plan.weights)
+    plan = plan.model_copy(update={"weights": located.fingerprint})
     _check_machine(actors, plan.threads, num_gpus)
     plan = settle(plan, url)
     storage.sweep(url)
     sizes = {shard: len(plan.shard_range(shard)) for shard in plan.shards(wanted)}
     facts = Facts(sum(sizes.values()), sum(sizes.values()) - sum(sizes[s] for s in todo), min(actors, len(todo)))
     device = "cuda" if num_gpus > 0 else "cpu"
-    maker = partial(ShardMaker, plan.model_dump_json(), url, device, dict(storage_options or {}))
+    maker = partial(ShardMaker, plan.model_dump_json(), url, device, located.source, dict(storage_options or {}))
     began = time.monotonic()
     try:
         with ray_session(), _line(facts, show) as line:
@@ -167,9 +168,9 @@ def _rounds(
                     logger.debug("shard %s: %s", shard_name(report.shard), report.trace)
                 if report.fatal:
                     break
-        except Exception as error:  # the pool itself gave up: an actor died more often than Ray may restart it
-            crash = f"a process that drew it died ({type(error).__name__}), killed or out of memory"
-            logger.debug("the pool of actors ended", exc_info=True)
+        except PoolError as error:
+            crash = "the processes that drew it kept dying (out of memory, or killed)"
+            logger.debug("the pool of actors ended: %s", error)
         left = _missing(plan, url, wanted)
         fruitless += again and len(left) == len(todo)
         fatal = next((report for report in failed.values() if report.fatal), None)

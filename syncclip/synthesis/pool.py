@@ -20,6 +20,10 @@ RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
 """Ray Data would restart actors without end; `MAX_STARTS` acts first, this where it can't."""
 
 
+class PoolError(RuntimeError):
+    """The pool gave up: its actors died more often than Ray may restart them. What was committed stays."""
+
+
 Maker = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
@@ -66,7 +70,7 @@ def draw_round(
         num_gpus: GPUs of an actor.
 
     Raises:
-        Exception: Ray's, where actors died more often than `RAY_BOUNDS` allows; committed shards stay.
+        PoolError: actors died more often than `RAY_BOUNDS` allows.
     """
     import ray
     import ray.data
@@ -86,7 +90,14 @@ def draw_round(
                 num_gpus=num_gpus or None,
                 **_bounds(specs.map),
             )
-        for row in reports.iter_rows():
+        rows = iter(reports.iter_rows())
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except Exception as error:  # Ray's errors share no class
+                raise PoolError(f"{type(error).__name__}: {error}") from error
             yield Report(**row)
 
 

@@ -1,0 +1,40 @@
+"""What the tests of synthesis share: a tiny pipeline, plans for it, and the bytes of a set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.settings import SynthesisSettings
+from tests.worlds.generator import build_generator
+
+CLASSES = ("cat", "dog", "fir tree")
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Stable Diffusion pipeline."""
+    return build_generator(tmp_path_factory.mktemp("generator"))
+
+
+@pytest.fixture
+def make_plan(pipeline: Path) -> Callable[..., Plan]:
+    """make_plan(images_per_class, steps=1, classes=…, **synthesis settings) -> a plan for the tiny pipeline."""
+
+    def make(images: int, *, steps: int = 1, classes: tuple[str, ...] = CLASSES, **settings: Any) -> Plan:
+        generator = {"pipeline": str(pipeline), "steps": steps, "batch_size": 4}
+        asked = SynthesisSettings(images_per_class=images, **{"generator": generator, "filters": (), **settings})
+        return draft(asked, benchmark="tiny", classnames=classes, template="a photo of a {}.")
+
+    return make
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Name -> sha256 of everything that must not depend on how a set was made (markers hold seconds)."""
+    files = [file for file in folder.iterdir() if file.suffix in (".tar", ".parquet") or file.name == "plan.json"]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}

@@ -1,0 +1,102 @@
+"""Killing processes in mid-synthesis: the same command again ends with the bytes of an unbroken run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from syncclip.shards.layout import committed
+from syncclip.synthesis.drawing import ShardMaker
+from syncclip.synthesis.generators import locate
+from syncclip.synthesis.graph import Facts, synthesise_set
+from syncclip.synthesis.plan import Plan, settle
+from tests.synthesis.conftest import digests
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.usefixtures("ray_cluster")]
+
+SHARDS = 6
+
+DRIVER = """
+import sys
+from pathlib import Path
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.plan import Plan
+synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def plan(make_plan: Callable[..., Plan]) -> Plan:
+    """Shards of some tenths of a second on an idle core: long enough to be hit in the middle."""
+    return make_plan(16, steps=20, shard_size=8)
+
+
+@pytest.fixture
+def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
+    """The bytes of a run that nothing disturbs, drawn shard after shard in this process."""
+    known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
+    folder = tmp_path / "quiet"
+    make = ShardMaker(settle(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline, {})
+    assert [make({"shard": shard})["error"] for shard in plan.shards()] == [""] * SHARDS
+    return digests(folder)
+
+
+def drawing_processes() -> list[psutil.Process]:
+    """The actors of this process's own Ray that draw shards."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("ShardRow" in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str, str], tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def kill_once(_: Facts) -> None:
+        if not killed:  # the first shard is done, the actor is at the next
+            for process in drawing_processes():
+                process.send_signal(signal.SIGKILL)
+                killed.append(process.pid)
+
+    summary = synthesise_set(plan, str(tmp_path / "set"), show=False, observe=kill_once)
+    assert len(killed) == 1
+    assert summary.complete and summary.images == plan.total
+    assert digests(tmp_path / "set") == quiet
+
+
+def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
+    plan: Plan, quiet: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    (tmp_path / "asked.json").write_text(plan.model_dump_json())
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "asked.json"), str(folder)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as driver:
+        while not list(folder.glob("*_stats.json")) and driver.poll() is None:
+            time.sleep(0.01)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.kill()
+    gone, alive = psutil.wait_procs(family, timeout=30)
+    for process in alive:
+        process.kill()
+    there = committed(str(folder))
+    assert 0 < len(there) < SHARDS, f"killed too late or too early: {len(gone)} processes, {len(there)} shards"
+    finished = {shard: (folder / f"{shard:05d}.tar").stat() for shard in there}
+
+    summary = synthesise_set(plan, str(folder), actors=2, show=False)
+    assert summary.complete and summary.work.images == plan.total - 8 * len(there)
+    assert digests(folder) == quiet
+    for shard, before in finished.items():
+        after = (folder / f"{shard:05d}.tar").stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

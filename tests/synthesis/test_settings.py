@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from syncclip.synthesis.settings import SynthesisSettings
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"images_per_class": 0}, "0 images per class leave nothing to draw; ask for at least 1"),
+        ({"actors": 0}, "0 actors can't draw anything"),
+        ({"shard_size": 4, "generator": {"batch_size": 8}}, "shard_size 4 is smaller than one batch"),
+        ({"generator": {"height": 60}}, "60 pixels is not a multiple of 8, which latent diffusion needs; try 64"),
+        ({"filters": [{"name": "blank"}, {"name": "blank"}]}, "the filter 'blank' is given twice"),
+        ({"filters": [{"name": "clip_score"}]}, "it would keep everything"),
+        ({"filters": [], "choose": "best"}, "choose 'best' needs a filter"),
+        ({"filters": [{"name": "blnk"}]}, "blank"),
+        ({"images_per_clas": 3}, "images_per_clas"),
+    ],
+)
+def test_what_cant_work_is_refused_with_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        SynthesisSettings.model_validate(settings)
+    assert sentence in str(refusal.value)
+
+
+def test_filters_are_told_apart_by_their_names() -> None:
+    settings = SynthesisSettings.model_validate({"filters": [{"name": "blank"}, {"name": "clip_score", "top": 3}]})
+    assert [type(one).__name__ for one in settings.filters] == ["BlankSettings", "ClipScoreSettings"]
