@@ -14,6 +14,7 @@ from typing import Any
 from syncclip.cluster import debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
+from syncclip.training import ranks
 from syncclip.training.loop import DivergedError, TrainJob, run
 from syncclip.training.metrics import last_line
 from syncclip.training.runs import METRICS, RunFolder, RunRecord, say
@@ -44,8 +45,8 @@ def train_on_ray(
 
     Raises:
         UserError: the folder belongs to another recipe; a batch that can't be shared out; more workers than the cluster
-            has CPUs, or, with `device: cuda`, than it has GPUs; or the loop met a user's mistake.
-        DivergedError: a loss is not finite.
+            has CPUs, or, with `device: cuda`, than it has GPUs; or the workers met a user's mistake or a loss
+            that is no number.
     """
     json.dumps(spec)  # only plain data may travel
     check_shared(settings.batch, settings.workers)
@@ -103,7 +104,7 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any) ->
     with tempfile.TemporaryDirectory(prefix="syncclip-ray-train-") as state:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"build": build, "spec": spec},
+            train_loop_config={"build": build, "spec": spec, "folder": folder},
             scaling_config=scaling,
             torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
             run_config=RunConfig(
@@ -123,21 +124,29 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any) ->
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One rank's life. A mistake that every rank meets is written into the record, so that it isn't tried again."""
+    """One rank's life. A mistake that every rank knows of is written into the record, so that it isn't tried again."""
     import ray.train
 
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    folder: RunFolder = config["folder"]
     job: TrainJob | None = None
     try:
-        job = config["build"](config["spec"], rank, world_size)
+        mistake: UserError | None = None
+        try:
+            job = config["build"](config["spec"], rank, world_size)
+        except UserError as error:
+            mistake = error
+        ranks.raise_first(mistake, world_size)
+        assert job is not None and (job.run.url, job.run.recipe_hash) == (folder.url, folder.recipe_hash), "build follows"
         run(job, rank, world_size)
     except UserError as error:
-        everywhere = world_size == 1 or isinstance(error, DivergedError)
-        if job is None or not everywhere:
+        everywhere = world_size == 1 or job is None or isinstance(error, ranks.SharedError | DivergedError)
+        if not everywhere:
             raise
-        if rank == 0 and (record := job.run.record()) is not None:
-            job.run.write(record.model_copy(update={"status": "failed", "error": str(error)}))
+        if rank == 0:
+            record = folder.record() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
+            folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
 
 
 def _cause(error: BaseException) -> BaseException:

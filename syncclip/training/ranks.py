@@ -10,23 +10,48 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
+from syncclip.settings import UserError
+
 T = TypeVar("T")
 
 
+class SharedError(UserError):
+    """A user's mistake that one rank met and every rank was told of."""
+
+
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
-    """What rank 0 computes, on every rank; an exception there is raised everywhere, so that none waits for ever."""
-    if world_size == 1:
-        return compute()
-    found: list[object] = [None, None]
+    """What rank 0 computes, on every rank; a user's mistake there is raised everywhere, so that none waits for ever."""
+    found: list[T] = []
+    mistake: UserError | None = None
     if rank == 0:
         try:
-            found[0] = compute()
-        except Exception as error:
-            found[1] = error
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[1], Exception):
-        raise found[1]
-    return found[0]  # type: ignore[return-value]
+            found.append(compute())
+        except UserError as error:
+            mistake = error
+    raise_first(mistake, world_size)
+    if world_size > 1:
+        sent: list[object] = list(found) or [None]
+        dist.broadcast_object_list(sent, src=0)
+        return sent[0]  # type: ignore[return-value]
+    return found[0]
+
+
+def raise_first(mistake: UserError | None, world_size: int) -> None:
+    """Raise on every rank the mistake that one of them met, if any did.
+
+    Raises:
+        UserError: the mistake itself, where there is one rank.
+        SharedError: the first rank's mistake, where there are several.
+    """
+    if world_size == 1:
+        if mistake is not None:
+            raise mistake
+        return
+    sentences: list[str | None] = [None] * world_size
+    dist.all_gather_object(sentences, None if mistake is None else str(mistake))
+    for sentence in sentences:
+        if sentence is not None:
+            raise SharedError(sentence)
 
 
 def average(parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int) -> dict[str, float]:
