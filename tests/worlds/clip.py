@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -54,9 +55,14 @@ def make_clip_folder(
     return folder
 
 
+@cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
+
+
 def write_tokenizer(folder: Path, context: int, vocabulary: int) -> None:
     """CLIP's tokenizer with its first merges: 256 bytes, 256 bytes that end a word, merges, start, end."""
-    full = SimpleTokenizer()
+    full = _tokenizer()
     merges = sorted(full.bpe_ranks, key=full.bpe_ranks.__getitem__)[: vocabulary - 512 - 2]
     letters = list(full.byte_encoder.values())
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]

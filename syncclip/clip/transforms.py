@@ -1,0 +1,93 @@
+"""From a picture to a tensor, for training and for evaluation; chance comes from a generator that is handed in.
+
+Both are small values that pickle, so that they travel to workers. The same picture and the same state of the generator
+give the same tensor anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from syncclip.clip.backbone import Backbone
+
+Triple = tuple[float, float, float]
+ASPECT = (3 / 4, 4 / 3)
+ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """The backbone's own: resize, middle square, normalisation. It has no use for the generator that it is called with."""
+
+    preprocess: Callable[[Image.Image], Tensor]
+
+    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
+        """(3, size, size) float32."""
+        return self.preprocess(image.convert("RGB"))
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """A random crop of random area and aspect, resized to `size`; a mirror image now and then; normalisation.
+
+    Args:
+        scale: the crop's area, as a range of shares of the picture.
+        flip: the chance of a mirror image.
+    """
+
+    size: int
+    mean: Triple
+    std: Triple
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+
+    def __call__(self, image: Image.Image, generator: torch.Generator) -> Tensor:
+        """(3, size, size) float32."""
+        image = image.convert("RGB")
+        top, left, height, width = random_crop(image.height, image.width, self.scale, generator)
+        size = [self.size, self.size]
+        image = F.resized_crop(image, top, left, height, width, size, InterpolationMode.BICUBIC)
+        if _uniform(0, 1, generator) < self.flip:
+            image = F.horizontal_flip(image)
+        pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+        normalised: Tensor = F.normalize(pixels, list(self.mean), list(self.std))
+        return normalised
+
+
+def eval_transform(backbone: Backbone) -> EvalTransform:
+    return EvalTransform(backbone.preprocess)
+
+
+def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5) -> TrainTransform:
+    return TrainTransform(backbone.image_size, backbone.mean, backbone.std, scale, flip)
+
+
+def random_crop(
+    height: int, width: int, scale: tuple[float, float], generator: torch.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop: area uniform, aspect log-uniform, as in torchvision's `RandomResizedCrop`.
+
+    Where ten tries do not fit the picture, the largest middle crop of an allowed aspect.
+    """
+    for _ in range(ATTEMPTS):
+        area = height * width * _uniform(*scale, generator)
+        aspect = math.exp(_uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), generator))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, (), generator=generator))
+            left = int(torch.randint(0, width - w + 1, (), generator=generator))
+            return top, left, h, w
+    w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))

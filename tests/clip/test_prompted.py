@@ -1,0 +1,206 @@
+"""The towers with prompts, against open_clip's own towers and against loops that save nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
+
+from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.settings import UserError
+from tests.worlds.clip import make_clip_folder
+
+NAMES = ["cat", "golden_retriever", "blue car"]
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load_backbone(BackboneSettings(name=str(make_clip_folder(tmp_path_factory.mktemp("clip")))))
+
+
+@pytest.fixture
+def clip(backbone: Backbone) -> PromptedClip:
+    return PromptedClip(backbone)
+
+
+def whole_text(clip: PromptedClip, ids: Tensor, slots: Tensor, prompts: list[Tensor]) -> Tensor:
+    """Text features one class at a time over the full context: nothing cut, nothing shared."""
+    model, features = clip.model, []
+    ids = torch.nn.functional.pad(ids, (0, clip.context - ids.shape[1]))
+    for c in range(len(ids)):
+        x = model.token_embedding(ids[c : c + 1])
+        for i, block in enumerate(model.transformer.resblocks):
+            if i < len(prompts):
+                x = x.clone()
+                x[0, slots[c]] = prompts[i][c] if prompts[i].dim() == 3 else prompts[i]
+            x = block(x + model.positional_embedding if i == 0 else x, attn_mask=model.attn_mask)
+        features.append(model.ln_final(x)[0, ids[c].argmax()] @ model.text_projection)
+    return torch.stack(features)
+
+
+def test_without_prompts_texts_are_those_of_open_clip(clip: PromptedClip) -> None:
+    sentences = ["a photo of a cat.", "a sun", "two blue cars in the rain"]
+    expected = clip.model.encode_text(clip.backbone.tokenizer(sentences))
+    torch.testing.assert_close(clip.encode_text(clip.texts(sentences)), expected, rtol=0, atol=1e-5)
+
+
+def test_without_prompts_images_are_those_of_open_clip(clip: PromptedClip) -> None:
+    images = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(clip.encode_images(images), clip.model.encode_image(images), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 6])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_text_prompts_give_what_the_whole_context_gives(clip: PromptedClip, n: int, depth: int) -> None:
+    tokens = clip.text_context(NAMES, "a photo of a", n)
+    prompts = [torch.randn(n, clip.text_width) for _ in range(depth)]
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+def test_texts_are_cut_to_the_longest_and_their_common_start_is_shared(clip: PromptedClip) -> None:
+    tokens = clip.text_context(["cat", "dog"], "a photo of a", 2)
+    assert tokens.ids.shape[1] == int(tokens.read.max()) + 1 < clip.context
+    assert tokens.shared == 5  # start, two places, "of a"
+
+
+def test_a_single_class_is_read_behind_its_shared_start(clip: PromptedClip) -> None:
+    tokens = clip.text_context(["cat"], "a photo of a", 4)
+    prompts = [torch.randn(4, clip.text_width)]
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+def test_each_class_may_have_prompts_of_its_own(clip: PromptedClip) -> None:
+    tokens = clip.text_context(NAMES, "", 3)
+    prompts = [torch.randn(len(NAMES), 3, clip.text_width), torch.randn(3, clip.text_width)]
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, len(NAMES)])
+def test_each_picture_may_have_text_prompts_of_its_own(clip: PromptedClip, classes: int) -> None:
+    tokens = clip.text_context(NAMES, "", 3)
+    first, second = torch.randn(2, classes, 3, clip.text_width), torch.randn(3, clip.text_width)
+    expected = torch.stack([clip.encode_text(tokens, [each, second]) for each in first])
+    torch.testing.assert_close(clip.encode_text(tokens, [first, second]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("position", ["middle", "front"])
+def test_the_name_may_stand_between_or_before_the_places(clip: PromptedClip, position: str) -> None:
+    n, before = 5, {"middle": 2, "front": 0}[position]
+    tokens = clip.text_context(NAMES, "", n, position)  # type: ignore[arg-type]
+    at_end = clip.text_context(NAMES, "", n)
+    prompts = [torch.randn(n, clip.text_width) for _ in range(2)]
+    for c, end in enumerate(tokens.read.tolist()):
+        start, *rest = at_end.ids[c, : end + 1].tolist()
+        places, name, stop = rest[:n], rest[n:-2], rest[-2:]
+        assert tokens.ids[c, : end + 1].tolist() == [start, *places[:before], *name, *places[before:], *stop]
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+def test_each_picture_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
+    images, prompts = torch.randn(3, 3, 32, 32), [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
+    expected = torch.cat([clip.encode_images(images[i : i + 1], [p[i] for p in prompts]) for i in range(3)])
+    torch.testing.assert_close(clip.encode_images(images, prompts), expected, rtol=0, atol=1e-5)
+
+
+def test_deeper_vision_prompts_replace_those_before_them(clip: PromptedClip) -> None:
+    model, images = clip.model.visual, torch.randn(2, 3, 32, 32)
+    first, second = torch.randn(2, 2, clip.vision_width)
+    x = model.conv1(images).flatten(2).transpose(1, 2)
+    x = torch.cat([model.class_embedding.expand(2, 1, -1), x], dim=1) + model.positional_embedding
+    x = model.transformer.resblocks[0](model.ln_pre(torch.cat([x, first.expand(2, -1, -1)], dim=1)))
+    x = torch.cat([x[:, :-2], second.expand(2, -1, -1)], dim=1)
+    for block in model.transformer.resblocks[1:]:
+        x = block(x)
+    expected = model.ln_post(x[:, 0]) @ model.proj
+    torch.testing.assert_close(clip.encode_images(images, [first, second]), expected, rtol=0, atol=1e-5)
+
+
+def test_a_tower_that_averages_its_patches_leaves_the_prompts_out() -> None:
+    vision = CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=32, pool_type="avg")
+    model = CLIP(8, vision, CLIPTextCfg(context_length=8, vocab_size=600, width=16, heads=1, layers=1)).eval()
+    clip = PromptedClip(Backbone("average", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(clip.encode_images(images), model.encode_image(images), rtol=0, atol=1e-5)
+    prompted = clip.encode_images(images, [torch.zeros(3, clip.vision_width)])
+    assert prompted.shape == (2, 8)
+    assert not torch.allclose(prompted, model.encode_image(images))
+
+
+def test_prompts_get_gradients_and_frozen_weights_keep_none(clip: PromptedClip) -> None:
+    tokens = clip.text_context(NAMES, "a photo of a", 2)
+    text = [torch.randn(2, clip.text_width, requires_grad=True) for _ in range(3)]
+    vision = [torch.randn(2, clip.vision_width, requires_grad=True) for _ in range(3)]
+    (clip.encode_images(torch.randn(2, 3, 32, 32), vision) @ clip.encode_text(tokens, text).T).square().sum().backward()
+    assert all(prompt.grad is not None and prompt.grad.any() for prompt in text + vision)
+    assert not any(weight.requires_grad or weight.grad is not None for weight in clip.parameters())
+
+
+def test_computing_activations_twice_changes_no_gradient(backbone: Backbone) -> None:
+    images, grads = torch.randn(2, 3, 32, 32), []
+    start = torch.randn(2, 2, 32)
+    for twice in (False, True):
+        clip = PromptedClip(replace(backbone, checkpoint_activations=twice))
+        prompts = start.clone().requires_grad_()
+        clip.encode_images(images, list(prompts)).square().sum().backward()
+        grads.append(prompts.grad)
+    assert torch.equal(grads[0], grads[1])
+
+
+def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone) -> None:
+    half, clip = PromptedClip(replace(backbone, precision="bf16")), PromptedClip(backbone)
+    images, prompts = torch.randn(4, 3, 32, 32), [torch.randn(2, clip.vision_width)]
+    tokens = clip.text_context(NAMES, "a photo of a", 2)
+    words = [torch.randn(2, clip.text_width)]
+    for low, full in [
+        (half.encode_images(images, prompts), clip.encode_images(images, prompts)),
+        (half.encode_text(tokens, words), clip.encode_text(tokens, words)),
+    ]:
+        assert low.dtype == torch.float32
+        assert not torch.equal(low, full)
+        assert torch.nn.functional.cosine_similarity(low, full).min() > 0.999
+
+
+def test_a_text_longer_than_the_context_is_refused(clip: PromptedClip) -> None:
+    with pytest.raises(ValueError, match="does not fit the 16 tokens"):
+        clip.text_context(["a very long name of a thing that nobody ever saw"], "a photo of a", 4)
+
+
+def test_more_prompts_than_the_context_holds_are_refused(clip: PromptedClip) -> None:
+    with pytest.raises(ValueError, match="fewer text tokens"):
+        clip.text_context(NAMES, "", 20)
+
+
+def test_a_phrase_with_fewer_tokens_than_places_is_refused(clip: PromptedClip) -> None:
+    with pytest.raises(ValueError, match="'a photo' has 2 tokens"):
+        clip.text_context(NAMES, "a photo", 3)
+
+
+def test_prompts_deeper_than_the_tower_are_refused(clip: PromptedClip) -> None:
+    with pytest.raises(ValueError, match="lower the depth"):
+        clip.encode_images(torch.zeros(1, 3, 32, 32), [torch.zeros(1, clip.vision_width)] * 4)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> PromptedClip:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
+    model = CLIP(8, vision, CLIPTextCfg(context_length=8, vocab_size=600, width=16, heads=1, layers=1)).eval()
+    return PromptedClip(Backbone("RN1", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
+
+
+def test_a_resnet_cannot_take_prompts(resnet: PromptedClip) -> None:
+    with pytest.raises(UserError, match="'RN1' is not a plain vision transformer"):
+        resnet.vision_width  # noqa: B018
+
+
+def test_a_resnet_still_encodes_pictures(resnet: PromptedClip) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(resnet.encode_images(images), resnet.model.encode_image(images), rtol=0, atol=1e-5)
