@@ -11,7 +11,7 @@ from syncclip import storage
 from syncclip.benchmarks import Benchmark, load_benchmark
 from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.transforms import TrainTransform
+from syncclip.clip.transforms import train_transform
 from syncclip.methods import METHODS, Method, build_method
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
@@ -28,6 +28,11 @@ class Parts:
     benchmark: Benchmark
     backbone: Backbone
     method: Method
+
+    @property
+    def device(self) -> torch.device:
+        """Where the method is."""
+        return self.method.clip.device
 
 
 def assemble(recipe: Recipe) -> Parts:
@@ -61,7 +66,7 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
     return MixedStream(
         parts.benchmark.split("train"),
         synthetic,
-        transform=TrainTransform(parts.backbone, scale=training.scale, flip=training.flip),
+        transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,
         seed=training.seed,
         base=parts.benchmark.base,

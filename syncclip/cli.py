@@ -181,10 +181,10 @@ def run(arguments: list[str]) -> int:
         _say("interrupted; the same command goes on where it stopped")
         return 130
     except Exception as error:
-        sentence = _sentence(error)
-        if sentence is None or debug:
+        told = sentence(error)
+        if told is None or debug:
             raise
-        _say(sentence)
+        _say(told)
         return 2
 
 
@@ -192,7 +192,7 @@ def _say(sentence: str) -> None:
     print(f"syncclip: {sentence}", file=sys.stderr, flush=True)
 
 
-def _sentence(error: BaseException) -> str | None:
+def sentence(error: BaseException) -> str | None:
     """A user's mistake as one sentence; None for a defect, whose traceback is worth more than any sentence."""
     if hasattr(error, "format_message"):  # typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")

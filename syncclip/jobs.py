@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors.torch
 
-from syncclip import storage
+from syncclip import cluster, storage
 from syncclip.assembly import Parts, assemble, learns_from_synthetic, stream, synthetic_part
 from syncclip.benchmarks import load_benchmark
 from syncclip.recipe import Recipe, digest
@@ -250,11 +250,9 @@ def _check_cpus(recipe: Recipe) -> None:
     """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow."""
     import ray
 
-    from syncclip.cluster import cluster_address, local_cpus
-
-    workers = recipe.training.workers
-    if workers > local_cpus() and cluster_address() is None and not ray.is_initialized():
+    workers, cpus = recipe.training.workers, cluster.local_cpus()
+    if workers > cpus and cluster.cluster_address() is None and not ray.is_initialized():
         raise UserError(
-            f"training.workers is {workers}, but this machine has {local_cpus()} CPUs; use at most that many, or name "
+            f"training.workers is {workers}, but this machine has {cpus} CPUs; use at most that many, or name "
             "a cluster in RAY_ADDRESS"
         )

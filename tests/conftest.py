@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,56 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class TinyWorld:
+    """Benchmark, CLIP and generator that load in milliseconds and mean nothing; see `tests/worlds`."""
+
+    benchmark: str
+    backbone: str
+    generator: str
+    recipe: str
+    """A recipe that uses them, with a training of two epochs of three steps."""
+
+
 @pytest.fixture(scope="session")
-def worlds() -> Path:
-    """The folder of tiny worlds: generators, backbones and benchmarks that load in milliseconds."""
-    return Path(__file__).parent / "worlds"
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """One tiny world for the whole test session; tests write elsewhere."""
+    from tests.worlds.benchmark import tiny_benchmark
+    from tests.worlds.clip import make_clip_folder
+    from tests.worlds.generator import build_generator
+
+    folder = tmp_path_factory.mktemp("tiny")
+    benchmark = tiny_benchmark(folder / "shapes")
+    backbone = make_clip_folder(folder / "clip")
+    generator = build_generator(folder / "generator")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(
+        f"""
+benchmark: {{name: {benchmark}, shots: 4}}
+backbone: {{name: {backbone}}}
+synthesis:
+  images_per_class: 2
+  shard_size: 6
+  generator: {{pipeline: {generator}, steps: 2, batch_size: 3}}
+training: {{epochs: 2, batch: 4, checkpoint_every: 2}}
+study:
+  arms: [{{method: zeroshot}}, {{method: ivlp, data: real}}, {{method: syncclip}}]
+  images_per_class: [1, 2]
+  seeds: [1]
+  draws: 100
+  map_images: 12
+storage: {{root: {folder / "runs"}}}
+"""
+    )
+    return TinyWorld(str(benchmark), str(backbone), str(generator), str(recipe))
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> str:  # noqa: ARG001
+    """The synthetic set of the tiny world, drawn once; tests only read it."""
+    from syncclip import jobs
+    from syncclip.recipe import Recipe
+
+    url = str(tmp_path_factory.mktemp("set"))
+    jobs.synthesise(Recipe.load(tiny.recipe), url)
+    return url

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from syncclip import jobs
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from tests.conftest import TinyWorld
+
+
+def files(folder: str | Path, *patterns: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for pattern in patterns for path in sorted(Path(folder).glob(pattern))}
+
+
+def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
+    named = [f"training.synthetic={synthetic}"] if synthetic else []
+    return Recipe.load(tiny.recipe, [*named, *overrides])
+
+
+def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
+    plan = jobs.plan(Recipe.load(tiny.recipe, ["synthesis.images_per_class=3"]))
+    assert (plan.classes, plan.total, len(plan.shards())) == (6, 18, 3)
+    assert plan.entry(7).prompt == "a photo of a green circle."
+
+
+@pytest.mark.ray
+def test_a_set_is_drawn_with_its_plan_and_recipe_beside_it(tiny_set: str) -> None:
+    names = {path.name for path in Path(tiny_set).iterdir()}
+    assert {"plan.json", "synthesis.yaml", "00000.tar", "00000_stats.json", "00001.tar", "00001_stats.json"} <= names
+
+
+@pytest.mark.ray
+def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
+    with pytest.raises(UserError, match="did you mean 'icons'"):
+        jobs.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
+
+
+def test_training_before_synthesis_names_the_command_that_comes_first(tiny: TinyWorld, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no synthetic set in {tmp_path}.*first run `syncclip synth tiny --out"):
+        jobs.train(Recipe.load(tiny.recipe), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    below = shutil.copytree(tiny_set, tmp_path / "synthetic")
+    recipe = Recipe.load(tiny.recipe)
+    assert jobs.find_synthetic(recipe, tiny_set) == tiny_set
+    assert jobs.find_synthetic(recipe, str(tmp_path)) == str(below)
+    assert jobs.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
+
+
+@pytest.mark.ray
+def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    run = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl", "results.json"} <= names
+    assert "predictions.parquet" in names
+    assert json.loads((tmp_path / "results.json").read_text()) == run.results
+    assert run.name == "syncclip-both-2-seed1"
+    assert Recipe.load(str(tmp_path / "recipe.yaml")).training.images_per_class == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_train_gives_the_bits_of_the_plain_loop(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    recipe = here(tiny, tiny_set)
+    jobs.run_here(recipe, str(tmp_path / "here"))
+    jobs.train(recipe, str(tmp_path / "ray"))
+    kinds = ("prompts.safetensors", "metrics.jsonl", "results.json")
+    assert files(tmp_path / "here", *kinds) == files(tmp_path / "ray", *kinds)
+
+
+@pytest.mark.ray
+def test_a_run_in_the_folder_of_its_set_leaves_the_shards_alone(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    both = str(shutil.copytree(tiny_set, tmp_path / "both"))
+    jobs.run_here(Recipe.load(tiny.recipe), both)
+    assert files(both, "*.tar", "*_stats.json", "plan.json") == files(tiny_set, "*.tar", "*_stats.json", "plan.json")
+    assert jobs.evaluate(both).results["counts"]["all"] == 24
+
+
+@pytest.mark.ray
+def test_a_finished_run_is_not_made_again(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
+    monkeypatch.setattr(jobs, "assemble", None)
+    assert jobs.run_here(here(tiny, tiny_set), str(tmp_path)) == first
+    assert jobs.train(here(tiny, tiny_set), str(tmp_path)) == first
+
+
+@pytest.mark.ray
+def test_another_recipe_in_the_same_folder_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    jobs.run_here(here(tiny, tiny_set), str(tmp_path))
+    with pytest.raises(UserError, match="training.epochs: 2 -> 3"):
+        jobs.run_here(here(tiny, tiny_set, "training.epochs=3"), str(tmp_path))
+
+
+@pytest.mark.ray
+def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    moved = str(shutil.copytree(tiny_set, tmp_path / "moved"))
+    other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
+    text = (other / "plan.json").read_text()
+    assert '"seed": 0' in text
+    (other / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    hashes = [jobs.settled_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.ray
+def test_more_images_than_the_set_holds_are_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds 2 images per class; draw more with `syncclip synth tiny"):
+        jobs.train(here(tiny, tiny_set, "training.images_per_class=3"), str(tmp_path))
+
+
+@pytest.mark.ray
+def test_an_unfinished_set_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    part = shutil.copytree(tiny_set, tmp_path / "part")
+    (part / "00001_stats.json").unlink()
+    with pytest.raises(UserError, match="1 of 2 shards are not drawn yet; finish the set"):
+        jobs.train(here(tiny, str(part)), str(tmp_path / "run"))
+
+
+@pytest.mark.ray
+def test_a_set_of_other_classes_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    from tests.worlds.benchmark import folder_of_folders
+
+    other = folder_of_folders(tmp_path / "other")
+    with pytest.raises(UserError, match="not the 6 of"):
+        jobs.train(here(tiny, tiny_set, f"benchmark.name={other}"), str(tmp_path / "run"))
+
+
+def test_learning_from_real_pictures_needs_no_set(tiny: TinyWorld, tmp_path: Path) -> None:
+    run = jobs.run_here(here(tiny, None, "training.data=real", "training.method=ivlp"), str(tmp_path))
+    assert run.name == "ivlp-real-seed1"
+    assert 0 <= run.results["open_all"] <= 100
+
+
+def test_zero_shot_needs_no_set_and_no_steps(tiny: TinyWorld, tmp_path: Path) -> None:
+    run = jobs.run_here(here(tiny, None, "training.method=zeroshot"), str(tmp_path))
+    assert run.results["counts"] == {"base": 12, "novel": 12, "all": 24}
+
+
+def test_more_workers_than_cpus_are_refused_before_anything_starts(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.cluster, "local_cpus", lambda: 2)
+    with pytest.raises(UserError, match="training.workers is 4"):
+        jobs.train(here(tiny, None, "training.data=real", "training.workers=4", "training.batch=8"), str(tmp_path))
+
+
+def test_evaluation_on_another_split_replaces_the_results(tiny: TinyWorld, tmp_path: Path) -> None:
+    jobs.run_here(here(tiny, None, "training.method=zeroshot"), str(tmp_path))
+    run = jobs.evaluate(str(tmp_path), ["evaluation.split=val"])
+    assert (run.split, run.results["counts"]["all"]) == ("val", 12)
+    assert json.loads((tmp_path / "results.json").read_text()) == run.results
+
+
+def test_evaluation_cannot_change_the_run(tiny: TinyWorld, tmp_path: Path) -> None:
+    jobs.run_here(here(tiny, None, "training.method=zeroshot"), str(tmp_path))
+    with pytest.raises(UserError, match="a finished run can't be changed"):
+        jobs.evaluate(str(tmp_path), ["training.seed=2"])
+
+
+def test_a_folder_without_a_run_cannot_be_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run there; train one with `syncclip train"):
+        jobs.evaluate(str(tmp_path))
+
+
+def test_an_unreadable_picture_is_named(tiny: TinyWorld, tmp_path: Path) -> None:
+    from tests.worlds.benchmark import folder_of_folders
+
+    folder = folder_of_folders(tmp_path / "own", splits={"train": 4, "test": 2})
+    broken = folder / "test" / "red_circle" / "000.png"
+    broken.write_bytes(b"not a picture")
+    recipe = here(tiny, None, "training.method=zeroshot", f"benchmark.name={folder}")
+    with pytest.raises(UserError, match=r"red_circle.000\.png"):
+        jobs.run_here(recipe, str(tmp_path / "run"))
+
+
+def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jobs.absolute("runs") == str(Path.cwd() / "runs")
+    assert jobs.absolute("s3://bucket/runs") == "s3://bucket/runs"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(UserError, match="relative path"):
+        jobs.absolute("runs")
