@@ -11,7 +11,7 @@ import torch
 
 from syncclip.assembly import Parts, assemble
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods import build_method
+from syncclip.methods import Method, build_method
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
@@ -57,19 +57,23 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
     shifts, tables = {}, []
     with pinned(recipe.training.threads), torch.inference_mode():
         for model, method in (("frozen", frozen), ("trained", parts.method)):
-            features: dict[int, Floats] = {}
-            for domain, sample in samples.items():
-                batches = []
-                for images in sample.images.split(recipe.evaluation.batch):
-                    domains = torch.full((len(images),), domain, device=parts.device)
-                    batches.append(method.image_features(images.to(parts.device), domains).double().cpu().numpy())
-                features[domain] = np.concatenate(batches)
+            features = {domain: _features(method, sample, domain, recipe) for domain, sample in samples.items()}
             shifts[model] = measure(
                 features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
             )
             places = dict(zip((REAL, SYNTHETIC), project(features[REAL], features[SYNTHETIC]), strict=True))
             tables += [_table(model, domain, samples[domain], places[domain]) for domain in samples]
     return shifts, pd.concat(tables, ignore_index=True)
+
+
+def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
+    size, device = recipe.evaluation.batch, method.clip.device
+    found = []
+    for first in range(0, len(sample.images), size):
+        images = sample.images[first : first + size].to(device)
+        domains = torch.full((len(images),), domain, device=device)
+        found.append(method.image_features(images, domains).double().cpu().numpy())
+    return np.concatenate(found)
 
 
 def evenly(labels: Rows, limit: int) -> Rows:

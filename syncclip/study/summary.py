@@ -42,7 +42,7 @@ def lines(table: pd.DataFrame) -> list[Line]:
                 )
                 for metric in METRICS
             }
-            found.append(Line(str(arm), None if pd.isna(amount) else int(amount), len(group), scores))  # type: ignore[arg-type, call-overload]
+            found.append(Line(str(arm), None if pd.isna(amount) else int(amount), len(group), scores))
     return found
 
 
@@ -75,7 +75,7 @@ def markdown(
     rows = _compared(pairs)
     if rows:
         parts += [
-            f"`{pairs[0]['arm']}` minus the others, points; {level} intervals, paired bootstrap over seeds and pictures.",
+            f"{pairs[0]['arm']} minus the others, points; {level} intervals, seeds and pictures drawn again.",
             _grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
         ]
     rows = [
