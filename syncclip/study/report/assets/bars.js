@@ -15,7 +15,7 @@ figure("bars", (part) => {
   state.amount = amounts.at(-1) || 0;
   const row = html("div", { class: "control-row" });
   if (ready.length > 1) row.append(choice("Candidate classes", ready, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
-  if (amounts.length > 1) row.append(html("span", { class: "control-label" }, "pictures per class"), choice("Synthetic pictures per class", amounts.map((n) => [n, String(n)]), state.amount, (value) => { state.amount = Number(value); part.redraw(); }));
+  if (amounts.length > 1) row.append(html("span", { class: "labelled" }, "pictures per class", choice("Synthetic pictures per class", amounts.map((n) => [n, String(n)]), state.amount, (value) => { state.amount = Number(value); part.redraw(); })));
   part.controls.append(row);
 
   return (width) => {
@@ -98,7 +98,7 @@ figure("differences", (part) => {
       picture.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
     }
     picture.append(line(x(0), top - 6, x(0), height - 30, { class: "zero" }),
-      text(x(0) - 10, 16, "◂ worse", { class: "axis-note", "text-anchor": "end" }), text(x(0) + 10, 16, "better ▸", { class: "axis-note" }));
+      text(x(0) - 10, 16, x(0) - left > 60 || !narrow ? "◂ worse" : "", { class: "axis-note", "text-anchor": "end" }), text(x(0) + 10, 16, "better ▸", { class: "axis-note" }));
     shown.forEach((entry, i) => {
       const y = top + i * step + (narrow ? 38 : step / 2);
       const sure = entry.low > 0 ? "var(--gain)" : entry.high < 0 ? "var(--loss)" : "var(--unsure)";

@@ -66,10 +66,8 @@ figure("classes", (part) => {
       return rect;
     });
     picture.append(line(area.left, y(0), area.right, y(0), { class: "axis" }));
-    if (against && !narrow && bars.length) {
-      picture.append(text(area.left + 6 + wins * slot, y(0) - 9, wins < bars.length * 0.8 ? `${wins} classes gain` : "", { class: "axis-note" }),
-        text(area.right - losses * slot - 6, y(0) + 19, losses < bars.length * 0.8 ? `${losses} lose` : "", { class: "axis-note", "text-anchor": "end" }));
-    }
+    if (against && wins) picture.append(text(area.left + 4, y(0) + 19, `${wins} of ${bars.length} gain`, { class: "axis-note" }));
+    if (against && losses) picture.append(text(area.right - 2, y(0) - 9, `${losses} lose`, { class: "axis-note", "text-anchor": "end" }));
     let place = -1;
     const look = (index, clientX, clientY) => {
       if (rects[place]) rects[place].classList.remove("on");
@@ -125,7 +123,7 @@ figure("pictures", (part) => {
     list.value = label;
     const pictures = (from, count, words) => html("div", { class: "film" }, ...Array.from({ length: count }, (_, i) => thumb(strip, from + i, `${words} ${className(label)}, number ${i + 1}`)));
     const side = (title, note, from, count, words) => html("div", { class: "side" }, html("h4", {}, title), html("p", { class: "quiet" }, note), count ? pictures(from, count, words) : html("p", { class: "quiet" }, "none for this class"));
-    const sides = html("div", { class: "sides" });
+    const sides = html("div", { class: payload.pictures.real && payload.pictures.made ? "sides" : "sides single" });
     if (payload.pictures.real) sides.append(side("Real", strip.real_note || "from the benchmark", 0, strip.real, "real picture of"));
     if (payload.pictures.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "drawn by the generator", strip.real, strip.made, "synthetic picture of"));
     part.plot.append(sides);

@@ -48,12 +48,13 @@ figure("curve", (part) => {
       picture.append(svg("rect", { x: x(most * 1.12), y: area.top, width: area.right - x(most * 1.12), height: area.bottom - area.top, class: "beyond" }),
         text(area.right - 6, area.bottom - 8, "forecast", { class: "axis-note", "text-anchor": "end" }));
     }
-    for (const value of ticks(floor - air, ceiling + air, narrow ? 5 : 6)) {
+    for (const value of ticks(floor - air, ceiling + air, narrow ? 6 : 8)) {
       picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, fixed(value, value % 1 ? 1 : 0), { class: "tick", "text-anchor": "end" }));
     }
     for (const n of amounts) picture.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
     picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
-      text((area.left + area.right) / 2, height - 6, "synthetic pictures per class", { class: "axis-title", "text-anchor": "middle" }));
+      text((area.left + area.right) / 2, height - 6, "synthetic pictures per class", { class: "axis-title", "text-anchor": "middle" }),
+      text(area.left + 8, area.top + 4, "accuracy, %", { class: "axis-note" }));
 
     let marks = 0;
     const labels = [];
@@ -140,7 +141,11 @@ figure("curve", (part) => {
     numbers(part.root, ["per class", ...columns.map((n) => (n ? String(n) : "no synthetic")), "fit: error at n"],
       shown.map((arm) => [arm.label, ...columns.map((n) => { const point = seriesOf(arm).find((entry) => entry.n === n); return point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : ""; }), (fitOf(arm) || { formula: "" }).formula || ""]));
     const note = part.root.querySelector("[data-forecast]");
-    if (note) note.textContent = drawn.map((arm) => (fitOf(arm) || { text: "" }).text).filter(Boolean).join(" ");
+    if (note) {
+      const said = new Map();
+      for (const arm of drawn.filter((one) => (fitOf(one) || {}).text)) said.set(fitOf(arm).text, [...(said.get(fitOf(arm).text) || []), arm.short]);
+      note.replaceChildren(...[...said].map(([words, names]) => html("span", { class: "said" }, html("b", {}, names.join(", ")), `: ${words}`)));
+    }
     return marks;
   };
 });

@@ -11,8 +11,6 @@ figure("map", (part) => {
     const side = width >= 640 && stages.length > 1;
     const size = side ? (width - 24) / stages.length : width;
     const height = Math.min(size, 470);
-    const all = (key) => stages.flatMap((stage) => stage[key]);
-    const [left, right, low, high] = [Math.min(...all("x")), Math.max(...all("x")), Math.min(...all("y")), Math.max(...all("y"))];
     let marks = 0;
     const layers = [];
     const panels = html("div", { class: "panels" });
@@ -28,9 +26,11 @@ figure("map", (part) => {
     };
     held = null;
     for (const stage of stages) {
-      const pad = 18;
-      const x = linear([left, right], [pad, size - pad]);
-      const y = linear([low, high], [height - pad, pad]);
+      // Each map has axes and a scale of its own (a trained feature space is another one), but both directions count alike.
+      const [left, right, low, high] = [Math.min(...stage.x), Math.max(...stage.x), Math.min(...stage.y), Math.max(...stage.y)];
+      const zoom = Math.min((size - 36) / (right - left || 1), (height - 36) / (high - low || 1));
+      const x = (value) => size / 2 + (value - (left + right) / 2) * zoom;
+      const y = (value) => height / 2 - (value - (low + high) / 2) * zoom;
       const middle = (rows) => [rows.reduce((sum, i) => sum + stage.x[i], 0) / rows.length, rows.reduce((sum, i) => sum + stage.y[i], 0) / rows.length];
       const indices = stage.x.map((_, i) => i);
       const panel = html("div", { class: "panel" }, html("h4", {}, stage.title, stage.number ? html("b", {}, stage.number) : null));
@@ -85,7 +85,7 @@ function cutBar(part, width, parts, unit, colours) {
   let at = 0;
   parts.forEach((entry, i) => {
     const wide = (entry.value / total) * width;
-    const rect = svg("rect", { x: at, y: 2, width: Math.max(1, wide - 2), height: 26, rx: 4, fill: colours[i % colours.length] });
+    const rect = svg("rect", { x: at, y: 2, width: Math.max(1.5, wide - 2), height: 26, rx: Math.min(4, wide / 3), fill: colours[i] });
     const show = (event) => showTip(event.clientX, event.clientY, tipTitle(entry.name), tipRow(null, unit, entry.text), tipRow(null, "share", `${fixed((entry.value / total) * 100, 0)} %`));
     rect.addEventListener("pointermove", show);
     rect.addEventListener("pointerdown", show);
@@ -95,7 +95,7 @@ function cutBar(part, width, parts, unit, colours) {
   });
   const legend = html("div", { class: "legend" }, ...parts.map((entry, i) => {
     const dot = html("i", { class: "dot" });
-    dot.style.background = colours[i % colours.length];
+    dot.style.background = colours[i];
     return html("span", {}, dot, `${entry.name} `, html("b", {}, entry.text));
   }));
   part.plot.append(picture, legend);
@@ -105,7 +105,7 @@ const COST_TONES = [1, 4, 2, 3, 5, 6, 7, 0].map((i) => `var(--tone-${i})`);
 for (const [name, unit] of [["time", "time"], ["rejects", "pictures"]]) {
   figure(name, (part) => (width) => {
     const parts = payload.cost[name];
-    cutBar(part, width, parts, unit, name === "rejects" ? ["var(--gain)", "var(--loss)", ...COST_TONES] : COST_TONES);
+    cutBar(part, width, parts, unit, parts.map((entry) => `var(--${entry.colour})`));
     numbers(part.root, ["part", unit], parts.map((entry) => [entry.name, entry.text]));
     return parts.length;
   });

@@ -1,0 +1,221 @@
+"""The report: what the page says, what it holds, and that it survives whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from syncclip.settings import UserError
+from syncclip.study import outputs
+from syncclip.study.report import report, summary_table
+from syncclip.study.report.arms import describe_arms, summarise
+from syncclip.study.report.pictures import picture_strips
+from syncclip.study.report.verdict import Difference, judge
+from tests.study import fabricated
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fabricated.make_benchmark(tmp_path_factory.mktemp("benchmark") / "shapes")
+
+
+@pytest.fixture
+def study(tmp_path: Path, benchmark: Path) -> Path:
+    return fabricated.make_study(tmp_path / "study", benchmark)
+
+
+def page_of(folder: Path) -> str:
+    return Path(report(str(folder))).read_text(encoding="utf-8")
+
+
+def payload_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def figures_of(page: str) -> set[str]:
+    return set(re.findall(r'data-figure="(\w+)"', page))
+
+
+def printed(table: Table) -> str:
+    console = Console(width=80)
+    with console.capture() as said:
+        console.print(table)
+    return said.get()
+
+
+def test_a_study_has_every_figure(study: Path) -> None:
+    expected = {"curve", "bars", "differences", "classes", "pictures", "map", "time", "rejects"}
+    assert figures_of(page_of(study)) == expected
+
+
+def test_a_run_has_its_scores_classes_pictures_and_losses(tmp_path: Path, benchmark: Path) -> None:
+    page = page_of(fabricated.make_run(tmp_path / "run", benchmark))
+    assert figures_of(page) == {"bars", "classes", "pictures", "history"}
+    assert "SYNC-CLIP: 55.0 % on base, 50.5 % on novel classes." in page
+
+
+def test_a_bare_set_shows_its_pictures_and_rejects(tmp_path: Path) -> None:
+    page = page_of(fabricated.make_set(tmp_path / "set"))
+    assert figures_of(page) == {"pictures", "rejects"}
+    assert "72 synthetic pictures of 12 classes." in page
+
+
+def test_a_run_in_the_folder_of_its_set_shows_both(tmp_path: Path, benchmark: Path) -> None:
+    run = fabricated.make_run(tmp_path / "run", benchmark)
+    fabricated.make_set(run / "synthetic")
+    assert payload_of(page_of(run))["pictures"]["made"] is True
+
+
+def test_a_recipes_own_folder_is_reported_by_its_study(study: Path) -> None:
+    assert report(str(study.parent)) == str(study / "report.html")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [outputs.FIT, outputs.COMPARISONS, outputs.SHIFT, outputs.FEATURES, outputs.COST, outputs.STATE, outputs.RECIPE],
+)
+def test_any_file_may_be_missing(study: Path, missing: str) -> None:
+    (study / missing).unlink()
+    assert "curve" in figures_of(page_of(study))
+
+
+def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
+    (study / outputs.FIT).write_text("{")
+    assert "fit.json could not be read and is left out" in page_of(study)
+
+
+def test_a_study_without_cells_or_set_still_has_its_curve(study: Path) -> None:
+    for part in ("cells", "synthetic"):
+        (study / part).rename(study.parent / part)
+    figures = figures_of(page_of(study))
+    assert "curve" in figures and "classes" not in figures
+
+
+def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
+    table = outputs.read_table(str(study / outputs.TABLE))
+    few = table[
+        (table["seed"].isna() | (table["seed"] == 1))
+        & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
+    ]
+    outputs.write_table(str(study / outputs.TABLE), few)
+    assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
+
+
+def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
+    table = outputs.read_table(str(study / outputs.TABLE))
+    outputs.write_table(str(study / outputs.TABLE), table.iloc[:0])
+    assert "No run of this study is finished yet." in page_of(study)
+
+
+def test_unfinished_runs_are_told(study: Path) -> None:
+    state = outputs.read_json(str(study / outputs.STATE))
+    state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
+    outputs.write_json(str(study / outputs.STATE), state)
+    assert "1 are still to be run and 1 failed" in page_of(study)
+
+
+def test_the_page_names_no_address_that_it_would_load(study: Path) -> None:
+    addresses: list[str] = []
+
+    class Loads(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            addresses.extend(value or "" for name, value in attrs if name in ("src", "href", "srcset") and tag != "a")
+
+    page = page_of(study)
+    Loads().feed(page)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    addresses += re.findall(r"url\(\"?([^)\"]+)", style)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert "@import" not in style and "fetch(" not in page and "import(" not in page
+
+
+def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    names = ["</script><script>alert(1)</script>", "a & <b>", *fabricated.NAMES[2:]]
+    page = page_of(fabricated.make_set(tmp_path / "set", names))
+    assert "<script>alert(1)" not in page
+    assert payload_of(page)["pictures"]["strips"][0]["name"] == names[0]
+
+
+def test_the_same_folder_gives_the_same_page(study: Path) -> None:
+    assert page_of(study) == page_of(study)
+
+
+def test_a_folder_that_is_neither_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no study\.parquet, results\.json, plan\.json; give the folder"):
+        report(str(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is not there"):
+        report(str(tmp_path / "nowhere"))
+
+
+def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
+    rows = [
+        {"method": "ivlp", "data": "both", "images_per_class": 4, "seed": s, "hm": hm}
+        for s, hm in ((1, 40.0), (2, 44.0))
+    ]
+    point = summarise(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
+    assert (point["n"], point["mean"], point["se"]) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
+
+
+def test_real_arms_count_as_without_synthetic_pictures() -> None:
+    rows = [{"method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
+    assert summarise(pd.DataFrame(rows))["ivlp-real"]["hm"][0]["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "opened", "said"),
+    [
+        ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic pictures helped: +1.0 points."),
+        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic pictures helped on one count of two: +1.0 points."),
+        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic pictures helped on one count of two: +0.9 points."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic pictures made no sure difference: +0.1 points."),
+        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic pictures did harm: −1.2 points."),
+        ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic pictures helped and harmed: +1.0 points."),
+    ],
+)
+def test_the_headline_says_no_more_than_the_intervals(
+    own: tuple[float, ...], opened: tuple[float, ...], said: str
+) -> None:
+    real, both = describe_arms([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
+    found = [Difference(both, real, metric, *numbers) for metric, numbers in (("hm", own), ("open_hm", opened))]
+    assert judge(found, {}, both).headline == said
+
+
+def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")])
+    assert [arm.label for arm in arms] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]
+    assert len({arm.tone for arm in arms}) == 2
+
+
+def test_pictures_stay_within_their_budget(benchmark: Path) -> None:
+    from syncclip.benchmarks import BenchmarkSettings, load_benchmark
+
+    real = load_benchmark(BenchmarkSettings(name=str(benchmark)))
+    found, _ = picture_strips(real.classnames, real, None, budget=6000)
+    assert len(found["strips"]) == 12 and sum(len(strip["src"]) * 3 / 4 for strip in found["strips"]) < 6500
+
+
+def test_an_unreadable_picture_is_counted_and_left_out(study: Path) -> None:
+    tar = study / "synthetic" / "00000.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
+    assert "1 unreadable pictures are left out of the page." in page_of(study)
+
+
+def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:
+    text = printed(summary_table(str(study)))
+    assert "SYNC-CLIP" in text and "…" not in text
+
+
+def test_a_set_has_a_terminal_table_too(tmp_path: Path) -> None:
+    text = printed(summary_table(str(fabricated.make_set(tmp_path / "set"))))
+    assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text
