@@ -58,7 +58,7 @@ class Schedule:
 
 
 AUTOENCODER = Schedule(steps=2600, batch=48, rate=2e-3)
-UNET = Schedule(steps=5500, batch=80, rate=1e-3)
+UNET = Schedule(steps=4500, batch=80, rate=1e-3)
 DRAWN_LOOK = Look(texture=0.2, strength=0.6, rotation=0.06, white=0.3, jitter=0.06)
 CODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0.1)
 
