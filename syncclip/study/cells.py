@@ -198,7 +198,7 @@ def _finished(
 def _slots(settings: StudySettings) -> int:
     import ray
 
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    there: dict[str, float] = ray.cluster_resources()
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
         if wanted > there.get(name, 0):
             raise UserError(

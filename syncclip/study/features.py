@@ -104,4 +104,5 @@ def _readable(images: ImageSet, rows: Rows, parts: Parts) -> Iterator[tuple[int,
 
 def _table(model: str, domain: int, sample: Sample, places: Floats) -> pd.DataFrame:
     columns = {"label": sample.labels, "row": sample.rows, "x": places[:, 0], "y": places[:, 1]}
-    return pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns})
+    table: pd.DataFrame = pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns})
+    return table

@@ -87,7 +87,8 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
     columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *METRICS, *CALIBRATION]
     table = pd.DataFrame(rows, columns=[*columns, "seconds", "hash"])
     numbers = dict.fromkeys((*METRICS, *CALIBRATION, "seconds"), "float64")
-    return table.astype({"images_per_class": "Int64", "seed": "Int64", **numbers})
+    typed: pd.DataFrame = table.astype({"images_per_class": "Int64", "seed": "Int64", **numbers})
+    return typed
 
 
 def write(
