@@ -138,7 +138,7 @@ def _worker(config: dict[str, Any]) -> None:
         except UserError as error:
             mistake = error
         ranks.raise_first(mistake, world_size)
-        assert job is not None and (job.run.url, job.run.recipe_hash) == (folder.url, folder.recipe_hash), "build follows"
+        assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
         run(job, rank, world_size)
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, ranks.SharedError | DivergedError)

@@ -31,7 +31,7 @@ def test_one_worker_of_ray_gives_the_bits_of_the_plain_loop(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def two_workers(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
+def two_workers(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     """An unbroken run of two workers, without noise, since each would draw its own."""
     folder = tmp_path_factory.mktemp("two") / "run"
     assert train(folder, workers=2, noise=0.0).workers == 2

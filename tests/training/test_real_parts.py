@@ -1,0 +1,116 @@
+"""The loop and the evaluation with the real stream, the real methods and a real, tiny CLIP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from syncclip.training.driver import train_on_ray
+from syncclip.training.evaluation import evaluate_method
+from syncclip.training.loop import load_prompts, run
+from tests.training import fakes, worlds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return worlds.make(tmp_path_factory.mktemp("world"))
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_after_five(done: int, *_: object) -> None:
+    if done == 5:
+        raise StoppedError
+
+
+@pytest.mark.parametrize("data", ["real", "synthetic", "both"])
+@pytest.mark.parametrize("method", ["ivlp", "syncclip"])
+def test_a_broken_training_ends_with_the_bits_of_an_unbroken_one(
+    world: Path, tmp_path: Path, method: str, data: str
+) -> None:
+    run(worlds.job(world, tmp_path / "whole", method, data=data))
+    with pytest.raises(StoppedError):
+        run(worlds.job(world, tmp_path / "broken", method, data=data), listener=stop_after_five)
+    torch.rand(3)
+    run(worlds.job(world, tmp_path / "broken", method, data=data))
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_reading_ahead_changes_no_bit(world: Path, tmp_path: Path) -> None:
+    for ahead in (0, 3):
+        run(worlds.job(world, tmp_path / str(ahead), "syncclip", ahead=ahead))
+    assert fakes.bits(tmp_path / "0") == fakes.bits(tmp_path / "3")
+
+
+def test_the_three_losses_of_sync_clip_are_logged_by_name(world: Path, tmp_path: Path) -> None:
+    run(worlds.job(world, tmp_path, "syncclip"))
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first.keys() == {"step", "epoch", "lr", "real", "synthetic", "alignment", "total"}
+    weighted = first["real"] + 0.4 * first["synthetic"] + 0.1 * first["alignment"]
+    assert first["total"] == pytest.approx(weighted, rel=1e-6)
+
+
+def test_training_lowers_the_loss_on_its_own_pictures(world: Path, tmp_path: Path) -> None:
+    run(worlds.job(world, tmp_path, "ivlp", data="real", epochs=12, scale=(1.0, 1.0), flip=0.0))
+    losses = [json.loads(line)["total"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+
+
+def test_prompts_that_are_loaded_evaluate_like_those_that_were_trained(world: Path, tmp_path: Path) -> None:
+    trained = worlds.job(world, tmp_path, "syncclip")
+    run(trained)
+    benchmark, loaded, transform = worlds.parts(world, "syncclip", seed=7)
+    load_prompts(str(tmp_path), loaded)
+    numbers = [evaluate_method(m, benchmark.split("test"), transform)[0] for m in (trained.method, loaded)]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("method", ["zeroshot", "ivlp", "syncclip"])
+def test_accuracies_equal_a_loop_over_single_pictures(world: Path, method: str) -> None:
+    benchmark, built, transform = worlds.parts(world, method)
+    pictures = benchmark.split("test")
+    right: dict[str, list[bool]] = {name: [] for name in ("base", "novel", "open_base", "open_novel")}
+    for row, label in enumerate(pictures.labels.tolist()):
+        with torch.no_grad():
+            text = built.text_features()
+            image = built.image_features(transform(pictures.image(row))[None])[0]
+        cosines = [float(torch.nn.functional.cosine_similarity(image, one, dim=0)) for one in text]
+        half, candidates = ("base", benchmark.base) if label in benchmark.base else ("novel", benchmark.novel)
+        right[half].append(max(candidates, key=cosines.__getitem__) == label)
+        right[f"open_{half}"].append(cosines.index(max(cosines)) == label)
+    numbers, _ = evaluate_method(built, pictures, transform, batch=5)
+    assert {name: numbers[name] for name in right} == {
+        n: pytest.approx(100 * sum(r) / len(r)) for n, r in right.items()
+    }
+
+
+def test_two_halves_of_a_batch_have_the_mean_gradient_of_the_whole(world: Path, tmp_path: Path) -> None:
+    def gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+        made = worlds.job(world, tmp_path, "ivlp", rank, world_size, batch=4)
+        assert made.stream is not None
+        made.method.loss(made.stream.batch(0, 1))["total"].backward()
+        return {name: p.grad.double() for name, p in made.method.named_parameters() if p.grad is not None}
+
+    whole, halves = gradients(0, 1), [gradients(rank, 2) for rank in (0, 1)]
+    for name, value in whole.items():
+        torch.testing.assert_close((halves[0][name] + halves[1][name]) / 2, value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_sync_clip_on_ray_has_the_bits_of_the_plain_loop(world: Path, tmp_path: Path) -> None:
+    run(worlds.job(world, tmp_path / "plain", "syncclip"))
+    settings = worlds.job(world, tmp_path / "ray", "syncclip").settings
+    spec: dict[str, Any] = {"world": str(world), "url": str(tmp_path / "ray"), "method": "syncclip", "settings": {}}
+    train_on_ray(worlds.build, spec, fakes.folder(tmp_path / "ray"), settings)
+    assert fakes.bits(tmp_path / "ray") == fakes.bits(tmp_path / "plain")
+    found = safetensors.torch.load_file(tmp_path / "ray" / "prompts.safetensors")
+    assert sum(value.numel() for value in found.values()) > 0

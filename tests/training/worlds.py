@@ -1,0 +1,79 @@
+"""Real parts, tiny: a benchmark of coloured shapes, a synthetic set of the same, a CLIP with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.clip.backbone import BackboneSettings, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
+from syncclip.methods import Method, build_method
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.stream import MixedStream
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.training.loop import TrainJob
+from syncclip.training.settings import TrainingSettings
+from tests.training import fakes
+from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
+from tests.worlds.clip import make_clip_folder
+
+PER_CLASS, SHARDS = 4, 2
+
+
+def make(folder: Path) -> Path:
+    """Write `benchmark/`, `clip/` and `synthetic/` into a folder."""
+    tiny_benchmark(folder / "benchmark", train=3, val=1, test=3)
+    make_clip_folder(folder / "clip")
+    each = PER_CLASS // SHARDS
+    for shard in range(SHARDS):
+        samples = [
+            Sample(
+                index=(shard * each + i) * len(CLASSES) + label,
+                label=label,
+                image_bytes=encoded(picture(label, 500 + shard * each + i).transpose(Image.Transpose.ROTATE_90)),
+                text=CLASSES[label],
+                provenance={},
+            )
+            for i in range(each)
+            for label in range(len(CLASSES))
+        ]
+        write_shard(str(folder / "synthetic"), shard, samples)
+    return folder
+
+
+def parts(world: Path, method: str, seed: int = 1) -> tuple[Benchmark, Method, EvalTransform]:
+    benchmark = load_benchmark(BenchmarkSettings(name=str(world / "benchmark")))
+    backbone = load_backbone(BackboneSettings(name=str(world / "clip")))
+    return benchmark, build_method(method, PromptedClip(backbone), benchmark, seed=seed), eval_transform(backbone)
+
+
+def job(world: Path, folder: Path, method: str, rank: int = 0, world_size: int = 1, **changes: Any) -> TrainJob:
+    """A training of a few steps; of 9 few-shot pictures 4 a step, so 3 steps an epoch."""
+    values = {"method": method, "epochs": 3, "batch": 4, "checkpoint_every": 2} | changes
+    settings = TrainingSettings(**values)
+    benchmark, built, _ = parts(world, method, settings.seed)
+    stream = MixedStream(
+        benchmark.split("train"),
+        None if settings.data == "real" else ShardSet(str(world / "synthetic")),
+        transform=train_transform(built.clip.backbone, settings.scale, settings.flip),
+        batch=settings.batch,
+        seed=settings.seed,
+        base=benchmark.base,
+        novel=benchmark.novel,
+        data=settings.data,
+        real_rows=benchmark.few_shot(3, settings.seed),
+        rank=rank,
+        world_size=world_size,
+    )
+    return TrainJob(fakes.folder(folder), built, stream, settings, rate=0.05)
+
+
+def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
+    """What a worker of Ray Train builds from plain data."""
+    torch.manual_seed(rank)  # whatever state a process is in
+    return job(Path(spec["world"]), Path(spec["url"]), spec["method"], rank, world_size, **spec["settings"])
