@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import open_clip
 from PIL import Image
 from torch import Tensor, nn
 
@@ -66,6 +65,8 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     Raises:
         UserError: the name or tag is unknown, or the weights are neither here nor to be had.
     """
+    import open_clip  # late: it takes seconds, and whoever only reads settings need not wait for it
+
     name = _source(settings)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -96,6 +97,8 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 def _source(settings: BackboneSettings) -> str:
     """The name by which open_clip finds the model; refuses what cannot be found before anything is fetched."""
+    import open_clip
+
     name = settings.name
     if name == EMBEDDED:
         return _local(folder("icons/clip"), "run `make icons` to build it, or install the package anew")
@@ -122,6 +125,8 @@ def _source(settings: BackboneSettings) -> str:
 
 def _quick_gelu(settings: BackboneSettings) -> bool:
     """Whether the weights were made with QuickGELU, as OpenAI's were: open_clip only warns where the model has GELU."""
+    import open_clip
+
     published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")
     return bool(published.get("quick_gelu", False))
 

@@ -16,13 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
-from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.tokens import PHRASE_TOKENS, Position, PromptTokens, arrange, prompt_texts, shared_length, tokenize
+from syncclip.clip.towers import attend, causal_rows, output, place, promptable_towers
 from syncclip.settings import UserError
 
 
@@ -33,6 +32,7 @@ class PromptedClip(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.model: Any = backbone.model.eval().requires_grad_(False)
+        self._towers = promptable_towers(self.model)  # a tuple, so that nothing is registered twice
 
     @property
     def context(self) -> int:
@@ -46,8 +46,8 @@ class PromptedClip(nn.Module):
         Raises:
             UserError: they cannot.
         """
-        tower = self.model if isinstance(self.model, CLIP) else getattr(self.model, "text", None)
-        if not (isinstance(tower, CLIP | TextTransformer) and _plain_blocks(tower) and _reads_end(tower)):
+        tower = self._towers[0]
+        if tower is None:
             raise UserError(
                 f"backbone.name: the text tower of '{self.backbone.name}' is not a plain CLIP transformer, "
                 "so prompts cannot enter it; use a ViT model such as 'ViT-B-16'"
@@ -61,8 +61,8 @@ class PromptedClip(nn.Module):
         Raises:
             UserError: they cannot.
         """
-        tower = self.model.visual
-        if not (isinstance(tower, VisionTransformer) and _plain_blocks(tower) and _reads_tokens(tower)):
+        tower = self._towers[1]
+        if tower is None:
             raise UserError(
                 f"backbone.name: the vision tower of '{self.backbone.name}' is not a plain vision transformer "
                 "(it is a ResNet or a timm model), so prompts cannot enter it; use a ViT model such as 'ViT-B-16'"
@@ -147,7 +147,7 @@ class PromptedClip(nn.Module):
         with self._autocast():
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts:
-                x = _place(x, prompts[0], tokens.slots)
+                x = place(x, prompts[0], tokens.slots)
             x = x + tower.positional_embedding[:length]
             # First tokens that are the same for all classes see, by the causal mask, nothing but each other.
             head = x[..., :1, :shared, :] if shared else None
@@ -155,17 +155,17 @@ class PromptedClip(nn.Module):
             for i, block in enumerate(blocks):
                 if 0 < i < len(prompts):
                     if head is None:
-                        x = _place(x, prompts[i], tokens.slots)
+                        x = place(x, prompts[i], tokens.slots)
                     else:
-                        head = _place(head, prompts[i], tokens.slots[:1])
+                        head = place(head, prompts[i], tokens.slots[:1])
                 if i + 1 < len(blocks):
-                    deeper = self._attend(block, x, x, head, _mask(tower, slice(shared, length), length))
+                    deeper = self._attend(block, x, x, head, causal_rows(tower, slice(shared, length), length))
                     if head is not None:
-                        head = self._attend(block, head, head, None, _mask(tower, slice(0, shared), shared))
+                        head = self._attend(block, head, head, None, causal_rows(tower, slice(0, shared), shared))
                     x = deeper
                 else:
                     at = (tokens.read - shared)[:, None, None].expand(*lead, 1, width)
-                    x = self._attend(block, x.gather(-2, at), x, head, _mask(tower, tokens.read, length))
+                    x = self._attend(block, x.gather(-2, at), x, head, causal_rows(tower, tokens.read, length))
             x = tower.ln_final(x.squeeze(-2))
             if isinstance(tower.text_projection, nn.Linear):
                 x = tower.text_projection(x)
@@ -185,7 +185,7 @@ class PromptedClip(nn.Module):
         Returns:
             (B, D).
         """
-        if not prompts and not isinstance(self.model.visual, VisionTransformer):
+        if not prompts and self._towers[1] is None:
             with self._autocast():
                 whole: Tensor = self.model.encode_image(images).float()
             return whole
@@ -215,22 +215,15 @@ class PromptedClip(nn.Module):
         return features
 
     def _attend(self, block: Any, query: Tensor, tokens: Tensor, head: Tensor | None, mask: Tensor | None) -> Tensor:
-        """One block for `query`, some or all of `tokens`, looking at `head` and `tokens`.
-
-        Args:
-            query, tokens: (*, Q, width) and (*, T, width).
-            head: (*, S, width), broadcast over the leading dimensions.
-            mask: (Q, S + T), or (C, 1, S + T) for one query each; added to the attention's scores.
-        """
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             arguments = (block, query, tokens, head, mask)
-            again: Tensor = checkpoint(_attend, *arguments, use_reentrant=False, preserve_rng_state=False)
+            again: Tensor = checkpoint(attend, *arguments, use_reentrant=False, preserve_rng_state=False)
             return again
-        return _attend(block, query, tokens, head, mask)
+        return attend(block, query, tokens, head, mask)
 
     def _tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tower = self.text
-        end = _end_token(tower) if _pool_type(tower) == "eos" else None
+        pool, end_id = output(self.text)
+        end = end_id if pool == "eos" else None
         return tokenize(self.backbone.tokenizer, sentences, self.context, end)
 
     def _embed(self, ids: Tensor, ends: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
@@ -242,55 +235,6 @@ class PromptedClip(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.backbone.precision == "bf16")
-
-
-def _attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None, mask: Tensor | None) -> Tensor:
-    lead = query.shape[:-2]
-    keys = block.ln_1(tokens)
-    normed = keys if query is tokens else block.ln_1(query)
-    if head is not None:
-        keys = torch.cat([block.ln_1(head).expand(*lead, -1, -1), keys], dim=-2)
-    keys, normed = (keys.flatten(0, -3),) * 2 if normed is keys else (keys.flatten(0, -3), normed.flatten(0, -3))
-    if mask is not None and mask.dim() == 3:
-        heads = block.attn.num_heads
-        mask = mask[:, None].expand(*lead, heads, *mask.shape[1:]).reshape(-1, *mask.shape[1:])
-    x = query + block.ls_1(block.attention(normed, keys, keys, mask)).view_as(query)
-    return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
-
-
-def _place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """x (*, C, L, width) with vectors (…, n, width), broadcast over the leading dimensions, at the slots (C, n)."""
-    shape = *x.shape[:-2], *vectors.shape[-2:]
-    return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
-
-
-def _mask(tower: Any, rows: slice | Tensor, length: int) -> Tensor:
-    """Rows of the causal mask, their first `length` columns: (Q, length), or (C, 1, length) for one row a text."""
-    mask: Tensor = tower.attn_mask[rows, :length]
-    return mask if isinstance(rows, slice) else mask[:, None]
-
-
-def _plain_blocks(tower: Any) -> bool:
-    return all(isinstance(block, ResidualAttentionBlock) for block in tower.transformer.resblocks)
-
-
-def _pool_type(text: Any) -> str:
-    return str(text.text_pool_type if isinstance(text, CLIP) else text.pool_type)
-
-
-def _end_token(text: Any) -> int:
-    return int(text.text_eos_id if isinstance(text, CLIP) else text.eos_id)
-
-
-def _reads_end(text: Any) -> bool:
-    """Whether the output is read at the end token, behind a causal mask."""
-    own_token = getattr(text, "cls_emb", None) is not None
-    return text.attn_mask is not None and _pool_type(text) in ("argmax", "eos") and not own_token
-
-
-def _reads_tokens(vision: Any) -> bool:
-    """Whether the output is the class token or the patches' mean."""
-    return vision.attn_pool is None and vision.pool_type in ("tok", "avg")
 
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:

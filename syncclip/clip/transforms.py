@@ -25,7 +25,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The backbone's own: resize, middle square, normalisation. It has no use for the generator that it is called with."""
+    """The backbone's own: resize, middle square, normalisation. It has no use for the generator it is given."""
 
     preprocess: Callable[[Image.Image], Tensor]
 

@@ -38,8 +38,8 @@ def swapped_weights(patch: pytest.MonkeyPatch) -> None:
 
 def token_position(patch: pytest.MonkeyPatch) -> None:
     """Learned text tokens land one place too early, the first on the start token."""
-    right = prompted._place
-    patch.setattr(prompted, "_place", lambda x, vectors, slots: right(x, vectors, slots - 1))
+    right = prompted.place
+    patch.setattr(prompted, "place", lambda x, vectors, slots: right(x, vectors, slots - 1))
 
 
 def read_position(patch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,246 @@
+"""What a method promises, whatever it learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch.nn.functional import cross_entropy
+
+from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import METHODS, MethodsSettings, build_method, find_method
+from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.syncclip import SyncClip, alignment
+from syncclip.methods.zeroshot import ZeroShot
+from syncclip.settings import UserError
+from tests.methods.parity import Batch
+from tests.worlds.clip import make_clip_folder
+
+
+@dataclass
+class Classes:
+    classnames: list[str] = field(default_factory=lambda: ["cat", "dog", "sun", "blue car", "tree"])
+    template: str = "a photo of a {}."
+    base: list[int] = field(default_factory=lambda: [0, 1, 2])
+
+
+BENCHMARK = Classes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip_folder(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def clip(folder: Path) -> PromptedClip:
+    return PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
+
+
+def batch(real: int = 4, seen: int = 4, novel: int = 4) -> Batch:
+    chance = torch.Generator().manual_seed(0)
+    labels = torch.arange(max(real, seen)) % 3
+    return Batch(
+        images=torch.randn(real + seen + novel, 3, 32, 32, generator=chance),
+        labels=torch.cat([labels[:real], labels[:seen], 3 + torch.arange(novel) % 2]),
+        domains=torch.tensor([0] * real + [1] * (seen + novel)),
+        sizes=(real, seen, novel),
+    )
+
+
+def test_the_table_and_the_settings_name_the_same_methods() -> None:
+    assert list(MethodsSettings.model_fields) == list(METHODS)
+    for name, method in METHODS.items():
+        assert type(getattr(MethodsSettings(), name)) is method.Settings
+
+
+def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="no method is called 'synclip'; did you mean 'syncclip'"):
+        find_method("synclip")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_are_over_all_classes(clip: PromptedClip, name: str) -> None:
+    method = build_method(name, clip, BENCHMARK)
+    assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert torch.allclose(method.text_features().norm(dim=-1), torch.ones(5))
+
+
+def test_a_state_dict_holds_only_what_is_learned(clip: PromptedClip) -> None:
+    method = build_method("syncclip", clip, BENCHMARK)
+    names = [f"{kind}_prompts.{block}" for kind in ("text", "vision", "synthetic") for block in range(3)]
+    assert sorted(method.state_dict()) == sorted(names) == sorted(name for name, _ in method.named_parameters())
+    assert not build_method("zeroshot", clip, BENCHMARK).state_dict()
+
+
+def test_the_same_seed_gives_the_same_start_and_leaves_other_chance_alone(clip: PromptedClip) -> None:
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    first, second, third = (build_method("ivlp", clip, BENCHMARK, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["vision_prompts.0"], third["vision_prompts.0"])
+
+
+def test_text_prompts_start_as_the_words_of_the_phrase(clip: PromptedClip) -> None:
+    method = build_method("ivlp", clip, BENCHMARK, Ivlp.Settings(text_tokens=2, text_depth=1, phrase="a photo of a"))
+    words = clip.model.token_embedding(clip.backbone.tokenizer(["a photo"]))[0, 1:3]
+    assert torch.equal(method.state_dict()["text_prompts.0"], words)
+
+
+def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedClip) -> None:
+    method = build_method("ivlp", clip, BENCHMARK).double()
+    assert method.clip.model.visual.proj.dtype == torch.float64
+    assert method.tokens.embeddings.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    method, calls = build_method(name, clip, BENCHMARK).eval(), []
+    right = clip.encode_text
+    monkeypatch.setattr(clip, "encode_text", lambda *a: calls.append(1) or right(*a))
+    with torch.no_grad():
+        for _ in range(3):
+            method.logits(torch.randn(2, 3, 32, 32))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("change", ["step", "load", "data"])
+def test_evaluation_after_a_change_sees_the_new_prompts(clip: PromptedClip, change: str) -> None:
+    method, images = build_method("ivlp", clip, BENCHMARK).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = method.logits(images)
+    if change == "step":
+        method.loss(batch())["total"].backward()
+        torch.optim.SGD(method.parameters(), lr=10.0).step()
+    elif change == "load":
+        method.load_state_dict(build_method("ivlp", clip, BENCHMARK, seed=5).state_dict())
+    else:
+        method.text_prompts[0].data.add_(1.0)
+        method.eval()
+    with torch.no_grad():
+        after = method.logits(images)
+    fresh = method.scores(method.image_features(images), method.text_features())
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, fresh.detach())
+
+
+def test_ivlp_on_real_pictures_tells_base_classes_apart(clip: PromptedClip) -> None:
+    method, real = build_method("ivlp", clip, BENCHMARK), batch(seen=0, novel=0)
+    expected = cross_entropy(method.logits(real.images)[:, :3], real.labels)
+    torch.testing.assert_close(method.loss(real)["total"], expected)
+
+
+@pytest.mark.parametrize("real", [0, 4])
+def test_ivlp_on_synthetic_or_mixed_pictures_tells_all_classes_apart(clip: PromptedClip, real: int) -> None:
+    method, mixed = build_method("ivlp", clip, BENCHMARK), batch(real=real)
+    expected = cross_entropy(method.logits(mixed.images), mixed.labels)
+    torch.testing.assert_close(method.loss(mixed)["total"], expected)
+
+
+def test_syncclip_learns_from_whatever_is_there(clip: PromptedClip) -> None:
+    method = build_method("syncclip", clip, BENCHMARK)
+    terms = {
+        sizes: sorted(set(method.loss(batch(*sizes))) - {"total"})
+        for sizes in [(4, 0, 0), (0, 4, 4), (4, 4, 4), (4, 4, 0), (0, 4, 0)]
+    }
+    assert terms == {
+        (4, 0, 0): ["real"],
+        (0, 4, 4): ["synthetic"],
+        (4, 4, 4): ["alignment", "real", "synthetic"],
+        (4, 4, 0): ["alignment", "real", "synthetic"],
+        (0, 4, 0): ["synthetic"],
+    }
+
+
+def test_the_total_is_the_weighted_sum_of_the_terms(clip: PromptedClip) -> None:
+    settings = SyncClip.Settings(synthetic_weight=0.3, alignment_weight=2.0)
+    losses = build_method("syncclip", clip, BENCHMARK, settings).loss(batch())
+    expected = losses["real"] + 0.3 * losses["synthetic"] + 2.0 * losses["alignment"]
+    torch.testing.assert_close(losses["total"], expected)
+
+
+def test_one_term_alone_has_no_weight(clip: PromptedClip) -> None:
+    losses = build_method("syncclip", clip, BENCHMARK).loss(batch(real=0))
+    assert torch.equal(losses["total"], losses["synthetic"])
+
+
+def test_all_groups_go_through_the_vision_tower_at_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, sizes, right = build_method("syncclip", clip, BENCHMARK), [], clip.encode_images
+    monkeypatch.setattr(clip, "encode_images", lambda images, *a: sizes.append(len(images)) or right(images, *a))
+    method.loss(batch())
+    assert sizes == [12]
+
+
+def test_one_pass_over_both_domains_is_two_passes(clip: PromptedClip) -> None:
+    method, mixed = build_method("syncclip", clip, BENCHMARK), batch()
+    both = method.image_features(mixed.images, mixed.domains)
+    apart = [method.image_features(mixed.images[d == mixed.domains], mixed.domains[d == mixed.domains]) for d in (0, 1)]
+    torch.testing.assert_close(both, torch.cat(apart), rtol=0, atol=1e-5)
+    torch.testing.assert_close(both[:4], method.image_features(mixed.images[:4]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_all_or_none_of_the_visual_prompts_may_be_shared(clip: PromptedClip, k: int) -> None:
+    method, mixed = build_method("syncclip", clip, BENCHMARK, SyncClip.Settings(domain_tokens=k)), batch()
+    as_real = method.image_features(mixed.images)
+    as_synthetic = method.image_features(mixed.images, torch.ones(12, dtype=torch.long))
+    assert torch.allclose(as_real, as_synthetic, atol=1e-6) == (k == 0)
+    method.loss(mixed)["total"].backward()
+
+
+def test_alignment_is_what_a_loop_over_pictures_gives() -> None:
+    real, synthetic, labels = torch.randn(6, 5), torch.randn(6, 5), torch.tensor([0, 1, 1, 2, 0, 2])
+    expected = 0.0
+    for i in range(6):
+        own = (synthetic[i] - real[i]).abs().mean()
+        others = [(synthetic[i] - real[j]).abs().mean() for j in range(6) if labels[j] != labels[i]]
+        expected += float(own + max(own - min(others), torch.tensor(0.0))) / 6
+    assert float(alignment(real, synthetic, labels)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bf16_keeps_prompts_gradients_and_losses_in_float32(folder: Path) -> None:
+    clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder), precision="bf16")))
+    method = build_method("syncclip", clip, BENCHMARK)
+    total = method.loss(batch())["total"]
+    total.backward()
+    assert total.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in method.parameters())
+
+
+def test_more_domain_tokens_than_visual_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="domain_tokens is 3, but there are only 2 visual_tokens"):
+        SyncClip.Settings(visual_tokens=2, domain_tokens=3)
+
+
+@pytest.mark.parametrize("tower", ["visual", "text"])
+def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
+    settings = SyncClip.Settings.model_validate({f"{tower}_depth": 4})
+    with pytest.raises(ValueError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
+        build_method("syncclip", clip, BENCHMARK, settings)
+
+
+def test_prompts_longer_than_the_context_are_refused(clip: PromptedClip) -> None:
+    with pytest.raises(ValueError, match="fewer text tokens"):
+        build_method("ivlp", clip, BENCHMARK, Ivlp.Settings(text_tokens=15))
+
+
+def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
+    model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=1))
+    clip = PromptedClip(Backbone("RN1", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
+    assert build_method("zeroshot", clip, BENCHMARK).logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    with pytest.raises(UserError, match="prompts cannot enter it"):
+        build_method("ivlp", clip, BENCHMARK)
+
+
+def test_zero_shot_of_one_template_twice_is_that_template(clip: PromptedClip) -> None:
+    once = build_method("zeroshot", clip, BENCHMARK)
+    twice = build_method("zeroshot", clip, BENCHMARK, ZeroShot.Settings(templates=(BENCHMARK.template,) * 2))
+    torch.testing.assert_close(once.text_features(), twice.text_features())
