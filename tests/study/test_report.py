@@ -16,6 +16,7 @@ from syncclip.settings import UserError
 from syncclip.study import outputs
 from syncclip.study.report import report, summary_table
 from syncclip.study.report.arms import describe_arms, summarise
+from syncclip.study.report.fits import fits_for_page
 from syncclip.study.report.pictures import picture_strips
 from syncclip.study.report.verdict import Difference, judge
 from tests.study import fabricated
@@ -188,6 +189,59 @@ def test_the_headline_says_no_more_than_the_intervals(
     real, both = describe_arms([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
     found = [Difference(both, real, metric, *numbers) for metric, numbers in (("hm", own), ("open_hm", opened))]
     assert judge(found, {}, both).headline == said
+
+
+def curve_of(**changes: object) -> dict:
+    """A curve of fit.json: error 40 + 10 / n."""
+
+    def number(value: float) -> dict[str, float]:
+        return {"estimate": value, "low": value - 1, "high": value + 2}
+
+    curve = {
+        "verdict": "falls",
+        "slope": number(-3),
+        "law": {"a": number(40), "b": number(10), "c": number(1)},
+        "line": [{"n": n, "error": number(40 + 10 / n)} for n in (1, 2, 4)],
+        "forecast": [{"n": 16, "error": number(40 + 10 / 16)}],
+        "plus_one": {"estimate": 6.7, "low": 5.2, "high": None},
+    }
+    return {"level": 0.9, "curves": {"syncclip-both": {"hm": curve | changes}}}
+
+
+def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both")])
+    curve = fits_for_page(curve_of(), arms)["syncclip-both"]["hm"]["curve"]
+    assert curve[0] == {"n": 1, "value": 50, "low": 48, "high": 51}
+    assert curve[-1] == pytest.approx({"n": 16, "value": 60 - 10 / 16, "low": 58 - 10 / 16, "high": 61 - 10 / 16})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "one more point would take about 7 pictures per class (at least 5, perhaps never)."),
+        (
+            {"plus_one": {"estimate": 430.2, "low": 254.6, "high": 2e6}},
+            "430 pictures per class (90 % interval 250 to over a million).",
+        ),
+        ({"plus_one": {"estimate": None, "low": 8.0, "high": None}}, "rises but has nearly levelled off"),
+        (
+            {"verdict": "flat"},
+            "no amount is surely better than another (+3.0 points for each doubling, 90 % interval +1.0 to +4.0).",
+        ),
+        ({"verdict": "rises"}, "gets worse with more pictures"),
+        ({"verdict": "too few amounts"}, "too few amounts for a curve."),
+    ],
+)
+def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both")])
+    assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"]
+
+
+def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
+    rows = outputs.read_json(str(study / outputs.COMPARISONS))
+    outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])
+    page = page_of(study)
+    assert "90 % interval" in page and "Paired differences with 90 % intervals" in page
 
 
 def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:

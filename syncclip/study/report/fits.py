@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 from syncclip.study.report.arms import METRICS, ArmLook
-from syncclip.study.report.verdict import signed
+from syncclip.study.report.verdict import per_cent, signed
 
 
 def fits_for_page(stored: Mapping[str, Any], arms: Sequence[ArmLook]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -28,18 +28,18 @@ def fits_for_page(stored: Mapping[str, Any], arms: Sequence[ArmLook]) -> dict[st
         for metric in METRICS:
             curve = metrics.get(metric)
             if isinstance(curve, Mapping):
-                found.setdefault(arm.id, {})[metric] = _fit(curve)
+                found.setdefault(arm.id, {})[metric] = _fit(curve, per_cent(float(stored.get("level") or 0.95)))
     return found
 
 
-def _fit(curve: Mapping[str, Any]) -> dict[str, Any]:
+def _fit(curve: Mapping[str, Any], level: str) -> dict[str, Any]:
     line = [point for point in map(_point, curve.get("line") or []) if point]
     ahead = [point for point in map(_point, curve.get("forecast") or []) if point]
     law = _law(curve)
     if line and law:
         for point in [point for point in ahead if point["n"] > line[-1]["n"]]:
             line += _between(line[-1], point, law)
-    return {"curve": line, "text": _sentence(curve), "formula": _formula(law)}
+    return {"curve": line, "text": _sentence(curve, level), "formula": _formula(law)}
 
 
 def _between(
@@ -71,15 +71,15 @@ def _point(value: Mapping[str, Any]) -> dict[str, float] | None:
     return point
 
 
-def _sentence(curve: Mapping[str, Any]) -> str:
+def _sentence(curve: Mapping[str, Any], level: str) -> str:
     slope = curve.get("slope") or {}
     a_doubling = ""
     if all(_finite(slope.get(key)) for key in ("estimate", "low", "high")):
         gain, low, high = (signed(-slope[key]) for key in ("estimate", "high", "low"))
-        a_doubling = f" ({gain} points for each doubling, 95 % interval {low} to {high})"
+        a_doubling = f" ({gain} points for each doubling, {level} interval {low} to {high})"
     match curve.get("verdict"):
         case "falls":
-            return _forecast(curve)
+            return _forecast(curve, level)
         case "rises":
             return f"gets worse with more pictures{a_doubling}."
         case "flat":
@@ -88,7 +88,7 @@ def _sentence(curve: Mapping[str, Any]) -> str:
             return "too few amounts for a curve."
 
 
-def _forecast(curve: Mapping[str, Any]) -> str:
+def _forecast(curve: Mapping[str, Any], level: str) -> str:
     wanted = curve.get("plus_one") or {}
     needed, low, high = (wanted.get(key) for key in ("estimate", "low", "high"))
     if not _finite(needed):
@@ -96,7 +96,7 @@ def _forecast(curve: Mapping[str, Any]) -> str:
     sure = ""
     if _finite(low):
         sure = (
-            f" (95 % interval {_amount(low)} to {_amount(high)})"
+            f" ({level} interval {_amount(low)} to {_amount(high)})"
             if _finite(high)
             else f" (at least {_amount(low)}, perhaps never)"
         )

@@ -82,6 +82,7 @@ def render_page(found: Sources) -> str:
         eyebrow=eyebrow_of(found, numbers),
         study=found.kind == "study",
         pictures=payload["pictures"],
+        level=payload["level"],
         ribbon_note=ribbon_note(payload["pictures"]),
         sections=[(key, label) for key, label in SECTIONS.items() if present.get(key)],
         has=has,
@@ -102,7 +103,7 @@ def render_page(found: Sources) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files(__package__).joinpath("assets").joinpath(name).read_text(encoding="utf-8")
 
 
 def _json(value: Any) -> str:

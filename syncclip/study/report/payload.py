@@ -14,7 +14,7 @@ from syncclip.study.report.arms import METRICS, ArmLook, amounts, arm_name, desc
 from syncclip.study.report.fits import fits_for_page
 from syncclip.study.report.pictures import picture_strips
 from syncclip.study.report.sources import Sources
-from syncclip.study.report.verdict import Difference, differences, focus_of
+from syncclip.study.report.verdict import Difference, differences, focus_of, per_cent
 
 MOST_POINTS = 600
 """Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""
@@ -52,7 +52,8 @@ def _run_table(found: Sources) -> pd.DataFrame | None:
     training = found.section("training")
     row = {"method": training.get("method", "run"), "data": training.get("data", "none"), "images_per_class": None}
     row |= {metric: results.get(metric) for metric in METRICS}
-    return pd.DataFrame([row])
+    table: pd.DataFrame = pd.DataFrame([row])
+    return table
 
 
 def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +73,7 @@ def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dic
         "arms": [asdict(arm) for arm in numbers.arms],
         "points": numbers.points,
         "fits": fits_for_page(found.fits, numbers.arms),
+        "level": level_of(found, numbers),
         "comparisons": [_comparison(one) for one in numbers.differences],
         "classes": _classes(found, numbers),
         "pictures": pictures if pictures and pictures["strips"] else None,
@@ -80,6 +82,12 @@ def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dic
         "history": _history(found.history),
     }
     return {key: _finite(value) for key, value in payload.items()}
+
+
+def level_of(found: Sources, numbers: Numbers) -> str:
+    """Coverage of the study's intervals, such as "95 %"."""
+    stored = numbers.differences[0].level if numbers.differences else found.fits.get("level")
+    return per_cent(float(stored or 0.95))
 
 
 def _comparison(one: Difference) -> dict[str, Any]:

@@ -17,7 +17,7 @@ Kind = Literal["gain", "loss", "unsure", "plain"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus another in points, paired, with its 95 % interval; `n`, `against_n`: synthetic pictures a class."""
+    """One arm minus another in points, paired, with its interval; `n`, `against_n`: synthetic pictures a class."""
 
     arm: ArmLook
     against: ArmLook
@@ -27,6 +27,7 @@ class Difference:
     high: float
     n: int | None = None
     against_n: int | None = None
+    level: float = 0.95
 
     @property
     def kind(self) -> Kind:
@@ -84,7 +85,9 @@ def differences(
             int(row[key]) if _finite(row.get(key)) else None for key in ("images_per_class", "against_images_per_class")
         )
         estimate, low, high = (float(row[key]) for key in ("estimate", "low", "high"))
-        one = Difference(arm, against, str(row["metric"]), estimate, low, high, n, against_n)
+        one = Difference(
+            arm, against, str(row["metric"]), estimate, low, high, n, against_n, float(row.get("level") or 0.95)
+        )
         key = (arm.id, against.id, one.metric)
         # Of an arm against itself the widest step counts, else the largest amount.
         if key not in largest or _rank(one) >= _rank(largest[key]):
@@ -155,7 +158,7 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         headline = "Synthetic pictures made no sure difference"
     return Verdict(
         f"{headline}: {signed(lead.difference)} points.",
-        f"95 % interval {signed(lead.low)} to {signed(lead.high)}",
+        f"{per_cent(lead.level)} interval {signed(lead.low)} to {signed(lead.high)}",
         [_first_sentence(lead, points), *_rest(lead, counts, mine)],
         _cards(mine),
     )
@@ -219,7 +222,7 @@ def _cards(mine: Sequence[Difference]) -> list[Answer]:
             f"{one.arm.short} over {one.against.label}, harmonic mean",
             signed(one.difference),
             "points",
-            f"95 % interval {signed(one.low)} to {signed(one.high)}",
+            f"{per_cent(one.level)} interval {signed(one.low)} to {signed(one.high)}",
             one.kind,
             {
                 "zero": place(0),
@@ -245,6 +248,11 @@ def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, a real minus."""
     text = f"{value:+.{digits}f}"
     return text.replace("-", "−")
+
+
+def per_cent(level: float) -> str:
+    """A coverage as one says it: 0.95 -> "95 %"."""
+    return f"{100 * level:g} %"
 
 
 def _finite(value: Any) -> bool:

@@ -93,7 +93,7 @@ figure("differences", (part) => {
     const air = 0.06 * (Math.max(0.5, ...ends) - Math.min(-0.5, ...ends));
     const x = linear([Math.min(-0.5, ...ends) - air, Math.max(0.5, ...ends) + air], [left, right]);
     const name = (entry) => `${entry.arm_label} over ${entry.against_label}`;
-    const picture = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, 95 per cent interval ${spread(entry.low, entry.high)}`).join("; "));
+    const picture = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} interval ${spread(entry.low, entry.high)}`).join("; "));
     for (const value of ticks(x.invert(left), x.invert(right), narrow ? 5 : 7)) {
       picture.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
     }
@@ -105,6 +105,7 @@ figure("differences", (part) => {
       const group = svg("g", { class: "row" });
       group.append(svg("rect", { x: 0, y: top + i * step, width, height: step, class: "row-back" }));
       if (narrow) {
+        group.append(svg("rect", { x: 0, y: top + i * step, width, height: 27, class: "label-back" }));
         group.append(text(left, y - 18, entry.arm_short, { class: "label strong" }, ), text(right, y - 18, signed(entry.difference), { class: "label strong", "text-anchor": "end" }));
         const said = group.querySelector("text");
         said.append(svg("tspan", { class: "dim" }, ` over ${entry.against_short}`));
@@ -115,14 +116,14 @@ figure("differences", (part) => {
       }
       if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));
       group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: sure, class: "point" }));
-      const show = (event) => showTip(event.clientX, event.clientY, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, "95 % interval", spread(entry.low, entry.high)),
+      const show = (event) => showTip(event.clientX, event.clientY, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} interval`, spread(entry.low, entry.high)),
         entry.n ? tipRow(null, "pictures per class", String(entry.n)) : null);
       group.addEventListener("pointermove", show);
       group.addEventListener("pointerdown", show);
       group.addEventListener("pointerleave", hideTip);
       picture.append(group);
     });
-    numbers(part.root, [`${metricName(state.metric)}`, "difference", "95 % low", "95 % high"], shown.map((entry) => [name(entry), signed(entry.difference, 2), signed(entry.low, 2), signed(entry.high, 2)]));
+    numbers(part.root, [`${metricName(state.metric)}`, "difference", `${payload.level} low`, `${payload.level} high`], shown.map((entry) => [name(entry), signed(entry.difference, 2), signed(entry.low, 2), signed(entry.high, 2)]));
     return shown.length;
   };
 });
