@@ -58,7 +58,7 @@ class Schedule:
 
 
 AUTOENCODER = Schedule(steps=2600, batch=48, rate=2e-3)
-UNET = Schedule(steps=10000, batch=80, rate=1e-3, decay_from=0.4)
+UNET = Schedule(steps=8000, batch=80, rate=1e-3, decay_from=0.4)
 # From this step on every noise level counts alike, so that the shape, which is settled where noise is strong, comes to
 # follow the caption, and the benchmark's classes are drawn more often.
 SHAPE_FROM = 2500
