@@ -122,7 +122,7 @@ def test_evaluation_after_a_change_sees_the_new_prompts(clip: PromptedClip, chan
     elif change == "load":
         method.load_state_dict(build_method("ivlp", clip, BENCHMARK, seed=5).state_dict())
     else:
-        method.text_prompts[0].data.add_(1.0)
+        method.text_prompts[0].data.copy_(torch.randn(4, 16))
         method.eval()
     with torch.no_grad():
         after = method.logits(images)
