@@ -31,7 +31,7 @@ class ShardCache:
         self.fetched = 0  # remote shards copied so far
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}
+        self._fetching: dict[str, threading.Lock] = {}  # kept for good: two of one shard would let it be copied twice
         self._coming = 0  # bytes of the copies under way
         self._ahead: ThreadPoolExecutor | None = None
 
@@ -62,14 +62,14 @@ class ShardCache:
                 self._coming += copied_bytes
                 while self._open and (len(self._open) >= self.max_open or self._taken() > self.limit_bytes):
                     self._open.popitem(last=False)  # closed when its last reader lets go of it
+            file = None
             try:
                 file = self._local(url) if storage.is_local(url) else self._copy(url, shard_bytes)
             finally:
                 with self._lock:
                     self._coming -= copied_bytes
-            with self._lock:
-                self._open[url] = file
-                self._fetching.pop(url, None)
+                    if file is not None:
+                        self._open[url] = file
             return file
 
     def _taken(self) -> int:

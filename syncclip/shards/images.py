@@ -44,7 +44,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
-                return image.convert("RGB")
+                decoded: Image.Image = image.convert("RGB")
+                return decoded
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error

@@ -32,13 +32,16 @@ def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
     x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
     """(n,) uniform integers, number i in [0, bounds[i]); bounds up to 2^31 (the bias is below bound / 2^32)."""
     assert bool(np.all(bounds > 0))
-    return ((bits(key, len(bounds)) >> np.uint64(32)) * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+    upper = bits(key, len(bounds)) >> np.uint64(32)
+    drawn: npt.NDArray[np.int64] = (upper * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+    return drawn
 
 
 @lru_cache(maxsize=8)

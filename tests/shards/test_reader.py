@@ -68,7 +68,7 @@ def test_no_image_per_class_is_refused(url: str) -> None:
         ShardSet(url).subset(max_per_class=0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(classes=st.integers(1, 6), rounds=st.integers(1, 6), per_shard=st.integers(1, 4), data=st.data())
 def test_every_prefix_is_class_balanced(
     tmp_path_factory: pytest.TempPathFactory, classes: int, rounds: int, per_shard: int, data: st.DataObject
@@ -83,7 +83,7 @@ def test_every_prefix_is_class_balanced(
     assert ShardSet(url).subset(max_per_class=amount).samples.index.tolist() == list(range(classes * amount))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(without=st.sets(st.integers(0, 11)), amount=st.integers(1, 5))
 def test_dropped_images_are_made_up_for_by_the_next_of_their_class(
     tmp_path_factory: pytest.TempPathFactory, without: set[int], amount: int
@@ -189,7 +189,7 @@ def test_many_threads_read_through_a_small_cache(tmp_path: Path) -> None:
     images = ShardSet(url, cache=ShardCache(limit_bytes=2 * ShardSet(url).shards[0].bytes))
 
     def right(start: int) -> bool:
-        return all(index_of(images.image(row)) == row for row in [(start + 7 * i) % 18 for i in range(60)])
+        return all(index_of(images.image(row)) == row for row in [(start + 7 * i) % 18 for i in range(15)])
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(right, range(6)))

@@ -23,7 +23,7 @@ from tests.shards.sets import index_of, write_set
 
 BASE, NOVEL = [0, 1, 2], [3, 4]  # five classes
 DATA: list[Literal["real", "synthetic", "both"]] = ["real", "synthetic", "both"]
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @lru_cache
