@@ -51,8 +51,9 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     runs, work = run_cells(runs, recipe.study)
     findings.write_state(recipe, url, runs, dropped)
     table, pairs = findings.write(recipe, url, runs, synthetic, work)
-    _write_report(url)
-    summary.show(recipe, url, table, pairs)
+    if len(table):
+        _write_report(url)
+        summary.show(recipe, url, table, pairs)
     if failed := {run.cell.name: run.error or "" for run in runs if run.status == "failed"}:
         raise UserError(_failures(failed, len(runs), url))
     return Study(url, table)
