@@ -1,0 +1,56 @@
+# `make` alone tells what there is. Everything runs in one virtual environment, .venv, made on first use.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ICONS := @iconify/json@2.2.535
+
+help:  ## Show this list
+	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, compare, report (minutes)
+	$(BIN)/syncclip demo
+
+test: $(VENV)/installed-dev browser  ## All tests; ARGS="tests/shards -k order" narrows them
+	@if $(HAS_BROWSER); then set --; \
+	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
+	$(BIN)/pytest "$$@" $(ARGS)
+
+lint: $(VENV)/installed-dev  ## Style, types, import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (hours)
+	$(BIN)/syncclip study icons --out runs/study
+	mkdir -p docs/results
+	find runs/study -maxdepth 1 -type f -exec cp {} docs/results/ \;
+
+icons: $(VENV)/installed-icons  ## Make the embedded world again from the icon sets; needs npm (hours, goes on if killed)
+	mkdir -p build/icons
+	[ -d build/icons/package ] || (cd build/icons && npm pack --silent "$(ICONS)" && tar -xzf iconify-json-*.tgz)
+	$(BIN)/python -m syncclip.embedded.scripts build/icons/package build/icons/work
+
+clean:  ## Remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find syncclip ray_jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The package in its environment, once more whenever pyproject.toml changed.
+$(VENV)/installed-dev: EXTRAS := [dev]
+$(VENV)/installed-icons: EXTRAS := [icons]
+$(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-icons: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("syncclip needs Python 3.10 or newer; name one: make PYTHON=/path/to/python3" if sys.version_info < (3, 10) else 0)'
+	@[ -x $(BIN)/pip ] || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing syncclip$(EXTRAS) into $(VENV); the first time takes some minutes."
+	@$(BIN)/pip install --quiet --editable '.$(EXTRAS)'
+	@touch $@
+
+# The one program for the tests that pip can't bring. Only root installs it; CI insists on it.
+HAS_BROWSER = [ -n "$$(type -P chromium chromium-browser google-chrome chrome)" ]
+browser:
+	@$(HAS_BROWSER) || { [ "$$(id -u)" = 0 ] && echo "Installing Chromium by apt-get." && apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
+	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
+
+.PHONY: help demo test lint study icons clean browser

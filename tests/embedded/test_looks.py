@@ -1,0 +1,79 @@
+"""Both looks are pure: pretraining's of its generator, the benchmark's of the drawing's name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from syncclip.embedded.scripts.drawings import Drawing
+from syncclip.embedded.scripts.flat import COLOURS, Look, flat
+from syncclip.embedded.scripts.real import picture
+
+BODY = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
+DRAWING = Drawing("mine", "star", "star", "star", BODY, (0, 0, 16, 16))
+RICH = Look(texture=0.8, noise=0.06)
+
+
+@pytest.fixture
+def shapes() -> torch.Tensor:
+    shapes = torch.zeros(6, 64, 64, dtype=torch.uint8)
+    shapes[:, 20:44, 16:48] = 255
+    return shapes
+
+
+def drawn(shapes: torch.Tensor, seed: int, look: Look = RICH) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return flat(shapes, look, torch.Generator().manual_seed(seed), torch.ones(len(shapes), dtype=torch.bool))
+
+
+def test_flat_is_a_function_of_its_generator_alone(shapes: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    first = drawn(shapes, 7)
+    torch.manual_seed(2)
+    second = drawn(shapes, 7)
+
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_flat_leaves_the_global_random_state_and_its_input_alone(shapes: torch.Tensor) -> None:
+    state, before = torch.get_rng_state(), shapes.clone()
+
+    drawn(shapes, 7)
+
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(shapes, before)
+
+
+def test_another_generator_gives_other_flat_pictures(shapes: torch.Tensor) -> None:
+    assert not torch.equal(drawn(shapes, 7)[0], drawn(shapes, 8)[0])
+
+
+def test_flat_pictures_are_in_range_and_say_which_colours_they_have(shapes: torch.Tensor) -> None:
+    pictures, ink, ground = drawn(shapes, 7)
+
+    assert pictures.shape == (6, 3, 64, 64)
+    assert pictures.min() >= 0 and pictures.max() <= 1
+    assert (ink != ground).all() and max(ink.max(), ground.max()) < len(COLOURS)
+
+
+def test_without_colour_flat_is_black_on_white(shapes: torch.Tensor) -> None:
+    pictures, _, _ = drawn(shapes, 7, Look(colour=0.0))
+
+    assert pictures[:, :, 0, 0].min() > 0.99
+    assert pictures.min() < 0.13
+
+
+def test_a_picture_of_the_benchmark_is_a_function_of_set_and_name_alone() -> None:
+    np.random.seed(1)
+    first = picture(DRAWING, coloured=False)
+    np.random.seed(2)
+    second = picture(DRAWING, coloured=False)
+
+    assert first.shape == (64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, second)
+
+
+def test_another_name_is_seen_on_another_ground() -> None:
+    other = Drawing("mine", "stars", "star", "star", BODY, (0, 0, 16, 16))
+
+    assert not np.array_equal(picture(DRAWING, coloured=False), picture(other, coloured=False))
