@@ -34,9 +34,12 @@ Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"syncclip {version('syncclip')}")
+        try:
+            typer.echo(f"syncclip {version('syncclip')}")
+        except PackageNotFoundError:  # a working folder, as inside a submitted job
+            typer.echo("syncclip (not installed)")
         raise typer.Exit
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 OBJECT_STORE_BYTES = 512 * 2**20
 """Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
 
+START_ATTEMPTS = 3
+
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -76,19 +78,33 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         _knock(address)
         ray.init(address=address, logging_level=level, log_to_driver=debugging())
     else:
-        ray.init(
-            address="local",
-            num_cpus=cpus if cpus is not None else local_cpus(),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level=level,
-            log_to_driver=debugging(),
-        )
+        _start(cpus if cpus is not None else local_cpus(), level)
     quiet()  # importing Ray's libraries resets their loggers
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(cpus: int, level: int) -> None:
+    """Start a local Ray; on a machine that is so busy that it isn't up within Ray's 30 s, once and again."""
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                logging_level=level,
+                log_to_driver=debugging(),
+            )
+            return
+        except Exception as error:  # noqa: PERF203  Ray raises nothing more special
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
+                raise
 
 
 def _knock(address: str) -> None:

@@ -28,12 +28,18 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
 
 
 @pytest.mark.ray
-def test_a_set_is_drawn_with_its_plan_and_recipe_beside_it(tiny_set: str) -> None:
-    names = {path.name for path in Path(tiny_set).iterdir()}
-    assert {"plan.json", "synthesis.yaml", "00000.tar", "00000_stats.json", "00001.tar", "00001_stats.json"} <= names
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_draws_the_shards_that_one_process_draws_with_plan_and_recipe_beside_them(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    summary = jobs.synthesise(Recipe.load(tiny.recipe, ["synthesis.actors=2"]), str(tmp_path))
+    kinds = ("*.tar", "*.parquet", "plan.json")
+    assert (summary.complete, summary.images, summary.shards) == (True, 12, 2)
+    assert files(tmp_path, *kinds) == files(tiny_set, *kinds)
+    assert Recipe.load(str(tmp_path / "synthesis.yaml")).synthesis.actors == 2
 
 
-@pytest.mark.ray
 def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
     with pytest.raises(UserError, match="did you mean 'icons'"):
         jobs.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
@@ -45,7 +51,6 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
 def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
@@ -56,7 +61,6 @@ def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
     assert jobs.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
 
 
-@pytest.mark.ray
 def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     run = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
     names = {path.name for path in tmp_path.iterdir()}
@@ -69,6 +73,7 @@ def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, t
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_train_gives_the_bits_of_the_plain_loop(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     recipe = here(tiny, tiny_set)
     jobs.run_here(recipe, str(tmp_path / "here"))
@@ -77,17 +82,13 @@ def test_ray_train_gives_the_bits_of_the_plain_loop(tiny: TinyWorld, tiny_set: s
     assert files(tmp_path / "here", *kinds) == files(tmp_path / "ray", *kinds)
 
 
-@pytest.mark.ray
-def test_a_run_in_the_folder_of_its_set_leaves_the_shards_alone(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
+def test_a_run_in_the_folder_of_its_set_leaves_the_shards_alone(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     both = str(shutil.copytree(tiny_set, tmp_path / "both"))
     jobs.run_here(Recipe.load(tiny.recipe), both)
     assert files(both, "*.tar", "*_stats.json", "plan.json") == files(tiny_set, "*.tar", "*_stats.json", "plan.json")
     assert jobs.evaluate(both).results["counts"]["all"] == 24
 
 
-@pytest.mark.ray
 def test_a_finished_run_is_not_made_again(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,14 +98,12 @@ def test_a_finished_run_is_not_made_again(
     assert jobs.train(here(tiny, tiny_set), str(tmp_path)) == first
 
 
-@pytest.mark.ray
 def test_another_recipe_in_the_same_folder_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     jobs.run_here(here(tiny, tiny_set), str(tmp_path))
     with pytest.raises(UserError, match="training.epochs: 2 -> 3"):
         jobs.run_here(here(tiny, tiny_set, "training.epochs=3"), str(tmp_path))
 
 
-@pytest.mark.ray
 def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
@@ -117,13 +116,11 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.ray
 def test_more_images_than_the_set_holds_are_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds 2 images per class; draw more with `syncclip synth tiny"):
         jobs.train(here(tiny, tiny_set, "training.images_per_class=3"), str(tmp_path))
 
 
-@pytest.mark.ray
 def test_an_unfinished_set_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     part = shutil.copytree(tiny_set, tmp_path / "part")
     (part / "00001_stats.json").unlink()
@@ -131,7 +128,6 @@ def test_an_unfinished_set_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: 
         jobs.train(here(tiny, str(part)), str(tmp_path / "run"))
 
 
-@pytest.mark.ray
 def test_a_set_of_other_classes_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     from tests.worlds.benchmark import folder_of_folders
 
