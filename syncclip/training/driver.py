@@ -74,7 +74,7 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
     import ray
     from ray.train import ScalingConfig
 
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     if settings.workers * cpus_per_worker > cpus:
         raise UserError(
