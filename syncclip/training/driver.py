@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from syncclip import storage
 from syncclip.cluster import debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
@@ -57,12 +58,10 @@ def train_on_ray(
     heard = len(before.notes) if before is not None else 0
     with ray_session():
         scaling = _scaling(settings, cpus_per_worker)
-        with _shown(folder):
+        with _shown(folder, heard):
             _fit(build, spec, folder, scaling)
     record = folder.record()
     assert record is not None, "the loop writes the record before anything else"
-    for note in record.notes[heard:]:
-        say(note)
     if record.status == "failed":
         raise UserError(record.error or "training failed")
     assert record.status == "finished", record
@@ -157,21 +156,31 @@ def _cause(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder) -> Iterator[None]:
-    """Progress while the workers are at it, read from the metrics that they write: their output doesn't come here."""
+def _shown(folder: RunFolder, heard: int) -> Iterator[None]:
+    """Progress and notes while the workers are at it, read from what they write: their output doesn't come here.
+
+    Args:
+        heard: notes of earlier starts, which are not said again.
+    """
     ended = threading.Event()
+    pause = 1.0 if storage.is_local(folder.url) else 10.0
 
     def watch() -> None:
+        said = heard
         with Progress(None, "steps", "train") as progress:
-            while True:
-                last = ended.wait(1.0)
+            last = False
+            while not last:
+                last = ended.wait(pause)
                 with contextlib.suppress(OSError, UserError):
-                    line, record = last_line(folder.path(METRICS)), folder.record()
-                    if line is not None and record is not None:
+                    record, line = folder.record(), last_line(folder.path(METRICS))
+                    if record is None:
+                        continue
+                    for note in record.notes[said:]:
+                        say(note)
+                    said = max(said, len(record.notes))
+                    if line is not None:
                         progress.total = record.total_steps
                         progress.update(max(0, line["step"] - progress.done), loss=float(line["total"]))
-                if last:
-                    return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.training.loop import DivergedError, load_prompts, run
 from syncclip.training.runs import RunRecord
@@ -117,6 +118,16 @@ def test_resuming_makes_only_the_steps_after_the_checkpoint(tmp_path: Path) -> N
     run(resumed)
     assert resumed.stream.asked[0] == (1, 1)  # step 6, the newest multiple of 3 that was committed
     assert record(tmp_path).notes == ["run 'fake' goes on after step 6 of 20"]
+
+
+def test_a_run_on_another_file_system_has_the_same_bits_and_resumes(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path))
+    url = "memory://loop-test/run"
+    with pytest.raises(StoppedError):
+        run(fakes.job(url), listener=stop_at(8))
+    assert run(fakes.job(url)).notes == ["run 'fake' goes on after step 6 of 20"]
+    assert {name: storage.read_bytes(f"{url}/{name}") for name in fakes.bits(tmp_path)} == fakes.bits(tmp_path)
+    storage.remove("memory://loop-test", recursive=True)
 
 
 def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path) -> None:
