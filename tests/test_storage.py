@@ -181,6 +181,15 @@ def test_an_unknown_scheme_is_one_sentence() -> None:
         storage.read_bytes("foo://a/b")
 
 
+def test_a_file_is_exchanged_not_overwritten_so_its_readers_go_on_with_the_old_one(tmp_path: Path) -> None:
+    url = str(tmp_path / "x")
+    storage.write_bytes(url, b"old" * 1000)
+    with storage.open_read(url) as reader:
+        storage.write_bytes(url, b"new")
+        assert reader.read() == b"old" * 1000
+    assert storage.read_bytes(url) == b"new"
+
+
 @pytest.mark.fault
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write_bytes(str(tmp_path / "x"), b"old")

@@ -91,6 +91,11 @@ def test_a_sweep_shows_every_shard(shards: int, width: int, seed: int) -> None:
     assert seen == set(range(shards))
 
 
+def test_every_sweep_has_an_order_of_its_own() -> None:
+    sweeps = {tuple(order.window(9, 1, 0, 9 * sweep + slot) for slot in range(9)) for sweep in range(20)}
+    assert len(sweeps) == 20
+
+
 @pytest.mark.parametrize(
     ("images", "shards", "drawn", "steps"), [(1000, 10, 20, 5), (1000, 10, 30, 4), (10, 10, 64, 1), (90, 1, 0, 90)]
 )
