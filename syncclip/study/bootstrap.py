@@ -128,9 +128,17 @@ def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Flo
 
 
 def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
-    """Each metric of an arm, mean over the seeds taken, in every draw: (R,). One run stands for every seed."""
-    weights = draws.seeds if len(answers.own) > 1 else np.ones((len(draws.seeds), 1))
-    return {name: (values * weights).sum(axis=1) for name, values in run_metrics(answers, draws.pictures).items()}
+    """Each metric of an arm, mean over its seeds, in every draw: (R,). One run stands for every seed.
+
+    Pictures and seeds are drawn apart and their deviations added. Drawing both at once would count twice what a seed
+    answers differently by chance: in the spread between seeds, and again in the pictures drawn for each of them.
+    """
+    drawn = run_metrics(answers, draws.pictures)
+    if len(answers.own) == 1:
+        return {name: values[:, 0] for name, values in drawn.items()}
+    as_they_are = run_metrics(answers)
+    tilt = draws.seeds - 1 / len(answers.own)
+    return {name: values.mean(axis=1) + tilt @ as_they_are[name][0] for name, values in drawn.items()}
 
 
 @dataclass(frozen=True)
