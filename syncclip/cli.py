@@ -56,10 +56,7 @@ def options(
 @app.command()
 def demo(overrides: Overrides = None, out: Out = None) -> None:
     """The whole road in minutes, on the embedded world: draw, train, compare, report."""
-    from syncclip.recipe import Recipe
-    from syncclip.study.run import study
-
-    study(Recipe.load("demo", overrides or []), out)
+    study_command("demo", overrides, out)
 
 
 @app.command()
@@ -113,10 +110,28 @@ def evaluate(run: Folder, overrides: Overrides = None) -> None:
 @app.command("study")
 def study_command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
     """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
+    from syncclip import storage, tables
     from syncclip.recipe import Recipe
+    from syncclip.study.report import REPORT
     from syncclip.study.run import study
 
-    study(Recipe.load(recipe, overrides or []), out)
+    done = study(Recipe.load(recipe, overrides or []), out)
+    tables.show(f"report: {storage.join(done.url, REPORT)}")
+
+
+@app.command()
+def choose(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Choose each study arm's settings among its candidates, on validation pictures only."""
+    from syncclip import tables
+    from syncclip.recipe import Recipe
+    from syncclip.study import choose as choosing
+
+    record = choosing.choose(Recipe.load(recipe, overrides or []), out).record
+    rows = [
+        (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
+        for arm, found in record["arms"].items()
+    ]
+    tables.show(tables.table("Chosen on validation pictures", ["arm", "values", f"{record['metric']}, %"], rows))
 
 
 @app.command("report")

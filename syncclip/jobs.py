@@ -23,7 +23,7 @@ from syncclip.training import driver, loop
 from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
 from syncclip.training.ledger import Listener
 from syncclip.training.loop import TrainJob
-from syncclip.training.runs import PROMPTS, RECIPE, RunFolder
+from syncclip.training.runs import PROMPTS, RECIPE, RunFolder, say
 
 SET_RECIPE = "synthesis.yaml"
 """The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""
@@ -79,6 +79,8 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         storage_options=recipe.storage.options,
     )
     storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+    if not summary.work.images:
+        say(f"all {summary.images:,} images are there already: {url}")
     return summary
 
 

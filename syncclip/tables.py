@@ -60,8 +60,6 @@ def summary(done: SetSummary) -> str:
     if done.work.images:
         busy = f"{done.work.busy:.0%}".replace("%", " %")
         lines.append(f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {busy}")
-    else:
-        lines.append("all of it was there already")
     return "\n".join([*lines, done.url])
 
 

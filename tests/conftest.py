@@ -67,7 +67,7 @@ storage: {{root: {folder / "runs"}}}
 
 @pytest.fixture(scope="session")
 def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The synthetic set of the tiny world, drawn once, in this process: Ray takes longer to start. Tests only read it."""
+    """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
     import torch
 
     from syncclip import jobs

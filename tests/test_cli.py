@@ -172,7 +172,7 @@ def test_a_set_that_is_there_is_not_drawn_again(
 ) -> None:
     outcome = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set)
     assert outcome.status == 0
-    assert "all of it was there already" in outcome.out
+    assert "all 12 images are there already" in outcome.err
 
 
 @pytest.mark.ray
@@ -226,3 +226,17 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.startswith("syncclip ")
+
+
+def test_choose_shows_what_was_chosen(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from syncclip.study import choose
+
+    chosen = {"chosen": {"training.epochs": 5}, "open_hm": 44.25}
+    record = {"metric": "open_hm", "arms": {"syncclip-both": chosen}}
+    monkeypatch.setattr(choose, "choose", lambda recipe, out: choose.Choice(recipe, record))
+    outcome = Outcome(capsys, "choose", tiny.recipe)
+    assert outcome.status == 0
+    assert "training.epochs = 5" in outcome.out
+    assert "44.2" in outcome.out
