@@ -18,7 +18,7 @@ from syncclip.study.report import report, summary_table
 from syncclip.study.report.arms import describe_arms, summarise
 from syncclip.study.report.fits import fits_for_page
 from syncclip.study.report.pictures import picture_strips
-from syncclip.study.report.verdict import Difference, judge
+from syncclip.study.report.verdict import Difference, judge, signed
 from tests.study import fabricated
 
 
@@ -33,7 +33,8 @@ def study(tmp_path: Path, benchmark: Path) -> Path:
 
 
 def page_of(folder: Path) -> str:
-    return Path(report(str(folder))).read_text(encoding="utf-8")
+    """The page, with plain spaces for those that keep a number and its sign together."""
+    return Path(report(str(folder))).read_text(encoding="utf-8").replace("\u00a0", " ")
 
 
 def payload_of(page: str) -> dict:
@@ -178,7 +179,7 @@ def test_real_arms_count_as_without_synthetic_pictures() -> None:
         ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic pictures helped: +1.0 points."),
         ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic pictures helped on one count of two: +1.0 points."),
         ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic pictures helped on one count of two: +0.9 points."),
-        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic pictures made no sure difference: +0.1 points."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic pictures made no sure difference."),
         ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic pictures did harm: −1.2 points."),
         ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic pictures helped and harmed: +1.0 points."),
     ],
@@ -234,7 +235,7 @@ def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
 )
 def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:
     arms = describe_arms([("syncclip-both", "syncclip", "both")])
-    assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"]
+    assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"].replace("\u00a0", " ")
 
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
@@ -242,6 +243,11 @@ def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
     outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])
     page = page_of(study)
     assert "90 % interval" in page and "Paired differences with 90 % intervals" in page
+
+
+@pytest.mark.parametrize(("value", "said"), [(1.04, "+1.0"), (-0.26, "−0.3"), (-0.04, "0.0"), (0.0, "0.0")])
+def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float, said: str) -> None:
+    assert signed(value) == said
 
 
 def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:

@@ -156,9 +156,11 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         headline = "Synthetic pictures helped and harmed"
     else:
         headline = "Synthetic pictures made no sure difference"
+    size = f"{signed(lead.difference)} points"
+    sure = f"{per_cent(lead.level)} interval {signed(lead.low)} to {signed(lead.high)}"
     return Verdict(
-        f"{headline}: {signed(lead.difference)} points.",
-        f"{per_cent(lead.level)} interval {signed(lead.low)} to {signed(lead.high)}",
+        f"{headline}." if lead.kind == "unsure" else f"{headline}: {size}.",
+        f"{size}, {sure}" if lead.kind == "unsure" else sure,
         [_first_sentence(lead, points), *_rest(lead, counts, mine)],
         _cards(mine),
     )
@@ -166,7 +168,7 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
 
 def _first_sentence(lead: Difference, points: Points) -> str:
     series = points.get(lead.arm.id, {}).get(lead.metric, [])
-    level = f" reaches {series[-1]['mean']:.1f} % and" if series else ""
+    level = f" reaches {series[-1]['mean']:.1f}\u00a0% and" if series else ""
     amount = lead.n or (int(series[-1]["n"]) if series else 0)
     given = f"Given {amount} generated picture{'' if amount == 1 else 's'} per class, " if amount else ""
     where = "all classes as candidates" if lead.metric.startswith("open_") else "each half among its own classes"
@@ -246,13 +248,13 @@ _CARD_ORDER = {
 
 def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, a real minus."""
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "−")
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
 
 
 def per_cent(level: float) -> str:
-    """A coverage as one says it: 0.95 -> "95 %"."""
-    return f"{100 * level:g} %"
+    """A coverage as one says it: 0.95 -> "95 %", kept on one line."""
+    return f"{100 * level:g}\u00a0%"
 
 
 def _finite(value: Any) -> bool:

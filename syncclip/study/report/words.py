@@ -39,11 +39,11 @@ def _run(numbers: Numbers) -> Verdict:
         "real": "base classes, seen in real pictures, and novel classes, not seen at all",
         "synthetic": "base and novel classes, all seen in synthetic pictures alone",
     }.get(arm.data, "base and novel classes, none of them seen before")
-    opened = f" With all classes as candidates it is {scores['open_hm']:.1f} %." if "open_hm" in scores else ""
+    opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
     return Verdict(
-        f"{arm.label}: {scores['base']:.1f} % on base, {scores['novel']:.1f} % on novel classes.",
+        f"{arm.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
         sentences=[
-            f"The harmonic mean of {seen}, is {scores['hm']:.1f} %, each half among its own candidates.{opened}"
+            f"The harmonic mean of {seen}, is {scores['hm']:.1f}\u00a0%, each half among its own candidates.{opened}"
         ],
     )
 

@@ -20,8 +20,8 @@ const svg = (name, attributes = {}, ...children) => fill(document.createElementN
 // ---- numbers -------------------------------------------------------------------------------------------------------
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
-const fixed = (value, digits = 1) => (known(value) ? value.toFixed(digits).replace("-", MINUS) : "–");
-const signed = (value, digits = 1) => (known(value) ? (value >= 0 ? "+" : "") + fixed(value, digits) : "–");
+const fixed = (value, digits = 1) => (known(value) ? (Number(value.toFixed(digits)) + 0).toFixed(digits).replace("-", MINUS) : "–");
+const signed = (value, digits = 1) => (known(value) ? (Number(value.toFixed(digits)) > 0 ? "+" : "") + fixed(value, digits) : "–");
 const spread = (low, high) => (known(low) && known(high) ? `${signed(low)} to ${signed(high)}` : "–");
 const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 

@@ -27,7 +27,7 @@ figure("curve", (part) => {
     const reach = Math.max(most, ...shown.map((arm) => { const fit = fitOf(arm); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
     const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
     const height = narrow ? 330 : 450;
-    const area = { left: 40, right: width - (narrow ? 10 : 168), top: 14, bottom: height - 48 };
+    const area = { left: 40, right: width - (narrow ? 10 : 168), top: 26, bottom: height - 48 };
     const x = logarithmic([least * (least === most ? 0.5 : 0.82), Math.max(end, most * 1.25)], [area.left, area.right]);
 
     const extent = [];
@@ -54,7 +54,7 @@ figure("curve", (part) => {
     for (const n of amounts) picture.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
     picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
       text((area.left + area.right) / 2, height - 6, "synthetic pictures per class", { class: "axis-title", "text-anchor": "middle" }),
-      text(area.left + 8, area.top + 4, "accuracy, %", { class: "axis-note" }));
+      text(0, 11, "accuracy, %", { class: "axis-note" }));
 
     let marks = 0;
     const labels = [];

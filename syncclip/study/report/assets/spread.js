@@ -123,7 +123,7 @@ figure("history", (part) => {
     const y = linear([Math.min(0, ...values), Math.max(...values) * 1.04], [area.bottom, area.top]);
     const picture = canvas(part, width, height, terms.map((term) => `${term.name} ends at ${fixed(term.values.at(-1), 3)}`).join("; "));
     for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, String(value), { class: "tick", "text-anchor": "end" }));
-    for (const value of ticks(steps[0], steps.at(-1), width < 640 ? 4 : 8)) picture.append(text(x(value), area.bottom + 20, String(value), { class: "tick", "text-anchor": "middle" }));
+    for (const value of ticks(steps[0], steps.at(-1), width < 640 ? 4 : 8).filter(Number.isInteger)) picture.append(text(x(value), area.bottom + 20, String(value), { class: "tick", "text-anchor": "middle" }));
     picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }), text((area.left + area.right) / 2, height - 6, "step", { class: "axis-title", "text-anchor": "middle" }));
     terms.forEach((term, i) => {
       const d = term.values.map((value, at) => (known(value) ? [x(steps[at]), y(value)] : null)).filter(Boolean).map(([px, py], at) => `${at ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`).join("");
