@@ -128,7 +128,7 @@ def test_an_exception_in_mid_upload_publishes_nothing(
             raise RuntimeError("the wire is cut")
         return await call(method, *args, **kwargs)
 
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)  # noqa: ARG005
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)
     with monkeypatch.context() as cut, pytest.raises(RuntimeError, match="wire"):
         cut.setattr(fs, "_call_s3", fail_on_second_part)
         storage.publish(source, url)
