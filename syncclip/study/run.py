@@ -97,7 +97,7 @@ def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe
 
 
 def _write_report(url: str) -> None:
-    from syncclip.study.report import report  # plotting libraries take a second to import
+    from syncclip.study.report import report  # pandas and jinja2 take a second to import
 
     report(url)
 
