@@ -1,0 +1,12 @@
+"""Text-to-image generation, fanned out by Ray Data into WebDataset shards.
+
+settings   section `synthesis` of a recipe
+plan       which picture has which class, prompt and seed; which shard holds it: pure functions
+prompts    from a class name to a sentence
+generators any diffusers text-to-image pipeline, one torch.Generator a picture
+filters    judges of drawn pictures
+drawing    one shard: generate, judge, encode, commit
+pool       Ray Data actors that draw shards; bounded restarts, errors as rows
+graph      plan minus markers -> pool -> held against the plan
+summary    totals, from the markers alone
+"""

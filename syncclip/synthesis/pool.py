@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from syncclip import cluster
 from syncclip.synthesis.drawing import Report
+from syncclip.synthesis.ledger import Ledger
 
 MAX_STARTS = 2
 """How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
@@ -25,17 +25,6 @@ class PoolError(RuntimeError):
 
 
 Maker = Callable[[Mapping[str, Any]], dict[str, Any]]
-
-
-class Ledger:
-    """Counts how often each shard was begun; a Ray actor beside the pool, which outlives the processes that draw."""
-
-    def __init__(self) -> None:
-        self.starts: Counter[int] = Counter()
-
-    def begin(self, shard: int) -> int:
-        self.starts[shard] += 1
-        return self.starts[shard]
 
 
 class ShardRow:

@@ -18,6 +18,9 @@ def build_generator(folder: Path, seed: int = 0) -> Path:
     import torch
     from diffusers import AutoencoderTiny, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of saving a megabyte
 
     characters = string.ascii_lowercase + string.digits + string.punctuation
     tokens = ["<pad>", *characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
