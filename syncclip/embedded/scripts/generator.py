@@ -241,6 +241,7 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    write_tokenizer(out / "tokenizer", CONTEXT)  # with vocabulary and merges too, which older transformers read
     seen = {
         "sets": masks.families,
         "drawings": len(masks.alpha),
