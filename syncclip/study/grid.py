@@ -60,7 +60,12 @@ def cells(settings: StudySettings, most: int | None = None) -> list[Cell]:
     order = [Cell(arm, None, None) for arm in settings.arms if not arm.trained]
     for seed in settings.seeds:
         order += [Cell(arm, None, seed) for arm in settings.arms if arm.trained and not arm.synthetic]
-        order += [Cell(arm, n, seed) for n in spread(amounts) for arm in settings.arms if arm.synthetic]
+        order += [
+            Cell(arm, n, seed)
+            for n in spread(amounts)
+            for arm in settings.arms
+            if arm.synthetic and n in arm.at(amounts)
+        ]
     return order
 
 

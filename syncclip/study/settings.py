@@ -19,6 +19,8 @@ class Arm(Settings):
     data: Literal["real", "synthetic", "both"] = "both"
     name: str = ""
     """How tables and folders call it; `method-data` where it is not given."""
+    images_per_class: list[int] | None = Field(default=None, min_length=1)
+    """Those of the study's amounts that this arm learns from; all where none are given."""
     overrides: dict[str, Any] = Field(default={})
     """Recipe values of this arm alone, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
     candidates: dict[str, list[Any]] = Field(default={})
@@ -51,6 +53,13 @@ class Arm(Settings):
     def synthetic(self) -> bool:
         """Whether the arm learns from synthetic pictures, so that their amount matters."""
         return self.trained and self.data != "real"
+
+    def at(self, amounts: list[int]) -> list[int]:
+        """The arm's own among a study's amounts; the study's largest stands for larger ones that can't be had."""
+        if self.images_per_class is None:
+            return amounts
+        wanted = {min(n, max(amounts)) for n in self.images_per_class}
+        return [n for n in amounts if n in wanted]
 
 
 def _default_arms() -> list[Arm]:
@@ -103,6 +112,12 @@ class StudySettings(Settings):
             raise ValueError(f"images_per_class is {self.images_per_class}; each amount must be at least 1")
         if self.forecast and min(self.forecast) < 1:
             raise ValueError(f"forecast is {self.forecast}; each amount must be at least 1")
+        for arm in self.arms:
+            if arm.synthetic and not arm.at(self.amounts):
+                raise ValueError(
+                    f"arm {arm.name!r} wants {arm.images_per_class} images per class, none of which is among the "
+                    f"study's {self.amounts}"
+                )
         names = [arm.name for arm in self.arms]
         double = sorted({name for name in names if names.count(name) > 1})
         if double:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +61,19 @@ def test_amounts_beyond_what_there_is_become_what_there_is() -> None:
     assert capped([1, 4, 16, 64], 20) == [1, 4, 16, 20]
     assert capped([1, 4, 16, 64], 16) == [1, 4, 16]
     assert capped([4, 1], None) == [1, 4]
+
+
+def test_an_arm_may_keep_to_some_of_the_amounts() -> None:
+    arms = [Arm(method="ivlp", images_per_class=[16]), Arm(method="syncclip")]
+    settings = StudySettings(arms=arms, images_per_class=[1, 4, 16], seeds=[1])
+    names = [cell.name for cell in cells(settings)]
+    assert names == ["ivlp-both-16-seed1", "syncclip-both-16-seed1", "syncclip-both-1-seed1", "syncclip-both-4-seed1"]
+    # Of a smaller set it takes the largest amount that there is.
+    assert "ivlp-both-8-seed1" in [cell.name for cell in cells(settings, most=8)]
+
+
+def test_an_arm_whose_amounts_the_study_does_not_have_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="wants \\[2\\] images per class, none of which is among the study's \\[1, 4\\]"
+    ):
+        StudySettings(arms=[Arm(method="syncclip", images_per_class=[2])], images_per_class=[1, 4])

@@ -241,7 +241,9 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    write_tokenizer(out / "tokenizer", CONTEXT)  # with vocabulary and merges too, which older transformers read
+    # Vocabulary and merges, which every transformers reads, instead of the one large file that says the same.
+    write_tokenizer(out / "tokenizer", CONTEXT)
+    (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
     seen = {
         "sets": masks.families,
         "drawings": len(masks.alpha),
