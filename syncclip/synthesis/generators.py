@@ -233,9 +233,10 @@ def _call_arguments(pipeline: Any, settings: GeneratorSettings) -> dict[str, Any
 
 
 def _fingerprint(path: Path) -> str:
-    """Hex digest of the names and contents of a pipeline's files (16 digits)."""
+    """Hex digest (16 digits) of a pipeline's index and parts, names and contents; files beside them may change."""
     digest = hashlib.sha256()
-    files = [f for f in path.rglob("*") if f.is_file() and f.suffix in WEIGHT_FILES]
+    files = [path / "model_index.json"]
+    files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
     for file in sorted(files, key=lambda f: f.relative_to(path).as_posix()):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}\0{size}\0".encode())
