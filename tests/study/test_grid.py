@@ -73,7 +73,5 @@ def test_an_arm_may_keep_to_some_of_the_amounts() -> None:
 
 
 def test_an_arm_whose_amounts_the_study_does_not_have_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="none of which is among the study's"
-    ):
+    with pytest.raises(ValueError, match="none of which is among the study's"):
         StudySettings(arms=[Arm(method="syncclip", images_per_class=[2])], images_per_class=[1, 4])
