@@ -1,0 +1,48 @@
+"""What the README shows can be done as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from syncclip.cli import app
+from syncclip.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_its_recipes_are_accepted(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "birds.yaml"
+    file.write_text(text)
+
+    assert Recipe.load(str(file)).name == "birds"
+
+
+@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?syncclip (\w+ .*?)(?: +#.*)?$", README, re.MULTILINE))
+def test_the_overrides_of_its_commands_are_accepted(line: str) -> None:
+    overrides = [word.strip("'") for word in line.split() if re.match(r"'?\w+\.\w+=", word)]
+
+    Recipe.load("icons", overrides)
+
+
+def test_its_table_holds_every_command() -> None:
+    known = set(getattr(get_command(app), "commands", {}))
+
+    assert set(re.findall(r"^\| `syncclip (\w+)", README, re.MULTILINE)) == known
+
+
+def test_its_links_lead_to_files() -> None:
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link}
+
+    assert {link for link in links if not (ROOT / link).exists()} == set()
+
+
+def test_its_make_targets_exist() -> None:
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+    assert set(re.findall(r"(?:`|^)make (\w+)", README, re.MULTILINE)) <= targets
