@@ -244,6 +244,9 @@ def write_pipeline(
     # Vocabulary and merges, which every transformers reads, instead of the one large file that says the same.
     write_tokenizer(out / "tokenizer", CONTEXT)
     (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    # transformers would follow the note that the weights are halves, diffusers wouldn't: both shall load as float32.
+    config = out / "text_encoder" / "config.json"
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
     seen = {
         "sets": masks.families,
         "drawings": len(masks.alpha),
