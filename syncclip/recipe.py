@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 COMMAND_LINE = "command line"
 
-NO_TRACE = ("synthetic", "cache_images", "corrupt_limit", "keep_checkpoints", "checkpoint_every")
+NO_TRACE = ("synthetic", "ahead", "cache_images", "corrupt_limit", "keep_checkpoints", "checkpoint_every")
 """Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
 what it holds is told by its own plan."""
 
