@@ -167,7 +167,7 @@ def test_a_file_that_holds_no_sections_is_told(tmp_path: Path) -> None:
         "training.seed=9",
         "training.epochs=9",
         "benchmark.shots=3",
-        "backbone.precision=bf16",
+        "backbone.precision=fp32",
         "methods.syncclip.learning_rate=0.01",
         "training.data=real",
     ],
