@@ -14,6 +14,8 @@ import safetensors.torch
 from syncclip import cluster, storage
 from syncclip.assembly import Parts, assemble, learns_from_synthetic, stream, synthetic_part
 from syncclip.benchmarks import load_benchmark
+from syncclip.benchmarks.loading import SHIPPED
+from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.synthesis.graph import synthesise_set
@@ -171,6 +173,7 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
         UserError: see `train`.
     """
     storage.configure(recipe.storage.options)
+    recipe = _grounded(recipe)
     identity = ""
     if learns_from_synthetic(recipe):
         url = find_synthetic(recipe, out)
@@ -190,6 +193,20 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
     """One rank's job from plain data; runs on the workers."""
     recipe = Recipe.model_validate(spec["recipe"])
     return _job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
+
+
+def _grounded(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
+    benchmark, backbone = recipe.benchmark, recipe.backbone
+    own = benchmark.root is None and benchmark.name not in SHIPPED
+    names = {
+        "benchmark.root": benchmark.root,
+        "benchmark.name": benchmark.name if own else None,
+        "backbone.name": backbone.name if backbone.name != EMBEDDED else None,
+        "backbone.pretrained": backbone.pretrained,
+    }
+    there = {key: name for key, name in names.items() if name and Path(name).expanduser().exists()}
+    return recipe.with_values({key: absolute(str(Path(name).expanduser())) for key, name in there.items()})
 
 
 def absolute(url: str) -> str:

@@ -190,3 +190,15 @@ def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.M
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UserError, match="relative path"):
         jobs.absolute("runs")
+
+
+def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.load(tiny.recipe, ["training.data=real"])
+    place = Path(recipe.benchmark.name)
+    monkeypatch.chdir(place.parent)
+    settled, _ = jobs.settled_run(recipe.with_values({"benchmark.name": place.name}), str(tmp_path))
+    assert settled.benchmark.name == str(place)
+    shipped, _ = jobs.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
+    assert (shipped.benchmark.name, shipped.backbone.name) == ("icons", "icons")
