@@ -22,10 +22,11 @@ lint: $(VENV)/installed-dev  ## Style, types, import floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (hours)
-	$(BIN)/syncclip study icons --out runs/study
+study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (half an hour)
+	$(BIN)/syncclip study icons --out runs/icons/study
 	mkdir -p docs/results
-	find runs/study -maxdepth 1 -type f -exec cp {} docs/results/ \;
+	find runs/icons/study -maxdepth 1 -type f -exec cp {} docs/results/ \;
+	sed -i 's#$(CURDIR)/##g' docs/results/*.json docs/results/*.yaml docs/results/*.html
 
 icons: $(VENV)/installed-icons  ## Make the embedded world again from the icon sets; needs npm (hours, goes on if killed)
 	mkdir -p build/icons
