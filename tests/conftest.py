@@ -89,3 +89,9 @@ def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
         write_shard(url, shard, drawn.samples, drawn.rejects)
     torch.set_num_threads(threads)
     return url
+
+
+@pytest.fixture
+def no_ray_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a new process: whatever other tests started, no Ray is joined."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)

@@ -71,6 +71,7 @@ def test_a_wrong_call_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]
         ("synthesis.actors=4096", "4096 actors"),
     ],
 )
+@pytest.mark.usefixtures("no_ray_yet")
 def test_synth_refuses_bad_input_in_one_sentence(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path, override: str, part: str
 ) -> None:

@@ -147,6 +147,7 @@ def test_zero_shot_needs_no_set_and_no_steps(tiny: TinyWorld, tmp_path: Path) ->
     assert run.results["counts"] == {"base": 12, "novel": 12, "all": 24}
 
 
+@pytest.mark.usefixtures("no_ray_yet")
 def test_more_workers_than_cpus_are_refused_before_anything_starts(
     tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
