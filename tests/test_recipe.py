@@ -25,7 +25,7 @@ def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_load_by_name(name: str) -> None:
-    assert Recipe.load(name).name == name
+    assert Recipe.load(name).name == Path(name).name
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -64,6 +64,32 @@ def test_places_in_lists_are_counted_from_zero() -> None:
 
 def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
     assert Recipe.load(written(tmp_path, "training:\nname: recipe\n")) == Recipe()
+
+
+def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
+    written(tmp_path, "name: first\ntraining: {seed: 3, epochs: 4}\nsynthesis: {seed: '${training.seed}'}", "one.yaml")
+    written(tmp_path, "extends: one.yaml\ntraining: {seed: 5}", "two.yaml")
+    recipe = Recipe.load(written(tmp_path, "extends: two.yaml\ntraining: {batch: 8}"), ["training.epochs=2"])
+    training = recipe.training
+    assert (training.seed, training.epochs, training.batch, recipe.synthesis.seed) == (5, 2, 8, 5)
+    assert recipe.name == "mine"
+
+
+def test_a_recipe_can_extend_a_shipped_one(tmp_path: Path) -> None:
+    recipe = Recipe.load(written(tmp_path, "extends: icons\nstudy: {seeds: [9]}"))
+    assert recipe.with_values({"name": "icons", "study.seeds": [1, 2, 3, 4, 5]}) == Recipe.load("icons")
+
+
+def test_extending_in_a_circle_or_nothing_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "extends: mine.yaml", "other.yaml")
+    assert "extends: 'mine.yaml' extends it in turn" in refusal(written(tmp_path, "extends: other.yaml"))
+    assert "no such file" in refusal(written(tmp_path, "extends: nowhere.yaml"))
+
+
+def test_shipped_recipes_of_a_folder_are_found_by_name_and_by_path() -> None:
+    by_name = Recipe.load("studies/table5_losses")
+    assert by_name == Recipe.load("recipes/studies/table5_losses.yaml")
+    assert by_name.name == "table5_losses"
 
 
 def test_values_can_refer_to_each_other(tmp_path: Path) -> None:
