@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -13,6 +14,8 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.prompts import deep_prompts
+
+Negatives = Literal["hardest", "all"]
 
 
 class SyncClip(Ivlp):
@@ -30,6 +33,7 @@ class SyncClip(Ivlp):
         domain_tokens: int = Field(2, ge=0)  # k, of the visual tokens
         synthetic_weight: float = Field(0.4, ge=0)  # of both synthetic cross entropies
         alignment_weight: float = Field(0.1, ge=0)
+        negatives: Negatives = "hardest"  # real features that a synthetic one is told apart from
 
         @model_validator(mode="after")
         def _domain_within_visual(self) -> SyncClip.Settings:
@@ -44,6 +48,7 @@ class SyncClip(Ivlp):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
+        self.negatives = settings.negatives
         self._weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
 
@@ -82,12 +87,12 @@ class SyncClip(Ivlp):
                 ]
             ).sum()
         if len(real) and len(seen):
-            terms["alignment"] = alignment(real, seen, real_labels)
+            terms["alignment"] = alignment(real, seen, real_labels, self.negatives)
         return terms
 
 
-def alignment(real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
-    """Pull each synthetic feature to its real partner, and nearer than the nearest real feature of another class.
+def alignment(real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest") -> Tensor:
+    """Pull each synthetic feature to its real partner, and nearer than real features of other classes.
 
     With d the mean absolute difference, p = d(own partner) and q = d(nearest of another class): the mean of
     max(0, p - q) + p. Where the batch holds no other class, q = p.
@@ -95,12 +100,16 @@ def alignment(real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
     Args:
         real, synthetic: (B, D) features, not normalised; row i of both shows the class labels[i].
         labels: (B,) class ids.
+        negatives: "all" puts the mean of max(0, p - d) over all features of other classes in place of the nearest's.
 
     Source: the feature alignment of arXiv 2312.03805, as its published code computes it (margin 0, hardest negative).
     """
     distance = distances(synthetic, real)
     positive = distance.diagonal()
     other = labels[:, None] != labels
+    if negatives == "all":
+        farther = relu(positive[:, None] - distance).masked_fill(~other, 0).sum(dim=1) / other.sum(dim=1).clamp(min=1)
+        return (farther + positive).mean()
     nearest = distance.masked_fill(~other, torch.inf).amin(dim=1)
     negative = torch.where(other.any(dim=1), nearest, positive)
     return (relu(positive - negative) + positive).mean()

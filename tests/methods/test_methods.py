@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import open_clip
 import pytest
@@ -195,14 +196,16 @@ def test_all_or_none_of_the_visual_prompts_may_be_shared(clip: PromptedClip, k: 
     method.loss(mixed)["total"].backward()
 
 
-def test_alignment_is_what_a_loop_over_pictures_gives() -> None:
+@pytest.mark.parametrize("negatives", ["hardest", "all"])
+def test_alignment_is_what_a_loop_over_pictures_gives(negatives: Literal["hardest", "all"]) -> None:
     real, synthetic, labels = torch.randn(6, 5), torch.randn(6, 5), torch.tensor([0, 1, 1, 2, 0, 2])
     expected = 0.0
     for i in range(6):
         own = (synthetic[i] - real[i]).abs().mean()
         others = [(synthetic[i] - real[j]).abs().mean() for j in range(6) if labels[j] != labels[i]]
-        expected += float(own + max(own - min(others), torch.tensor(0.0))) / 6
-    assert float(alignment(real, synthetic, labels)) == pytest.approx(expected, rel=1e-5)
+        against = [min(others)] if negatives == "hardest" else others
+        expected += float(own + sum(max(own - q, torch.tensor(0.0)) for q in against) / len(against)) / 6
+    assert float(alignment(real, synthetic, labels, negatives)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_bf16_keeps_prompts_gradients_and_losses_in_float32(folder: Path) -> None:
