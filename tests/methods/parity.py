@@ -22,10 +22,10 @@ from torch import Tensor
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import METHODS
 from syncclip.methods.base import Method
-from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.syncclip import SyncClip
-from syncclip.methods.zeroshot import ZeroShot
+from tests.methods.upstream import SETTINGS, TERMS, our_method, ours
 
 COMMITTED = Path(__file__).parents[1] / "data" / "parity"
 FOLDER = Path(os.environ.get("SYNCCLIP_PARITY_DIR") or COMMITTED)
@@ -130,44 +130,14 @@ def tiny_clip() -> PromptedClip:
 
 def build(fixture: Fixture, official_start: bool = False) -> Method:
     """The method of a file with the file's parameters, or with its own start."""
-    config, names = fixture.config, fixture.classnames
-    if "template" in config:
-        return ZeroShot(tiny_clip(), names, fixture.base, config["template"], ZeroShot.Settings())
-    settings: dict[str, Any] = {
-        "visual_tokens": config["N_CTX_VISION"],
-        "text_tokens": config["N_CTX_TEXT"],
-        "visual_depth": config["PROMPT_DEPTH_VISION"],
-        "text_depth": config["PROMPT_DEPTH_TEXT"],
-        "phrase": config["CTX_INIT"],
-    }
-    method: Method
-    if "N_CTX_VISION_SYN" in config:
-        settings["domain_tokens"] = config["N_CTX_VISION_SYN"]
-        settings["synthetic_weight"], settings["alignment_weight"] = config["WEIGHT"], config["KLWEIGHT"]
-        method = SyncClip(tiny_clip(), names, fixture.base, "", SyncClip.Settings(**settings))
-    else:
-        method = Ivlp(tiny_clip(), names, fixture.base, "", Ivlp.Settings(**settings))
+    name, config = our_method(fixture.info["method"]), fixture.config
+    settings = SETTINGS[name](config)
+    method = METHODS[name](tiny_clip(), fixture.classnames, fixture.base, config.get("template", ""), settings)
     if not official_start:
         theirs = fixture.under("param.")
         assert sorted(map(ours, theirs)) == sorted(method.state_dict()), "our parameters are theirs"
         method.load_state_dict({ours(name): value for name, value in theirs.items()})
     return method
-
-
-def ours(theirs: str) -> str:
-    """Our name of a parameter of the published code."""
-    if theirs == "prompt_learner.ctx":
-        return "text_prompts.0"
-    if theirs == "image_encoder.VPT":
-        return "vision_prompts.0"
-    if theirs == "image_encoder.SYN_VPT":
-        return "synthetic_prompts.0"
-    if theirs.startswith("syn_prompt."):
-        return f"synthetic_prompts.{int(theirs.removeprefix('syn_prompt.')) + 1}"
-    tower, _, rest = theirs.partition(".transformer.resblocks.")
-    block, _, kind = rest.partition(".")
-    assert kind == "VPT_shallow", theirs
-    return f"{ {'image_encoder': 'vision', 'text_encoder': 'text'}[tower] }_prompts.{block}"
 
 
 def batch_of(fixture: Fixture) -> Batch:
@@ -208,14 +178,11 @@ def check_tokens(fixture: Fixture, ids: Tensor) -> None:
     assert not theirs[:, ids.shape[1] :].any()
 
 
-TERMS = {"traj.loss": "total", "traj.loss_real": "real", "traj.loss_syn": "synthetic", "traj.loss_align": "alignment"}
-
-
 def check_steps(fixture: Fixture) -> None:
     """Plain SGD at a constant rate: every loss on the way, and where the parameters end."""
     method, batch = build(fixture), batch_of(fixture)
     optimizer = torch.optim.SGD(method.parameters(), **fixture.info["optim"])
-    met: dict[str, list[Tensor]] = {key: [] for key in TERMS if key in fixture.tensors}
+    met: dict[str, list[Tensor]] = {key: [] for key in TERMS if f"traj.{key}" in fixture.tensors}
     steps = 5
     for step in range(steps + 1):
         losses = method.loss(batch)
@@ -226,7 +193,7 @@ def check_steps(fixture: Fixture) -> None:
             losses["total"].backward()
             optimizer.step()
     for key, values in met.items():
-        fixture.differs("trajectory", key, torch.stack(values[: len(fixture[key])]))
+        fixture.differs("trajectory", f"traj.{key}", torch.stack(values[: len(fixture[f"traj.{key}"])]))
     end = dict(method.named_parameters())
     for name, value in fixture.under("traj.param.").items():
         differs("parameter", f"{fixture.name}: traj.param.{name}", end[ours(name)], value)

@@ -1,0 +1,64 @@
+"""What the methods' published code calls otherwise than we: settings, loss terms, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from syncclip.methods.base import MethodSettings
+from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.zeroshot import ZeroShot
+
+Config = Mapping[str, Any]
+
+
+def _both_towers(config: Config) -> dict[str, Any]:
+    return {
+        "visual_tokens": config["N_CTX_VISION"],
+        "text_tokens": config["N_CTX_TEXT"],
+        "visual_depth": config["PROMPT_DEPTH_VISION"],
+        "text_depth": config["PROMPT_DEPTH_TEXT"],
+        "phrase": config["CTX_INIT"],
+    }
+
+
+def _syncclip(config: Config) -> SyncClip.Settings:
+    return SyncClip.Settings(
+        **_both_towers(config),
+        domain_tokens=config["N_CTX_VISION_SYN"],
+        synthetic_weight=config["WEIGHT"],
+        alignment_weight=config["KLWEIGHT"],
+    )
+
+
+SETTINGS: dict[str, Callable[[Config], MethodSettings]] = {
+    "zeroshot": lambda config: ZeroShot.Settings(),
+    "ivlp": lambda config: Ivlp.Settings(**_both_towers(config)),
+    "syncclip": _syncclip,
+}
+"""Our settings of each method, from the published code's."""
+
+TERMS = {"loss": "total", "loss_real": "real", "loss_syn": "synthetic", "loss_align": "alignment"}
+"""Our names of the loss terms whose course the files hold."""
+
+
+def our_method(theirs: str) -> str:
+    """Our name of a method."""
+    return theirs.replace("synclip", "syncclip").removesuffix("_shallow")
+
+
+def ours(theirs: str) -> str:
+    """Our name of a parameter."""
+    if theirs == "prompt_learner.ctx":
+        return "text_prompts.0"
+    if theirs == "image_encoder.VPT":
+        return "vision_prompts.0"
+    if theirs == "image_encoder.SYN_VPT":
+        return "synthetic_prompts.0"
+    if theirs.startswith("syn_prompt."):
+        return f"synthetic_prompts.{int(theirs.removeprefix('syn_prompt.')) + 1}"
+    tower, _, rest = theirs.partition(".transformer.resblocks.")
+    block, _, kind = rest.partition(".")
+    assert kind == "VPT_shallow", theirs
+    return f"{ {'image_encoder': 'vision', 'text_encoder': 'text'}[tower] }_prompts.{block}"
