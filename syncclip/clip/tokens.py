@@ -15,6 +15,10 @@ PHRASE_TOKENS = 4
 Position = Literal["end", "middle", "front"]
 
 
+class TextTooLongError(ValueError):
+    """A text does not fit the context. (Tokenizers would cut it in silence, and with it the class name.)"""
+
+
 class PromptTokens(nn.Module):
     """Embedded texts, cut to the shortest context that holds every end token.
 
@@ -65,13 +69,13 @@ def tokenize(
         end: id of the end token; None where it is the largest id, as in CLIP.
 
     Raises:
-        ValueError: a text does not fit the context. (Tokenizers would cut it in silence, and with it the class name.)
+        TextTooLongError: a text does not fit the context.
     """
     ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits shows what would be cut
     ends = ids.argmax(dim=-1) if end is None else (ids == end).int().argmax(dim=-1)
     if int(ends.max()) >= context:
         worst = texts[int(ends.argmax())]
-        raise ValueError(
+        raise TextTooLongError(
             f"the text '{worst}' does not fit the {context} tokens of this CLIP's context; "
             "use fewer text tokens, a shorter template or a shorter class name"
         )
