@@ -11,7 +11,10 @@ import torch
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.maple import Maple
+from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
 from syncclip.settings import Settings, UserError
 
@@ -28,7 +31,10 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "zeroshot": ZeroShot,
+    "vpt": Vpt,
     "ivlp": Ivlp,
+    "maple": Maple,
+    "promptsrc": PromptSrc,
     "syncclip": SyncClip,
 }
 
@@ -37,7 +43,10 @@ class MethodsSettings(Settings):
     """Section `methods` of a recipe: each method's settings, so that a study can carry the values chosen for each."""
 
     zeroshot: ZeroShot.Settings = ZeroShot.Settings()
+    vpt: Vpt.Settings = Vpt.Settings()
     ivlp: Ivlp.Settings = Ivlp.Settings()
+    maple: Maple.Settings = Maple.Settings()
+    promptsrc: PromptSrc.Settings = PromptSrc.Settings()
     syncclip: SyncClip.Settings = SyncClip.Settings()
 
 

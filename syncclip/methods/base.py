@@ -94,14 +94,16 @@ class Method(nn.Module):
         """(B, C) scores over all classes; in evaluation mode and without gradients, texts are encoded only once."""
         return self.scores(self.image_features(images, domains), self._text_features_once())
 
-    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin.
+    def candidates(self, batch: TrainingBatch) -> int:
+        """Among so many first classes a batch's pictures are told apart.
 
-        Real pictures alone are told apart among base names, as there are no others; with synthetic pictures, among all.
+        Real pictures alone among base classes, as there are no others; with synthetic pictures, among all.
         """
-        text = self.text_features()
-        if not any(batch.sizes[1:]):
-            text = text[..., : self.base, :]
+        return len(self.classnames) if any(batch.sizes[1:]) else self.base
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin."""
+        text = self.text_features()[..., : self.candidates(batch), :]
         return {"classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)}
 
     @property
@@ -114,6 +116,20 @@ class Method(nn.Module):
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
+
+    def epoch_ended(self, done: int, epochs: int) -> None:
+        """Told by the training loop after the last step of an epoch, on every rank, when `done` of `epochs` are over.
+
+        What is carried from one epoch to the next belongs into `memory`. The parameters as they are after the last
+        call are the training's result.
+        """
+
+    def memory(self) -> dict[str, Tensor]:
+        """What training carries from epoch to epoch beside the parameters; checkpoints hold it, results do not.
+
+        A resumed training writes into these tensors.
+        """
+        return {}
 
     def train(self, mode: bool = True) -> Method:
         self._evaluated = None

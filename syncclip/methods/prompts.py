@@ -22,14 +22,14 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
     return nn.ParameterList(nn.Parameter(prompt) for prompt in prompts)
 
 
-def checked_depth(key: str, depth: int | None, layers: int) -> int:
-    """The number of prompted blocks; None stands for nine, or all of a tower that has fewer.
+def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
+    """The number of prompted blocks; None stands for the default, or all of a tower that has fewer.
 
     Raises:
         ValueError: the tower has fewer blocks than asked for.
     """
     if depth is None:
-        return min(DEFAULT_DEPTH, layers)
+        return min(default, layers)
     if depth > layers:
         raise ValueError(f"{key}: {depth} blocks shall have prompts, but this tower has {layers}; use at most {layers}")
     return depth

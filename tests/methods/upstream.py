@@ -7,7 +7,10 @@ from typing import Any
 
 from syncclip.methods.base import MethodSettings
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.maple import Maple
+from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
 
 Config = Mapping[str, Any]
@@ -32,9 +35,35 @@ def _syncclip(config: Config) -> SyncClip.Settings:
     )
 
 
+def _vpt(config: Config) -> Vpt.Settings:
+    return Vpt.Settings(
+        visual_tokens=config["N_CTX_VISION"],
+        visual_depth=config["PROMPT_DEPTH_VISION"],
+        template=f"{config['CTX_INIT']} {{}}.",
+    )
+
+
+def _maple(config: Config) -> Maple.Settings:
+    return Maple.Settings(text_tokens=config["N_CTX"], depth=config["PROMPT_DEPTH"], phrase=config["CTX_INIT"])
+
+
+def _promptsrc(config: Config) -> PromptSrc.Settings:
+    return PromptSrc.Settings(
+        **_both_towers(config),
+        text_weight=config["TEXT_LOSS_WEIGHT"],
+        image_weight=config["IMAGE_LOSS_WEIGHT"],
+        templates=tuple(config["templates"]),
+        aggregation_mean=config["GPA_MEAN"],
+        aggregation_std=config["GPA_STD"],
+    )
+
+
 SETTINGS: dict[str, Callable[[Config], MethodSettings]] = {
     "zeroshot": lambda config: ZeroShot.Settings(),
+    "vpt": _vpt,
     "ivlp": lambda config: Ivlp.Settings(**_both_towers(config)),
+    "maple": _maple,
+    "promptsrc": _promptsrc,
     "syncclip": _syncclip,
 }
 """Our settings of each method, from the published code's."""
@@ -58,6 +87,13 @@ def ours(theirs: str) -> str:
         return "synthetic_prompts.0"
     if theirs.startswith("syn_prompt."):
         return f"synthetic_prompts.{int(theirs.removeprefix('syn_prompt.')) + 1}"
+    if theirs.startswith("prompt_learner.compound_prompts_text."):
+        return f"text_prompts.{int(theirs.rpartition('.')[2]) + 1}"
+    if theirs.startswith("prompt_learner.proj."):
+        return theirs.replace("prompt_learner.proj", "projections.0")
+    if theirs.startswith("prompt_learner.compound_prompt_projections."):
+        block, kind = theirs.split(".")[2:]
+        return f"projections.{int(block) + 1}.{kind}"
     tower, _, rest = theirs.partition(".transformer.resblocks.")
     block, _, kind = rest.partition(".")
     assert kind == "VPT_shallow", theirs

@@ -1,0 +1,77 @@
+"""Hand-written sentences as the frozen text tower knows them: a method's texts, or the teacher of learned ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import TextTooLongError, spoken
+
+
+def _names_the_class(template: str) -> str:
+    if template.count("{}") != 1:
+        raise ValueError(f"the template {template!r} must hold {{}} exactly once, where the class name goes")
+    return template
+
+
+Template = Annotated[str, AfterValidator(_names_the_class)]
+
+
+class FrozenTexts(nn.Module):
+    """Features of hand-written sentences, encoded when first asked for and then kept.
+
+    A module without parameters, so that what is kept moves with the method that owns it; absent from its state dict.
+    Neither tokens nor embeddings are kept: sixty templates of a thousand classes would take gigabytes.
+
+    Args:
+        templates: sentences of every class.
+        leave_out_long: do without those templates that are too long for the context of this CLIP.
+    """
+
+    clip: PromptedClip
+    features: Tensor | None
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], templates: Sequence[Template], leave_out_long: bool = False
+    ) -> None:
+        super().__init__()
+        object.__setattr__(self, "clip", clip)  # past nn.Module, which would make it a part
+        self.names, self.templates, self.leave_out_long = [*map(spoken, classnames)], list(templates), leave_out_long
+        self.register_buffer("features", None, persistent=False)
+
+    def forward(self) -> Tensor:
+        """(C, D) without gradient, of length 1: the direction of the mean of a class's features, these not normalised.
+
+        Raises:
+            TextTooLongError: a sentence does not fit the context; where such are left out, none of them does.
+        """
+        if self.features is None:
+            # Whoever asks first may be in inference mode, and a tensor made in it could not serve in a later training.
+            with torch.inference_mode(False), torch.no_grad():
+                each = [self._encode(template) for template in self.templates]
+                self.features = normalize(self._mean([found for found in each if found is not None]), dim=-1)
+        return self.features
+
+    def _encode(self, template: str) -> Tensor | None:
+        """(C, D), not normalised; None for a template that is left out."""
+        try:
+            texts = self.clip.texts([template.replace("{}", name) for name in self.names])
+        except TextTooLongError:
+            if self.leave_out_long:
+                return None
+            raise
+        return self.clip.encode_text(texts)
+
+    def _mean(self, encoded: list[Tensor]) -> Tensor:
+        if not encoded:
+            raise TextTooLongError(
+                f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this CLIP's context; "
+                "name shorter templates, or use shorter class names"
+            )
+        return torch.stack(encoded).mean(dim=0)

@@ -1,0 +1,50 @@
+"""MaPLe: text prompts, and visual prompts that are made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.prompts import checked_depth, deep_prompts
+
+
+class Maple(Method):
+    """Multi-modal prompt learning (arXiv 2210.03117): vision sees the text's prompts through learned projections.
+
+    Per prompted block, with P the text tower's prompt: the vision tower's is F(P), F an affine map of this block's own
+    (the coupling functions of the paper's section 3.2.3). The vision tower has no prompts that are free.
+
+    Source: the paper, and its published code for where the maps start: the deeper ones all alike.
+    """
+
+    class Settings(MethodSettings):
+        learning_rate: float = Field(0.0035, gt=0)
+        text_tokens: int = Field(2, ge=1)  # learned vectors in each prompted block of the text tower, and of the other
+        depth: int | None = Field(None, ge=1)  # prompted blocks of each tower; None: 9, or all of one that has fewer
+        phrase: str = "a photo of a"  # the text prompt starts as its first words, if it has at most four tokens
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        depth = checked_depth("depth", settings.depth, min(clip.text_layers, clip.vision_layers))
+        self.tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+        self.text_prompts = deep_prompts(depth, settings.text_tokens, clip.text_width, self.tokens.initial)
+        first, deeper = (nn.Linear(clip.text_width, clip.vision_width) for _ in range(2))
+        self.projections = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])
+
+    def vision_prompts(self) -> list[Tensor]:
+        """Per block (n, vision width): the text prompts, projected."""
+        return [project(prompt) for project, prompt in zip(self.projections, self.text_prompts, strict=True)]
+
+    def text_features(self) -> Tensor:
+        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.clip.encode_images(images, self.vision_prompts())

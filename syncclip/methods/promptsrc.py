@@ -1,0 +1,172 @@
+"""PromptSRC: independent prompts in both towers, kept near the frozen CLIP and averaged over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, normalize
+from torch.nn.utils import parameters_to_vector
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import TrainingBatch
+from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.ivlp import Ivlp
+
+
+class PromptSrc(Ivlp):
+    """Self-regulating prompts (arXiv 2307.06948).
+
+    With t, v the prompted text and image features, of length 1, and l their scores; t0, v0, l0 those of the frozen
+    CLIP, whose texts are an ensemble of many templates (section 3.2.3 of the paper, textual diversity):
+
+        CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
+
+    (section 3.2.1, consistency of features and of logits; with means over all entries, as in the published code, so
+    that the divergence of B pictures among C classes is divided by B C). At the end of the training the prompts are
+    the Gaussian-weighted mean of those after each epoch (section 3.2.2).
+    """
+
+    average: Tensor
+
+    class Settings(Ivlp.Settings):
+        text_weight: float = Field(25.0, ge=0)  # w_t
+        image_weight: float = Field(10.0, ge=0)  # w_v
+        logits_weight: float = Field(1.0, ge=0)  # w_l
+        templates: tuple[Template, ...] | None = Field(None, min_length=1)
+        """Of the frozen texts; None: those of `TEMPLATES` that are not too long for this CLIP."""
+        aggregation_mean: float = 15.0  # epoch that counts most in the final prompts; the first epoch is 1
+        aggregation_std: float = Field(1.0, gt=0)  # in epochs
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        self._weights = {
+            "text": settings.text_weight,
+            "image": settings.image_weight,
+            "logits": settings.logits_weight,
+        }
+        self._aggregation = settings.aggregation_mean, settings.aggregation_std
+        self.frozen_texts = FrozenTexts(clip, classnames, settings.templates or TEMPLATES, settings.templates is None)
+        self.register_buffer("average", torch.zeros_like(parameters_to_vector(self.parameters())), persistent=False)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self._weights
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        candidates = self.candidates(batch)
+        text, frozen_text = self.text_features()[:candidates], self.frozen_texts()[:candidates]
+        image = self.image_features(batch.images)
+        with torch.no_grad():
+            frozen_image = self.clip.encode_images(batch.images)
+        scores, frozen_scores = self.scores(image, text), self.scores(frozen_image, frozen_text)
+        return {
+            "classification": cross_entropy(scores, batch.labels),
+            "text": l1_loss(text, frozen_text),
+            "image": l1_loss(normalize(image, dim=-1), normalize(frozen_image, dim=-1)),
+            "logits": divergence(frozen_scores, scores),
+        }
+
+    @torch.no_grad()
+    def epoch_ended(self, done: int, epochs: int) -> None:
+        """Add the prompts to their average; after the last epoch, become it."""
+        weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
+        self.average += weight * parameters_to_vector(self.parameters())
+        if done == epochs:
+            prompts = list(self.parameters())
+            means = torch.split(self.average, [prompt.numel() for prompt in prompts])
+            for prompt, mean in zip(prompts, means, strict=True):
+                prompt.copy_(mean.view_as(prompt))
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"average": self.average}
+
+
+def divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of two tables of scores (B, C), divided by B C; a scalar.
+
+    Source: the consistency of logits, section 3.2.1 of arXiv 2307.06948, divided as its published code does.
+    """
+    teacher, student = log_softmax(teacher, dim=-1), log_softmax(student, dim=-1)
+    return kl_div(student, teacher, reduction="none", log_target=True).mean()
+
+
+def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
+    """One weight an epoch, of sum 1: the density of a normal distribution at 1, 2, ..., `epochs`.
+
+    Also where the mean lies so far behind the last epoch that every density is zero to the machine.
+
+    Source: Gaussian prompt aggregation, section 3.2.2 of arXiv 2307.06948.
+    """
+    distances = (torch.arange(1, epochs + 1, dtype=torch.float64) - mean) / std
+    weights: list[float] = torch.softmax(-distances.square() / 2, dim=0).tolist()
+    return weights
+
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "a bad photo of a {}.",
+    "a photo of many {}.",
+    "a sculpture of a {}.",
+    "a photo of the hard to see {}.",
+    "a low resolution photo of the {}.",
+    "a rendering of a {}.",
+    "graffiti of a {}.",
+    "a bad photo of the {}.",
+    "a cropped photo of the {}.",
+    "a tattoo of a {}.",
+    "the embroidered {}.",
+    "a photo of a hard to see {}.",
+    "a bright photo of a {}.",
+    "a photo of a clean {}.",
+    "a photo of a dirty {}.",
+    "a dark photo of the {}.",
+    "a drawing of a {}.",
+    "a photo of my {}.",
+    "the plastic {}.",
+    "a photo of the cool {}.",
+    "a close-up photo of a {}.",
+    "a black and white photo of the {}.",
+    "a painting of the {}.",
+    "a painting of a {}.",
+    "a pixelated photo of the {}.",
+    "a sculpture of the {}.",
+    "a bright photo of the {}.",
+    "a cropped photo of a {}.",
+    "a plastic {}.",
+    "a photo of the dirty {}.",
+    "a jpeg corrupted photo of a {}.",
+    "a blurry photo of the {}.",
+    "a photo of the {}.",
+    "a good photo of the {}.",
+    "a rendering of the {}.",
+    "a {} in a video game.",
+    "a photo of one {}.",
+    "a doodle of a {}.",
+    "a close-up photo of the {}.",
+    "the origami {}.",
+    "the {} in a video game.",
+    "a sketch of a {}.",
+    "a doodle of the {}.",
+    "a origami {}.",
+    "a low resolution photo of a {}.",
+    "the toy {}.",
+    "a rendition of the {}.",
+    "a photo of the clean {}.",
+    "a photo of a large {}.",
+    "a rendition of a {}.",
+    "a photo of a nice {}.",
+    "a photo of a weird {}.",
+    "a blurry photo of a {}.",
+    "a cartoon {}.",
+    "art of a {}.",
+    "a sketch of the {}.",
+    "a embroidered {}.",
+    "a pixelated photo of a {}.",
+    "itap of the {}.",
+)
+"""The templates of the published code's text ensemble: sixty of CLIP's eighty for ImageNet."""

@@ -1,0 +1,46 @@
+"""VPT: learned tokens in the vision tower alone, below the names' frozen text features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.prompts import checked_depth, deep_prompts
+
+
+class Vpt(Method):
+    """Visual prompt tuning (arXiv 2203.12119) of CLIP's vision tower.
+
+    Shallow, the learned tokens enter at the input and pass through all blocks (equations 4 and 5 of the paper); deep,
+    each prompted block gets tokens of its own in their place (equation 7). In place of the paper's learned classifier
+    stand the text features of one frozen sentence a class.
+
+    Source: the paper, and the VPT of MaPLe's published code, which has the tokens behind the patches and the same
+    sentence for every data set.
+    """
+
+    class Settings(MethodSettings):
+        learning_rate: float = Field(0.0025, gt=0)
+        visual_tokens: int = Field(8, ge=1)  # learned vectors among the image tokens of each prompted block
+        visual_depth: int | None = Field(None, ge=1)  # prompted blocks; 1: shallow; None: all
+        template: Template | None = "a photo of a {}."  # of the frozen texts; None: the benchmark's own
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        depth = checked_depth("visual_depth", settings.visual_depth, clip.vision_layers, default=clip.vision_layers)
+        self.texts = FrozenTexts(clip, classnames, [settings.template or template])
+        self.vision_prompts = deep_prompts(depth, settings.visual_tokens, clip.vision_width)
+
+    def text_features(self) -> Tensor:
+        features: Tensor = self.texts()
+        return features
+
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        return self.clip.encode_images(images, list(self.vision_prompts))
