@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.tokens import PHRASE_TOKENS, Position, PromptTokens, arrange, prompt_texts, shared_length, tokenize
+from syncclip.clip.tokens import (
+    PHRASE_TOKENS,
+    Position,
+    PromptTokens,
+    arrange,
+    prompt_texts,
+    shared_length,
+    spoken,
+    tokenize,
+)
 from syncclip.clip.towers import attend, causal_rows, output, place, promptable_towers
 from syncclip.settings import UserError
 
@@ -70,6 +79,14 @@ class PromptedClip(nn.Module):
         return tower
 
     @property
+    def dim(self) -> int:
+        """Length of the features."""
+        projection = self.text.text_projection
+        if isinstance(projection, nn.Linear):
+            return projection.out_features
+        return self.text_width if projection is None else int(projection.shape[1])
+
+    @property
     def text_width(self) -> int:
         return int(self.text.token_embedding.embedding_dim)
 
@@ -100,21 +117,28 @@ class PromptedClip(nn.Module):
         """Whole texts, without free places."""
         return self._embed(*self._tokenize(sentences), torch.empty(len(sentences), 0, dtype=torch.long), None)
 
-    def text_context(self, classnames: Sequence[str], phrase: str, n: int, position: Position = "end") -> PromptTokens:
+    def text_context(
+        self, classnames: Sequence[str], phrase: str, n: int | None, position: Position = "end"
+    ) -> PromptTokens:
         """The sentences "<phrase> <name>." with n free places for learned vectors.
 
         The phrase is written out and its first n tokens become the places; what is left of it stays as words. With n
         above `PHRASE_TOKENS`, or an empty phrase, there are n places and the name.
 
         Args:
+            n: None: as many as the phrase has words, however many these are.
             position: of the class name: after, between or before the places.
 
         Raises:
             ValueError: the phrase has fewer than n tokens, or a text does not fit the context.
         """
+        if n is None:
+            n = len(phrase.split())
+        elif n > PHRASE_TOKENS:
+            phrase = ""
         ids, ends = self._tokenize(prompt_texts(classnames, phrase, n))
-        initial = None
-        if phrase and 0 < n <= PHRASE_TOKENS:
+        held, initial = n, None
+        if phrase and n:
             held = int(self._tokenize([phrase])[1]) - 1
             if held < n:
                 raise ValueError(
@@ -122,7 +146,9 @@ class PromptedClip(nn.Module):
                     f"use a longer phrase, an empty one, or {held} text tokens"
                 )
             initial = self.text.token_embedding(ids[0, 1 : 1 + n].to(self.device)).clone()
-        ids, slots = arrange(ids, ends, n, position)
+        # Names are counted alone: the last token of "St. (old)" and the full stop behind it may be one in the sentence.
+        names = self._tokenize([spoken(name) for name in classnames])[1] - 1
+        ids, slots = arrange(ids, 1 + held + names, n, position)
         return self._embed(ids, ends, slots, initial)
 
     def encode_text(self, tokens: PromptTokens, prompts: Sequence[Tensor] = ()) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-# A phrase gives the starting values of at most so many learned tokens; longer contexts start at random. The published
-# code of the CoOp family does it so, and published numbers depend on it.
+# Where the number of learned tokens is given beside a phrase, the phrase gives the starting values of at most so many;
+# longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published
+# numbers depend on it.
 PHRASE_TOKENS = 4
 
 Position = Literal["end", "middle", "front"]
@@ -48,10 +49,15 @@ class PromptTokens(nn.Module):
         self.shared = shared
         self.initial = initial
 
+    def __getitem__(self, rows: slice) -> PromptTokens:
+        """Some of the texts, cut and shared as all of them are."""
+        each = (self.ids[rows], self.embeddings[rows], self.read[rows], self.slots[rows])
+        return PromptTokens(*each, self.shared, self.initial)
+
 
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """The sentence "<phrase> <name>." of every class; n times "X" in place of a phrase that gives no values."""
-    prefix = phrase if phrase and n <= PHRASE_TOKENS else " ".join(["X"] * n)
+    """The sentence "<phrase> <name>." of every class; n times "X" in place of an empty phrase."""
+    prefix = phrase or " ".join(["X"] * n)
     return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
 
 
@@ -82,12 +88,12 @@ def tokenize(
     return ids[:, :context], ends
 
 
-def arrange(ids: Tensor, ends: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
+def arrange(ids: Tensor, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
     """Move the name before, between or after the n free places.
 
     Args:
         ids: (C, L) [start][n places][name][.][end][padding].
-        ends: (C,) positions of the end tokens; the order of the words does not change them.
+        stops: (C,) positions behind the names; from there on all stays where it is.
 
     Returns:
         The ids in their new order, and the positions (C, n) of the free places.
@@ -98,10 +104,10 @@ def arrange(ids: Tensor, ends: Tensor, n: int, position: Position) -> tuple[Tens
     if before == n:
         return ids, slots
     ids = ids.clone()
-    for row, slot, end in zip(ids, slots, ends.tolist(), strict=True):
-        name = row[1 + n : end - 1].clone()
+    for row, slot, stop in zip(ids, slots, stops.tolist(), strict=True):
+        name = row[1 + n : stop].clone()
         after = 1 + before + len(name)
-        row[after : end - 1] = row[1 + before : 1 + n].clone()
+        row[after:stop] = row[1 + before : 1 + n].clone()
         row[1 + before : after] = name
         slot[before:] += len(name)
     return ids, slots
