@@ -1,0 +1,50 @@
+"""CoOp: learned words around a class name, in place of hand-written ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import Position
+from syncclip.methods.base import Method
+from syncclip.methods.context import ContextSettings, context_places
+from syncclip.methods.prompts import INITIAL_STD
+
+
+class CoOp(Method):
+    """Context optimisation (arXiv 2109.01134).
+
+    A class's sentence is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper); the name may also stand
+    between them (equation 4) or in front of them. All classes share the vectors, or each has its own (section 3.2:
+    unified and class-specific context). The loss is the cross entropy.
+
+    Vectors of its own a class learns only where it is a candidate. Novel classes without pictures are none, so their
+    vectors stay as they started (weight decay shrinks them a little): noise, or the words of the phrase. Synthetic
+    pictures make all classes candidates.
+
+    Source: the paper and its published code; there, a phrase switches class-specific vectors off, while here each class
+    starts from it.
+    """
+
+    class Settings(ContextSettings):
+        position: Position = "end"  # of the class name
+        class_specific: bool = False  # each class has vectors of its own
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        self.tokens = context_places(clip, classnames, settings, settings.position)
+        shape = *self.tokens.slots.shape, clip.text_width  # (C, n, width)
+        if not settings.class_specific:
+            shape = shape[1:]
+        words = self.tokens.initial
+        start = INITIAL_STD * torch.randn(shape) if words is None else words.expand(shape).clone()
+        self.text_prompts = nn.ParameterList([nn.Parameter(start)])
+
+    def text_features(self) -> Tensor:
+        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)

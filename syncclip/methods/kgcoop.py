@@ -1,0 +1,49 @@
+"""KgCoOp: CoOp whose class features are kept near those of hand-written sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, cross_entropy
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods.base import TrainingBatch
+from syncclip.methods.coop import CoOp
+from syncclip.methods.frozen import FrozenTexts, Template
+
+
+class KgCoOp(CoOp):
+    """Knowledge-guided context optimisation (arXiv 2303.13283).
+
+    The loss is the cross entropy and, weighted, the mean distance of each candidate's text feature from that of its
+    hand-written sentence (L_kg of section 3.2). The frozen features are computed once.
+
+    Source: the paper and its published code. The paper's distance is the squared Euclidean one, of features of length 1
+    twice what the code has: 1 - cosine.
+    """
+
+    class Settings(CoOp.Settings):
+        phrase: str = "a photo of a"
+        knowledge_weight: float = Field(8.0, ge=0)  # lambda of the paper
+        template: Template | None = None  # of the hand-written sentences; None: the benchmark's own
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        self._weights = {"knowledge": settings.knowledge_weight}
+        self.frozen_texts = FrozenTexts(clip, classnames, [settings.template or template])
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self._weights
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        candidates = self.candidates(batch)
+        text, frozen_text = self.text_features()[:candidates], self.frozen_texts()[:candidates]
+        return {
+            "classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels),
+            "knowledge": 1 - cosine_similarity(text, frozen_text, dim=-1).mean(),
+        }
