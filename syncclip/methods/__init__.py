@@ -10,7 +10,10 @@ import torch
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
+from syncclip.methods.cocoop import CoCoOp
+from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
@@ -31,6 +34,9 @@ __all__ = [
 
 METHODS: dict[str, type[Method]] = {
     "zeroshot": ZeroShot,
+    "coop": CoOp,
+    "cocoop": CoCoOp,
+    "kgcoop": KgCoOp,
     "vpt": Vpt,
     "ivlp": Ivlp,
     "maple": Maple,
@@ -43,6 +49,9 @@ class MethodsSettings(Settings):
     """Section `methods` of a recipe: each method's settings, so that a study can carry the values chosen for each."""
 
     zeroshot: ZeroShot.Settings = ZeroShot.Settings()
+    coop: CoOp.Settings = CoOp.Settings()
+    cocoop: CoCoOp.Settings = CoCoOp.Settings()
+    kgcoop: KgCoOp.Settings = KgCoOp.Settings()
     vpt: Vpt.Settings = Vpt.Settings()
     ivlp: Ivlp.Settings = Ivlp.Settings()
     maple: Maple.Settings = Maple.Settings()
