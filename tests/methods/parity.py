@@ -178,6 +178,28 @@ def check_tokens(fixture: Fixture, ids: Tensor) -> None:
     assert not theirs[:, ids.shape[1] :].any()
 
 
+def check_start(fixture: Fixture) -> None:
+    """The texts, and what the words among the prompts start as."""
+    method = build(fixture, official_start=True)
+    check_tokens(fixture, method.tokens.ids)
+    start = fixture.under("init.").get("prompt_learner.ctx")
+    assert (method.tokens.initial is None) == (start is None)
+    if start is not None:
+        differs("exact", "first words", method.text_prompts[0], start)
+
+
+def check_text_prompts(fixture: Fixture) -> tuple[Method, dict[str, Tensor]]:
+    """Features, logits, loss and gradients of one batch under a method with text prompts; (method, loss terms)."""
+    method = build(fixture)
+    check_forward(fixture, method)
+    fixture.differs("raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts)))
+    fixture.differs("logits", "out.logits", method.logits(fixture["in.images"]))
+    losses = method.loss(batch_of(fixture))
+    fixture.differs("loss", "loss.total", losses["total"])
+    check_gradients(fixture, "grad.", method, losses["total"])
+    return method, losses
+
+
 def check_steps(fixture: Fixture) -> None:
     """Plain SGD at a constant rate: every loss on the way, and where the parameters end."""
     method, batch = build(fixture), batch_of(fixture)

@@ -37,25 +37,12 @@ def test_zero_shot_ensemble_parity() -> None:
 
 
 def test_ivlp_parity() -> None:
-    fixture = parity.load("ivlp")
-    method = parity.build(fixture)
-    parity.check_forward(fixture, method)
-    fixture.differs("raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts)))
-    fixture.differs("logits", "out.logits", method.logits(fixture["in.images"]))
-    total = method.loss(parity.batch_of(fixture))["total"]
-    fixture.differs("loss", "loss.total", total)
-    parity.check_gradients(fixture, "grad.", method, total)
+    parity.check_text_prompts(parity.load("ivlp"))
 
 
 @pytest.mark.parametrize("name", PROMPTED)
 def test_texts_and_first_words_parity(name: str) -> None:
-    fixture = parity.load(name)
-    method = parity.build(fixture, official_start=True)
-    parity.check_tokens(fixture, method.tokens.ids)
-    start = fixture.under("init.").get("prompt_learner.ctx")
-    assert (method.tokens.initial is None) == (start is None)
-    if start is not None:
-        parity.differs("exact", "first words", method.text_prompts[0], start)
+    parity.check_start(parity.load(name))
 
 
 @pytest.mark.parametrize("name", SYNCCLIP)

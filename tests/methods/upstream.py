@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from syncclip.methods.base import MethodSettings
+from syncclip.methods.cocoop import CoCoOp
+from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
@@ -14,6 +17,23 @@ from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
 
 Config = Mapping[str, Any]
+
+
+def _context(config: Config) -> dict[str, Any]:
+    """A phrase decides how many vectors there are, and that all classes share them."""
+    phrase = config["CTX_INIT"]
+    if phrase is True:  # KgCoOp only says whether there is one
+        phrase = "a photo of a"
+    phrase = (phrase or "").replace("_", " ")
+    settings = {"phrase": phrase, "text_tokens": None if phrase else config["N_CTX"]}
+    if "CLASS_TOKEN_POSITION" in config:
+        settings["position"] = config["CLASS_TOKEN_POSITION"]
+        settings["class_specific"] = config["CSC"] and not phrase
+    return settings
+
+
+def _kgcoop(config: Config) -> KgCoOp.Settings:
+    return KgCoOp.Settings(**_context(config), knowledge_weight=config["W"])
 
 
 def _both_towers(config: Config) -> dict[str, Any]:
@@ -60,6 +80,9 @@ def _promptsrc(config: Config) -> PromptSrc.Settings:
 
 SETTINGS: dict[str, Callable[[Config], MethodSettings]] = {
     "zeroshot": lambda config: ZeroShot.Settings(),
+    "coop": lambda config: CoOp.Settings(**_context(config)),
+    "cocoop": lambda config: CoCoOp.Settings(**_context(config)),
+    "kgcoop": _kgcoop,
     "vpt": _vpt,
     "ivlp": lambda config: Ivlp.Settings(**_both_towers(config)),
     "maple": _maple,
@@ -81,6 +104,8 @@ def ours(theirs: str) -> str:
     """Our name of a parameter."""
     if theirs == "prompt_learner.ctx":
         return "text_prompts.0"
+    if theirs.startswith("prompt_learner.meta_net."):
+        return theirs.removeprefix("prompt_learner.")
     if theirs == "image_encoder.VPT":
         return "vision_prompts.0"
     if theirs == "image_encoder.SYN_VPT":
