@@ -12,7 +12,7 @@ from syncclip.benchmarks import Benchmark, load_benchmark
 from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import train_transform
-from syncclip.methods import METHODS, Method, build_method
+from syncclip.methods import Method, build_method, find_method
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed
@@ -45,7 +45,7 @@ def assemble(recipe: Recipe) -> Parts:
     benchmark = load_benchmark(recipe.benchmark)
     backbone = load_backbone(recipe.backbone)
     training = recipe.training
-    settings = getattr(recipe.methods, training.method)
+    settings = recipe.methods.of(training.method)
     method = build_method(training.method, PromptedClip(backbone), benchmark, settings, training.seed)
     return Parts(benchmark, backbone, method.to(_device(training.device)).eval())
 
@@ -84,7 +84,7 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
 
 def learns_from_synthetic(recipe: Recipe) -> bool:
     """Whether a run of this recipe reads the synthetic set."""
-    return bool(METHODS[recipe.training.method].data) and recipe.training.data != "real"
+    return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
 
 
 def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:

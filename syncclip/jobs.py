@@ -128,20 +128,29 @@ def evaluate(run: str, overrides: Sequence[str] = ()) -> Run:
     Raises:
         UserError: no finished run is there, or an override would make it another run.
     """
-    run = absolute(run)
-    place = storage.join(run, RECIPE)
-    if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
-        begun = "the run there is not finished" if storage.exists(place) else "no run there"
-        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
             raise UserError(
                 f"command line: {override}: a finished run can't be changed; only evaluation.* and storage.* are free"
             )
+    recipe, folder = finished_run(run, overrides)
+    return _write_evaluation(recipe, folder, assemble(recipe))
+
+
+def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
+    """The recipe of the finished run in a folder or URL, and the folder.
+
+    Raises:
+        UserError: no run is there, or it isn't finished.
+    """
+    run = absolute(run)
+    place = storage.join(run, RECIPE)
+    if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
+        begun = "the run there is not finished" if storage.exists(place) else "no run there"
+        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
     recipe = Recipe.load(place, overrides)
     record = RunFolder(run, recipe.name, recipe.hash).record()
-    name = record.name if record is not None else recipe.name
-    return _write_evaluation(recipe, RunFolder(run, name, recipe.hash), assemble(recipe))
+    return recipe, RunFolder(run, record.name if record is not None else recipe.name, recipe.hash)
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
@@ -173,7 +182,7 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
         UserError: see `train`.
     """
     storage.configure(recipe.storage.options)
-    recipe = _grounded(recipe)
+    recipe = grounded(recipe)
     identity = ""
     if learns_from_synthetic(recipe):
         url = find_synthetic(recipe, out)
@@ -195,7 +204,7 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
     return _job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
 
 
-def _grounded(recipe: Recipe) -> Recipe:
+def grounded(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
     benchmark, backbone = recipe.benchmark, recipe.backbone
     own = benchmark.root is None and benchmark.name not in SHIPPED
@@ -228,7 +237,7 @@ def absolute(url: str) -> str:
 
 def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:
     parts = assemble(recipe)
-    rate = getattr(recipe.methods, recipe.training.method).learning_rate
+    rate = recipe.methods.of(recipe.training.method).learning_rate
     return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate)
 
 

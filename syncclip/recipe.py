@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.benchmarks import BenchmarkSettings
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.methods import METHODS, MethodsSettings
+from syncclip.methods import METHODS, MethodsSettings, find_method
 from syncclip.refusals import RefusalError, explain
 from syncclip.settings import Settings, UserError
 from syncclip.storage import StorageSettings
@@ -60,10 +60,15 @@ class Recipe(Settings):
             ("training", self.training.method, self.training.data),
             *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
         ]:
-            if method not in METHODS:
+            if method not in METHODS and ":" not in method:
                 raise RefusalError(f"{key}.method", f"there is no method {method!r}; {nearest(method, METHODS)}")
-            if METHODS[method].data and data not in METHODS[method].data:
-                choice = " or ".join(map(repr, METHODS[method].data))
+            try:
+                self.methods.of(method)
+            except UserError as error:
+                raise RefusalError(f"{key}.method", str(error)) from error
+            uses = find_method(method).data
+            if uses and data not in uses:
+                choice = " or ".join(map(repr, uses))
                 raise RefusalError(f"{key}.data", f"{method!r} can't learn from {data!r}; give it {choice}")
         return self
 
@@ -109,7 +114,7 @@ class Recipe(Settings):
         parts = {
             "benchmark": benchmark,
             "backbone": self.backbone.model_dump(mode="json"),
-            "method": getattr(self.methods, self.training.method).model_dump(mode="json"),
+            "method": self.methods.of(self.training.method).model_dump(mode="json"),
             "training": training,
         }
         return digest(parts)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from pydantic import Field
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
@@ -15,6 +16,7 @@ from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
+from syncclip.methods.own import own_method, own_settings
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
@@ -57,6 +59,20 @@ class MethodsSettings(Settings):
     maple: Maple.Settings = Maple.Settings()
     promptsrc: PromptSrc.Settings = PromptSrc.Settings()
     syncclip: SyncClip.Settings = SyncClip.Settings()
+    own: dict[str, Any] = Field(default={})
+    """Of a method outside the package, which `training.method: package.module:Class` names."""
+
+    def of(self, name: str) -> MethodSettings:
+        """The settings of the method of this name.
+
+        Raises:
+            UserError: there is no such method, or `own` does not fit it.
+        """
+        method = find_method(name)
+        if name not in METHODS:
+            return own_settings(method, self.own)
+        settings: MethodSettings = getattr(self, name)
+        return settings
 
 
 class Classes(Protocol):
@@ -73,11 +89,13 @@ class Classes(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method.
+    """The class of a method, by its name here or as "package.module:Class".
 
     Raises:
         UserError: there is none of this name.
     """
+    if ":" in name:
+        return own_method(name)
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
         raise UserError(

@@ -20,7 +20,17 @@ METRICS = {
 }
 """Scores in per cent, in the order in which they are offered."""
 
-_METHODS = {"zeroshot": "Zero-shot CLIP", "ivlp": "IVLP", "syncclip": "SYNC-CLIP"}
+_METHODS = {
+    "zeroshot": "Zero-shot CLIP",
+    "coop": "CoOp",
+    "cocoop": "CoCoOp",
+    "kgcoop": "KgCoOp",
+    "vpt": "VPT",
+    "ivlp": "IVLP",
+    "maple": "MaPLe",
+    "promptsrc": "PromptSRC",
+    "syncclip": "SYNC-CLIP",
+}
 _LOOKS = {
     ("zeroshot", "none"): (0, "circle"),
     ("ivlp", "real"): (1, "square"),
@@ -89,7 +99,7 @@ def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
 
 
 def _names(name: str, method: str, data: str) -> tuple[str, str]:
-    title = _METHODS.get(method, method)
+    title = _METHODS.get(method, method.rpartition(":")[2])
     plain = {
         "none": (title, title.replace(" CLIP", "")),
         "real": (f"{title} on real pictures", f"{title} real only"),

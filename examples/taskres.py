@@ -1,0 +1,40 @@
+"""TaskRes: what a method of your own looks like, in one file outside the package.
+
+syncclip train examples/taskres.yaml --out runs/taskres
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import Method, MethodSettings
+from syncclip.methods.frozen import FrozenTexts
+
+
+class TaskRes(Method):
+    """Task residuals (arXiv 2211.10277): a learned vector is added to each class's frozen text feature.
+
+    With t the text features of length 1 and x the residuals: t + scale * x (equation 4 of the paper). Pictures see the
+    frozen vision tower. Logits, the loss on real, synthetic or both, evaluation and checkpoints come from `Method`.
+    """
+
+    class Settings(MethodSettings):
+        learning_rate: float = Field(0.002, gt=0)
+        scale: float = Field(0.5, gt=0)
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        self.scale = settings.scale
+        self.texts = FrozenTexts(clip, classnames, [template])
+        self.residuals = nn.Parameter(torch.zeros_like(self.texts()))
+
+    def text_features(self) -> Tensor:
+        return normalize(self.texts() + self.scale * self.residuals, dim=-1)

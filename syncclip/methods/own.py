@@ -1,0 +1,49 @@
+"""A method of the user's own, outside the package: named `package.module:Class` where methods have names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from syncclip.methods.base import Method, MethodSettings
+from syncclip.settings import UserError
+
+
+def own_method(name: str) -> type[Method]:
+    """The class that `package.module:Class` names, found from the working folder as well.
+
+    Raises:
+        UserError: there is no such module or class, or it is no `Method`.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"no method {name!r} ({error}); write package.module:Class as it is imported from {here}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is no method; derive it from syncclip.methods.Method")
+    return found
+
+
+def own_settings(method: type[Method], values: Mapping[str, Any]) -> MethodSettings:
+    """The settings of a user's own method from plain values.
+
+    Raises:
+        UserError: an unknown key or a wrong value.
+    """
+    try:
+        return method.Settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("methods.own", *first["loc"])))
+        raise UserError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} ({method.__name__})") from error

@@ -1,0 +1,56 @@
+"""A method outside the package goes through recipe, building, loss and training like those inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from syncclip import jobs
+from syncclip.methods import find_method
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from tests.conftest import TinyWorld
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAME = "examples.taskres:TaskRes"
+
+
+def test_the_example_recipe_names_the_method() -> None:
+    recipe = Recipe.load(str(EXAMPLES / "taskres.yaml"))
+    assert find_method(recipe.training.method).__name__ == "TaskRes"
+    assert recipe.methods.of(NAME).model_dump() == {"learning_rate": 0.002, "scale": 0.5}
+
+
+def test_it_is_short() -> None:
+    assert len((EXAMPLES / "taskres.py").read_text().splitlines()) < 100
+
+
+def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
+    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.own.learning_rate": 5.0}
+    run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"), None)
+    assert {"base", "novel", "hm"} <= run.results.keys()
+    (residuals,) = load_file(tmp_path / "run" / "prompts.safetensors").values()
+    base = len(residuals) // 2 + len(residuals) % 2
+    assert residuals[:base].abs().sum() > 0
+    assert torch.equal(residuals[base:], torch.zeros_like(residuals[base:])), "novel classes have no real pictures"
+
+
+def test_mistakes_in_its_settings_are_told(tiny: TinyWorld) -> None:
+    with pytest.raises(UserError, match=r"methods\.own\.scala: extra inputs are not permitted \(TaskRes\)"):
+        Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.own": {"scala": 1}})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("examples.nowhere:TaskRes", "No module named 'examples.nowhere'"),
+        ("examples.taskres:Nothing", "has no attribute 'Nothing'"),
+        ("examples.taskres:Tensor", "is no method"),
+    ],
+)
+def test_what_is_not_there_is_told(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        find_method(name)
