@@ -105,6 +105,36 @@ def test_the_name_may_stand_between_or_before_the_places(clip: PromptedClip, pos
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("position", ["middle", "front"])
+def test_a_full_stop_that_joins_a_name_moves_with_it(clip: PromptedClip, position: str) -> None:
+    *_, last, end = clip.texts(["cat (old)."]).ids[0].tolist()
+    tokens = clip.text_context(["cat (old)"], "", 2, position)  # type: ignore[arg-type]
+    assert last not in clip.texts(["cat (old)"]).ids, "')' and '.' are one token"
+    assert tokens.ids[0, -3 if position == "middle" else -4] == last
+    assert tokens.slots[0].tolist() == ([1, 6] if position == "middle" else [5, 6])
+    assert tokens.ids[0, -1] == end
+
+
+def test_a_phrase_may_give_as_many_places_as_it_has_words(clip: PromptedClip) -> None:
+    tokens = clip.text_context(["cat", "dog"], "this is a photo of a", None)
+    assert tokens.initial is not None
+    assert torch.equal(tokens.initial, clip.model.token_embedding(tokens.ids[0, 1:7]))
+    assert tokens.slots.tolist() == [[1, 2, 3, 4, 5, 6]] * 2
+
+
+def test_words_of_several_tokens_give_one_place_each_and_keep_the_rest(clip: PromptedClip) -> None:
+    tokens, whole = clip.text_context(["cat"], "xylophone cat", None), clip.texts(["xylophone cat cat."])
+    assert torch.equal(tokens.ids, whole.ids)
+    assert tokens.slots.tolist() == [[1, 2]]
+    assert whole.ids.shape[1] > 6, "the first word has more than one token"
+
+
+def test_some_of_the_texts_are_encoded_as_among_all(clip: PromptedClip) -> None:
+    tokens, prompts = clip.text_context(NAMES, "", 3), [torch.randn(3, clip.text_width)]
+    some = clip.encode_text(tokens[1:3], prompts)
+    torch.testing.assert_close(some, clip.encode_text(tokens, prompts)[1:3], rtol=0, atol=1e-6)
+
+
 def test_each_picture_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
     images, prompts = torch.randn(3, 3, 32, 32), [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
     expected = torch.cat([clip.encode_images(images[i : i + 1], [p[i] for p in prompts]) for i in range(3)])
