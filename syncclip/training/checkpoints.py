@@ -1,6 +1,6 @@
 """Checkpoints of a run: prompts, momentum and step, each committed by a small marker that is written last.
 
-checkpoints/step-00000040.safetensors    parameter.<name> and momentum.<name>
+checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> and the method's own memory.<name>
 checkpoints/step-00000040.json           step, bytes and sha256 of the former, recipe, workers
 """
 
@@ -28,6 +28,7 @@ class Checkpoint:
     step: int
     parameters: dict[str, Tensor]
     momentum: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)  # what the method carries from epoch to epoch
     workers: int = 1
     seconds: float = 0.0  # spent in training so far
 
@@ -51,8 +52,8 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
     or doesn't exist.
     """
     assert keep >= 1
-    tensors = {f"parameter.{name}": value for name, value in checkpoint.parameters.items()}
-    tensors |= {f"momentum.{name}": value for name, value in checkpoint.momentum.items()}
+    kinds = {"parameter": checkpoint.parameters, "momentum": checkpoint.momentum, "memory": checkpoint.memory}
+    tensors = {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
     data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     marker = Marker(
         step=checkpoint.step,
@@ -115,6 +116,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         step=marker.step,
         parameters=_under(tensors, "parameter."),
         momentum=_under(tensors, "momentum."),
+        memory=_under(tensors, "memory."),
         workers=marker.workers,
         seconds=marker.seconds,
     )

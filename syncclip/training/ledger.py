@@ -23,7 +23,7 @@ Listener = Callable[[int, int, dict[str, float]], None]
 
 
 def open_run(
-    run: RunFolder, learnable: Mapping[str, Parameter], total_steps: int, workers: int
+    run: RunFolder, learnable: Mapping[str, Parameter], memory: Mapping[str, Tensor], total_steps: int, workers: int
 ) -> tuple[RunRecord, Checkpoint | None]:
     """The run's record, and the state to go on from; None as state where nothing is left to do, which is said.
 
@@ -53,7 +53,7 @@ def open_run(
     folder = run.path(CHECKPOINTS)
     state = checkpoints.newest(folder, run.recipe_hash, note)
     if state is None:
-        state = Checkpoint(0, {name: p.detach().cpu().clone() for name, p in learnable.items()}, workers=workers)
+        state = Checkpoint(0, _copied(learnable), memory=_copied(memory), workers=workers)
     else:
         note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
         if state.workers != workers:
@@ -66,6 +66,10 @@ def open_run(
     run.write_recipe()
     run.write(record)
     return record, state
+
+
+def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in values.items()}
 
 
 class Ledger:
@@ -99,7 +103,13 @@ class Ledger:
         if self._listener is not None:
             self._listener(done, total, losses)
 
-    def save(self, done: int, learnable: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def save(
+        self,
+        done: int,
+        learnable: Mapping[str, Parameter],
+        memory: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
         """Commit a checkpoint where one is due; the lines of its steps are made durable before it."""
         if not checkpoint_due(done, self._record.total_steps, self._settings.checkpoint_every):
             return
@@ -110,7 +120,7 @@ class Ledger:
             buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if buffer is not None:  # none for a parameter that never had a gradient
                 momentum[name] = buffer
-        state = Checkpoint(done, dict(learnable), momentum, self._record.workers, self._seconds())
+        state = Checkpoint(done, dict(learnable), momentum, dict(memory), self._record.workers, self._seconds())
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
 
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,9 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     with pinned(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
-        record, state = ranks.from_first(rank, world_size, lambda: open_run(job.run, learnable, total, world_size))
+        record, state = ranks.from_first(
+            rank, world_size, lambda: open_run(job.run, learnable, job.method.memory(), total, world_size)
+        )
         if state is None:
             return record
         ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
@@ -109,11 +112,15 @@ def _train(
     optimizer = torch.optim.SGD(
         learnable.values(), lr=job.rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    _restore(learnable, optimizer, state)
+    _put(state.parameters, learnable)
+    _put(state.memory, job.method.memory())
+    for name, momentum in state.momentum.items():
+        parameter = learnable[name]
+        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
     epoch, within = position(state.step, stream.steps_per_epoch)
     job.method.train()
     batches = stream.batches(settings.epochs, epoch, within, threads=settings.ahead)
-    for step, (epoch, _, batch) in enumerate(batches, start=state.step):
+    for step, (epoch, within, batch) in enumerate(batches, start=state.step):
         rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -123,9 +130,11 @@ def _train(
         values = ranks.average(list(learnable.values()), losses, world_size)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
+        if within + 1 == stream.steps_per_epoch:
+            job.method.epoch_ended(epoch + 1, settings.epochs)
         if ledger is not None:
             ledger.log(step + 1, epoch, rate, values)
-            ledger.save(step + 1, learnable, optimizer)
+            ledger.save(step + 1, learnable, job.method.memory(), optimizer)
 
 
 def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
@@ -166,16 +175,14 @@ def load_prompts(run_url: str, method: Method) -> None:
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
         raise UserError(f"{path} holds prompts of another method or backbone; evaluate with the run's own recipe")
-    _restore(learnable, None, Checkpoint(0, saved))
+    _put(saved, learnable)
 
 
-def _restore(learnable: dict[str, Parameter], optimizer: torch.optim.Optimizer | None, state: Checkpoint) -> None:
-    assert state.parameters.keys() == learnable.keys(), "a recipe's hash decides which prompts there are"
+def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    assert saved.keys() == into.keys(), "a recipe's hash decides which prompts there are"
     with torch.no_grad():
-        for name, parameter in learnable.items():
-            parameter.copy_(state.parameters[name])
-            if optimizer is not None and name in state.momentum:
-                optimizer.state[parameter]["momentum_buffer"] = state.momentum[name].to(parameter.device, copy=True)
+        for name, tensor in into.items():
+            tensor.copy_(saved[name])
 
 
 def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:

@@ -61,6 +61,13 @@ class FakeMethod(nn.Module):
         self.unused = nn.Parameter(torch.ones(3))
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
         self.noise, self.poisoned_step, self.calls = noise, poisoned_step, 0
+        self.ended: list[tuple[int, int]] = []
+
+    def epoch_ended(self, done: int, epochs: int) -> None:
+        self.ended.append((done, epochs))
+
+    def memory(self) -> dict[str, Tensor]:
+        return {}
 
     def loss(self, batch: FakeBatch) -> dict[str, Tensor]:
         images = batch.images + self.noise * torch.randn_like(batch.images)

@@ -12,7 +12,8 @@ from syncclip.training.checkpoints import Checkpoint
 
 
 def state(step: int) -> Checkpoint:
-    return Checkpoint(step, {"prompt": torch.full((2, 3), float(step))}, {"prompt": torch.full((2, 3), 0.5)})
+    prompt, speed = torch.full((2, 3), float(step)), torch.full((2, 3), 0.5)
+    return Checkpoint(step, {"prompt": prompt}, {"prompt": speed}, {"average": torch.ones(4)})
 
 
 def write(folder: Path, *steps: int, keep: int = 9) -> None:
@@ -31,6 +32,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert found is not None and found.step == 7
     assert torch.equal(found.parameters["prompt"], torch.full((2, 3), 7.0))
     assert torch.equal(found.momentum["prompt"], torch.full((2, 3), 0.5))
+    assert torch.equal(found.memory["average"], torch.ones(4))
 
 
 def test_the_newest_wins_also_where_digits_differ(tmp_path: Path) -> None:

@@ -111,6 +111,17 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, step: int) -> Non
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
+def test_a_method_is_told_of_every_epoch_that_ends(tmp_path: Path) -> None:
+    made = fakes.job(tmp_path / "whole")
+    run(made)
+    assert made.method.ended == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    with pytest.raises(StoppedError):
+        run(fakes.job(tmp_path / "broken"), listener=stop_at(8))
+    resumed = fakes.job(tmp_path / "broken")
+    run(resumed)  # from step 6, the second of the second epoch
+    assert resumed.method.ended == [(2, 4), (3, 4), (4, 4)]
+
+
 def test_resuming_makes_only_the_steps_after_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         run(fakes.job(tmp_path), listener=stop_at(8))

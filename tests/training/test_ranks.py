@@ -13,10 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn import Parameter
 
+from syncclip.methods.promptsrc import PromptSrc
 from syncclip.settings import UserError
 from syncclip.training import ranks
-from syncclip.training.loop import DivergedError, run
-from tests.training import fakes
+from syncclip.training.loop import DivergedError, TrainJob, run
+from tests.training import fakes, worlds
 
 
 def _average(rank: int, _: Path) -> None:
@@ -59,7 +60,28 @@ def _diverge(rank: int, folder: Path) -> None:
         run(job, rank, 2)
 
 
-BODIES = (_average, _mistake_of_the_first, _mistake_of_the_second, _diverge, _train)
+def _aggregate(rank: int, folder: Path) -> None:
+    """A training that one worker began goes on with two: the second one has neither prompts nor average yet."""
+
+    def job(rank: int, world_size: int) -> TrainJob:
+        own = PromptSrc.Settings(templates=("a {}.",), aggregation_mean=1.0)
+        return worlds.job(folder / "world", folder / "aggregated", "promptsrc", rank, world_size, own=own)
+
+    def stop(done: int, *_: object) -> None:
+        if done == 5:
+            raise InterruptedError
+
+    if rank == 0:
+        worlds.make(folder / "world")
+        with pytest.raises(InterruptedError):
+            run(job(0, 1), listener=stop)
+    dist.barrier()
+    resumed = job(rank, 2)
+    run(resumed, rank, 2)
+    safetensors.torch.save_file(resumed.method.state_dict(), folder / f"aggregated.{rank}")
+
+
+BODIES = (_average, _mistake_of_the_first, _mistake_of_the_second, _diverge, _train, _aggregate)
 
 
 def _all(rank: int, folder: Path) -> None:
@@ -96,6 +118,13 @@ def test_two_ranks_train_as_one_does(tmp_path: Path, ranks_done: Path) -> None:
         safetensors.torch.load_file(folder / "prompts.safetensors") for folder in (tmp_path, ranks_done / "two")
     )
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_end_with_the_same_average(ranks_done: Path) -> None:
+    first, second = (safetensors.torch.load_file(ranks_done / f"aggregated.{rank}") for rank in (0, 1))
+    saved = safetensors.torch.load_file(ranks_done / "aggregated" / "prompts.safetensors")
+    assert first.keys() == second.keys() == saved.keys()
+    assert all(torch.equal(first[name], second[name]) and torch.equal(first[name], saved[name]) for name in first)
 
 
 def test_a_mistake_of_a_lone_rank_is_raised_as_it_is() -> None:

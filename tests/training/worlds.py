@@ -12,7 +12,7 @@ from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
-from syncclip.methods import Method, build_method
+from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.stream import MixedStream
 from syncclip.shards.writer import Sample, write_shard
@@ -46,17 +46,32 @@ def make(folder: Path) -> Path:
     return folder
 
 
-def parts(world: Path, method: str, seed: int = 1) -> tuple[Benchmark, Method, EvalTransform]:
+def parts(
+    world: Path, method: str, seed: int = 1, own: MethodSettings | None = None
+) -> tuple[Benchmark, Method, EvalTransform]:
     benchmark = load_benchmark(BenchmarkSettings(name=str(world / "benchmark")))
     backbone = load_backbone(BackboneSettings(name=str(world / "clip")))
-    return benchmark, build_method(method, PromptedClip(backbone), benchmark, seed=seed), eval_transform(backbone)
+    return benchmark, build_method(method, PromptedClip(backbone), benchmark, own, seed), eval_transform(backbone)
 
 
-def job(world: Path, folder: Path, method: str, rank: int = 0, world_size: int = 1, **changes: Any) -> TrainJob:
-    """A training of a few steps; of 9 few-shot pictures 4 a step, so 3 steps an epoch."""
+def job(
+    world: Path,
+    folder: Path,
+    method: str,
+    rank: int = 0,
+    world_size: int = 1,
+    own: MethodSettings | None = None,
+    **changes: Any,
+) -> TrainJob:
+    """A training of a few steps; of 9 few-shot pictures 4 a step, so 3 steps an epoch.
+
+    Args:
+        own: the method's settings.
+        changes: of the training's.
+    """
     values = {"method": method, "epochs": 3, "batch": 4, "checkpoint_every": 2} | changes
     settings = TrainingSettings(**values)
-    benchmark, built, _ = parts(world, method, settings.seed)
+    benchmark, built, _ = parts(world, method, settings.seed, own)
     stream = MixedStream(
         benchmark.split("train"),
         None if settings.data == "real" else ShardSet(str(world / "synthetic")),
