@@ -17,7 +17,6 @@ from syncclip.training.loop import TrainJob, load_prompts, run
 from tests.training import fakes, worlds
 
 
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return worlds.make(tmp_path_factory.mktemp("world"))
