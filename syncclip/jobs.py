@@ -14,7 +14,7 @@ import safetensors.torch
 from syncclip import cluster, storage
 from syncclip.assembly import Parts, assemble, learns_from_synthetic, stream, synthetic_part
 from syncclip.benchmarks import load_benchmark
-from syncclip.benchmarks.loading import SHIPPED
+from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
@@ -207,7 +207,7 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
 def grounded(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
     benchmark, backbone = recipe.benchmark, recipe.backbone
-    own = benchmark.root is None and benchmark.name not in SHIPPED
+    own = benchmark.root is None and not known(benchmark.name)
     names = {
         "benchmark.root": benchmark.root,
         "benchmark.name": benchmark.name if own else None,

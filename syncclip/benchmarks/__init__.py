@@ -1,7 +1,7 @@
 """Benchmarks: class names, prompt templates, real pictures, base and novel halves, few-shot choice."""
 
 from syncclip.benchmarks.benchmark import SPLITS, Benchmark, Split
-from syncclip.benchmarks.folders import FolderSet
+from syncclip.benchmarks.files import FolderSet
 from syncclip.benchmarks.loading import load_benchmark
 from syncclip.benchmarks.settings import BenchmarkSettings
 

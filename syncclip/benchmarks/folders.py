@@ -7,64 +7,19 @@ taken from `train`.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
-from syncclip.benchmarks.benchmark import Benchmark, Split
+from syncclip.benchmarks.benchmark import TEMPLATE, Benchmark, Split, spoken
+from syncclip.benchmarks.files import (
+    SPLIT_FOLDERS,
+    FolderSet,
+    Labelled,
+    draw_splits,
+    folders_in,
+    hold_out,
+    pictures_in,
+)
 from syncclip.settings import UserError
-from syncclip.shards.images import decode_image
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VAL_SHARE, TEST_SHARE = 0.2, 0.3
-"""Shares of each class's pictures, the literature's proportions."""
-
-
-class FolderSet:
-    """Labelled picture files, read one by one."""
-
-    def __init__(self, files: Sequence[tuple[Path, int]]) -> None:
-        self.paths = [path for path, _ in files]
-        self.labels: npt.NDArray[np.int64] = np.array([label for _, label in files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
-        """The rows that show a class, ascending."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
-
-    def read(self, row: int) -> bytes:
-        """The file's bytes.
-
-        Raises:
-            UserError: the file is gone or may not be read.
-        """
-        try:
-            return self.paths[row].read_bytes()
-        except OSError as error:
-            raise UserError(f"{self.paths[row]}: cannot be read ({error.strerror or error}).") from error
-
-    def name(self, row: int) -> str:
-        """What a picture is called in a message: its path."""
-        return str(self.paths[row])
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded picture, RGB.
-
-        Raises:
-            UserError: the file is gone, is not a picture, is broken, or has too many pixels.
-        """
-        return decode_image(self.read(row), self.name(row))
-
-    def subset(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> FolderSet:
-        """Some rows as a set of their own, in ascending order."""
-        return FolderSet([(self.paths[row], int(self.labels[row])) for row in np.unique(np.asarray(rows, np.int64))])
 
 
 def load_folder(path: Path, template: str | None = None, split_seed: int = 0) -> Benchmark:
@@ -79,69 +34,44 @@ def load_folder(path: Path, template: str | None = None, split_seed: int = 0) ->
         split_seed: decides the split where the folder has none.
 
     Raises:
-        UserError: no class folder, one class only, or a class without the pictures that it needs.
+        UserError: no class folder, one class only, two folders of one name, a class without the pictures that it
+            needs, or a link that leads back.
     """
-    folders = _subfolders(path)
-    named = {SPLIT_FOLDERS[folder.name]: folder for folder in folders if folder.name in SPLIT_FOLDERS}
-    if "train" in named and "test" in named:
+    folders = folders_in(path)
+    named = split_folders(folders)
+    if named is not None:
         classes, splits = _read_splits(path, named, split_seed)
     else:
-        classes, splits = _draw_splits(path, folders, split_seed)
+        classes = _checked_classes(path, [folder.name for folder in folders])
+        by_class = {label: pictures_in(path / name) for label, name in enumerate(classes)}
+        splits = draw_splits(str(path), classes, by_class, split_seed)
     return Benchmark(
         name=path.resolve().name,
-        classnames=[name.replace("_", " ") for name in classes],
-        template=template or "a photo of a {}.",
+        classnames=[spoken(name) for name in classes],
+        template=template or TEMPLATE,
         splits={split: FolderSet(files) for split, files in splits.items()},
     )
 
 
-def _draw_splits(path: Path, folders: list[Path], seed: int) -> tuple[list[str], dict[Split, list[tuple[Path, int]]]]:
-    classes = _checked_classes(path, [folder.name for folder in folders])
-    splits: dict[Split, list[tuple[Path, int]]] = {"train": [], "val": [], "test": []}
-    generator = random.Random(seed)
-    for label, name in enumerate(classes):
-        pictures = _pictures(path / name)
-        if len(pictures) < 3:
-            raise UserError(
-                f"{path / name}: class {name!r} has {len(pictures)} pictures; splitting needs at least 3 "
-                "(one each to train, validate and test)."
-            )
-        generator.shuffle(pictures)
-        val, test = max(1, round(VAL_SHARE * len(pictures))), max(1, round(TEST_SHARE * len(pictures)))
-        parts: dict[Split, list[Path]] = {
-            "test": pictures[:test],
-            "val": pictures[test : test + val],
-            "train": pictures[test + val :],
-        }
-        for split, part in parts.items():
-            splits[split] += [(picture, label) for picture in sorted(part)]
-    return classes, splits
+def split_folders(folders: list[Path]) -> dict[Split, Path] | None:
+    """The folder of each split, where there are at least those of training and test."""
+    named = {SPLIT_FOLDERS[folder.name]: folder for folder in folders if folder.name in SPLIT_FOLDERS}
+    return named if "train" in named and "test" in named else None
 
 
-def _read_splits(
-    path: Path, named: dict[Split, Path], seed: int
-) -> tuple[list[str], dict[Split, list[tuple[Path, int]]]]:
-    found = {split: {folder.name: _pictures(folder) for folder in _subfolders(root)} for split, root in named.items()}
+def _read_splits(path: Path, named: dict[Split, Path], seed: int) -> tuple[list[str], dict[Split, Labelled]]:
+    found = {split: {folder.name: pictures_in(folder) for folder in folders_in(root)} for split, root in named.items()}
     classes = _checked_classes(path, sorted({name for folders in found.values() for name in folders}))
-    for label, name in enumerate(classes):
-        # A novel class needs no training picture: being without is what makes it novel.
-        needed: tuple[Split, ...] = ("train", "test") if label < (len(classes) + 1) // 2 else ("test",)
-        for split in needed:
-            if not found[split].get(name):
-                raise UserError(
-                    f"{named[split] / name}: no picture to {split} class {name!r}; add some or remove the class."
-                )
-    if "val" not in found:
-        generator = random.Random(seed)
-        found["val"] = {}
-        for name, pictures in sorted(found["train"].items()):
-            held = sorted(generator.sample(pictures, round(VAL_SHARE * len(pictures)) if len(pictures) > 1 else 0))
-            found["val"][name] = held
-            found["train"][name] = [picture for picture in pictures if picture not in set(held)]
-    splits: dict[Split, list[tuple[Path, int]]] = {
+    for name in classes:
+        # Pictures to train are asked for where it is known which classes are base: a novel class needs none.
+        if not found["test"].get(name):
+            raise UserError(f"{named['test'] / name}: no picture to test class {name!r}; add some or remove the class.")
+    splits: dict[Split, Labelled] = {
         split: [(picture, label) for label, name in enumerate(classes) for picture in folders.get(name, [])]
         for split, folders in found.items()
     }
+    if "val" not in splits:
+        splits["train"], splits["val"] = hold_out(splits["train"], seed)
     return classes, splits
 
 
@@ -151,15 +81,3 @@ def _checked_classes(path: Path, names: list[str]) -> list[str]:
     if len(names) == 1:
         raise UserError(f"{path}: holds one class only ({names[0]!r}); telling classes apart needs at least 2.")
     return names
-
-
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if entry.suffix.lower() in EXTENSIONS and not entry.name.startswith(".") and entry.is_file()
-    )

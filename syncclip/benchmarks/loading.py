@@ -1,79 +1,141 @@
-"""From a benchmark's name, or the path of a folder, to a `Benchmark`."""
+"""From a benchmark's name, or the path of a user's data, to a `Benchmark`."""
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
-
 from syncclip import embedded, storage
-from syncclip.benchmarks.benchmark import SPLITS, Benchmark, Split
+from syncclip.benchmarks.benchmark import Benchmark
+from syncclip.benchmarks.files import FolderSet
 from syncclip.benchmarks.folders import load_folder
+from syncclip.benchmarks.halves import with_base
+from syncclip.benchmarks.layouts import read_layout
+from syncclip.benchmarks.literature import DATASETS, Dataset
+from syncclip.benchmarks.packed import PACKED_FILE, load_packed
 from syncclip.benchmarks.settings import BenchmarkSettings
 from syncclip.settings import UserError
-from syncclip.shards.reader import ImageSet, ShardSet
 
 SHIPPED = {"icons": "icons/benchmark"}
 """Benchmarks that come with the package, and their folders in it."""
-PACKED_FILE = "benchmark.json"
-
-
-class PackedBenchmark(BaseModel):
-    """`benchmark.json` of a packed benchmark; beside it lie the shard folders `train/`, `val/` and `test/`."""
-
-    name: str | None = None
-    classnames: list[str] = Field(min_length=1)
-    template: str = "a photo of a {}."
 
 
 def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
-    """Load a shipped benchmark by name, or a folder: packed shards (local or remote), or local class folders.
+    """Load a shipped benchmark, one of the literature, or a user's own data.
 
     Pictures are read when they are used, not here.
 
     Raises:
-        UserError: nothing of that name, or the folder is not a benchmark; the sentence names what there is.
+        UserError: nothing of that name, or what is there is no benchmark; the sentence names what there is.
     """
-    if settings.root is None and settings.name in SHIPPED:
-        return _load_packed(str(embedded.folder(SHIPPED[settings.name])), settings.name, settings.template)
+    named = _named(settings)
+    benchmark = named or _own(settings)
+    if settings.template is not None:
+        benchmark = replace(benchmark, template=settings.template)
+    if settings.classnames is not None:
+        if len(settings.classnames) != len(benchmark.classnames):
+            raise UserError(
+                f"benchmark.classnames holds {len(settings.classnames)} names, but {benchmark.name!r} has "
+                f"{len(benchmark.classnames)} classes; give one name for each, in the order of their ids."
+            )
+        benchmark = replace(benchmark, classnames=settings.classnames)
+    benchmark = with_base(benchmark, settings.base, settings.base_seed)
+    if named is None:
+        _check_base(benchmark)
+    return benchmark
+
+
+def load_dataset(dataset: Dataset, root: str) -> Benchmark:
+    """Read one data set of the literature below `root`.
+
+    Raises:
+        UserError: see `layouts.read_layout`.
+    """
+    if not storage.is_local(root):
+        raise UserError(
+            f"{root}: {dataset.name} is read from a local folder; pack it once with `syncclip shards pack`."
+        )
+    found = read_layout(dataset, storage.local_path(root))
+    return Benchmark(
+        name=dataset.name,
+        classnames=found.classnames,
+        template=dataset.template,
+        splits={split: FolderSet(files) for split, files in found.splits.items()},
+        only=found.candidates if len(found.candidates) < len(found.classnames) else None,
+    )
+
+
+def known(name: str) -> bool:
+    """Whether this is the name of a benchmark, and not a path."""
+    return name in SHIPPED or name in DATASETS
+
+
+def _named(settings: BenchmarkSettings) -> Benchmark | None:
+    """A benchmark that is called by its name; None where `settings.name` is a path."""
+    name, root = settings.name, settings.root
+    if root is None and name in SHIPPED:
+        return load_packed(str(embedded.folder(SHIPPED[name])), name)
+    if name not in DATASETS:
+        return None
+    if root is None:
+        raise UserError(
+            f"benchmark {name!r} is read from your disk; say where the data sets lie with benchmark.root=DIR, "
+            "or what is there and how to get it with `syncclip benchmarks ls`."
+        )
+    if storage.exists(storage.join(root, name, PACKED_FILE)):
+        return load_packed(storage.join(root, name))
+    return load_dataset(DATASETS[name], root)
+
+
+def _own(settings: BenchmarkSettings) -> Benchmark:
+    """A user's own data, by its path."""
     place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
     if storage.is_local(place):
-        place = str(Path(storage.local_path(place)).expanduser())
-        if not Path(place).is_dir():
+        place = str(storage.local_path(place))
+        if not Path(place).exists():
             raise UserError(_nothing_there(settings, place))
     if storage.exists(storage.join(place, PACKED_FILE)):
-        return _load_packed(place, None, settings.template)
+        return load_packed(place)
     if not storage.is_local(place):
         raise UserError(f"{place}: no {PACKED_FILE} there; a remote benchmark must be packed as shards.")
-    return load_folder(Path(place), settings.template, settings.split_seed)
+    if not Path(place).is_dir():
+        raise UserError(f"{place}: this is a file; give the folder of the pictures.")
+    return _checked(load_folder(Path(place), split_seed=settings.split_seed), place)
 
 
-def _load_packed(url: str, name: str | None, template: str | None) -> Benchmark:
-    file = storage.join(url, PACKED_FILE)
-    if not storage.exists(file):
-        raise UserError(f"{file}: missing; the benchmark's data is not where it should be.")
-    try:
-        packed = PackedBenchmark.model_validate_json(storage.read_bytes(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{file}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}.") from error
-    splits: dict[Split, ImageSet] = {split: ShardSet(storage.join(url, split)) for split in SPLITS}
-    return Benchmark(
-        name=name or packed.name or url.rstrip("/").rpartition("/")[2],
-        classnames=packed.classnames,
-        template=template or packed.template,
-        splits=splits,
-    )
+def _checked(benchmark: Benchmark, place: str) -> Benchmark:
+    """A user's own benchmark, of whose names each stands for one class."""
+    twice = [name for name, count in Counter(benchmark.classnames).items() if count > 1]
+    if twice:
+        ids = [label for label, name in enumerate(benchmark.classnames) if name == twice[0]]
+        raise UserError(
+            f"{place}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which no prompt can tell "
+            "apart; rename them."
+        )
+    return benchmark
+
+
+def _check_base(benchmark: Benchmark) -> None:
+    """Refuse early what the few-shot choice would refuse after the synthesis."""
+    shown = set(benchmark.split("train").labels.tolist())
+    without = [benchmark.classnames[label] for label in benchmark.base if label not in shown]
+    if without:
+        raise UserError(
+            f"benchmark {benchmark.name!r}: no picture to train base class {without[0]!r}"
+            f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with benchmark.base."
+        )
 
 
 def _nothing_there(settings: BenchmarkSettings, place: str) -> str:
     looks_like_a_path = settings.root is not None or settings.name.startswith(("~", ".")) or "/" in settings.name
     if looks_like_a_path:
         return f"benchmark folder {place} does not exist."
-    near = difflib.get_close_matches(settings.name, SHIPPED, n=1, cutoff=0.5)
+    names = [*SHIPPED, *DATASETS]
+    near = difflib.get_close_matches(settings.name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
-        f"unknown benchmark {settings.name!r}; {hint}Shipped: {', '.join(sorted(SHIPPED))}; "
+        f"unknown benchmark {settings.name!r}; {hint}There are {', '.join(names)}; "
         "or give the path of a folder with one subfolder of pictures for each class."
     )

@@ -58,8 +58,8 @@ def test_a_novel_class_needs_no_training_picture(tmp_path: Path) -> None:
 def test_a_base_class_without_training_pictures_is_named(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 2, "val": 1, "test": 1})
     shutil.rmtree(tmp_path / "train" / "blue_circle")
-    with pytest.raises(UserError, match="no picture to train class 'blue_circle'"):
-        load_folder(tmp_path)
+    with pytest.raises(UserError, match="no picture to train base class 'blue circle'"):
+        load_benchmark(BenchmarkSettings(name=str(tmp_path)))
 
 
 def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Pictures as single files, and the lists of them that the readers of all layouts make."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from syncclip.benchmarks.benchmark import Split
+from syncclip.settings import UserError
+from syncclip.shards.images import decode_image
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""How folders, and cells of a table, may call a split."""
+VAL_SHARE, TEST_SHARE = 0.2, 0.3
+"""Shares of each class's pictures, the literature's proportions."""
+
+Labelled = list[tuple[str, int]]
+"""Picture files with their class ids, in the order that the few-shot choice depends on."""
+
+
+class FolderSet:
+    """Labelled picture files, read one by one. A million of them take some 100 MB: paths are kept as text."""
+
+    def __init__(self, files: Iterable[tuple[str | Path, int]]) -> None:
+        files = list(files)
+        self._files = [str(path) for path, _ in files]
+        self.labels: npt.NDArray[np.int64] = np.array([label for _, label in files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files, in order."""
+        return [Path(file) for file in self._files]
+
+    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
+        """The rows that show a class, ascending."""
+        return np.flatnonzero(self.labels == label).astype(np.int64)
+
+    def read(self, row: int) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            UserError: the file is gone or may not be read.
+        """
+        try:
+            return Path(self._files[row]).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self._files[row]}: cannot be read ({error.strerror or error}).") from error
+
+    def name(self, row: int) -> str:
+        """What a picture is called in a message: its path."""
+        return self._files[row]
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded picture, RGB.
+
+        Raises:
+            UserError: the file is gone, is not a picture, is broken, or has too many pixels.
+        """
+        return decode_image(self.read(row), self.name(row))
+
+    def subset(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> FolderSet:
+        """Some rows as a set of their own, in ascending order."""
+        return FolderSet([(self._files[row], int(self.labels[row])) for row in np.unique(np.asarray(rows, np.int64))])
+
+
+def pictures_in(folder: Path) -> list[str]:
+    """The picture files of a folder by name; hidden ones and those that are no pictures by extension are passed over.
+
+    Sorted, for the file system's own order, which some published choices depend on, is not the same on two machines.
+    """
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file()
+        )
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder by name, without hidden ones.
+
+    Raises:
+        UserError: one is a link that leads back to where it lies.
+    """
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and _leads_back(Path(entry.path)):
+                raise UserError(f"{entry.path}: this link leads back to where it lies, a loop; remove it.")
+            if entry.is_dir():
+                found.append(Path(entry.path))
+    return found
+
+
+def _leads_back(link: Path) -> bool:
+    try:
+        target = link.resolve(strict=True)
+    except FileNotFoundError:
+        return False  # a link to nothing is no folder, and passed over
+    except (OSError, RuntimeError):
+        return True
+    return target == link.parent.resolve() or target in link.parent.resolve().parents
+
+
+def require_files(paths: Sequence[str], source: str) -> None:
+    """Look whether all files are there, one listing a folder instead of one question a file.
+
+    Raises:
+        UserError: some are not; the sentence has their count and the first few.
+    """
+    there: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in there:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    there[folder] = {entry.name for entry in entries}
+            except OSError:
+                there[folder] = set()
+        if name not in there[folder]:
+            missing.append(path)
+    if missing:
+        raise UserError(
+            f"{source}: {len(missing):,} of the {len(paths):,} pictures that it names are not on disk "
+            f"({few(missing)}); unpack the data anew, or check where it lies."
+        )
+
+
+def draw_splits(
+    source: str, names: Sequence[str], by_class: Mapping[int, Sequence[str]], seed: int
+) -> dict[Split, Labelled]:
+    """Split the pictures of each class by a seed, in the literature's proportions.
+
+    Args:
+        source: what to call the data in a message.
+        names: of the classes by id.
+        by_class: class id -> its pictures, in an order that is always the same.
+
+    Raises:
+        UserError: a class has fewer than three pictures.
+    """
+    splits: dict[Split, Labelled] = {"train": [], "val": [], "test": []}
+    generator = random.Random(seed)
+    for label, name in enumerate(names):
+        pictures = list(by_class.get(label, ()))
+        if len(pictures) < 3:
+            raise UserError(
+                f"{source}: class {name!r} has {len(pictures)} pictures; splitting needs at least 3 "
+                "(one each to train, validate and test)."
+            )
+        generator.shuffle(pictures)
+        val, test = max(1, round(VAL_SHARE * len(pictures))), max(1, round(TEST_SHARE * len(pictures)))
+        parts: dict[Split, list[str]] = {
+            "test": pictures[:test],
+            "val": pictures[test : test + val],
+            "train": pictures[test + val :],
+        }
+        for split, part in parts.items():
+            splits[split] += [(picture, label) for picture in sorted(part)]
+    return splits
+
+
+def hold_out(train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Take validation pictures from the training pictures, class by class, by a seed: (training, validation)."""
+    by_class: dict[int, list[str]] = {}
+    for path, label in train:
+        by_class.setdefault(label, []).append(path)
+    generator = random.Random(seed)
+    held: set[str] = set()
+    for _, pictures in sorted(by_class.items()):
+        held.update(generator.sample(pictures, round(VAL_SHARE * len(pictures)) if len(pictures) > 1 else 0))
+    return [one for one in train if one[0] not in held], [one for one in train if one[0] in held]
+
+
+def few(values: Iterable[object]) -> str:
+    """The first three of some values, and that there are more."""
+    values = list(values)
+    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
