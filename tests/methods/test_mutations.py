@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -72,18 +72,18 @@ def missing_normalisation(patch: pytest.MonkeyPatch) -> None:
 
 def normalised_alignment(patch: pytest.MonkeyPatch) -> None:
     right = syncclip.alignment
-    patch.setattr(syncclip, "alignment", lambda r, s, y: right(normalize(r, dim=-1), normalize(s, dim=-1), y))
+    patch.setattr(syncclip, "alignment", lambda r, s, *by: right(normalize(r, dim=-1), normalize(s, dim=-1), *by))
 
 
 def detached_target(patch: pytest.MonkeyPatch) -> None:
     """Real features as a fixed target: the loss is the same, only gradients tell."""
     right = syncclip.alignment
-    patch.setattr(syncclip, "alignment", lambda r, s, y: right(r.detach(), s, y))
+    patch.setattr(syncclip, "alignment", lambda r, s, *by: right(r.detach(), s, *by))
 
 
 def prompts_after_first_norm(patch: pytest.MonkeyPatch) -> None:
     """Visual prompts of the input layer skip the tower's first layer norm."""
-    tower = parity.tiny_clip().vision
+    tower = parity.tiny_clip().model.visual
     right, seen = tower.ln_pre.forward, len(tower.positional_embedding)
     patch.setattr(tower.ln_pre, "forward", lambda x: torch.cat([right(x[:, :seen]), x[:, seen:]], dim=1))
 
@@ -102,8 +102,10 @@ MISTAKES = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_mistakes_all_is_well() -> None:
-    parity.check_syncclip(parity.load("synclip"))
+def without_mistakes_all_is_well() -> Iterator[None]:
+    with parity.committed():
+        parity.check_syncclip(parity.load("synclip"))
+        yield
 
 
 @pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
