@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.context import ContextSettings, context_places
+from syncclip.methods.context import ContextSettings, Phrase, context_places
 from syncclip.methods.prompts import deep_prompts
 
 
@@ -28,10 +28,10 @@ class CoCoOp(Method):
     """
 
     class Settings(ContextSettings):
-        phrase: str = "a photo of a"
+        phrase: Phrase = "a photo of a"
         prompts_at_once: int | None = Field(256, ge=1)
-        """Sentences in the text tower at a time. More of them go through it in turn, and once more for the gradient:
-        memory is bounded, whatever the batch and the number of classes, and numbers are the same. None: all at once."""
+        """Sentences in the text tower at a time; None: all. More of them go through it in turn, and once more for the
+        gradient, so that neither the batch nor the number of classes decides what memory is needed."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
@@ -51,41 +51,39 @@ class CoCoOp(Method):
 
     def contexts(self, images: Tensor) -> Tensor:
         """(B, n, width) vectors of each picture's context, given image features (B, D), not normalised."""
-        shifts: Tensor = self.meta_net(normalize(images, dim=-1))
-        return self.text_prompts[0] + shifts[:, None]
+        shifts = self.meta_net(normalize(images, dim=-1))
+        contexts: Tensor = self.text_prompts[0] + shifts[:, None]
+        return contexts
 
-    def conditional_features(self, images: Tensor, candidates: int) -> Tensor:
-        """(B, candidates, D) text features of the first classes, of length 1, as each picture has them.
+    def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
+        """(B, C, D) text features of some classes, of length 1, with the context of each picture."""
+        return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
-        Args:
-            images: (B, D) image features, not normalised.
-        """
-        return normalize(self._encode(self.contexts(images), candidates), dim=-1)
+    def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
+        """(B, candidates) scores of image features (B, D), not normalised, for the first classes."""
+        contexts = self.contexts(images)
+        if self.at_once is None or len(images) * candidates <= self.at_once:
+            return self._scores(images, contexts, slice(candidates))
+        pictures = max(self.at_once // candidates, 1)
+        classes = [slice(i, min(i + self.at_once, candidates)) for i in range(0, candidates, self.at_once)]
+        rows = [
+            torch.cat([self._scores_again(some, theirs, each) for each in classes], dim=1)
+            for some, theirs in zip(torch.split(images, pictures), torch.split(contexts, pictures), strict=True)
+        ]
+        return torch.cat(rows)
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        features = self.image_features(images, domains)
-        return self.scores(features, self.conditional_features(features, len(self.classnames)))
+        return self.conditional_scores(self.image_features(images, domains), len(self.classnames))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        features = self.image_features(batch.images)
-        text = self.conditional_features(features, self.candidates(batch))
-        return {"classification": cross_entropy(self.scores(features, text), batch.labels)}
+        scores = self.conditional_scores(self.image_features(batch.images), self.candidates(batch))
+        return {"classification": cross_entropy(scores, batch.labels)}
 
-    def _encode(self, contexts: Tensor, candidates: int) -> Tensor:
-        """(B, candidates, D) raw text features of contexts (B, n, width)."""
-        if self.at_once is None or len(contexts) * candidates <= self.at_once:
-            return self._encode_some(contexts, slice(candidates))
-        firsts = range(0, candidates, self.at_once)
-        classes = [slice(first, min(first + self.at_once, candidates)) for first in firsts]
-        pictures = contexts.split(max(self.at_once // candidates, 1))
-        return torch.cat([torch.cat([self._encode_again(some, rows) for rows in classes], dim=1) for some in pictures])
+    def _scores(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:
+        return self.scores(images, self.conditional_features(contexts, classes))
 
-    def _encode_again(self, contexts: Tensor, classes: slice) -> Tensor:
-        """What `_encode_some` gives; only the contexts are kept for the gradient."""
-        features: Tensor = checkpoint(
-            self._encode_some, contexts, classes, use_reentrant=False, preserve_rng_state=False
-        )
-        return features
-
-    def _encode_some(self, contexts: Tensor, classes: slice) -> Tensor:
-        return self.clip.encode_text(self.tokens[classes], [contexts[:, None]])
+    def _scores_again(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:
+        """The same, computed once more for the gradient instead of kept."""
+        each = (images, contexts, classes)
+        scores: Tensor = checkpoint(self._scores, *each, use_reentrant=False, preserve_rng_state=False)
+        return scores

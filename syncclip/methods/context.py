@@ -11,6 +11,8 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import Position, PromptTokens, spoken
 from syncclip.methods.base import MethodSettings
 
+Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
+
 RANDOM_TOKENS = 16  # of the published settings, for a context that starts at random
 
 
@@ -18,7 +20,7 @@ class ContextSettings(MethodSettings):
     """Settings of a learned context: it starts as the words of a phrase, one vector a word, or at random."""
 
     learning_rate: float = Field(0.002, gt=0)
-    phrase: Annotated[str, StringConstraints(strip_whitespace=True)] = ""  # what the vectors start as; empty: random
+    phrase: Phrase = ""  # what the vectors start as; empty: random
     text_tokens: int | None = Field(None, ge=1)
     """Learned vectors; None: one for each word of the phrase, or without one 16, or what a short context has room
     for."""
@@ -44,6 +46,6 @@ def context_places(
     """
     n = settings.text_tokens
     if n is None and not settings.phrase:
-        room = clip.context - clip.texts([f"{spoken(name)}." for name in classnames]).ids.shape[1]
+        room = clip.context - int(clip.lengths([f"{spoken(name)}." for name in classnames]).max())
         n = max(1, min(RANDOM_TOKENS, room))
     return clip.text_context(classnames, settings.phrase, None if settings.phrase else n, position)

@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import TrainingBatch
+from syncclip.methods.context import Phrase
 from syncclip.methods.coop import CoOp
 from syncclip.methods.frozen import FrozenTexts, Template
 
@@ -25,7 +26,7 @@ class KgCoOp(CoOp):
     """
 
     class Settings(CoOp.Settings):
-        phrase: str = "a photo of a"
+        phrase: Phrase = "a photo of a"
         knowledge_weight: float = Field(8.0, ge=0)  # lambda of the paper
         template: Template | None = None  # of the hand-written sentences; None: the benchmark's own
 
