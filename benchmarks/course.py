@@ -1,0 +1,130 @@
+"""What a race is run over: CLIP, classes and pictures, and the two that run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import open_clip
+import torch
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from benchmarks.plain import PLAIN, Plain
+from syncclip.clip.backbone import Backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import METHODS, Method, MethodSettings, build_method
+from syncclip.methods.frozen import FrozenTexts
+from syncclip.methods.promptsrc import PromptSrc
+from syncclip.settings import UserError
+
+MODEL = "ViT-B-16-quickgelu"  # of the published settings
+TEMPLATE = "a photo of a {}."
+
+
+class Batch(NamedTuple):
+    """A training batch of noise; see `syncclip.methods.TrainingBatch`."""
+
+    images: Tensor
+    labels: Tensor
+    domains: Tensor
+    sizes: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What a method asks of a benchmark."""
+
+    classnames: Sequence[str]
+    base: Sequence[int]
+    template: str = TEMPLATE
+
+
+@dataclass(frozen=True)
+class Entrants:
+    """Both formulations of a method, on the same weights.
+
+    Attributes:
+        batch: such as the authors train the method on.
+        tests: (B, 3, H, W) pictures of an evaluation batch.
+    """
+
+    name: str
+    ours: Method
+    plain: Plain
+    batch: Batch
+    tests: Tensor
+
+
+@dataclass(frozen=True)
+class Course:
+    """The conditions of a race.
+
+    Args:
+        classes: of ImageNet, evenly spread over its 1,000; SYNC-CLIP has real pictures of the first half, others of
+            all.
+        batch: real pictures of a step; SYNC-CLIP's step has as many synthetic ones twice.
+        tests: pictures of an evaluation batch.
+    """
+
+    classes: int = 100
+    batch: int = 8
+    tests: int = 100
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.classes <= len(IMAGENET_CLASSNAMES):
+            raise UserError(f"--classes: {self.classes} is not between 2 and {len(IMAGENET_CLASSNAMES)}")
+
+    @cached_property
+    def clip(self) -> PromptedClip:
+        """A CLIP with random weights: speed and memory do not depend on them."""
+        torch.manual_seed(0)
+        model = open_clip.create_model(MODEL, pretrained=None)
+        backbone = Backbone(
+            name=MODEL,
+            model=model,
+            tokenizer=open_clip.get_tokenizer(MODEL),
+            preprocess=pil_to_tensor,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+            image_size=224,
+            precision=self.precision,
+        )
+        return PromptedClip(backbone).to(self.device)
+
+    @cached_property
+    def classnames(self) -> list[str]:
+        total = len(IMAGENET_CLASSNAMES)
+        return [IMAGENET_CLASSNAMES[i * total // self.classes] for i in range(self.classes)]
+
+    def entrants(self, name: str) -> Entrants:
+        """Both formulations of a method of `METHODS`; what both compute only once is computed."""
+        domains = 3 if name == "syncclip" else 1
+        base = (self.classes + 1) // 2 if domains > 1 else self.classes
+        ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
+        ours = ours.to(self.device)
+        for module in ours.modules():
+            if isinstance(module, FrozenTexts):
+                module()
+        chance = torch.Generator().manual_seed(0)
+        labels = torch.randint(base, (self.batch,), generator=chance)
+        novel = torch.randint(min(base, self.classes - 1), self.classes, (self.batch,), generator=chance)
+        size = self.clip.backbone.image_size
+        batch = Batch(
+            images=torch.randn(domains * self.batch, 3, size, size, generator=chance).to(self.device),
+            labels=torch.cat([labels, labels, novel][:domains]).to(self.device),
+            domains=torch.tensor([0, 1, 1][:domains]).repeat_interleave(self.batch).to(self.device),
+            sizes=(self.batch, self.batch, self.batch) if domains > 1 else (self.batch, 0, 0),
+        )
+        tests = torch.randn(self.tests, 3, size, size, generator=chance).to(self.device)
+        return Entrants(name, ours, PLAIN[name](ours), batch, tests)
+
+
+def _settings(name: str) -> MethodSettings:
+    """The method's defaults; one template for PromptSRC's text teacher, which no step computes."""
+    return PromptSrc.Settings(templates=(TEMPLATE,)) if name == "promptsrc" else METHODS[name].Settings()

@@ -1,0 +1,87 @@
+"""The race is fair: the plain formulation gives the numbers that ours gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.plain import PLAIN, Plain
+from syncclip.clip.backbone import BackboneSettings, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.methods import METHODS, Method, build_method
+from tests.methods.classes import Classes
+from tests.methods.parity import Batch
+from tests.worlds.clip import make_clip_folder
+
+LEARNING = [name for name, method in METHODS.items() if method.data]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> PromptedClip:
+    folder = make_clip_folder(tmp_path_factory.mktemp("clip"), context=40, dim=64)
+    return PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
+
+
+def build(name: str, clip: PromptedClip) -> tuple[Method, Plain, Batch]:
+    """Ours, the plain one and a batch such as the method's authors train on."""
+    method = build_method(name, clip, Classes(), seed=1)
+    chance = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=chance)
+    sizes = (4, 4, 4) if name == "syncclip" else (4, 0, 0)
+    labels = torch.tensor([0, 1, 1, 2])
+    batch = Batch(
+        images=torch.randn(sum(sizes), 3, 32, 32, generator=chance),
+        labels=torch.cat([labels, labels, torch.tensor([3, 4, 4, 3])])[: sum(sizes)],
+        domains=torch.tensor([0] * 4 + [1] * 8)[: sum(sizes)],
+        sizes=sizes,
+    )
+    return method, PLAIN[name](method), batch
+
+
+def gradients(method: Method, loss: Tensor) -> dict[str, Tensor]:
+    names, values = zip(*method.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss, values), strict=True))
+
+
+def test_every_method_has_a_plain_formulation() -> None:
+    assert list(PLAIN) == list(METHODS)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_losses_and_gradients_are_equal(clip: PromptedClip, name: str) -> None:
+    method, plain, batch = build(name, clip)
+    ours, theirs = method.loss(batch)["total"], plain.loss(batch)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+    expected = gradients(method, theirs)
+    for parameter, gradient in gradients(method, ours).items():
+        largest = float(expected[parameter].abs().max())
+        assert largest > 0, parameter
+        torch.testing.assert_close(gradient, expected[parameter], rtol=0, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_of_a_test_batch_are_equal(clip: PromptedClip, name: str) -> None:
+    method, plain, batch = build(name, clip)
+    method.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(method.logits(batch.images), plain.logits(batch.images), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted({*LEARNING} - {"cocoop"}))
+def test_a_step_in_chunks_of_classes_has_the_gradient_of_the_whole_step(clip: PromptedClip, name: str) -> None:
+    method, plain, batch = build(name, clip)
+    expected = gradients(method, plain.loss(batch))
+    classes = range(len(Classes().classnames))[plain.classes(batch)]
+    text = plain.text_features(plain.classes(batch)).detach().requires_grad_()
+    plain.loss_with(text, batch).backward()
+    for first in classes[::2]:
+        rows = slice(first, min(first + 2, classes.stop))
+        features = plain.text_features(rows)
+        if features.requires_grad:
+            assert text.grad is not None
+            features.backward(text.grad[rows])
+    for parameter, value in method.named_parameters():
+        torch.testing.assert_close(value.grad, expected[parameter], rtol=1e-3, atol=1e-5)
