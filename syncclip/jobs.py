@@ -268,6 +268,7 @@ def _write_evaluation(recipe: Recipe, folder: RunFolder, parts: Parts) -> Run:
         batch=evaluation.batch,
         bins=evaluation.bins,
         threads=recipe.training.threads,
+        candidates=parts.benchmark.only,
     )
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(folder.url, numbers, predictions)

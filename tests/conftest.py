@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from syncclip.cluster import ray_session
+
+if TYPE_CHECKING:
+    from tests.worlds.literature import Miniatures
 
 # Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -89,6 +93,16 @@ def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
         write_shard(url, shard, drawn.samples, drawn.rejects)
     torch.set_num_threads(threads)
     return url
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
+    """All fifteen data sets of the literature below one root; tests only read it."""
+    from syncclip.benchmarks.literature import DATASETS
+    from tests.worlds.literature import Miniatures, miniature
+
+    root = tmp_path_factory.mktemp("literature")
+    return Miniatures(root, {name: miniature(root, name) for name in DATASETS})
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import pytest
 from syncclip import jobs
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
+from syncclip.training.evaluation import Predictions
 from tests.conftest import TinyWorld
+from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
 
 def files(folder: str | Path, *patterns: str) -> dict[str, bytes]:
@@ -201,3 +203,14 @@ def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
     assert settled.benchmark.name == str(place)
     shipped, _ = jobs.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.benchmark.name, shipped.backbone.name) == ("icons", "icons")
+
+
+@pytest.mark.parametrize(("name", "candidates"), [("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)])
+def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, name: str, candidates: list[int]
+) -> None:
+    values = [f"benchmark.name={name}", f"benchmark.root={miniatures.root}", "training.method=zeroshot"]
+    run = jobs.run_here(here(tiny, None, *values, "training.data=real"), str(tmp_path))
+    found = Predictions.read(f"{run.url}/predictions.parquet")
+    assert len(found) == 2 * len(candidates) and len(run.results["per_class"]) == 12
+    assert set(found.open_prediction.tolist()) | set(found.half_prediction.tolist()) <= set(candidates)

@@ -76,6 +76,8 @@ class Benchmark:
                     f"benchmark {self.name!r}, split {split}: labels run from {labels.min()} to {labels.max()}, "
                     f"but there are {len(self.classnames)} classes (0 to {len(self.classnames) - 1})."
                 )
+            if self.only is not None and not set(np.unique(labels).tolist()) <= set(self.only):
+                raise UserError(f"benchmark {self.name!r}, split {split}: shows classes that are no candidates.")
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.part is None)
 

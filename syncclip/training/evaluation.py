@@ -1,7 +1,8 @@
 """Every protocol from one pass over the test pictures.
 
 A picture gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
-successors), and among all classes (open vocabulary). All numbers are percentages; an accuracy is the share of
+successors), and among all classes (open vocabulary). Of both, a benchmark may leave out classes that none of its
+pictures shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is the share of
 pictures that are right, as in the CoOp family, not a mean over classes.
 """
 
@@ -65,6 +66,7 @@ def predict(
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     threads: int = 1,
+    candidates: Sequence[int] | None = None,
 ) -> Predictions:
     """Run the method once over all pictures; texts are encoded once.
 
@@ -74,6 +76,7 @@ def predict(
         transform: the backbone's evaluation transform, picture -> (3, H, W).
         batch: pictures a forward pass; may change the last bits of a confidence.
         threads: of torch.
+        candidates: ids that may be predicted, the pictures' own among them; None for all.
 
     Raises:
         UserError: there are no pictures, or one can't be read.
@@ -87,7 +90,7 @@ def predict(
     with pinned(threads), torch.no_grad():
         for rows, images in _batches(pictures, transform, batch):
             logits = method.logits(images.to(method.clip.device)).double().cpu()
-            found.append(_choose(logits, labels[rows], method.base))
+            found.append(_choose(logits, labels[rows], method.base, candidates))
     method.train(training)
     half, opened, half_confidence, open_confidence = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     return Predictions(
@@ -143,9 +146,10 @@ def evaluate_method(
     batch: int = 256,
     bins: int = 15,
     threads: int = 1,
+    candidates: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """`predict` and `results` in one call."""
-    predictions = predict(method, pictures, transform, batch, threads)
+    predictions = predict(method, pictures, transform, batch, threads, candidates)
     return results(predictions, method.classnames, method.base, bins), predictions
 
 
@@ -165,8 +169,15 @@ def harmonic_mean(a: float | None, b: float | None) -> float | None:
     return 2 * a * b / (a + b) if a + b else 0.0
 
 
-def _choose(logits: Tensor, labels: Tensor, base: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _choose(
+    logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(half prediction, open prediction, half confidence, open confidence) of (B, C) logits."""
+    if candidates is not None:
+        others = torch.ones(logits.shape[1], dtype=torch.bool)
+        others[list(candidates)] = False
+        assert not others[labels].any(), "a picture's own class must be a candidate"
+        logits = logits.masked_fill(others, -torch.inf)
     open_confidence, opened = logits.softmax(1).max(1)
     in_base = torch.arange(logits.shape[1])[None, :] < base
     own_half = in_base == (labels < base)[:, None]

@@ -15,9 +15,8 @@ import pytest
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.literature import DATASETS
 from syncclip.settings import UserError
-from tests.benchmarks.conftest import Miniatures
 from tests.worlds.benchmark import picture
-from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, miniature
+from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, Miniatures, miniature
 
 ALL = sorted(DATASETS)
 

@@ -71,6 +71,23 @@ def test_every_protocol_equals_a_loop_over_pictures() -> None:
     assert numbers["counts"] == {"base": len(hits["base"]), "novel": len(hits["novel"]), "all": 60}
 
 
+def test_only_candidates_are_predicted() -> None:
+    method, _, scores = random_world()
+    candidates = [0, 2, 4]
+    pictures = Rows([candidates[row % 3] for row in range(60)])
+    numbers, predictions = evaluate_method(method, pictures, transform, candidates=candidates)
+    best = [max(candidates, key=lambda c: float(scores[row, c])) for row in range(60)]
+    assert predictions.open_prediction.tolist() == best != scores.argmax(1).tolist()
+    assert numbers["open_all"] == pytest.approx(
+        100 * sum(guess == label for guess, label in zip(best, pictures.labels, strict=True)) / 60
+    )
+    for row, label in enumerate(pictures.labels.tolist()):
+        half = [c for c in candidates if (c < 3) == (label < 3)]
+        assert predictions.half_prediction[row] == max(half, key=lambda c: float(scores[row, c]))
+        confidence = float(scores[row, candidates].softmax(0).max())
+        assert predictions.open_confidence[row] == pytest.approx(confidence, rel=1e-5)
+
+
 def test_accuracy_of_each_class_equals_a_loop() -> None:
     method, pictures, scores = random_world()
     numbers, _ = evaluate_method(method, pictures, transform)

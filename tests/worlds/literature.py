@@ -28,6 +28,14 @@ class Miniature:
     candidates: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Miniatures:
+    """The root folder of all data sets, and what each of them must show."""
+
+    root: Path
+    of: dict[str, Miniature]
+
+
 def save(path: Path, label: int, variant: int) -> None:
     """Write a generated picture; `label` decides what it shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
