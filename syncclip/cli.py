@@ -14,6 +14,9 @@ from typing import Annotated
 
 import typer
 
+from syncclip.commands import prompts, shards
+from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
+
 app = typer.Typer(
     name="syncclip",
     help="How much does synthetic data help CLIP recognise classes without real images?",
@@ -21,15 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-shards_app = typer.Typer(help="Look into a synthetic set: its shards, whether they are sound, single samples.")
-app.add_typer(shards_app, name="shards")
-
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (icons, demo) or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Recipe values that win over the file's.")
-]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
+GROUPS = {"shards": shards.app, "prompts": prompts.app}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def _version(wanted: bool) -> None:
@@ -145,43 +142,6 @@ def report_command(folder: Folder) -> None:
     tables.show(page)
 
 
-@shards_app.command("ls")
-def shards_ls(folder: Folder) -> None:
-    """List the committed shards of a set."""
-    from syncclip import tables
-    from syncclip.inspection import listing
-
-    headings, rows = listing(folder)
-    tables.show(tables.table(folder, headings, rows))
-
-
-@shards_app.command("verify")
-def shards_verify(folder: Folder) -> None:
-    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is."""
-    from syncclip import tables
-    from syncclip.shards.layout import committed, verify
-
-    problems = verify(folder)
-    for problem in problems:
-        tables.show(problem)
-    if problems:
-        raise typer.Exit(1)
-    tables.show(f"{folder}: {len(committed(folder))} shards, all sound")
-
-
-@shards_app.command("show")
-def shards_show(
-    folder: Folder,
-    index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
-    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the picture there.")] = None,
-) -> None:
-    """Show one sample: class, prompt, where it came from."""
-    from syncclip import tables
-    from syncclip.inspection import sample
-
-    tables.show(sample(folder, index, save))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 130 interrupted."""
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
@@ -229,7 +189,11 @@ def _no_such_command(name: str) -> str:
     import difflib
 
     commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
-    commands += ["shards"] + [f"shards {command.name}" for command in shards_app.registered_commands]
-    close = difflib.get_close_matches(name, commands, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(commands))}"
+    for group, members in GROUPS.items():
+        commands += [group, *(f"{group} {command.name}" for command in members.registered_commands)]
+    words: dict[str, str] = {}
+    for command in commands:
+        words.setdefault(command.rpartition(" ")[2], command)
+    close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
+    hint = f"did you mean {words[close[0]]!r}?" if close else f"there are {', '.join(sorted(commands))}"
     return f"there is no command {name!r}; {hint}"

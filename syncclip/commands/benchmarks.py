@@ -1,0 +1,54 @@
+"""`syncclip benchmarks`: which benchmarks of the literature there are, and whether their data lies as it should."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="See the literature's benchmarks, and check data that lies on your disk.")
+
+Root = Annotated[
+    str | None, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp lays them out.")
+]
+
+
+@app.command("ls")
+def ls(root: Root = None) -> None:
+    """List the literature's benchmarks: folder, counts, template, licence, what to cite."""
+    from syncclip import tables
+    from syncclip.benchmarks.checking import listing
+    from syncclip.benchmarks.literature import INSTRUCTIONS
+
+    headings, rows = listing(root)
+    tables.show(tables.table("Benchmarks of the literature", headings, rows))
+    tables.show(f"Where to get them, and how to lay them out: {INSTRUCTIONS}")
+
+
+@app.command("check")
+def check_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `benchmarks ls`, `all`, or a path.")],
+    root: Root = None,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Open every picture, which takes long.")] = False,
+) -> None:
+    """Tell what is there, what is missing, and how counts compare; exit status 1 if anything is wrong."""
+    from syncclip import tables
+    from syncclip.benchmarks.checking import COUNTED, check
+    from syncclip.benchmarks.literature import DATASETS
+
+    checks = [check(one, root, pictures) for one in (DATASETS if name == "all" else [name])]
+    headings = ["name", *(f"{what}, {which}" for what in COUNTED for which in ("found", "expected")), "state"]
+    rows = [
+        (
+            one.name,
+            *(counts[what] for what in COUNTED for counts in (one.found, one.expected)),
+            f"{len(one.problems)} problem(s)" if one.problems else "as it should be",
+        )
+        for one in checks
+    ]
+    tables.show(tables.table("Benchmarks", headings, rows))
+    for one in checks:
+        for problem in one.problems:
+            tables.show(f"{one.name}: {problem}")
+    if any(one.problems for one in checks):
+        raise typer.Exit(1)
