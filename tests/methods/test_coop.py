@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import open_clip
 import pytest
 import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch.nn.functional import cross_entropy, normalize
 
+from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import Position, TextTooLongError
 from syncclip.methods import build_method
@@ -89,6 +92,17 @@ def test_pictures_see_no_prompts_and_keep_nothing_for_gradients(clip: PromptedCl
     features = method.image_features(images)
     torch.testing.assert_close(features, clip.model.encode_image(images), rtol=0, atol=1e-5)
     assert not features.requires_grad
+
+
+@pytest.mark.parametrize("name", ["coop", "cocoop", "kgcoop"])
+def test_a_resnet_serves_methods_that_learn_only_words(name: str) -> None:
+    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
+    model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=1)).eval()
+    clip = PromptedClip(Backbone("RN1", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
+    method = build_method(name, clip, BENCHMARK)
+    method.loss(batch())["total"].backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
 
 
 def test_one_class_alone_is_learned_too(clip: PromptedClip) -> None:
