@@ -6,11 +6,12 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 from torch import Tensor, nn
 
+from syncclip.clip.precision import Precision
 from syncclip.embedded import folder
 from syncclip.settings import Settings, UserError
 
@@ -27,7 +28,7 @@ class BackboneSettings(Settings):
 
     name: str = EMBEDDED
     pretrained: str | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: the towers run under autocast; prompts and losses stay in fp32
+    precision: Precision = "fp32"  # of the towers; prompts and losses stay in fp32. fp16: on GPUs, for evaluation alone
     checkpoint_activations: bool = False  # compute each block twice and keep less: memory for time
 
 
@@ -49,7 +50,7 @@ class Backbone:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     image_size: int
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     checkpoint_activations: bool = False
 
     @property

@@ -3,104 +3,114 @@
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
 * text: [start][n vectors][name][.][end]; each prompted block sees vectors of its own at these places.
-* vision: [class][patches][N vectors]; appended without position before `ln_pre`, replaced before each deeper block.
+* vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
 * A list of prompts has one entry per prompted block, counted from the input.
 
 What it saves: texts are cut to the longest one, first tokens that all classes share are computed once instead of once a
 class, the last block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
+Where text tokens see those behind them, as in SigLIP, padding is part of a text and the first two savings are lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from syncclip.clip.attention import append, attend, place
 from syncclip.clip.backbone import Backbone
+from syncclip.clip.precision import autocast, float32
+from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
+    Frame,
     Position,
     PromptTokens,
     arrange,
+    frame,
     prompt_texts,
     shared_length,
     spoken,
     tokenize,
 )
-from syncclip.clip.towers import attend, causal_rows, output, place, promptable_towers
+from syncclip.clip.vision_tower import VisionTower, vision_tower
 from syncclip.settings import UserError
 
 
 class PromptedClip(nn.Module):
-    """Both towers of a `Backbone`, frozen. Features come out raw (not normalised) and in float32."""
+    """Both towers of a `Backbone`, frozen. Features come out raw (not normalised) and in float32.
+
+    A tower that cannot take prompts still encodes whole texts or pictures.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.model: Any = backbone.model.eval().requires_grad_(False)
-        self._towers = promptable_towers(self.model)  # a tuple, so that nothing is registered twice
+        self._text, self._vision = text_tower(self.model), vision_tower(self.model)
 
     @property
-    def context(self) -> int:
-        """Tokens that a text may have, start and end included."""
-        return int(self.text.context_length)
-
-    @property
-    def text(self) -> Any:
+    def text(self) -> TextTower:
         """The text tower, if prompts can enter it.
 
         Raises:
             UserError: they cannot.
         """
-        tower = self._towers[0]
-        if tower is None:
+        if self._text is None:
             raise UserError(
                 f"backbone.name: the text tower of '{self.backbone.name}' is not a plain CLIP transformer, "
                 "so prompts cannot enter it; use a ViT model such as 'ViT-B-16'"
             )
-        return tower
+        return self._text
 
     @property
-    def vision(self) -> Any:
+    def vision(self) -> VisionTower:
         """The vision tower, if prompts can enter it.
 
         Raises:
             UserError: they cannot.
         """
-        tower = self._towers[1]
-        if tower is None:
+        if self._vision is None:
+            kind = type(getattr(self.model.visual, "trunk", self.model.visual)).__name__
             raise UserError(
                 f"backbone.name: the vision tower of '{self.backbone.name}' is not a plain vision transformer "
-                "(it is a ResNet or a timm model), so prompts cannot enter it; use a ViT model such as 'ViT-B-16'"
+                f"(it is a {kind}), so prompts cannot enter it; use a ViT model such as 'ViT-B-16', or a method that "
+                "learns in the text tower alone"
             )
-        return tower
+        return self._vision
+
+    @property
+    def context(self) -> int:
+        """Tokens that a text may have, start and end included."""
+        if self._text is None:
+            tokenizer: Any = self.backbone.tokenizer
+            return int(tokenizer.context_length)
+        return self._text.context
 
     @property
     def dim(self) -> int:
         """Length of the features."""
-        projection = self.text.text_projection
-        if isinstance(projection, nn.Linear):
-            return projection.out_features
-        return self.text_width if projection is None else int(projection.shape[1])
+        return self.text.dim
 
     @property
     def text_width(self) -> int:
-        return int(self.text.token_embedding.embedding_dim)
+        return self.text.token_embedding.embedding_dim
 
     @property
     def text_layers(self) -> int:
-        return len(self.text.transformer.resblocks)
+        return len(self.text.blocks)
 
     @property
     def vision_width(self) -> int:
-        return int(self.vision.conv1.out_channels)
+        return self.vision.width
 
     @property
     def vision_layers(self) -> int:
-        return len(self.vision.transformer.resblocks)
+        return self.vision.layers
 
     @property
     def device(self) -> torch.device:
@@ -113,9 +123,19 @@ class PromptedClip(nn.Module):
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """A scalar: what is added to scaled cosines; None for all but SigLIP and its like."""
+        bias: Tensor | None = self.model.logit_bias
+        return bias if bias is None else bias.reshape(())
+
+    def lengths(self, sentences: Sequence[str]) -> Tensor:
+        """(C,) tokens of each text, start and end included."""
+        return self._tokenize(sentences)[1] + 1
+
     def texts(self, sentences: Sequence[str]) -> PromptTokens:
         """Whole texts, without free places."""
-        return self._embed(*self._tokenize(sentences), torch.empty(len(sentences), 0, dtype=torch.long), None)
+        return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_context(
         self, classnames: Sequence[str], phrase: str, n: int | None, position: Position = "end"
@@ -136,20 +156,21 @@ class PromptedClip(nn.Module):
             n = len(phrase.split())
         elif n > PHRASE_TOKENS:
             phrase = ""
-        ids, ends = self._tokenize(prompt_texts(classnames, phrase, n))
+        embedding, start = self.text.token_embedding, self._frame.start
+        ids, _ = self._tokenize(prompt_texts(classnames, phrase, n))
         held, initial = n, None
         if phrase and n:
-            held = int(self._tokenize([phrase])[1]) - 1
+            held = int(self._tokenize([phrase])[1]) - start
             if held < n:
                 raise ValueError(
                     f"the phrase '{phrase}' has {held} tokens, but {n} text tokens shall start from it; "
                     f"use a longer phrase, an empty one, or {held} text tokens"
                 )
-            initial = self.text.token_embedding(ids[0, 1 : 1 + n].to(self.device)).clone()
+            initial = embedding(ids[0, start : start + n].to(self.device)).clone()
         # Names are counted alone: the last token of "St. (old)" and the full stop behind it may be one in the sentence.
-        names = self._tokenize([spoken(name) for name in classnames])[1] - 1
-        ids, slots = arrange(ids, 1 + held + names, n, position)
-        return self._embed(ids, ends, slots, initial)
+        names = self._tokenize([spoken(name) for name in classnames])[1] - start
+        ids, slots = arrange(ids, start, start + held + names, n, position)
+        return self._embed(ids, slots, initial)
 
     def encode_text(self, tokens: PromptTokens, prompts: Sequence[Tensor] = ()) -> Tensor:
         """Text features.
@@ -162,19 +183,21 @@ class PromptedClip(nn.Module):
         Returns:
             (C, D), or (B, C, D) where prompts are per picture.
         """
+        if not prompts and self._text is None:
+            return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
-        blocks = tower.transformer.resblocks
+        blocks = tower.blocks
         _check("text", prompts, len(blocks), tokens.slots.shape[1])
         classes, length, width = tokens.embeddings.shape
         lead: torch.Size = torch.broadcast_shapes((classes,), *(vectors.shape[:-2] for vectors in prompts))  # type: ignore[no-untyped-call]
         per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
         shared = 0 if per_class else tokens.shared
 
-        with self._autocast():
+        with self._autocast(prompts):
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts:
                 x = place(x, prompts[0], tokens.slots)
-            x = x + tower.positional_embedding[:length]
+            x = x + tower.positions(length)
             # First tokens that are the same for all classes see, by the causal mask, nothing but each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
@@ -185,20 +208,15 @@ class PromptedClip(nn.Module):
                     else:
                         head = place(head, prompts[i], tokens.slots[:1])
                 if i + 1 < len(blocks):
-                    deeper = self._attend(block, x, x, head, causal_rows(tower, slice(shared, length), length))
+                    deeper = self._run(attend, block, x, x, head, tower.mask(slice(shared, length), length))
                     if head is not None:
-                        head = self._attend(block, head, head, None, causal_rows(tower, slice(0, shared), shared))
+                        head = self._run(attend, block, head, head, None, tower.mask(slice(0, shared), shared))
                     x = deeper
                 else:
                     at = (tokens.read - shared)[:, None, None].expand(*lead, 1, width)
-                    x = self._attend(block, x.gather(-2, at), x, head, causal_rows(tower, tokens.read, length))
-            x = tower.ln_final(x.squeeze(-2))
-            if isinstance(tower.text_projection, nn.Linear):
-                x = tower.text_projection(x)
-            elif tower.text_projection is not None:
-                x = x @ tower.text_projection
-        features: Tensor = x.float()
-        return features
+                    x = self._run(attend, block, x.gather(-2, at), x, head, tower.mask(tokens.read, length))
+            x = tower.project(x.squeeze(-2))
+        return float32(x, self.backbone.precision)
 
     def encode_images(self, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
         """Image features.
@@ -211,56 +229,58 @@ class PromptedClip(nn.Module):
         Returns:
             (B, D).
         """
-        if not prompts and self._towers[1] is None:
-            with self._autocast():
-                whole: Tensor = self.model.encode_image(images).float()
-            return whole
+        if not prompts and self._vision is None:
+            return self._whole(self.model.encode_image, images)
         tower = self.vision
-        blocks = tower.transformer.resblocks
-        _check("vision", prompts, len(blocks), prompts[0].shape[-2] if prompts else 0)
-        batch = len(images)
+        added = prompts[0].shape[-2] if prompts else 0
+        _check("vision", prompts, tower.layers, added)
 
-        with self._autocast():
-            patches = tower.conv1(images).flatten(2).transpose(1, 2)
-            x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
+        with self._autocast(prompts):
+            x = tower.embed(images)
             seen = x.shape[1]  # class and patches; behind them stand the prompts
-            if prompts:
-                x = torch.cat([x, prompts[0].expand(batch, -1, -1).to(x.dtype)], dim=1)
-            x = tower.ln_pre(x)
-            for i, block in enumerate(blocks):
-                if 0 < i < len(prompts):
-                    x = torch.cat([x[:, :seen], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
-                if i + 1 < len(blocks):
-                    x = self._attend(block, x, x, None, None)
-                else:
-                    x = self._attend(block, x[:, 1:seen] if tower.pool_type == "avg" else x[:, :1], x, None, None)
-            x = tower.ln_post(x.mean(dim=1)) if tower.final_ln_after_pool else tower.ln_post(x).mean(dim=1)
-            if tower.proj is not None:
-                x = x @ tower.proj
-        features: Tensor = x.float()
-        return features
+            for i, block in enumerate(tower.blocks(added)):
+                if i < len(prompts):
+                    x = append(x[:, :seen], prompts[i])
+                if i == 0:
+                    x = tower.norm(x)
+                query = x if i + 1 < tower.layers else tower.read(x[:, :seen])
+                x = self._run(block, query, x)
+            x = tower.pool(x)
+        return float32(x, self.backbone.precision)
 
-    def _attend(self, block: Any, query: Tensor, tokens: Tensor, head: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
+        """What open_clip itself makes of texts or pictures."""
+        with self._autocast(()):
+            features = encode(inputs, normalize=False)
+        return float32(features, self.backbone.precision)
+
+    def _run(self, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
-            arguments = (block, query, tokens, head, mask)
-            again: Tensor = checkpoint(attend, *arguments, use_reentrant=False, preserve_rng_state=False)
+            again: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
             return again
-        return attend(block, query, tokens, head, mask)
+        return block(*arguments)
+
+    @cached_property
+    def _frame(self) -> Frame:
+        return frame(self.backbone.tokenizer, self.context)
 
     def _tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        pool, end_id = output(self.text)
-        end = end_id if pool == "eos" else None
-        return tokenize(self.backbone.tokenizer, sentences, self.context, end)
+        return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame.end)
 
-    def _embed(self, ids: Tensor, ends: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Keep the tokens up to the last end token: behind it, the causal mask hides all from what is read."""
-        ids = ids[:, : int(ends.max()) + 1]
-        embeddings = self.text.token_embedding(ids.to(self.device)).detach()
-        tokens = PromptTokens(ids, embeddings, ends, slots, shared_length(ids, ends, slots), initial)
-        return tokens.to(self.device)
+    def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
+        """Of a causal tower, the tokens up to the last that is read: what is behind it is hidden from it."""
+        tower, shared = self._text, 0
+        if tower is None:  # it embeds whole texts itself
+            return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)
+        read = tower.read(ids)
+        if tower.causal:
+            ids = ids[:, : int(read.max()) + 1]
+            shared = shared_length(ids, read, slots)
+        embeddings = tower.token_embedding(ids.to(self.device)).detach()
+        return PromptTokens(ids, embeddings, read, slots, shared, initial).to(self.device)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.backbone.precision == "bf16")
+    def _autocast(self, prompts: Sequence[Tensor]) -> torch.autocast:
+        return autocast(self.backbone.precision, self.device, prompts)
 
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:

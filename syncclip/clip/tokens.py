@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,17 @@ class TextTooLongError(ValueError):
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts, cut to the shortest context that holds every end token.
+    """Embedded texts; those of a causal tower are cut to the shortest context that holds every token that is read.
 
     A module without parameters, so that it moves to a device with the method that owns it; absent from its state dict.
 
     Attributes:
         ids: (C, L) token ids.
         embeddings: (C, L, width) without positions.
-        read: (C,) where the tower's output is read, the end token.
+        read: (C,) where the tower's output is read: in CLIP the end token.
         slots: (C, n) positions that learned vectors take.
         shared: so many first tokens are the same in all texts and end before every read position; all slots lie
-            among them, or it is 0. A causal tower runs over them once, not once a class.
+            among them, or it is 0. A causal tower runs over them once, not once a class; for another it is 0.
         initial: (n, width) the words that the slots held, where they shall start as words; else None.
     """
 
@@ -66,19 +66,34 @@ def spoken(classname: str) -> str:
     return classname.replace("_", " ")
 
 
-def tokenize(
-    tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Token ids (C, context) and the positions (C,) of the end tokens.
+class Frame(NamedTuple):
+    """What a tokenizer puts around the words.
 
-    Args:
-        end: id of the end token; None where it is the largest id, as in CLIP.
+    Attributes:
+        start: so many tokens stand before them: one in CLIP, none in SigLIP.
+        end: id of the token behind them; where a tokenizer has no end token, that is padding.
+    """
+
+    start: int
+    end: int
+
+
+def frame(tokenizer: Callable[..., Tensor], context: int) -> Frame:
+    """The frame as a text of one word shows it, beside one of none."""
+    empty, word = tokenizer(["", "a"], context_length=context)
+    start = int((empty != word).int().argmax())
+    return Frame(start, int(empty[start]))
+
+
+def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int) -> tuple[Tensor, Tensor]:
+    """Token ids (C, context) and the positions (C,) behind the last word, which hold the id `end`.
 
     Raises:
         TextTooLongError: a text does not fit the context.
     """
     ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits shows what would be cut
-    ends = ids.argmax(dim=-1) if end is None else (ids == end).int().argmax(dim=-1)
+    found = ids == end
+    ends = torch.where(found.any(dim=-1), found.int().argmax(dim=-1), context)
     if int(ends.max()) >= context:
         worst = texts[int(ends.argmax())]
         raise TextTooLongError(
@@ -88,27 +103,27 @@ def tokenize(
     return ids[:, :context], ends
 
 
-def arrange(ids: Tensor, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
+def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
     """Move the name before, between or after the n free places.
 
     Args:
-        ids: (C, L) [start][n places][name][.][end][padding].
+        ids: (C, L) [start][n places][name][.][end][padding], with `start` start tokens.
         stops: (C,) positions behind the names; from there on all stays where it is.
 
     Returns:
         The ids in their new order, and the positions (C, n) of the free places.
     """
     before = {"end": n, "middle": n // 2, "front": 0}[position]
-    places = torch.arange(1, n + 1)
+    places = torch.arange(start, start + n)
     slots = places.repeat(len(ids), 1)
     if before == n:
         return ids, slots
     ids = ids.clone()
     for row, slot, stop in zip(ids, slots, stops.tolist(), strict=True):
-        name = row[1 + n : stop].clone()
-        after = 1 + before + len(name)
-        row[after:stop] = row[1 + before : 1 + n].clone()
-        row[1 + before : after] = name
+        name = row[start + n : stop].clone()
+        after = start + before + len(name)
+        row[after:stop] = row[start + before : start + n].clone()
+        row[start + before : after] = name
         slot[before:] += len(name)
     return ids, slots
 

@@ -85,10 +85,15 @@ class Method(nn.Module):
         return self.clip.encode_images(images)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D)."""
+        """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).
+
+        SigLIP's bias is added, and with it these are the logits of its sigmoids. Losses and evaluation take the softmax
+        of them nevertheless, as all methods here do, and to a softmax a bias makes no difference.
+        """
         images = normalize(images, dim=-1)
         cosines = images @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", images, text)
-        return self.clip.logit_scale * cosines
+        scores = self.clip.logit_scale * cosines
+        return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, C) scores over all classes; in evaluation mode and without gradients, texts are encoded only once."""

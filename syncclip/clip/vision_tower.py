@@ -1,0 +1,162 @@
+"""The vision tower as prompts meet it: the same few steps, whichever library its transformer is of.
+
+In all of them prompts stand behind the patches, have no position, pass the norm before the first block if there is one,
+and are left out where the feature is pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from syncclip.clip.attention import attend
+
+Block = Callable[[Tensor, Tensor], Tensor]
+"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first of the `tokens` or all of them."""
+
+
+class VisionTower(Protocol):
+    """A vision transformer, taken apart where prompts enter."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def layers(self) -> int: ...
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, T, width) of pictures (B, 3, H, W): class token, if there is one, and patches, with positions."""
+
+    def norm(self, x: Tensor) -> Tensor:
+        """What tokens and prompts pass before the first block."""
+
+    def blocks(self, prompts: int) -> Sequence[Block]:
+        """The blocks, for so many prompts behind the T tokens."""
+
+    def read(self, x: Tensor) -> Tensor:
+        """Those of the T tokens whose output of the last block is pooled."""
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Features (B, D) of that output."""
+
+
+@dataclass(frozen=True)
+class PlainVision:
+    """open_clip's own `VisionTransformer`: OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA, CoCa."""
+
+    module: Any
+
+    @property
+    def width(self) -> int:
+        return int(self.module.conv1.out_channels)
+
+    @property
+    def layers(self) -> int:
+        return len(self.module.transformer.resblocks)
+
+    def embed(self, images: Tensor) -> Tensor:
+        patches = self.module.conv1(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.module.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+        embedded: Tensor = tokens + self.module.positional_embedding
+        return embedded
+
+    def norm(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.module.ln_pre(x)
+        return normed
+
+    def blocks(self, prompts: int) -> Sequence[Block]:  # noqa: ARG002
+        return [partial(attend, block) for block in self.module.transformer.resblocks]
+
+    def read(self, x: Tensor) -> Tensor:
+        if self.module.attn_pool is not None:
+            return x
+        return x[:, 1:] if self.module.pool_type == "avg" else x[:, :1]
+
+    def pool(self, x: Tensor) -> Tensor:
+        norm = self.module.ln_post
+        if self.module.attn_pool is not None:
+            x = norm(self.module.attn_pool(x))[:, 0]
+        else:
+            x = norm(x.mean(dim=1)) if self.module.final_ln_after_pool else norm(x).mean(dim=1)
+        return x if self.module.proj is None else x @ self.module.proj
+
+
+@dataclass(frozen=True)
+class TimmVision:
+    """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
+
+    trunk: Any
+    head: Any
+
+    @property
+    def width(self) -> int:
+        return int(self.trunk.embed_dim)
+
+    @property
+    def layers(self) -> int:
+        return len(self.trunk.blocks)
+
+    def embed(self, images: Tensor) -> Tensor:
+        # No public function of timm stops here, and which tokens have positions differs from tower to tower.
+        embedded: Any = self.trunk._pos_embed(self.trunk.patch_embed(images))
+        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva adds its rotations
+        return tokens
+
+    def norm(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.trunk.norm_pre(x)
+        return normed
+
+    def blocks(self, prompts: int) -> Sequence[Block]:
+        if getattr(self.trunk, "rope", None) is None:
+            return [partial(_whole, block) for block in self.trunk.blocks]
+        turns = self._rotations(prompts)
+        return [partial(_whole, block, rope=rope) for block, rope in zip(self.trunk.blocks, turns, strict=True)]
+
+    def read(self, x: Tensor) -> Tensor:
+        return x
+
+    def pool(self, x: Tensor) -> Tensor:
+        features: Tensor = self.head(self.trunk.forward_head(self.trunk.norm(x)))
+        return features
+
+    def _rotations(self, prompts: int) -> Sequence[Tensor]:
+        """Each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
+
+        A prompt has no place in the picture, so like the class token it is not turned: sine 0, cosine 1.
+        """
+        turns: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
+        still = turns.new_zeros(*turns.shape[:-2], prompts, turns.shape[-1])
+        still[..., turns.shape[-1] // 2 :] = 1
+        turns = torch.cat([turns, still], dim=-2)
+        return list(turns) if getattr(self.trunk, "rope_mixed", False) else [turns] * self.layers
+
+
+def _whole(block: Any, query: Tensor, tokens: Tensor, **positions: Tensor) -> Tensor:
+    """A block that computes all tokens, whichever are asked for."""
+    after: Tensor = block(tokens, **positions)
+    return after[:, : query.shape[1]]
+
+
+def vision_tower(model: Any) -> VisionTower | None:
+    """The vision tower of an open_clip model; None for one without tokens, such as a ResNet, or of another kind."""
+    # Imported late: these take seconds, and whoever only reads settings need not wait for them.
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+    from timm.models import eva, vision_transformer
+
+    visual = model.visual
+    if isinstance(visual, VisionTransformer):
+        plain = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
+        own_pool = visual.attn_pool is not None and visual.attn_pool_contrastive is not None
+        known = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
+        return PlainVision(visual) if plain and known and not own_pool else None
+    if isinstance(visual, TimmModel):
+        trunk: Any = visual.trunk  # exactly these two: what derives from them walks its own ways
+        known = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
+        return TimmVision(trunk, visual.head) if known else None
+    return None

@@ -1,0 +1,315 @@
+"""Every family of backbones, tiny and random: with and without prompts, against the model's own forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+
+from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
+from syncclip.clip.precision import autocast, float32
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import TextTooLongError
+from syncclip.methods.zeroshot import ZeroShot
+from syncclip.settings import UserError
+from tests.worlds.families import CONTEXT, Family, families, make_family_folder
+
+SENTENCES = ["a photo of a cat.", "a golden retriever", "blue car"]
+NAMES = ["cat", "golden retriever", "blue car"]
+
+NO_VISION_PROMPTS, NO_TEXT_PROMPTS = ["resnet", "convnext"], ["coca", "roberta"]
+ALL = [pytest.param(name, marks=[pytest.mark.slow] if name == "roberta" else []) for name in families()]
+VISION = [name for name in families() if name not in (*NO_VISION_PROMPTS, "roberta")]
+TEXT = [name for name in families() if name not in NO_TEXT_PROMPTS]
+BOTH = [name for name in VISION if name in TEXT]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Backbone]:
+    return {}
+
+
+@pytest.fixture
+def backbone(name: str, backbones: dict[str, Backbone], tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    """One of each family for all tests."""
+    if name not in backbones:
+        folder = make_family_folder(tmp_path_factory.mktemp(name), families()[name])
+        backbones[name] = load_backbone(BackboneSettings(name=str(folder)))
+    return backbones[name]
+
+
+@pytest.fixture
+def family(name: str) -> Family:
+    return families()[name]
+
+
+@pytest.fixture
+def clip(backbone: Backbone) -> PromptedClip:
+    torch.manual_seed(0)
+    return PromptedClip(backbone)
+
+
+def images() -> Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def equal(ours: Tensor, theirs: Tensor) -> None:
+    assert theirs.std() > 1e-3, "features that are all alike would show nothing"
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+
+
+@contextmanager
+def changing(changes: list[tuple[nn.Module, Any]]) -> Iterator[None]:
+    """What enters each of these modules is changed first."""
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, change=change: (change(inputs[0]), *inputs[1:]))
+        for module, change in changes
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def whole_images(model: Any, pictures: Tensor, prompts: list[Tensor]) -> Tensor:
+    """The model's own pass, prompts put in front of the patches instead of behind them: where no token's position
+    follows from its place in the sequence, that changes nothing. Eva turns all tokens but the first few; prompts are
+    added to these."""
+    visual, n = model.visual, prompts[0].shape[-2]
+    trunk = getattr(visual, "trunk", None)
+    if trunk is None:
+        first, prefix = 1, visual.transformer
+        blocks, before, after = prefix.resblocks, visual.ln_pre, visual.attn_pool or visual.ln_post
+    else:
+        first = trunk.num_prefix_tokens
+        blocks, before, after = trunk.blocks, trunk.norm_pre, trunk.norm
+
+    def put(x: Tensor, vectors: Tensor, at_rest: int) -> Tensor:
+        return torch.cat([x[:, :first], vectors.expand(len(x), -1, -1), x[:, first + at_rest :]], dim=1)
+
+    changes = [(before, partial(put, vectors=prompts[0], at_rest=0))]
+    changes += [(block, partial(put, vectors=p, at_rest=n)) for block, p in zip(blocks[1:], prompts[1:], strict=False)]
+    without = lambda x: torch.cat([x[:, :first], x[:, first + n :]], dim=1) if x.dim() == 3 else x  # noqa: E731
+    turned = [block.attn for block in blocks if hasattr(block.attn, "num_prefix_tokens")]
+    for attention in turned:
+        attention.num_prefix_tokens += n
+    try:
+        if getattr(visual, "final_ln_after_pool", False):  # the pool is no module there, so the tower is left by hand
+            return _by_hand(visual, pictures, changes, without)
+        with changing([*changes, (after, without)]):
+            features: Tensor = model.encode_image(pictures, normalize=False)
+            return features
+    finally:
+        for attention in turned:
+            attention.num_prefix_tokens -= n
+
+
+def _by_hand(visual: Any, pictures: Tensor, changes: list[Any], without: Any) -> Tensor:
+    with changing(changes):
+        tokens = visual.transformer(visual._embeds(pictures))
+    features: Tensor = visual._pool(without(tokens))[0] @ visual.proj
+    return features
+
+
+def whole_texts(clip: PromptedClip, sentences: list[str], start: int, prompts: list[Tensor]) -> Tensor:
+    """The model's own pass over the whole context, prompts put over the first words of each block's input."""
+    tower = getattr(clip.model, "text", clip.model)
+    n = prompts[0].shape[-2]
+
+    def put(x: Tensor, vectors: Tensor) -> Tensor:
+        return torch.cat([x[:, :start], vectors.expand(len(x), -1, -1), x[:, start + n :]], dim=1)
+
+    first = prompts[0] + tower.positional_embedding[start : start + n]
+    entering = zip(tower.transformer.resblocks, [first, *prompts[1:]], strict=False)
+    with changing([(block, partial(put, vectors=vectors)) for block, vectors in entering]):
+        features: Tensor = clip.model.encode_text(clip.backbone.tokenizer(sentences), normalize=False)
+    return features
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_prompts_pictures_are_those_of_open_clip(clip: PromptedClip) -> None:
+    equal(clip.encode_images(images()), clip.model.encode_image(images(), normalize=False))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_without_prompts_texts_are_those_of_open_clip(clip: PromptedClip) -> None:
+    expected = clip.model.encode_text(clip.backbone.tokenizer(SENTENCES), normalize=False)
+    equal(clip.encode_text(clip.texts(SENTENCES)), expected)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("name", VISION)
+def test_vision_prompts_are_tokens_of_the_models_own_pass(clip: PromptedClip, depth: int) -> None:
+    prompts = [torch.randn(2, clip.vision_width) for _ in range(depth)]
+    equal(clip.encode_images(images(), prompts), whole_images(clip.model, images(), prompts))
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_each_picture_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
+    prompts = [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
+    apart = [clip.encode_images(images()[i : i + 1], [p[i] for p in prompts]) for i in range(3)]
+    equal(clip.encode_images(images(), prompts), torch.cat(apart))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("name", TEXT)
+def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, family: Family, depth: int) -> None:
+    tokens = clip.text_context(NAMES, "a photo of a", 2)
+    prompts = [torch.randn(2, clip.text_width) for _ in range(depth)]
+    sentences = [f"a photo of a {name}." for name in NAMES]
+    equal(clip.encode_text(tokens, prompts), whole_texts(clip, sentences, family.start, prompts))
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_each_class_and_each_picture_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
+    tokens = clip.text_context(NAMES, "", 3)
+    prompts = torch.randn(2, len(NAMES), 3, clip.text_width)
+    apart = [
+        whole_texts(clip, [f"x x x {name}."], family.start, [prompts[picture, c]])
+        for picture in range(2)
+        for c, name in enumerate(NAMES)
+    ]
+    equal(clip.encode_text(tokens, [prompts]), torch.cat(apart).view(2, len(NAMES), -1))
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_text_prompts_start_as_the_words_in_their_places(clip: PromptedClip, family: Family) -> None:
+    initial = clip.text_context(NAMES, "a photo of a", 2).initial
+    words = clip.backbone.tokenizer(["a photo"])[:, family.start : family.start + 2]
+    embedding = getattr(clip.model, "text", clip.model).token_embedding
+    assert initial is not None and torch.equal(initial, embedding(words)[0])
+
+
+@pytest.mark.parametrize("position", ["middle", "front"])
+@pytest.mark.parametrize("name", ["openai", "clipa", "siglip", "siglip2"])
+def test_the_name_may_stand_between_or_before_the_places(clip: PromptedClip, family: Family, position: Any) -> None:
+    n, before = 3, {"middle": 1, "front": 0}[position]
+    tokens = clip.text_context(NAMES, "", n, position)
+    for c, name in enumerate(NAMES):
+        frame, alone = family.start, clip.backbone.tokenizer([name])[0]
+        length = int((clip.lengths([name]))[0]) - 1 - frame
+        sentence = clip.backbone.tokenizer([f"x x x {name}."])[0].tolist()
+        places, word = sentence[frame : frame + n], alone[frame : frame + length].tolist()
+        rest = sentence[frame + n + length :]
+        expected = [*sentence[:frame], *places[:before], *word, *places[before:], *rest]
+        width = tokens.ids.shape[1]
+        assert tokens.ids[c].tolist() == expected[:width]
+        free = [*range(frame, frame + before), *range(frame + before + length, frame + n + length)]
+        assert tokens.slots[c].tolist() == free
+
+
+@pytest.mark.parametrize("name", ["clipa", "siglip", "siglip2", "mobileclip"])
+def test_a_tower_that_sees_its_padding_gets_the_whole_context(clip: PromptedClip) -> None:
+    tokens = clip.text_context(["cat", "car"], "a photo of a", 2)
+    assert tokens.ids.shape[1] == CONTEXT
+    assert tokens.shared == 0
+    assert clip.lengths(["a cat"]).item() < CONTEXT
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_text_longer_than_the_context_is_refused(clip: PromptedClip) -> None:
+    with pytest.raises(TextTooLongError, match=f"'a cat a cat .* does not fit the {CONTEXT} tokens"):
+        clip.texts(["a cat " * 8])
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_gradients_reach_prompts_and_never_weights(clip: PromptedClip) -> None:
+    tokens = clip.text_context(NAMES, "a photo of a", 2)
+    text = [torch.randn(2, clip.text_width, requires_grad=True) for _ in range(3)]
+    vision = [torch.randn(2, clip.vision_width, requires_grad=True) for _ in range(3)]
+    (clip.encode_images(images(), vision) @ clip.encode_text(tokens, text).T).square().sum().backward()
+    assert all(prompt.grad is not None and prompt.grad.any() for prompt in text + vision)
+    assert not any(weight.requires_grad or weight.grad is not None for weight in clip.parameters())
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_computing_activations_twice_changes_no_gradient(backbone: Backbone, clip: PromptedClip) -> None:
+    gradients = []
+    start = torch.randn(3, 2, clip.vision_width)
+    for twice in (False, True):
+        prompts = start.clone().requires_grad_()
+        once_more = PromptedClip(replace(backbone, checkpoint_activations=twice))
+        once_more.encode_images(images(), list(prompts)).square().sum().backward()
+        gradients.append(prompts.grad)
+    assert torch.equal(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone, clip: PromptedClip) -> None:
+    half = PromptedClip(replace(backbone, precision="bf16"))
+    tokens = clip.text_context(NAMES, "a photo of a", 2)
+    words, patches = [torch.randn(2, clip.text_width)], [torch.randn(2, clip.vision_width)]
+    for low, full in [
+        (half.encode_images(images(), patches), clip.encode_images(images(), patches)),
+        (half.encode_text(tokens, words), clip.encode_text(tokens, words)),
+    ]:
+        assert low.dtype == torch.float32
+        assert not torch.equal(low, full)
+        assert torch.nn.functional.cosine_similarity(low, full).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["siglip", "openai"])
+def test_scores_are_the_models_own_logits_with_scale_and_bias(clip: PromptedClip) -> None:
+    method = ZeroShot(clip, NAMES, 2, "a photo of a {}.", ZeroShot.Settings())
+    texts = clip.backbone.tokenizer([f"a photo of a {name}." for name in NAMES])
+    equal(method.logits(images()), clip.model.get_logits(images(), texts)[0])
+    assert (clip.logit_bias is None) == (clip.model.logit_bias is None)
+
+
+@pytest.mark.parametrize("name", NO_VISION_PROMPTS)
+def test_a_tower_without_tokens_is_refused_in_one_sentence(clip: PromptedClip) -> None:
+    with pytest.raises(UserError, match="is not a plain vision transformer .*prompts cannot enter it; use") as caught:
+        clip.encode_images(images(), [torch.zeros(2, 8)])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["coca", pytest.param("roberta", marks=pytest.mark.slow)])
+def test_a_text_tower_of_another_kind_is_refused_in_one_sentence(clip: PromptedClip) -> None:
+    with pytest.raises(UserError, match="is not a plain CLIP transformer, so prompts cannot enter it; use") as caught:
+        clip.text_context(NAMES, "a photo of a", 2)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("tag", "activation"), [("openai", open_clip.transformer.QuickGELU), ("laion", nn.GELU)])
+@pytest.mark.parametrize("name", ["laion"])
+def test_weights_bring_the_activation_they_were_made_with(
+    backbone: Backbone, tag: str, activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenAI's weights named with a model whose config has GELU: open_clip only warns, and would use GELU."""
+    folder = Path(backbone.name)
+    config = open_clip.get_model_config(f"local-dir:{folder}")
+    config["text_cfg"].pop("hf_tokenizer_name")
+    weights = {"file": str(folder / "open_clip_model.safetensors"), "quick_gelu": tag == "openai"}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", config)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", {tag: weights})
+    model: Any = load_backbone(BackboneSettings(name="tiny", pretrained=tag)).model
+    for tower in (model, model.visual):
+        assert all(type(block.mlp.gelu) is activation for block in tower.transformer.resblocks)
+
+
+@pytest.mark.parametrize("name", ["laion"])
+def test_fp16_is_refused_without_a_gpu(backbone: Backbone) -> None:
+    clip = PromptedClip(replace(backbone, precision="fp16"))
+    with pytest.raises(UserError, match="fp16 is for GPUs, and this is a cpu; use bf16 or fp32"):
+        clip.encode_images(images())
+
+
+def test_fp16_is_refused_where_something_is_learned() -> None:
+    with pytest.raises(UserError, match="learn in bf16 or fp32"):
+        autocast("fp16", torch.device("cuda"), [torch.zeros(2, 8, requires_grad=True)])
+
+
+def test_fp16_that_overflows_is_told() -> None:
+    features = torch.tensor([[1.0, torch.inf]], dtype=torch.float16)
+    with pytest.raises(UserError, match="too large for fp16"):
+        float32(features, "fp16")
+    assert float32(features[:, :1], "fp16").dtype == torch.float32
