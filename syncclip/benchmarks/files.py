@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ VAL_SHARE, TEST_SHARE = 0.2, 0.3
 
 Labelled = list[tuple[str, int]]
 """Picture files with their class ids, in the order that the few-shot choice depends on."""
+
+One = TypeVar("One", str, int)
+"""What stands for a picture where splits are drawn: its file, or its number."""
 
 
 class FolderSet:
@@ -140,8 +144,8 @@ def require_files(paths: Sequence[str], source: str) -> None:
 
 
 def draw_splits(
-    source: str, names: Sequence[str], by_class: Mapping[int, Sequence[str]], seed: int
-) -> dict[Split, Labelled]:
+    source: str, names: Sequence[str], by_class: Mapping[int, Sequence[One]], seed: int
+) -> dict[Split, list[tuple[One, int]]]:
     """Split the pictures of each class by a seed, in the literature's proportions.
 
     Args:
@@ -152,7 +156,7 @@ def draw_splits(
     Raises:
         UserError: a class has fewer than three pictures.
     """
-    splits: dict[Split, Labelled] = {"train": [], "val": [], "test": []}
+    splits: dict[Split, list[tuple[One, int]]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
     for label, name in enumerate(names):
         pictures = list(by_class.get(label, ()))
@@ -163,7 +167,7 @@ def draw_splits(
             )
         generator.shuffle(pictures)
         val, test = max(1, round(VAL_SHARE * len(pictures))), max(1, round(TEST_SHARE * len(pictures)))
-        parts: dict[Split, list[str]] = {
+        parts: dict[Split, list[One]] = {
             "test": pictures[:test],
             "val": pictures[test : test + val],
             "train": pictures[test + val :],
@@ -173,13 +177,13 @@ def draw_splits(
     return splits
 
 
-def hold_out(train: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+def hold_out(train: list[tuple[One, int]], seed: int) -> tuple[list[tuple[One, int]], list[tuple[One, int]]]:
     """Take validation pictures from the training pictures, class by class, by a seed: (training, validation)."""
-    by_class: dict[int, list[str]] = {}
-    for path, label in train:
-        by_class.setdefault(label, []).append(path)
+    by_class: dict[int, list[One]] = {}
+    for picture, label in train:
+        by_class.setdefault(label, []).append(picture)
     generator = random.Random(seed)
-    held: set[str] = set()
+    held: set[One] = set()
     for _, pictures in sorted(by_class.items()):
         held.update(generator.sample(pictures, round(VAL_SHARE * len(pictures)) if len(pictures) > 1 else 0))
     return [one for one in train if one[0] not in held], [one for one in train if one[0] in held]

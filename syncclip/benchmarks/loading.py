@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from syncclip import embedded, storage
-from syncclip.benchmarks.benchmark import Benchmark
+from syncclip.benchmarks.benchmark import Benchmark, Split
 from syncclip.benchmarks.files import FolderSet
 from syncclip.benchmarks.folders import load_folder
 from syncclip.benchmarks.halves import with_base
@@ -16,6 +16,8 @@ from syncclip.benchmarks.layouts import read_layout
 from syncclip.benchmarks.literature import DATASETS, Dataset
 from syncclip.benchmarks.packed import PACKED_FILE, load_packed
 from syncclip.benchmarks.settings import BenchmarkSettings
+from syncclip.benchmarks.tables import KINDS, find_metadata, load_table
+from syncclip.benchmarks.webdatasets import find_tars, load_webdataset
 from syncclip.settings import UserError
 
 SHIPPED = {"icons": "icons/benchmark"}
@@ -30,8 +32,8 @@ def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
     Raises:
         UserError: nothing of that name, or what is there is no benchmark; the sentence names what there is.
     """
-    named = _named(settings)
-    benchmark = named or _own(settings)
+    published = _published(settings)
+    benchmark = published or _own(settings)
     if settings.template is not None:
         benchmark = replace(benchmark, template=settings.template)
     if settings.classnames is not None:
@@ -42,7 +44,8 @@ def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
             )
         benchmark = replace(benchmark, classnames=settings.classnames)
     benchmark = with_base(benchmark, settings.base, settings.base_seed)
-    if named is None:
+    if published is None:
+        _check_names(benchmark)
         _check_base(benchmark)
     return benchmark
 
@@ -72,49 +75,55 @@ def known(name: str) -> bool:
     return name in SHIPPED or name in DATASETS
 
 
-def _named(settings: BenchmarkSettings) -> Benchmark | None:
-    """A benchmark that is called by its name; None where `settings.name` is a path."""
+def _published(settings: BenchmarkSettings) -> Benchmark | None:
+    """A benchmark that is called by its name, or was packed; None for anything else."""
     name, root = settings.name, settings.root
     if root is None and name in SHIPPED:
         return load_packed(str(embedded.folder(SHIPPED[name])), name)
-    if name not in DATASETS:
-        return None
-    if root is None:
+    if name in DATASETS and root is None:
         raise UserError(
             f"benchmark {name!r} is read from your disk; say where the data sets lie with benchmark.root=DIR, "
             "or what is there and how to get it with `syncclip benchmarks ls`."
         )
-    if storage.exists(storage.join(root, name, PACKED_FILE)):
-        return load_packed(storage.join(root, name))
-    return load_dataset(DATASETS[name], root)
+    if storage.exists(storage.join(_place(settings), PACKED_FILE)):
+        return load_packed(_place(settings))
+    return load_dataset(DATASETS[name], str(root)) if name in DATASETS else None
 
 
 def _own(settings: BenchmarkSettings) -> Benchmark:
     """A user's own data, by its path."""
-    place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
-    if storage.is_local(place):
-        place = str(storage.local_path(place))
-        if not Path(place).exists():
-            raise UserError(_nothing_there(settings, place))
-    if storage.exists(storage.join(place, PACKED_FILE)):
-        return load_packed(place)
+    place = _place(settings)
+    path = Path(place)
+    if storage.is_local(place) and not path.exists():
+        raise UserError(_nothing_there(settings, place))
+    if path.is_file() and path.suffix not in KINDS:
+        raise UserError(f"{place}: a table of pictures ends in {', '.join(KINDS)}; or give the folder of the pictures.")
+    name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
+    tars = {} if path.is_file() else find_tars(place)
+    if tars:
+        return load_webdataset(place, tars, name, settings.classnames, settings.split_seed)
     if not storage.is_local(place):
-        raise UserError(f"{place}: no {PACKED_FILE} there; a remote benchmark must be packed as shards.")
-    if not Path(place).is_dir():
-        raise UserError(f"{place}: this is a file; give the folder of the pictures.")
-    return _checked(load_folder(Path(place), split_seed=settings.split_seed), place)
+        raise UserError(f"{place}: neither {PACKED_FILE} nor tars there; a remote benchmark must be packed as shards.")
+    tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
+    if tables:
+        return load_table(tables, Path(name).stem, settings.classnames, settings.split_seed)
+    return load_folder(path, split_seed=settings.split_seed)
 
 
-def _checked(benchmark: Benchmark, place: str) -> Benchmark:
-    """A user's own benchmark, of whose names each stands for one class."""
+def _place(settings: BenchmarkSettings) -> str:
+    place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
+    return str(storage.local_path(place)) if storage.is_local(place) else place
+
+
+def _check_names(benchmark: Benchmark) -> None:
+    """In a user's own data each name stands for one class; in ImageNet a few stand for two."""
     twice = [name for name, count in Counter(benchmark.classnames).items() if count > 1]
     if twice:
         ids = [label for label, name in enumerate(benchmark.classnames) if name == twice[0]]
         raise UserError(
-            f"{place}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which no prompt can tell "
-            "apart; rename them."
+            f"benchmark {benchmark.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which "
+            "no prompt can tell apart; rename them, or give names with benchmark.classnames."
         )
-    return benchmark
 
 
 def _check_base(benchmark: Benchmark) -> None:
