@@ -10,11 +10,11 @@ learned vectors stand before the class name, and all classes share them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import backward
 from torch.nn.functional import (
     cosine_similarity,
     cross_entropy,
@@ -22,12 +22,11 @@ from torch.nn.functional import (
     l1_loss,
     log_softmax,
     normalize,
-    pad,
     relu,
 )
 
+from benchmarks.towers import Texts, encode_images, encode_text
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import PromptTokens
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -38,21 +37,6 @@ from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
-
-
-class Texts(nn.Module):
-    """Embedded texts of full length, as the published code keeps them: (C, context, width)."""
-
-    embeddings: Tensor
-    ends: Tensor
-
-    def __init__(self, clip: PromptedClip, tokens: PromptTokens) -> None:
-        super().__init__()
-        free = tokens.slots.shape[1]
-        assert (tokens.slots.cpu() == torch.arange(1, free + 1)).all(), "learned vectors stand before the class name"
-        ids = pad(tokens.ids, (0, clip.context - tokens.ids.shape[1])).to(clip.device)
-        self.register_buffer("embeddings", clip.model.token_embedding(ids).detach(), persistent=False)
-        self.register_buffer("ends", tokens.read.clone(), persistent=False)
 
 
 class Plain(nn.Module):
@@ -97,6 +81,22 @@ class Plain(nn.Module):
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
         """The loss of a step whose texts are encoded already."""
         return cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)
+
+    def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:
+        """Forward and backward of `loss`, some classes after the other: what takes their time, but less memory.
+
+        Args:
+            text: (C, D) the features that the texts of `classes(batch)` have.
+            size: classes at a time in the text tower.
+        """
+        text = text.detach().clone().requires_grad_()
+        backward(self.loss_with(text, batch))
+        assert text.grad is not None
+        for first in range(0, len(text), size):
+            rows = slice(first, min(first + size, len(text)))
+            features = self.text_features(rows)
+            if features.requires_grad:
+                backward(features, text.grad[rows])
 
 
 class PlainZeroShot(Plain):
@@ -155,13 +155,21 @@ class PlainCoCoOp(PlainPrompted):
     method: CoCoOp
 
     def logits(self, images: Tensor) -> Tensor:
-        return self._logits(images, slice(None))
+        return self.conditional_scores(self.image_features(images), slice(None))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
-        return cross_entropy(self._logits(batch.images, self.classes(batch)), batch.labels)
+        features = self.image_features(batch.images)
+        return cross_entropy(self.conditional_scores(features, self.classes(batch)), batch.labels)
 
-    def _logits(self, images: Tensor, classes: slice) -> Tensor:
-        features = normalize(self.image_features(images), dim=-1)
+    def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:  # noqa: ARG002
+        """One picture after the other, each with all its texts."""
+        features, classes = self.image_features(batch.images), self.classes(batch)
+        for feature, label in zip(torch.split(features, 1), torch.split(batch.labels, 1), strict=True):
+            backward(cross_entropy(self.conditional_scores(feature, classes), label) / len(features))
+
+    def conditional_scores(self, images: Tensor, classes: slice) -> Tensor:
+        """(B, C) of raw image features (B, D)."""
+        features = normalize(images, dim=-1)
         contexts = self.method.text_prompts[0] + self.method.meta_net(features)[:, None]
         rows = []
         for feature, context in zip(features, contexts, strict=True):
@@ -227,48 +235,6 @@ class PlainSyncClip(PlainIvlp):
             + settings.synthetic_weight * (cross_entropy(seen, seen_labels) + cross_entropy(novel, novel_labels))
             + settings.alignment_weight * hinge.mean()
         )
-
-
-def encode_text(clip: PromptedClip, texts: Texts, prompts: Sequence[Tensor], classes: slice = slice(None)) -> Tensor:
-    """(C, D), not normalised: every token of the context through every block."""
-    tower = clip.model
-    embeddings, ends = texts.embeddings[classes], texts.ends[classes]
-
-    def with_prompt(x: Tensor, vectors: Tensor) -> Tensor:
-        placed = vectors.expand(len(x), -1, -1).to(x.dtype)
-        return torch.cat([x[:, :1], placed, x[:, 1 + placed.shape[1] :]], dim=1)
-
-    with _precision(clip):
-        x = with_prompt(embeddings, prompts[0]) + tower.positional_embedding
-        for i, block in enumerate(tower.transformer.resblocks):
-            if 0 < i < len(prompts):
-                x = with_prompt(x, prompts[i])
-            x = block(x, attn_mask=tower.attn_mask)
-        x = tower.ln_final(x)
-        features: Tensor = x[torch.arange(len(x), device=x.device), ends] @ tower.text_projection
-    return features.float()
-
-
-def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
-    """(B, D), not normalised: every token through every block."""
-    tower, batch = clip.model.visual, len(images)
-    with _precision(clip):
-        patches = tower.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
-        given = x.shape[1]
-        if prompts:
-            x = torch.cat([x, prompts[0].expand(batch, -1, -1).to(x.dtype)], dim=1)
-        x = tower.ln_pre(x)
-        for i, block in enumerate(tower.transformer.resblocks):
-            if 0 < i < len(prompts):
-                x = torch.cat([x[:, :given], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
-            x = block(x)
-        features: Tensor = tower.ln_post(x[:, 0]) @ tower.proj
-    return features.float()
-
-
-def _precision(clip: PromptedClip) -> torch.autocast:
-    return torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.backbone.precision == "bf16")
 
 
 PLAIN: dict[str, type[Any]] = {

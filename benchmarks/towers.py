@@ -1,0 +1,69 @@
+"""The towers as the methods' authors run them: every token of the full context through every block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import PromptTokens
+
+
+class Texts(nn.Module):
+    """Embedded texts of full length, as the published code keeps them: (C, context, width)."""
+
+    embeddings: Tensor
+    ends: Tensor
+
+    def __init__(self, clip: PromptedClip, tokens: PromptTokens) -> None:
+        super().__init__()
+        free = tokens.slots.shape[1]
+        assert (tokens.slots.cpu() == torch.arange(1, free + 1)).all(), "learned vectors stand before the class name"
+        ids = pad(tokens.ids, (0, clip.context - tokens.ids.shape[1])).to(clip.device)
+        self.register_buffer("embeddings", clip.model.token_embedding(ids).detach(), persistent=False)
+        self.register_buffer("ends", tokens.read.clone(), persistent=False)
+
+
+def encode_text(clip: PromptedClip, texts: Texts, prompts: Sequence[Tensor], classes: slice = slice(None)) -> Tensor:
+    """(C, D), not normalised, of some classes."""
+    tower = clip.model
+    embeddings, ends = texts.embeddings[classes], texts.ends[classes]
+
+    def with_prompt(x: Tensor, vectors: Tensor) -> Tensor:
+        placed = vectors.expand(len(x), -1, -1).to(x.dtype)
+        return torch.cat([x[:, :1], placed, x[:, 1 + placed.shape[1] :]], dim=1)
+
+    with _precision(clip):
+        x = with_prompt(embeddings, prompts[0]) + tower.positional_embedding
+        for i, block in enumerate(tower.transformer.resblocks):
+            if 0 < i < len(prompts):
+                x = with_prompt(x, prompts[i])
+            x = block(x, attn_mask=tower.attn_mask)
+        x = tower.ln_final(x)
+        features: Tensor = x[torch.arange(len(x), device=x.device), ends] @ tower.text_projection
+    return features.float()
+
+
+def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
+    """(B, D), not normalised."""
+    tower, batch = clip.model.visual, len(images)
+    with _precision(clip):
+        patches = tower.conv1(images).flatten(2).transpose(1, 2)
+        x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
+        given = x.shape[1]
+        if prompts:
+            x = torch.cat([x, prompts[0].expand(batch, -1, -1).to(x.dtype)], dim=1)
+        x = tower.ln_pre(x)
+        for i, block in enumerate(tower.transformer.resblocks):
+            if 0 < i < len(prompts):
+                x = torch.cat([x[:, :given], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
+            x = block(x)
+        features: Tensor = tower.ln_post(x[:, 0]) @ tower.proj
+    return features.float()
+
+
+def _precision(clip: PromptedClip) -> torch.autocast:
+    return torch.autocast(clip.device.type, torch.bfloat16, enabled=clip.backbone.precision == "bf16")
