@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ from syncclip.exchange.layouts import Layout
 from syncclip.methods import find_method
 from syncclip.recipe import Recipe
 from syncclip.tables import PROTOCOLS
+from syncclip.training.runs import RunRecord
 
 CARD = "README.md"
 
@@ -25,7 +26,7 @@ def model_card(
     benchmark: Benchmark,
     learned: Mapping[str, Tensor],
     results: Mapping[str, Any],
-    notes: Sequence[str] = (),
+    record: RunRecord | None = None,
     layout: Layout | None = None,
 ) -> str:
     """The card of a run, in Markdown below a head in YAML that the Hugging Face hub reads.
@@ -34,7 +35,7 @@ def model_card(
         name: of the run.
         learned: its prompts, by our names.
         results: as in `results.json`; empty where the run was not evaluated.
-        notes: of the run's record.
+        record: of the run, which tells where prompts came from that were not learned here.
         layout: of the checkpoint for published code that lies beside the card; None where there is none.
     """
     method = find_method(recipe.training.method)
@@ -44,15 +45,15 @@ def model_card(
         "method": f"`{recipe.training.method}`, {inspect.cleandoc(method.__doc__ or '').splitlines()[0]}",
         "backbone": f"{backbone}, frozen",
         "learned": f"{values:,} values in {len(learned)} tensors, `prompts.safetensors`",
+        "from": record.origin if record is not None and record.origin else _pictures(recipe),
         "benchmark": f"{benchmark.name}, {len(benchmark.classnames)} classes, {len(benchmark.base)} of them base",
-        "pictures": f"{recipe.training.data}; {recipe.benchmark.shots} real ones of each base class",
     }
     novel = [benchmark.classnames[label] for label in benchmark.novel]
     sections = [
         f"---\n{_head(recipe, name, benchmark, results)}---\n\n# {name}",
-        "Prompts for a frozen CLIP, learned with syncclip.",
+        "Prompts for a frozen CLIP.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
-        *(f"> {note}" for note in notes),
+        *(f"> {note}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
         "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` tells the "
         "words near each learned vector of the text.",
@@ -61,6 +62,16 @@ def model_card(
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _pictures(recipe: Recipe) -> str:
+    """What the prompts were learned from."""
+    amount = recipe.training.images_per_class
+    kinds = {
+        "real": f"{recipe.benchmark.shots} real pictures of each base class",
+        "synthetic": f"{amount} synthetic ones of each class" if amount else "synthetic ones",
+    }
+    return " and ".join(text for kind, text in kinds.items() if recipe.training.data in (kind, "both"))
 
 
 def _head(recipe: Recipe, name: str, benchmark: Benchmark, results: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from syncclip.benchmarks import Benchmark
 from syncclip.clip.prompted import PromptedClip
 from syncclip.exchange.words import FixedWords, alike
+from syncclip.methods import MethodSettings
 from syncclip.settings import UserError
 
 Tensors = Mapping[str, Tensor]
@@ -28,6 +29,22 @@ def check_numbers(learned: Tensors, place: str) -> None:
         vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
         if not (held and vectors and tensor.isfinite().all()):
             raise UserError(f"{place}: {name} holds something else than finite numbers; take another checkpoint")
+
+
+def check_asked(settings: MethodSettings, shape: Mapping[str, int | bool], place: str, section: str) -> None:
+    """What was set by hand is what the shapes tell.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    defaults = type(settings)()
+    for key, value in shape.items():
+        asked = getattr(settings, key)
+        if asked not in (value, getattr(defaults, key)):
+            raise UserError(
+                f"{place}: has {key} {value}, but the recipe has {section}.{key}={asked}; leave it out, as the "
+                "checkpoint tells it, or take another checkpoint"
+            )
 
 
 def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:

@@ -16,7 +16,7 @@ from syncclip.methods import MethodSettings, find_method
 from syncclip.settings import UserError
 from syncclip.training.evaluation import RESULTS
 from syncclip.training.loop import load_prompts
-from syncclip.training.runs import PROMPTS, RECIPE, RECORD
+from syncclip.training.runs import PROMPTS, RECIPE, RECORD, RunFolder
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,14 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         out: a folder or URL; by default the run's own.
 
     Raises:
-        UserError: no finished run is there, or its method learns nothing.
+        UserError: no finished run is there, or its method learns nothing; `out` holds another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not find_method(name).data:
         raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
-    out = absolute(out or folder.url)
+    out, record = absolute(out or folder.url), folder.record()
+    RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     parts = assemble(recipe)
     load_prompts(folder.url, parts.method)
     learned = {key: tensor.detach().cpu() for key, tensor in parts.method.state_dict().items()}
@@ -60,9 +61,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if out != folder.url and storage.exists(folder.path(file)):
             storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
     results = json.loads(storage.read_bytes(there)) if storage.exists(there := folder.path(RESULTS)) else {}
-    record = folder.record()
-    notes = record.notes if record is not None else []
-    card = model_card(recipe, folder.name, parts.benchmark, learned, results, notes, layout)
+    card = model_card(recipe, folder.name, parts.benchmark, learned, results, record, layout)
     storage.write_bytes(storage.join(out, CARD), card.encode())
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 

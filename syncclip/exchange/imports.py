@@ -14,15 +14,8 @@ from syncclip import storage
 from syncclip.benchmarks import load_benchmark
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.exchange import checks
 from syncclip.exchange.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from syncclip.exchange.checks import (
-    check_classes,
-    check_numbers,
-    check_shapes,
-    check_towers,
-    note_on_words,
-    notes_on_weights,
-)
 from syncclip.exchange.layouts import LAYOUTS, Layout, find_layout, recognise
 from syncclip.exchange.words import FixedWords
 from syncclip.jobs import absolute, grounded
@@ -72,34 +65,23 @@ def import_prompts(
     layout = find_layout(recipe.training.method)
     folders = list(dict.fromkeys([layout.folder, *(other.folder for other in LAYOUTS.values())]))
     checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))
-    method, place = recipe.training.method, checkpoint.place
-    learned = _learned(method, layout, checkpoint)
+    learned = _learned(recipe.training.method, layout, checkpoint)
     shape = {key: read(learned) for key, read in layout.shape.items()}
-    _check_asked(recipe, shape, place)
-
-    benchmark, clip = load_benchmark(recipe.benchmark), PromptedClip(load_backbone(recipe.backbone))
-    check_towers(learned, clip, place)
-    words = layout.fixed_words(checkpoint.state)
-    if words is not None and not transfer:
-        check_classes(len(words.behind), benchmark, place)
-    recipe, notes = _worded(_candidates(recipe, shape), None if transfer else words, clip, benchmark.classnames)
-    built = build_method(method, clip, benchmark, recipe.methods.of(method), recipe.training.seed)
-    check_shapes(learned, built.state_dict(), place)
-    notes += notes_on_weights(layout.whole(checkpoint.state), words, clip)
+    recipe, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
 
     data = safetensors.torch.save(learned)
-    name = f"{method}-imported"
+    name = f"{recipe.training.method}-imported"
     run_hash = digest([recipe.hash, "imported", hashlib.sha256(data).hexdigest()])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
     run = RunFolder(url, name, run_hash, recipe.to_yaml())
     run.open()
     run.write_recipe()
     storage.write_bytes(run.path(PROMPTS), data)
-    origin = f"prompts of {place}, epoch {checkpoint.epoch or 'unknown'}"
+    origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
     run.write(
-        RunRecord(name=name, recipe_hash=run_hash, status="finished", versions=versions(), notes=[origin, *notes])
+        RunRecord(name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes)
     )
-    return ImportedRun(url, name, place, shape, notes)
+    return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 
 def _learned(method: str, layout: Layout, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -109,21 +91,32 @@ def _learned(method: str, layout: Layout, checkpoint: Checkpoint) -> dict[str, T
         hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "no method's known here are in it"
         raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")
     learned = layout.learned(checkpoint.state)
-    check_numbers(learned, checkpoint.place)
+    checks.check_numbers(learned, checkpoint.place)
     return {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in learned.items()}
 
 
-def _check_asked(recipe: Recipe, shape: Mapping[str, int | bool], place: str) -> None:
-    """What the recipe sets itself must be what the shapes tell."""
-    section, asked = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
-    defaults = type(asked)()
-    for key, value in shape.items():
-        given = getattr(asked, key)
-        if given not in (value, getattr(defaults, key)):
-            raise UserError(
-                f"{place}: has {key} {value}, but the recipe has {section}.{key}={given}; leave it out, as the "
-                "checkpoint tells it, or take another checkpoint"
-            )
+def _fitted(
+    recipe: Recipe,
+    layout: Layout,
+    checkpoint: Checkpoint,
+    learned: Mapping[str, Tensor],
+    shape: Mapping[str, int | bool],
+    transfer: bool,
+) -> tuple[Recipe, list[str]]:
+    """The recipe with all that the checkpoint tells of the method's settings, and sentences on what looks wrong."""
+    method, place = recipe.training.method, checkpoint.place
+    checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
+    benchmark, clip = load_benchmark(recipe.benchmark), PromptedClip(load_backbone(recipe.backbone))
+    checks.check_towers(learned, clip, place)
+    words = layout.fixed_words(checkpoint.state)
+    candidates = _candidates(recipe, shape)
+    recipe, notes = candidates[0], list[str]()
+    if words is not None and not transfer:
+        checks.check_classes(len(words.behind), benchmark, place)
+        recipe, notes = _worded(candidates, words, clip, benchmark.classnames)
+    built = build_method(method, clip, benchmark, recipe.methods.of(method), recipe.training.seed)
+    checks.check_shapes(learned, built.state_dict(), place)
+    return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
@@ -141,11 +134,10 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
 
 
 def _worded(
-    candidates: list[Recipe], words: FixedWords | None, clip: PromptedClip, classnames: list[str]
+    candidates: list[Recipe], words: FixedWords, clip: PromptedClip, classnames: list[str]
 ) -> tuple[Recipe, list[str]]:
-    """The recipe whose words are those of the checkpoint, else the first and a sentence on what differs."""
-    if words is None:
-        return candidates[0], []
-    notes = [note_on_words(words, clip, classnames, one.methods.of(one.training.method)) for one in candidates]
-    best = notes.index(None) if None in notes else 0
-    return candidates[best], [note for note in notes[best : best + 1] if note]
+    """The recipe whose words are those of the checkpoint; else the first, and a sentence on what differs."""
+    settings = [recipe.methods.of(recipe.training.method) for recipe in candidates]
+    notes = [checks.note_on_words(words, clip, classnames, one) for one in settings]
+    fitting = notes.index(None) if None in notes else 0
+    return candidates[fitting], [note for note in [notes[fitting]] if note is not None]

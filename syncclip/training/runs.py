@@ -30,6 +30,7 @@ class RunRecord(BaseModel):
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
+    origin: str | None = None  # of prompts that were not learned here: the checkpoint that they are from
     notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
     error: str | None = None
     seconds: float = 0.0  # spent in training steps, over all starts

@@ -16,6 +16,7 @@ from syncclip.exchange.exports import ExportedRun, export_prompts
 from syncclip.exchange.imports import import_prompts
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
+from tests.conftest import TinyWorld
 from tests.exchange import published
 from tests.exchange.published import Case
 
@@ -122,6 +123,21 @@ def test_the_card_tells_recipe_classes_origin_and_their_settings(exported: Expor
     assert "VLPromptLearner/model.pth.tar-5, epoch 5" in text
     learned = safetensors.torch.load_file(Path(exported.url, "prompts.safetensors"))
     assert f"{sum(tensor.numel() for tensor in learned.values()):,} values in {len(learned)} tensors" in text
+
+
+def test_the_card_of_a_trained_run_tells_its_pictures(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    recipe = Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}", "training.epochs=1"])
+    text = Path(export_prompts(jobs.run_here(recipe, str(tmp_path / "run")).url).card).read_text()
+    assert "| from | 4 real pictures of each base class and 2 synthetic ones of each class |" in text
+
+
+def test_a_folder_with_another_run_is_left_alone(exported: ExportedRun, tmp_path: Path, worlds: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = import_case(Case("vpt"), tmp_path / "other", worlds)
+    before = Path(exported.card).read_bytes()
+    with pytest.raises(UserError, match="holds run 'ivlp-imported'.*choose another folder"):
+        export_prompts(other, exported.url)
+    assert Path(exported.card).read_bytes() == before
 
 
 def test_a_run_that_was_not_evaluated_has_a_card_without_numbers(tmp_path: Path, worlds: Path) -> None:

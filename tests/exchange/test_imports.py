@@ -87,7 +87,7 @@ def test_the_run_is_evaluated_like_a_trained_one(road: Road) -> None:
     assert results["counts"]["all"] == len(IVLP.fixture.classnames)
     record = json.loads((road.run / "run.json").read_text())
     assert record["status"] == "finished"
-    assert record["notes"] == [f"prompts of {run.source}, epoch 5"]
+    assert record["origin"] == f"{run.source}, epoch 5"
 
 
 def test_the_same_import_twice_is_the_same_run_and_another_is_refused(road: Road) -> None:

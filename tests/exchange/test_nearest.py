@@ -50,6 +50,13 @@ def test_a_piece_that_goes_on_is_told_from_a_word(clip: PromptedClip) -> None:
     assert [piece.endswith("-") for piece in pieces] == [True] * (len(pieces) - 1) + [False]
 
 
+def test_letters_of_several_bytes_are_written_as_such() -> None:
+    clip = parity.tiny_clip()
+    ids = clip.texts(["é"]).ids[0, 1:-1]
+    (found,) = nearest_words(clip, clip.text.token_embedding(ids).detach(), 1)
+    assert found[0].word == "é"
+
+
 def run_of(case: Case, folder: Path, worlds: Path) -> str:
     published.save(folder, case.method, published.state_dict(case))
     return import_prompts(str(folder), published.recipe(worlds, case), str(folder / "run")).url
