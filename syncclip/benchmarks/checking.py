@@ -32,6 +32,13 @@ class Check:
     expected: dict[str, int | None]
     problems: list[str]
 
+    def count(self, what: str) -> str:
+        """A count for people: `2,820`, or `12 of 2,820` where another one is expected."""
+        found, expected = self.found[what], self.expected[what]
+        if expected is None or found == expected:
+            return "" if found is None else f"{found:,}"
+        return f"{found or 0:,} of {expected:,}"
+
 
 def check(name: str, root: str | None, pictures: bool = False) -> Check:
     """Look at one benchmark of the literature, or at a user's own data by its path.

@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from syncclip import embedded, storage
 from syncclip.benchmarks.benchmark import Benchmark, Split
 from syncclip.benchmarks.files import FolderSet
@@ -25,12 +27,25 @@ SHIPPED = {"icons": "icons/benchmark"}
 
 
 def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
-    """Load a shipped benchmark, one of the literature, or a user's own data.
+    """Load a shipped benchmark, one of the literature, or a user's own data, with the halves that are wanted.
 
     Pictures are read when they are used, not here.
 
     Raises:
-        UserError: nothing of that name, or what is there is no benchmark; the sentence names what there is.
+        UserError: nothing of that name, or what is there is no benchmark; the sentence names what there is. Or a base
+            class has no picture to train.
+    """
+    benchmark = with_base(read_benchmark(settings), settings.base, settings.base_seed)
+    if "train" in benchmark.splits:
+        _check_base(benchmark)
+    return benchmark
+
+
+def read_benchmark(settings: BenchmarkSettings) -> Benchmark:
+    """`load_benchmark` with the classes in the order in which the data has them.
+
+    Raises:
+        UserError: see `load_benchmark`.
     """
     published = _published(settings)
     benchmark = published or _own(settings)
@@ -43,10 +58,8 @@ def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
                 f"{len(benchmark.classnames)} classes; give one name for each, in the order of their ids."
             )
         benchmark = replace(benchmark, classnames=settings.classnames)
-    benchmark = with_base(benchmark, settings.base, settings.base_seed)
     if published is None:
         _check_names(benchmark)
-        _check_base(benchmark)
     return benchmark
 
 
@@ -128,7 +141,8 @@ def _check_names(benchmark: Benchmark) -> None:
 
 def _check_base(benchmark: Benchmark) -> None:
     """Refuse early what the few-shot choice would refuse after the synthesis."""
-    shown = set(benchmark.split("train").labels.tolist())
+    train = benchmark.split("train").labels if benchmark.whole_train is None else benchmark.whole_train
+    shown = set(np.unique(train).tolist())
     without = [benchmark.classnames[label] for label in benchmark.base if label not in shown]
     if without:
         raise UserError(

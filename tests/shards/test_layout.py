@@ -13,6 +13,7 @@ from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, sample_key, shard_name, stats_name, table_name, verify
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, write_set
 
 
@@ -168,3 +169,8 @@ def test_a_set_in_memory_is_verified_alike(tmp_path: Path) -> None:
     assert verify(url) == []
     storage.remove(storage.join(url, "00000_stats.json"))
     assert list(committed(url)) == [1]
+
+
+def test_samples_without_provenance_are_sound(tmp_path: Path) -> None:
+    write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "a picture")])
+    assert verify(str(tmp_path)) == []
