@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import prompts, shards
+from syncclip.commands import benchmarks, prompts, shards
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-GROUPS = {"shards": shards.app, "prompts": prompts.app}
+GROUPS = {"benchmarks": benchmarks.app, "shards": shards.app, "prompts": prompts.app}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
@@ -54,6 +54,23 @@ def options(
 def demo(overrides: Overrides = None, out: Out = None) -> None:
     """The whole road in minutes, on the embedded world: draw, train, compare, report."""
     study_command("demo", overrides, out)
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of pictures; or a name.")],
+    root: benchmarks.Root = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = None,
+    photographs: Annotated[
+        bool, typer.Option("--photographs", help="With a large CLIP and Stable Diffusion, not the embedded models.")
+    ] = False,
+) -> None:
+    """Look at your own pictures and write a recipe for them that runs."""
+    from syncclip import tables
+    from syncclip.first_recipe import write_first_recipe
+
+    place = write_first_recipe(data, root, out, photographs)
+    tables.show(f"{place}: see what it draws with `syncclip plan {place}`, then run `syncclip study {place}`")
 
 
 @app.command()

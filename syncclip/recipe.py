@@ -93,6 +93,24 @@ class Recipe(Settings):
                 recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
         return recipe
 
+    @classmethod
+    def of_benchmark(cls, source: str, root: str | None = None, values: Mapping[str, Any] | None = None) -> Recipe:
+        """A recipe file, or for a benchmark's name or path a recipe of defaults.
+
+        Args:
+            root: the folder in which the benchmark is looked up.
+            values: further ones to be set; those that are None are left as they are.
+
+        Raises:
+            UserError: see `load`.
+        """
+        given = {"benchmark.root": root, **(values or {})}
+        given = {key: value for key, value in given.items() if value is not None}
+        if source.endswith((".yaml", ".yml")):
+            return cls.load(source).with_values(given)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "benchmark"
+        return cls(name=name).with_values({"benchmark.name": source, **given})
+
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
         """A copy in which `{"section.key": value}` are set, checked like any recipe.
 
@@ -108,7 +126,7 @@ class Recipe(Settings):
         Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
         """
         training = self.training.model_dump(mode="json", exclude=set(NO_TRACE))
-        benchmark = self.benchmark.model_dump(mode="json")
+        benchmark = self.benchmark.model_dump(mode="json", exclude={"resize"})
         if benchmark["seed"] is None:
             benchmark["seed"] = self.training.seed
         parts = {

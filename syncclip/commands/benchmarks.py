@@ -37,16 +37,16 @@ def check_command(
     from syncclip.benchmarks.literature import DATASETS
 
     checks = [check(one, root, pictures) for one in (DATASETS if name == "all" else [name])]
-    headings = ["name", *(f"{what}, {which}" for what in COUNTED for which in ("found", "expected")), "state"]
+    headings = ["name", *COUNTED, "state"]
     rows = [
         (
             one.name,
-            *(counts[what] for what in COUNTED for counts in (one.found, one.expected)),
+            *(one.count(what) for what in COUNTED),
             f"{len(one.problems)} problem(s)" if one.problems else "as it should be",
         )
         for one in checks
     ]
-    tables.show(tables.table("Benchmarks", headings, rows))
+    tables.show(tables.table("What is there", headings, rows))
     for one in checks:
         for problem in one.problems:
             tables.show(f"{one.name}: {problem}")

@@ -1,4 +1,4 @@
-"""`syncclip shards`: looking into a synthetic set."""
+"""`syncclip shards`: looking into sets of shards, and making them of pictures that are there already."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands.arguments import Folder
+from syncclip.commands.arguments import Folder, Out
+from syncclip.commands.benchmarks import Root
 
-app = typer.Typer(help="Look into a synthetic set: its shards, whether they are sound, single samples.")
+app = typer.Typer(help="Look into sets of shards, and make them of pictures that are there already.")
 
 
 @app.command("ls")
@@ -46,3 +47,29 @@ def show(
     from syncclip.inspection import sample
 
     tables.show(sample(folder, index, save))
+
+
+@app.command("pack")
+def pack_command(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name, a path, or a recipe's YAML file.")],
+    root: Root = None,
+    out: Out = None,
+    resize: Annotated[
+        int | None, typer.Option("--resize", metavar="PX", help="Scale shorter sides down to it.")
+    ] = None,
+    shots: Annotated[str, typer.Option("--shots", help="Shots per class that will be trained with.")] = "1,2,4,8,16",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be drawn by.")] = "1,2,3",
+) -> None:
+    """Turn a benchmark's few-shot, validation and test pictures into shards, which a cluster streams from one place."""
+    from syncclip import storage, tables
+    from syncclip.benchmarks.loading import read_benchmark
+    from syncclip.benchmarks.packing import numbers, pack
+    from syncclip.recipe import Recipe
+
+    recipe = Recipe.of_benchmark(benchmark, root, {"benchmark.resize": resize})
+    url = out or storage.join(recipe.storage.root, "packed", recipe.name)
+    storage.configure(recipe.storage.options)
+    read = read_benchmark(recipe.benchmark)
+    counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.benchmark.resize)
+    tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} pictures")
+    tables.show(url)
