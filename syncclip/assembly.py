@@ -18,7 +18,8 @@ from syncclip.settings import UserError
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.stream import MixedStream
-from syncclip.synthesis.plan import Plan, read_plan
+from syncclip.synthesis.imported import ImportedSet, read_set
+from syncclip.synthesis.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     Raises:
         UserError: the set is of other classes, holds too few pictures, or isn't finished that far.
     """
-    plan = read_plan(url)
+    plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no plan.json there; draw a set with `syncclip synth {recipe.name} --out {url}`")
+        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.name} --out {url}`")
     _check_classes(recipe, plan, url)
     wanted = recipe.training.images_per_class or plan.images_per_class
     again = f"`syncclip synth {recipe.name} --out {url} synthesis.images_per_class={wanted}`"
@@ -113,7 +114,7 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
 
 
-def _check_classes(recipe: Recipe, plan: Plan, url: str) -> None:
+def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
     names = load_benchmark(recipe.benchmark).classnames
     if list(plan.classnames) != list(names):
         raise UserError(

@@ -19,7 +19,8 @@ from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.synthesis.graph import synthesise_set
-from syncclip.synthesis.plan import PLAN_NAME, Plan, draft
+from syncclip.synthesis.imported import holds_set
+from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import driver, loop
 from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
@@ -165,7 +166,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
     else:
         places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
     for place in map(absolute, places):
-        if storage.exists(storage.join(place, PLAN_NAME)):
+        if holds_set(place):
             return place
     raise UserError(
         f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.name} --out "

@@ -55,7 +55,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
     Raises:
         UserError: not such a file, ids or names that contradict each other, or pictures that are not there.
     """
-    entries = _entries(file)
+    entries = split_entries(file)
     names: dict[int, str] = {}
     splits: dict[Split, Labelled] = {}
     for split, items in entries.items():
@@ -75,8 +75,12 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
     return [spoken(names[label]) for label in range(len(names))], splits
 
 
-def _entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """The lists of a split file, checked one by one."""
+def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
+    """The lists of a split file that are not empty: (path below the pictures, class id, name as it stands there).
+
+    Raises:
+        UserError: not such a file, or a wrong entry; the sentence has its place.
+    """
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:

@@ -49,6 +49,31 @@ def show(
     tables.show(sample(folder, index, save))
 
 
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class ids.")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Whose class ids it uses.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+    root: Root = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DIR", help="Where the pictures of a split file lie.")
+    ] = None,
+) -> None:
+    """Take over a synthetic set that others made, to be used by training.synthetic=DIR."""
+    from syncclip import storage, tables
+    from syncclip.benchmarks.loading import read_benchmark
+    from syncclip.recipe import Recipe
+    from syncclip.synthesis.imported import import_set
+
+    recipe = Recipe.of_benchmark(benchmark, root)
+    storage.configure(recipe.storage.options)
+    found = import_set(source, read_benchmark(recipe.benchmark), out, images)
+    fewest = f", {min(found.counts)} to {max(found.counts)} a class"
+    tables.show(
+        f"{sum(found.counts):,} pictures of {found.classes} classes{fewest}; use them by training.synthetic={out}"
+    )
+
+
 @app.command("pack")
 def pack_command(
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name, a path, or a recipe's YAML file.")],

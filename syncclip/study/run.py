@@ -14,7 +14,8 @@ from syncclip.study import findings, outputs, summary
 from syncclip.study.cells import prepare, run_cells
 from syncclip.study.findings import SyntheticSet
 from syncclip.study.grid import capped, cells
-from syncclip.synthesis.plan import PLAN_NAME, read_plan
+from syncclip.synthesis.imported import read_set
+from syncclip.synthesis.plan import PLAN_NAME
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
         return None
     if recipe.training.synthetic is not None:
         url = jobs.find_synthetic(recipe)
-        plan = read_plan(url)
-        assert plan is not None, "find_synthetic only names folders with a plan"
+        plan = read_set(url)
+        assert plan is not None, "find_synthetic only names folders with a set"
         return SyntheticSet(url, plan.images_per_class)
     place = storage.join(recipe.folder, "synthetic")
     if out is not None:

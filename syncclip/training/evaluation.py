@@ -2,8 +2,8 @@
 
 A picture gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
 successors), and among all classes (open vocabulary). Of both, a benchmark may leave out classes that none of its
-pictures shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is the share of
-pictures that are right, as in the CoOp family, not a mean over classes.
+pictures shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is
+the share of pictures that are right, as in the CoOp family, not a mean over classes.
 """
 
 from __future__ import annotations

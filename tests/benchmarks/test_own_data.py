@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import tarfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.settings import UserError
 from tests.worlds.benchmark import CLASSES, encoded, picture
+from tests.worlds.webdataset import samples, tar
 
 PER_CLASS = 10
 Record = dict[str, Any]
@@ -118,27 +117,6 @@ def test_an_image_folder_without_splits(tmp_path: Path) -> None:
     rows = [{"file_name": row["path"], "label": row["label"]} for row in pictures(tmp_path)]
     write(tmp_path / "metadata.jsonl", rows)
     assert sizes(load(tmp_path)) == [30, 12, 18]
-
-
-def tar(file: Path, samples: Iterable[dict[str, bytes]], prefix: str = "s") -> Path:
-    """A tar as any writer of WebDataset makes it: members of a sample side by side, in any order of kinds."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as archive:
-        for number, sample in enumerate(samples):
-            for kind, data in sample.items():
-                info = tarfile.TarInfo(f"{prefix}{number:07d}.{kind}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    return file
-
-
-def samples(start: int = 0, count: int = PER_CLASS, kind: str = "cls") -> list[dict[str, bytes]]:
-    made = []
-    for i in range(start, start + count):
-        for label in range(len(CLASSES)):
-            cell = str(label) if kind == "cls" else json.dumps({"label": label, "caption": "x"})
-            made.append({kind: cell.encode(), "png": encoded(picture(label, i), "PNG"), "txt": b"a shape"})
-    return made
 
 
 @pytest.mark.parametrize("kind", ["cls", "json"])

@@ -151,8 +151,9 @@ def _cell_results(url: str, notes: list[str]) -> dict[str, dict[str, Any]]:
 def _read_set(found: Sources) -> None:
     """Open the synthetic set: the folder itself, beside it, or where the recipe says."""
     for place in _set_places(found):
-        plan_file = storage.join(place, "plan.json")
-        if not storage.exists(plan_file):
+        files = [storage.join(place, name) for name in ("plan.json", "imported.json")]
+        plan_file = next((file for file in files if storage.exists(file)), None)
+        if plan_file is None:
             continue
         try:
             found.plan = _object(storage.read_bytes(plan_file))
