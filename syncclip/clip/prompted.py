@@ -63,7 +63,8 @@ class PromptedClip(nn.Module):
         if self._text is None:
             raise UserError(
                 f"backbone.name: the text tower of '{self.backbone.name}' is not a plain CLIP transformer, "
-                "so prompts cannot enter it; use a ViT model such as 'ViT-B-16'"
+                "so prompts cannot enter it; use a ViT model such as 'ViT-B-16', or a method that learns in the vision "
+                "tower alone"
             )
         return self._text
 

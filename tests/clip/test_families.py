@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.precision import autocast, float32
 from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.text_tower import text_tower
 from syncclip.clip.tokens import TextTooLongError
+from syncclip.clip.vision_tower import vision_tower
+from syncclip.methods import METHODS
 from syncclip.methods.zeroshot import ZeroShot
 from syncclip.settings import UserError
+from tests.methods.parity import Batch
 from tests.worlds.families import CONTEXT, Family, families, make_family_folder
 
 SENTENCES = ["a photo of a cat.", "a golden retriever", "blue car"]
@@ -67,12 +71,13 @@ def equal(ours: Tensor, theirs: Tensor) -> None:
 
 
 @contextmanager
-def changing(changes: list[tuple[nn.Module, Any]]) -> Iterator[None]:
+def changed(blocks: Iterable[nn.Module], changes: Iterable[Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """What enters each of these modules is changed first."""
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, change=change: (change(inputs[0]), *inputs[1:]))
-        for module, change in changes
-    ]
+
+    def before(change: Callable[[Tensor], Tensor]) -> Any:
+        return lambda _, inputs: (change(inputs[0]), *inputs[1:])
+
+    hooks = [module.register_forward_pre_hook(before(change)) for module, change in zip(blocks, changes, strict=False)]
     try:
         yield
     finally:
@@ -81,42 +86,29 @@ def changing(changes: list[tuple[nn.Module, Any]]) -> Iterator[None]:
 
 
 def whole_images(model: Any, pictures: Tensor, prompts: list[Tensor]) -> Tensor:
-    """The model's own pass, prompts put in front of the patches instead of behind them: where no token's position
-    follows from its place in the sequence, that changes nothing. Eva turns all tokens but the first few; prompts are
-    added to these."""
+    """The model's own pass with prompts before the patches, where ours are behind them.
+
+    Either way they have no position, so the feature is the same. Eva turns all tokens but so many first ones; here the
+    prompts are counted among these.
+    """
     visual, n = model.visual, prompts[0].shape[-2]
     trunk = getattr(visual, "trunk", None)
-    if trunk is None:
-        first, prefix = 1, visual.transformer
-        blocks, before, after = prefix.resblocks, visual.ln_pre, visual.attn_pool or visual.ln_post
-    else:
-        first = trunk.num_prefix_tokens
-        blocks, before, after = trunk.blocks, trunk.norm_pre, trunk.norm
+    norm, blocks = (visual.ln_pre, visual.transformer.resblocks) if trunk is None else (trunk.norm_pre, trunk.blocks)
+    first = 1 if trunk is None else trunk.num_prefix_tokens
 
-    def put(x: Tensor, vectors: Tensor, at_rest: int) -> Tensor:
-        return torch.cat([x[:, :first], vectors.expand(len(x), -1, -1), x[:, first + at_rest :]], dim=1)
+    def put(x: Tensor, vectors: Tensor, there: int = n) -> Tensor:
+        return torch.cat([x[:, :first], vectors.expand(len(x), -1, -1), x[:, first + there :]], dim=1)
 
-    changes = [(before, partial(put, vectors=prompts[0], at_rest=0))]
-    changes += [(block, partial(put, vectors=p, at_rest=n)) for block, p in zip(blocks[1:], prompts[1:], strict=False)]
-    without = lambda x: torch.cat([x[:, :first], x[:, first + n :]], dim=1) if x.dim() == 3 else x  # noqa: E731
-    turned = [block.attn for block in blocks if hasattr(block.attn, "num_prefix_tokens")]
-    for attention in turned:
+    changes = [partial(put, vectors=prompts[0], there=0), *(partial(put, vectors=vectors) for vectors in prompts[1:])]
+    still = [block.attn for block in blocks if hasattr(block.attn, "num_prefix_tokens")]
+    taken_out = blocks[-1].register_forward_hook(lambda _, inputs, x: put(x, x[:, :0]))
+    for attention in still:
         attention.num_prefix_tokens += n
-    try:
-        if getattr(visual, "final_ln_after_pool", False):  # the pool is no module there, so the tower is left by hand
-            return _by_hand(visual, pictures, changes, without)
-        with changing([*changes, (after, without)]):
-            features: Tensor = model.encode_image(pictures, normalize=False)
-            return features
-    finally:
-        for attention in turned:
-            attention.num_prefix_tokens -= n
-
-
-def _by_hand(visual: Any, pictures: Tensor, changes: list[Any], without: Any) -> Tensor:
-    with changing(changes):
-        tokens = visual.transformer(visual._embeds(pictures))
-    features: Tensor = visual._pool(without(tokens))[0] @ visual.proj
+    with changed([norm, *blocks[1:]], changes):
+        features: Tensor = model.encode_image(pictures, normalize=False)
+    for attention in still:
+        attention.num_prefix_tokens -= n
+    taken_out.remove()
     return features
 
 
@@ -129,8 +121,8 @@ def whole_texts(clip: PromptedClip, sentences: list[str], start: int, prompts: l
         return torch.cat([x[:, :start], vectors.expand(len(x), -1, -1), x[:, start + n :]], dim=1)
 
     first = prompts[0] + tower.positional_embedding[start : start + n]
-    entering = zip(tower.transformer.resblocks, [first, *prompts[1:]], strict=False)
-    with changing([(block, partial(put, vectors=vectors)) for block, vectors in entering]):
+    changes = [partial(put, vectors=vectors) for vectors in [first, *prompts[1:]]]
+    with changed(tower.transformer.resblocks, changes):
         features: Tensor = clip.model.encode_text(clip.backbone.tokenizer(sentences), normalize=False)
     return features
 
@@ -192,18 +184,16 @@ def test_text_prompts_start_as_the_words_in_their_places(clip: PromptedClip, fam
 @pytest.mark.parametrize("position", ["middle", "front"])
 @pytest.mark.parametrize("name", ["openai", "clipa", "siglip", "siglip2"])
 def test_the_name_may_stand_between_or_before_the_places(clip: PromptedClip, family: Family, position: Any) -> None:
-    n, before = 3, {"middle": 1, "front": 0}[position]
+    n, before, start = 3, {"middle": 1, "front": 0}[position], family.start
     tokens = clip.text_context(NAMES, "", n, position)
     for c, name in enumerate(NAMES):
-        frame, alone = family.start, clip.backbone.tokenizer([name])[0]
-        length = int((clip.lengths([name]))[0]) - 1 - frame
-        sentence = clip.backbone.tokenizer([f"x x x {name}."])[0].tolist()
-        places, word = sentence[frame : frame + n], alone[frame : frame + length].tolist()
-        rest = sentence[frame + n + length :]
-        expected = [*sentence[:frame], *places[:before], *word, *places[before:], *rest]
-        width = tokens.ids.shape[1]
-        assert tokens.ids[c].tolist() == expected[:width]
-        free = [*range(frame, frame + before), *range(frame + before + length, frame + n + length)]
+        length = int(clip.lengths([name])) - 1 - start
+        ids = clip.backbone.tokenizer([f"x x x {name}."])[0].tolist()
+        places, word, rest = ids[start : start + n], ids[start + n :][:length], ids[start + n + length :]
+        expected = [*ids[:start], *places[:before], *word, *places[before:], *rest]
+        assert tokens.ids[c].tolist() == expected[: tokens.ids.shape[1]]
+        behind = start + before + length
+        free = [*range(start, start + before), *range(behind, behind + n - before)]
         assert tokens.slots[c].tolist() == free
 
 
@@ -263,6 +253,42 @@ def test_scores_are_the_models_own_logits_with_scale_and_bias(clip: PromptedClip
     texts = clip.backbone.tokenizer([f"a photo of a {name}." for name in NAMES])
     equal(method.logits(images()), clip.model.get_logits(images(), texts)[0])
     assert (clip.logit_bias is None) == (clip.model.logit_bias is None)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.data])
+@pytest.mark.parametrize("name", ["siglip", "clipa", "eva02"])
+def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str) -> None:
+    kind = METHODS[method]
+    learner = kind(clip, [*NAMES, "a car"], 2, "a photo of a {}.", kind.Settings())
+    domains = torch.tensor([0, 1, 1])
+    learner.loss(Batch(images(), torch.tensor([1, 1, 3]), domains, (1, 1, 1)))["total"].backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in learner.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "vision"),
+    [
+        ("ViT-B-16-quickgelu", True, True),
+        ("ViT-H-14-worldwide", True, True),
+        ("ViT-L-14-CLIPA", True, True),
+        ("ViT-SO400M-14-SigLIP", True, True),
+        ("ViT-gopt-16-SigLIP2-256", True, True),
+        ("EVA01-g-14", True, True),
+        ("EVA02-E-14-plus", True, True),
+        ("PE-Core-bigG-14-448", True, True),
+        ("ViTamin-XL-384", True, True),
+        ("MobileCLIP-B", True, True),
+        ("MobileCLIP2-S0", True, False),
+        ("convnext_xxlarge", True, False),
+        ("RN50x64-quickgelu", True, False),
+    ],
+)
+def test_towers_are_known_by_open_clips_own_configs(model: str, text: bool, vision: bool) -> None:
+    config = open_clip.get_model_config(model)
+    kind = open_clip.CustomTextCLIP if config.pop("custom_text", False) else open_clip.CLIP
+    with torch.device("meta"):  # of the full size, without memory
+        clip = kind(**config)
+    assert (text_tower(clip) is not None, vision_tower(clip) is not None) == (text, vision)
 
 
 @pytest.mark.parametrize("name", NO_VISION_PROMPTS)
