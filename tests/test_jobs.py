@@ -11,6 +11,7 @@ from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from syncclip.training.evaluation import Predictions
 from tests.conftest import TinyWorld
+from tests.worlds.benchmark import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
 
@@ -214,3 +215,11 @@ def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
     found = Predictions.read(f"{run.url}/predictions.parquet")
     assert len(found) == 2 * len(candidates) and len(run.results["per_class"]) == 12
     assert set(found.open_prediction.tolist()) | set(found.half_prediction.tolist()) <= set(candidates)
+
+
+def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    (folder / "red_circle").rename(folder / "_".join(["very"] * 40))
+    values = [f"benchmark.name={folder}", "training.method=zeroshot", "training.data=real"]
+    with pytest.raises(ValueError, match="does not fit the 16 tokens.*shorter class name"):
+        jobs.run_here(here(tiny, None, *values), str(tmp_path / "run"))

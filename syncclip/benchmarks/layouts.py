@@ -107,7 +107,7 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
 
 def _read_name_lists(dataset: Dataset, folder: Path) -> Found:
     """FGVC's lists: the order of `variants.txt` gives ids; `images_variant_train.txt` has `1234567 name words`."""
-    names = [line.strip() for line in (folder / dataset.names).read_text().splitlines() if line.strip()]
+    names = [line.strip() for line in (folder / dataset.names).read_text("utf-8").splitlines() if line.strip()]
     ids = {name: label for label, name in enumerate(names)}
     splits: dict[Split, Labelled] = {}
     for split in SPLITS:
@@ -115,7 +115,9 @@ def _read_name_lists(dataset: Dataset, folder: Path) -> Found:
         if not file.is_file():
             raise UserError(f"{file}: missing; {_where(dataset)}")
         splits[split] = []
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
+            if not line.strip():
+                continue
             picture, _, name = line.strip().partition(" ")
             if name not in ids:
                 raise UserError(f"{file}, line {number}: {name!r} is not among the names of {dataset.names}.")
@@ -157,7 +159,7 @@ def _read_class_folders(dataset: Dataset, folder: Path) -> Found:
 def _classnames(file: Path) -> dict[str, str]:
     """WordNet id -> name, in the order of `classnames.txt`."""
     listed: dict[str, str] = {}
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
         wordnet, _, name = line.strip().partition(" ")
         if not wordnet:
             continue

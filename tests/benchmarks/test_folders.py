@@ -118,3 +118,39 @@ def test_a_subset_keeps_files_and_labels_together(tmp_path: Path) -> None:
     some = train.subset([7, 2])
     assert some.paths == [train.paths[2], train.paths[7]]
     assert some.labels.tolist() == train.labels[[2, 7]].tolist()
+
+
+@pytest.mark.parametrize("target", [".", "..", "loop"])
+def test_a_link_that_leads_back_is_refused(tmp_path: Path, target: str) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    (folder / "loop").symlink_to(target)
+    with pytest.raises(UserError, match=f"{folder / 'loop'}: this link leads back to where it lies"):
+        load_folder(folder)
+
+
+def test_a_link_to_a_class_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    shutil.move(folder / "red_circle", tmp_path / "elsewhere")
+    (folder / "red_circle").symlink_to(tmp_path / "elsewhere")
+    assert load_folder(folder).classnames == sorted(CLASSES)
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path, per_class=4)
+    shutil.copytree(folder / "red_circle", folder / "red circle")
+    with pytest.raises(UserError, match="classes 4 and 5 are all called 'red circle'"):
+        load_benchmark(BenchmarkSettings(name=str(folder)))
+
+
+def test_given_names_stand_for_those_of_the_folders(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    settings = BenchmarkSettings(name=str(folder_of_folders(tmp_path, per_class=4)), classnames=names)
+    assert load_benchmark(settings).classnames == names
+
+
+@pytest.mark.parametrize("name", ["_", " ", "bell\a"])
+def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path, name: str) -> None:
+    folder = folder_of_folders(tmp_path, per_class=4)
+    (folder / "red_circle").rename(folder / name)
+    with pytest.raises(UserError, match="which no text encoder can read"):
+        load_folder(folder)
