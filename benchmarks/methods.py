@@ -246,8 +246,9 @@ of {PICTURES} pictures a class {batches} of them.
 def processor(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    facts = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    return next((value.strip() for key, _, value in facts if key.startswith("model name")), platform.processor())
+    facts = Path("/proc/cpuinfo")
+    fields = [line.partition(":") for line in facts.read_text().splitlines()] if facts.exists() else []
+    return next((value.strip() for key, _, value in fields if key.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
