@@ -12,6 +12,7 @@ from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark, pa
 from syncclip.benchmarks.packing import pack
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, verify
+from tests.object_store import s3_bucket
 from tests.worlds.benchmark import folder_of_folders
 from tests.worlds.literature import Miniatures, miniature
 
@@ -154,3 +155,14 @@ def test_halves_of_a_packed_benchmark_are_those_of_the_files(
     np.testing.assert_array_equal(after.split("test").labels, before.split("test").labels)
     shots = [[shown(benchmark, "train", row) for row in benchmark.few_shot(2, 1)] for benchmark in (before, after)]
     assert shots[0] == shots[1]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_benchmark_is_packed_to_s3_and_streamed_from_there(miniatures: Miniatures) -> None:
+    before = load("dtd", miniatures.root)
+    with s3_bucket() as bucket:
+        pack(before, f"{bucket}/packed/dtd", shots=[2], seeds=[1])
+        after = load("dtd", f"{bucket}/packed")
+        shots = [[shown(one, "train", row) for row in one.few_shot(2, 1)] for one in (before, after)]
+        assert shots[0] == shots[1]
+        assert shown(after, "test", 3) == shown(before, "test", 3)
