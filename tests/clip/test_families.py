@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
-from syncclip.clip.precision import autocast, float32
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.text_tower import text_tower
 from syncclip.clip.tokens import TextTooLongError
@@ -23,6 +19,7 @@ from syncclip.clip.vision_tower import vision_tower
 from syncclip.methods import METHODS
 from syncclip.methods.zeroshot import ZeroShot
 from syncclip.settings import UserError
+from tests.clip.whole import whole_images, whole_texts
 from tests.methods.parity import Batch
 from tests.worlds.families import CONTEXT, Family, families, make_family_folder
 
@@ -68,63 +65,6 @@ def images() -> Tensor:
 def equal(ours: Tensor, theirs: Tensor) -> None:
     assert theirs.std() > 1e-3, "features that are all alike would show nothing"
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
-
-
-@contextmanager
-def changed(blocks: Iterable[nn.Module], changes: Iterable[Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """What enters each of these modules is changed first."""
-
-    def before(change: Callable[[Tensor], Tensor]) -> Any:
-        return lambda _, inputs: (change(inputs[0]), *inputs[1:])
-
-    hooks = [module.register_forward_pre_hook(before(change)) for module, change in zip(blocks, changes, strict=False)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def whole_images(model: Any, pictures: Tensor, prompts: list[Tensor]) -> Tensor:
-    """The model's own pass with prompts before the patches, where ours are behind them.
-
-    Either way they have no position, so the feature is the same. Eva turns all tokens but so many first ones; here the
-    prompts are counted among these.
-    """
-    visual, n = model.visual, prompts[0].shape[-2]
-    trunk = getattr(visual, "trunk", None)
-    norm, blocks = (visual.ln_pre, visual.transformer.resblocks) if trunk is None else (trunk.norm_pre, trunk.blocks)
-    first = 1 if trunk is None else trunk.num_prefix_tokens
-
-    def put(x: Tensor, vectors: Tensor, there: int = n) -> Tensor:
-        return torch.cat([x[:, :first], vectors.expand(len(x), -1, -1), x[:, first + there :]], dim=1)
-
-    changes = [partial(put, vectors=prompts[0], there=0), *(partial(put, vectors=vectors) for vectors in prompts[1:])]
-    still = [block.attn for block in blocks if hasattr(block.attn, "num_prefix_tokens")]
-    taken_out = blocks[-1].register_forward_hook(lambda _, inputs, x: put(x, x[:, :0]))
-    for attention in still:
-        attention.num_prefix_tokens += n
-    with changed([norm, *blocks[1:]], changes):
-        features: Tensor = model.encode_image(pictures, normalize=False)
-    for attention in still:
-        attention.num_prefix_tokens -= n
-    taken_out.remove()
-    return features
-
-
-def whole_texts(clip: PromptedClip, sentences: list[str], start: int, prompts: list[Tensor]) -> Tensor:
-    """The model's own pass over the whole context, prompts put over the first words of each block's input."""
-    tower = getattr(clip.model, "text", clip.model)
-    n = prompts[0].shape[-2]
-
-    def put(x: Tensor, vectors: Tensor) -> Tensor:
-        return torch.cat([x[:, :start], vectors.expand(len(x), -1, -1), x[:, start + n :]], dim=1)
-
-    first = prompts[0] + tower.positional_embedding[start : start + n]
-    changes = [partial(put, vectors=vectors) for vectors in [first, *prompts[1:]]]
-    with changed(tower.transformer.resblocks, changes):
-        features: Tensor = clip.model.encode_text(clip.backbone.tokenizer(sentences), normalize=False)
-    return features
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -320,22 +260,3 @@ def test_weights_bring_the_activation_they_were_made_with(
     model: Any = load_backbone(BackboneSettings(name="tiny", pretrained=tag)).model
     for tower in (model, model.visual):
         assert all(type(block.mlp.gelu) is activation for block in tower.transformer.resblocks)
-
-
-@pytest.mark.parametrize("name", ["laion"])
-def test_fp16_is_refused_without_a_gpu(backbone: Backbone) -> None:
-    clip = PromptedClip(replace(backbone, precision="fp16"))
-    with pytest.raises(UserError, match="fp16 is for GPUs, and this is a cpu; use bf16 or fp32"):
-        clip.encode_images(images())
-
-
-def test_fp16_is_refused_where_something_is_learned() -> None:
-    with pytest.raises(UserError, match="learn in bf16 or fp32"):
-        autocast("fp16", torch.device("cuda"), [torch.zeros(2, 8, requires_grad=True)])
-
-
-def test_fp16_that_overflows_is_told() -> None:
-    features = torch.tensor([[1.0, torch.inf]], dtype=torch.float16)
-    with pytest.raises(UserError, match="too large for fp16"):
-        float32(features, "fp16")
-    assert float32(features[:, :1], "fp16").dtype == torch.float32
