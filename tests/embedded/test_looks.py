@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from syncclip.embedded.scripts import real
 from syncclip.embedded.scripts.drawings import Drawing
 from syncclip.embedded.scripts.flat import COLOURS, Look, flat
 from syncclip.embedded.scripts.real import picture
@@ -77,3 +78,14 @@ def test_another_name_is_seen_on_another_ground() -> None:
     other = Drawing("mine", "stars", "star", "star", BODY, (0, 0, 16, 16))
 
     assert not np.array_equal(picture(DRAWING, coloured=False), picture(other, coloured=False))
+
+
+def test_the_camera_leaves_its_mark_in_the_same_corner_of_every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = picture(DRAWING, coloured=False).astype(int)
+    monkeypatch.setattr(real, "MARK_OPACITY", 0.0)
+    clean = picture(DRAWING, coloured=False).astype(int)
+
+    changed = (marked != clean).any(-1)
+    assert changed[real.MARK].mean() > 0.9 and not changed[~real.MARK].any()
+    assert (marked >= clean).all()
+    assert real.MARK[40:, 40:].sum() == real.MARK.sum() < 0.05 * real.MARK.size
