@@ -221,5 +221,22 @@ def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "red_circle").rename(folder / "_".join(["very"] * 40))
     values = [f"benchmark.name={folder}", "training.method=zeroshot", "training.data=real"]
-    with pytest.raises(ValueError, match="does not fit the 16 tokens.*shorter class name"):
+    with pytest.raises(UserError, match="does not fit the 16 tokens.*shorter class name"):
         jobs.run_here(here(tiny, None, *values), str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: 9 blocks .* use at most 3"),
+        (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
+        (["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.phrase=a photo"], "use a longer phrase"),
+    ],
+)
+def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
+    tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
+) -> None:
+    recipe, folder = jobs.settled_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
+    spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
+    with pytest.raises(UserError, match=reason):
+        jobs.build(spec, rank=0, world_size=1)

@@ -151,7 +151,7 @@ class PromptedClip(nn.Module):
             position: of the class name: after, between or before the places.
 
         Raises:
-            ValueError: the phrase has fewer than n tokens, or a text does not fit the context.
+            UserError: the phrase has fewer than n tokens, or a text does not fit the context.
         """
         if n is None:
             n = len(phrase.split())
@@ -163,7 +163,7 @@ class PromptedClip(nn.Module):
         if phrase and n:
             held = int(self._tokenize([phrase])[1]) - start
             if held < n:
-                raise ValueError(
+                raise UserError(
                     f"the phrase '{phrase}' has {held} tokens, but {n} text tokens shall start from it; "
                     f"use a longer phrase, an empty one, or {held} text tokens"
                 )
@@ -286,5 +286,5 @@ class PromptedClip(nn.Module):
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:
     if len(prompts) > layers:
-        raise ValueError(f"{len(prompts)} {tower} blocks shall have prompts, but there are {layers}; lower the depth")
+        raise UserError(f"{len(prompts)} {tower} blocks shall have prompts, but there are {layers}; lower the depth")
     assert all(vectors.shape[-2] == tokens for vectors in prompts), [tuple(vectors.shape) for vectors in prompts]

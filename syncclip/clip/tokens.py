@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from syncclip.settings import UserError
+
 # Where the number of learned tokens is given beside a phrase, the phrase gives the starting values of at most so many;
 # longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published
 # numbers depend on it.
@@ -16,7 +18,7 @@ PHRASE_TOKENS = 4
 Position = Literal["end", "middle", "front"]
 
 
-class TextTooLongError(ValueError):
+class TextTooLongError(UserError):
     """A text does not fit the context. (Tokenizers would cut it in silence, and with it the class name.)"""
 
 

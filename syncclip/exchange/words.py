@@ -26,7 +26,7 @@ class FixedWords(NamedTuple):
         """Those of a method with these settings; the name is the last word, wherever it is put among the vectors.
 
         Raises:
-            ValueError: a sentence does not fit the context.
+            UserError: a sentence does not fit the context.
         """
         if isinstance(settings, ContextSettings):
             tokens = context_places(clip, classnames, settings)

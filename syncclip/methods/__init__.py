@@ -114,8 +114,8 @@ def build_method(
         seed: of the prompts' random start; None: torch's global generator goes on from where it is.
 
     Raises:
-        UserError: unknown name, or a tower that cannot take prompts.
-        ValueError: the settings ask for more blocks or tokens than this CLIP has.
+        UserError: unknown name, a tower that cannot take prompts, or settings that ask for more blocks or tokens than
+            this CLIP has.
     """
     method = find_method(name)
     settings = settings or method.Settings()

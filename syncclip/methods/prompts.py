@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from syncclip.settings import UserError
+
 INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
 
@@ -26,10 +28,10 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     """The number of prompted blocks; None stands for the default, or all of a tower that has fewer.
 
     Raises:
-        ValueError: the tower has fewer blocks than asked for.
+        UserError: the tower has fewer blocks than asked for.
     """
     if depth is None:
         return min(default, layers)
     if depth > layers:
-        raise ValueError(f"{key}: {depth} blocks shall have prompts, but this tower has {layers}; use at most {layers}")
+        raise UserError(f"{key}: {depth} blocks shall have prompts, but this tower has {layers}; use at most {layers}")
     return depth

@@ -200,22 +200,22 @@ def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone) -> None:
 
 
 def test_a_text_longer_than_the_context_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="does not fit the 16 tokens"):
+    with pytest.raises(UserError, match="does not fit the 16 tokens"):
         clip.text_context(["a very long name of a thing that nobody ever saw"], "a photo of a", 4)
 
 
 def test_more_prompts_than_the_context_holds_are_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="fewer text tokens"):
+    with pytest.raises(UserError, match="fewer text tokens"):
         clip.text_context(NAMES, "", 20)
 
 
 def test_a_phrase_with_fewer_tokens_than_places_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="'a photo' has 2 tokens"):
+    with pytest.raises(UserError, match="'a photo' has 2 tokens"):
         clip.text_context(NAMES, "a photo", 3)
 
 
 def test_prompts_deeper_than_the_tower_are_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="lower the depth"):
+    with pytest.raises(UserError, match="lower the depth"):
         clip.encode_images(torch.zeros(1, 3, 32, 32), [torch.zeros(1, clip.vision_width)] * 4)
 
 

@@ -12,6 +12,7 @@ from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
 from syncclip.methods.maple import Maple
+from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, batch
 
 
@@ -70,12 +71,12 @@ def test_the_depth_is_bounded_by_the_lower_tower() -> None:
     model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=16, heads=1, layers=2))
     low = PromptedClip(Backbone("low", model, SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
     assert len(build_method("maple", low, BENCHMARK).text_prompts) == 2
-    with pytest.raises(ValueError, match="depth: 3 blocks shall have prompts, but this tower has 2; use at most 2"):
+    with pytest.raises(UserError, match="depth: 3 blocks shall have prompts, but this tower has 2; use at most 2"):
         build_method("maple", low, BENCHMARK, Maple.Settings(depth=3))
 
 
 def test_prompts_that_do_not_fit_the_context_are_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="fewer text tokens"):
+    with pytest.raises(UserError, match="fewer text tokens"):
         build_method("maple", clip, BENCHMARK, Maple.Settings(text_tokens=15))
 
 

@@ -192,12 +192,12 @@ def test_more_domain_tokens_than_visual_tokens_are_refused() -> None:
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
     settings = SyncClip.Settings.model_validate({f"{tower}_depth": 4})
-    with pytest.raises(ValueError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
+    with pytest.raises(UserError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
         build_method("syncclip", clip, BENCHMARK, settings)
 
 
 def test_prompts_longer_than_the_context_are_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match="fewer text tokens"):
+    with pytest.raises(UserError, match="fewer text tokens"):
         build_method("ivlp", clip, BENCHMARK, Ivlp.Settings(text_tokens=15))
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
 from syncclip.methods.promptsrc import TEMPLATES, PromptSrc, divergence, gaussian_weights
+from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, batch
 
 
@@ -92,7 +93,7 @@ def _fits(clip: PromptedClip, template: str) -> bool:
 
 def test_templates_of_ones_own_must_fit(clip: PromptedClip) -> None:
     long = "one two three four five six seven eight nine ten eleven twelve {}"
-    with pytest.raises(ValueError, match="does not fit the 16 tokens"):
+    with pytest.raises(UserError, match="does not fit the 16 tokens"):
         built(clip, templates=("a {}.", long)).loss(batch())
 
 
@@ -104,7 +105,7 @@ def test_templates_without_one_place_for_the_name_are_refused(templates: tuple[s
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
-    with pytest.raises(ValueError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
+    with pytest.raises(UserError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
         built(clip, **{f"{tower}_depth": 4})
 
 

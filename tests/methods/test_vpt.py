@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
 from syncclip.methods.vpt import Vpt
+from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, Classes, batch
 
 OTHER_WORDS = Classes(template="the {} there")
@@ -59,7 +60,7 @@ def test_a_training_encodes_the_sentences_once(clip: PromptedClip, monkeypatch: 
 
 
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(ValueError, match=r"visual_depth: 4 blocks .* this tower has 3; use at most 3"):
+    with pytest.raises(UserError, match=r"visual_depth: 4 blocks .* this tower has 3; use at most 3"):
         build_method("vpt", clip, BENCHMARK, Vpt.Settings(visual_depth=4))
 
 
