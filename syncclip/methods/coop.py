@@ -42,8 +42,9 @@ class CoOp(Method):
         shape = *self.tokens.slots.shape, clip.text_width  # (C, n, width)
         if not settings.class_specific:
             shape = shape[1:]
-        words = self.tokens.initial
-        start = INITIAL_STD * torch.randn(shape) if words is None else words.expand(shape).clone()
+        start, words = INITIAL_STD * torch.randn(shape), self.tokens.initial
+        if words is not None:
+            start = words.expand(shape).to(start, copy=True)
         self.text_prompts = nn.ParameterList([nn.Parameter(start)])
 
     def text_features(self) -> Tensor:

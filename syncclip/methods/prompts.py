@@ -20,7 +20,7 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
     prompts = [INITIAL_STD * torch.randn(tokens, width) for _ in range(depth)]
     if first is not None:
         assert first.shape == prompts[0].shape, (first.shape, prompts[0].shape)
-        prompts[0] = first.detach().clone()
+        prompts[0] = first.detach().to(prompts[0], copy=True)  # to where the others are
     return nn.ParameterList(nn.Parameter(prompt) for prompt in prompts)
 
 

@@ -62,6 +62,12 @@ def test_text_prompts_start_as_the_words_of_the_phrase(clip: PromptedClip) -> No
     assert torch.equal(method.state_dict()["text_prompts.0"], words)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "zeroshot"])
+def test_what_starts_as_words_is_of_the_type_of_what_starts_at_random(clip: PromptedClip, name: str) -> None:
+    method = build_method(name, clip.double(), BENCHMARK)
+    assert {(parameter.dtype, parameter.device.type) for parameter in method.parameters()} == {(torch.float32, "cpu")}
+
+
 def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedClip) -> None:
     method = build_method("ivlp", clip, BENCHMARK).double()
     assert method.clip.model.visual.proj.dtype == torch.float64
