@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens, spoken
 from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.frozen import Template
 
 
 class ZeroShot(Method):
@@ -21,16 +22,15 @@ class ZeroShot(Method):
     data = ()
 
     class Settings(MethodSettings):
-        templates: tuple[str, ...] | None = Field(None, min_length=1)  # an ensemble; None: the benchmark's own template
+        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the benchmark's own one
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         names = [spoken(name) for name in classnames]
-        self.sentences = nn.ModuleList(
-            clip.texts([template.format(name) for name in names]) for template in settings.templates or (template,)
-        )
+        templates = settings.templates or (template,)
+        self.sentences = nn.ModuleList(clip.texts([each.replace("{}", name) for name in names]) for each in templates)
 
     def text_features(self) -> Tensor:
         """The mean direction of each class's sentences."""

@@ -220,3 +220,9 @@ def test_zero_shot_of_one_template_twice_is_that_template(clip: PromptedClip) ->
     once = build_method("zeroshot", clip, BENCHMARK)
     twice = build_method("zeroshot", clip, BENCHMARK, ZeroShot.Settings(templates=(BENCHMARK.template,) * 2))
     torch.testing.assert_close(once.text_features(), twice.text_features())
+
+
+@pytest.mark.parametrize("template", ["a photo.", "a {thing}.", "a {} and a {}."])
+def test_a_template_of_an_ensemble_without_one_place_for_the_name_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match=r"must hold \{\} exactly once"):
+        ZeroShot.Settings(templates=("a photo of a {}.", template))
