@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from syncclip.methods.base import Method, MethodSettings
+from syncclip.refusals import explain
 from syncclip.settings import UserError
 
 
@@ -44,6 +45,5 @@ def own_settings(method: type[Method], values: Mapping[str, Any]) -> MethodSetti
     try:
         return method.Settings.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("methods.own", *first["loc"])))
-        raise UserError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} ({method.__name__})") from error
+        key, reason = explain(error, method.Settings)
+        raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error

@@ -38,9 +38,16 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
     assert torch.equal(residuals[base:], torch.zeros_like(residuals[base:])), "novel classes have no real pictures"
 
 
-def test_mistakes_in_its_settings_are_told(tiny: TinyWorld) -> None:
-    with pytest.raises(UserError, match=r"methods\.own\.scala: extra inputs are not permitted \(TaskRes\)"):
-        Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.own": {"scala": 1}})
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"scala": 1}, r"methods\.own\.scala: no such key; did you mean 'scale'\? \(TaskRes\)"),
+        ({"scale": "much"}, r"methods\.own\.scale: 'much' is not allowed; it must be a number \(TaskRes\)"),
+    ],
+)
+def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.own": settings})
 
 
 @pytest.mark.parametrize(
