@@ -38,11 +38,11 @@ def model_card(
         record: of the run, which tells where prompts came from that were not learned here.
         layout: of the checkpoint for published code that lies beside the card; None where there is none.
     """
-    method = find_method(recipe.training.method)
+    idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     backbone = ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
     facts = {
-        "method": f"`{recipe.training.method}`, {inspect.cleandoc(method.__doc__ or '').splitlines()[0]}",
+        "method": f"`{recipe.training.method}`, {idea}",
         "backbone": f"{backbone}, frozen",
         "learned": f"{values:,} values in {len(learned)} tensors, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _pictures(recipe),

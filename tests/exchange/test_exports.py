@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from syncclip import jobs
 from syncclip.exchange.exports import ExportedRun, export_prompts
 from syncclip.exchange.imports import import_prompts
+from syncclip.methods.ivlp import Ivlp
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from tests.conftest import TinyWorld
@@ -152,6 +153,12 @@ def test_a_method_without_published_code_has_its_card_alone(tmp_path: Path, worl
     exported = export_prompts(run.url)
     assert exported.checkpoint is None
     assert "published code" not in Path(exported.card).read_text()
+
+
+def test_a_method_may_be_without_a_docstring(tmp_path: Path, worlds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ivlp, "__doc__", None)
+    card = export_prompts(import_case(IVLP, tmp_path, worlds)).card
+    assert "| method | `ivlp`, " in Path(card).read_text()
 
 
 def test_a_method_that_learns_nothing_has_nothing_to_export(tmp_path: Path, worlds: Path) -> None:
