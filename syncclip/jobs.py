@@ -192,7 +192,8 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
     training = recipe.training
-    parts = [training.method, training.data, training.images_per_class, f"seed{training.seed}"]
+    method = training.method.rpartition(":")[2]  # of one's own, the class alone: ':' has a meaning in paths and URLs
+    parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
     name = "-".join(str(part) for part in parts if part is not None)
     run_hash = digest([recipe.hash, identity])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))

@@ -31,7 +31,7 @@ class Arm(Settings):
     @classmethod
     def _named(cls, values: Any) -> Any:
         if isinstance(values, dict) and not values.get("name") and values.get("method"):
-            method = values["method"]
+            method = str(values["method"]).rpartition(":")[2]
             return {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
         return values
 

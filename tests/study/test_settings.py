@@ -11,6 +11,7 @@ from syncclip.study.settings import Arm, StudySettings
 def test_an_arm_is_named_after_method_and_data() -> None:
     assert Arm(method="syncclip", data="both").name == "syncclip-both"
     assert Arm(method="zeroshot").name == "zeroshot"
+    assert Arm(method="package.module:Mine", data="real").name == "Mine-real"
 
 
 def test_only_arms_that_learn_from_synthetic_pictures_have_amounts() -> None:
