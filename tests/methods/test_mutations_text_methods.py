@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -153,12 +153,13 @@ def coop(wanted: Callable[[Mapping[str, Any]], bool]) -> list[Fixture]:
     return [fixture for fixture in text_methods.coop_variants() if wanted(fixture.config)][:1]
 
 
-MIDDLE, FRONT, AT_END = (
-    coop(lambda config, place=place: config["CLASS_TOKEN_POSITION"] == place)  # type: ignore[misc]
-    for place in ("middle", "front", "end")
-)
-OWN, PHRASE = coop(lambda config: config["CSC"]), coop(lambda config: bool(config["CTX_INIT"]))
-COCOOP, KGCOOP = ([parity.load(name) for name in parity.names(method)] for method in ("cocoop", "kgcoop"))
+with parity.committed():
+    MIDDLE, FRONT, AT_END = (
+        coop(lambda config, place=place: config["CLASS_TOKEN_POSITION"] == place)  # type: ignore[misc]
+        for place in ("middle", "front", "end")
+    )
+    OWN, PHRASE = coop(lambda config: config["CSC"]), coop(lambda config: bool(config["CTX_INIT"]))
+    COCOOP, KGCOOP = ([parity.load(name) for name in parity.names(method)] for method in ("cocoop", "kgcoop"))
 
 MISTAKES: list[tuple[Plant, Callable[[Fixture], None], list[Fixture]]] = [
     (names_left_behind, text_methods.check_coop, MIDDLE + FRONT),
@@ -180,6 +181,12 @@ MISTAKES: list[tuple[Plant, Callable[[Fixture], None], list[Fixture]]] = [
     (summed_distance, text_methods.check_kgcoop, KGCOOP),
     (detached_knowledge, text_methods.check_kgcoop, KGCOOP),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_the_clip_of_the_committed_files() -> Iterator[None]:
+    with parity.committed():
+        yield
 
 
 @pytest.mark.parametrize(
