@@ -19,7 +19,7 @@ from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.determinism import pinned
 from syncclip.training.ledger import Ledger, Listener, open_run
 from syncclip.training.runs import PROMPTS, RunFolder, RunRecord
-from syncclip.training.schedule import learning_rate, position
+from syncclip.training.schedule import checkpoint_due, learning_rate, position
 from syncclip.training.settings import TrainingSettings, check_shared
 
 if TYPE_CHECKING:  # they bring open_clip along, seconds that only those who build a job need spend
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # they bring open_clip along, seconds that only those who bui
 
 
 class DivergedError(UserError):
-    """A loss is no longer a number. Every rank raises it in the same step."""
+    """A loss, or what is learned, is no longer a number. Every rank raises it in the same step."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
     Raises:
         UserError: the folder holds another recipe's run, or its checkpoints do.
-        DivergedError: a loss is not finite; the step is not made, checkpoints before it stay.
+        DivergedError: a loss is not finite; the step is not made, checkpoints before it stay. Or what was learned is
+            not finite where a checkpoint or the end is due; neither is written.
     """
     settings = job.settings
     check_shared(settings.batch, world_size)
@@ -109,6 +110,7 @@ def _train(
     """All steps from `state` to the end."""
     settings, stream = job.settings, job.stream
     assert stream is not None
+    total = settings.epochs * stream.steps_per_epoch
     optimizer = torch.optim.SGD(
         learnable.values(), lr=job.rate, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
@@ -132,6 +134,8 @@ def _train(
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
             job.method.epoch_ended(epoch + 1, settings.epochs)
+        if step + 1 == total or checkpoint_due(step + 1, total, settings.checkpoint_every):
+            _check_learned(learnable, step + 1, epoch)
         if ledger is not None:
             ledger.log(step + 1, epoch, rate, values)
             ledger.save(step + 1, learnable, job.method.memory(), optimizer)
@@ -191,4 +195,14 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
             raise DivergedError(
                 f"training stopped in step {step} (epoch {epoch + 1}): loss '{name}' is {losses[name]}; lower the "
                 "method's learning_rate or its loss weights"
+            )
+
+
+def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
+    """What a finite loss with an infinite gradient leaves behind must not become the newest checkpoint."""
+    for name, parameter in learnable.items():
+        if not parameter.isfinite().all():
+            raise DivergedError(
+                f"training stopped after step {step} (epoch {epoch + 1}): {name} holds numbers that are not finite; "
+                "lower the method's learning_rate or its loss weights"
             )

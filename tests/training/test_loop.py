@@ -184,6 +184,19 @@ def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path: Path) -> None:
     assert torch.isfinite(poisoned.method.weight).all()
 
 
+@pytest.mark.parametrize("call", [9, 20])
+def test_a_gradient_that_is_no_number_reaches_neither_checkpoint_nor_prompts(tmp_path: Path, call: int) -> None:
+    poisoned = fakes.job(tmp_path)
+    poisoned.method.weight.register_hook(lambda g: g * torch.nan if poisoned.method.calls == call else g)
+    with pytest.raises(
+        DivergedError, match=rf"after step {call} \(epoch .\): weight holds numbers that are not finite"
+    ):
+        run(poisoned)
+    assert not (tmp_path / "prompts.safetensors").exists()
+    newest = safetensors.torch.load_file(max((tmp_path / "checkpoints").glob("*.safetensors")))
+    assert all(tensor.isfinite().all() for tensor in newest.values())
+
+
 def test_a_method_that_learns_nothing_finishes_at_once(tmp_path: Path) -> None:
     made = fakes.job(tmp_path)
     made.method.requires_grad_(False)
