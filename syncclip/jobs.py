@@ -213,7 +213,7 @@ def grounded(recipe: Recipe) -> Recipe:
     names = {
         "benchmark.root": benchmark.root,
         "benchmark.name": benchmark.name if own else None,
-        "backbone.name": backbone.name if backbone.name != EMBEDDED else None,
+        "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
         "backbone.pretrained": backbone.pretrained,
     }
     there = {key: name for key, name in names.items() if name and Path(name).expanduser().exists()}

@@ -202,6 +202,11 @@ def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
     monkeypatch.chdir(place.parent)
     settled, _ = jobs.settled_run(recipe.with_values({"benchmark.name": place.name}), str(tmp_path))
     assert settled.benchmark.name == str(place)
+    backbone = Path(recipe.backbone.name)
+    monkeypatch.chdir(backbone.parent)
+    for name in (backbone.name, f"local-dir:{backbone.name}"):
+        settled, _ = jobs.settled_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
+        assert settled.backbone.name == str(backbone)
     shipped, _ = jobs.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.benchmark.name, shipped.backbone.name) == ("icons", "icons")
 
