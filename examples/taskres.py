@@ -1,6 +1,7 @@
 """TaskRes: what a method of your own looks like, in one file outside the package.
 
-syncclip train examples/taskres.yaml --out runs/taskres
+syncclip synth examples/taskres.yaml synthesis.images_per_class=4
+syncclip train examples/taskres.yaml
 """
 
 from __future__ import annotations
