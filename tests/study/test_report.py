@@ -250,6 +250,11 @@ def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float,
     assert signed(value) == said
 
 
+def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:
+    (arm,) = describe_arms([("Mine-real", "package.module:Mine", "real")])
+    assert (arm.label, arm.short) == ("Mine on real pictures", "Mine real only")
+
+
 def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
     arms = describe_arms([("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")])
     assert [arm.label for arm in arms] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]

@@ -99,7 +99,8 @@ def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
 
 
 def _names(name: str, method: str, data: str) -> tuple[str, str]:
-    title = _METHODS.get(method, method.rpartition(":")[2])
+    method = method.rpartition(":")[2]  # of one's own, the class alone, as its arms are called
+    title = _METHODS.get(method, method)
     plain = {
         "none": (title, title.replace(" CLIP", "")),
         "real": (f"{title} on real pictures", f"{title} real only"),
