@@ -120,7 +120,7 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
     if ours.data:
         result.bytes = peak("ours", entrants), peak("plain", entrants)
         result.whole = result.bytes[1] <= room
-        text = None if result.whole else ours.text_features()[plain.classes(batch)]
+        text = None if result.whole else ours.text_features().detach()[plain.classes(batch)]
 
         def train_plainly() -> None:
             if text is None:
@@ -130,14 +130,22 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
 
         ours.train()
         result.step = alternate(
-            lambda: backward(our_step(ours, plain, batch)), train_plainly, repetitions, tests.device
+            f"{entrants.name}, step",
+            lambda: backward(our_step(ours, plain, batch)),
+            train_plainly,
+            repetitions,
+            tests.device,
         )
         ours.zero_grad(set_to_none=True)
     ours.eval()
     with torch.no_grad():
         result.first = seconds(lambda: ours.logits(tests[:1]), tests.device)
         result.evaluation = alternate(
-            lambda: ours.logits(tests), lambda: plain.logits(tests), repetitions, tests.device
+            f"{entrants.name}, test batch",
+            lambda: ours.logits(tests),
+            lambda: plain.logits(tests),
+            repetitions,
+            tests.device,
         )
     return result
 
@@ -155,12 +163,17 @@ def measured_peak(side: str, name: str, course: Course) -> int:
     return peak(side, course.entrants(name), measured_peak_bytes)
 
 
-def alternate(ours: Callable[[], object], plain: Callable[[], object], times: int, device: torch.device) -> Pairs:
+def alternate(
+    what: str, ours: Callable[[], object], plain: Callable[[], object], times: int, device: torch.device
+) -> Pairs:
+    """Seconds of both sides, each going first in turn; told as they come, for some take minutes."""
     pairs = Pairs()
     for repetition in range(times):
         sides = [ours, plain] if repetition % 2 == 0 else [plain, ours]
         taken = [seconds(side, device) for side in sides]
-        pairs.seconds.append((taken[0], taken[1]) if repetition % 2 == 0 else (taken[1], taken[0]))
+        pair = (taken[0], taken[1]) if repetition % 2 == 0 else (taken[1], taken[0])
+        pairs.seconds.append(pair)
+        print(f"{what} {repetition + 1}/{times}: ours {pair[0]:.3g} s, plain {pair[1]:.3g} s", file=sys.stderr)
     return pairs
 
 

@@ -25,11 +25,12 @@ def entrants(name: str, clip: PromptedClip) -> Entrants:
     return Entrants(name, ours, plain, batch, batch.images[:3])
 
 
-def test_sides_take_turns_in_going_first() -> None:
+def test_sides_take_turns_in_going_first(capsys: pytest.CaptureFixture[str]) -> None:
     order: list[str] = []
-    pairs = alternate(lambda: order.append("ours"), lambda: order.append("plain"), 3, torch.device("cpu"))
+    pairs = alternate("it", lambda: order.append("ours"), lambda: order.append("plain"), 3, torch.device("cpu"))
     assert order == ["ours", "plain", "plain", "ours", "ours", "plain"]
     assert len(pairs.seconds) == 3
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == ["it 1/3", "it 2/3", "it 3/3"]
 
 
 def test_each_repetition_gives_a_ratio_and_the_table_their_median_and_range() -> None:
