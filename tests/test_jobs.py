@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs
+from syncclip.methods import METHODS
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from syncclip.training.evaluation import Predictions
@@ -72,6 +73,17 @@ def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, t
     assert json.loads((tmp_path / "results.json").read_text()) == run.results
     assert run.name == "syncclip-both-2-seed1"
     assert Recipe.load(str(tmp_path / "recipe.yaml")).training.images_per_class == 2
+
+
+@pytest.mark.parametrize("data", ["real", "synthetic", "both"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_goes_the_whole_way_on_any_data(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, name: str, data: str
+) -> None:
+    values = [f"training.method={name}", f"training.data={data}", "training.epochs=1"]
+    run = jobs.run_here(here(tiny, tiny_set, *values), str(tmp_path))
+    assert all(0 <= run.results[key] <= 100 for key in ("base", "novel", "open_all"))
+    assert jobs.evaluate(run.url) == run
 
 
 @pytest.mark.ray
