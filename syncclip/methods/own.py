@@ -27,7 +27,7 @@ def own_method(name: str) -> type[Method]:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"no method {name!r} ({error}); write package.module:Class as it is imported from {here}"
         ) from error

@@ -56,6 +56,8 @@ def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, 
     [
         ("examples.nowhere:TaskRes", "No module named 'examples.nowhere'"),
         ("examples.taskres:Nothing", "has no attribute 'Nothing'"),
+        (".taskres:TaskRes", "write package.module:Class"),
+        (":TaskRes", "write package.module:Class"),
         ("examples.taskres:Tensor", "is no method"),
     ],
 )
