@@ -201,8 +201,12 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
 
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """One rank's job from plain data; runs on the workers."""
-    recipe = Recipe.model_validate(spec["recipe"])
+    """One rank's job from plain data; runs on the workers.
+
+    Raises:
+        UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
+    """
+    recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     return _job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
 
 

@@ -257,3 +257,12 @@ def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
     spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
     with pytest.raises(UserError, match=reason):
         jobs.build(spec, rank=0, world_size=1)
+
+
+def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
+    spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
+    assert jobs.build(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
+    recipe["training"]["method"] = "elsewhere.mine:Mine"
+    with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
+        jobs.build(spec, rank=0, world_size=1)
