@@ -186,7 +186,11 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     recipe = grounded(recipe)
     identity = ""
     if learns_from_synthetic(recipe):
-        url = find_synthetic(recipe, out)
+        try:
+            url = find_synthetic(recipe, out)
+        except UserError:
+            load_benchmark(recipe.benchmark)  # if it isn't there either, that is the mistake to tell first
+            raise
         amount, identity = synthetic_part(recipe, url)
         recipe = recipe.with_values({"training.synthetic": url, "training.images_per_class": amount})
     else:

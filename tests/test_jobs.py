@@ -55,6 +55,12 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_benchmark_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = Recipe.load(tiny.recipe, ["benchmark.name=icns", f"storage.root={tmp_path}"])
+    with pytest.raises(UserError, match="unknown benchmark 'icns'; did you mean 'icons'"):
+        jobs.settled_run(recipe)
+
+
 def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
