@@ -271,7 +271,7 @@ def _explained(url: str, verb: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        remedy = "check the bucket's name" if verb == "write" else "check the path"
+        remedy = "check the bucket's name" if verb == "write" and not is_local(url) else "check the path"
         raise MissingError(f"cannot {verb} {url}: it is not there; {remedy}") from error
     except (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
         reason = error.strerror or str(error) or "not allowed"
