@@ -98,10 +98,10 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.name} --out {url}`")
+        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.argument} --out {url}`")
     _check_classes(recipe, plan, url)
     wanted = recipe.training.images_per_class or plan.images_per_class
-    again = f"`syncclip synth {recipe.name} --out {url} synthesis.images_per_class={wanted}`"
+    again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
     if wanted > plan.images_per_class:
         raise UserError(
             f"training.images_per_class is {wanted}, but {url} holds {plan.images_per_class} images per class; "

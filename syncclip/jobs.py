@@ -169,7 +169,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
         if holds_set(place):
             return place
     raise UserError(
-        f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.name} --out "
+        f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.argument} --out "
         f"{places[0]}`, or name a set with training.synthetic=DIR"
     )
 

@@ -142,6 +142,11 @@ class Recipe(Settings):
         """Where everything of this recipe lies that is not sent elsewhere by `--out`: `<storage.root>/<name>`."""
         return storage.join(self.storage.root, self.name)
 
+    @property
+    def argument(self) -> str:
+        """What a command is given to find this recipe: a shipped one's name, else the name of its file."""
+        return next((one for one in shipped() if one.rpartition("/")[2] == self.name), f"{self.name}.yaml")
+
     def to_yaml(self) -> str:
         """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
 

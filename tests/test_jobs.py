@@ -50,7 +50,7 @@ def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
 
 
 def test_training_before_synthesis_names_the_command_that_comes_first(tiny: TinyWorld, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"no synthetic set in {tmp_path}.*first run `syncclip synth tiny --out"):
+    with pytest.raises(UserError, match=f"no synthetic set in {tmp_path}.*first run `syncclip synth tiny.yaml --out"):
         jobs.train(Recipe.load(tiny.recipe), str(tmp_path))
     assert not list(tmp_path.iterdir())
 

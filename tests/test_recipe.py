@@ -92,6 +92,12 @@ def test_shipped_recipes_of_a_folder_are_found_by_name_and_by_path() -> None:
     assert by_name.name == "table5_losses"
 
 
+def test_a_recipe_knows_how_a_command_finds_it(tmp_path: Path) -> None:
+    for source in ("icons", "studies/table5_losses"):
+        assert Recipe.load(source).argument == source
+    assert Recipe.load(written(tmp_path, "")).argument == "mine.yaml"
+
+
 def test_values_can_refer_to_each_other(tmp_path: Path) -> None:
     source = written(tmp_path, "training: {seed: 7}\nsynthesis: {seed: '${training.seed}'}")
     assert Recipe.load(source).synthesis.seed == 7
