@@ -37,5 +37,5 @@ class TaskRes(Method):
         self.texts = FrozenTexts(clip, classnames, [template])
         self.residuals = nn.Parameter(torch.zeros_like(self.texts()))
 
-    def text_features(self) -> Tensor:
-        return normalize(self.texts() + self.scale * self.residuals, dim=-1)
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return normalize((self.texts() + self.scale * self.residuals)[classes], dim=-1)

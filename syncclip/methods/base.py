@@ -73,8 +73,8 @@ class Method(nn.Module):
         self._evaluated: tuple[tuple[int, ...], Tensor] | None = None
 
     @abstractmethod
-    def text_features(self) -> Tensor:
-        """(C, D) features of all classes, of length 1."""
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        """(C, D) features of all classes, or of some, of length 1."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(B, D) features of pictures, not normalised.
@@ -108,7 +108,7 @@ class Method(nn.Module):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin."""
-        text = self.text_features()[..., : self.candidates(batch), :]
+        text = self.text_features(slice(self.candidates(batch)))
         return {"classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)}
 
     @property

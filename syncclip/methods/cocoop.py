@@ -45,9 +45,9 @@ class CoCoOp(Method):
             OrderedDict(linear1=nn.Linear(clip.dim, hidden), relu=nn.ReLU(), linear2=nn.Linear(hidden, clip.text_width))
         )
 
-    def text_features(self) -> Tensor:
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
         """(C, D) features of all classes, of length 1, before a picture shifts them."""
-        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+        return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
         """(B, n, width) vectors of each picture's context, given image features (B, D), not normalised."""

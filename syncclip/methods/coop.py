@@ -47,5 +47,7 @@ class CoOp(Method):
             start = words.expand(shape).to(start, copy=True)
         self.text_prompts = nn.ParameterList([nn.Parameter(start)])
 
-    def text_features(self) -> Tensor:
-        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        (context,) = self.text_prompts
+        own = context[classes] if context.dim() == 3 else context
+        return normalize(self.clip.encode_text(self.tokens[classes], [own]), dim=-1)

@@ -33,8 +33,8 @@ class Ivlp(Method):
         self.text_prompts = deep_prompts(text_depth, settings.text_tokens, clip.text_width, self.tokens.initial)
         self.vision_prompts = deep_prompts(visual_depth, settings.visual_tokens, clip.vision_width)
 
-    def text_features(self) -> Tensor:
-        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.clip.encode_images(images, list(self.vision_prompts))

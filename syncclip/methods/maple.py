@@ -43,8 +43,8 @@ class Maple(Method):
         """Per block (n, vision width): the text prompts, projected."""
         return [project(prompt) for project, prompt in zip(self.projections, self.text_prompts, strict=True)]
 
-    def text_features(self) -> Tensor:
-        return normalize(self.clip.encode_text(self.tokens, list(self.text_prompts)), dim=-1)
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.clip.encode_images(images, self.vision_prompts())

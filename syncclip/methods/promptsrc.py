@@ -59,7 +59,7 @@ class PromptSrc(Ivlp):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
-        text, frozen_text = self.text_features()[:candidates], self.frozen_texts()[:candidates]
+        text, frozen_text = self.text_features(slice(candidates)), self.frozen_texts()[:candidates]
         image = self.image_features(batch.images)
         with torch.no_grad():
             frozen_image = self.clip.encode_images(batch.images)

@@ -74,7 +74,7 @@ class SyncClip(Ivlp):
         features = self.image_features(batch.images, batch.domains)  # of all groups in one pass
         real, seen, novel = torch.split(features, sizes)
         real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
-        text = self.text_features()
+        text = self.text_features(slice(self.candidates(batch)))
         terms = {}
         if len(real):
             terms["real"] = cross_entropy(self.scores(real, text[: self.base]), real_labels)

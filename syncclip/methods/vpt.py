@@ -38,9 +38,9 @@ class Vpt(Method):
         self.texts = FrozenTexts(clip, classnames, [settings.template or template])
         self.vision_prompts = deep_prompts(depth, settings.visual_tokens, clip.vision_width)
 
-    def text_features(self) -> Tensor:
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
         features: Tensor = self.texts()
-        return features
+        return features[classes]
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         return self.clip.encode_images(images, list(self.vision_prompts))

@@ -32,7 +32,9 @@ class ZeroShot(Method):
         templates = settings.templates or (template,)
         self.sentences = nn.ModuleList(clip.texts([each.replace("{}", name) for name in names]) for each in templates)
 
-    def text_features(self) -> Tensor:
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
         """The mean direction of each class's sentences."""
-        each = [normalize(self.clip.encode_text(cast(PromptTokens, texts)), dim=-1) for texts in self.sentences]
+        each = [
+            normalize(self.clip.encode_text(cast(PromptTokens, texts)[classes]), dim=-1) for texts in self.sentences
+        ]
         return normalize(torch.stack(each).mean(dim=0), dim=-1)

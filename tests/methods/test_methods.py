@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,10 +10,12 @@ import open_clip
 import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import PromptTokens
 from syncclip.methods import METHODS, MethodsSettings, build_method, find_method
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.syncclip import SyncClip, alignment
@@ -30,6 +33,29 @@ def test_the_table_and_the_settings_name_the_same_methods() -> None:
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="no method is called 'synclip'; did you mean 'syncclip'"):
         find_method("synclip")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_texts_of_some_classes_are_those_of_all(clip: PromptedClip, name: str) -> None:
+    method = build_method(name, clip, BENCHMARK)
+    torch.testing.assert_close(method.text_features(slice(2)), method.text_features()[:2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.data and name != "vpt"])
+def test_real_pictures_alone_cost_the_texts_of_base_classes_alone(
+    clip: PromptedClip, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, right, encoded = build_method(name, clip, BENCHMARK), PromptedClip.encode_text, []
+    method.loss(batch(4, 0, 0))  # frozen texts are encoded once, and then no more
+
+    def counting(clip: PromptedClip, tokens: PromptTokens, prompts: Sequence[Tensor] = ()) -> Tensor:
+        encoded.append(len(tokens.ids))
+        return right(clip, tokens, prompts)
+
+    monkeypatch.setattr(PromptedClip, "encode_text", counting)
+    method.loss(batch(4, 0, 0))
+    method.loss(batch(4, 4, 4))
+    assert encoded == [3, 5]
 
 
 @pytest.mark.parametrize("name", METHODS)
