@@ -49,6 +49,11 @@ def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
+def of(rows: list[int], vectors: Tensor) -> Tensor:
+    """Those of vectors (…, C, n, width) that some of C texts have; all, where the texts share them."""
+    return vectors[..., rows, :, :] if vectors.dim() > 2 and vectors.shape[-3] > 1 else vectors
+
+
 def append(x: Tensor, vectors: Tensor) -> Tensor:
     """x (B, L, width) with vectors (N, width) or (B, N, width) behind it."""
     return torch.cat([x, vectors.expand(len(x), -1, -1).to(x.dtype)], dim=1)

@@ -6,8 +6,8 @@ Conventions, as in the published code of CoOp, VPT and MaPLe:
 * vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
 * A list of prompts has one entry per prompted block, counted from the input.
 
-What it saves: texts are cut to the longest one, first tokens that all classes share are computed once instead of once a
-class, the last block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
+What it saves: texts are cut to the longest of like length, first tokens that all share are computed once, the last
+block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
 Where text tokens see those behind them, as in SigLIP, padding is part of a text and the first two savings are lost.
 """
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from syncclip.clip.attention import append, attend, place
+from syncclip.clip.attention import append, attend, of, place
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.precision import autocast, float32
 from syncclip.clip.text_tower import TextTower, text_tower
@@ -32,6 +32,7 @@ from syncclip.clip.tokens import (
     PromptTokens,
     arrange,
     frame,
+    of_like_length,
     prompt_texts,
     shared_length,
     spoken,
@@ -189,6 +190,8 @@ class PromptedClip(nn.Module):
         tower = self.text
         blocks = tower.blocks
         _check("text", prompts, len(blocks), tokens.slots.shape[1])
+        if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
+            return self._encode_groups(tokens, prompts, groups)
         classes, length, width = tokens.embeddings.shape
         lead: torch.Size = torch.broadcast_shapes((classes,), *(vectors.shape[:-2] for vectors in prompts))  # type: ignore[no-untyped-call]
         per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
@@ -218,6 +221,12 @@ class PromptedClip(nn.Module):
                     x = self._run(attend, block, x.gather(-2, at), x, head, tower.mask(tokens.read, length))
             x = tower.project(x.squeeze(-2))
         return float32(x, self.backbone.precision)
+
+    def _encode_groups(self, tokens: PromptTokens, prompts: Sequence[Tensor], groups: list[list[int]]) -> Tensor:
+        """Text features of one group of rows after the other."""
+        features = [self.encode_text(tokens.group(rows), [of(rows, each) for each in prompts]) for rows in groups]
+        order = torch.tensor([row for rows in groups for row in rows], device=self.device)
+        return torch.cat(features, dim=-2).index_select(-2, order.argsort())
 
     def encode_images(self, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
         """Image features.

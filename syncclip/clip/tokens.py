@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,6 +15,9 @@ from syncclip.settings import UserError
 # longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published
 # numbers depend on it.
 PHRASE_TOKENS = 4
+
+LIKE = 3  # lengths that differ by less go through a causal tower together
+FEW = 32  # so many texts rather go with longer ones than alone
 
 Position = Literal["end", "middle", "front"]
 
@@ -35,6 +39,7 @@ class PromptTokens(nn.Module):
         shared: so many first tokens are the same in all texts and end before every read position; all slots lie
             among them, or it is 0. A causal tower runs over them once, not once a class; for another it is 0.
         initial: (n, width) the words that the slots held, where they shall start as words; else None.
+        lengths: of each text up to the token that is read.
     """
 
     ids: Tensor
@@ -43,18 +48,45 @@ class PromptTokens(nn.Module):
     slots: Tensor
 
     def __init__(
-        self, ids: Tensor, embeddings: Tensor, read: Tensor, slots: Tensor, shared: int, initial: Tensor | None
+        self,
+        ids: Tensor,
+        embeddings: Tensor,
+        read: Tensor,
+        slots: Tensor,
+        shared: int,
+        initial: Tensor | None,
+        lengths: list[int] | None = None,
     ) -> None:
         super().__init__()
         for name, value in {"ids": ids, "embeddings": embeddings, "read": read, "slots": slots}.items():
             self.register_buffer(name, value, persistent=False)
         self.shared = shared
         self.initial = initial
+        self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
         """Some of the texts, cut and shared as all of them are."""
-        each = (self.ids[rows], self.embeddings[rows], self.read[rows], self.slots[rows])
-        return PromptTokens(*each, self.shared, self.initial)
+        return self._some(rows, self.lengths[rows], self.ids.shape[1])
+
+    def group(self, rows: list[int]) -> PromptTokens:
+        """Some of the texts, cut to the longest of them, and shared as all of them are."""
+        lengths = [self.lengths[row] for row in rows]
+        return self._some(rows, lengths, max(lengths))
+
+    def _some(self, rows: slice | list[int], lengths: list[int], longest: int) -> PromptTokens:
+        texts = self.ids[rows, :longest], self.embeddings[rows, :longest], self.read[rows], self.slots[rows]
+        return PromptTokens(*texts, self.shared, self.initial, lengths)
+
+
+def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in groups of like length, the shortest first; a group of few has taken in longer ones, if there are any."""
+    groups: list[list[int]] = [[]]
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for _, rows in groupby(by_length, key=lambda row: lengths[row] // LIKE):
+        if len(groups[-1]) >= FEW:
+            groups.append([])
+        groups[-1].extend(rows)
+    return groups
 
 
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:

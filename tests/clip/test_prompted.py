@@ -7,11 +7,14 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import FEW, Position, of_like_length
 from syncclip.settings import UserError
 from tests.worlds.clip import make_clip_folder
 
@@ -67,6 +70,40 @@ def test_texts_are_cut_to_the_longest_and_their_common_start_is_shared(clip: Pro
     tokens = clip.text_context(["cat", "dog"], "a photo of a", 2)
     assert tokens.ids.shape[1] == int(tokens.read.max()) + 1 < clip.context
     assert tokens.shared == 5  # start, two places, "of a"
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("position", ["end", "front"])
+def test_texts_of_like_length_go_together_and_give_what_the_whole_context_gives(
+    clip: PromptedClip, position: Position, own: bool
+) -> None:
+    names = [name for _ in range(20) for name in ["the old blue car in the rain", "cat", "a red sun", "dog"]]
+    tokens = clip.text_context(names, "", 2, position)
+    assert [len(rows) for rows in of_like_length(tokens.lengths)] == [60, 20]
+    prompts = [torch.randn(*([80] if own else []), 2, clip.text_width).requires_grad_() for _ in range(2)]
+    features = clip.encode_text(tokens, prompts)
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    weights = torch.randn_like(features)
+    pairs = zip(*(torch.autograd.grad((x * weights).sum(), prompts) for x in (features, expected)), strict=True)
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-4)
+
+
+def test_each_picture_may_have_prompts_for_texts_of_any_length(clip: PromptedClip) -> None:
+    tokens = clip.text_context(["cat"] * 40 + ["the old blue car in the rain"] * 2, "", 2)
+    contexts = torch.randn(3, 1, 2, clip.text_width)
+    each = torch.stack([clip.encode_text(tokens, [context]) for context in contexts])
+    torch.testing.assert_close(clip.encode_text(tokens, [contexts]), each, rtol=0, atol=1e-5)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=200))
+def test_groups_hold_every_text_once_and_grow_in_length(lengths: list[int]) -> None:
+    groups = of_like_length(lengths)
+    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
+    longest = [max(lengths[row] for row in rows) for rows in groups]
+    assert longest == sorted(longest) and all(len(rows) >= FEW for rows in groups[:-1])
+    assert all(of_like_length([lengths[row] for row in rows]) == [[*range(len(rows))]] for rows in groups)
 
 
 def test_a_single_class_is_read_behind_its_shared_start(clip: PromptedClip) -> None:
