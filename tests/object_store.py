@@ -1,4 +1,4 @@
-"""A real S3 server of this machine, for tests of what storage promises on an object store."""
+"""A real S3 server of this machine, with or without a proxy that spoils requests, for tests of storage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from unittest import mock
 from moto.server import ThreadedMotoServer
 
 from syncclip import storage
+from tests.worlds.faulty_s3 import FaultyS3, faulty_s3
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -20,18 +21,38 @@ ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def s3_bucket(name: str = "bucket") -> Iterator[str]:
-    """`s3://NAME` on a server that lives as long as the block; storage is configured for it."""
-    import boto3
-
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server that lives as long as the block, with credentials for it in the environment."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
     try:
         with mock.patch.dict(os.environ, ENVIRONMENT):
-            boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket=name)
-            storage.configure({"endpoint_url": endpoint})
-            yield f"s3://{name}"
+            yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def s3_bucket(name: str = "bucket") -> Iterator[str]:
+    """`s3://NAME` on a server that lives as long as the block; storage is configured for it."""
+    with s3_server() as endpoint, _bucket(name, endpoint, endpoint) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def faulty_bucket(name: str = "bucket") -> Iterator[tuple[str, FaultyS3]]:
+    """The same behind a proxy that spoils what it is told to."""
+    with s3_server() as endpoint, faulty_s3(endpoint) as proxy, _bucket(name, endpoint, proxy.endpoint) as url:
+        yield url, proxy
+
+
+@contextlib.contextmanager
+def _bucket(name: str, server: str, endpoint: str) -> Iterator[str]:
+    import boto3
+
+    boto3.client("s3", endpoint_url=server).create_bucket(Bucket=name)
+    storage.configure({"endpoint_url": endpoint})
+    try:
+        yield f"s3://{name}"
     finally:
         storage.configure({})
-        server.stop()

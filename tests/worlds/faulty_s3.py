@@ -1,0 +1,196 @@
+"""A proxy in front of an S3 server of this machine that spoils requests, as networks and busy object stores do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import aiohttp
+from aiohttp import web
+
+Fault = Literal["503", "500", "429", "403", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
+"""What can happen to a request:
+
+* a number: the server's refusal with this status, without having done anything;
+* `reset`: the connection is torn down before any answer, and nothing was done;
+* `reset upload`: the same in the middle of the request's body;
+* `reset answer`: done, but torn down in the middle of the answer's body;
+* `lost`: done, but torn down instead of any answer;
+* `slow`: the answer comes in small pieces with pauses between them;
+* `hang`: no answer until the client gives up.
+"""
+
+PASSING: tuple[Fault, ...] = ("503", "500", "429", "reset", "reset upload", "reset answer", "lost", "slow")
+"""Those that a client should survive without waiting for a timeout."""
+
+CODES = {
+    "503": "SlowDown",
+    "500": "InternalError",
+    "429": "TooManyRequests",
+    "403": "SignatureDoesNotMatch",
+}
+PIECE, PAUSE = 4096, 0.002
+"""Bytes of a slow answer between two pauses, and seconds of a pause."""
+
+
+@dataclass
+class FaultyS3:
+    """Spoils the next requests that match, or some share of all; counts what it did.
+
+    with faulty_s3(backend) as proxy:
+        proxy.spoil("503", times=3, method="PUT")   # the next three
+        proxy.spoil_some(0.05, seed=1)              # each 20th or so from now on, by any passing fault
+        proxy.soothe()                              # none any more
+    """
+
+    endpoint: str = ""
+    """`http://127.0.0.1:PORT`, for `endpoint_url` or AWS_ENDPOINT_URL_S3."""
+    seen: list[str] = field(default_factory=list)
+    """`METHOD /path?query` of each request that arrived, spoilt ones too."""
+    spoilt: Counter[str] = field(default_factory=Counter)
+    """Fault -> requests that it hit."""
+    _fault: Fault = "503"
+    _left: int = 0
+    _method: str | None = None
+    _query: str = ""
+    _rate: float = 0.0
+    _kinds: Sequence[Fault] = PASSING
+    _random: random.Random = field(default_factory=random.Random)
+
+    def spoil(self, fault: Fault, times: int = 1, method: str | None = None, query: str = "") -> None:
+        """Spoil the next `times` requests of a method (None: any) whose query holds a text; forgets what was seen."""
+        self.seen.clear()
+        self.spoilt.clear()
+        self._fault, self._left, self._method, self._query = fault, times, method, query
+
+    def spoil_some(self, rate: float, kinds: Sequence[Fault] = PASSING, seed: int = 0) -> None:
+        """Spoil this share of the requests from now on, each by one of `kinds`."""
+        self._rate, self._kinds, self._random = rate, kinds, random.Random(seed)
+
+    def soothe(self) -> None:
+        """Let all requests pass from now on."""
+        self._left, self._rate = 0, 0.0
+
+    def next_fault(self, method: str, path: str) -> Fault | None:
+        """What happens to a request that arrives now."""
+        self.seen.append(f"{method} {path}")
+        fault = None
+        if self._left and self._method in (None, method) and self._query in path.partition("?")[2]:
+            self._left -= 1
+            fault = self._fault
+        elif self._random.random() < self._rate:
+            fault = self._random.choice(self._kinds)
+        if fault is not None:
+            self.spoilt[fault] += 1
+        return fault
+
+
+@contextlib.contextmanager
+def faulty_s3(backend: str) -> Iterator[FaultyS3]:
+    """A proxy before the server at `backend` (`http://host:port`) that lives as long as the block."""
+    proxy = FaultyS3()
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+
+    async def serve() -> web.AppRunner:
+        application = web.Application(client_max_size=1 << 30)
+        session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True))
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await _answer(request, proxy, backend, session)
+
+        async def close(_: web.Application) -> None:
+            await session.close()
+
+        application.router.add_route("*", "/{path:.*}", handle)
+        application.on_cleanup.append(close)
+        runner = web.AppRunner(application, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        proxy.endpoint = f"http://{host}:{port}"
+        return runner
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(serve())
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="faulty-s3", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield proxy
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+
+
+async def _answer(
+    request: web.Request, proxy: FaultyS3, backend: str, session: aiohttp.ClientSession
+) -> web.StreamResponse:
+    fault = proxy.next_fault(request.method, request.raw_path)
+    if fault in CODES:
+        await request.read()
+        text = f"<?xml version='1.0'?><Error><Code>{CODES[fault]}</Code><Message>injected</Message></Error>"
+        return web.Response(status=int(fault), text=text, content_type="application/xml")
+    if fault == "hang":
+        await asyncio.sleep(3600)
+    if fault == "reset upload":
+        await request.content.readany()
+    if fault in ("reset", "reset upload"):
+        return _torn(request)
+    headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    target = aiohttp.client.URL(backend + request.raw_path, encoded=True)
+    body = await request.read()
+    async with session.request(request.method, target, headers=headers, data=body, allow_redirects=False) as answer:
+        data = await answer.read()
+        if fault == "lost":
+            return _torn(request)
+        response = web.StreamResponse(status=answer.status, reason=answer.reason)
+        for name, value in answer.headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                response.headers.add(name, value)
+        if "Content-Length" in answer.headers:
+            response.content_length = int(answer.headers["Content-Length"])
+        elif answer.status != 204:
+            response.content_length = len(data)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        if fault == "reset answer":
+            await response.write(data[: len(data) // 2])
+            await asyncio.sleep(0.01)
+            return _torn(request)
+        if fault == "slow":
+            for start in range(0, len(data), PIECE):
+                await response.write(data[start : start + PIECE])
+                await asyncio.sleep(PAUSE)
+        else:
+            await response.write(data)
+        await response.write_eof()
+        return response
+
+
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}
+
+
+def _torn(request: web.Request) -> web.StreamResponse:
+    """Tear the connection down: the client sees a reset, not an end."""
+    if request.transport is not None:
+        peer = request.transport.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response()
