@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import benchmarks, prompts, shards
+from syncclip.commands import benchmarks, plan, prompts, shards
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -73,23 +73,7 @@ def init(
     tables.show(f"{place}: see what it draws with `syncclip plan {place}`, then run `syncclip study {place}`")
 
 
-@app.command()
-def plan(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Show what `synth` would draw: pictures, shards, and sample prompts of each class."""
-    from syncclip import jobs, tables
-    from syncclip.recipe import Recipe
-
-    drawn = jobs.plan(Recipe.load(recipe, overrides or []))
-    rows = [
-        (label, name, *(drawn.entry(label + drawn.classes * k).prompt for k in range(min(2, drawn.images_per_class))))
-        for label, name in enumerate(drawn.classnames)
-    ]
-    headings = ["id", "class", "first prompt", "second prompt"][: len(rows[0])]
-    tables.show(tables.table(f"Prompts of benchmark {drawn.benchmark}", headings, rows))
-    tables.show(
-        f"{drawn.classes} classes x {drawn.images_per_class} images = {drawn.total:,} images in {len(drawn.shards())} "
-        f"shards of up to {drawn.shard_size}, drawn by {drawn.generator.pipeline}"
-    )
+app.command()(plan.plan)
 
 
 @app.command()
