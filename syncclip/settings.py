@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Settings(BaseModel):
@@ -12,6 +14,19 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    added: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later version brought. They aren't written while they have their default: so plans stay as they
+    were, and with them the digests that name sets and runs."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        for name in self.added:
+            if name in values and getattr(self, name) == fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
 
 
 class UserError(ValueError):

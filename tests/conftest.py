@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from syncclip.cluster import ray_session
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 # Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+hypothesis.settings.register_profile("busy machines", deadline=None)
+hypothesis.settings.load_profile("busy machines")
 
 
 @pytest.fixture(scope="session")

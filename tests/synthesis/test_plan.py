@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncclip.clip.backbone import BackboneSettings
+from syncclip.recipe import digest
 from syncclip.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import MAX_IMAGES, Plan, differences, draft, read_plan, seed_of, settle
@@ -147,6 +148,10 @@ def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> 
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match="is no plan that this version can read"):
         settle(plan_of(), str(tmp_path))
+
+
+def test_fields_that_came_later_leave_the_identity_of_a_plan_as_it_was() -> None:
+    assert digest(plan_of().identity()) == "28cd22f56193b1d4", "runs on sets that are there would be taken for others"
 
 
 def test_the_recipes_backbone_judges_where_the_filter_names_none() -> None:
