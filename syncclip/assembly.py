@@ -111,7 +111,7 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     if missing := [shard for shard in shards if shard not in there]:
         raise UserError(f"{url}: {len(missing)} of {len(shards)} shards are not drawn yet; finish the set with {again}")
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
-    return wanted, digest({**plan.identity(), "amounts": amounts})
+    return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
 
 
 def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
