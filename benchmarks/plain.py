@@ -10,6 +10,7 @@ learned vectors stand before the class name, and all classes share them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -56,9 +57,9 @@ class Plain(nn.Module):
     def clip(self) -> PromptedClip:
         return cast(Method, self.method).clip
 
+    @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         """(C, D) of some classes, of length 1."""
-        raise NotImplementedError
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, D), not normalised."""

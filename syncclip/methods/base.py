@@ -54,6 +54,7 @@ class Method(nn.Module):
     Attributes:
         data: what the method may be trained on; empty where nothing is learned.
         base: the first so many classes are the ones with real training pictures.
+        weights: what the terms of the loss are weighted with; 1 where not named.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -70,6 +71,7 @@ class Method(nn.Module):
         self.base = base
         self.template = template
         self.settings = settings
+        self.weights: Mapping[str, float] = {}
         self._evaluated: tuple[tuple[int, ...], Tensor] | None = None
 
     @abstractmethod
@@ -110,11 +112,6 @@ class Method(nn.Module):
         """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin."""
         text = self.text_features(slice(self.candidates(batch)))
         return {"classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)}
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        """What the terms are weighted with; 1 where not named."""
-        return {}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The terms and their weighted sum, "total"; a term that stands alone is not weighted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from pydantic import Field
 from torch import Tensor
@@ -34,12 +34,8 @@ class KgCoOp(CoOp):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        self._weights = {"knowledge": settings.knowledge_weight}
+        self.weights = {"knowledge": settings.knowledge_weight}
         self.frozen_texts = FrozenTexts(clip, classnames, [settings.template or template])
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return self._weights
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)

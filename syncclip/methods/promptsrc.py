@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -44,7 +44,7 @@ class PromptSrc(Ivlp):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        self._weights = {
+        self.weights = {
             "text": settings.text_weight,
             "image": settings.image_weight,
             "logits": settings.logits_weight,
@@ -52,10 +52,6 @@ class PromptSrc(Ivlp):
         self._aggregation = settings.aggregation_mean, settings.aggregation_std
         self.frozen_texts = FrozenTexts(clip, classnames, settings.templates or TEMPLATES, settings.templates is None)
         self.register_buffer("average", torch.zeros_like(parameters_to_vector(self.parameters())), persistent=False)
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return self._weights
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)

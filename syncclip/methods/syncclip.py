@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -49,12 +49,8 @@ class SyncClip(Ivlp):
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives
-        self._weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
+        self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return self._weights
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
         """Per block (B, N, width): each picture's prompts, by its domain."""

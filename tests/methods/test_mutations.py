@@ -15,6 +15,7 @@ from syncclip.methods import syncclip
 from syncclip.methods.base import Method
 from syncclip.methods.syncclip import SyncClip
 from tests.methods import parity
+from tests.methods.mistakes import weigh
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -27,13 +28,7 @@ def loss_weight(patch: pytest.MonkeyPatch) -> None:
 
 
 def swapped_weights(patch: pytest.MonkeyPatch) -> None:
-    right = SyncClip.weights.fget
-    assert right is not None
-    patch.setattr(
-        SyncClip,
-        "weights",
-        property(lambda s: dict(zip(("alignment", "synthetic"), right(s).values(), strict=True))),
-    )
+    weigh(patch, SyncClip, lambda weights: dict(zip(("alignment", "synthetic"), weights.values(), strict=True)))
 
 
 def token_position(patch: pytest.MonkeyPatch) -> None:

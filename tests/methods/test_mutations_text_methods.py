@@ -18,6 +18,7 @@ from syncclip.methods.coop import CoOp
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.kgcoop import KgCoOp
 from tests.methods import parity, text_methods
+from tests.methods.mistakes import weigh
 from tests.methods.parity import Fixture
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -121,9 +122,7 @@ def linear_net(patch: pytest.MonkeyPatch) -> None:
 
 
 def knowledge_weighted_twice(patch: pytest.MonkeyPatch) -> None:
-    right = KgCoOp.weights.fget
-    assert right is not None
-    patch.setattr(KgCoOp, "weights", property(lambda s: {name: 2 * weight for name, weight in right(s).items()}))
+    weigh(patch, KgCoOp, lambda weights: {name: 2 * weight for name, weight in weights.items()})
 
 
 def knowledge_of_another_template(patch: pytest.MonkeyPatch) -> None:

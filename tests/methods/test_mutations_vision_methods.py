@@ -17,6 +17,7 @@ from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.vpt import Vpt
 from tests.methods import parity, vision_methods
+from tests.methods.mistakes import weigh
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -104,20 +105,20 @@ def divergence_at_another_temperature(patch: pytest.MonkeyPatch) -> None:
 
 
 def swapped_weights(patch: pytest.MonkeyPatch) -> None:
-    weights = {"text": "image", "image": "text", "logits": "logits"}
-    patch.setattr(PromptSrc, "weights", property(lambda s: {name: s._weights[weights[name]] for name in weights}))
+    swapped = {"text": "image", "image": "text", "logits": "logits"}
+    weigh(patch, PromptSrc, lambda weights: {name: weights[other] for name, other in swapped.items()})
 
 
 def weight_of_the_text_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PromptSrc, "weights", property(lambda s: {**s._weights, "text": 1.0}))
+    weigh(patch, PromptSrc, lambda weights: {**weights, "text": 1.0})
 
 
 def weight_of_the_image_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PromptSrc, "weights", property(lambda s: {**s._weights, "image": 1.0}))
+    weigh(patch, PromptSrc, lambda weights: {**weights, "image": 1.0})
 
 
 def weighted_divergence(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PromptSrc, "weights", property(lambda s: {**s._weights, "logits": 2.0}))
+    weigh(patch, PromptSrc, lambda weights: {**weights, "logits": 2.0})
 
 
 def squared_differences(patch: pytest.MonkeyPatch) -> None:
