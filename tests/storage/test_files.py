@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from syncclip import storage
 from syncclip.settings import UserError
+from syncclip.storage import places
 from tests.object_store import s3_bucket
 
 
@@ -100,7 +100,7 @@ def test_a_file_of_another_writer_is_seen_after_a_listing(bucket: str) -> None:
     assert storage.listdir(place) == ["a"]
     import boto3
 
-    client = boto3.client("s3", endpoint_url=storage._options["endpoint_url"])
+    client = boto3.client("s3", endpoint_url=places.options_of(bucket)["endpoint_url"])
     client.put_object(Bucket="bucket", Key="fresh/b", Body=b"22")
     assert storage.listdir(place) == ["a", "b"]
     assert storage.sizes(place)["b"] == 2
@@ -109,7 +109,7 @@ def test_a_file_of_another_writer_is_seen_after_a_listing(bucket: str) -> None:
 
 def filesystem(url: str) -> Any:
     """The very instance that storage uses for a URL."""
-    return fsspec.core.url_to_fs(url, use_listings_cache=False, **storage._options)[0]
+    return places.remote(url)[0]
 
 
 @pytest.mark.fault
@@ -171,7 +171,7 @@ def test_no_credentials_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setattr(storage, "_options", {**storage._options, "skip_instance_cache": True})
+    monkeypatch.setitem(places._options, "skip_instance_cache", True)
     with pytest.raises(UserError, match=r"cannot write .*credentials"):
         storage.write_bytes(storage.join(bucket, "x"), b"1")
 

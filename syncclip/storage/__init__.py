@@ -1,0 +1,53 @@
+"""Every byte that syncclip reads or writes goes through here: local folders and any fsspec URL (`s3://`, `gs://`, …).
+
+Promises, which the commit markers of the shards build on:
+
+* What is written appears whole or not at all. Locally: a hidden temporary file, fsync, rename. On an object store: one
+  put, or one multipart upload that is completed last and aborted on an exception. (On other remote file systems, such
+  as sftp, a write that is cut off can leave a short file behind; a marker's byte count then tells.)
+* Listings are never answered from a cache, since other machines write into the same folder.
+* A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
+* A user's mistake (no permission, no space, a missing file, no credentials) is told in one sentence.
+* Filesystems are looked up at each call and never kept (fsspec's cache knows the process), so a fork breaks nothing.
+"""
+
+from syncclip.storage.faults import MissingError, UnreachableError
+from syncclip.storage.files import (
+    exists,
+    fetch,
+    file_sha256,
+    listdir,
+    makedirs,
+    open_read,
+    publish,
+    read_bytes,
+    read_many,
+    remove,
+    sizes,
+    sweep,
+    write_bytes,
+)
+from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
+
+__all__ = [
+    "MissingError",
+    "StorageSettings",
+    "UnreachableError",
+    "configure",
+    "exists",
+    "fetch",
+    "file_sha256",
+    "is_local",
+    "join",
+    "listdir",
+    "local_path",
+    "makedirs",
+    "open_read",
+    "publish",
+    "read_bytes",
+    "read_many",
+    "remove",
+    "sizes",
+    "sweep",
+    "write_bytes",
+]

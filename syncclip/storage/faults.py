@@ -1,0 +1,141 @@
+"""What goes wrong on the way to a file: waited for where it passes, told in one sentence where a user can mend it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from syncclip.settings import UserError
+from syncclip.storage.places import is_local
+
+PAUSES = (1.0, 4.0, 15.0)
+"""Seconds (at most) between our own tries; the store's client has tried several times in each."""
+
+BUSY = frozenset({429, 500, 502, 503, 504})
+"""HTTP answers that say: not now."""
+TORN = (
+    "ClientPayloadError",
+    "IncompleteRead",
+    "ServerDisconnectedError",
+    "ConnectionClosedError",
+    "ResponseParserError",
+)
+SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "FSTimeoutError", "HTTPClientError")
+"""botocore's, aiohttp's and fsspec's errors are named, not imported: a driver may not be installed."""
+
+FULL = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "no space left",
+    errno.EFBIG: "the file grows larger than is allowed there",
+    errno.EROFS: "the file system is read-only",
+}
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class MissingError(UserError, FileNotFoundError):
+    """Something that should be there is not."""
+
+
+class UnreachableError(UserError):
+    """A store that does not answer, or keeps refusing; later it may."""
+
+
+def persistently(call: Callable[[], T]) -> T:
+    """Call until it works, or fails for a reason that does not pass, or all pauses are used up.
+
+    For whole reads and whole writes only, which can be done again.
+    """
+    for pause in PAUSES:
+        try:
+            return call()
+        except Exception as error:
+            if not passes(error):
+                raise
+            log.warning("trying again in a moment: %s", error)
+        time.sleep(pause * random.uniform(0.5, 1.0))
+    return call()
+
+
+def passes(error: BaseException) -> bool:
+    """Whether the same call may work a moment later: a busy store, or a connection torn in the middle."""
+    return _status(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
+
+
+@contextlib.contextmanager
+def explained(url: str, verb: str) -> Iterator[None]:
+    """Turn the errors that a user can mend into one sentence; all others pass through."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        told = _told(error, url, verb)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _told(error: Exception, url: str, verb: str) -> UserError | None:
+    """The sentence for an error; None for a defect of ours."""
+    cannot, local = f"cannot {verb} {url}", is_local(url)
+    names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
+    if isinstance(error, FileNotFoundError):
+        remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
+        return MissingError(f"{cannot}: it is not there; {remedy}")
+    if not local and (passes(error) or names.intersection(SILENT)):
+        return UnreachableError(
+            f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later: "
+            "what is committed stays"
+        )
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
+        where = f"choose a place that you may {verb}" if local else f"check the credentials and whether they may {verb}"
+        return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {where}")
+    if isinstance(error, ImportError):
+        extra = 'pip install "syncclip[s3]"' if url.startswith("s3") else "install the fsspec driver of its scheme"
+        return UserError(f"{cannot}: {_line(error)}; {extra}")
+    if isinstance(error, OSError) and error.errno in FULL:
+        return UserError(f"{cannot}: {FULL[error.errno]}; choose another place or free some space")
+    for sign, remedy in _REMEDIES.items():
+        if any(sign in f"{name}: {error}" for name in names):
+            return UserError(f"{cannot}: {_line(error)}; {remedy}")
+    if isinstance(error, OSError) and not local:
+        return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
+    return None
+
+
+_REMEDIES = {
+    "CredentialsError": "set the credentials in the environment, or storage.options.anon=true for a public bucket",
+    "CredentialRetrievalError": "set the credentials in the environment, or renew them",
+    "ParamValidationError": "check the bucket's name",
+    "ProfileNotFound": "check AWS_PROFILE, or storage.options.profile",
+    "Protocol not known": "use a path or a URL such as s3://bucket/folder",
+}
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error of botocore tells."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status if isinstance(status, int) else None
+    return None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,232 @@
+"""Reading, writing, listing and removing files: what is written appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+from syncclip.storage.faults import explained, persistently
+from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there now."""
+    if is_local(url):
+        return local_path(url).exists()
+    with explained(url, "read"):
+        fs, path = remote(url)
+        return persistently(lambda: bool(fs.exists(path)))
+
+
+def sizes(url: str) -> dict[str, int]:
+    """Name -> bytes of the files in a folder, sorted by name; {} where there is no such folder. One listing."""
+    return {name: size for name, size in _entries(url) if size is not None}
+
+
+def listdir(url: str) -> list[str]:
+    """Names of the files and folders in a folder, sorted; [] where there is no such folder."""
+    return [name for name, _ in _entries(url)]
+
+
+def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none."""
+    with explained(url, "read"):
+        if is_local(url):
+            with local_path(url).open("rb") as file:
+                file.seek(start or 0)
+                return file.read() if end is None else file.read(max(0, end - (start or 0)))
+        fs, path = remote(url)
+        return persistently(lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
+
+
+def read_many(urls: Sequence[str]) -> dict[str, bytes]:
+    """URL -> bytes of several small files of one filesystem, fetched at once; those that are gone are left out."""
+    if not urls or is_local(urls[0]):
+        return {url: read_bytes(url) for url in urls if exists(url)}
+    with explained(urls[0], "read"):
+        fs, _ = remote(urls[0])
+        by_path = {fs._strip_protocol(url): url for url in urls}
+
+        def read() -> dict[str, bytes]:
+            answers = fs.cat(list(by_path), on_error="return")
+            for answer in answers.values():
+                if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
+                    raise answer
+            return {by_path[path]: answer for path, answer in answers.items() if isinstance(answer, bytes)}
+
+        return persistently(read)
+
+
+def open_read(url: str) -> IO[bytes]:
+    """A seekable binary file for reading; the caller closes it."""
+    with explained(url, "read"):
+        if is_local(url):
+            return local_path(url).open("rb")
+        fs, path = remote(url)
+        return persistently(lambda: cast(IO[bytes], fs.open(path, "rb")))
+
+
+def fetch(url: str, target: Path) -> None:
+    """Copy a file to a local path; after an exception or a crash the target may be short, never another name."""
+    with explained(url, "read"):
+        if is_local(url):
+            shutil.copyfile(local_path(url), target)
+        else:
+            fs, path = remote(url)
+            persistently(lambda: fs.get_file(path, str(target)))
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a file whole or not at all, over whatever was there; missing folders are made.
+
+    After a crash at any time: either the old file (or none), or the new one. Locally a hidden `.part` file may stay
+    behind, which no listing shows and `sweep` removes.
+
+    Raises:
+        UserError: No permission, no space, or a place that cannot be written to.
+    """
+    with explained(url, "write"):
+        if is_local(url):
+            with _replacing(local_path(url)) as file:
+                file.write(data)
+        else:
+            fs, path = remote(url)
+            with _own_first_try(url, hashlib.sha256(data).hexdigest()):
+                persistently(lambda: fs.pipe_file(path, data))
+
+
+def publish(source: str | Path, url: str) -> None:
+    """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
+    with explained(url, "write"), Path(source).open("rb") as finished:
+        if is_local(url):
+            with _replacing(local_path(url)) as file:
+                shutil.copyfileobj(finished, file, 1 << 20)
+        else:
+            fs, path = remote(url)
+            with _own_first_try(url, file_sha256(finished)):
+                persistently(lambda: fs.put_file(str(source), path))
+
+
+def makedirs(url: str) -> None:
+    """Make a folder and its parents; nothing on an object store."""
+    with explained(url, "write"):
+        if is_local(url):
+            local_path(url).mkdir(parents=True, exist_ok=True)
+        elif scheme(url) not in OBJECT_STORES:
+            fs, path = remote(url)
+            persistently(lambda: fs.makedirs(path, exist_ok=True))
+
+
+def remove(url: str, recursive: bool = False) -> None:
+    """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
+    with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
+        if not is_local(url):
+            fs, path = remote(url)
+            persistently(lambda: fs.rm(path, recursive=recursive))
+        elif recursive and local_path(url).is_dir():
+            shutil.rmtree(local_path(url))
+        else:
+            local_path(url).unlink()
+
+
+def sweep(url: str, older_than: float = 3600.0) -> int:
+    """Remove what killed writers left in a folder `older_than` seconds ago; how many.
+
+    Locally `.part` files, on S3 uploads that were never completed, which no listing shows but which cost money.
+    """
+    if is_local(url):
+        return sum(_sweep_file(path, older_than) for path in local_path(url).glob(".*.part"))
+    return _sweep_uploads(url, older_than) if scheme(url) in S3 else 0
+
+
+def file_sha256(file: IO[bytes]) -> str:
+    """Hex sha256 of what is left to read of an open file, 1 MiB at a time."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _sweep_file(path: Path, older_than: float) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_mtime < time.time() - older_than:
+            path.unlink()
+            return True
+    return False
+
+
+def _sweep_uploads(url: str, older_than: float) -> int:
+    """Abort old uploads below a prefix; none where this may not be asked, or the store doesn't know the question."""
+    fs, path = remote(url)
+    bucket, prefix, _ = fs.split_path(path)
+    oldest = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=older_than)
+    with contextlib.suppress(OSError):
+        found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/").get("Uploads", [])
+        old = [upload for upload in found if upload["Initiated"] < oldest]
+        for upload in old:
+            with contextlib.suppress(FileNotFoundError):  # its writer was quicker, or another sweeper
+                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        return len(old)
+    return 0
+
+
+def _entries(url: str) -> list[tuple[str, int | None]]:
+    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files."""
+    found: list[tuple[str, int | None]] = []
+    with explained(url, "list"), contextlib.suppress(FileNotFoundError):
+        if is_local(url):
+            with os.scandir(local_path(url)) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it just now
+                        found.append((entry.name, None if entry.is_dir() else entry.stat().st_size))
+        else:
+            fs, path = remote(url)
+            for info in persistently(lambda: fs.ls(path, detail=True)):
+                name = info["name"].rstrip("/").rsplit("/", 1)[-1]
+                if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
+                    found.append((name, None if info["type"] == "directory" else int(info["size"])))
+    hidden = re.compile(r"\..*\.part")
+    return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the name `path` when the block ends well, and disappears when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)  # the new name itself must survive a power cut
+    os.close(folder)
+
+
+@contextlib.contextmanager
+def _own_first_try(url: str, digest: str) -> Iterator[None]:
+    """Forgive an upload whose answer was lost: the retry fails (upload gone, object there) though all is well."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        try:
+            with open_read(url) as file:
+                if file_sha256(file) == digest:
+                    return
+        except OSError:
+            pass
+        raise

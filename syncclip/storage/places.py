@@ -1,0 +1,70 @@
+"""Where things lie: paths and URLs, and the file systems behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from pydantic import Field
+
+from syncclip.settings import Settings
+
+# No folders there, and "making" one could make a bucket out of a typing error.
+OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
+S3 = frozenset({"s3", "s3a"})
+
+CLIENT = {"retries": {"mode": "standard", "max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
+"""botocore's settings for S3: five tries of a request with growing pauses; s3fs goes through them up to five times."""
+
+_options: dict[str, Any] = {}
+
+
+class StorageSettings(Settings):
+    """Where runs are kept, and what fsspec needs to get there."""
+
+    root: str = "runs"  # a folder or any fsspec URL; a run lies at <root>/<name of the recipe>
+    options: dict[str, Any] = Field(default_factory=dict)  # fsspec options of remote URLs, such as endpoint_url, anon
+
+
+def configure(options: Mapping[str, Any]) -> None:
+    """Set the fsspec storage options of all remote URLs for this process (Ray workers call it for themselves)."""
+    _options.clear()
+    _options.update(options)
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine: without a scheme, or with `file://`."""
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def local_path(url: str) -> Path:
+    """The path of a local `url`; `~` stands for the home folder."""
+    assert is_local(url), f"{url} is not local"
+    return Path(url.split("://", 1)[-1]).expanduser()
+
+
+def join(url: str, *parts: str) -> str:
+    """`url/part/…`, for paths and URLs alike."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def scheme(url: str) -> str:
+    """`s3` of `s3://…`; "" of a path."""
+    return url.split("://", 1)[0] if "://" in url else ""
+
+
+def remote(url: str) -> tuple[Any, str]:
+    """The file system of a remote URL, which keeps no listings, and the path in it."""
+    fs, path = fsspec.core.url_to_fs(url, **options_of(url))
+    fs.invalidate_cache()
+    return fs, path
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """The fsspec options of a remote URL: the configured ones over our defaults."""
+    options = {"use_listings_cache": False, **_options}
+    if scheme(url) in S3:
+        options["config_kwargs"] = {**CLIENT, **options.get("config_kwargs", {})}
+    return options
