@@ -8,13 +8,12 @@ import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset
 
 from syncclip import storage
 from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
@@ -59,7 +58,8 @@ def write_shard(
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
-    archive = _archive(samples)
+    provenances = [_json(sample) for sample in samples]
+    archive, offsets = _archive(samples, provenances)
     stats = ShardStats(
         shard=shard,
         count=len(samples),
@@ -70,7 +70,7 @@ def write_shard(
         seconds=round(seconds, 3),
     )
     storage.write_bytes(storage.join(url, shard_name(shard)), archive)
-    storage.write_bytes(storage.join(url, table_name(shard)), _table(samples, archive))
+    storage.write_bytes(storage.join(url, table_name(shard)), _table(samples, provenances, offsets))
     storage.write_bytes(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode())
     return stats
 
@@ -79,42 +79,61 @@ def _json(sample: Sample) -> str:
     return json.dumps(dict(sample.provenance), sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def _archive(samples: list[Sample]) -> bytes:
-    """The tar; `mtime=0` because TarWriter otherwise puts the time of day into every member."""
-    buffer = io.BytesIO()
-    with webdataset.TarWriter(buffer, encoder=False, mtime=0) as tar:
-        for sample in samples:
-            members = {
-                "__key__": sample_key(sample.index),
-                "cls": str(sample.label).encode(),
-                "jpg": sample.image_bytes,
-                "txt": sample.text.encode(),
-            }
-            # Every member costs at least 1 KiB: a picture without provenance goes without the file.
-            tar.write({**members, "json": _json(sample).encode()} if sample.provenance else members)
-    return buffer.getvalue()
-
-
-def _table(samples: list[Sample], archive: bytes) -> bytes:
-    """The parquet table, with the place of every image in the archive."""
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-        places = {member.name: (member.offset_data, member.size) for member in tar}
-    rows = []
-    for sample in samples:
+def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
+    """The tar, byte for byte as `webdataset.TarWriter(mtime=0)` writes it, and where in it each JPEG begins."""
+    pieces: list[bytes] = []
+    offsets: list[int] = []
+    end = 0
+    for sample, provenance in zip(samples, provenances, strict=True):
         key = sample_key(sample.index)
-        offset, size = places[f"{key}.jpg"]
-        assert archive[offset : offset + size] == sample.image_bytes
-        rows.append(
-            {
-                "key": key,
-                "index": sample.index,
-                "label": sample.label,
-                "text": sample.text,
-                "jpg_offset": offset,
-                "jpg_size": size,
-                "provenance": _json(sample),
-            }
-        )
+        members = [("cls", str(sample.label).encode()), ("jpg", sample.image_bytes)]
+        if sample.provenance:  # every member costs at least 1 KiB: a picture without provenance goes without the file
+            members.append(("json", provenance.encode()))
+        members.append(("txt", sample.text.encode()))
+        for kind, data in members:
+            if kind == "jpg":
+                offsets.append(end + tarfile.BLOCKSIZE)
+            padding = -len(data) % tarfile.BLOCKSIZE
+            pieces += (_header(f"{key}.{kind}", len(data)), data, bytes(padding))
+            end += tarfile.BLOCKSIZE + len(data) + padding
+    end += 2 * tarfile.BLOCKSIZE
+    pieces.append(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+    return b"".join(pieces), offsets
+
+
+def _blank_header() -> bytes:
+    """tarfile's own header of a file that only its owner's name, mode and time of 0 tell from others."""
+    member = tarfile.TarInfo()
+    member.mode = 0o444
+    member.uname = member.gname = "bigdata"  # as webdataset has it
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+_HEADER = _blank_header()
+
+
+def _header(name: str, size: int) -> bytes:
+    """The header of one member. `tarfile` takes ten times as long, which is most of the time of writing a shard."""
+    assert len(name) <= tarfile.LENGTH_NAME and size < 8**11
+    header = bytearray(_HEADER)
+    header[: len(name)] = name.encode()
+    header[124:135] = b"%011o" % size
+    header[148:156] = b" " * 8  # the checksum counts its own place as spaces
+    header[148:155] = b"%06o\0" % sum(header)
+    return bytes(header)
+
+
+def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Sequence[int]) -> bytes:
+    """The parquet table, with the place of every JPEG in the tar."""
+    columns = {
+        "key": [sample_key(sample.index) for sample in samples],
+        "index": [sample.index for sample in samples],
+        "label": [sample.label for sample in samples],
+        "text": [sample.text for sample in samples],
+        "jpg_offset": offsets,
+        "jpg_size": [len(sample.image_bytes) for sample in samples],
+        "provenance": provenances,
+    }
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=TABLE), buffer)
+    pq.write_table(pa.table(columns, schema=TABLE), buffer)
     return buffer.getvalue()

@@ -20,8 +20,8 @@ from open_clip_train import data
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed
-from syncclip.shards.writer import write_shard
+from syncclip.shards.layout import committed, read_table
+from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import index_of, jpeg, sample, write_set
 
 
@@ -150,3 +150,18 @@ def test_open_clips_own_training_loader_reads_the_shards(tmp_path: Path, monkeyp
     labels = torch.cat([texts[:, 0] for _, texts in batches])
     assert sorted(indices.tolist()) == list(range(12))
     assert torch.equal(labels, indices % 3)
+
+
+def test_the_tar_is_webdatasets_own_to_the_byte(tmp_path: Path) -> None:
+    samples = [Sample(7, 12, b"j" * 512, "größe"), Sample(2**31, 0, b"jpeg" * 5000, "", {"seed": 4, "a": None})]
+    write_shard(str(tmp_path), 3, samples)
+    with (tmp_path / "theirs.tar").open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
+        for sample in samples:
+            members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
+            if sample.provenance:
+                members["json"] = json.dumps(dict(sample.provenance), sort_keys=True).encode()
+            tar.write({"__key__": f"{sample.index:09d}", **members})
+    ours = (tmp_path / "00003.tar").read_bytes()
+    assert ours == (tmp_path / "theirs.tar").read_bytes()
+    table = read_table((tmp_path / "00003.parquet").read_bytes()).to_pylist()
+    assert [ours[row["jpg_offset"] :][: row["jpg_size"]] for row in table] == [s.image_bytes for s in samples]
