@@ -1,0 +1,52 @@
+"""The Kubernetes manifests as `kubectl apply -k` would send them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KUBERNETES = Path(__file__).parents[2] / "infra" / "kubernetes"
+OVERLAYS = ("cpu-rehearsal", "nvidia")
+JOBS = ("synth", "train", "study")
+
+Manifest = dict[str, Any]
+
+
+@cache
+def rendered(overlay: str) -> str:
+    """An overlay as kustomize, the one inside kubectl, puts it together."""
+    kubectl = Path(sys.executable).parent / "kubectl"
+    command = [str(kubectl), "kustomize", str(KUBERNETES / "overlays" / overlay)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def overlay(name: str) -> list[Manifest]:
+    return list(yaml.safe_load_all(rendered(name)))
+
+
+def job(name: str) -> Manifest:
+    (manifest,) = yaml.safe_load_all((KUBERNETES / "jobs" / f"{name}.yaml").read_text())
+    return dict(manifest)
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
+    """Name -> manifest of one kind."""
+    return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}
+
+
+def cluster(name: str) -> Manifest:
+    """The RayCluster of an overlay."""
+    (found,) = of_kind(overlay(name), "RayCluster").values()
+    return found
+
+
+def pods(ray_cluster: Manifest) -> dict[str, Manifest]:
+    """Group -> pod specification of a RayCluster, the head's among them."""
+    spec = ray_cluster["spec"]
+    workers = {group["groupName"]: group["template"]["spec"] for group in spec["workerGroupSpecs"]}
+    return {"head": spec["headGroupSpec"]["template"]["spec"], **workers}
