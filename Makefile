@@ -14,6 +14,7 @@ demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, c
 test: $(VENV)/installed-dev browser  ## All tests; ARGS="tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
+	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest "$$@" $(ARGS)
 
 lint: $(VENV)/installed-dev  ## Style, types, import floors
