@@ -90,6 +90,20 @@ def check_classes(count: int, benchmark: Benchmark, place: str) -> None:
         )
 
 
+def check_position(method: str, settings: MethodSettings) -> None:
+    """The published code reads learned vectors where they were learned; only CoOp's may lie behind the name.
+
+    Raises:
+        UserError: it would load them and read them elsewhere.
+    """
+    position = getattr(settings, "position", "end")
+    if method != "coop" and position != "end":
+        raise UserError(
+            f"methods.{method}.position is {position!r}, but the published code of {method} knows 'end' alone and "
+            "would read the vectors elsewhere; train with position 'end' to export"
+        )
+
+
 def check_shapes(learned: Tensors, wanted: Tensors, place: str) -> None:
     """The checkpoint has the very tensors that the method wants.
 

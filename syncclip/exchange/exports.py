@@ -9,6 +9,7 @@ from syncclip import storage
 from syncclip.assembly import Parts, assemble
 from syncclip.exchange.card import CARD, model_card
 from syncclip.exchange.checkpoint import write_checkpoint
+from syncclip.exchange.checks import check_position
 from syncclip.exchange.layouts import LAYOUTS
 from syncclip.exchange.words import FixedWords
 from syncclip.jobs import absolute, finished_run
@@ -41,7 +42,8 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         out: a folder or URL; by default the run's own.
 
     Raises:
-        UserError: no finished run is there, or its method learns nothing; `out` holds another run.
+        UserError: no finished run is there, or its method learns nothing, or the published code has no place for it;
+            `out` holds another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
@@ -55,6 +57,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
 
     layout, checkpoint = LAYOUTS.get(name), None
     if layout is not None:
+        check_position(name, recipe.methods.of(name))
         state = layout.saved(learned, _words(parts, recipe.methods.of(name)))
         checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
     for file in (RECIPE, PROMPTS, RESULTS, RECORD):

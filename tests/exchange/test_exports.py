@@ -166,3 +166,12 @@ def test_a_method_that_learns_nothing_has_nothing_to_export(tmp_path: Path, worl
     run = jobs.run_here(recipe, str(tmp_path / "run"))
     with pytest.raises(UserError, match="'zeroshot' learns nothing"):
         export_prompts(run.url)
+
+
+@pytest.mark.parametrize("position", ["middle", "front"])
+def test_vectors_that_the_published_code_would_read_elsewhere_stay_here(
+    position: str, tmp_path: Path, worlds: Path
+) -> None:
+    run = import_case(Case("kgcoop"), tmp_path, worlds, f"methods.kgcoop.position={position}")
+    with pytest.raises(UserError, match=rf"methods\.kgcoop\.position is '{position}', but the published code"):
+        export_prompts(run)
