@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,8 @@ from syncclip.settings import UserError
 from syncclip.shards.images import UnreadableImageError, decode_image
 
 FORMAT = 1
+CHUNK = 256
+"""Markers that are read at once."""
 MEMBERS = ("cls", "jpg", "json", "txt")  # in the order in which they lie in the tar; .json only where it says anything
 TABLE = pa.schema(
     [
@@ -69,27 +72,32 @@ def sample_key(index: int) -> str:
 
 
 def committed(url: str) -> dict[int, ShardStats]:
-    """Shard -> marker of the shards that exist, in order; {} for a missing folder.
+    """Shard -> marker of the shards that exist, in order; see `markers`, which needs less memory."""
+    return {stats.shard: stats for stats in markers(url)}
+
+
+def markers(url: str) -> Iterator[ShardStats]:
+    """The markers of the shards that exist, in order; none for a missing folder.
 
     One exists if its marker parses, its tar has the marker's byte count and its table is there. Anything else (no
-    marker, a cut-off one, a short tar) is as if it had never been written.
+    marker, a cut-off one, a short tar) is as if it had never been written. One listing, and `CHUNK` markers in memory.
 
     Raises:
         UserError: A marker is of a newer format than this version reads.
     """
     sizes = storage.sizes(url)
-    marked = {int(match[1]): name for name in sizes if (match := _MARKER.fullmatch(name))}
-    texts = storage.read_many([storage.join(url, name) for name in marked.values()])
-    found = {}
-    for shard, name in sorted(marked.items()):
-        stats = _parse(texts.get(storage.join(url, name), b""))
-        if stats is None or stats.shard != shard:
-            continue
-        if stats.format > FORMAT:
-            raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
-        if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
-            found[shard] = stats
-    return found
+    marked = sorted((int(match[1]), name) for name in sizes if (match := _MARKER.fullmatch(name)))
+    for first in range(0, len(marked), CHUNK):
+        chunk = marked[first : first + CHUNK]
+        texts = storage.read_many([storage.join(url, name) for _, name in chunk])
+        for shard, name in chunk:
+            stats = _parse(texts.get(storage.join(url, name), b""))
+            if stats is None or stats.shard != shard:
+                continue
+            if stats.format > FORMAT:
+                raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
+            if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
+                yield stats
 
 
 def read_table(data: bytes) -> pa.Table:

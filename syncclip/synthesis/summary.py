@@ -8,7 +8,7 @@ from pydantic import Field
 
 from syncclip import storage
 from syncclip.settings import Settings
-from syncclip.shards.layout import committed
+from syncclip.shards.layout import markers
 from syncclip.synthesis.plan import Plan
 
 SUMMARY_NAME = "summary.json"
@@ -57,27 +57,33 @@ class SetSummary(Settings):
 
 def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     """Sum up the markers of the set at `url` and keep the totals there as summary.json."""
-    markers = {shard: stats for shard, stats in committed(url).items() if shard in plan.shards()}
     per_class: Counter[int] = Counter()
     rejects: Counter[str] = Counter()
-    for stats in markers.values():
-        per_class.update(stats.per_class)
-        rejects.update(stats.rejects)
-    images = sum(stats.count for stats in markers.values())
+    shards = images = planned = size = 0
+    seconds = 0.0
+    for stats in markers(url):  # one after the other: all markers of a large set are a gigabyte
+        if stats.shard in plan.shards():
+            per_class.update(stats.per_class)
+            rejects.update(stats.rejects)
+            shards += 1
+            images += stats.count
+            planned += len(plan.shard_range(stats.shard))
+            size += stats.bytes
+            seconds += stats.seconds
     counts = [per_class[label] for label in range(plan.classes)]
     summary = SetSummary(
         url=url,
-        complete=len(markers) == len(plan.shards()),
+        complete=shards == len(plan.shards()),
         images=images,
-        dropped=sum(len(plan.shard_range(shard)) for shard in markers) - images,
+        dropped=planned - images,
         planned=plan.total,
         classes=plan.classes,
         fewest=min(counts),
         most=max(counts),
         empty=tuple(name for name, count in zip(plan.classnames, counts, strict=True) if count == 0),
-        shards=len(markers),
-        bytes=sum(stats.bytes for stats in markers.values()),
-        seconds=round(sum(stats.seconds for stats in markers.values()), 3),
+        shards=shards,
+        bytes=size,
+        seconds=round(seconds, 3),
         rejects=dict(sorted(rejects.items())),
         work=work or Work(),
     )
