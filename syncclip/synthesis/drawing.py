@@ -7,7 +7,7 @@ import json
 import math
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
@@ -17,9 +17,10 @@ from PIL import Image
 from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.filters import Filter, build_filters
+from syncclip.synthesis.filters import Batch, Filter, build_filters
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Entry, Plan
+from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
 
 SURPASSED = "surpassed"
 """Reason of a picture that passed the filters but was not the best of its attempts."""
@@ -56,6 +57,10 @@ class Drawn(NamedTuple):
     """Reason -> pictures that were drawn and not taken at first sight."""
     drawing: float
     """Seconds in the generator."""
+    barren: dict[int, str]
+    """Class id -> the reason that rejected most, of the classes of which no picture was accepted."""
+    gallery: list[Reject]
+    """Thumbnails of some rejects."""
 
 
 def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter]) -> Drawn:
@@ -69,7 +74,12 @@ def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filte
     pending = list(plan.shard_range(shard))
     chosen: dict[int, Candidate] = {}
     rejects: Counter[str] = Counter()
+    refused: dict[int, Counter[str]] = defaultdict(Counter)
+    blurred = {one.name: one.blurred for one in filters}
+    gallery = Gallery(shard)
     drawing = 0.0
+    for one in filters:
+        one.begin()
     for attempt in range(plan.attempts):
         for start in range(0, len(pending), size):
             entries = [plan.entry(index, attempt) for index in pending[start : start + size]]
@@ -77,14 +87,22 @@ def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filte
             images = painter.draw([entry.prompt for entry in entries], [entry.seed for entry in entries])
             drawing += time.perf_counter() - begun
             assert len(images) == len(entries)
-            for candidate in judge(entries, images, filters, plan.jpeg_quality):
-                before = chosen.get(candidate.entry.index)
+            batch = _batch(entries, images)
+            accepted = []
+            for place, candidate in enumerate(judge(entries, batch, filters, plan.jpeg_quality)):
+                entry, reason = candidate.entry, candidate.reason
+                before = chosen.get(entry.index)
                 if candidate.beats(before):
-                    chosen[candidate.entry.index] = candidate
-                if candidate.reason is not None:
-                    rejects[candidate.reason] += 1
+                    chosen[entry.index] = candidate
+                    accepted += [place] if reason is None else []
+                if reason is not None:
+                    rejects[reason] += 1
+                    refused[entry.label][reason] += 1
+                    gallery.add(reason, images[place], entry, candidate.scores[reason], blurred[reason])
                 elif before is not None and before.reason is None:
                     rejects[SURPASSED] += 1
+            for one in filters if accepted else ():
+                one.accept(batch.at(accepted))
         if plan.choose == "first":
             pending = [index for index in pending if chosen[index].reason is not None]
     samples = [
@@ -92,12 +110,17 @@ def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filte
         for index in plan.shard_range(shard)
         if chosen[index].reason is None or plan.keep == "best"
     ]
-    return Drawn(samples, dict(rejects), drawing)
+    fertile = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
+    barren = {label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in fertile}
+    return Drawn(samples, dict(rejects), drawing, barren, gallery.rejects)
 
 
-def judge(
-    entries: Sequence[Entry], images: Sequence[Image.Image], filters: Sequence[Filter], quality: int
-) -> list[Candidate]:
+def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
+    prompts, indices = [entry.prompt for entry in entries], [entry.index for entry in entries]
+    return Batch(images, [entry.label for entry in entries], prompts, indices)
+
+
+def judge(entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int) -> list[Candidate]:
     """Pass a batch through the filters; each sees what the ones before it let through."""
     scores: list[dict[str, float | None]] = [{} for _ in entries]
     passed, last = [0] * len(entries), [0.0] * len(entries)
@@ -106,14 +129,14 @@ def judge(
         left = [i for i in range(len(entries)) if reasons[i] is None]
         if not left:
             break
-        verdict = one.judge([images[i] for i in left], [entries[i].label for i in left])
+        verdict = one.judge(batch.at(left))
         for i, score, keep in zip(left, verdict.scores, verdict.keep, strict=True):
             finite = math.isfinite(score)
             scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
             last[i] = score if finite else -math.inf
             passed[i] += keep
             reasons[i] = None if keep else one.name
-    jpegs = [_encode(image, quality) for image in images]
+    jpegs = [_encode(image, quality) for image in batch.images]
     return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
 
 
@@ -148,6 +171,7 @@ class Report(NamedTuple):
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
     error: str = ""
+    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted picture
     fatal: bool = False  # trying again can't help
     trace: str = ""
 
@@ -180,9 +204,13 @@ class ShardMaker:
         painter, filters = self.tools()
         begun = time.perf_counter()
         drawn = draw_shard(self.plan, report.shard, painter, filters)
+        write_rejects(self.url, report.shard, drawn.gallery)
         write_shard(self.url, report.shard, drawn.samples, drawn.rejects, time.perf_counter() - begun)
         return report._replace(
-            images=len(drawn.samples), rejects=json.dumps(drawn.rejects), drawing=round(drawn.drawing, 3)
+            images=len(drawn.samples),
+            rejects=json.dumps(drawn.rejects),
+            drawing=round(drawn.drawing, 3),
+            barren=json.dumps(drawn.barren),
         )
 
     def tools(self) -> tuple[Painter, list[Filter]]:
@@ -196,5 +224,5 @@ class ShardMaker:
             prompts = [plan.template.replace("{}", name) for name in plan.classnames]
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
             painter = cast(Painter, Generator(settings, self.device, plan.weights))
-            self._tools = painter, build_filters(plan.filters, prompts, self.device)
+            self._tools = painter, build_filters(plan.filters, prompts, self.device, self.url)
         return self._tools

@@ -6,27 +6,27 @@ of each class are a prefix. Shards are cut at the amounts that were asked for, s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.settings import Settings, UserError
 from syncclip.shards.layout import committed
-from syncclip.synthesis.filters import ClipScoreSettings, FilterSettings
+from syncclip.synthesis.filters import FilterSettings, judged_by
 from syncclip.synthesis.generators import GeneratorSettings
-from syncclip.synthesis.prompts import PromptSettings, prompt_of
+from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of
+from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
 PLAN_NAME = "plan.json"
 FORMAT = 1
-MAX_IMAGES = 2**32 // MAX_ATTEMPTS
 SHARD_IMAGES = 64
 """Where no shard size is given, a shard holds at least so many: small enough that a lost one costs little."""
 
@@ -77,6 +77,7 @@ class Plan(Settings):
                 f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} pictures "
                 "that a set can hold; make several sets with different seeds"
             )
+        check_classes(self.prompts, self.classnames, self.benchmark)
         return self
 
     @property
@@ -99,6 +100,19 @@ class Plan(Settings):
         image, label = divmod(index, self.classes)
         prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
+
+    def prompts_of(self, indices: range) -> list[str]:
+        """The prompts of consecutive samples; as `entry` has them, but for millions."""
+        found: list[str] = []
+        for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
+            first = image * self.classes
+            labels = slice(max(indices.start - first, 0), indices.stop - first)
+            found += prompts_of(self.prompts, self.template, self.classnames[labels], image)
+        return found
+
+    def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
+        """The seeds of samples, (n,); as `entry` has them, but for millions."""
+        return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
         """Numbers of the shards that hold the first `images_per_class` pictures of each class; all by default."""
@@ -130,25 +144,6 @@ class Plan(Settings):
         return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
 
 
-@lru_cache(maxsize=65536)
-def _round_key(seed: int, half: int, turn: int) -> int:
-    digest = hashlib.sha256(f"syncclip {seed} {turn} {half}".encode()).digest()
-    return int.from_bytes(digest[:2], "big")
-
-
-def seed_of(seed: int, index: int, attempt: int) -> int:
-    """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), so no two attempts of a set share one.
-
-    torch's CPU generator looks at 32 bits of a seed only. Seeds that were merely hashed would collide there, and
-    within a class a collision is the same picture twice. Four Feistel rounds with SHA-256 mix and never collide.
-    """
-    assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
-    left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)
-    for turn in range(4):
-        left, right = right, left ^ _round_key(seed, right, turn)
-    return left << 16 | right
-
-
 def draft(
     settings: SynthesisSettings,
     *,
@@ -162,13 +157,6 @@ def draft(
     Raises:
         UserError: the classes or amounts can't make a set.
     """
-    judge = backbone or BackboneSettings()
-    filters = [
-        one.model_copy(update={"backbone": judge})
-        if isinstance(one, ClipScoreSettings) and one.backbone is None
-        else one
-        for one in settings.filters
-    ]
     least = max(SHARD_IMAGES, settings.generator.batch_size)
     rounds = -(-least // max(1, len(classnames)))
     try:
@@ -178,7 +166,7 @@ def draft(
             template=template,
             prompts=settings.prompts,
             generator=settings.generator,
-            filters=tuple(filters),
+            filters=judged_by(settings.filters, backbone or BackboneSettings()),
             attempts=settings.attempts,
             choose=settings.choose,
             keep=settings.keep,
@@ -251,13 +239,18 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
     found = []
     for key in sorted({*there, *here}):
         old, new = there.get(key), here.get(key)
-        if old == new or key == "amounts" or (key == "weights" and not (old and new)):
+        if old == new or key == "amounts" or (_found_late(key) and not (old and new)):
             continue
         if key == "classnames":
             changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
             old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
         found.append(f"{key} is {old!r} there and {new!r} here")
     return found
+
+
+def _found_late(key: str) -> bool:
+    """Whether a value is empty until the first shard is drawn."""
+    return key == "weights" or key.endswith(".digest")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -268,7 +261,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif key == "filters":
             flat["filters"] = [one["name"] for one in value]
             for one in value:
-                flat.update(_flat(one, f"filters.{one['name']}."))
+                flat.update(_flat(one, f"filters.{one.get('called', one['name'])}."))
         else:
             flat[prefix + key] = value
     return flat

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from syncclip.settings import Settings
-from syncclip.synthesis.filters import BlankSettings, FilterSettings
+from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings
 
@@ -58,7 +58,7 @@ class SynthesisSettings(Settings):
     @field_validator("filters")
     @classmethod
     def _each_filter_once(cls, filters: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [one.name for one in filters]
+        names = [reason_of(one) for one in filters]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from syncclip.synthesis.drawing import SURPASSED, Drawn, draw_shard
-from syncclip.synthesis.filters import Verdict
+from syncclip.synthesis.filters import Batch, Filter, Verdict
 from syncclip.synthesis.plan import Plan
 
 
@@ -25,17 +25,14 @@ class SeedPainter:
         return [Image.new("RGB", (8, 8), (seed % 256,) * 3) for seed in seeds]
 
 
-class Brighter:
+class Brighter(Filter):
     """Keeps what is brighter than a bound."""
-
-    name = "dark"
 
     def __init__(self, bound: float, name: str = "dark") -> None:
         self.bound, self.name = bound, name
 
-    def judge(self, images: Sequence[Image.Image], labels: Sequence[int]) -> Verdict:
-        assert len(images) == len(labels)
-        scores = [float(image.getpixel((0, 0))[0]) for image in images]
+    def judge(self, batch: Batch) -> Verdict:
+        scores = [float(image.getpixel((0, 0))[0]) for image in batch.images]
         return Verdict(scores, [score > self.bound for score in scores])
 
 
@@ -97,8 +94,8 @@ def test_who_comes_further_through_the_filters_beats_who_scores_higher_before(ma
     plan = make_plan(10, shard_size=15, attempts=3)
 
     class Dim(Brighter):
-        def judge(self, images: Sequence[Image.Image], labels: Sequence[int]) -> Verdict:
-            scores, _ = super().judge(images, labels)
+        def judge(self, batch: Batch) -> Verdict:
+            scores, _ = super().judge(batch)
             return Verdict(scores, [False] * len(scores))
 
     drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(128, "first"), Dim(0, "second")])
@@ -129,9 +126,8 @@ def test_scores_and_prompt_travel_with_the_picture(plan: Plan) -> None:
 
 def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
     class Broken(Brighter):
-        def judge(self, images: Sequence[Image.Image], labels: Sequence[int]) -> Verdict:
-            assert len(images) == len(labels)
-            return Verdict([float("nan")] * len(labels), [False] * len(labels))
+        def judge(self, batch: Batch) -> Verdict:
+            return Verdict([float("nan")] * len(batch), [False] * len(batch))
 
     drawn = draw_shard(plan, 0, SeedPainter(), [Broken(0)])
     assert {sample.provenance["attempt"] for sample in drawn.samples} == {0}

@@ -1,0 +1,166 @@
+"""Filters judge drawn pictures: one file a filter, its settings beside it.
+
+blank            constant pictures
+safety           what a safety checker flags
+clip_score       not read as its own class
+clip_similarity  not near the sentence that it was drawn from
+clip_margin      nearer to another class
+clip_head        below or above an output of a head on CLIP features (aesthetic, NSFW)
+duplicates       near-duplicates within class and shard, by perceptual hash or by CLIP
+leakage          too close to a test picture
+
+judging      what a filter is
+frozen_clip  the CLIP that they share
+material     weights and features that lie beside the set
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.shards.reader import ImageSet
+from syncclip.synthesis.filters.blank import Blank, BlankSettings
+from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, pin_head
+from syncclip.synthesis.filters.clip_margin import ClipMargin, ClipMarginSettings
+from syncclip.synthesis.filters.clip_score import ClipScore, ClipScoreSettings
+from syncclip.synthesis.filters.clip_similarity import ClipSimilarity, ClipSimilaritySettings
+from syncclip.synthesis.filters.duplicates import ClipDuplicate, ClipDuplicateSettings, Duplicate, DuplicateSettings
+from syncclip.synthesis.filters.frozen_clip import FrozenClip
+from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, pin_leakage
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, pin_safety
+
+AnyFilterSettings = (
+    BlankSettings
+    | SafetySettings
+    | ClipScoreSettings
+    | ClipSimilaritySettings
+    | ClipMarginSettings
+    | ClipHeadSettings
+    | DuplicateSettings
+    | ClipDuplicateSettings
+    | LeakageSettings
+)
+FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
+
+
+def reason_of(settings: AnyFilterSettings) -> str:
+    """The reason under which a filter's rejects are counted."""
+    return settings.called if isinstance(settings, ClipHeadSettings) else settings.name
+
+
+def judged_by(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings) -> tuple[AnyFilterSettings, ...]:
+    """The same filters, `backbone` being the judge of those that need one and name none."""
+    return tuple(
+        one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
+        for one in settings
+    )
+
+
+def pinned(
+    settings: Sequence[AnyFilterSettings], url: str, test_pictures: Callable[[], ImageSet]
+) -> tuple[AnyFilterSettings, ...]:
+    """The same filters with the digests of what they need, all of which lies beside the set at `url` then.
+
+    Args:
+        settings: from a plan; those with a digest are held against what is there.
+        url: folder or URL of the set.
+        test_pictures: gives the benchmark's test pictures; called only where they are needed.
+
+    Raises:
+        UserError: something is missing, can't be read, or isn't what the set was begun with.
+    """
+    found: list[AnyFilterSettings] = []
+    for one in settings:
+        match one:
+            case ClipHeadSettings():
+                found.append(pin_head(one, url))
+            case LeakageSettings():
+                found.append(pin_leakage(one, url, test_pictures))
+            case SafetySettings():
+                found.append(pin_safety(one))
+            case _:
+                found.append(one)
+    return tuple(found)
+
+
+def build_filters(
+    settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
+) -> list[Filter]:
+    """The filters in the order in which they judge.
+
+    Args:
+        settings: from a plan.
+        prompts: one sentence for each class.
+        device: torch device of the judges.
+        url: folder or URL of the set, where what the filters need lies.
+
+    Raises:
+        UserError: something that a filter needs is missing or doesn't fit.
+    """
+    clips: dict[str, FrozenClip] = {}
+
+    def clip(of: BackboneSettings | None) -> FrozenClip:
+        judge = of or BackboneSettings()
+        key = judge.model_dump_json()
+        clips[key] = clips.get(key) or FrozenClip(judge, prompts, device)
+        return clips[key]
+
+    return [_build(one, clip, device, url) for one in settings]
+
+
+def _build(one: AnyFilterSettings, clip: Callable[[Any], FrozenClip], device: str, url: str) -> Filter:
+    match one:
+        case BlankSettings():
+            return Blank(one)
+        case SafetySettings():
+            return Safety(one, device)
+        case ClipScoreSettings():
+            return ClipScore(one, clip(one.backbone))
+        case ClipSimilaritySettings():
+            return ClipSimilarity(one, clip(one.backbone))
+        case ClipMarginSettings():
+            return ClipMargin(one, clip(one.backbone))
+        case ClipHeadSettings():
+            return ClipHead(one, clip(one.backbone), url)
+        case DuplicateSettings():
+            return Duplicate(one)
+        case ClipDuplicateSettings():
+            return ClipDuplicate(one, clip(one.backbone))
+        case LeakageSettings():
+            return Leakage(one, clip(one.backbone), url)
+
+
+__all__ = [
+    "Batch",
+    "Blank",
+    "BlankSettings",
+    "ClipDuplicate",
+    "ClipDuplicateSettings",
+    "ClipHead",
+    "ClipHeadSettings",
+    "ClipMargin",
+    "ClipMarginSettings",
+    "ClipScore",
+    "ClipScoreSettings",
+    "ClipSimilarity",
+    "ClipSimilaritySettings",
+    "Duplicate",
+    "DuplicateSettings",
+    "Filter",
+    "FilterSettings",
+    "FrozenClip",
+    "Leakage",
+    "LeakageSettings",
+    "Safety",
+    "SafetySettings",
+    "Verdict",
+    "build_filters",
+    "judged_by",
+    "pinned",
+    "reason_of",
+]

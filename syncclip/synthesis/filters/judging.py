@@ -1,0 +1,58 @@
+"""What a filter is: it gives each picture of a batch a score and a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Drawn pictures, side by side with what they were drawn for."""
+
+    images: Sequence[Image.Image]
+    labels: Sequence[int]
+    """Class ids."""
+    prompts: Sequence[str]
+    indices: Sequence[int]
+    """Of the samples; several attempts at one picture share an index."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def at(self, places: Sequence[int]) -> Batch:
+        """The pictures at these places."""
+        columns = (self.images, self.labels, self.prompts, self.indices)
+        return Batch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
+
+
+class Verdict(NamedTuple):
+    """One score (higher is better) and one decision for each picture of a batch."""
+
+    scores: list[float]
+    keep: list[bool]
+
+
+class Filter:
+    """Judges batches; its name is the reason under which its rejects are counted.
+
+    A shard's bytes are a function of the plan alone, so a filter may remember what was accepted before in the same
+    shard, and nothing else.
+    """
+
+    name: str
+    blurred: bool = False
+    """Whether thumbnails of its rejects are made unrecognisable."""
+
+    def begin(self) -> None:
+        """A new shard begins: forget what was accepted in the last one."""
+
+    def judge(self, batch: Batch) -> Verdict:
+        """Score and decision for each picture of what earlier filters let through."""
+        raise NotImplementedError
+
+    def accept(self, batch: Batch) -> None:
+        """These pictures passed all filters and are taken; one with a known index takes the place of the earlier."""

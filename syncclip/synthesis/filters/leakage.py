@@ -1,0 +1,85 @@
+"""Pictures that are too close to a test picture: a generator may have learnt them by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from PIL import Image
+from pydantic import Field
+
+from syncclip import storage
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.progress import Progress
+from syncclip.settings import Settings, UserError
+from syncclip.shards.reader import ImageSet
+from syncclip.synthesis.filters import material
+from syncclip.synthesis.filters.frozen_clip import FrozenClip
+from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+
+PICTURES = 64
+"""Test pictures that are encoded at once."""
+
+
+class LeakageSettings(Settings):
+    """Rejects pictures that a frozen CLIP can hardly tell from one of the benchmark's test pictures, of any class."""
+
+    name: Literal["leakage"] = "leakage"
+    backbone: BackboneSettings | None = None
+    """The judge; the recipe's backbone where it is not given."""
+    similarity: float = Field(0.97, gt=0, le=1)
+    """Cosine from which on a picture counts as a copy."""
+    digest: str = ""
+    """Of the test pictures' features; filled in when a set is begun."""
+
+
+class Leakage(Filter):
+    """See `LeakageSettings`; the score is 1 - the cosine to the nearest test picture."""
+
+    name = "leakage"
+
+    def __init__(self, settings: LeakageSettings, clip: FrozenClip, url: str) -> None:
+        self.settings, self.clip = settings, clip
+        self.known = material.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
+
+    def judge(self, batch: Batch) -> Verdict:
+        nearest = [float(cosine) for cosine in (self.clip.features(batch.images) @ self.known.T).max(dim=1).values]
+        return Verdict([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
+
+
+def pin_leakage(settings: LeakageSettings, url: str, pictures: Callable[[], ImageSet]) -> LeakageSettings:
+    """Lay the test pictures' features beside the set at `url`, and note their digest. They are computed once.
+
+    Raises:
+        UserError: the benchmark has no test pictures, or none that can be read.
+    """
+    import torch
+
+    if settings.digest and storage.exists(material.place_of(url, settings.digest)):
+        return settings
+    images = pictures()
+    assert settings.backbone is not None, "draft names the judge"
+    clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
+    found = []
+    with Progress(len(images), "pictures", "leakage") as progress:
+        for start in range(0, len(images), PICTURES):
+            rows = range(start, min(start + PICTURES, len(images)))
+            sound = [image for row in rows if (image := _readable(images, row)) is not None]
+            found += [clip.features(sound).half().cpu()] if sound else []
+            progress.update(len(rows))
+    if not found:
+        raise UserError("filter 'leakage': no test picture can be read; check the benchmark, or remove the filter")
+    digest = material.lay(url, {"features": torch.cat(found)})
+    if settings.digest and digest != settings.digest:
+        raise UserError(
+            f"filter 'leakage': {material.place_of(url, settings.digest)} is gone, and the test pictures are not those "
+            "that the set was begun with; restore it or draw into another folder"
+        )
+    return settings.model_copy(update={"digest": digest})
+
+
+def _readable(images: ImageSet, row: int) -> Image.Image | None:
+    try:
+        return images.image(row)
+    except UserError:  # nothing is like a picture that nobody can read
+        return None

@@ -1,0 +1,105 @@
+"""The safety checker's verdict: the pipeline's own, or that of a checker by path."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.settings import Settings, UserError
+from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+
+NSFW = "nsfw"
+"""Key in a drawn picture's `info` under which its pipeline's own verdict stands."""
+
+
+class SafetySettings(Settings):
+    """Rejects what a safety checker flags. Thumbnails of its rejects are made unrecognisable."""
+
+    name: Literal["safety"] = "safety"
+    checker: str | None = None
+    """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
+    one; the drawing pipeline's own verdict where it is not given."""
+    digest: str = ""
+    """Of the checker's files; filled in when a set is begun."""
+
+
+class Safety(Filter):
+    """See `SafetySettings`; the score is 1 for a safe picture and 0 for a flagged one."""
+
+    name = "safety"
+    blurred = True
+
+    def __init__(self, settings: SafetySettings, device: str = "cpu") -> None:
+        self.device = device
+        self._checker: tuple[Any, Any] | None = None
+        if settings.checker is not None:
+            if pin_safety(settings).digest != settings.digest:
+                raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was begun with")
+            self._checker = _load(settings.checker, device)
+
+    def judge(self, batch: Batch) -> Verdict:
+        flagged = [_own(image.info) for image in batch.images] if self._checker is None else self._flags(batch)
+        return Verdict([float(not flag) for flag in flagged], [not flag for flag in flagged])
+
+    def _flags(self, batch: Batch) -> list[bool]:
+        import torch
+
+        assert self._checker is not None
+        checker, processor = self._checker
+        pixels = processor(list(batch.images), return_tensors="pt").pixel_values.to(self.device)
+        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # it blackens what it flags; ours are not to be touched
+        with torch.inference_mode():
+            _, flags = checker(images=blanks, clip_input=pixels)
+        return [bool(flag) for flag in flags]
+
+
+def _own(info: dict[Any, Any]) -> bool:
+    if NSFW not in info:
+        raise UserError(
+            "filter 'safety': the pipeline says nothing on safety; name a checker by synthesis.filters' `checker`, or "
+            "remove the filter"
+        )
+    return bool(info[NSFW])
+
+
+def pin_safety(settings: SafetySettings) -> SafetySettings:
+    """Note the digest of the checker's files.
+
+    Raises:
+        UserError: there is no checker.
+    """
+    if settings.checker is None:
+        return settings
+    digest = hashlib.sha256()
+    for folder in _folders(settings.checker):
+        for file in sorted(one for one in folder.iterdir() if one.suffix in (".json", ".safetensors", ".bin")):
+            with file.open("rb") as stream:
+                digest.update(f"{file.name}\0{storage.file_sha256(stream)}\0".encode())
+    return settings.model_copy(update={"digest": digest.hexdigest()[:16]})
+
+
+def _folders(place: str) -> tuple[Path, Path]:
+    """Folders of the checker and of its image processor."""
+    path = Path(place).expanduser()
+    model, processor = path / "safety_checker", path / "feature_extractor"
+    if not model.is_dir():
+        model = processor = path
+    if not (model / "config.json").is_file() or not (processor / "preprocessor_config.json").is_file():
+        raise UserError(
+            f"filter 'safety': {place} holds no safety checker (config.json and preprocessor_config.json); give a "
+            "folder that has both, or a pipeline's with safety_checker and feature_extractor"
+        )
+    return model, processor
+
+
+def _load(place: str, device: str) -> tuple[Any, Any]:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    model, processor = _folders(place)
+    checker: Any = StableDiffusionSafetyChecker.from_pretrained(model, local_files_only=True)
+    return checker.to(device).eval(), CLIPImageProcessor.from_pretrained(processor, local_files_only=True)

@@ -1,0 +1,96 @@
+"""Whether every class has an accepted picture yet: filters that reject everything end a run early, in one sentence.
+
+What is committed stays, and no byte of it depends on when a run ends: only the driver looks here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+from syncclip.settings import UserError
+from syncclip.shards.layout import ShardStats
+from syncclip.synthesis.plan import Plan
+
+PATIENCE = 64
+"""Drawings that may be rejected before a first one is accepted: of a class where such pictures are left out, of the
+whole set where the best of them is kept."""
+
+
+class Harvest:
+    """Counts the rejected drawings of classes that have no accepted picture.
+
+    Where rejects are left out (`keep: drop`), a class that gets nothing is an error. Where the best of them is kept,
+    a hard class is not, but a set in which nothing at all was accepted is.
+
+    Args:
+        plan: of the set.
+        done: markers of the shards that earlier runs committed.
+
+    Raises:
+        UserError: their pictures tell already that nothing will be accepted.
+    """
+
+    def __init__(self, plan: Plan, done: Mapping[int, ShardStats] | None = None) -> None:
+        self.plan = plan
+        self._fertile: set[int] = set()
+        self._drawn: Counter[int] = Counter()
+        self._reasons: dict[int, Counter[str]] = {}
+        if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its pictures
+            for shard, stats in (done or {}).items():
+                if shard in plan.shards():
+                    reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
+                    planned = self._planned(shard)
+                    self._count(planned, {label: reason for label in planned if not stats.per_class.get(label)})
+            self._check()
+
+    def take(self, shard: int, barren: str) -> None:
+        """Take in a shard that was just drawn.
+
+        Args:
+            shard: its number.
+            barren: JSON, class id -> the reason that rejected most, of its classes without an accepted picture.
+
+        Raises:
+            UserError: so many drawings were rejected that the filters are at fault; names class and reason.
+        """
+        if len(self._fertile) < self.plan.classes:
+            self._count(self._planned(shard), {int(label): reason for label, reason in json.loads(barren).items()})
+            self._check()
+
+    def _planned(self, shard: int) -> dict[int, int]:
+        """Class id -> pictures of it that a shard is to hold."""
+        entries, classes = self.plan.shard_range(shard), self.plan.classes
+        rounds, rest = divmod(len(entries), classes)
+        first = entries.start % classes
+        labels = range(classes) if rounds else [(first + i) % classes for i in range(rest)]
+        return {label: rounds + ((label - first) % classes < rest) for label in labels}
+
+    def _count(self, planned: Mapping[int, int], barren: Mapping[int, str]) -> None:
+        for label, pictures in planned.items():
+            if label not in barren:
+                self._fertile.add(label)
+                self._reasons.pop(label, None)
+            elif label not in self._fertile:
+                self._drawn[label] += pictures * self.plan.attempts  # without success each attempt is drawn
+                self._reasons.setdefault(label, Counter())[barren[label]] += pictures
+
+    def _check(self) -> None:
+        if self.plan.keep == "best":
+            if self._fertile or (drawn := sum(self._drawn.values())) < PATIENCE:
+                return
+            reasons = sum(self._reasons.values(), Counter[str]())
+            raise UserError(self._sentence(f"none of the first {drawn} drawings of any class", reasons))
+        for label in self._reasons:
+            if (drawn := self._drawn[label]) >= PATIENCE:
+                name = self.plan.classnames[label]
+                raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", self._reasons[label]))
+
+    def _sentence(self, what: str, reasons: Counter[str]) -> str:
+        reason, _ = reasons.most_common(1)[0]
+        otherwise = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
+        return (
+            f"{what} passed the filters, most were rejected by {reason!r}; loosen that filter in "
+            f"synthesis.filters and draw into another folder{otherwise}"
+        )

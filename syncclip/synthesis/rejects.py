@@ -1,0 +1,112 @@
+"""Thumbnails of rejected pictures: a few for each reason, beside the first shards of a set.
+
+They show what a filter throws away, and are no part of the set. Which ones are kept is a function of the shard alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from syncclip import storage
+from syncclip.synthesis.plan import Entry
+
+SHARDS = 32
+"""So many first shards keep thumbnails: a set of any size has a few hundred kilobytes of them."""
+EACH = 4
+"""Thumbnails of a shard for each reason."""
+SIDE = 64
+"""Pixels."""
+BLUR = 6
+"""Pixels that an unrecognisable thumbnail has on a side before it is enlarged."""
+
+_TABLE = pa.schema(
+    [
+        ("reason", pa.string()),
+        ("index", pa.int64()),
+        ("label", pa.int64()),
+        ("attempt", pa.int64()),
+        ("score", pa.float64()),
+        ("jpg", pa.binary()),
+    ]
+)
+_NAME = re.compile(r"\d{5,}_rejects\.parquet")
+
+
+class Reject(NamedTuple):
+    """A rejected picture: why, which sample it was meant to be, the rejecting filter's score, and a thumbnail."""
+
+    reason: str
+    index: int
+    label: int
+    attempt: int
+    score: float | None
+    jpeg: bytes
+
+
+class Gallery:
+    """Collects the first rejects of a shard for each reason, in the order in which they were drawn."""
+
+    def __init__(self, shard: int) -> None:
+        self.rejects: list[Reject] = []
+        self._counts: Counter[str] = Counter()
+        self._each = EACH if shard < SHARDS else 0
+
+    def add(self, reason: str, image: Image.Image, entry: Entry, score: float | None, blurred: bool) -> None:
+        """Keep a thumbnail of a reject, if there is room for one more of its reason; an unrecognisable one if
+        `blurred`."""
+        if self._counts[reason] < self._each:
+            self._counts[reason] += 1
+            thumbnail = _thumbnail(image, blurred)
+            self.rejects.append(Reject(reason, entry.index, entry.label, entry.attempt, score, thumbnail))
+
+
+def rejects_name(shard: int) -> str:
+    """`00000_rejects.parquet`."""
+    return f"{shard:05d}_rejects.parquet"
+
+
+def write_rejects(url: str, shard: int, rejects: Sequence[Reject]) -> None:
+    """Lay a shard's thumbnails beside it, if there are any; the same rejects give the same bytes."""
+    if rejects:
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist([one._asdict() | {"jpg": one.jpeg} for one in rejects], _TABLE), buffer)
+        storage.write_bytes(storage.join(url, rejects_name(shard)), buffer.getvalue())
+
+
+def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:
+    """Reason -> at most `most` rejects of the set at `url`, those of different classes first; {} where none are."""
+    names = [name for name in storage.sizes(url) if _NAME.fullmatch(name)]
+    texts = storage.read_many([storage.join(url, name) for name in names])
+    found: dict[str, list[Reject]] = {}
+    for data in texts.values():
+        for row in pq.read_table(io.BytesIO(data), schema=_TABLE).to_pylist():
+            jpeg = row.pop("jpg")
+            found.setdefault(row["reason"], []).append(Reject(**row, jpeg=jpeg))
+    return {reason: _varied(rejects)[:most] for reason, rejects in sorted(found.items())}
+
+
+def _varied(rejects: list[Reject]) -> list[Reject]:
+    """The first of every class, then the second of every class, and so on."""
+    seen: Counter[int] = Counter()
+    ranks = []
+    for one in rejects:
+        ranks.append(seen[one.label])
+        seen[one.label] += 1
+    return [one for _, one in sorted(zip(ranks, rejects, strict=True), key=lambda pair: pair[0])]
+
+
+def _thumbnail(image: Image.Image, blurred: bool) -> bytes:
+    small = ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    if blurred:
+        small = small.resize((BLUR, BLUR), Image.Resampling.BOX).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import ImageEnhance
+
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.settings import UserError
+from syncclip.shards.reader import ImageSet
+from syncclip.synthesis.filters import FrozenClip, Leakage, LeakageSettings
+from syncclip.synthesis.filters.leakage import pin_leakage
+from tests.synthesis.filters.conftest import batch, noise
+
+
+class Pictures:
+    """Noise as test pictures; the second can't be read."""
+
+    labels = None
+
+    def __len__(self) -> int:
+        return 3
+
+    def image(self, row: int):
+        if row == 1:
+            raise UserError("broken")
+        return noise(row)
+
+
+def never() -> ImageSet:
+    raise AssertionError("the features were to be computed once")
+
+
+def test_a_copy_of_a_test_picture_is_rejected_whatever_its_class(
+    backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path
+) -> None:
+    settings = pin_leakage(LeakageSettings(backbone=backbone, similarity=0.998), str(tmp_path), Pictures)
+    copy = ImageEnhance.Brightness(noise(2)).enhance(0.98)
+    verdict = Leakage(settings, clip, str(tmp_path)).judge(batch([noise(0), copy, noise(9)], [0, 3, 0]))
+    assert verdict.keep == [False, False, True]
+    assert verdict.scores[0] < verdict.scores[1] < verdict.scores[2]
+
+
+def test_the_features_are_computed_once_and_again_only_if_they_are_gone(
+    backbone: BackboneSettings, tmp_path: Path
+) -> None:
+    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Pictures)
+    assert pin_leakage(settings, str(tmp_path), never) == settings
+    for file in (tmp_path / "filters").iterdir():
+        file.unlink()
+    assert pin_leakage(settings, str(tmp_path), Pictures) == settings
+    assert pin_leakage(settings, str(tmp_path), never) == settings
+
+
+def test_damaged_features_are_told(backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path) -> None:
+    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Pictures)
+    (file,) = (tmp_path / "filters").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    with pytest.raises(UserError, match="was damaged"):
+        Leakage(settings, clip, str(tmp_path))

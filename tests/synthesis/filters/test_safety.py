@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from syncclip.settings import UserError
+from syncclip.synthesis.filters import Safety, SafetySettings
+from syncclip.synthesis.filters.safety import pin_safety
+from tests.synthesis.filters.conftest import batch, noise
+
+
+def test_the_pipelines_own_verdict_counts() -> None:
+    images = [noise(0), noise(1)]
+    images[0].info["nsfw"], images[1].info["nsfw"] = False, True
+    assert Safety(SafetySettings()).judge(batch(images)) == ([1.0, 0.0], [True, False])
+
+
+def test_a_pipeline_that_says_nothing_is_told() -> None:
+    with pytest.raises(UserError, match="the pipeline says nothing on safety"):
+        Safety(SafetySettings()).judge(batch([noise(0)]))
+
+
+@pytest.fixture(scope="module")
+def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random safety checker one of whose forbidden concepts is `noise(1)`."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor
+
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": 16}
+    torch.manual_seed(0)
+    model = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=16)).eval()
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    with torch.inference_mode():
+        pixels = processor([noise(1)], return_tensors="pt").pixel_values
+        forbidden = model.visual_projection(model.vision_model(pixels)[1])
+        model.concept_embeds.copy_(torch.nn.functional.normalize(torch.randn_like(model.concept_embeds), dim=-1))
+        model.concept_embeds[3] = forbidden[0]
+        model.concept_embeds_weights.fill_(1.0)
+        model.concept_embeds_weights[3] = 0.999
+        model.special_care_embeds_weights.fill_(1.0)
+    folder = tmp_path_factory.mktemp("checker")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_checker_by_path_rejects_what_it_forbids(checker: Path) -> None:
+    settings = pin_safety(SafetySettings(checker=str(checker)))
+    images = [noise(0), noise(1), noise(2)]
+    before = [image.tobytes() for image in images]
+    safety = Safety(settings)
+    assert safety.judge(batch(images)).keep == [True, False, True]
+    assert [image.tobytes() for image in images] == before
+    assert safety.blurred
+
+
+def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
+    settings = pin_safety(SafetySettings(checker=str(checker)))
+    with pytest.raises(UserError, match="not the checker that the set was begun with"):
+        Safety(settings.model_copy(update={"digest": "0" * 16}))
+
+
+def test_a_folder_without_a_checker_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no safety checker"):
+        pin_safety(SafetySettings(checker=str(tmp_path)))
