@@ -15,6 +15,7 @@ from syncclip.study.bootstrap import METRICS, Interval
 from syncclip.study.fit import Curve
 
 HEADINGS = {key: heading for key, heading in tables.PROTOCOLS if key in METRICS}
+DATA = ("real", "synthetic", "both")
 SHOWN = ("hm", "open_hm")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
 
@@ -72,6 +73,9 @@ def markdown(
         f"Accuracy on {recipe.evaluation.split} pictures, per cent; mean ± standard error over seeds.",
         _grid(["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]),
     ]
+    if rows := by_data(table):
+        shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
+        parts += [f"By what they learn from, {shown}.", _grid(["method", "images per class", *DATA], rows)]
     rows = _compared(pairs)
     if rows:
         parts += [
@@ -82,7 +86,7 @@ def markdown(
         [arm, HEADINGS[metric], *described(found[metric])]
         for arm, found in curves.items()
         for metric in SHOWN
-        if metric in found
+        if metric in found and len(recipe.study.amounts) > 1
     ]
     if rows:
         parts += [
@@ -93,6 +97,27 @@ def markdown(
             ),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def by_data(table: pd.DataFrame) -> list[list[str]]:
+    """A row for each method and amount: what it reaches on real, on synthetic pictures, and on both.
+
+    Empty unless several methods learned from all three, each by one arm.
+    """
+    arms = table[table["data"].isin(DATA)]
+    whole = arms.groupby("method").filter(lambda cells: [*cells.groupby("data")["arm"].nunique()] == [1] * len(DATA))
+    if whole["method"].nunique() < 2:
+        return []
+    rows = []
+    for method in dict.fromkeys(whole["method"]):
+        cells = whole[whole["method"] == method]
+        found = {(line.arm, line.images_per_class): line for line in lines(cells)}
+        arm = {data: str(cells[cells["data"] == data]["arm"].iloc[0]) for data in DATA}
+        for amount in sorted(cells["images_per_class"].dropna().unique()):
+            reached = [found[arm[data], None if data == "real" else int(amount)] for data in DATA]
+            scores = (" / ".join(_score(*line.scores[metric]) for metric in SHOWN) for line in reached)
+            rows.append([method, str(amount), *scores])
+    return rows
 
 
 def described(curve: Curve) -> list[str]:
