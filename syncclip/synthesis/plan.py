@@ -244,13 +244,18 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
         if key == "classnames":
             changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
             old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
-        found.append(f"{key} is {old!r} there and {new!r} here")
+        found.append(f"{key} is {_short(old)} there and {_short(new)} here")
     return found
 
 
 def _found_late(key: str) -> bool:
     """Whether a value is empty until the first shard is drawn."""
     return key == "weights" or key.endswith(".digest")
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -262,6 +267,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             flat["filters"] = [one["name"] for one in value]
             for one in value:
                 flat.update(_flat(one, f"filters.{one.get('called', one['name'])}."))
+        elif key == "strategies":
+            flat[prefix + key] = [one["name"] for one in value]
+            for place, one in enumerate(value):
+                flat.update(_flat(one, f"{prefix}{key}[{place}]."))
         else:
             flat[prefix + key] = value
     return flat

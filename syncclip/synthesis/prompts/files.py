@@ -1,0 +1,139 @@
+"""Descriptions and captions from their files into the settings, so that a plan holds all that it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.synthesis.prompts.captions import Captions
+from syncclip.synthesis.prompts.sentences import Sentences
+from syncclip.synthesis.prompts.settings import PromptSettings
+from syncclip.synthesis.prompts.strategies import CaptionSettings, OwnStrategy, StrategySettings
+
+SHAPE = "a class name with a list of sentences for each class, as in {cat: [a cat in the sun, a cat on a sofa]}"
+
+
+def with_sentences(settings: PromptSettings) -> PromptSettings:
+    """The settings with the sentences in place of the files that hold them; strategies without weight stay unread.
+
+    Raises:
+        UserError: a file is missing, of another shape, or by another writer than the recipe's.
+    """
+    read = (_read(strategy, place) for place, strategy in enumerate(settings.strategies))
+    return settings.model_copy(update={"strategies": tuple(read)})
+
+
+def read_descriptions(url: str) -> dict[str, Sequence[str]]:
+    """Class name -> sentences of a JSON or YAML file.
+
+    Raises:
+        UserError: there is no such file, or it has another shape; the sentence tells the place.
+    """
+    try:
+        return dict(TypeAdapter(dict[str, Sentences]).validate_python(_parsed(url)))
+    except ValidationError as error:
+        raise UserError(f"{url}: {_reason(error)}; a file of descriptions holds {SHAPE}") from error
+
+
+def read_captions(url: str) -> Captions:
+    """What `syncclip captions` wrote.
+
+    Raises:
+        UserError: there is no such file, or it has another shape.
+    """
+    try:
+        return Captions.model_validate(_parsed(url))
+    except ValidationError as error:
+        raise UserError(
+            f"{url}: {_reason(error)}; a file of captions is one that `syncclip captions RECIPE --out FILE` wrote"
+        ) from error
+
+
+def check_writer(found: Captions, strategy: CaptionSettings, url: str) -> None:
+    """Hold a file's writer against the recipe's.
+
+    Raises:
+        UserError: they differ; the sentence tells where.
+    """
+    if strategy.writer is None:
+        return
+    there, here = found.writer.model_dump(), strategy.writer.model_dump()
+    for key, value in here.items():
+        if there[key] != value:
+            raise UserError(
+                f"{url} holds captions of another writer: {key} is {there[key]!r} there and {value!r} in the recipe; "
+                "write them anew into another file, or correct the recipe"
+            )
+
+
+def _read(strategy: StrategySettings, place: int) -> StrategySettings:
+    if not isinstance(strategy, OwnStrategy) or not strategy.weight:
+        return strategy
+    if isinstance(strategy, CaptionSettings):
+        if strategy.file is None or not storage.exists(strategy.file):
+            missing = f"{strategy.file} is not there" if strategy.file else "no file is named"
+            raise UserError(
+                f"synthesis.prompts.strategies[{place}].file: {missing}; write the captions with "
+                "`syncclip captions RECIPE --out FILE`, and name that file"
+            )
+        found = read_captions(strategy.file)
+        check_writer(found, strategy, strategy.file)
+        update = {"writer": found.writer, "sentences": found.sentences, "sha256": found.sha256}
+        return strategy.model_copy(update={"file": None, **update})
+    if strategy.file is None:
+        return strategy
+    return strategy.model_copy(update={"file": None, "sentences": read_descriptions(strategy.file)})
+
+
+def _parsed(url: str) -> Any:
+    """The value in a JSON or YAML file, a class given twice refused."""
+    data = storage.read_bytes(url)
+    try:
+        if url.endswith(".json"):
+            return json.loads(data, object_pairs_hook=_once)
+        return yaml.load(data, _Loader)
+    except _TwiceError as error:
+        raise UserError(f"{url}: {error}; put their sentences together, or correct one of the names") from error
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{url} is not readable as {'JSON' if url.endswith('.json') else 'YAML'}: {reason}") from error
+
+
+class _TwiceError(Exception):
+    """A key that stands twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for place, (key, value) in enumerate(pairs, 1):
+        if key in found:
+            raise _TwiceError(f"{key!r} is both entry {[*found].index(key) + 1} and entry {place}")
+        found[key] = value
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe types; a key that stands twice is no mistake to YAML, but to us."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if lines.setdefault(str(key.value), line) != line:
+                raise _TwiceError(f"{key.value!r} stands in line {lines[key.value]} and in line {line}")
+        return super().construct_mapping(node, deep)
+
+
+def _reason(error: ValidationError) -> str:
+    """The first complaint of pydantic, with its place."""
+    first = error.errors()[0]
+    place = ": ".join(str(part) for part in first["loc"] if part != "[key]")
+    kinds = {"tuple_type": "no list of sentences", "string_type": "no text", "dict_type": "no class names with lists"}
+    text = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{place}: {text}" if place else text

@@ -1,0 +1,130 @@
+"""Section `synthesis.prompts` of a recipe, and the prompt of an image of a class: pure functions of its number."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from syncclip.settings import Settings
+from syncclip.synthesis.prompts.mixing import turn_of
+from syncclip.synthesis.prompts.sentences import Sentences, Template
+from syncclip.synthesis.prompts.strategies import OwnStrategy, SharedStrategy, StrategySettings, TemplateSettings
+
+OWN = "own"
+"""What the sentences given to single classes are called among the strategies."""
+
+
+class PromptSettings(Settings):
+    """Class templates, taken in turn: image k of a class uses template k modulo their number. Or several strategies.
+
+    So every run of as many images as there are templates shows each of them once, whatever the class.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("strategies", "classes")
+
+    name: Literal["template"] = "template"
+    templates: tuple[Template, ...] = ()
+    """Sentences with one `{}` for the class name; none: the benchmark's own template."""
+    strategies: tuple[StrategySettings, ...] = ()
+    """Instead of `templates`: several ways, mixed by their weights."""
+    classes: dict[str, Sentences] = Field(default_factory=dict)
+    """Class name -> sentences that this class is drawn from instead; `{}` stands for the name."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> PromptSettings:
+        if self.strategies and self.templates:
+            raise ValueError(
+                "'templates' and 'strategies' exclude each other; make the templates a strategy: "
+                "{name: template, templates: [...]}"
+            )
+        if self.strategies and not any(self.weights):
+            raise ValueError("the weights of all strategies are 0, so nothing is left to draw; give one a weight")
+        return self
+
+    @property
+    def mixture(self) -> tuple[StrategySettings, ...]:
+        """The strategies, a single one where only templates are given."""
+        return self.strategies or _alone(self.templates)
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """Of the mixture."""
+        return tuple(strategy.weight for strategy in self.strategies) or (1,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the strategies of the mixture are called; those of one kind are numbered."""
+        names = [strategy.name for strategy in self.mixture]
+        return tuple(
+            name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
+            for place, name in enumerate(names)
+        )
+
+
+@lru_cache(maxsize=16)
+def _alone(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
+    return (TemplateSettings(templates=templates),)
+
+
+def prompt_of(settings: PromptSettings, template: str, classname: str, image: int) -> str:
+    """The prompt of image number `image` (0, 1, …) of a class; `template` is the benchmark's own."""
+    sentences: Sequence[str] | None = settings.classes.get(classname)
+    turn = image
+    if sentences is None:
+        strategy, turn = turn_of(settings.weights, image)
+        sentences = settings.mixture[strategy].of(classname, template)
+    return sentences[turn % len(sentences)].replace("{}", classname)
+
+
+def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
+    """`prompt_of` image number `image` of each of the classes, much faster where they share their sentences."""
+    place, turn = turn_of(settings.weights, image)
+    strategy = settings.mixture[place]
+    if settings.classes or not isinstance(strategy, SharedStrategy):
+        return [prompt_of(settings, template, name, image) for name in classnames]
+    sentences = strategy.shared(template)
+    before, *after = sentences[turn % len(sentences)].split("{}")
+    if len(after) != 1:  # a benchmark's own template may say the name twice
+        return [prompt_of(settings, template, name, image) for name in classnames]
+    return [before + name + after[0] for name in classnames]
+
+
+def strategy_of(settings: PromptSettings, classname: str, image: int) -> str:
+    """The label of the strategy that image number `image` of a class uses."""
+    if classname in settings.classes:
+        return OWN
+    return settings.labels[turn_of(settings.weights, image)[0]]
+
+
+def check_classes(settings: PromptSettings, classnames: Sequence[str], benchmark: str) -> None:
+    """Hold the sentences for single classes against the classes that there are.
+
+    Raises:
+        ValueError: a class has no sentences, or a name is no class's.
+    """
+    _known(settings.classes, classnames, "classes", benchmark)
+    for place, strategy in enumerate(settings.strategies):
+        if isinstance(strategy, OwnStrategy) and strategy.weight:
+            where = f"strategies[{place}] ({strategy.name})"
+            assert strategy.file is None, "files are read before a plan is made"
+            _known(strategy.sentences, classnames, where, benchmark)
+            without = [name for name in classnames if name not in strategy.sentences and name not in settings.classes]
+            if without:
+                more = f" and {len(without) - 1} more" if without[1:] else ""
+                raise ValueError(
+                    f"synthesis.prompts.{where} has no sentence for class {without[0]!r}{more}; add some, there or to "
+                    "synthesis.prompts.classes"
+                )
+
+
+def _known(names: Iterable[str], classnames: Sequence[str], where: str, benchmark: str) -> None:
+    classes = set(classnames)
+    for name in names:
+        if name not in classes:
+            close = difflib.get_close_matches(name, classnames, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"the first is {classnames[0]!r}"
+            raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of benchmark {benchmark!r}; {hint}")
