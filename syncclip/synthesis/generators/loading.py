@@ -1,0 +1,166 @@
+"""From a located pipeline to one that is ready on its device."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from syncclip.embedded import folder
+from syncclip.settings import UserError
+from syncclip.synthesis.generators.attention import set_attention
+from syncclip.synthesis.generators.calling import denoiser
+from syncclip.synthesis.generators.locating import LORA_FILE, Located
+from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.hub import first_line
+
+BACKEND = "inductor"
+"""What `torch.compile` compiles with."""
+
+
+def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
+    """The pipeline with its scheduler, LoRA weights and attention, on `device`.
+
+    Raises:
+        UserError: it can't be read, a part of the settings doesn't fit it, or the device isn't there.
+    """
+    quiet()
+    pipeline = _pipeline(settings, located)
+    pipeline.set_progress_bar_config(disable=True)
+    if settings.scheduler is not None:
+        pipeline.scheduler = _scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
+    _fuse_loras(pipeline, settings, located)
+    try:
+        pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"generator {settings.pipeline!r} can't run on {device}: {first_line(error)}; "
+            "set synthesis.num_gpus=0 to draw on the CPU"
+        ) from error
+    if settings.attention == "xformers":
+        set_attention(pipeline, "xformers", device)
+    if settings.compile:
+        _compile(pipeline)
+    return pipeline
+
+
+def quiet() -> None:
+    """Silence the libraries' bars and the warnings known to be harmless (an AutoencoderTiny's, mostly)."""
+    import diffusers
+    import transformers
+
+    libraries: tuple[Any, ...] = (diffusers, transformers)
+    for library in libraries:
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+
+
+def _pipeline(settings: GeneratorSettings, located: Located) -> Any:
+    import torch
+
+    source = str(folder("icons/generator")) if located.source == "icons" else located.source
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
+    arguments: dict[str, Any] = {"torch_dtype": dtype}
+    if located.revision:
+        arguments["revision"] = located.revision
+    load_as = _pipeline_class(settings.pipeline_class).from_pretrained
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return load_as(source, local_files_only=True, **arguments)
+            except OSError:
+                if located.revision is None:
+                    raise
+                return load_as(source, **arguments)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise UserError(
+            f"generator {settings.pipeline!r} can't be loaded from {located.source}: {first_line(error)}"
+        ) from error
+
+
+def _pipeline_class(name: str | None) -> Any:
+    import diffusers
+
+    base: Any = diffusers.DiffusionPipeline
+    if name is None:
+        return base
+    module, colon, own = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), own, None) if colon else getattr(diffusers, name, None)
+    except ImportError as error:
+        raise UserError(
+            f"synthesis.generator.pipeline_class: {module} can't be imported ({first_line(error)}); it must be "
+            "importable wherever pictures are drawn"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        where, hint = (module, "") if colon else ("diffusers", _nearest(name, "Pipeline"))
+        raise UserError(f"synthesis.generator.pipeline_class: {where} has no pipeline {own or name!r}{hint}")
+    return found
+
+
+def _scheduler(name: str) -> Any:
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        hint = _nearest(name, "Scheduler")
+        raise UserError(f"synthesis.generator.scheduler: diffusers has no scheduler {name!r}{hint}")
+    return found
+
+
+def _nearest(name: str, kind: str) -> str:
+    import diffusers
+
+    known = [entry for entry in dir(diffusers) if entry.endswith(kind)]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else f"; for example {known[0]!r}"
+
+
+def _compile(pipeline: Any) -> None:
+    network = denoiser(pipeline)
+    if network is None:
+        name = type(pipeline).__name__
+        raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
+    network.compile(backend=BACKEND)
+
+
+def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:
+    """Add the LoRA weights to the pipeline's own, so that drawing costs no more than without them."""
+    if not settings.loras:
+        return
+    name = type(pipeline).__name__
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise UserError(f"synthesis.generator.loras: a {name} takes no LoRA weights; remove them")
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(
+            "synthesis.generator.loras: LoRA weights need peft; install it with pip install 'syncclip[lora]'"
+        )
+    adapters = [f"lora{number}" for number in range(len(settings.loras))]
+    fingerprints = located.fingerprint.split("+")[1:]
+    for adapter, lora, place, known in zip(adapters, settings.loras, located.loras, fingerprints, strict=True):
+        file = Path(place)
+        where: dict[str, Any] = (
+            {"pretrained_model_name_or_path_or_dict": str(file.parent), "weight_name": file.name}
+            if file.is_file()
+            else {
+                "pretrained_model_name_or_path_or_dict": place,
+                "weight_name": lora.file or LORA_FILE,
+                "revision": known,
+            }
+        )
+        misfit = f"LoRA weights {lora.weights!r} don't fit the {name} {settings.pipeline!r}"
+        try:
+            pipeline.load_lora_weights(adapter_name=adapter, use_safetensors=True, **where)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UserError(f"{misfit}: {first_line(error)}") from error
+        if not any(adapter in held for held in pipeline.get_list_adapters().values()):
+            raise UserError(f"{misfit}: they name none of its layers; give those that were trained for it")
+    pipeline.set_adapters(adapters, [lora.scale for lora in settings.loras])
+    pipeline.fuse_lora(adapter_names=adapters)
+    pipeline.unload_lora_weights()

@@ -1,0 +1,134 @@
+"""Where a pipeline's weights lie, and what identifies them; nothing is loaded here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from syncclip.embedded import folder
+from syncclip.settings import UserError
+from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
+from syncclip.synthesis.hub import commit_on_hub
+
+WEIGHT_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
+WHOLE_FILE = 64 * 2**20
+"""Files up to this size are hashed whole, larger ones by their size, first and last MiB."""
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""How diffusers calls LoRA weights."""
+
+
+class Located(NamedTuple):
+    """Where a pipeline comes from ("icons", an absolute path or a hub name) and what identifies its weights."""
+
+    source: str
+    revision: str | None
+    fingerprint: str
+    """Of the pipeline and, after a `+` each, of its LoRA weights."""
+    loras: tuple[str, ...] = ()
+    """Absolute paths or hub names of the LoRA weights."""
+
+    def ground(self, settings: GeneratorSettings) -> GeneratorSettings:
+        """The settings with these places in them, for processes that stand in another folder."""
+        return grounded(settings, self.source, self.loras)
+
+
+def grounded(settings: GeneratorSettings, source: str, loras: Iterable[str]) -> GeneratorSettings:
+    """The settings with places that mean the same in every process."""
+    placed = [lora.model_copy(update={"weights": place}) for lora, place in zip(settings.loras, loras, strict=True)]
+    return settings.model_copy(update={"pipeline": source, "loras": tuple(placed)})
+
+
+def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
+    """Find a pipeline without loading it: this machine's folders first, then the hub's cache, then the hub.
+
+    Args:
+        settings: names and revisions of the pipeline and its LoRA weights.
+        fingerprint: what an earlier call gave, kept in the plan. Other local weights are refused; of the hub's
+            revisions this one is meant, and nobody asks the hub what is newest.
+
+    Raises:
+        UserError: it is nowhere, or the hub can't be asked; after `hub.HUB_TIMEOUT` at most.
+    """
+    planned, *planned_loras = fingerprint.split("+")
+    planned_loras += [""] * (len(settings.loras) - len(planned_loras))
+    pipeline = _locate(settings, planned)
+    _same(f"generator {settings.pipeline!r}", pipeline.source, pipeline.fingerprint, planned)
+    loras = [_locate_lora(one, known) for one, known in zip(settings.loras, planned_loras, strict=True)]
+    return Located(
+        pipeline.source,
+        pipeline.revision,
+        "+".join([pipeline.fingerprint, *(fingerprint for _, fingerprint in loras)]),
+        tuple(place for place, _ in loras),
+    )
+
+
+def _locate(settings: GeneratorSettings, planned: str) -> Located:
+    name = settings.pipeline
+    path = folder("icons/generator") if name == "icons" else Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise UserError(
+                f"generator {name!r}: the folder {path} has no model_index.json; give a folder that diffusers' "
+                "save_pretrained wrote"
+            )
+        files = [path / "model_index.json"]
+        files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
+        return Located(name if name == "icons" else str(path.resolve()), None, _fingerprint(path, files))
+    if name == "icons":
+        raise UserError(f"generator 'icons': its weights are missing at {path}; install the package again")
+    if path.is_file():
+        raise UserError(
+            f"generator {name!r}: this is a file; load it once with the from_single_file of its diffusers pipeline, "
+            "and give the folder that save_pretrained writes"
+        )
+    commit = planned or commit_on_hub(name, settings.revision, "model_index.json", f"generator {name!r}")
+    return Located(name, commit, commit)
+
+
+def _locate_lora(settings: LoraSettings, planned: str) -> tuple[str, str]:
+    """(absolute path of the file or hub name, fingerprint) of LoRA weights."""
+    what, path = f"LoRA weights {settings.weights!r}", Path(settings.weights).expanduser()
+    if not path.exists():
+        name = settings.file or LORA_FILE
+        return settings.weights, planned or commit_on_hub(settings.weights, settings.revision, name, what)
+    file = path
+    if path.is_dir():
+        held = sorted(one.name for one in path.glob("*.safetensors"))
+        name = settings.file or (LORA_FILE if LORA_FILE in held or len(held) != 1 else held[0])
+        if name not in held:
+            there = f"it holds {', '.join(held[:5])}" if held else "it holds no .safetensors file"
+            raise UserError(f"{what}: there is no {name}, {there}; name one with loras' `file`")
+        file = path / name
+    elif path.suffix != ".safetensors":
+        raise UserError(f"{what}: this is no .safetensors file, and nothing else is read; convert it first")
+    fingerprint = _fingerprint(file.parent, [file])
+    _same(what, str(file), fingerprint, planned)
+    return str(file.resolve()), fingerprint
+
+
+def _same(what: str, place: str, fingerprint: str, planned: str) -> None:
+    if planned and fingerprint != planned:
+        raise UserError(
+            f"{what}: the weights at {place} are not those that the set was begun with; restore them or draw into "
+            "another folder"
+        )
+
+
+def _fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """Hex digest (16 digits) of files, names below `root` and contents; whatever lies beside them may change."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= WHOLE_FILE:
+                digest.update(stream.read())
+            else:
+                digest.update(stream.read(1 << 20))
+                stream.seek(-(1 << 20), os.SEEK_END)
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]

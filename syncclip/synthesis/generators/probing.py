@@ -1,0 +1,126 @@
+"""The batch size and the attention that are fastest on this machine: measured once, then part of the plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from syncclip.settings import UserError
+from syncclip.synthesis.generators.attention import set_attention, xformers_installed
+from syncclip.synthesis.generators.generator import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
+
+BUDGET = 60.0
+"""Seconds after which no further batch size is tried."""
+
+GAIN = 1.05
+"""A larger batch, or another attention, must be so many times faster to be taken."""
+
+STEPS = 4
+"""Denoising steps of a trial: enough for them to outweigh the decoder."""
+
+CPU_LARGEST = 32
+"""Batches of more pictures save nothing on a CPU and take its memory."""
+
+Stopwatch = Callable[[int], float | None]
+"""Batch size -> seconds for one batch; None where it doesn't fit into memory."""
+
+
+def open_questions(settings: GeneratorSettings, device: str) -> bool:
+    """Whether something has to be measured before the settings say all that decides a picture."""
+    attention = settings.attention == "auto" and device.startswith("cuda") and xformers_installed()
+    return settings.batch_size == "auto" or attention
+
+
+def answered(
+    settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str], largest: int
+) -> GeneratorSettings:
+    """The settings with a number for `batch_size` and, if xformers was measured, a name for `attention`.
+
+    Draws for about `BUDGET` seconds, once; on a GPU that other work shares, the answer is one for that state.
+
+    Args:
+        device: where the set will be drawn; this process must be there.
+        fingerprint: of the weights, as `locate` gave it.
+        prompts: what is drawn; repeated as needed.
+        largest: the largest batch that can occur, the pictures of a shard.
+
+    Raises:
+        UserError: the generator can't be loaded, or not even one picture fits into memory.
+    """
+    if not open_questions(settings, device):
+        return settings
+    trial = settings.model_copy(update={"steps": min(settings.steps, STEPS), "guide": None})
+    generator = Generator(trial, device, fingerprint)
+    stopwatch = _stopwatch(generator, prompts)
+    if settings.batch_size == "auto":
+        size = best_batch(even_parts(largest if device.startswith("cuda") else min(largest, CPU_LARGEST)), stopwatch)
+        settings = settings.model_copy(update={"batch_size": size})
+    if settings.attention == "auto" and device.startswith("cuda") and xformers_installed():
+        assert settings.batch_size != "auto"
+        xformers_is_faster = _xformers_is_faster(generator, settings.batch_size, stopwatch)
+        settings = settings.model_copy(update={"attention": "xformers" if xformers_is_faster else "sdpa"})
+    return settings
+
+
+def even_parts(whole: int) -> list[int]:
+    """1 … `whole`: sizes that cut a shard into equal batches, each about twice the one before."""
+    return sorted({-(-whole // 2**halvings) for halvings in range(whole.bit_length() + 1)})
+
+
+def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGET) -> int:
+    """The smallest of ascending batch sizes to which no larger one is `GAIN` times as fast a picture.
+
+    Raises:
+        UserError: not even the smallest fits into memory.
+    """
+    costs: dict[int, float] = {}
+    spent = 0.0
+    for size in sizes:
+        if spent > budget:
+            break
+        seconds = stopwatch(size)
+        if seconds is None:
+            break
+        spent += seconds
+        costs[size] = seconds / size
+    if not costs:
+        raise UserError(
+            f"generator: not even {sizes[0]} picture at once fits into memory; draw smaller ones, use dtype=bf16, or "
+            "take a larger machine"
+        )
+    return next(size for size, cost in costs.items() if cost <= min(costs.values()) * GAIN)
+
+
+def _stopwatch(generator: Generator, prompts: Sequence[str]) -> Stopwatch:
+    import torch
+
+    def seconds(size: int) -> float | None:
+        texts = [prompts[i % len(prompts)] for i in range(size)]
+        best = float("inf")
+        try:
+            for _ in range(2):  # the first time includes what is chosen and allocated once
+                begun = time.perf_counter()
+                generator.draw(texts, range(size))  # ends when the pictures are on the CPU
+                best = min(best, time.perf_counter() - begun)
+                if best > BUDGET:
+                    break
+        except (torch.OutOfMemoryError, MemoryError):
+            torch.cuda.empty_cache()
+            return None
+        return best
+
+    return seconds
+
+
+def _xformers_is_faster(generator: Generator, size: int, stopwatch: Stopwatch) -> bool:
+    """Whether a batch takes `GAIN` times as long with PyTorch's attention; where xformers fails, it isn't."""
+    plain = stopwatch(size)
+    try:
+        set_attention(generator.pipeline, "xformers", generator.device)
+        other = stopwatch(size)
+    except (UserError, RuntimeError, NotImplementedError):
+        return False
+    finally:
+        set_attention(generator.pipeline, "sdpa", generator.device)
+    return plain is not None and other is not None and plain > other * GAIN

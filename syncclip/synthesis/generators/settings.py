@@ -1,0 +1,101 @@
+"""Section `synthesis.generator` of a recipe: which pipeline draws, and how."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from syncclip.settings import Settings
+
+Attention = Literal["auto", "sdpa", "xformers"]
+
+
+class LoraSettings(Settings):
+    """Low-rank weights that are added to the pipeline's own before anything is drawn (arXiv 2106.09685)."""
+
+    weights: str
+    """A `.safetensors` file, a folder that holds one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
+    file: str | None = None
+    """Name of the file, where a folder or a repository holds several."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    scale: float = 1.0
+    """How much of them is added."""
+
+
+class GuideSettings(Settings):
+    """Pictures of classes with real ones start from those instead of from noise.
+
+    Source: "real guidance" in He et al., ICLR 2023 (arXiv 2210.07574).
+    """
+
+    strength: float = Field(0.7, gt=0, le=1)
+    """How much of a real picture is replaced: little of it changes near 0, nothing of it is left at 1. So many of the
+    steps are made, rounded down."""
+
+
+class GeneratorSettings(Settings):
+    """Which pipeline draws, and how. All of it decides the pictures' bytes."""
+
+    added: ClassVar[tuple[str, ...]] = ("pipeline_class", "true_guidance", "loras", "guide", "attention", "compile")
+
+    pipeline: str = "icons"
+    """`icons`, a folder with a `model_index.json`, or a hub name such as `stabilityai/sdxl-turbo`."""
+    pipeline_class: str | None = None
+    """Class that the parts are loaded into: one of diffusers, or `module:Class` of your own; by default what the
+    pipeline's index names."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the commit that it stood for is kept in the plan."""
+    scheduler: str | None = None
+    """A diffusers scheduler class, such as `EulerDiscreteScheduler`; the pipeline's own where it is not given."""
+    steps: int = Field(20, ge=1)
+    guidance: float = Field(4.0, ge=0)
+    """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is told."""
+    true_guidance: float | None = Field(None, gt=1)
+    """Classifier-free guidance of families whose `guidance` is built in (Flux, Qwen-Image): twice the work."""
+    negative_prompt: str | None = None
+    height: int | None = Field(None, ge=8)
+    width: int | None = Field(None, ge=8)
+    batch_size: int | Literal["auto"] = 8
+    """Pictures drawn at once. A picture's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
+    before the first shard of a new set."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loras: tuple[LoraSettings, ...] = ()
+    """Added to the weights in this order, when they are loaded."""
+    guide: GuideSettings | None = None
+    """Start from the few real pictures, where a class has some; None: draw all from text alone."""
+    attention: Attention = "auto"
+    """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
+    installed and measured to be faster before the first shard of a new set."""
+    compile: bool = False
+    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch."""
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _some_pictures(cls, size: Any) -> Any:
+        if size != "auto" and not (isinstance(size, int) and size >= 1):
+            raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
+        return size
+
+    @field_validator("height", "width")
+    @classmethod
+    def _whole_latents(cls, size: int | None) -> int | None:
+        if size is not None and size % 8:
+            nearest = max(8, round(size / 8) * 8)
+            raise ValueError(f"{size} pixels is not a multiple of 8, which latent diffusion needs; try {nearest}")
+        return size
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> GeneratorSettings:
+        if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
+            raise ValueError(
+                f"a negative_prompt is read only with guidance above 1, and it is {self.guidance:g}; raise it, or "
+                "remove the negative_prompt"
+            )
+        if self.guide is not None and int(self.steps * self.guide.strength) < 1:
+            raise ValueError(
+                f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no step to make; "
+                f"give at least {-int(-1 // self.guide.strength)} steps, or a greater strength"
+            )
+        return self
