@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,15 +18,13 @@ from syncclip import storage
 from syncclip.benchmarks import BenchmarkSettings
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.methods import METHODS, MethodsSettings, find_method
+from syncclip.recipe_files import nearest, read, shipped
 from syncclip.refusals import RefusalError, explain
 from syncclip.settings import Settings, UserError
 from syncclip.storage import StorageSettings
 from syncclip.study.settings import StudySettings
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.training.settings import EvaluationSettings, TrainingSettings
-
-SHIPPED = Path(__file__).parent / "recipes"
-"""Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
 
 COMMAND_LINE = "command line"
 
@@ -73,20 +70,22 @@ class Recipe(Settings):
         return self
 
     @classmethod
-    def load(cls, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None) -> Recipe:
         """Read a recipe and apply overrides; the overrides win.
 
         Args:
             source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
                 file may use OmegaConf's interpolation, such as `${training.seed}`, leave out whatever has a default,
-                and begin with `extends: RECIPE`, another recipe whose values stand where it has none of its own.
+                and begin with `extends: RECIPE`, another recipe whose values stand where it has none of its own; of a
+                list of such, the later ones win.
             overrides: "section.key=value"; the value is read as YAML.
+            base: a recipe that is extended as if it stood first in the file's list.
 
         Raises:
             UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
                 holds file, key, reason and remedy.
         """
-        values, label = _read(source)
+        values, label = read(source, base)
         recipe = _build(values, dict(_split(override) for override in overrides), label)
         for arm in recipe.study.arms:
             for settings in [arm.overrides, *({key: value} for key, many in arm.candidates.items() for value in many)]:
@@ -158,20 +157,9 @@ class Recipe(Settings):
         return text
 
 
-def shipped() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml"))
-
-
 def digest(value: object) -> str:
     """Hex digest (16 digits) of a value made of JSON's types, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """`did you mean 'x'?`, or all that there is where nothing is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
 def _without_secrets(value: Any) -> Any:
@@ -179,65 +167,6 @@ def _without_secrets(value: Any) -> Any:
         return value
     secret = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
     return {key: _without_secrets(inner) for key, inner in value.items() if not secret.search(str(key))}
-
-
-def _read(source: str) -> tuple[dict[str, Any], str]:
-    """(plain values, label for messages) of a recipe, with those of the recipes that it extends under its own."""
-    url, label = _find(source)
-    config, seen = _parse(url, label), [url]
-    while (base := config.pop("extends", None)) is not None:
-        url, below = _find(_beside(url, str(base)))
-        if url in seen:
-            raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them stand alone")
-        seen.append(url)
-        inherited = _parse(url, below)
-        inherited.pop("name", None)
-        config = DictConfig(OmegaConf.merge(inherited, config))
-    try:
-        values = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict)
-    # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author.
-    return {"name": Path(label).stem, **{str(k): {} if v is None else v for k, v in values.items()}}, label
-
-
-def _beside(url: str, base: str) -> str:
-    """The recipe that the one at `url` calls `base`: a shipped one, or a path from where it lies."""
-    folder = url.rpartition("/")[0]
-    absolute = base.startswith("/") or "://" in base
-    return base if base in shipped() or absolute or not folder else storage.join(folder, base)
-
-
-def _find(source: str) -> tuple[str, str]:
-    """(path or URL, label for messages) of a recipe."""
-    known, name = shipped(), source.removeprefix("recipes/").removesuffix(".yaml")
-    if name in known and (source == name or not storage.exists(source)):
-        return str(SHIPPED / f"{name}.yaml"), f"{name}.yaml"
-    if not storage.exists(source):
-        if re.fullmatch(r"[\w-]+", source):
-            raise UserError(
-                f"there is no recipe {source!r}; {nearest(source, known)} Shipped are {', '.join(known)}; "
-                "or give the path of a YAML file"
-            )
-        raise UserError(f"{source}: no such file; give a YAML file or a shipped recipe ({', '.join(known)})")
-    if storage.is_local(source) and storage.local_path(source).is_dir():
-        raise UserError(f"{source}: this is a folder; give a YAML file or a shipped recipe ({', '.join(shipped())})")
-    return source, source.rstrip("/").rpartition("/")[2]
-
-
-def _parse(url: str, label: str) -> DictConfig:
-    try:
-        config = OmegaConf.create(storage.read_bytes(url).decode(errors="replace"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{label}{place}: not readable as YAML ({getattr(error, 'problem', None) or error})") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
-    return config
 
 
 def _split(override: str) -> tuple[str, Any]:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from syncclip.recipe import Recipe, shipped
+from syncclip.recipe import Recipe
+from syncclip.recipe_files import shipped
 from syncclip.settings import UserError
 
 
@@ -78,6 +79,20 @@ def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
 def test_a_recipe_can_extend_a_shipped_one(tmp_path: Path) -> None:
     recipe = Recipe.load(written(tmp_path, "extends: icons\nstudy: {seeds: [9]}"))
     assert recipe.with_values({"name": "icons", "study.seeds": [1, 2, 3, 4, 5]}) == Recipe.load("icons")
+
+
+def test_of_several_extended_recipes_the_later_ones_win(tmp_path: Path) -> None:
+    written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
+    written(tmp_path, "name: other\ntraining: {seed: 4, batch: 8}", "two.yaml")
+    recipe = Recipe.load(written(tmp_path, "extends: [one.yaml, two.yaml]\ntraining: {batch: 2}"))
+    training = recipe.training
+    assert (training.seed, training.epochs, training.batch, recipe.name) == (4, 4, 2, "mine")
+
+
+def test_a_recipe_can_be_laid_over_another(tmp_path: Path) -> None:
+    base = written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
+    recipe = Recipe.load(written(tmp_path, "training: {seed: 5}"), ["training.batch=2"], base=base)
+    assert (recipe.training.seed, recipe.training.epochs, recipe.training.batch, recipe.name) == (5, 4, 2, "mine")
 
 
 def test_extending_in_a_circle_or_nothing_is_refused(tmp_path: Path) -> None:

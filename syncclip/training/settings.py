@@ -70,3 +70,5 @@ class EvaluationSettings(Settings):
     split: Literal["test", "val"] = "test"
     batch: int = Field(256, ge=1)  # pictures a forward pass
     bins: int = Field(15, ge=1)  # of the calibration error
+    transfer: list[str] = Field(default=[])
+    """Other benchmarks that a finished run is tested on, over their classes; looked up in `benchmark.root`."""
