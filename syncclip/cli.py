@@ -97,12 +97,20 @@ def train(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> N
 
 
 @app.command()
-def evaluate(run: Folder, overrides: Overrides = None) -> None:
-    """Evaluate a trained run in one pass over the test pictures, by every protocol."""
+def evaluate(
+    run: Folder,
+    overrides: Overrides = None,
+    benchmark: Annotated[
+        str | None, typer.Option("--benchmark", metavar="NAME", help="Another benchmark, over whose classes to test.")
+    ] = None,
+    root: benchmarks.Root = None,
+) -> None:
+    """Evaluate a trained run in one pass over the test pictures, by every protocol; also on other data."""
     from syncclip import jobs, tables
 
-    found = jobs.evaluate(run, overrides or [])
-    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} pictures, %"))
+    found = jobs.evaluate(run, overrides or [], benchmark, root)
+    on = f" of {benchmark}" if benchmark else ""
+    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} pictures{on}, %"))
 
 
 @app.command("study")

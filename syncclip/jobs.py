@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
-from syncclip import cluster, storage
-from syncclip.assembly import Parts, assemble, learns_from_synthetic, stream, synthetic_part
-from syncclip.benchmarks import load_benchmark
+from syncclip import cluster, scoring, storage
+from syncclip.assembly import assemble, learns_from_synthetic, stream, synthetic_part
+from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
@@ -21,9 +18,9 @@ from syncclip.settings import UserError
 from syncclip.synthesis.graph import synthesise_set
 from syncclip.synthesis.imported import holds_set
 from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.prompts.files import with_sentences
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import driver, loop
-from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
 from syncclip.training.ledger import Listener
 from syncclip.training.loop import TrainJob
 from syncclip.training.runs import PROMPTS, RECIPE, RunFolder, say
@@ -51,7 +48,7 @@ def plan(recipe: Recipe) -> Plan:
     storage.configure(recipe.storage.options)
     benchmark = load_benchmark(recipe.benchmark)
     return draft(
-        recipe.synthesis,
+        recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
         benchmark=benchmark.name,
         classnames=benchmark.classnames,
         template=benchmark.template,
@@ -76,7 +73,8 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     summary = synthesise_set(
         drawn,
         url,
-        actors=synthesis.actors,
+        actors=synthesis.least_actors,
+        max_actors=synthesis.most_actors,
         num_gpus=synthesis.num_gpus,
         retries=synthesis.retries,
         storage_options=recipe.storage.options,
@@ -119,15 +117,19 @@ def run_here(recipe: Recipe, out: str | None = None, listener: Listener | None =
     return _evaluated(recipe, folder)
 
 
-def evaluate(run: str, overrides: Sequence[str] = ()) -> Run:
+def evaluate(run: str, overrides: Sequence[str] = (), benchmark: str | None = None, root: str | None = None) -> Run:
     """Evaluate a finished run in one pass over the pictures, and write `results.json` and `predictions.parquet` anew.
 
     Args:
         run: the run's folder or URL.
-        overrides: of the sections `evaluation`, `benchmark` and `storage` ("evaluation.split=val").
+        overrides: of the sections `evaluation` and `storage` ("evaluation.split=val").
+        benchmark: another one, by its name or path, over whose classes the run's prompts are laid; results then go to
+            `transfer/<benchmark>` in the run's folder.
+        root: folder in which the other benchmark is looked up; by default the one of the run's own.
 
     Raises:
-        UserError: no finished run is there, or an override would make it another run.
+        UserError: no finished run is there, or an override would make it another run; or what the run learned belongs
+            to its own classes, and another benchmark is named.
     """
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
@@ -135,7 +137,12 @@ def evaluate(run: str, overrides: Sequence[str] = ()) -> Run:
                 f"command line: {override}: a finished run can't be changed; only evaluation.* and storage.* are free"
             )
     recipe, folder = finished_run(run, overrides)
-    return _write_evaluation(recipe, folder, assemble(recipe))
+    if benchmark is None:
+        results = scoring.score(recipe, folder)
+    else:
+        place = BenchmarkSettings(name=benchmark, root=root or recipe.benchmark.root)
+        results = scoring.transfer(recipe, folder, place)
+    return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
@@ -252,37 +259,7 @@ def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) 
 
 
 def _evaluated(recipe: Recipe, folder: RunFolder) -> Run:
-    """The results of a finished run, computed where they are missing or of other evaluation settings."""
-    place = folder.path(RESULTS)
-    if storage.exists(place):
-        results = json.loads(storage.read_bytes(place))
-        if results.get("split") == recipe.evaluation.split and results.get("bins") == recipe.evaluation.bins:
-            return Run(folder.url, folder.name, recipe.evaluation.split, results)
-    return _write_evaluation(recipe, folder, assemble(recipe))
-
-
-def _write_evaluation(recipe: Recipe, folder: RunFolder, parts: Parts) -> Run:
-    evaluation = recipe.evaluation
-    prompts = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
-    try:
-        parts.method.load_state_dict(prompts)
-    except RuntimeError as error:
-        raise UserError(
-            f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
-            "train the run anew in another folder"
-        ) from error
-    numbers, predictions = evaluate_method(
-        parts.method,
-        parts.benchmark.split(evaluation.split),
-        parts.backbone.preprocess,
-        batch=evaluation.batch,
-        bins=evaluation.bins,
-        threads=recipe.training.threads,
-        candidates=parts.benchmark.only,
-    )
-    numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
-    save_evaluation(folder.url, numbers, predictions)
-    return Run(folder.url, folder.name, evaluation.split, numbers)
+    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder))
 
 
 def _check_cpus(recipe: Recipe) -> None:

@@ -12,6 +12,7 @@ from syncclip import jobs, storage
 from syncclip.cluster import debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.recipe import Recipe
+from syncclip.scoring import missing_transfers
 from syncclip.settings import UserError
 from syncclip.study.grid import Cell
 from syncclip.study.outputs import CELLS, read_json, write_json
@@ -80,15 +81,15 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
         settled, folder = jobs.settled_run(cell_recipe(recipe, cell, synthetic), url)
-        done = folder.finished(folder.open()) and _evaluated(url, recipe.evaluation.split)
+        done = folder.finished(folder.open()) and _evaluated(url, recipe)
         found.append(CellRun(cell, settled, url, folder.recipe_hash, "done" if done else "waiting"))
     return found
 
 
-def _evaluated(url: str, split: str) -> bool:
+def _evaluated(url: str, recipe: Recipe) -> bool:
     place = storage.join(url, RESULTS)
     whole = storage.exists(place) and storage.exists(storage.join(url, PREDICTIONS))
-    return whole and read_json(place).get("split") == split
+    return whole and read_json(place).get("split") == recipe.evaluation.split and not missing_transfers(recipe, url)
 
 
 def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
@@ -151,13 +152,13 @@ def run_cells(
         start = time.monotonic()
         with Progress(len(runs), "cells", label, done=done) as progress:
             for run, seconds, error in _finished(waiting, settings, slots, task, progress):
-                outcomes[run.cell.name] = replace(run, status="failed" if error else "done", error=error)
+                outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
                 facts["busy_seconds"] += seconds
                 facts["wall_seconds"] = time.monotonic() - start
                 failed = sum(one.status == "failed" for one in outcomes.values())
                 busy = facts["busy_seconds"] / (slots * facts["wall_seconds"])
                 progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
-    return [outcomes.get(run.cell.name, run) for run in runs], facts
+    return [outcomes.get(run.url, run) for run in runs], facts
 
 
 def _finished(

@@ -1,0 +1,129 @@
+"""What a finished run scores: on its own benchmark, and on others, over whose classes its prompts are laid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors.torch
+
+from syncclip import storage
+from syncclip.assembly import Parts, assemble
+from syncclip.benchmarks import Benchmark, BenchmarkSettings
+from syncclip.methods import Method, build_method
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
+from syncclip.training.runs import PROMPTS, RECIPE, RunFolder
+
+TRANSFER = "transfer"
+"""In a run's folder: a folder for each other benchmark that it was tested on."""
+
+
+def scored(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """The results of a finished run on its benchmark; computed where they are missing or of other settings.
+
+    So are those on the benchmarks of `evaluation.transfer`, which `transfer_results` reads.
+    """
+    found = results_at(folder.url, recipe) or score(recipe, folder)
+    for name in missing_transfers(recipe, folder.url):
+        transfer(recipe, folder, BenchmarkSettings(name=name, root=recipe.benchmark.root))
+    return found
+
+
+def score(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Evaluate a finished run on its own benchmark, and write the results into its folder."""
+    parts = assemble(recipe)
+    try:
+        parts.method.load_state_dict(_prompts(folder))
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
+            "train the run anew in another folder"
+        ) from error
+    return _evaluate(recipe, folder.name, parts, folder.url)
+
+
+def transfer(recipe: Recipe, folder: RunFolder, other: BenchmarkSettings) -> dict[str, Any]:
+    """Evaluate a finished run over the classes of another benchmark; results go to its folder's `transfer/<name>`.
+
+    Raises:
+        UserError: what the method learned belongs to its own classes, or the benchmark isn't there.
+    """
+    parts = assemble(recipe.model_copy(update={"benchmark": other}))
+    if learns_for_each_class(recipe, parts):
+        raise UserError(
+            f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.benchmark.name!r}, "
+            f"which says nothing about those of {parts.benchmark.name!r}; test a run whose prompts all classes share"
+        )
+    prompts = _prompts(folder)
+    ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
+    if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
+        raise UserError(
+            f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.benchmark.name!r}, whose "
+            "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
+        )
+    parts.method.load_state_dict(prompts)
+    return _evaluate(recipe, folder.name, parts, _transfer_url(folder.url, other.name))
+
+
+def transfer_results(run_url: str, name: str) -> dict[str, Any]:
+    """What `transfer` wrote about one benchmark."""
+    found = json.loads(storage.read_bytes(storage.join(_transfer_url(run_url, name), RESULTS)))
+    assert isinstance(found, dict)
+    return found
+
+
+def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
+    """The results that lie in a folder; None where there are none of the recipe's evaluation settings."""
+    place = storage.join(url, RESULTS)
+    if not storage.exists(place):
+        return None
+    found: dict[str, Any] = json.loads(storage.read_bytes(place))
+    same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
+    return found if same else None
+
+
+def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
+    """Those benchmarks of `evaluation.transfer` that the run was not tested on."""
+    return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
+
+
+def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
+    """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
+    settings = recipe.methods.of(recipe.training.method)
+    name, clip = parts.benchmark.classnames[0], parts.method.clip
+
+    def shapes(classes: int) -> list[tuple[int, ...]]:
+        few = Benchmark("few", [name] * classes, parts.benchmark.template, {})
+        method: Method = build_method(recipe.training.method, clip, few, settings, seed=0)
+        return [tuple(parameter.shape) for parameter in method.parameters()]
+
+    return shapes(2) != shapes(3)
+
+
+def _evaluate(recipe: Recipe, name: str, parts: Parts, url: str) -> dict[str, Any]:
+    evaluation = recipe.evaluation
+    numbers, predictions = evaluate_method(
+        parts.method,
+        parts.benchmark.split(evaluation.split),
+        parts.backbone.preprocess,
+        batch=evaluation.batch,
+        bins=evaluation.bins,
+        threads=recipe.training.threads,
+        candidates=parts.benchmark.only,
+    )
+    numbers = {"run": name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
+    save_evaluation(url, numbers, predictions)
+    return numbers
+
+
+def _prompts(folder: RunFolder) -> dict[str, Any]:
+    found: dict[str, Any] = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    return found
+
+
+def _transfer_url(run_url: str, name: str) -> str:
+    """Where the results on another benchmark lie; a path is called by its last part."""
+    return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])

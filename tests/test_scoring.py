@@ -1,0 +1,88 @@
+"""A finished run on other benchmarks than its own: its prompts over their classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syncclip import jobs, scoring
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from syncclip.training.evaluation import Predictions
+from tests.conftest import TinyWorld
+from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
+
+SHORT = ["training.data=real", "training.epochs=1", "benchmark.shots=1"]
+
+
+def trained(tiny: TinyWorld, miniatures: Miniatures, out: Path, *overrides: str) -> tuple[jobs.Run, Recipe]:
+    """A run on the miniature of ImageNet."""
+    of = ["benchmark.name=imagenet", f"benchmark.root={miniatures.root}"]
+    recipe = Recipe.load(tiny.recipe, [*of, *SHORT, *overrides])
+    return jobs.run_here(recipe, str(out)), recipe
+
+
+def test_prompts_are_laid_over_the_classes_of_another_benchmark(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    run, _ = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
+    found = jobs.evaluate(run.url, benchmark="dtd")
+    own = json.loads((tmp_path / "results.json").read_text())
+    assert [one["name"] for one in found.results["per_class"]] == miniatures.of["dtd"].classnames
+    assert found.results["counts"]["all"] == len(miniatures.of["dtd"].items["test"])
+    assert own == run.results, "the run's own results stay"
+    assert scoring.transfer_results(run.url, "dtd") == found.results
+
+
+@pytest.mark.parametrize(("name", "candidates"), [("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)])
+def test_of_a_variant_only_the_classes_that_it_shows_are_candidates(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, name: str, candidates: list[int]
+) -> None:
+    run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
+    jobs.evaluate(run.url, benchmark=name)
+    said = Predictions.read(str(tmp_path / "transfer" / name / "predictions.parquet"))
+    assert set(np.unique(said.open_prediction)) <= set(candidates)
+    assert sorted(set(said.label.tolist())) == candidates
+
+
+def test_a_recipe_names_the_benchmarks_that_its_run_is_tested_on(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp", "evaluation.transfer=[imagenet_v2, dtd]")
+    assert scoring.missing_transfers(recipe, run.url) == []
+    assert scoring.transfer_results(run.url, "imagenet_v2")["counts"]["all"] == 24
+
+
+def test_a_benchmark_that_is_added_is_tested_without_another_training(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
+    stamp = (tmp_path / "prompts.safetensors").stat().st_mtime_ns
+    more = recipe.with_values({"evaluation.transfer": ["dtd"]})
+    assert scoring.missing_transfers(more, run.url) == ["dtd"]
+    jobs.run_here(more, run.url)
+    assert scoring.missing_transfers(more, run.url) == []
+    assert (tmp_path / "prompts.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_vectors_of_each_class_are_not_carried_to_other_classes(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    values = ["training.method=coop", "methods.coop.class_specific=true", "methods.coop.text_tokens=1"]
+    run, _ = trained(tiny, miniatures, tmp_path, *values)
+    with pytest.raises(UserError, match=r"'coop' learned something for each class of 'imagenet'.* those of 'dtd'"):
+        jobs.evaluate(run.url, benchmark="dtd")
+    # As many classes would fit by their shapes; it is other classes nevertheless.
+    with pytest.raises(UserError, match="learned something for each class"):
+        jobs.evaluate(run.url, benchmark="imagenet_v2")
+
+
+def test_another_benchmark_is_looked_up_where_it_is_said_to_be(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+) -> None:
+    run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
+    with pytest.raises(UserError, match=r"nowhere.*dtd"):
+        jobs.evaluate(run.url, benchmark="dtd", root=str(tmp_path / "nowhere"))
