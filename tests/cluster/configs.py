@@ -1,0 +1,53 @@
+"""The cluster files, and what Ray's autoscaler would launch by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+
+Config = dict[str, Any]
+
+
+def read(name: str) -> Config:
+    return dict(yaml.safe_load((CLUSTER / f"{name}.yaml").read_text()))
+
+
+def launches(types: dict[str, Config], demand: dict[str, float], count: int, broken: str = "") -> dict[str, int]:
+    """Node type -> machines that Ray's second autoscaler starts for `count` equal demands, from none.
+
+    Args:
+        types: `available_node_types`, with resources.
+        broken: a node type that the cloud has just refused to give.
+    """
+    from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+    from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+    from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+    configs = {
+        name: NodeTypeConfig(
+            name=name,
+            min_worker_nodes=node.get("min_workers", 0),
+            max_worker_nodes=node.get("max_workers", 0),
+            priority=node.get("priority", 0),
+            resources=node["resources"],
+        )
+        for name, node in types.items()
+    }
+    available = {name: 0.0 if name == broken else 1.0 for name in types}
+    request = SchedulingRequest(
+        disable_launch_config_check=True,
+        node_type_configs=configs,
+        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(demand)] * count),
+        cloud_resource_availabilities=available,
+        recoverable_resource_availabilities=available,
+    )
+
+    class Events:
+        def log_cluster_scheduling_updates(self, *_: object, **__: object) -> None: ...
+
+    reply = ResourceDemandScheduler(Events()).schedule(request)
+    return {one.instance_type: one.count for one in reply.to_launch}

@@ -1,0 +1,144 @@
+"""The cluster files by Ray's own schema, bootstrap code and scheduler.
+
+How far each is taken here: `local.yaml` as far as its schema, `aws.yaml` until instances run in an imitation of EC2,
+`gcp.yaml` as far as its schema. Whether a region has the images, the machines and the quota, only an account can tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import boto3
+import moto
+import pytest
+from ray.autoscaler._private.providers import _NODE_PROVIDERS, _get_node_provider
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
+
+from tests.cluster.configs import CLUSTER, Config, launches, read
+
+CLOUDS = ("aws", "gcp")
+DRAWING = {"CPU": 1.0, "GPU": 1.0}
+OFFICE = "203.0.113.0/24"
+
+
+@pytest.mark.parametrize("name", ["local", *CLOUDS])
+def test_ray_accepts_it(name: str) -> None:
+    validate_config(prepare_config(read(name)))
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(Exception, match="idle_timeout"):
+        validate_config(prepare_config({**read("aws"), "idle_timeout": 5}))
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_the_head_has_no_gpu_and_pools_start_empty(name: str) -> None:
+    types = read(name)["available_node_types"]
+
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert {one: types[one]["min_workers"] for one in types if one != "head"} == {"draw-spot": 0, "draw-on-demand": 0}
+
+
+@pytest.mark.parametrize("name", ["local", *CLOUDS])
+def test_the_dashboard_stays_on_localhost(name: str) -> None:
+    assert "--dashboard-host" not in (CLUSTER / f"{name}.yaml").read_text()
+    assert all("start --head" not in line for line in read(name)["worker_start_ray_commands"])
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_no_key_lies_in_it(name: str) -> None:
+    text = (CLUSTER / f"{name}.yaml").read_text().lower()
+
+    assert not any(word in text for word in ("secret", "access_key", "private_key", "credentials"))
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
+    """What `ray up` makes of `aws.yaml` before it launches anything, in an imitation of AWS that holds what infra/aws
+    makes; Ray writes its key pair into a home of its own."""
+    environment = {
+        "HOME": str(tmp_path_factory.mktemp("home")),
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-west-2",
+    }
+    with mock.patch.dict(os.environ, environment), moto.mock_aws():
+        iam, ec2 = boto3.client("iam"), boto3.client("ec2")
+        for role in ("syncclip-head", "syncclip-worker"):
+            iam.create_role(RoleName=role, AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
+            iam.create_instance_profile(InstanceProfileName=role)
+            iam.add_role_to_instance_profile(InstanceProfileName=role, RoleName=role)
+        (network,) = ec2.describe_vpcs()["Vpcs"]
+        group = ec2.create_security_group(GroupName="syncclip", Description="syncclip", VpcId=network["VpcId"])
+        ssh = {"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp", "IpRanges": [{"CidrIp": OFFICE}]}
+        ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[ssh])
+        config = prepare_config(read("aws"))
+        provider = _NODE_PROVIDERS["aws"](config["provider"])
+        yield provider.fillout_available_node_types_resources(provider.bootstrap_config(config))
+
+
+@pytest.mark.slow
+def test_aws_is_bootstrapped_with_its_own_roles_network_and_gpus(aws: Config) -> None:
+    types = aws["available_node_types"]
+
+    assert {name: one["resources"].get("GPU", 0) for name, one in types.items()} == {
+        "head": 0,
+        "draw-spot": 1,
+        "draw-on-demand": 1,
+    }
+    profiles = {name: one["node_config"]["IamInstanceProfile"]["Name"] for name, one in types.items()}
+    assert profiles == {"head": "syncclip-head", "draw-spot": "syncclip-worker", "draw-on-demand": "syncclip-worker"}
+
+
+@pytest.mark.slow
+def test_aws_is_reached_by_ssh_from_where_infra_says_only(aws: Config) -> None:
+    ec2 = boto3.client("ec2")
+    groups = {group for one in aws["available_node_types"].values() for group in one["node_config"]["SecurityGroupIds"]}
+    rules = [
+        rule
+        for group in ec2.describe_security_groups(GroupIds=[*groups])["SecurityGroups"]
+        for rule in group["IpPermissions"]
+    ]
+
+    assert {block["CidrIp"] for rule in rules for block in rule.get("IpRanges", [])} == {OFFICE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pool", "lifecycle"), [("draw-spot", "spot"), ("draw-on-demand", None)])
+def test_aws_launches_a_machine_of_each_pool(aws: Config, pool: str, lifecycle: str | None) -> None:
+    node = aws["available_node_types"][pool]["node_config"]
+    provider: Any = _get_node_provider(aws["provider"], aws["cluster_name"])
+
+    provider.create_node(node, {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_USER_NODE_TYPE: pool}, 1)
+
+    of_pool = [{"Name": f"tag:{TAG_RAY_USER_NODE_TYPE}", "Values": [pool]}]
+    reservations = boto3.client("ec2").describe_instances(Filters=of_pool)["Reservations"]
+    (instance,) = (one for reservation in reservations for one in reservation["Instances"])
+    assert (instance["InstanceType"], instance.get("InstanceLifecycle")) == ("g5.2xlarge", lifecycle)
+    assert instance["State"]["Name"] == "running"
+
+
+def pools(name: str) -> dict[str, Config]:
+    """The node types with resources: GCP's as they stand in the file, AWS's as EC2 tells them."""
+    types = read(name)["available_node_types"]
+    filled = {"CPU": 8, "GPU": 1}
+    return {one: {**node, "resources": node["resources"] or filled} for one, node in types.items()}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_actors_of_one_gpu_each_bring_spot_machines(name: str) -> None:
+    assert launches(pools(name), DRAWING, 3) == {"draw-spot": 3}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_where_spot_has_none_machines_come_on_demand(name: str) -> None:
+    assert launches(pools(name), DRAWING, 2, broken="draw-spot") == {"draw-on-demand": 2}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_no_more_machines_come_than_the_pools_hold(name: str) -> None:
+    assert launches(pools(name), DRAWING, 64) == {"draw-spot": 8, "draw-on-demand": 2}
