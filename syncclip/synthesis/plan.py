@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.settings import Settings, UserError
 from syncclip.shards.layout import committed
+from syncclip.synthesis.differences import differences
 from syncclip.synthesis.filters import FilterSettings, judged_by
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of
@@ -29,6 +30,8 @@ PLAN_NAME = "plan.json"
 FORMAT = 1
 SHARD_IMAGES = 64
 """Where no shard size is given, a shard holds at least so many: small enough that a lost one costs little."""
+BATCH_GUESS = 8
+"""What a batch that is still to be measured counts as in forecasts."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Entry:
 
 class Plan(Settings):
     """Everything that decides a set's bytes; lies in its folder as plan.json."""
+
+    added: ClassVar[tuple[str, ...]] = ("guides",)
 
     format: int = FORMAT
     benchmark: str
@@ -65,6 +70,8 @@ class Plan(Settings):
     shard_size: int = Field(ge=1)
     amounts: tuple[int, ...]
     """Images per class, each time that more were asked for; ascending."""
+    guides: tuple[tuple[str, ...], ...] = ()
+    """For each class the digests of the real pictures that its pictures start from; see `guides.digests`."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Plan:
@@ -76,6 +83,10 @@ class Plan(Settings):
             raise ValueError(
                 f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} pictures "
                 "that a set can hold; make several sets with different seeds"
+            )
+        if self.generator.guide is not None and not any(self.guides):
+            raise ValueError(
+                f"generator.guide: there are no real pictures of {self.benchmark!r} to start from; remove it"
             )
         check_classes(self.prompts, self.classnames, self.benchmark)
         return self
@@ -94,6 +105,17 @@ class Plan(Settings):
     def total(self) -> int:
         """Pictures of the whole set."""
         return self.amounts[-1] * self.classes
+
+    @property
+    def batch(self) -> int:
+        """Pictures drawn at once; a guess, where it is still to be measured."""
+        size = self.generator.batch_size
+        return BATCH_GUESS if size == "auto" else size
+
+    def guide_of(self, label: int, image: int) -> str | None:
+        """Digest of the real picture from which picture `image` of a class starts at every attempt; None: noise."""
+        real = self.guides[label] if self.guides else ()
+        return real[image % len(real)] if real else None
 
     def entry(self, index: int, attempt: int = 0) -> Entry:
         """Class, prompt and seed of an attempt at sample `index`."""
@@ -151,13 +173,15 @@ def draft(
     classnames: Sequence[str],
     template: str,
     backbone: BackboneSettings | None = None,
+    guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """The plan of a new set; pure. `backbone` judges where a CLIP filter names none.
+    """The plan of a new set; pure. `backbone` judges where a CLIP filter names none; `guides` as the plan holds them.
 
     Raises:
         UserError: the classes or amounts can't make a set.
     """
-    least = max(SHARD_IMAGES, settings.generator.batch_size)
+    size = settings.generator.batch_size
+    least = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
     rounds = -(-least // max(1, len(classnames)))
     try:
         return Plan(
@@ -175,6 +199,7 @@ def draft(
             threads=settings.threads,
             shard_size=settings.shard_size or rounds * len(classnames) or 1,
             amounts=(settings.images_per_class,),
+            guides=tuple(map(tuple, guides)),
         )
     except ValidationError as error:
         raise UserError(_reason(error)) from error
@@ -202,7 +227,7 @@ def settled(plan: Plan, url: str) -> Plan:
     """What the plan of the folder `url` would be if `plan` were drawn there; writes nothing.
 
     A stored plan with fewer images grows by another amount, one with more stays as it is. Unknown weights (empty)
-    agree with any.
+    agree with any, and what is still to be measured takes what was measured there.
 
     Raises:
         UserError: the folder holds another plan's set, or shards without a plan.
@@ -228,52 +253,10 @@ def settle(plan: Plan, url: str) -> Plan:
     After a crash the folder holds the old plan or the new one; both fit its shards.
     """
     agreed = settled(plan, url)
+    assert agreed.generator.batch_size != "auto", "measure it before the plan is settled"
     if agreed != read_plan(url):
         storage.write_bytes(storage.join(url, PLAN_NAME), (agreed.model_dump_json(indent=1) + "\n").encode())
     return agreed
-
-
-def differences(stored: Plan, asked: Plan) -> list[str]:
-    """What keeps two plans from being the same set, one phrase each (`seed is 0 there and 1 here`)."""
-    there, here = _flat(stored.model_dump()), _flat(asked.model_dump())
-    found = []
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
-        if old == new or key == "amounts" or (_found_late(key) and not (old and new)):
-            continue
-        if key == "classnames":
-            changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
-            old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
-        found.append(f"{key} is {_short(old)} there and {_short(new)} here")
-    return found
-
-
-def _found_late(key: str) -> bool:
-    """Whether a value is empty until the first shard is drawn."""
-    return key == "weights" or key.endswith(".digest")
-
-
-def _short(value: object, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        elif key == "filters":
-            flat["filters"] = [one["name"] for one in value]
-            for one in value:
-                flat.update(_flat(one, f"filters.{one.get('called', one['name'])}."))
-        elif key == "strategies":
-            flat[prefix + key] = [one["name"] for one in value]
-            for place, one in enumerate(value):
-                flat.update(_flat(one, f"{prefix}{key}[{place}]."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _reason(error: ValidationError) -> str:
