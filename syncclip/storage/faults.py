@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from syncclip.settings import UserError
 from syncclip.storage.places import is_local
@@ -58,7 +58,7 @@ def persistently(call: Callable[[], T]) -> T:
         except Exception as error:
             if not passes(error):
                 raise
-            log.warning("trying again in a moment: %s", error)
+            log.warning("trying again in a moment: %s", _line(error))
         time.sleep(pause * random.uniform(0.5, 1.0))
     return call()
 
@@ -127,15 +127,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__
 
 
+def _answer(error: BaseException) -> BaseException | None:
+    """The error of botocore that holds what the store answered."""
+    return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
+
+
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of botocore tells."""
-    for cause in _causes(error):
-        response = getattr(cause, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return status if isinstance(status, int) else None
-    return None
+    """The HTTP status that the store answered."""
+    answer: Any = _answer(error)
+    return None if answer is None else answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """What an error says, in one line."""
+    return " ".join(str(_answer(error) or error).split())

@@ -15,8 +15,11 @@ from syncclip.settings import Settings
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
 S3 = frozenset({"s3", "s3a"})
 
-CLIENT = {"retries": {"mode": "standard", "max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore's settings for S3: five tries of a request with growing pauses; s3fs goes through them up to five times."""
+CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
+"""botocore's settings for S3: five tries of a request with growing pauses, which s3fs goes through up to five times.
+
+The mode `standard` does not try again after a 429, and gives up the sooner the more requests fail.
+"""
 
 _options: dict[str, Any] = {}
 

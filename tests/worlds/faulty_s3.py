@@ -16,7 +16,7 @@ from typing import Literal
 import aiohttp
 from aiohttp import web
 
-Fault = Literal["503", "500", "429", "403", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
+Fault = Literal["503", "500", "429", "403", "404", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
 """What can happen to a request:
 
 * a number: the server's refusal with this status, without having done anything;
@@ -36,6 +36,7 @@ CODES = {
     "500": "InternalError",
     "429": "TooManyRequests",
     "403": "SignatureDoesNotMatch",
+    "404": "NoSuchUpload",
 }
 PIECE, PAUSE = 4096, 0.002
 """Bytes of a slow answer between two pauses, and seconds of a pause."""
@@ -57,19 +58,23 @@ class FaultyS3:
     """`METHOD /path?query` of each request that arrived, spoilt ones too."""
     spoilt: Counter[str] = field(default_factory=Counter)
     """Fault -> requests that it hit."""
-    _fault: Fault = "503"
-    _left: int = 0
+    _next: list[Fault] = field(default_factory=list)
     _method: str | None = None
     _query: str = ""
     _rate: float = 0.0
     _kinds: Sequence[Fault] = PASSING
     _random: random.Random = field(default_factory=random.Random)
 
-    def spoil(self, fault: Fault, times: int = 1, method: str | None = None, query: str = "") -> None:
-        """Spoil the next `times` requests of a method (None: any) whose query holds a text; forgets what was seen."""
+    def spoil(
+        self, fault: Fault, times: int = 1, method: str | None = None, query: str = "", then: Sequence[Fault] = ()
+    ) -> None:
+        """Spoil the next requests of a method (None: any) whose query holds a text; forgets what was seen before.
+
+        The first `times` of them meet `fault`, those after it what `then` lists, one each.
+        """
         self.seen.clear()
         self.spoilt.clear()
-        self._fault, self._left, self._method, self._query = fault, times, method, query
+        self._next, self._method, self._query = [*[fault] * times, *then], method, query
 
     def spoil_some(self, rate: float, kinds: Sequence[Fault] = PASSING, seed: int = 0) -> None:
         """Spoil this share of the requests from now on, each by one of `kinds`."""
@@ -77,15 +82,14 @@ class FaultyS3:
 
     def soothe(self) -> None:
         """Let all requests pass from now on."""
-        self._left, self._rate = 0, 0.0
+        self._next, self._rate = [], 0.0
 
     def next_fault(self, method: str, path: str) -> Fault | None:
         """What happens to a request that arrives now."""
         self.seen.append(f"{method} {path}")
         fault = None
-        if self._left and self._method in (None, method) and self._query in path.partition("?")[2]:
-            self._left -= 1
-            fault = self._fault
+        if self._next and self._method in (None, method) and self._query in path.partition("?")[2]:
+            fault = self._next.pop(0)
         elif self._random.random() < self._rate:
             fault = self._random.choice(self._kinds)
         if fault is not None:
@@ -112,9 +116,9 @@ def faulty_s3(backend: str) -> Iterator[FaultyS3]:
 
         application.router.add_route("*", "/{path:.*}", handle)
         application.on_cleanup.append(close)
-        runner = web.AppRunner(application, access_log=None)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0)
+        site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         host, port = runner.addresses[0][:2]
         proxy.endpoint = f"http://{host}:{port}"
