@@ -15,9 +15,11 @@ from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
+from syncclip.shards.reader import ImageSet
+from syncclip.synthesis.filters import pinned
 from syncclip.synthesis.graph import synthesise_set
 from syncclip.synthesis.imported import holds_set
-from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.plan import Plan, draft, settled
 from syncclip.synthesis.prompts.files import with_sentences
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import driver, loop
@@ -67,8 +69,8 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     Raises:
         UserError: see `synthesis.graph.synthesise_set`.
     """
-    drawn = plan(recipe)
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
+    drawn = with_material(recipe, plan(recipe), url)
     synthesis = recipe.synthesis
     summary = synthesise_set(
         drawn,
@@ -83,6 +85,20 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary
+
+
+def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
+    """The plan with all that its filters need laid into the set's folder: heads, features of test pictures.
+
+    Raises:
+        UserError: the folder holds another plan's set, or something is missing or isn't what the set was begun with.
+    """
+    filters = settled(drawn, url).filters
+
+    def test_pictures() -> ImageSet:
+        return load_benchmark(recipe.benchmark).split("test")
+
+    return drawn.model_copy(update={"filters": pinned(filters, url, test_pictures)})
 
 
 def train(recipe: Recipe, out: str | None = None) -> Run:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from syncclip.settings import UserError
 from syncclip.shards.layout import ShardStats
@@ -26,22 +26,22 @@ class Harvest:
 
     Args:
         plan: of the set.
-        done: markers of the shards that earlier runs committed.
+        done: markers of the shards that earlier runs committed; read only where they tell anything.
 
     Raises:
         UserError: their pictures tell already that nothing will be accepted.
     """
 
-    def __init__(self, plan: Plan, done: Mapping[int, ShardStats] | None = None) -> None:
+    def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
         self.plan = plan
         self._fertile: set[int] = set()
         self._drawn: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
         if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its pictures
-            for shard, stats in (done or {}).items():
-                if shard in plan.shards():
+            for stats in done:
+                if stats.shard in plan.shards():
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
-                    planned = self._planned(shard)
+                    planned = self._planned(stats.shard)
                     self._count(planned, {label: reason for label in planned if not stats.per_class.get(label)})
             self._check()
 

@@ -11,9 +11,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.settings import Settings, UserError
 from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
-
-NSFW = "nsfw"
-"""Key in a drawn picture's `info` under which its pipeline's own verdict stands."""
+from syncclip.synthesis.generators import NSFW
 
 
 class SafetySettings(Settings):

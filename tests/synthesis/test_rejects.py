@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from syncclip.synthesis.drawing import draw_shard
+from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
+from tests.synthesis.test_drawing import Brighter, SeedPainter
+
+
+@pytest.fixture
+def plan(make_plan: Callable[..., Plan]) -> Plan:
+    return make_plan(400, shard_size=15, attempts=4)
+
+
+def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_path: Path) -> None:
+    drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(100, "dark"), Brighter(200, "dim")])
+    write_rejects(str(tmp_path), 0, drawn.gallery)
+    found = read_rejects(str(tmp_path), most=99)
+    assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": EACH, "dim": EACH}
+    for reason, (low, high) in {"dark": (0, 101), "dim": (101, 201)}.items():
+        for reject in found[reason]:
+            entry = plan.entry(reject.index, reject.attempt)
+            assert (reject.label, reject.score) == (entry.label, entry.seed % 256)
+            assert low <= entry.seed % 256 < high
+            assert np.asarray(Image.open(io.BytesIO(reject.jpeg))).mean() == pytest.approx(reject.score, abs=2)
+
+
+def test_the_same_shard_gives_the_same_thumbnails(plan: Plan, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        drawn = draw_shard(plan, 3, SeedPainter(), [Brighter(150)])
+        write_rejects(str(tmp_path / folder), 3, drawn.gallery)
+    one, two = ((tmp_path / folder / rejects_name(3)).read_bytes() for folder in ("one", "two"))
+    assert one == two
+
+
+def test_a_shard_without_rejects_and_a_late_shard_write_nothing(plan: Plan, tmp_path: Path) -> None:
+    for shard, bound in ((0, -1), (SHARDS, 150)):
+        write_rejects(str(tmp_path), shard, draw_shard(plan, shard, SeedPainter(), [Brighter(bound)]).gallery)
+    assert not list(tmp_path.iterdir())
+    assert read_rejects(str(tmp_path), 9) == {}
+
+
+def test_different_classes_come_first(plan: Plan, tmp_path: Path) -> None:
+    for shard in (0, 1):
+        gallery = Gallery(shard)
+        for index in (0, 3, 1):  # classes 0, 0 and 1
+            gallery.add("dark", Image.new("RGB", (8, 8)), plan.entry(index + 15 * shard), 1.0, blurred=False)
+        write_rejects(str(tmp_path), shard, gallery.rejects)
+    assert [one.label for one in read_rejects(str(tmp_path), 3)["dark"]] == [0, 1, 0]
+
+
+def test_what_is_not_for_every_eye_cannot_be_recognised(plan: Plan) -> None:
+    checks = Image.fromarray((np.indices((64, 64)).sum(axis=0) // 4 % 2 * 255).astype(np.uint8))
+    seen = []
+    for blurred in (False, True):
+        gallery = Gallery(0)
+        gallery.add("nsfw", checks, plan.entry(0), 0.0, blurred)
+        seen.append(np.asarray(Image.open(io.BytesIO(gallery.rejects[0].jpeg))).std())
+    assert seen[0] > 60 and seen[1] < 20
