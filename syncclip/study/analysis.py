@@ -1,4 +1,4 @@
-"""From the finished cells to the study's findings: scaling curves and paired comparisons."""
+"""From the finished cells to the study's findings: scaling curves, worth, and paired comparisons."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from syncclip import storage
-from syncclip.study.bootstrap import METRICS, Answers, arm_draws, difference, make_draws, run_metrics
-from syncclip.study.fit import Curve, fit_curve
+from syncclip.study.bootstrap import METRICS, Answers, Floats, arm_draws, difference, make_draws, run_metrics
+from syncclip.study.fit import MIN_AMOUNTS, Curve, fit_curve
 from syncclip.study.grid import Cell
+from syncclip.study.models import HeldOut, held_out
 from syncclip.study.settings import Arm, StudySettings
+from syncclip.study.worth import Exchange, exchange
 from syncclip.training.evaluation import PREDICTIONS, Predictions
 
+SHOTS = "benchmark.shots"
 BOOTSTRAP_SEED = 20231205
 """The draws of an analysis are always the same, so that repeating it gives the same file."""
 
@@ -71,8 +74,29 @@ def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int)
     return Evidence(arms, cells)
 
 
-def curves(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Curve]]:
-    """The scaling curve of every arm that learns from synthetic pictures, for every metric: {arm: {metric: Curve}}.
+@dataclass(frozen=True)
+class Series:
+    """The errors of one arm and metric over its amounts.
+
+    Attributes:
+        amounts: (A,) synthetic pictures per class, ascending.
+        errors: (S, A) of each seed, in points (100 - accuracy).
+        draws: (R, A) mean over seeds in each draw of seeds and pictures; the same draws for every arm.
+    """
+
+    amounts: list[int]
+    errors: Floats
+    draws: Floats
+
+    @property
+    def means(self) -> Floats:
+        """(A,) over seeds."""
+        mean: Floats = self.errors.mean(axis=0)
+        return mean
+
+
+def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
+    """The errors of every arm that learns from synthetic pictures, for every metric: {arm: {metric: Series}}.
 
     Only seeds finished at every amount count, so that all points of a curve stand on the same shots.
     """
@@ -80,25 +104,96 @@ def curves(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, C
     for arm in evidence.arms:
         amounts = [n for n in evidence.amounts(arm) if n is not None]
         seeds = _ordered(set.intersection(*(evidence.seeds(arm, n) for n in amounts))) if amounts else []
-        if not seeds:
-            continue
-        stacks = [evidence.stack(arm, n, seeds) for n in amounts]
-        draws = make_draws(len(seeds), stacks[0].novel, settings.draws, np.random.default_rng(BOOTSTRAP_SEED))
-        runs = [run_metrics(answers) for answers in stacks]
-        drawn = [arm_draws(answers, draws) for answers in stacks]
-        ahead = settings.forecast or [4 * amounts[-1], 16 * amounts[-1]]
-        found[arm.name] = {
-            metric: fit_curve(
-                amounts,
-                100 - np.stack([run[metric][0] for run in runs], axis=1),
-                100 - np.stack([draw[metric] for draw in drawn], axis=1),
-                settings.level,
-                ahead,
-            )
-            for metric in METRICS
-            if not any(np.isnan(run[metric]).any() for run in runs)
-        }
+        if seeds:
+            found[arm.name] = _series([evidence.stack(arm, n, seeds) for n in amounts], amounts, settings.draws)
     return found
+
+
+def _series(stacks: Sequence[Answers], amounts: Sequence[int], count: int) -> dict[str, Series]:
+    draws = make_draws(len(stacks[0].own), stacks[0].novel, count, np.random.default_rng(BOOTSTRAP_SEED))
+    runs = [run_metrics(answers) for answers in stacks]
+    drawn = [arm_draws(answers, draws) for answers in stacks]
+    return {
+        metric: Series(
+            list(amounts),
+            100 - np.stack([run[metric][0] for run in runs], axis=1),
+            100 - np.stack([draw[metric] for draw in drawn], axis=1),
+        )
+        for metric in METRICS
+        if not any(np.isnan(run[metric]).any() for run in runs)
+    }
+
+
+def curves(found: Mapping[str, Mapping[str, Series]], settings: StudySettings) -> dict[str, dict[str, Curve]]:
+    """The scaling curve of every series."""
+    return {
+        arm: {
+            metric: fit_curve(
+                one.amounts,
+                one.errors,
+                one.draws,
+                settings.level,
+                settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]],
+            )
+            for metric, one in metrics.items()
+        }
+        for arm, metrics in found.items()
+    }
+
+
+def models(found: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, tuple[HeldOut, ...]]]:
+    """Which model of the curve foretells best, for every series with amounts to hold out."""
+    judged = {
+        arm: {metric: held_out(one.amounts, one.means, one.draws) for metric, one in metrics.items()}
+        for arm, metrics in found.items()
+    }
+    return {arm: metrics for arm, metrics in judged.items() if all(metrics.values())}
+
+
+def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
+    """What the focus arm's synthetic pictures are worth in real ones, for every metric.
+
+    Empty unless a method learned from real pictures alone with three or more numbers of shots (`benchmark.shots` in
+    the arms' overrides).
+
+    Args:
+        shots: of the arms that override nothing.
+    """
+    focus, grown = settings.focus_arm, _grown_by_shots(evidence, shots)
+    amounts = [n for n in evidence.amounts(focus) if n is not None]
+    if not amounts or len(grown) < MIN_AMOUNTS:
+        return {}
+    seeds = _ordered(
+        set.intersection(
+            *(evidence.seeds(focus, n) for n in amounts), *(evidence.seeds(arm, None) for arm in grown.values())
+        )
+    )
+    if not seeds:
+        return {}
+    mixed = _series([evidence.stack(focus, n, seeds) for n in amounts], amounts, settings.draws)
+    real = _series([evidence.stack(arm, None, seeds) for arm in grown.values()], list(grown), settings.draws)
+    own = int(focus.overrides.get(SHOTS, shots))
+    return {
+        metric: exchange(
+            list(grown),
+            (real[metric].means, real[metric].draws),
+            amounts,
+            (one.means, one.draws),
+            own,
+            settings.level,
+        )
+        for metric, one in mixed.items()
+        if metric in real
+    }
+
+
+def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
+    """Shots, ascending -> the arm that learned from so many real pictures alone, of the method with most such arms."""
+    methods: dict[str, dict[int, Arm]] = {}
+    for arm in evidence.arms:
+        if arm.trained and not arm.synthetic and evidence.amounts(arm):
+            methods.setdefault(arm.method, {}).setdefault(int(arm.overrides.get(SHOTS, shots)), arm)
+    return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[dict[str, Any]]:

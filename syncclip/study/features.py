@@ -14,10 +14,11 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import Method, build_method
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
+from syncclip.shards.order import evenly
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.shards.stream import REAL, SYNTHETIC
 from syncclip.study.bootstrap import Floats
-from syncclip.study.shift import Shift, measure, project
+from syncclip.synthesis.shift import Shift, measure, project
 from syncclip.training.determinism import pinned
 from syncclip.training.loop import load_prompts
 
@@ -74,15 +75,6 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
         domains = torch.full((len(images),), domain, device=device)
         found.append(method.image_features(images, domains).double().cpu().numpy())
     return np.concatenate(found)
-
-
-def evenly(labels: Rows, limit: int) -> Rows:
-    """At most `limit` rows, the first of every class before the second of any: ascending."""
-    order = np.argsort(labels, kind="stable")
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    rows: Rows = np.sort(np.lexsort((labels, rank))[:limit]).astype(np.int64)
-    return rows
 
 
 def _sample(images: ImageSet, limit: int, parts: Parts) -> Sample:

@@ -15,6 +15,8 @@ from syncclip.study import analysis, outputs, summary
 from syncclip.study.bootstrap import METRICS
 from syncclip.study.cells import CellRun
 from syncclip.study.features import feature_map
+from syncclip.study.fit import MIN_AMOUNTS
+from syncclip.study.worth import marginal
 from syncclip.synthesis.plan import read_plan
 from syncclip.synthesis.summary import summarise
 
@@ -111,18 +113,46 @@ def write(
     outputs.write_table(storage.join(url, outputs.TABLE), table)
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
     evidence = analysis.gather(finished, settings.arms, len(load_benchmark(recipe.benchmark).base))
-    fits = analysis.curves(evidence, settings)
+    found = analysis.series(evidence, settings)
+    fits = analysis.curves(found, settings)
     described = {"level": settings.level, "draws": settings.draws, "split": split, "curves": fits}
-    outputs.write_json(storage.join(url, outputs.FIT), described)
+    outputs.write_json(storage.join(url, outputs.FIT), {**described, "models": analysis.models(found)})
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic)
     cost = _cost(url, runs, synthetic, work)
     outputs.write_json(storage.join(url, outputs.COST), cost)
+    _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost["synthesis"] or {})
     text = summary.markdown(recipe, table, fits, pairs)
     storage.write_bytes(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
+
+
+def _write_worth(
+    recipe: Recipe,
+    url: str,
+    evidence: analysis.Evidence,
+    focus: Mapping[str, analysis.Series],
+    drawing: Mapping[str, Any],
+) -> None:
+    """What the focus arm's pictures are worth: in points an hour of drawing, where the speed is known, and in real
+    pictures, where arms with several numbers of shots tell."""
+    settings = recipe.study
+    an_hour = 3600 * (drawing.get("images_per_second") or 0.0)
+    classes = len(load_benchmark(recipe.benchmark).classnames)
+    worth = {
+        "arm": settings.focus_arm.name,
+        "level": settings.level,
+        "images_per_hour": an_hour or None,
+        "marginal": {
+            metric: marginal(one.amounts, one.means, one.draws, an_hour, classes, settings.level)
+            for metric, one in focus.items()
+            if an_hour and len(one.amounts) >= MIN_AMOUNTS
+        },
+        "exchange": analysis.exchanges(evidence, settings, recipe.benchmark.shots),
+    }
+    outputs.write_json(storage.join(url, outputs.WORTH), worth)
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet) -> None:

@@ -14,6 +14,10 @@ cells/<cell>/
     A run folder for each cell.
 fit.json
     level, draws, split, curves {arm: {metric: `fit.Curve`}}; errors are 100 - accuracy.
+    models {arm: {metric: [`models.HeldOut`]}}, the best first, for arms with four amounts or more.
+worth.json
+    Of the focus arm: arm, level, images_per_hour (of one generator, or null), marginal {metric: [`worth.Marginal`]},
+    exchange {metric: [`worth.Exchange`]}; {} where it can't be told.
 comparisons.json
     A list of {arm, images_per_class, against, against_images_per_class, metric, estimate, low, high, level, seeds
     (a number), pictures}: points of accuracy, `arm` minus `against`.
@@ -42,7 +46,8 @@ import pandas as pd
 from syncclip import storage
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
-FIT, COMPARISONS, SHIFT, FEATURES = "fit.json", "comparisons.json", "shift.json", "features.parquet"
+FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
+SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
 
 

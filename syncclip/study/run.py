@@ -56,7 +56,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         _write_report(url)
         summary.show(recipe, url, table, pairs)
     if failed := {run.cell.name: run.error or "" for run in runs if run.status == "failed"}:
-        raise UserError(_failures(failed, len(runs), url))
+        raise UserError(failures(failed, len(runs), url))
     return Study(url, table)
 
 
@@ -103,7 +103,8 @@ def _write_report(url: str) -> None:
     report(url)
 
 
-def _failures(failed: Mapping[str, str], total: int, url: str) -> str:
+def failures(failed: Mapping[str, str], total: int, url: str) -> str:
+    """What to tell of cells that failed, given with their reasons."""
     name, reason = next(iter(failed.items()))
     others = f" (others: {', '.join(list(failed)[1:6])}{', …' if len(failed) > 6 else ''})" if len(failed) > 1 else ""
     return (

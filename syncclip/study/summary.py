@@ -71,16 +71,16 @@ def markdown(
     parts = [
         f"# {recipe.name}",
         f"Accuracy on {recipe.evaluation.split} pictures, per cent; mean ± standard error over seeds.",
-        _grid(["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]),
+        tables.markdown_grid(["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]),
     ]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
-        parts += [f"By what they learn from, {shown}.", _grid(["method", "images per class", *DATA], rows)]
+        parts += [f"By what they learn from, {shown}.", tables.markdown_grid(["method", "images per class", *DATA], rows)]
     rows = _compared(pairs)
     if rows:
         parts += [
             f"{pairs[0]['arm']} minus the others, points; {level} intervals, seeds and pictures drawn again.",
-            _grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
+            tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
         ]
     rows = [
         [arm, HEADINGS[metric], *described(found[metric])]
@@ -91,7 +91,7 @@ def markdown(
     if rows:
         parts += [
             f"Error = a + b n^(-c) over n synthetic pictures per class; {level} intervals.",
-            _grid(
+            tables.markdown_grid(
                 ["arm", "error of", "verdict", "a", "b", "c", "forecast accuracy", "images per class for +1 point"],
                 rows,
             ),
@@ -173,8 +173,3 @@ def _interval(interval: Interval, form: str) -> str:
 
 def _amount(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value:.0e}" if np.isfinite(value) else "never"
-
-
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    marks = ["---"] * len(headings)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])

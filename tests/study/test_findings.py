@@ -119,6 +119,14 @@ def test_every_arm_with_amounts_has_a_curve(finished: Finished) -> None:
     assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx((100 - means).tolist())
 
 
+def test_the_focus_arms_pictures_have_a_price_in_hours(finished: Finished) -> None:
+    worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
+    assert worth["arm"] == "syncclip-both"
+    assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
+    assert [one["n"] for one in worth["marginal"]["open_hm"]] == [1, 2, 4]
+    assert worth["exchange"] == {}  # one number of shots tells nothing of another
+
+
 def test_the_feature_map_shows_both_domains_under_both_models(finished: Finished) -> None:
     features = pd.read_parquet(Path(finished.url) / "features.parquet")
     assert features.groupby(["model", "domain"]).size().to_dict() == {

@@ -238,6 +238,36 @@ def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> 
     assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"].replace("\u00a0", " ")
 
 
+def test_a_fits_sentence_says_which_model_foretold_best() -> None:
+    models = [{"model": "logarithm", "miss": 0.42, "best": 0.6}, {"model": "constant", "miss": 1.0, "best": 0.4}]
+    stored = curve_of() | {"models": {"syncclip-both": {"hm": models}}}
+    said = fits_for_page(stored, describe_arms([("syncclip-both", "syncclip", "both")]))["syncclip-both"]["hm"]["text"]
+    assert "a logarithm foretold amounts held out best: it missed by 0.4 points, and least in 60 % of the draws" in said
+
+
+@pytest.mark.parametrize(
+    ("shots", "per_real", "said"),
+    [
+        (7.1, 20.7, "64 synthetic pictures a class do as well as 7.1 real ones alone: 20.7 of them stand for one real"),
+        (None, 0.0, "With 64 synthetic pictures a class it does better than any number of real ones alone"),
+        (3.0, None, "64 synthetic pictures a class replace no real one."),
+    ],
+)
+def test_a_fits_sentence_says_what_pictures_are_worth(shots: float | None, per_real: float | None, said: str) -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
+    worth = {
+        "arm": "syncclip-both",
+        "marginal": {"hm": [{"n": 64, "points_per_hour": {"estimate": 0.0512}}]},
+        "exchange": {"hm": [{"n": 64, "shots": {"estimate": shots}, "per_real": {"estimate": per_real}}]},
+    }
+    stored = curve_of()
+    stored["curves"]["ivlp-both"] = stored["curves"]["syncclip-both"]
+    fits = fits_for_page(stored, arms, worth)
+    assert "At 64 a class an hour of drawing adds 0.051 points." in fits["syncclip-both"]["hm"]["text"]
+    assert said in fits["syncclip-both"]["hm"]["text"]
+    assert "synthetic pictures" not in fits["ivlp-both"]["hm"]["text"]
+
+
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
     rows = outputs.read_json(str(study / outputs.COMPARISONS))
     outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])

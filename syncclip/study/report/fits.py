@@ -10,11 +10,14 @@ from syncclip.study.report.arms import METRICS, ArmLook
 from syncclip.study.report.verdict import per_cent, signed
 
 
-def fits_for_page(stored: Mapping[str, Any], arms: Sequence[ArmLook]) -> dict[str, dict[str, dict[str, Any]]]:
+def fits_for_page(
+    stored: Mapping[str, Any], arms: Sequence[ArmLook], worth: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
     """The fits of fit.json by arm and metric, errors turned into accuracies.
 
     Args:
         stored: fit.json, `curves` as {arm: {metric: curve}}; each a `syncclip.study.fit.Curve` with null for infinity.
+        worth: worth.json, where there is one.
 
     Returns:
         {arm: {metric: {curve: [{n, value, low, high}], text, formula}}}; what cannot be understood is left out.
@@ -28,7 +31,11 @@ def fits_for_page(stored: Mapping[str, Any], arms: Sequence[ArmLook]) -> dict[st
         for metric in METRICS:
             curve = metrics.get(metric)
             if isinstance(curve, Mapping):
-                found.setdefault(arm.id, {})[metric] = _fit(curve, per_cent(float(stored.get("level") or 0.95)))
+                fit = _fit(curve, per_cent(float(stored.get("level") or 0.95)))
+                models = ((stored.get("models") or {}).get(arm.id) or {}).get(metric)
+                own = worth if worth and worth.get("arm") == arm.id else {}
+                said = [fit["text"], _foretold(models), _marginal(own, metric, curve), _exchanged(own, metric)]
+                found.setdefault(arm.id, {})[metric] = {**fit, "text": " ".join(filter(None, said))}
     return found
 
 
@@ -101,6 +108,42 @@ def _forecast(curve: Mapping[str, Any], level: str) -> str:
             else f" (at least {_amount(low)}, perhaps never)"
         )
     return f"one more point would take about {_amount(needed)} pictures per class{sure}."
+
+
+def _foretold(models: Sequence[Mapping[str, Any]] | None) -> str:
+    if not models or not _finite(models[0].get("miss")):
+        return ""
+    best = models[0]
+    return (
+        f"Of {len(models)} models, a {best['model']} foretold amounts held out best: it missed by "
+        f"{best['miss']:.1f} points, and least in {100 * best['best']:.0f} % of the draws."
+    )
+
+
+def _marginal(worth: Mapping[str, Any], metric: str, curve: Mapping[str, Any]) -> str:
+    if curve.get("verdict") != "falls" or not (slopes := (worth.get("marginal") or {}).get(metric)):
+        return ""
+    last = slopes[-1]
+    gained = last["points_per_hour"]["estimate"]
+    return f"At {last['n']} a class an hour of drawing adds {gained:.2g} points." if _finite(gained) else ""
+
+
+def _exchanged(worth: Mapping[str, Any], metric: str) -> str:
+    if not (steps := (worth.get("exchange") or {}).get(metric)):
+        return ""
+    last = steps[-1]
+    shots, each = (last[key].get("estimate") for key in ("shots", "per_real"))
+    if not _finite(shots):
+        return (
+            f"With {last['n']} synthetic pictures a class it does better than any number of real ones alone, by this "
+            "fit."
+        )
+    if not _finite(each):
+        return f"{last['n']} synthetic pictures a class replace no real one."
+    return (
+        f"{last['n']} synthetic pictures a class do as well as {shots:.1f} real ones alone: {each:.1f} of them stand "
+        "for one real picture more."
+    )
 
 
 def _amount(value: Any) -> str:

@@ -72,7 +72,7 @@ def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dic
         "metrics": [{"key": key, "label": label} for key, label in METRICS.items()],
         "arms": [asdict(arm) for arm in numbers.arms],
         "points": numbers.points,
-        "fits": fits_for_page(found.fits, numbers.arms),
+        "fits": fits_for_page(found.fits, numbers.arms, found.worth),
         "level": level_of(found, numbers),
         "comparisons": [_comparison(one) for one in numbers.differences],
         "classes": _classes(found, numbers),
@@ -211,7 +211,7 @@ _MEASURES = {
     "overlap": ("synthetic pictures nearest to their own class's real centre, %", 1),
     "frechet": ("Fréchet distance of the two domains", 3),
 }
-"""Numbers of `syncclip.study.shift.Shift` and their digits."""
+"""Numbers of `syncclip.synthesis.shift.Shift` and their digits."""
 
 
 def _measures(shift: dict[str, Any], stages: Sequence[str]) -> list[dict[str, Any]]:

@@ -36,6 +36,7 @@ class Sources:
     table: pd.DataFrame | None = None
     """One row a finished cell of the study."""
     fits: dict[str, Any] = field(default_factory=dict)
+    worth: dict[str, Any] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     shift: dict[str, Any] = field(default_factory=dict)
     features: pd.DataFrame | None = None
@@ -101,6 +102,7 @@ def read_sources(url: str) -> Sources:
         found.state = reader.file(outputs.STATE, _object, {})
         found.table = reader.file(outputs.TABLE, _frame, None)
         found.fits = reader.file(outputs.FIT, _object, {})
+        found.worth = reader.file(outputs.WORTH, _object, {})
         found.comparisons = reader.file(outputs.COMPARISONS, _list, [])
         found.shift = reader.file(outputs.SHIFT, _object, {})
         found.features = reader.file(outputs.FEATURES, _frame, None)
