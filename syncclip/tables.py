@@ -44,6 +44,12 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]])
     return shown
 
 
+def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    marks = ["---"] * len(headings)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])
+
+
 def results_table(results: Mapping[str, Any], title: str) -> Table:
     """Every protocol's numbers of one run, in per cent."""
     return table(title, [heading for _, heading in PROTOCOLS], [[results.get(key) for key, _ in PROTOCOLS]])
@@ -71,6 +77,13 @@ def size(count: int) -> str:
             break
         amount, unit = amount / 1000, larger
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Time for people: `8 s`, `12.5 min`, `3.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 def _cell(value: object) -> str:

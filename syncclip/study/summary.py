@@ -71,11 +71,16 @@ def markdown(
     parts = [
         f"# {recipe.name}",
         f"Accuracy on {recipe.evaluation.split} pictures, per cent; mean ± standard error over seeds.",
-        tables.markdown_grid(["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]),
+        tables.markdown_grid(
+            ["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]
+        ),
     ]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
-        parts += [f"By what they learn from, {shown}.", tables.markdown_grid(["method", "images per class", *DATA], rows)]
+        parts += [
+            f"By what they learn from, {shown}.",
+            tables.markdown_grid(["method", "images per class", *DATA], rows),
+        ]
     rows = _compared(pairs)
     if rows:
         parts += [
