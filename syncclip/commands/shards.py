@@ -26,7 +26,8 @@ def ls(folder: Folder) -> None:
 def verify_command(folder: Folder) -> None:
     """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is."""
     from syncclip import tables
-    from syncclip.shards.layout import committed, verify
+    from syncclip.shards.checking import verify
+    from syncclip.shards.layout import committed
 
     problems = verify(folder)
     for problem in problems:

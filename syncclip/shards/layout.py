@@ -1,11 +1,9 @@
-"""Names of a set's files, the commit marker, which shards exist, and the check of a whole set."""
+"""Names of a set's files, the commit marker, and which shards exist."""
 
 from __future__ import annotations
 
 import io
 import re
-import tarfile
-from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -14,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.images import UnreadableImageError, decode_image
 
 FORMAT = 1
 CHUNK = 256
@@ -33,7 +30,6 @@ TABLE = pa.schema(
 )
 
 _MARKER = re.compile(r"(\d{5,})_stats\.json")
-_MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 
 
 class ShardStats(BaseModel):
@@ -103,64 +99,6 @@ def markers(url: str) -> Iterator[ShardStats]:
 def read_table(data: bytes) -> pa.Table:
     """The table of a shard from its bytes; pyarrow's errors where they are not one."""
     return pq.read_table(io.BytesIO(data), schema=TABLE)
-
-
-def verify(url: str, images: bool = True) -> list[str]:
-    """Read a whole set and say what is wrong with it, one sentence a problem; [] for a sound set.
-
-    Held against each other: sha256 of the tar, its members and their names, the table with its offsets, the counts per
-    class, indices that are there twice, and (if `images`) that every image decodes.
-    """
-    exist = committed(url)
-    problems = [
-        f"{name}: no valid marker, so this shard does not exist; the next `synth` makes it anew"
-        for name in storage.sizes(url)
-        if re.fullmatch(r"\d{5,}\.tar", name) and int(name[:-4]) not in exist
-    ]
-    owner: dict[int, int] = {}
-    for shard, stats in exist.items():
-        try:
-            table = read_table(storage.read_bytes(storage.join(url, table_name(shard))))
-        except (pa.ArrowException, OSError) as error:
-            problems.append(f"{table_name(shard)}: unreadable table: {error}")
-            continue
-        problems += _problems_of_tar(storage.join(url, shard_name(shard)), stats, table, images)
-        for index in table["index"].to_pylist():
-            if owner.setdefault(index, shard) != shard:
-                problems.append(f"{shard_name(shard)}: sample {index} is in {shard_name(owner[index])} too")
-    return problems
-
-
-def _problems_of_tar(url: str, stats: ShardStats, table: pa.Table, images: bool) -> list[str]:
-    name, problems = url.rsplit("/", 1)[-1], []
-    rows = table.to_pylist()
-    with storage.open_read(url) as file:
-        if storage.file_sha256(file) != stats.sha256:
-            problems.append(f"{name}: sha256 differs from its marker's; the tar was damaged or exchanged")
-    if len(rows) != stats.count or Counter(row["label"] for row in rows) != Counter(stats.per_class):
-        problems.append(f"{name}: the table's counts differ from the marker's")
-    places: dict[str, tuple[int, int]] = {}
-    try:
-        with storage.open_read(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                if not member.isfile() or not _MEMBER.fullmatch(member.name):
-                    problems.append(f"{name}: foreign member {member.name!r}")
-                places[member.name] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError) as error:
-        return [*problems, f"{name}: corrupt tar: {error}"]
-    wanted = {f"{row['key']}.{kind}" for row in rows for kind in MEMBERS if kind != "json" or row["provenance"] != "{}"}
-    if wanted != set(places):
-        problems.append(f"{name}: {len(wanted ^ set(places))} members are missing or not in the table")
-    for row in rows:
-        offset, size = row["jpg_offset"], row["jpg_size"]
-        if places.get(f"{row['key']}.jpg") != (offset, size):
-            problems.append(f"{name}: the table's offset of {row['key']}.jpg is wrong")
-        elif images:
-            try:
-                decode_image(storage.read_bytes(url, offset, offset + size), f"{name}:{row['key']}.jpg")
-            except UnreadableImageError as error:
-                problems.append(str(error))
-    return problems
 
 
 def _parse(text: bytes) -> ShardStats | None:

@@ -11,7 +11,8 @@ from PIL import Image
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark, packing
 from syncclip.benchmarks.packing import pack
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed, verify
+from syncclip.shards.checking import verify
+from syncclip.shards.layout import committed
 from tests.object_store import s3_bucket
 from tests.worlds.benchmark import folder_of_folders
 from tests.worlds.literature import Miniatures, miniature

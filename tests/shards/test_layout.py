@@ -11,7 +11,8 @@ import pytest
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed, sample_key, shard_name, stats_name, table_name, verify
+from syncclip.shards.checking import verify
+from syncclip.shards.layout import committed, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, write_set

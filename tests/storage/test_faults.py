@@ -302,7 +302,8 @@ LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 6
 
 def assert_whole(folder: Path) -> int:
     """Only whole shards are to be seen, and nothing else lies there; how many."""
-    from syncclip.shards.layout import committed, verify
+    from syncclip.shards.checking import verify
+    from syncclip.shards.layout import committed
 
     there = committed(str(folder))
     assert verify(str(folder)) == []

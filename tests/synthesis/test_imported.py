@@ -12,7 +12,7 @@ from syncclip import jobs
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
-from syncclip.shards.layout import verify
+from syncclip.shards.checking import verify
 from syncclip.shards.reader import ShardSet
 from syncclip.synthesis.imported import import_set, read_set
 from tests.conftest import TinyWorld
