@@ -12,8 +12,6 @@ from pydantic import Field
 from syncclip.settings import Settings
 from syncclip.synthesis.prompts.sentences import Sentences, Template
 
-FORMAT = 1
-
 
 class WriterSettings(Settings):
     """Which language model writes captions, and how."""
@@ -37,7 +35,7 @@ class WriterSettings(Settings):
 class Captions(Settings):
     """The file: plain JSON, to be read and mended by hand before anything is drawn from it."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     writer: WriterSettings
     weights: str = ""
     """What identifies the model's weights: the commit on the hub, empty for a folder."""

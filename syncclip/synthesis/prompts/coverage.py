@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from syncclip.synthesis.prompts.mixing import turn_of
@@ -24,9 +25,9 @@ class PromptCoverage(NamedTuple):
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Up to `count` different prompts of a class with `images` images; the first, in order."""
+    """Up to `count` different prompts of a class with `images` images: of each strategy the first come first."""
     found: dict[str, None] = {}
-    for image in range(min(images, 1000)):
+    for image in _by_turn(settings.weights, min(images, 1000)):
         found.setdefault(prompt_of(settings, template, classname, image))
         if len(found) == count:
             break
@@ -72,3 +73,9 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
         if not missing:
             break
     return uses
+
+
+@lru_cache(maxsize=4)
+def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
+    """The images, those first that are the first of their strategy."""
+    return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

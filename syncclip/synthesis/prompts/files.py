@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.synthesis.prompts.captions import Captions
+from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.sentences import Sentences
 from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings, OwnStrategy, StrategySettings
@@ -20,12 +20,12 @@ SHAPE = "a class name with a list of sentences for each class, as in {cat: [a ca
 
 
 def with_sentences(settings: PromptSettings) -> PromptSettings:
-    """The settings with the sentences in place of the files that hold them; strategies without weight stay unread.
+    """The settings with the sentences in place of the files that hold them, and without strategies of no weight.
 
     Raises:
         UserError: a file is missing, of another shape, or by another writer than the recipe's.
     """
-    read = (_read(strategy, place) for place, strategy in enumerate(settings.strategies))
+    read = (_read(strategy, place) for place, strategy in enumerate(settings.strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
 
 
@@ -55,15 +55,13 @@ def read_captions(url: str) -> Captions:
         ) from error
 
 
-def check_writer(found: Captions, strategy: CaptionSettings, url: str) -> None:
-    """Hold a file's writer against the recipe's.
+def check_writer(found: Captions, writer: WriterSettings, url: str) -> None:
+    """Hold a file's writer against another.
 
     Raises:
         UserError: they differ; the sentence tells where.
     """
-    if strategy.writer is None:
-        return
-    there, here = found.writer.model_dump(), strategy.writer.model_dump()
+    there, here = found.writer.model_dump(), writer.model_dump()
     for key, value in here.items():
         if there[key] != value:
             raise UserError(
@@ -73,7 +71,7 @@ def check_writer(found: Captions, strategy: CaptionSettings, url: str) -> None:
 
 
 def _read(strategy: StrategySettings, place: int) -> StrategySettings:
-    if not isinstance(strategy, OwnStrategy) or not strategy.weight:
+    if not isinstance(strategy, OwnStrategy):
         return strategy
     if isinstance(strategy, CaptionSettings):
         if strategy.file is None or not storage.exists(strategy.file):
@@ -83,7 +81,8 @@ def _read(strategy: StrategySettings, place: int) -> StrategySettings:
                 "`syncclip captions RECIPE --out FILE`, and name that file"
             )
         found = read_captions(strategy.file)
-        check_writer(found, strategy, strategy.file)
+        if strategy.writer is not None:
+            check_writer(found, strategy.writer, strategy.file)
         update = {"writer": found.writer, "sentences": found.sentences, "sha256": found.sha256}
         return strategy.model_copy(update={"file": None, **update})
     if strategy.file is None:
@@ -118,8 +117,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe types; a key that stands twice is no mistake to YAML, but to us."""
+class _Loader(yaml.BaseLoader):
+    """All is text, also a class that is called `no`; a key that stands twice is no mistake to YAML, but to us."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -133,7 +132,7 @@ class _Loader(yaml.SafeLoader):
 def _reason(error: ValidationError) -> str:
     """The first complaint of pydantic, with its place."""
     first = error.errors()[0]
-    place = ": ".join(str(part) for part in first["loc"] if part != "[key]")
+    place = ": ".join(str(part) for part in first["loc"])
     kinds = {"tuple_type": "no list of sentences", "string_type": "no text", "dict_type": "no class names with lists"}
     text = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{place}: {text}" if place else text

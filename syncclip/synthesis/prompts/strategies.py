@@ -61,25 +61,25 @@ class CombinationSettings(SharedStrategy):
     """Every combination of attributes, backgrounds or whatever else is listed; see `Combinations`."""
 
     name: Literal["combinations"]
-    template: Template
-    """A sentence with `{}` and the name of each list in braces: `a {attribute} {} {background}`."""
+    sentence: Template
+    """One with `{}` and the name of each list in braces: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
     """Name -> words, one of which takes its place."""
 
     @model_validator(mode="after")
     def _a_place_for_each_list(self) -> CombinationSettings:
         for name in self.lists:
-            if self.template.count(f"{{{name}}}") != 1:
+            if self.sentence.count(f"{{{name}}}") != 1:
                 raise ValueError(
-                    f"the template {self.template!r} must hold {{{name}}} exactly once, where words of that list go"
+                    f"the sentence {self.sentence!r} must hold {{{name}}} exactly once, where words of that list go"
                 )
-        for name in re.findall(r"\{([^{}]+)\}", self.template):
+        for name in re.findall(r"\{([^{}]+)\}", self.sentence):
             if name not in self.lists:
-                raise ValueError(f"the template {self.template!r} has a place {{{name}}}, but no list is called so")
+                raise ValueError(f"the sentence {self.sentence!r} has a place {{{name}}}, but no list is called so")
         return self
 
     def shared(self, template: str) -> Sequence[str]:  # noqa: ARG002
-        return Combinations(self.template, self.lists)
+        return Combinations(self.sentence, self.lists)
 
 
 class DescriptionSettings(OwnStrategy):
@@ -110,14 +110,14 @@ StrategySettings = Annotated[
 
 
 class Combinations(Sequence[str]):
-    """All combinations of the lists' words in a template, each once.
+    """All combinations of the lists' words in a sentence, each once.
 
     They come down the diagonals of the box that the lists span, so that in any run of them each word of a list comes
     as often as any other, give or take one.
     """
 
-    def __init__(self, template: str, lists: Mapping[str, Sequence[Sentence]]) -> None:
-        self._template, self._lists = template, lists
+    def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:
+        self._sentence, self._lists = sentence, lists
 
     def __len__(self) -> int:
         return prod(map(len, self._lists.values()))
@@ -136,4 +136,4 @@ class Combinations(Sequence[str]):
             step = turn % (box * len(entries))
             words[name] = entries[(step + step // lcm(box, len(entries))) % len(entries)]
             box *= len(entries)
-        return re.sub(r"\{([^{}]+)\}", lambda place: words[place[1]], self._template)
+        return re.sub(r"\{([^{}]+)\}", lambda place: words[place[1]], self._sentence)

@@ -1,0 +1,27 @@
+"""`syncclip captions`: a language model's captions, written once and shown before anything is drawn from them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from syncclip.commands.arguments import Overrides, RecipeName
+
+
+def captions(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where they go: a JSON file.")] = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="How many to show of each class.")] = 3,
+) -> None:
+    """Let the recipe's language model write captions of each class into a file; what is there already stays."""
+    from syncclip import captioning, tables
+    from syncclip.recipe import Recipe
+
+    for url, written in captioning.captions(Recipe.load(recipe, overrides or []), out).items():
+        rows = [(name, caption) for name, found in written.sentences.items() for caption in found[:show]]
+        if rows:
+            tables.show(tables.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
+        count = sum(map(len, written.sentences.values()))
+        tables.show(f"{count:,} captions of {len(written.sentences):,} classes: {url}")

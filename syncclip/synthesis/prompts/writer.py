@@ -1,0 +1,181 @@
+"""The language model that writes captions: any causal model of transformers, asked once for each class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from syncclip import storage
+from syncclip.progress import Progress
+from syncclip.settings import UserError
+from syncclip.synthesis.hub import commit_on_hub, first_line
+from syncclip.synthesis.prompts.captions import Captions, WriterSettings, caption
+from syncclip.synthesis.prompts.files import check_writer, read_captions
+
+ROUNDS = 4
+"""How often a class is asked for at most, where answers are empty or come twice."""
+
+KEPT_EVERY = 32
+"""Classes after which the file is written: what a killed run loses at most."""
+
+
+class Writer:
+    """Asks one model for captions; holds its weights. What it writes of a class depends on no other class.
+
+    Args:
+        settings: the model and how to ask it.
+        device: a torch device; a GPU where there is one. The last bits of its numbers, and so a word here and there,
+            depend on it.
+
+    Raises:
+        UserError: the model is missing, can't be read, or isn't a causal language model.
+    """
+
+    def __init__(self, settings: WriterSettings, device: str | None = None) -> None:
+        import torch
+        import transformers
+
+        libraries: Any = transformers.utils
+        libraries.logging.set_verbosity_error()
+        libraries.logging.disable_progress_bar()
+        self.settings = settings
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        source, self.weights = _locate(settings)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
+        _check_causal(settings, _load(transformers.AutoConfig, source, self.weights, settings))
+        self.tokenizer = _load(transformers.AutoTokenizer, source, self.weights, settings)
+        model = _load(transformers.AutoModelForCausalLM, source, self.weights, settings, torch_dtype=dtype)
+        self.model = model.to(self.device).eval()
+
+    def write(self, classname: str) -> tuple[str, ...]:
+        """Captions of a class, all different, `settings.captions` at most: a model may have less to say.
+
+        Raises:
+            UserError: it has nothing to say.
+        """
+        found: dict[str, None] = {}
+        for turn in range(ROUNDS):
+            for answer in self._answers(classname, turn):
+                if (text := caption(answer, classname)) is not None and len(found) < self.settings.captions:
+                    found.setdefault(text)
+            if len(found) == self.settings.captions:
+                break
+        if not found:
+            raise UserError(
+                f"language model {self.settings.model!r} wrote nothing for class {classname!r}; try another model or "
+                "another instruction"
+            )
+        return tuple(found)
+
+    def _answers(self, classname: str, turn: int) -> list[str]:
+        import torch
+
+        question = self.settings.instruction.replace("{}", classname)
+        if getattr(self.tokenizer, "chat_template", None):
+            asked = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}],
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
+        else:
+            asked = self.tokenizer(f"{question}\n", return_tensors="pt")
+        asked = asked.to(self.device)
+        end = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(_seed(self.settings.seed, classname, turn))
+            tokens = self.model.generate(
+                input_ids=asked["input_ids"],
+                attention_mask=asked["attention_mask"],
+                do_sample=True,
+                num_return_sequences=self.settings.captions,
+                max_new_tokens=self.settings.max_tokens,
+                temperature=self.settings.temperature,
+                top_p=self.settings.top_p,
+                top_k=0,
+                pad_token_id=pad if pad is not None else end,
+            )
+        begun = asked["input_ids"].shape[1]
+        answers: list[str] = self.tokenizer.batch_decode(tokens[:, begun:], skip_special_tokens=True)
+        return answers
+
+
+def write_captions(settings: WriterSettings, classnames: Sequence[str], url: str) -> Captions:
+    """Write what is missing of the captions at `url`, and return them all, in the order of the classes.
+
+    What is there stays, also where it was mended by hand. Killed at any time, the same call goes on from there.
+
+    Raises:
+        UserError: the file holds captions of another writer; or see `Writer`.
+    """
+    names = list(dict.fromkeys(classnames))
+    there = read_captions(url) if storage.exists(url) else Captions(writer=settings)
+    check_writer(there, settings, url)
+    sentences = dict(there.sentences)
+    missing = [name for name in names if name not in sentences]
+    if not missing:
+        return there
+    writer = Writer(settings)
+    if there.sentences and writer.weights != there.weights:
+        raise UserError(f"{url}: other weights of {settings.model!r} wrote these; write into another file")
+    with Progress(len(names), "classes", "captions", done=len(names) - len(missing)) as progress:
+        for count, name in enumerate(missing, 1):
+            sentences[name] = writer.write(name)
+            if count % KEPT_EVERY == 0 or count == len(missing):
+                order = [*names, *(other for other in sentences if other not in names)]
+                there = Captions(
+                    writer=settings,
+                    weights=writer.weights,
+                    sentences={name: sentences[name] for name in order if name in sentences},
+                )
+                storage.write_bytes(url, (there.model_dump_json(indent=1) + "\n").encode())
+            progress.update(1)
+    return there
+
+
+def _seed(seed: int, classname: str, turn: int) -> int:
+    digest = hashlib.sha256(f"syncclip captions {seed} {turn} {classname}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def _locate(settings: WriterSettings) -> tuple[str, str]:
+    """(folder or hub name, commit on the hub or "")."""
+    folder = Path(settings.model).expanduser()
+    if not folder.is_dir():
+        what = f"language model {settings.model!r}"
+        return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", what)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"language model {settings.model!r}: the folder has no config.json; give a folder that transformers' "
+            "save_pretrained wrote"
+        )
+    return str(folder), ""
+
+
+def _load(kind: Any, source: str, commit: str, settings: WriterSettings, **arguments: Any) -> Any:
+    if commit:
+        arguments["revision"] = commit
+    try:
+        try:
+            return kind.from_pretrained(source, local_files_only=True, **arguments)
+        except OSError:
+            if not commit:
+                raise
+            return kind.from_pretrained(source, **arguments)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise UserError(f"language model {settings.model!r} can't be loaded: {first_line(error)}") from error
+
+
+def _check_causal(settings: WriterSettings, config: Any) -> None:
+    """Refuse before the weights are read: transformers would lay a causal head without weights over most models."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    built = list(getattr(config, "architectures", None) or [])
+    if built and not set(built) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        raise UserError(
+            f"language model {settings.model!r} is a {built[0]}, which does not write on from a text; give a causal "
+            "model, such as one whose card says 'text generation'"
+        )

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of, strategy_of
+from tests.synthesis.prompts import CLASSES, EVERYTHING
+
+
+def test_the_benchmarks_template_is_used_where_none_is_given() -> None:
+    assert prompt_of(PromptSettings(), "a photo of a {}.", "cat", 5) == "a photo of a cat."
+
+
+def test_templates_are_taken_in_turn() -> None:
+    settings = PromptSettings(templates=("a {}", "the {}"))
+    assert [prompt_of(settings, "unused {}", "cat", image) for image in range(4)] == ["a cat", "the cat"] * 2
+
+
+def test_braces_in_a_class_name_stay_as_they_are() -> None:
+    assert prompt_of(PromptSettings(), "a {}", "set {x}", 0) == "a set {x}"
+    assert prompts_of(PromptSettings(), "a {}", ["set {}"], 0) == ["a set {}"]
+
+
+def test_strategies_are_mixed_by_their_weights_and_each_goes_through_its_own_sentences() -> None:
+    settings = PromptSettings.model_validate(
+        {
+            "strategies": [
+                {"name": "template", "weight": 2},
+                {"name": "descriptions", "sentences": {"cat": ["a {} asleep", "whiskers"]}},
+            ]
+        }
+    )
+    drawn = [prompt_of(settings, "a {}", "cat", image) for image in range(6)]
+    assert drawn == ["a cat", "a cat asleep", "a cat", "a cat", "whiskers", "a cat"]
+    assert [strategy_of(settings, "cat", image) for image in range(3)] == ["template", "descriptions", "template"]
+
+
+def test_a_class_can_have_its_own_sentences_instead() -> None:
+    settings = PromptSettings(classes={"crane": ("a {}, the bird", "a bird on one leg")})
+    assert [prompt_of(settings, "a {}", "crane", image) for image in range(3)] == [
+        "a crane, the bird",
+        "a bird on one leg",
+        "a crane, the bird",
+    ]
+    assert prompt_of(settings, "a {}", "cat", 0) == "a cat"
+    assert (strategy_of(settings, "crane", 7), strategy_of(settings, "cat", 7)) == ("own", "template")
+
+
+@given(st.integers(0, 50))
+def test_the_prompts_of_all_classes_are_those_of_each(image: int) -> None:
+    for settings in (EVERYTHING, PromptSettings(), PromptSettings(templates=("a {}", "the {}"))):
+        every = prompts_of(settings, "{} or {}", CLASSES, image)
+        assert every == [prompt_of(settings, "{} or {}", name, image) for name in CLASSES]
+
+
+def test_strategies_of_one_kind_are_told_apart_by_numbers() -> None:
+    two = [{"name": "template"}, {"name": "template", "templates": ["the {}"]}]
+    assert PromptSettings.model_validate({"strategies": two}).labels == ("template 1", "template 2")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"templates": ["a photo"]}, "exactly once"),
+        ({"templates": ["a {} and a {}"]}, "exactly once"),
+        ({"templates": ["a {}"], "strategies": [{"name": "template"}]}, "exclude each other"),
+        ({"strategies": [{"name": "template", "weight": 0}]}, "the weights of all strategies are 0"),
+        ({"classes": {"cat": []}}, "at least 1 item"),
+    ],
+)
+def test_what_cant_work_is_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        PromptSettings.model_validate(given)
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sentence"),
+    [
+        ("{name: captoins}", "synthesis.prompts.strategies[0].name: there is no 'captoins'; did you mean 'captions'?"),
+        (
+            "{name: template, weight: -1}",
+            "synthesis.prompts.strategies[0].weight: -1 is not allowed; it must be at least 0",
+        ),
+        ("{templates: [a]}", "synthesis.prompts.strategies[0]: a 'name' is missing"),
+        ("{name: template, templates: [a photo]}", "strategies[0].templates[0]: the template 'a photo' must hold {}"),
+    ],
+)
+def test_a_recipe_is_refused_in_one_sentence(strategy: str, sentence: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        Recipe.load("icons", [f"synthesis.prompts.strategies=[{strategy}]"])
+    assert sentence in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"classes": {"cta": ["a cat"]}},
+            "prompts.classes: 'cta' is no class of benchmark 'pets'; did you mean 'cat'?",
+        ),
+        (
+            {"strategies": [{"name": "descriptions", "sentences": {"cat": ["a cat"]}}]},
+            "strategies[0] (descriptions) has no sentence for class 'dog' and 1 more",
+        ),
+        (
+            {"strategies": [{"name": "descriptions", "sentences": {name: ["a"] for name in (*CLASSES, "cow")}}]},
+            "strategies[0] (descriptions): 'cow' is no class",
+        ),
+    ],
+)
+def test_missing_and_unknown_classes_are_told(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        check_classes(PromptSettings.model_validate(settings), CLASSES, "pets")
+    assert sentence in str(refusal.value)
+
+
+def test_a_class_with_its_own_sentences_needs_no_descriptions_and_no_weight_needs_none_at_all() -> None:
+    described = {"name": "descriptions", "sentences": {"cat": ["a"], "dog": ["b"]}}
+    own = {"fir tree": ["green needles"]}
+    check_classes(PromptSettings.model_validate({"strategies": [described], "classes": own}), CLASSES, "pets")
+    unused = {"name": "captions", "file": "not written yet", "weight": 0}
+    check_classes(PromptSettings.model_validate({"strategies": [unused, {"name": "template"}]}), CLASSES, "pets")

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip.settings import UserError
+from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthesis.prompts.files import read_captions
+from syncclip.synthesis.prompts.writer import Writer, write_captions
+from tests.synthesis.prompts import CLASSES
+from tests.worlds.language import build_language_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny causal language model."""
+    return str(build_language_model(tmp_path_factory.mktemp("language")))
+
+
+def asked(model: str, **changes: Any) -> WriterSettings:
+    settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
+    return WriterSettings(model=model, **settings)
+
+
+def test_captions_differ_hold_the_class_name_and_are_the_same_again(model: str) -> None:
+    writer = Writer(asked(model), "cpu")
+    written = {name: writer.write(name) for name in CLASSES}
+    assert all(len(set(found)) == 3 for found in written.values())
+    assert all(name in caption for name, found in written.items() for caption in found)
+    again = Writer(asked(model), "cpu")
+    assert {name: again.write(name) for name in reversed(CLASSES)} == written, "whatever was written before"
+    assert Writer(asked(model, seed=1), "cpu").write("cat") != written["cat"]
+
+
+def test_a_chat_model_is_asked_as_its_template_wants(model: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    writer = Writer(asked(model), "cpu")
+    plain = writer.write("cat")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}a quiet garden {{ m.content }}{% endfor %} . "
+    writer.tokenizer = tokenizer
+    assert writer.write("cat") != plain
+
+
+def test_writing_goes_on_where_it_stopped_and_keeps_what_was_mended(model: str, tmp_path: Path) -> None:
+    url, whole = str(tmp_path / "captions.json"), str(tmp_path / "whole.json")
+    write_captions(asked(model), CLASSES[:1], url)
+    written = write_captions(asked(model), CLASSES, url)
+    assert written == write_captions(asked(model), CLASSES, whole) == read_captions(url)
+    assert list(written.sentences) == list(CLASSES)
+    Path(url).write_text(Path(url).read_text().replace(written.sentences["cat"][0], "my own cat"))
+    assert write_captions(asked(model), CLASSES, url).sentences["cat"][0] == "my own cat"
+
+
+def test_a_file_of_another_writer_is_not_added_to(model: str, tmp_path: Path) -> None:
+    url = str(tmp_path / "captions.json")
+    write_captions(asked(model), CLASSES[:1], url)
+    with pytest.raises(UserError, match="another writer: seed is 0 there and 1 in the recipe"):
+        write_captions(asked(model, seed=1), CLASSES, url)
+
+
+def test_a_model_that_has_nothing_to_say_is_told(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = Writer(asked(model), "cpu")
+    monkeypatch.setattr(writer, "_answers", lambda classname, turn: ["", " . "])
+    with pytest.raises(UserError, match="wrote nothing for class 'cat'; try another model"):
+        writer.write("cat")
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
+def test_a_model_that_is_not_causal_is_refused_before_its_weights_are_read(kind: str, tmp_path: Path) -> None:
+    configs: dict[str, dict[str, Any]] = {
+        "bert": {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        "t5": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        "clip": {"model_type": "clip", "architectures": ["CLIPModel"]},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(configs[kind]))
+    with pytest.raises(UserError) as refusal:
+        Writer(WriterSettings(model=str(tmp_path)))
+    assert f"is a {configs[kind]['architectures'][0]}, which does not write on" in str(refusal.value)
+
+
+def test_what_is_no_language_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"the folder has no config\.json"):
+        Writer(WriterSettings(model=str(tmp_path)))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
+    with pytest.raises(UserError, match=r"language model .* can't be loaded: "):
+        Writer(WriterSettings(model=str(tmp_path)))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
+        Writer(WriterSettings(model="nobody/nothing"))
