@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import benchmarks, plan, prompts, shards
+from syncclip.commands import benchmarks, captions, plan, prompts, shards
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ def init(
 
 
 app.command()(plan.plan)
+app.command()(captions.captions)
 
 
 @app.command()
