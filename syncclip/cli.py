@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import benchmarks, captions, plan, prompts, shards
+from syncclip.commands import benchmarks, captions, plan, prompts, shards, submit
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -74,6 +74,7 @@ def init(
 
 
 app.command()(plan.plan)
+app.command()(submit.submit)
 app.command()(captions.captions)
 
 
