@@ -15,6 +15,7 @@ from syncclip.recipe import digest
 from syncclip.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import MAX_IMAGES, Plan, differences, draft, read_plan, seed_of, settle
+from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
 
@@ -65,6 +66,35 @@ def test_the_shards_of_fewer_images_are_the_shortest_prefix_that_holds_them(plan
     wanted = images * plan.classes
     ends = [plan.shard_range(shard).stop for shard in plan.shards()]
     assert plan.shards(images) == range(next(i for i, end in enumerate(ends) if end >= wanted) + 1)
+
+
+@given(plans(), st.data())
+def test_prompts_and_seeds_of_many_samples_are_those_of_each_entry(plan: Plan, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, plan.total))
+    indices = range(start, data.draw(st.integers(start, plan.total)))
+    attempt = data.draw(st.integers(0, MAX_ATTEMPTS - 1))
+    entries = [plan.entry(index, attempt) for index in indices]
+    assert plan.prompts_of(indices) == [entry.prompt for entry in entries]
+    assert plan.seeds_of(indices, attempt).tolist() == [entry.seed for entry in entries]
+
+
+@given(plans(), st.integers(1, 9))
+def test_a_set_that_grows_keeps_its_prompts_whatever_the_strategies(plan: Plan, more: int) -> None:
+    plan = plan.model_copy(
+        update={
+            "prompts": PromptSettings.model_validate(
+                {
+                    "strategies": [
+                        {"name": "template", "weight": 2, "templates": ["a {}", "the {}"]},
+                        {"name": "combinations", "sentence": "{} {place}", "lists": {"place": ["here", "there"]}},
+                    ],
+                    "classes": {"class 0": ["nothing", "else"]},
+                }
+            )
+        }
+    )
+    longer = plan.extended(plan.images_per_class + more)
+    assert longer.prompts_of(range(longer.total))[: plan.total] == plan.prompts_of(range(plan.total))
 
 
 @given(st.integers(1, 50), st.integers(0, 10_000))
@@ -151,7 +181,9 @@ def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> 
 
 
 def test_fields_that_came_later_leave_the_identity_of_a_plan_as_it_was() -> None:
-    assert digest(plan_of().model_dump(mode="json")) == "28cd22f56193b1d4", "runs on sets that are there would be taken for others"
+    assert digest(plan_of().model_dump(mode="json")) == "28cd22f56193b1d4", (
+        "runs on sets that are there would be taken for others"
+    )
 
 
 def test_the_recipes_backbone_judges_where_the_filter_names_none() -> None:
