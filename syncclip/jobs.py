@@ -18,6 +18,7 @@ from syncclip.settings import UserError
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import pinned
 from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.guides import digests, lay, real_pictures
 from syncclip.synthesis.imported import holds_set
 from syncclip.synthesis.plan import Plan, draft, settled
 from syncclip.synthesis.prompts.files import with_sentences
@@ -49,12 +50,14 @@ def plan(recipe: Recipe) -> Plan:
     """
     storage.configure(recipe.storage.options)
     benchmark = load_benchmark(recipe.benchmark)
+    guides = digests(real_pictures(benchmark, *_shots(recipe))) if recipe.synthesis.generator.guide else ()
     return draft(
         recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
         benchmark=benchmark.name,
         classnames=benchmark.classnames,
         template=benchmark.template,
         backbone=recipe.backbone,
+        guides=guides,
     )
 
 
@@ -88,17 +91,22 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
 
 
 def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
-    """The plan with all that its filters need laid into the set's folder: heads, features of test pictures.
+    """The plan with all that it needs laid into the set's folder: real pictures to start from, filters' heads, features
+    of test pictures.
 
     Raises:
         UserError: the folder holds another plan's set, or something is missing or isn't what the set was begun with.
     """
-    filters = settled(drawn, url).filters
+    agreed = settled(drawn, url)
+
+    if agreed.guides:
+        benchmark = load_benchmark(recipe.benchmark)
+        lay(real_pictures(benchmark, *_shots(recipe)), benchmark, url)
 
     def test_pictures() -> ImageSet:
         return load_benchmark(recipe.benchmark).split("test")
 
-    return drawn.model_copy(update={"filters": pinned(filters, url, test_pictures)})
+    return drawn.model_copy(update={"filters": pinned(agreed.filters, url, test_pictures)})
 
 
 def train(recipe: Recipe, out: str | None = None) -> Run:
@@ -266,6 +274,12 @@ def absolute(url: str) -> str:
             "a URL with --out or storage.root"
         )
     return os.path.normpath(Path.cwd() / path)
+
+
+def _shots(recipe: Recipe) -> tuple[int, int]:
+    """How many real pictures a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
+    seed = recipe.training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
+    return recipe.benchmark.shots, seed
 
 
 def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:

@@ -1,7 +1,8 @@
 """The real pictures that drawn ones start from, where the generator has a guide ("real guidance").
 
-They are the benchmark's few shots, which trainings see as well. A plan names them by their digests; the pictures stay
-where the benchmark lies, and whoever draws reads them there.
+They are the benchmark's few shots, which trainings see as well. A plan names them by their digests, and they lie in the
+set's folder `guides`, as shards: so whoever draws, extends or repairs the set, on whichever machine, starts from the
+same ones.
 """
 
 from __future__ import annotations
@@ -11,32 +12,37 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip import storage
+from syncclip.benchmarks import Benchmark
 from syncclip.settings import UserError
-from syncclip.shards.images import UnreadableImageError, decode_image
+from syncclip.shards.images import decode_image
+from syncclip.shards.layout import committed
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import Entry, Plan
 
-Rows = tuple[tuple[int, ...], ...]
-"""For each class the rows of its few shots in the training split."""
+FOLDER = "guides"
+SHARD_PICTURES = 1024
 
 
 class Album:
-    """Hands out the real picture from which an entry of a plan starts; a picture is read when it is asked for.
+    """Hands out the real picture from which an entry of a plan starts; each is read when it is asked for.
 
     Args:
         plan: with `guides`.
-        settings: the benchmark of those pictures, its `seed` the one that the shots were drawn by.
+        url: the set's folder, in which `lay` has laid them.
 
     Raises:
-        UserError: the benchmark isn't there, or has other shots than the plan names.
+        UserError: they aren't there.
     """
 
-    def __init__(self, plan: Plan, settings: BenchmarkSettings) -> None:
+    def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
-        self.benchmark = load_benchmark(settings)
-        self._rows = shots_by_class(self.benchmark, settings)
-        if [len(rows) for rows in self._rows] != [len(real) for real in plan.guides]:
-            raise UserError(f"{self._of_another()}; give the benchmark, shots and seed that it was begun with")
+        self.url = storage.join(url, FOLDER)
+        self._pictures = ShardSet(self.url)
+        counts = [len(self._pictures.rows_of(label)) for label in range(plan.classes)]
+        if counts != [len(real) for real in plan.guides]:
+            raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was begun with")
 
     def guides(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
         """The RGB picture that each starts from, None where it starts from noise.
@@ -50,48 +56,49 @@ class Album:
         planned = self.plan.guide_of(entry.label, entry.image)
         if planned is None:
             return None
-        rows = self._rows[entry.label]
-        row = rows[entry.image % len(rows)]
-        pictures = self.benchmark.splits["train"]
-        data, name = pictures.read(row), pictures.name(row)
+        rows = self._pictures.rows_of(entry.label)
+        row = int(rows[entry.image % len(rows)])
+        data, name = self._pictures.read(row), self._pictures.name(row)
         if digest_of(data) != planned:
-            raise UserError(f"{self._of_another()}: {name} has changed; restore it, or draw into another folder")
-        try:
-            return decode_image(data, name)
-        except UnreadableImageError as error:
-            raise UserError(
-                f"generator.guide: {name} can't be read; replace it, and draw into another folder"
-            ) from error
+            raise UserError(f"{self._incomplete()}: {name} has changed; restore it, or draw into another folder")
+        return decode_image(data, name)
 
-    def _of_another(self) -> str:
-        return f"benchmark {self.benchmark.name!r} doesn't have the real pictures that the set was begun with"
+    def _incomplete(self) -> str:
+        return f"{self.url} doesn't hold the real pictures that the set was begun with"
 
 
-def digests(benchmark: Benchmark, settings: BenchmarkSettings) -> tuple[tuple[str, ...], ...]:
-    """For each class the digests of the real pictures that its pictures start from, in the order of their use.
-
-    Args:
-        benchmark: as `settings` names it.
-        settings: how many shots, drawn by which seed.
+def real_pictures(benchmark: Benchmark, shots: int, seed: int) -> list[list[bytes]]:
+    """For each class the files of its few shots, in the order of their use; nothing for those without real pictures.
 
     Raises:
         UserError: the benchmark has no training pictures.
     """
-    by_class = shots_by_class(benchmark, settings)
-    read = benchmark.splits["train"].read
-    return tuple(tuple(digest_of(read(row)) for row in rows) for rows in by_class)
-
-
-def shots_by_class(benchmark: Benchmark, settings: BenchmarkSettings) -> Rows:
-    """The few shots of each class; nothing for those without real pictures."""
-    found: list[list[int]] = [[] for _ in benchmark.classnames]
-    assert settings.seed is not None
+    found: list[list[bytes]] = [[] for _ in benchmark.classnames]
     labels = benchmark.split("train").labels
-    for row in benchmark.few_shot(settings.shots, settings.seed):
-        found[int(labels[row])].append(int(row))
-    return tuple(map(tuple, found))
+    for row in benchmark.few_shot(shots, seed):
+        found[int(labels[row])].append(benchmark.splits["train"].read(int(row)))
+    return found
+
+
+def digests(pictures: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
+    """For each class the digests of its real pictures: what a plan holds of them."""
+    return tuple(tuple(map(digest_of, of_class)) for of_class in pictures)
 
 
 def digest_of(data: bytes) -> str:
     """Hex digest (16 digits) of a picture's file."""
     return hashlib.sha256(data).hexdigest()[:16]
+
+
+def lay(pictures: Sequence[Sequence[bytes]], benchmark: Benchmark, url: str) -> None:
+    """Lay the real pictures into the folder of the set at `url`; what is there stays.
+
+    After a crash each shard of them is there or isn't, and the same call writes those that are missing.
+    """
+    place = storage.join(url, FOLDER)
+    there = committed(place)
+    rows = [(label, data) for label, of_class in enumerate(pictures) for data in of_class]
+    samples = [Sample(index, label, data, benchmark.prompt(label)) for index, (label, data) in enumerate(rows)]
+    for shard, start in enumerate(range(0, len(samples), SHARD_PICTURES)):
+        if shard not in there:
+            write_shard(place, shard, samples[start : start + SHARD_PICTURES])

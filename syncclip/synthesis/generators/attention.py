@@ -25,9 +25,7 @@ def set_attention(pipeline: Any, attention: Literal["sdpa", "xformers"], device:
     """
     if attention == "xformers":
         if not xformers_installed():
-            raise UserError(
-                f"{KEY}: xformers is not installed; pip install 'syncclip[gpu]', or use attention=sdpa"
-            )
+            raise UserError(f"{KEY}: xformers is not installed; pip install 'syncclip[gpu]', or use attention=sdpa")
         if not device.startswith("cuda"):
             raise UserError(f"{KEY}: xformers runs on NVIDIA GPUs only, and this is {device}; use attention=sdpa")
     network = denoiser(pipeline)

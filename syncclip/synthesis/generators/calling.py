@@ -111,7 +111,7 @@ def _size_step(pipeline: Any) -> int:
     side = getattr(pipeline, "vae_scale_factor", 8)
     processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
-    return max(processor, side * patch) if isinstance(patch, int) else max(processor, side)
+    return int(max(processor, side * patch if isinstance(patch, int) else side))
 
 
 def denoiser(pipeline: Any) -> Any | None:

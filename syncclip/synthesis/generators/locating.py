@@ -31,15 +31,11 @@ class Located(NamedTuple):
     loras: tuple[str, ...] = ()
     """Absolute paths or hub names of the LoRA weights."""
 
-    def ground(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with these places in them, for processes that stand in another folder."""
-        return grounded(settings, self.source, self.loras)
-
-
-def grounded(settings: GeneratorSettings, source: str, loras: Iterable[str]) -> GeneratorSettings:
-    """The settings with places that mean the same in every process."""
-    placed = [lora.model_copy(update={"weights": place}) for lora, place in zip(settings.loras, loras, strict=True)]
-    return settings.model_copy(update={"pipeline": source, "loras": tuple(placed)})
+    def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
+        """The settings with these places of LoRA weights in them, for processes that stand in another folder."""
+        pairs = zip(settings.loras, self.loras, strict=True)
+        loras = tuple(lora.model_copy(update={"weights": place}) for lora, place in pairs)
+        return settings.model_copy(update={"loras": loras})
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
