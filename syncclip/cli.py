@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import benchmarks, captions, plan, prompts, shards, submit
+from syncclip.commands import benchmarks, captions, plan, prompts, reproduce, shards, submit
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -74,8 +74,8 @@ def init(
 
 
 app.command()(plan.plan)
-app.command()(submit.submit)
 app.command()(captions.captions)
+app.command()(submit.submit)
 
 
 @app.command()
@@ -125,6 +125,9 @@ def study_command(recipe: RecipeName, overrides: Overrides = None, out: Out = No
 
     done = study(Recipe.load(recipe, overrides or []), out)
     tables.show(f"report: {storage.join(done.url, REPORT)}")
+
+
+app.command()(reproduce.reproduce)
 
 
 @app.command()

@@ -1,0 +1,35 @@
+"""`syncclip reproduce`: a protocol of the literature on all its data sets, beside published figures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from syncclip.commands.arguments import Out, Overrides
+
+
+def reproduce(
+    protocol: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROTOCOL",
+            help="base-to-novel, open-vocabulary, few-shot, cross-dataset, domain-generalisation, losses, data-use or "
+            "growing.",
+        ),
+    ],
+    root: Annotated[str, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp has it.")],
+    overrides: Overrides = None,
+    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this one.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME", help="Only this one.")] = None,
+    synthetic: Annotated[
+        str | None, typer.Option("--synthetic", metavar="DIR", help="Synthetic sets, called like the data sets.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Run a protocol of the literature on all its data sets, and set published figures beside it."""
+    from syncclip import tables
+    from syncclip.reproduction.run import reproduce
+
+    done = reproduce(protocol, root, dataset or [], method or [], out, synthetic, overrides or [])
+    tables.show(f"report: {done.page}")

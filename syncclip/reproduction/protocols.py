@@ -1,0 +1,72 @@
+"""The protocols as one table: what is trained on what, where it is tested, which numbers are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from syncclip.benchmarks.literature import DATASETS
+from syncclip.recipe_files import nearest
+from syncclip.settings import UserError
+
+TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
+"""The eleven data sets with training pictures."""
+HALVES = {"base": "base", "novel": "novel", "hm": "HM"}
+OPEN = {"open_base": "open base", "open_novel": "open novel", "open_hm": "open HM"}
+ACCURACY = {"open_all": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol of the literature.
+
+    Attributes:
+        recipe: which arms learn what; it is laid over the authors' recipe of each data set.
+        runs: the folder of its runs; protocols that read the same runs name the same.
+        metrics: keys of `results.json` and their headings. Of a single one, a table shows all data sets side by side.
+        datasets: that are trained on.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    runs: str
+    metrics: Mapping[str, str]
+    datasets: tuple[str, ...] = TRAINED
+
+
+_PROTOCOLS = (
+    Protocol(
+        "base-to-novel", "Base to novel, each half among its own classes",
+        "protocols/base_to_novel", "base_to_novel", HALVES,
+    ),
+    Protocol(
+        "open-vocabulary", "Open vocabulary, both halves among all classes",
+        "protocols/base_to_novel", "base_to_novel", OPEN,
+    ),
+    Protocol("few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY),
+    Protocol(
+        "cross-dataset", "Prompts of ImageNet on other data sets",
+        "protocols/cross_dataset", "transfer", ACCURACY, ("imagenet",),
+    ),
+    Protocol(
+        "domain-generalisation", "Prompts of ImageNet on its variants",
+        "protocols/domain_generalisation", "transfer", ACCURACY, ("imagenet",),
+    ),
+    Protocol("losses", "What each part of SYNC-CLIP is worth (Table 5)", "protocols/losses", "losses", HALVES | OPEN),
+    Protocol("data-use", "Real, synthetic, both (Table 6)", "protocols/data_use", "data_use", HALVES | OPEN),
+    Protocol("growing", "Growing synthetic data (Figure 7)", "protocols/growing", "growing", HALVES | OPEN),
+)  # fmt: skip
+
+PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
