@@ -18,6 +18,7 @@ from syncclip.study.report.arms import ArmLook, amounts, arm_name
 from syncclip.study.report.costs import cost_for_page
 from syncclip.study.report.payload import build_payload, gather_numbers
 from syncclip.study.report.sources import Sources
+from syncclip.study.report.synthetic import quality_for_page, rejects_for_page
 from syncclip.study.report.words import eyebrow_of, ribbon_note, unfinished, verdict_of
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
@@ -27,6 +28,7 @@ SECTIONS = {
     "methods": "Methods",
     "classes": "Classes",
     "pictures": "Pictures",
+    "set": "Set",
     "map": "Domains",
     "training": "Training",
     "cost": "Cost",
@@ -66,10 +68,12 @@ def render_page(found: Sources) -> str:
         "time": bool(cost["time"]),
         "rejects": bool(cost["rejects"]),
     }
+    quality, rejects = quality_for_page(found), rejects_for_page(found)
     columns, rows = _results(found.table, numbers.arms)
     present = {
         **has,
         "methods": has["bars"] or has["differences"],
+        "set": bool(quality or rejects),
         "training": has["history"],
         "cost": bool(tiles or cost["time"] or cost["rejects"]),
         "appendix": bool(rows or found.recipe_text or found.plan),
@@ -87,6 +91,8 @@ def render_page(found: Sources) -> str:
         sections=[(key, label) for key, label in SECTIONS.items() if present.get(key)],
         has=has,
         tiles=tiles,
+        quality=quality,
+        rejects=rejects,
         columns=columns,
         rows=rows,
         csv=_csv(columns, rows),
