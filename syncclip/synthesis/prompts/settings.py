@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from syncclip.settings import Settings
 from syncclip.synthesis.prompts.mixing import turn_of
 from syncclip.synthesis.prompts.sentences import Sentences, Template
-from syncclip.synthesis.prompts.strategies import OwnStrategy, SharedStrategy, StrategySettings, TemplateSettings
+from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
 """What the sentences given to single classes are called among the strategies."""
@@ -81,16 +81,15 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
 
 
 def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
-    """`prompt_of` image number `image` of each of the classes, much faster where they share their sentences."""
+    """`prompt_of` image number `image` of each of the classes, much faster."""
     place, turn = turn_of(settings.weights, image)
-    strategy = settings.mixture[place]
-    if settings.classes or not isinstance(strategy, SharedStrategy):
-        return [prompt_of(settings, template, name, image) for name in classnames]
-    sentences = strategy.shared(template)
-    before, *after = sentences[turn % len(sentences)].split("{}")
-    if len(after) != 1:  # a benchmark's own template may say the name twice
-        return [prompt_of(settings, template, name, image) for name in classnames]
-    return [before + name + after[0] for name in classnames]
+    own = settings.classes
+    mixed = [name for name in classnames if name not in own] if own else classnames
+    prompts = settings.mixture[place].prompts(mixed, template, turn)
+    if not own:
+        return prompts
+    rest = iter(prompts)
+    return [prompt_of(settings, template, name, image) if name in own else next(rest) for name in classnames]
 
 
 def strategy_of(settings: PromptSettings, classname: str, image: int) -> str:

@@ -32,6 +32,12 @@ class SharedStrategy(Strategy):
         """Those of a class."""
         return self.shared(template)
 
+    def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
+        """The prompt of a turn for each class."""
+        sentences = self.shared(template)
+        parts = sentences[turn % len(sentences)].split("{}")
+        return [name.join(parts) for name in classnames]
+
 
 class OwnStrategy(Strategy):
     """One that has sentences for each class, written into the recipe or in a file."""
@@ -44,6 +50,11 @@ class OwnStrategy(Strategy):
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """The sentences of a class in turn."""
         return self.sentences[classname]
+
+    def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
+        """The prompt of a turn for each class."""
+        found = ((name, self.sentences[name]) for name in classnames)
+        return [sentences[turn % len(sentences)].replace("{}", name) for name, sentences in found]
 
 
 class TemplateSettings(SharedStrategy):
