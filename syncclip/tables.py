@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from syncclip.synthesis.quality import SetQuality
     from syncclip.synthesis.summary import SetSummary
 
 PROTOCOLS = (
@@ -67,6 +68,28 @@ def summary(done: SetSummary) -> str:
         busy = f"{done.work.busy:.0%}".replace("%", " %")
         lines.append(f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {busy}")
     return "\n".join([*lines, done.url])
+
+
+def quality(found: SetQuality) -> str:
+    """How good a set is, as a few lines; each class has its own in stats.json."""
+    worst = sorted((one.accuracy, one.name) for one in found.classes if one.accuracy is not None)[:3]
+    lines = [
+        f"{found.measured:,} of {found.images:,} pictures measured by the CLIP {found.backbone!r}",
+        f"read as their own class: {found.accuracy:.1f} %; least so "
+        + ", ".join(f"{name!r} {accuracy:.0f} %" for accuracy, name in worst),
+        f"near-duplicates of an earlier picture: {found.near_duplicates:,}"
+        + "".join(f"; sample {later} of {earlier}" for later, earlier in found.pairs[:1]),
+    ]
+    if found.similarity is not None:
+        real = "" if found.real_similarity is None else f"; of real ones: {found.real_similarity:.3f}"
+        lines.append(f"similarity of two pictures of a class: {found.similarity:.3f}{real}")
+    if found.shift is not None and found.shift.relative_distance is not None:
+        lines.append(
+            f"shift to the real pictures, relative to that between classes: {found.shift.relative_distance:.3f}"
+        )
+    if found.prompts is not None:
+        lines.append(f"different prompts: {found.prompts.distinct:,}, at least {found.prompts.fewest:,} a class")
+    return "\n".join(lines)
 
 
 def size(count: int) -> str:
