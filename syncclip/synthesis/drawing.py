@@ -1,26 +1,24 @@
-"""Drawing one shard: generate, judge, encode, commit. All of it runs inside one row, and is a function of the plan."""
+"""Drawing one shard: generate, judge, encode. All of it runs inside one row, and is a function of the plan."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import time
-import traceback
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 from PIL import Image
 
-from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.filters import Batch, Filter, build_filters
-from syncclip.synthesis.generators import Generator
+from syncclip.shards.writer import Sample
+from syncclip.synthesis.filters import Batch, Filter
+from syncclip.synthesis.guides import Album
 from syncclip.synthesis.plan import Entry, Plan
-from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
+from syncclip.synthesis.rejects import Gallery, Reject
 
 SURPASSED = "surpassed"
 """Reason of a picture that passed the filters but was not the best of its attempts."""
@@ -29,7 +27,9 @@ SURPASSED = "surpassed"
 class Painter(Protocol):
     """Anything that draws a batch; `Generator` is one."""
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]: ...
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
+    ) -> list[Image.Image]: ...
 
 
 @dataclass(frozen=True)
@@ -55,41 +55,39 @@ class Drawn(NamedTuple):
     samples: list[Sample]
     rejects: dict[str, int]
     """Reason -> pictures that were drawn and not taken at first sight."""
-    drawing: float
-    """Seconds in the generator."""
+    spent: dict[str, float]
+    """Stage (generate, judge, encode) -> seconds. They overlap: a batch is judged while the next one is drawn."""
     barren: dict[int, str]
     """Class id -> the reason that rejected most, of the classes of which no picture was accepted."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
 
 
-def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter]) -> Drawn:
+def draw_shard(
+    plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter], album: Album | None = None
+) -> Drawn:
     """Draw the pictures of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
 
     Every pending picture is drawn with its first seed, in batches of `generator.batch_size` in the order of their
-    index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds one batch of
-    pictures and one JPEG of each sample.
+    index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds two batches of
+    pictures, since the next one is drawn while one is judged and encoded, and one JPEG of each sample.
     """
-    size = plan.generator.batch_size
+    size = plan.batch
     pending = list(plan.shard_range(shard))
     chosen: dict[int, Candidate] = {}
     rejects: Counter[str] = Counter()
     refused: dict[int, Counter[str]] = defaultdict(Counter)
     blurred = {one.name: one.blurred for one in filters}
     gallery = Gallery(shard)
-    drawing = 0.0
+    clock = Clock()
     for one in filters:
         one.begin()
     for attempt in range(plan.attempts):
-        for start in range(0, len(pending), size):
-            entries = [plan.entry(index, attempt) for index in pending[start : start + size]]
-            begun = time.perf_counter()
-            images = painter.draw([entry.prompt for entry in entries], [entry.seed for entry in entries])
-            drawing += time.perf_counter() - begun
-            assert len(images) == len(entries)
+        entries_of = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
+        for entries, images in _ahead(painter, album, entries_of, clock):
             batch = _batch(entries, images)
             accepted = []
-            for place, candidate in enumerate(judge(entries, batch, filters, plan.jpeg_quality)):
+            for place, candidate in enumerate(judge(entries, batch, filters, plan.jpeg_quality, clock)):
                 entry, reason = candidate.entry, candidate.reason
                 before = chosen.get(entry.index)
                 if candidate.beats(before):
@@ -112,7 +110,47 @@ def draw_shard(plan: Plan, shard: int, painter: Painter, filters: Sequence[Filte
     ]
     fertile = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
     barren = {label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in fertile}
-    return Drawn(samples, dict(rejects), drawing, barren, gallery.rejects)
+    return Drawn(samples, dict(rejects), clock.spent, barren, gallery.rejects)
+
+
+class Clock:
+    """Adds up where the time of a shard goes."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Count the time of the block for a stage."""
+        begun = time.perf_counter()
+        yield
+        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begun
+
+
+_drawer = ThreadPoolExecutor(1, "draw")
+"""One thread draws, for the life of the process: each thread that uses torch brings threads of its own."""
+
+
+def _ahead(
+    painter: Painter, album: Album | None, batches: Sequence[Sequence[Entry]], clock: Clock
+) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
+    """Batches with their pictures, in order; while one is worked on, the next is drawn."""
+
+    def draw(entries: Sequence[Entry]) -> list[Image.Image]:
+        with clock.of("generate"):
+            prompts, seeds = [entry.prompt for entry in entries], [entry.seed for entry in entries]
+            images = painter.draw(prompts, seeds, *([album.guides(entries)] if album is not None else ()))
+        assert len(images) == len(entries)
+        return images
+
+    waiting: list[tuple[Sequence[Entry], Future[list[Image.Image]]]] = []
+    for entries in batches:
+        waiting.append((entries, _drawer.submit(draw, entries)))
+        if len(waiting) > 1:
+            known, future = waiting.pop(0)
+            yield known, future.result()
+    for known, future in waiting:
+        yield known, future.result()
 
 
 def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
@@ -120,7 +158,9 @@ def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
     return Batch(images, [entry.label for entry in entries], prompts, indices)
 
 
-def judge(entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int) -> list[Candidate]:
+def judge(
+    entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int, clock: Clock
+) -> list[Candidate]:
     """Pass a batch through the filters; each sees what the ones before it let through."""
     scores: list[dict[str, float | None]] = [{} for _ in entries]
     passed, last = [0] * len(entries), [0.0] * len(entries)
@@ -129,14 +169,16 @@ def judge(entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], qua
         left = [i for i in range(len(entries)) if reasons[i] is None]
         if not left:
             break
-        verdict = one.judge(batch.at(left))
+        with clock.of("judge"):
+            verdict = one.judge(batch.at(left))
         for i, score, keep in zip(left, verdict.scores, verdict.keep, strict=True):
             finite = math.isfinite(score)
             scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
             last[i] = score if finite else -math.inf
             passed[i] += keep
             reasons[i] = None if keep else one.name
-    jpegs = [_encode(image, quality) for image in batch.images]
+    with clock.of("encode"):
+        jpegs = [_encode(image, quality) for image in batch.images]
     return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
 
 
@@ -158,71 +200,6 @@ def _sample(plan: Plan, candidate: Candidate) -> Sample:
         "scores": candidate.scores,
         "accepted": candidate.reason is None,
     }
+    if plan.guides:
+        provenance["guide"] = plan.guide_of(entry.label, entry.image)
     return Sample(entry.index, entry.label, candidate.jpeg, entry.prompt, provenance)
-
-
-class Report(NamedTuple):
-    """What comes back for a shard: a small row of numbers, or an error."""
-
-    shard: int
-    images: int = 0
-    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
-    drawing: float = 0.0  # seconds in the generator
-    started: float = 0.0  # seconds since the epoch
-    ended: float = 0.0
-    error: str = ""
-    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted picture
-    fatal: bool = False  # trying again can't help
-    trace: str = ""
-
-
-class ShardMaker:
-    """Makes whole shards, one a call; the state of an actor (the weights) lives here.
-
-    Never raises: an error comes back as a row, since Ray Data ends a whole run at the first exception. After any
-    crash a shard is either committed or doesn't exist, and making it again gives the same bytes.
-    """
-
-    def __init__(self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any]) -> None:
-        self.plan = Plan.model_validate_json(plan)
-        self.url, self.device, self.source = url, device, source
-        self._options = dict(options)
-        self._tools: tuple[Painter, list[Filter]] | None = None
-
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        report = Report(int(row["shard"]), started=time.time())
-        try:
-            report = self._make(report)
-        except Exception as error:
-            fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
-            name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            report = report._replace(error=name + text, fatal=fatal, trace=traceback.format_exc())
-        return report._replace(ended=time.time())._asdict()
-
-    def _make(self, report: Report) -> Report:
-        painter, filters = self.tools()
-        begun = time.perf_counter()
-        drawn = draw_shard(self.plan, report.shard, painter, filters)
-        write_rejects(self.url, report.shard, drawn.gallery)
-        write_shard(self.url, report.shard, drawn.samples, drawn.rejects, time.perf_counter() - begun)
-        return report._replace(
-            images=len(drawn.samples),
-            rejects=json.dumps(drawn.rejects),
-            drawing=round(drawn.drawing, 3),
-            barren=json.dumps(drawn.barren),
-        )
-
-    def tools(self) -> tuple[Painter, list[Filter]]:
-        """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
-        if self._tools is None:
-            import torch
-
-            torch.set_num_threads(self.plan.threads)  # the last bits of a sum depend on it
-            storage.configure(self._options)
-            plan = self.plan
-            prompts = [plan.template.replace("{}", name) for name in plan.classnames]
-            settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
-            painter = cast(Painter, Generator(settings, self.device, plan.weights))
-            self._tools = painter, build_filters(plan.filters, prompts, self.device, self.url)
-        return self._tools

@@ -6,14 +6,11 @@ back as rows. Which actor draws a shard, in which order and how often changes no
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,58 +18,19 @@ from syncclip import storage
 from syncclip.cluster import local_cpus, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed, shard_name
-from syncclip.synthesis.drawing import Report, ShardMaker
+from syncclip.shards.layout import committed, markers, shard_name
+from syncclip.synthesis.facts import Facts
 from syncclip.synthesis.generators import locate
+from syncclip.synthesis.harvest import Harvest
+from syncclip.synthesis.maker import Report, ShardMaker
+from syncclip.synthesis.metrics import Metrics
 from syncclip.synthesis.plan import PLAN_NAME, Plan, read_plan, settle, settled
 from syncclip.synthesis.pool import PoolError, draw_round
+from syncclip.synthesis.status import StatusFile, settle_status
 from syncclip.synthesis.summary import SetSummary, Work, summarise
+from syncclip.synthesis.tuning import tuned
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Facts:
-    """The state of a running synthesis, for whoever watches it."""
-
-    total: int
-    """Pictures that the set will hold."""
-    images: int
-    """Pictures that are committed, those of earlier runs among them."""
-    actors: int
-    fresh: int = 0
-    """Pictures that this run committed."""
-    drawing: float = 0.0
-    """Seconds that generators worked."""
-    elapsed: float = 0.0
-    """Seconds since the first actor began."""
-    rejects: Counter[str] = field(default_factory=Counter)
-    first: float | None = None
-
-    @property
-    def rate(self) -> float:
-        """Pictures a second, 0 before the first shard."""
-        return self.fresh / self.elapsed if self.elapsed > 0 else 0.0
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left at this rate."""
-        return (self.total - self.images) / self.rate if self.rate > 0 else None
-
-    @property
-    def busy(self) -> float:
-        """Share of the actors' time that went into generators."""
-        return min(1.0, self.drawing / (self.actors * self.elapsed)) if self.elapsed > 0 else 0.0
-
-    def count(self, report: Report, size: int) -> None:
-        """Take in the report of a shard of `size` planned pictures."""
-        self.first = report.started if self.first is None else min(self.first, report.started)
-        self.elapsed = max(self.elapsed, report.ended - self.first)
-        self.drawing += report.drawing
-        if not report.error:
-            self.images += size
-            self.fresh += size
-            self.rejects.update(json.loads(report.rejects))
 
 
 def synthesise_set(
@@ -80,6 +38,7 @@ def synthesise_set(
     url: str,
     *,
     actors: int = 1,
+    max_actors: int | None = None,
     num_gpus: float = 0.0,
     retries: int = 2,
     storage_options: Mapping[str, Any] | None = None,
@@ -95,6 +54,7 @@ def synthesise_set(
         plan: from `draft`. A set that exists grows to its amount; fewer images than exist are fine.
         url: folder or prefix of the set; one that every machine sees, where several draw.
         actors: processes that draw at the same time, `plan.threads` CPUs each.
+        max_actors: to so many the pool grows while shards wait and the cluster has room; by default it doesn't.
         num_gpus: GPUs of each actor; 0 draws on the CPU.
         retries: further rounds for shards that failed; rounds that commit something don't count.
         storage_options: fsspec options that the actors need for `url`.
@@ -111,31 +71,44 @@ def synthesise_set(
     plan = settled(plan, url)
     todo = _missing(plan, url, wanted)
     if not todo:
-        return summarise(plan, url)
+        done = summarise(plan, url)
+        settle_status(url, done.images, done.planned)
+        return done
     located = locate(plan.generator, plan.weights)
     plan = plan.model_copy(update={"weights": located.fingerprint})
     _check_machine(actors, plan.threads, num_gpus)
+    if begun_here:
+        plan = tuned(plan, located, num_gpus)
     plan = settle(plan, url)
     storage.sweep(url)
     sizes = {shard: len(plan.shard_range(shard)) for shard in plan.shards(wanted)}
-    facts = Facts(sum(sizes.values()), sum(sizes.values()) - sum(sizes[s] for s in todo), min(actors, len(todo)))
+    pool = actors, max(actors, max_actors or actors)
+    whole = sum(sizes.values())
+    facts = Facts(whole, whole - sum(sizes[shard] for shard in todo), min(pool[1], len(todo)))
     device = "cuda" if num_gpus > 0 else "cpu"
-    maker = partial(ShardMaker, plan.model_dump_json(), url, device, located.source, dict(storage_options or {}))
+    given = plan.model_copy(update={"generator": located.placed(plan.generator)})
+    maker = partial(ShardMaker, given.model_dump_json(), url, device, located.source, dict(storage_options or {}))
     began = time.monotonic()
     try:
-        with ray_session(), _line(facts, show) as line:
+        harvest = Harvest(plan, markers(url))
+        with StatusFile(url, facts) as status, ray_session(), _line(facts, show) as line:
             _check_cluster(actors, plan.threads, num_gpus)
+            metrics = Metrics(url)
 
             def take(report: Report) -> None:
                 facts.count(report, sizes[report.shard])
+                metrics.count(report, sizes[report.shard])
+                metrics.show(facts)
+                status.update(facts)
                 if line is not None:
-                    rejected = {f"rejected ({reason})": n for reason, n in facts.rejects.items()}
-                    line.update(0 if report.error else sizes[report.shard], busy=facts.busy, **rejected)
+                    line.update(0 if report.error else sizes[report.shard], **facts.line())
                 if observe is not None:
                     observe(facts)
+                if not report.error:
+                    harvest.take(report.shard, report.barren)
 
             def draw(shards: Sequence[int]) -> Iterator[Report]:
-                return draw_round(shards, maker, actors=actors, threads=plan.threads, num_gpus=num_gpus)
+                return draw_round(shards, maker, actors=pool, threads=plan.threads, num_gpus=num_gpus)
 
             _rounds(plan, url, todo, wanted, retries, draw, take)
     except BaseException:
@@ -189,7 +162,7 @@ def _rounds(
 
 
 def _missing(plan: Plan, url: str, wanted: int) -> list[int]:
-    there = committed(url)
+    there = {stats.shard for stats in markers(url)}
     return [shard for shard in plan.shards(wanted) if shard not in there]
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 from syncclip import cluster
-from syncclip.synthesis.drawing import Report
 from syncclip.synthesis.ledger import Ledger
+from syncclip.synthesis.maker import Report
 
 MAX_STARTS = 2
 """How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
+
+CALLS = 2
+"""Rows that an actor works on at a time: while one shard is written, the next is drawn."""
+
+QUICK = 0.5
+"""Writing overlaps the next drawing only where it takes at most this share of the time of drawing: a killed process
+loses the shard that it writes and what it has drawn of the next, and that shall be one shard at most on average."""
+
+QUEUE = 4
+"""Rows that are sent to an actor at a time, those that it works on included. A pool grows while queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
 """Ray Data would restart actors without end; `MAX_STARTS` acts first, this where it can't."""
@@ -24,37 +35,54 @@ class PoolError(RuntimeError):
     """The pool gave up: its actors died more often than Ray may restart them. What was committed stays."""
 
 
-Maker = Callable[[Mapping[str, Any]], dict[str, Any]]
+class Maker(Protocol):
+    """Makes shards; a `ShardMaker`. Errors are told in the report, never raised."""
+
+    def draw(self, shard: int) -> Any:
+        """Called for one shard at a time."""
+
+    def commit(self, unwritten: Any) -> Report:
+        """Called with what `draw` gave, while the next shard may be drawn."""
 
 
 class ShardRow:
-    """What Ray Data calls for each row: a maker that gives up a shard whose process died too often."""
+    """What Ray Data calls for each row, from `CALLS` threads; gives up a shard whose process died too often."""
 
     def __init__(self, ledger: Any, maker: Callable[[], Maker]) -> None:
         self.ledger = ledger
         self.maker = maker()
+        self._turn = threading.Lock()
+        self._quick = False
+        """Whether the last shard was written quickly enough."""
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import ray
 
         shard = int(row["shard"])
-        deaths = ray.get(self.ledger.begin.remote(shard)) - 1
-        if deaths >= MAX_STARTS:
-            now = time.time()
-            error = f"the process that drew it died {deaths} times (out of memory, or killed)"
-            return Report(shard, started=now, ended=now, error=error)._asdict()
-        return self.maker(row)
+        with ExitStack() as turn:
+            turn.enter_context(self._turn)
+            deaths = int(ray.get(self.ledger.begin.remote(shard))) - 1
+            if deaths >= MAX_STARTS:
+                now = time.time()
+                error = f"the process that drew it died {deaths} times (out of memory, or killed)"
+                return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
+            unwritten = self.maker.draw(shard)
+            if self._quick and not deaths:  # one that may be deadly takes no other with it
+                turn.close()
+            report = self.maker.commit(unwritten)
+            self._quick = report.write <= QUICK * (report.ended - report.started - report.write)
+            return report._replace(deaths=min(1, deaths))._asdict()
 
 
 def draw_round(
-    todo: Sequence[int], maker: Callable[[], Maker], *, actors: int, threads: int, num_gpus: float
+    todo: Sequence[int], maker: Callable[[], Maker], *, actors: tuple[int, int], threads: int, num_gpus: float
 ) -> Iterator[Report]:
     """Draw shards on the initialised Ray; their reports come as they get done.
 
     Args:
         todo: shard numbers, in the order in which they are to be begun.
         maker: called once in each actor; what it gives (a `ShardMaker`) makes the shard of a row.
-        actors: size of the pool, at most.
+        actors: size of the pool, at least and at most; it grows while queues are full.
         threads: CPUs of an actor.
         num_gpus: GPUs of an actor.
 
@@ -74,7 +102,7 @@ def draw_round(
             reports = specs.map(
                 row_maker,
                 fn_constructor_args=(remote.remote(), maker),
-                compute=ray.data.ActorPoolStrategy(size=min(actors, len(todo)), max_tasks_in_flight_per_actor=2),
+                compute=_pool(*(min(size, len(todo)) for size in actors)),
                 num_cpus=threads,
                 num_gpus=num_gpus or None,
                 **_bounds(specs.map),
@@ -88,6 +116,18 @@ def draw_round(
             except Exception as error:  # Ray's errors share no class
                 raise PoolError(f"{type(error).__name__}: {error}") from error
             yield Report(**row)
+
+
+def _pool(least: int, most: int) -> Any:
+    """The pool's size, and `CALLS` rows at a time in an actor where this Ray can do that."""
+    from ray.data import ActorPoolStrategy
+
+    sizes = {"size": most} if least == most else {"min_size": least, "max_size": most}
+    calls = {"max_concurrent_calls_per_actor": CALLS, "enable_true_multi_threading": True}
+    if not calls.keys() <= inspect.signature(ActorPoolStrategy.__init__).parameters.keys():
+        calls = {}
+    queue = CALLS if least == most else QUEUE
+    return ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=queue, **calls)
 
 
 def _bounds(method: Any) -> dict[str, Any]:

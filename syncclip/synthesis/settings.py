@@ -8,11 +8,25 @@ from pydantic import Field, field_validator, model_validator
 
 from syncclip.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
+from syncclip.synthesis.forecast import CostSettings
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings
 
 MAX_ATTEMPTS = 16
 """Attempts and index share the 32 bits of a seed; see `plan.seed_of`."""
+
+
+class PoolSettings(Settings):
+    """Bounds of the pool of actors: it begins with `min` and grows to `max` while shards wait and there is room."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> PoolSettings:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is larger than max {self.max}; exchange them")
+        return self
 
 
 class SynthesisSettings(Settings):
@@ -35,11 +49,26 @@ class SynthesisSettings(Settings):
     jpeg_quality: int = Field(92, ge=1, le=100)
     threads: int = Field(1, ge=1)
     """torch threads of an actor. The last bits of a picture depend on it, so it belongs to the plan."""
-    actors: int = 1
+    actors: int | PoolSettings = 1
+    """A number, or `{min: 1, max: 8}` for a pool that grows where a cluster does."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs of an actor, also a fraction; 0 draws on the CPU."""
     retries: int = Field(2, ge=0)
     """Further rounds for shards that failed; those that bring nothing new count."""
+    quality: bool = False
+    """Measure the finished set and keep the numbers beside it, as `syncclip shards quality` does."""
+    cost: CostSettings = CostSettings()
+    """What time and money are reckoned with before the start."""
+
+    @property
+    def least_actors(self) -> int:
+        """Actors that draw from the start."""
+        return self.actors if isinstance(self.actors, int) else self.actors.min
+
+    @property
+    def most_actors(self) -> int:
+        """Actors that the pool may grow to."""
+        return self.actors if isinstance(self.actors, int) else self.actors.max
 
     @field_validator("images_per_class")
     @classmethod
@@ -50,8 +79,8 @@ class SynthesisSettings(Settings):
 
     @field_validator("actors")
     @classmethod
-    def _some_actors(cls, actors: int) -> int:
-        if actors < 1:
+    def _some_actors(cls, actors: int | PoolSettings) -> int | PoolSettings:
+        if isinstance(actors, int) and actors < 1:
             raise ValueError(f"{actors} actors can't draw anything; use at least 1")
         return actors
 
@@ -69,7 +98,7 @@ class SynthesisSettings(Settings):
     @model_validator(mode="after")
     def _hangs_together(self) -> SynthesisSettings:
         batch = self.generator.batch_size
-        if self.shard_size is not None and self.shard_size < batch:
+        if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(
                 f"shard_size {self.shard_size} is smaller than one batch of generator.batch_size {batch}; "
                 "make shards larger or batches smaller"

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from syncclip.shards.layout import committed
-from syncclip.synthesis.drawing import ShardMaker
+from syncclip.synthesis.facts import Facts
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.graph import Facts, synthesise_set
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.maker import ShardMaker
 from syncclip.synthesis.plan import Plan, settle
 from tests.synthesis.conftest import digests
 

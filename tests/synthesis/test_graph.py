@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed, verify
+from syncclip.shards.checking import verify
+from syncclip.shards.layout import committed
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import graph
-from syncclip.synthesis.drawing import Report, ShardMaker
-from syncclip.synthesis.graph import Facts, synthesise_set
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.maker import Report, ShardMaker
 from syncclip.synthesis.plan import Plan, read_plan
 from syncclip.synthesis.pool import Maker, PoolError
+from syncclip.synthesis.status import read_status
 from tests.synthesis.conftest import digests
 
 MakePlan = Callable[..., Plan]
@@ -29,10 +31,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     begun: list[int] = []
 
     def draw_round(todo: Sequence[int], maker: Callable[[], Maker], **_: Any) -> Iterator[Report]:
-        make = maker()
+        made = maker()
         for shard in todo:
             begun.append(shard)
-            yield Report(**make({"shard": shard}))
+            yield made.commit(made.draw(shard))
 
     monkeypatch.setattr(graph, "draw_round", draw_round)
     monkeypatch.setattr(graph, "ray_session", nullcontext)
@@ -128,7 +130,9 @@ def test_a_run_that_fails_before_its_first_shard_leaves_no_plan_behind(
     with pytest.raises(UserError, match=r"shard 00000.tar could not be drawn: .*no scheduler 'NoScheduler'"):
         synthesise_set(make_plan(5, shard_size=4, generator=generator), str(tmp_path), show=False)
     assert in_process == [0]
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+    status = read_status(str(tmp_path))
+    assert status is not None and status.state == "failed" and "NoScheduler" in status.reason
 
 
 def test_more_actors_than_cpus_are_refused(
@@ -216,13 +220,3 @@ def test_a_row_without_its_marker_is_drawn_again(make_plan: MakePlan, tmp_path: 
     plan = make_plan(5, shard_size=4)
     graph._rounds(plan, str(tmp_path), list(plan.shards()), 5, 2, draw, lambda _: None)
     assert pool.rounds == [[0, 1, 2, 3], [2]]
-
-
-def test_facts_give_rate_time_left_and_busy_share() -> None:
-    facts = Facts(total=100, images=20, actors=2)
-    assert (facts.rate, facts.remaining, facts.busy) == (0.0, None, 0.0)
-    facts.count(Report(0, started=10.0, ended=14.0, drawing=3.0, rejects='{"blank": 2}'), 10)
-    facts.count(Report(1, started=10.0, ended=15.0, drawing=5.0, rejects='{"blank": 1}'), 10)
-    facts.count(Report(2, started=10.0, ended=15.0, error="failed"), 10)
-    assert (facts.images, facts.rate, facts.remaining, facts.busy) == (40, 4.0, 15.0, 0.8)
-    assert facts.rejects == {"blank": 3}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 
-from syncclip.synthesis.drawing import Report
 from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.maker import Report
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, draw_round
+from syncclip.synthesis.pool import MAX_STARTS, ShardRow, draw_round
 from tests.synthesis.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -22,21 +24,93 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 class DeadlyShard:
     """Makes nothing; its process dies at shard 3, and shard 5 comes back as an error."""
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        if row["shard"] == 3:
+    def draw(self, shard: int) -> int:
+        if shard == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return Report(row["shard"], error="OSError: reset" if row["shard"] == 5 else "")._asdict()
+        return shard
+
+    def commit(self, shard: int) -> Report:
+        return Report(shard, error="OSError: reset" if shard == 5 else "")
 
 
 @pytest.mark.fault
 def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_back() -> None:
-    reports = list(draw_round(range(8), DeadlyShard, actors=1, threads=1, num_gpus=0))
+    reports = list(draw_round(range(8), DeadlyShard, actors=(1, 1), threads=1, num_gpus=0))
     assert sorted(report.shard for report in reports) == list(range(8))
     errors = {report.shard: report.error for report in reports if report.error}
     assert errors == {
         3: f"the process that drew it died {MAX_STARTS} times (out of memory, or killed)",
         5: "OSError: reset",
     }
+    assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
+
+
+PATIENCE = 240.0
+"""Seconds after which something is broken; on a busy machine a process takes long to start."""
+
+
+class Waiting:
+    """Ends no shard but the first until so many files lie in a folder: one for each shard begun, or each process."""
+
+    write = 1.0
+
+    def __init__(self, folder: str, wanted: int, by: Literal["shard", "process"]) -> None:
+        self.folder, self.wanted, self.by = Path(folder), wanted, by
+
+    def draw(self, shard: int) -> int:
+        name = shard if self.by == "shard" else os.getpid()
+        (self.folder / str(name)).touch()
+        return shard
+
+    def commit(self, shard: int) -> Report:
+        deadline = time.monotonic() + PATIENCE
+        while shard and len(list(self.folder.iterdir())) < self.wanted:
+            if time.monotonic() > deadline:
+                return Report(shard, error="nobody came")
+            time.sleep(0.02)
+        return Report(shard, started=0.0, ended=10.0, write=self.write)
+
+
+def test_the_next_shard_is_drawn_while_one_is_written(tmp_path: Path) -> None:
+    maker = partial(Waiting, str(tmp_path), 3, "shard")
+    reports = list(draw_round(range(4), maker, actors=(1, 1), threads=1, num_gpus=0))
+    assert [report.error for report in reports] == [""] * 4
+
+
+class Ledger:
+    """Answers as Ray's actor does, for a row without Ray: no shard was begun before."""
+
+    class begin:  # noqa: N801
+        @staticmethod
+        def remote(shard: int) -> int:
+            return 1
+
+
+@pytest.mark.parametrize(("write", "overlap"), [(3.0, True), (8.0, False)])
+def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(
+    write: float, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.get", lambda begun: begun)
+    held: list[bool] = []
+
+    class Written:
+        def draw(self, shard: int) -> int:
+            return shard
+
+        def commit(self, shard: int) -> Report:
+            held.append(row._turn.locked())
+            return Report(shard, started=0.0, ended=10.0, write=write)
+
+    row = ShardRow(Ledger, Written)
+    for shard in range(3):
+        row({"shard": shard})
+    assert held == [True, not overlap, not overlap]
+
+
+def test_a_pool_grows_while_shards_wait(tmp_path: Path) -> None:
+    maker = partial(Waiting, str(tmp_path), 2, "process")
+    reports = list(draw_round(range(12), maker, actors=(1, 2), threads=1, num_gpus=0))
+    assert [report.error for report in reports] == [""] * 12
 
 
 def test_one_actor_and_two_actors_draw_the_same_bytes(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
