@@ -26,12 +26,13 @@ def plan(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 def prompts_table(drawn: Plan) -> Table:
-    """The first prompts of each class."""
+    """Some prompts of each class, at least one of each strategy that it uses."""
     from syncclip import tables
+    from syncclip.synthesis.prompts import samples
 
+    count = max(2, len(drawn.prompts.mixture))
     rows = [
-        (label, name, *(drawn.entry(label + drawn.classes * k).prompt for k in range(min(2, drawn.images_per_class))))
+        (label, name, "\n".join(samples(drawn.prompts, drawn.template, name, drawn.images_per_class, count)))
         for label, name in enumerate(drawn.classnames)
     ]
-    headings = ["id", "class", "first prompt", "second prompt"][: len(rows[0])]
-    return tables.table(f"Prompts of benchmark {drawn.benchmark}", headings, rows)
+    return tables.table(f"Prompts of benchmark {drawn.benchmark}", ["id", "class", "prompts"], rows)
