@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands import benchmarks, captions, plan, prompts, reproduce, shards, submit
+from syncclip.commands import benchmarks, captions, plan, prompts, reproduce, shards, status, submit
 from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
 
 app = typer.Typer(
@@ -76,6 +76,7 @@ def init(
 app.command()(plan.plan)
 app.command()(captions.captions)
 app.command()(submit.submit)
+app.command()(status.status)
 
 
 @app.command()

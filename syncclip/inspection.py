@@ -1,4 +1,4 @@
-"""Looking into a synthetic set: what is there, and where one picture came from."""
+"""Looking into a synthetic set: what is there, how its synthesis does, and where one picture came from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from syncclip import storage, tables
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
+from syncclip.synthesis.status import read_status
+from syncclip.training.runs import RECORD, RunRecord
 
 
 def listing(url: str) -> tuple[Sequence[str], list[Sequence[object]]]:
@@ -65,3 +67,25 @@ def sample(url: str, index: int, save: str | None = None) -> str:
         storage.write_bytes(save, images.read(row))
         lines.append(f"saved: {save}")
     return "\n".join(lines)
+
+
+def status(url: str) -> list[str]:
+    """How the set or run at `url` is doing, or the set of a recipe's folder, as lines for people.
+
+    Raises:
+        UserError: neither is there.
+    """
+    for place in (url, storage.join(url, "synthetic")):
+        if (found := read_status(place)) is not None:
+            return [place, *found.lines()]
+    record = storage.join(url, RECORD)
+    if storage.exists(record):
+        run = RunRecord.model_validate_json(storage.read_bytes(record))
+        return [
+            url,
+            f"{run.status}: {run.steps:,} of {run.total_steps:,} steps",
+            *([f"why: {run.error}"] * bool(run.error)),
+        ]
+    if shards := committed(url):
+        return [url, f"{len(shards):,} shards are committed; nothing tells how their synthesis ended"]
+    raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")

@@ -1,0 +1,13 @@
+"""`syncclip status`: how a synthesis or a training is doing, from anywhere."""
+
+from __future__ import annotations
+
+from syncclip.commands.arguments import Folder
+
+
+def status(folder: Folder) -> None:
+    """Tell how a set or a run is doing: rate, time left, busy shares, rejects, last sign of life."""
+    from syncclip import tables
+    from syncclip.inspection import status
+
+    tables.show("\n".join(status(folder)))
