@@ -58,7 +58,7 @@ def read_benchmark(settings: BenchmarkSettings) -> Benchmark:
                 f"{len(benchmark.classnames)} classes; give one name for each, in the order of their ids."
             )
         benchmark = replace(benchmark, classnames=settings.classnames)
-    if published is None:
+    if published is None or settings.classnames is not None:
         _check_names(benchmark)
     return benchmark
 
@@ -129,7 +129,7 @@ def _place(settings: BenchmarkSettings) -> str:
 
 
 def _check_names(benchmark: Benchmark) -> None:
-    """In a user's own data each name stands for one class; in ImageNet a few stand for two."""
+    """In a user's own data and names each stands for one class; in ImageNet's a few stand for two."""
     twice = [name for name, count in Counter(benchmark.classnames).items() if count > 1]
     if twice:
         ids = [label for label, name in enumerate(benchmark.classnames) if name == twice[0]]

@@ -84,3 +84,12 @@ def test_a_broken_description_is_named(tmp_path: Path) -> None:
     (folder / "benchmark.json").write_text(json.dumps({"classnames": []}))
     with pytest.raises(UserError, match=r"benchmark.json: classnames"):
         load(folder)
+
+
+def test_given_class_names_that_stand_twice_are_refused_with_both_places(tmp_path: Path) -> None:
+    folder = tiny_benchmark(tmp_path / "b")
+    for names in ([*CLASSES[:5], CLASSES[1]], []):
+        with pytest.raises(UserError) as refusal:
+            load_benchmark(BenchmarkSettings(name=str(folder), classnames=names))
+        told = f"classes 1 and 5 are all called {CLASSES[1]!r}" if names else "classnames holds 0 names"
+        assert told in str(refusal.value)
