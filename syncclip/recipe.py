@@ -110,6 +110,15 @@ class Recipe(Settings):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "benchmark"
         return cls(name=name).with_values({"benchmark.name": source, **given})
 
+    @classmethod
+    def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe of an empty file, with overrides ("section.key=value").
+
+        Raises:
+            UserError: see `load`.
+        """
+        return cls().with_values(dict(_split(override) for override in overrides))
+
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
         """A copy in which `{"section.key": value}` are set, checked like any recipe.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.commands.arguments import Folder, Out
+from syncclip.commands.arguments import Folder, Out, Overrides
 from syncclip.commands.benchmarks import Root
+
+if TYPE_CHECKING:
+    from syncclip.recipe import Recipe
 
 app = typer.Typer(help="Look into sets of shards, and make them of pictures that are there already.")
 
@@ -23,18 +26,45 @@ def ls(folder: Folder) -> None:
 
 
 @app.command("verify")
-def verify_command(folder: Folder) -> None:
-    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is."""
+def verify_command(
+    folder: Folder,
+    overrides: Overrides = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Draw again what is damaged, to the same bytes.")] = False,
+) -> None:
+    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is and stays so."""
     from syncclip import tables
-    from syncclip.shards.checking import verify
     from syncclip.shards.layout import committed
+    from syncclip.synthesis.repair import examine, repair_set
 
-    problems = verify(folder)
+    recipe = _recipe_of(folder, overrides or [])
+    problems = examine(folder)
     for problem in problems:
-        tables.show(problem)
-    if problems:
+        tables.show(problem.sentence)
+    if problems and not repair:
         raise typer.Exit(1)
+    if problems:
+        synthesis = recipe.synthesis
+        again = repair_set(
+            folder,
+            [problem.shard for problem in problems],
+            actors=synthesis.least_actors,
+            max_actors=synthesis.most_actors,
+            num_gpus=synthesis.num_gpus,
+            retries=synthesis.retries,
+            storage_options=recipe.storage.options,
+        )
+        tables.show(f"{folder}: {len(again)} shards drawn again")
     tables.show(f"{folder}: {len(committed(folder))} shards, all sound")
+
+
+@app.command("quality")
+def quality_command(folder: Folder, overrides: Overrides = None) -> None:
+    """Measure how good a set is, and keep the numbers beside it as stats.json: read right, varied, near real ones."""
+    from syncclip import tables
+    from syncclip.appraisal import appraise
+
+    found = appraise(_recipe_of(folder, overrides or []), folder)
+    tables.show(tables.quality(found))
 
 
 @app.command("show")
@@ -75,6 +105,21 @@ def import_command(
     )
 
 
+@app.command("merge")
+def merge_command(
+    sets: Annotated[list[str], typer.Argument(metavar="DIR...", help="Two sets or more, of the same classes.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+) -> None:
+    """Make one set of several; in each class the pictures of the first come first. Killed? The same call goes on."""
+    from syncclip import tables
+    from syncclip.synthesis.merging import merge_sets
+
+    found = merge_sets(sets, out)
+    tables.show(
+        f"{sum(found.counts):,} pictures of {found.classes} classes, {min(found.counts)} a class or more: {out}"
+    )
+
+
 @app.command("pack")
 def pack_command(
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name, a path, or a recipe's YAML file.")],
@@ -99,3 +144,16 @@ def pack_command(
     counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.benchmark.resize)
     tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} pictures")
     tables.show(url)
+
+
+def _recipe_of(folder: str, overrides: list[str]) -> Recipe:
+    """The recipe that a set was drawn by, which lies beside it, or one of defaults; storage is configured for it."""
+    from syncclip import storage
+    from syncclip.jobs import SET_RECIPE
+    from syncclip.recipe import Recipe
+
+    place = storage.join(folder, SET_RECIPE)
+    storage.configure(Recipe.of_defaults(overrides).storage.options)
+    recipe = Recipe.load(place, overrides) if storage.exists(place) else Recipe.of_defaults(overrides)
+    storage.configure(recipe.storage.options)
+    return recipe

@@ -58,9 +58,9 @@ def problems(url: str, images: bool = True) -> Iterator[Problem]:
             yield Problem(shard, f"{table_name(shard)}: unreadable table: {error}")
             continue
         archive = storage.read_bytes(storage.join(url, shard_name(shard)))
-        for sentence in _wrong(shard_name(shard), archive, stats, rows, images):
-            yield Problem(shard, sentence)
-        for row in rows:
+        wrong = list(_wrong(shard_name(shard), archive, stats, rows, images))
+        yield from (Problem(shard, sentence) for sentence in wrong)
+        for row in () if wrong else rows:
             if (other := owner.setdefault(row["index"], shard)) != shard:
                 yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is in {shard_name(other)} too")
 

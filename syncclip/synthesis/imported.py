@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -21,7 +22,7 @@ from syncclip.progress import Progress
 from syncclip.settings import Settings, UserError
 from syncclip.shards.foreign import TarSet, index_tars, tars_in
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.shards.layout import committed
+from syncclip.shards.layout import markers
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 
@@ -34,6 +35,8 @@ class ImportedSet(Settings):
     Image k of class c is sample `k * classes + c`, where there is such an image.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("parts",)
+
     format: int = 1
     source: str
     benchmark: str
@@ -41,6 +44,8 @@ class ImportedSet(Settings):
     counts: tuple[int, ...]
     """Pictures of each class in the source."""
     shard_size: int
+    parts: tuple[str, ...] = ()
+    """Digests of the sets that it was merged of; none where it was imported."""
     content: str = ""
     """Digest of all shards; empty until the last one is written."""
 
@@ -75,7 +80,8 @@ def read_set(url: str) -> Plan | ImportedSet | None:
     if found is None:
         return read_plan(url)
     if not found.content:
-        raise UserError(f"{url}: this import was interrupted; run the same `syncclip shards import` again.")
+        made = "merge" if found.parts else "import"
+        raise UserError(f"{url}: this {made} was interrupted; run the same `syncclip shards {made}` again.")
     return found
 
 
@@ -111,12 +117,7 @@ def import_set(source: str, benchmark: Benchmark, url: str, images: str | None =
         counts=tuple(counts.tolist()),
         shard_size=rounds * classes,
     )
-    before = _read(url)
-    if before != found and (
-        storage.listdir(url) if before is None else before.model_copy(update={"content": ""}) != found
-    ):
-        raise UserError(f"{url}: holds something else already; choose another folder.")
-    _write(found, url)
+    claim(found, url)
     order = _index_major(pictures.labels, classes)
     with Progress(len(order), "pictures", "import") as progress:
         for shard in found.shards():
@@ -126,10 +127,31 @@ def import_set(source: str, benchmark: Benchmark, url: str, images: str | None =
             lost = len(samples) - len(sound)
             write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
             progress.update(len(rows))
-    digest = hashlib.sha256("".join(stats.sha256 for stats in committed(url).values()).encode()).hexdigest()
-    finished = found.model_copy(update={"content": digest})
+    return finish(found, url)
+
+
+def claim(found: ImportedSet, url: str) -> None:
+    """Say in a folder what will be written there; a folder that said so before goes on.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    before = _read(url)
+    if storage.listdir(url) if before is None else before.model_copy(update={"content": ""}) != found:
+        raise UserError(f"{url}: holds something else already; choose another folder.")
+    _write(found, url)
+
+
+def finish(found: ImportedSet, url: str) -> ImportedSet:
+    """Say in a folder that all is written, and what: from then on it is a set."""
+    finished = found.model_copy(update={"content": content_of(url)})
     _write(finished, url)
     return finished
+
+
+def content_of(url: str) -> str:
+    """Digest of the committed tars of a set."""
+    return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
 
 
 def _open(source: str, benchmark: Benchmark, images: str | None) -> tuple[Pictures, Sequence[str]]:

@@ -81,6 +81,8 @@ def _locate(settings: GeneratorSettings, planned: str) -> Located:
             f"generator {name!r}: this is a file; load it once with the from_single_file of its diffusers pipeline, "
             "and give the folder that save_pretrained writes"
         )
+    if name.startswith(("/", "~", ".")):
+        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount where it lies")
     commit = planned or commit_on_hub(name, settings.revision, "model_index.json", f"generator {name!r}")
     return Located(name, commit, commit)
 

@@ -1,0 +1,104 @@
+"""Mending a set: what is damaged is thrown away and drawn again by the plan, to the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.shards.checking import Problem, problems
+from syncclip.shards.layout import shard_name, stats_name, table_name
+from syncclip.synthesis.generators import locate
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.imported import ImportedSet, read_set
+from syncclip.synthesis.plan import Plan
+
+
+def examine(url: str) -> list[Problem]:
+    """What is wrong with the shards of a set, by shard, and which of its plan are not there at all.
+
+    Raises:
+        UserError: a file of the set is of a newer version than this one.
+    """
+    found = list(problems(url))
+    expected = read_set(url)
+    if expected is not None:
+        there = {problem.shard for problem in found} | _names(url)
+        found += [
+            Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
+            for shard in expected.shards()
+            if shard not in there
+        ]
+    return sorted(found, key=lambda problem: problem.shard)
+
+
+def repair_set(
+    url: str,
+    broken: Iterable[int],
+    *,
+    actors: int = 1,
+    max_actors: int | None = None,
+    num_gpus: float = 0.0,
+    retries: int = 2,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Draw the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
+
+    Killed at any time, it leaves whole shards and gaps; the next repair, or `synth`, fills these.
+
+    Args:
+        broken: numbers of shards, as `examine` found them.
+        actors, max_actors, num_gpus, retries, storage_options: as of `synthesise_set`.
+
+    Returns:
+        The shards that were drawn again.
+
+    Raises:
+        UserError: the set has no plan, so that it can only be got again from where it came; shards that are none of
+            the plan's; no weights, or others than the set was drawn with (nothing is thrown away then).
+    """
+    again = sorted(set(broken))
+    plan = _plan(url, len(again))
+    if foreign := [shard for shard in again if shard not in plan.shards()]:
+        raise UserError(
+            f"{url}: {shard_name(foreign[0])} is none of the {len(plan.shards())} shards of its plan; move it away"
+        )
+    locate(plan.generator, plan.weights)
+    for shard in again:
+        discard(url, shard)
+    if again:
+        synthesise_set(
+            plan,
+            url,
+            actors=actors,
+            max_actors=max_actors,
+            num_gpus=num_gpus,
+            retries=retries,
+            storage_options=storage_options,
+        )
+    return again
+
+
+def discard(url: str, shard: int) -> None:
+    """Remove a shard, its marker first: from then on it does not exist."""
+    for name in (stats_name, shard_name, table_name):
+        storage.remove(storage.join(url, name(shard)))
+
+
+def _names(url: str) -> set[int]:
+    """Numbers of the shards of which a tar lies there."""
+    return {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
+
+
+def _plan(url: str, broken: int) -> Plan:
+    found = read_set(url)
+    if isinstance(found, Plan):
+        return found
+    count = f"{broken} shard{'s' * (broken != 1)} can't be drawn again"
+    if isinstance(found, ImportedSet):
+        remedy = "merge them" if found.parts else "import it"
+        raise UserError(f"{url}: {count}, for this set was not drawn but made of {found.source}; {remedy} anew")
+    raise UserError(
+        f"{url}: {count}, for there is no plan beside them; pack the benchmark anew, or copy the set once more"
+    )
