@@ -1,0 +1,19 @@
+"""What docs/synthesis.md says of prompts can be done as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from syncclip.recipe import Recipe
+from syncclip.synthesis.prompts import prompt_of
+
+DOCS = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_of_the_documentation_is_accepted(tmp_path: Path) -> None:
+    (text,) = (block for block in re.findall(r"```yaml\n(.*?)```", DOCS, re.DOTALL) if "strategies:" in block)
+    (tmp_path / "birds.yaml").write_text(text)
+    prompts = Recipe.load(str(tmp_path / "birds.yaml")).synthesis.prompts
+    assert prompts.labels == ("template", "combinations", "descriptions", "captions")
+    assert prompt_of(prompts, "", "crane", 0) == "a crane, the bird, at a lake"
