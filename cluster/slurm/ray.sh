@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Start Ray on the nodes of this allocation, run a command on the first of them, and end Ray: ray.sh COMMAND...
+# `ray symmetric-run` is the same on every node: the one that has the address becomes the head.
+set -euo pipefail
+
+first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --all-ip-addresses | awk '{print $1}')
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+# A node is everybody's: whoever knows the port could run code as you. The token is made for this job and ends with it.
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_ADDRESS="$address:$port"
+# Nodes of a large allocation don't start at once, as Ray's 30 s would have it.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_USAGE_STATS_ENABLED=0
+
+# Ray's command ends with 0 also where Ray didn't start, so the end of ours is what counts. The head is on this node.
+ended=$(mktemp -d)
+trap 'rm -rf "$ended"' EXIT
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
+  ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=1000000000 \
+  --include-dashboard=false -- \
+  bash -c '"${@:2}" && touch "$1/well"' _ "$ended" "$@"
+[ -e "$ended/well" ] || { echo "syncclip: Ray did not start on all nodes; what it said stands above" >&2; exit 1; }
