@@ -1,0 +1,91 @@
+"""The image's recipe: clean by hadolint, and made of what is there. No container engine is at hand to build it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.infra.manifests import cluster, pods
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "infra" / "docker"
+TEXT = (DOCKER / "Dockerfile").read_text()
+IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+
+
+def pins() -> dict[str, Version]:
+    """Distribution -> the version that the constraints lock."""
+    lines = (DOCKER / "constraints.txt").read_text().splitlines()
+    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {name: Version(version) for name, version in pairs}
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """What the package declares, by its project file, for an installation with an extra."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return [Requirement(line) for line in lines]
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([str(hadolint), str(DOCKER / "Dockerfile")], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_it_copies_is_there_and_reaches_the_builder() -> None:
+    copied = [name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", TEXT, re.MULTILINE) for name in line.split()]
+
+    assert copied
+    assert {name for name in copied if not (ROOT / name).exists()} == set()
+    assert {name for name in copied if f"!{name}" not in IGNORED} == set()
+
+
+def test_every_stage_that_is_copied_from_is_one() -> None:
+    stages = set(re.findall(r"^FROM .* AS (\S+)$", TEXT, re.MULTILINE))
+
+    assert set(re.findall(r"^COPY --from=(\S+)", TEXT, re.MULTILINE)) <= stages
+    assert {"cpu", "gpu"} <= stages
+
+
+def test_its_user_is_the_one_that_pods_run_as() -> None:
+    (user,) = re.findall(r"^USER (\d+)$", TEXT, re.MULTILINE)
+
+    assert {spec["securityContext"]["runAsUser"] for spec in pods(cluster("nvidia")).values()} == {int(user)}
+
+
+def test_the_image_has_the_ray_that_kubernetes_is_told() -> None:
+    assert pins()["ray"] == Version(cluster("nvidia")["spec"]["rayVersion"])
+
+
+@pytest.mark.parametrize("extra", ["", "s3", "gcs"])
+def test_each_dependency_is_locked_within_its_range(extra: str) -> None:
+    locked = pins()
+    wrong = {
+        str(one): locked.get(one.name.lower().replace("_", "-"))
+        for one in requirements(extra)
+        if not one.specifier.contains(locked.get(one.name.lower().replace("_", "-"), Version("0")))
+    }
+
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("stage", ["cpu", "gpu"])
+def test_every_installation_obeys_the_constraints(stage: str) -> None:
+    (part,) = re.findall(rf"AS build-{stage}\n(.*?)\nFROM", TEXT, re.DOTALL)
+    installs = re.findall(r"pip install .*", part)
+
+    assert len(installs) == 2
+    assert all("--constraint constraints.txt" in line for line in installs)
