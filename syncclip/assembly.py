@@ -16,10 +16,12 @@ from syncclip.methods import Method, build_method, find_method
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed
-from syncclip.shards.reader import ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.stream import MixedStream
+from syncclip.synthesis.filters import pinned
+from syncclip.synthesis.guides import lay, real_pictures
 from syncclip.synthesis.imported import ImportedSet, read_set
-from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.plan import Plan, settled
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,30 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
 def learns_from_synthetic(recipe: Recipe) -> bool:
     """Whether a run of this recipe reads the synthetic set."""
     return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
+
+
+def shots_of(recipe: Recipe) -> tuple[int, int]:
+    """How many real pictures a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
+    seed = recipe.training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
+    return recipe.benchmark.shots, seed
+
+
+def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
+    """The plan with all that it needs laid into the set's folder: real pictures to start from, filters' heads, features
+    of test pictures.
+
+    Raises:
+        UserError: the folder holds another plan's set, or something is missing or isn't what the set was begun with.
+    """
+    agreed = settled(drawn, url)
+    if agreed.guides:
+        benchmark = load_benchmark(recipe.benchmark)
+        lay(real_pictures(benchmark, *shots_of(recipe)), benchmark, url)
+
+    def test_pictures() -> ImageSet:
+        return load_benchmark(recipe.benchmark).split("test")
+
+    return drawn.model_copy(update={"filters": pinned(agreed.filters, url, test_pictures)})
 
 
 def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:

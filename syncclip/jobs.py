@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from syncclip import cluster, scoring, storage
-from syncclip.assembly import assemble, learns_from_synthetic, stream, synthetic_part
+from syncclip.appraisal import appraise
+from syncclip.assembly import assemble, learns_from_synthetic, shots_of, stream, synthetic_part, with_material
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
-from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters import pinned
 from syncclip.synthesis.graph import synthesise_set
-from syncclip.synthesis.guides import digests, lay, real_pictures
+from syncclip.synthesis.guides import digests, real_pictures
 from syncclip.synthesis.imported import holds_set
-from syncclip.synthesis.plan import Plan, draft, settled
+from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
+from syncclip.synthesis.quality import STATS_NAME
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import driver, loop
 from syncclip.training.ledger import Listener
@@ -50,7 +50,7 @@ def plan(recipe: Recipe) -> Plan:
     """
     storage.configure(recipe.storage.options)
     benchmark = load_benchmark(recipe.benchmark)
-    guides = digests(real_pictures(benchmark, *_shots(recipe))) if recipe.synthesis.generator.guide else ()
+    guides = digests(real_pictures(benchmark, *shots_of(recipe))) if recipe.synthesis.generator.guide else ()
     return draft(
         recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
         benchmark=benchmark.name,
@@ -85,28 +85,11 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         storage_options=recipe.storage.options,
     )
     storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+    if synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
+        appraise(recipe, url)
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary
-
-
-def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
-    """The plan with all that it needs laid into the set's folder: real pictures to start from, filters' heads, features
-    of test pictures.
-
-    Raises:
-        UserError: the folder holds another plan's set, or something is missing or isn't what the set was begun with.
-    """
-    agreed = settled(drawn, url)
-
-    if agreed.guides:
-        benchmark = load_benchmark(recipe.benchmark)
-        lay(real_pictures(benchmark, *_shots(recipe)), benchmark, url)
-
-    def test_pictures() -> ImageSet:
-        return load_benchmark(recipe.benchmark).split("test")
-
-    return drawn.model_copy(update={"filters": pinned(agreed.filters, url, test_pictures)})
 
 
 def train(recipe: Recipe, out: str | None = None) -> Run:
@@ -274,12 +257,6 @@ def absolute(url: str) -> str:
             "a URL with --out or storage.root"
         )
     return os.path.normpath(Path.cwd() / path)
-
-
-def _shots(recipe: Recipe) -> tuple[int, int]:
-    """How many real pictures a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
-    seed = recipe.training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
-    return recipe.benchmark.shots, seed
 
 
 def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:

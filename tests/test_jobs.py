@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs
+from syncclip.assembly import with_material
 from syncclip.methods import METHODS
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
@@ -37,11 +38,31 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
 def test_ray_draws_the_shards_that_one_process_draws_with_plan_and_recipe_beside_them(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    summary = jobs.synthesise(Recipe.load(tiny.recipe, ["synthesis.actors=2"]), str(tmp_path))
+    summary = jobs.synthesise(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
     kinds = ("*.tar", "*.parquet", "plan.json")
     assert (summary.complete, summary.images, summary.shards) == (True, 12, 2)
     assert files(tmp_path, *kinds) == files(tiny_set, *kinds)
     assert Recipe.load(str(tmp_path / "synthesis.yaml")).synthesis.actors == 2
+    assert json.loads((tmp_path / "stats.json").read_text())["measured"] == 12
+
+
+def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: TinyWorld, tmp_path: Path) -> None:
+    import torch
+
+    from syncclip.synthesis.filters import build_filters
+    from syncclip.synthesis.plan import settle
+
+    torch.save(torch.nn.Linear(24, 1).state_dict(), tmp_path / "head.pth")
+    head = f"{{name: clip_head, called: aesthetic, weights: {tmp_path}/head.pth, minimum: 0}}"
+    recipe = Recipe.load(tiny.recipe, [f"synthesis.filters=[{head}, {{name: leakage}}]"])
+    url = str(tmp_path / "set")
+    plan = with_material(recipe, jobs.plan(recipe), url)
+    digests = [one.digest for one in plan.filters if hasattr(one, "digest")]
+    assert sorted(file.stem for file in (tmp_path / "set" / "filters").iterdir()) == sorted(digests)
+    assert [one.name for one in build_filters(plan.filters, plan.classnames, url=url)] == ["aesthetic", "leakage"]
+    settle(plan, url)
+    (tmp_path / "head.pth").unlink()  # a machine that draws on needs nothing but the set
+    assert with_material(recipe, jobs.plan(recipe), url) == plan
 
 
 def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
