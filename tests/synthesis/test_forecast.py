@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+import random
 
 import numpy as np
 import pytest
@@ -58,6 +60,66 @@ def test_counting_whole_lives_and_drawing_one_by_one_agree() -> None:
     loads = (math.exp(a * 5.0) - 1) / a  # loading until it succeeds, once and after each death in drawing
     deaths = a * alive
     assert outcomes.paid.mean() == pytest.approx(alive + (1 + deaths) * loads, rel=0.02)
+
+
+@pytest.mark.parametrize(("shards", "machines"), [(3, 3), (10, 4), (40, 6)])
+def test_it_agrees_with_a_plain_queue_of_events(shards: int, machines: int) -> None:
+    seconds, pool = 60.0, Pool(machines, machines, 30.0, 40.0, 10.0)
+    luck = random.Random(1)
+    walls, wasted = zip(*(one_run(shards, seconds, pool, luck) for _ in range(2_000)), strict=True)
+    outcomes = simulate(shards, seconds, pool, runs=10_000)
+    assert outcomes.wall.mean() == pytest.approx(np.mean(walls), rel=0.03)
+    assert outcomes.wasted.mean() == pytest.approx(np.mean(wasted), rel=0.08)
+    assert np.quantile(outcomes.wall, 0.95) == pytest.approx(np.quantile(walls, 0.95), rel=0.05)
+
+
+def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tuple[float, float]:
+    """(time of the last commit, seconds wasted) of one run, told event by event."""
+    rate = pool.preemptions / 3600
+    events: list[tuple[float, str, int, int]] = []
+    lives = dict.fromkeys(
+        range(pool.most), 0
+    )  # machine -> how often it was replaced: later events of an old one are void
+    idle: set[int] = set()
+    begun: dict[int, float] = {}
+    left, done, wasted = shards, 0, 0.0
+
+    def come(machine: int, time: float) -> None:
+        heapq.heappush(events, (time + luck.expovariate(rate), "death", machine, lives[machine]))
+        heapq.heappush(events, (time + pool.load, "free", machine, lives[machine]))
+
+    def draw(machine: int, time: float) -> None:
+        nonlocal left
+        idle.discard(machine)
+        if left == 0:
+            idle.add(machine)
+            return
+        left -= 1
+        begun[machine] = time
+        heapq.heappush(events, (time + seconds, "commit", machine, lives[machine]))
+
+    for machine in lives:
+        come(machine, 0.0)
+    while True:
+        time, event, machine, life = heapq.heappop(events)
+        if life != lives[machine]:
+            continue
+        if event == "commit":
+            del begun[machine]
+            done += 1
+            if done == shards:
+                return time, wasted
+        if event != "death":
+            draw(machine, time)
+            continue
+        lives[machine] += 1
+        idle.discard(machine)
+        come(machine, time + pool.wait)
+        if machine in begun:
+            wasted += time - begun.pop(machine)
+            left += 1
+            if idle:
+                draw(min(idle), time)
 
 
 def test_a_seed_decides_all_and_another_changes_it() -> None:
