@@ -91,14 +91,17 @@ def synthesise_set(
     began = time.monotonic()
     try:
         harvest = Harvest(plan, markers(url))
-        with StatusFile(url, facts) as status, ray_session(), _line(facts, show) as line:
+        with (
+            StatusFile(url, facts) as status,
+            ray_session(),
+            Metrics(url, facts) as metrics,
+            _line(facts, show) as line,
+        ):
             _check_cluster(actors, plan.threads, num_gpus)
-            metrics = Metrics(url)
 
             def take(report: Report) -> None:
                 facts.count(report, sizes[report.shard])
                 metrics.count(report, sizes[report.shard])
-                metrics.show(facts)
                 status.update(facts)
                 if line is not None:
                     line.update(0 if report.error else sizes[report.shard], **facts.line())

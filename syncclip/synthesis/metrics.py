@@ -6,22 +6,32 @@ They are counted in the driver, from the reports: a metric of an actor would van
 from __future__ import annotations
 
 import json
+from types import TracebackType
 from typing import Any
 
 from syncclip.synthesis.facts import STAGES, Facts
+from syncclip.synthesis.heartbeat import Heartbeat
 from syncclip.synthesis.maker import Report
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Bounds of the histogram of a shard's time."""
 
 
-class Metrics:
-    """Counts what the shards of one set bring; every series carries the set's URL as its tag `set`."""
+GAUGE_INTERVAL = 5.0
+"""Seconds; Ray forgets a gauge that is not set again within two of its export intervals, 20 s by default."""
 
-    def __init__(self, url: str) -> None:
+
+class Metrics:
+    """Counts what the shards of one set bring; every series carries the set's URL as its tag `set`.
+
+    Gauges are set from `facts` while the `with` block runs.
+    """
+
+    def __init__(self, url: str, facts: Facts) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        self._set = {"set": url}
+        self._set, self._facts = {"set": url}, facts
+        self._heart = Heartbeat(self._show, GAUGE_INTERVAL)
 
         def counter(name: str, description: str, *tags: str) -> Any:
             return Counter(f"syncclip_{name}", description, ("set", *tags))
@@ -38,6 +48,15 @@ class Metrics:
         self._done = Gauge("syncclip_images_done", "Pictures that are committed, earlier runs included.", ("set",))
         self._actors = Gauge("syncclip_actors", "Actors that draw now.", ("set",))
 
+    def __enter__(self) -> Metrics:
+        self._heart.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._heart.__exit__(kind, error, traceback)
+
     def count(self, report: Report, images: int) -> None:
         """Take in a shard's report; `images` are its planned pictures."""
         self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
@@ -52,8 +71,7 @@ class Metrics:
             for reason, count in json.loads(report.rejects).items():
                 self._rejects.inc(count, self._set | {"reason": reason})
 
-    def show(self, facts: Facts) -> None:
-        """Set the gauges."""
-        self._planned.set(facts.total, self._set)
-        self._done.set(facts.images, self._set)
-        self._actors.set(facts.actors, self._set)
+    def _show(self) -> None:
+        self._planned.set(self._facts.total, self._set)
+        self._done.set(self._facts.images, self._set)
+        self._actors.set(self._facts.actors, self._set)

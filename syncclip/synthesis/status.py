@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -19,6 +18,7 @@ from pydantic import Field, ValidationError
 from syncclip import storage
 from syncclip.settings import Settings, UserError
 from syncclip.synthesis.facts import Facts
+from syncclip.synthesis.heartbeat import Heartbeat
 
 STATUS_NAME = "status.json"
 
@@ -101,11 +101,9 @@ class StatusFile:
         self, url: str, facts: Facts, interval: float | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._place = storage.join(url, STATUS_NAME)
-        self._interval = interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)
         self._clock = clock
         self._began = clock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._write_on, name="status", daemon=True)
+        self._heart = Heartbeat(self._write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL))
         self.update(facts)
 
     def update(self, facts: Facts) -> None:
@@ -126,21 +124,16 @@ class StatusFile:
 
     def __enter__(self) -> StatusFile:
         self._write()
-        self._thread.start()
+        self._heart.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended.set()
-        self._thread.join()
+        self._heart.__exit__(kind, error, traceback)
         state, reason = _outcome(error)
         self._status = self._status.model_copy(update={"state": state, "reason": reason})
         self._write()
-
-    def _write_on(self) -> None:
-        while not self._ended.wait(self._interval):
-            self._write()
 
     def _write(self) -> None:
         status = self._status.model_copy(update={"seen": round(self._clock(), 3)})

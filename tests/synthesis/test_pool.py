@@ -50,12 +50,13 @@ PATIENCE = 240.0
 
 
 class Waiting:
-    """Ends no shard but the first until so many files lie in a folder: one for each shard begun, or each process."""
+    """Ends no shard but its first until so many files lie in a folder: one for each shard begun, or each process."""
 
     write = 1.0
 
     def __init__(self, folder: str, wanted: int, by: Literal["shard", "process"]) -> None:
         self.folder, self.wanted, self.by = Path(folder), wanted, by
+        self.first = True
 
     def draw(self, shard: int) -> int:
         name = shard if self.by == "shard" else os.getpid()
@@ -64,7 +65,8 @@ class Waiting:
 
     def commit(self, shard: int) -> Report:
         deadline = time.monotonic() + PATIENCE
-        while shard and len(list(self.folder.iterdir())) < self.wanted:
+        first, self.first = self.first, False
+        while not first and len(list(self.folder.iterdir())) < self.wanted:
             if time.monotonic() > deadline:
                 return Report(shard, error="nobody came")
             time.sleep(0.02)
