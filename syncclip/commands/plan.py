@@ -46,11 +46,12 @@ def measured(recipe: Recipe, drawn: Plan, cost: CostSettings) -> CostSettings:
     """`cost` with what a probe on this machine says; a rate and a time that are given already stay."""
     import tempfile
 
-    from syncclip import jobs, tables
+    from syncclip import tables
+    from syncclip.assembly import with_material
     from syncclip.synthesis.rate import measure
 
     with tempfile.TemporaryDirectory() as folder:
-        ready = jobs.with_material(recipe, drawn, folder)
+        ready = with_material(recipe, drawn, folder)
         found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
     tables.show(
         f"measured here: {found.images:.3g} images/s of one actor, {tables.size(round(found.image_bytes))} an image, "

@@ -38,7 +38,7 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
 
     Args:
         plan: where the generator's batch size is open, it is found first.
-        folder: a temporary one, in which lies what generator and filters need (`jobs.with_material`).
+        folder: a temporary one, in which lies what generator and filters need (`assembly.with_material`).
         num_gpus: of an actor; 0 draws on the CPU.
         options: fsspec options of places that the filters read.
 
