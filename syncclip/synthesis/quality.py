@@ -160,7 +160,8 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
     Compares all pairs, a block at a time: 20,000 pictures take seconds.
     """
     small = features.astype(np.float32)
-    count, pairs = 0, []
+    count = 0
+    pairs: list[tuple[int, int]] = []
     for start in range(0, len(small), BLOCK):
         block = small[start : start + BLOCK]
         cosines = block @ small[: start + len(block)].T

@@ -9,7 +9,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,13 +34,14 @@ _TABLE = pa.schema(
         ("label", pa.int64()),
         ("attempt", pa.int64()),
         ("score", pa.float64()),
-        ("jpg", pa.binary()),
+        ("jpeg", pa.binary()),
     ]
 )
 _NAME = re.compile(r"\d{5,}_rejects\.parquet")
 
 
-class Reject(NamedTuple):
+@dataclass(frozen=True)
+class Reject:
     """A rejected picture: why, which sample it was meant to be, the rejecting filter's score, and a thumbnail."""
 
     reason: str
@@ -77,7 +78,7 @@ def write_rejects(url: str, shard: int, rejects: Sequence[Reject]) -> None:
     """Lay a shard's thumbnails beside it, if there are any; the same rejects give the same bytes."""
     if rejects:
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([one._asdict() | {"jpg": one.jpeg} for one in rejects], _TABLE), buffer)
+        pq.write_table(pa.Table.from_pylist([asdict(one) for one in rejects], _TABLE), buffer)
         storage.write_bytes(storage.join(url, rejects_name(shard)), buffer.getvalue())
 
 
@@ -88,8 +89,7 @@ def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:
     found: dict[str, list[Reject]] = {}
     for data in texts.values():
         for row in pq.read_table(io.BytesIO(data), schema=_TABLE).to_pylist():
-            jpeg = row.pop("jpg")
-            found.setdefault(row["reason"], []).append(Reject(**row, jpeg=jpeg))
+            found.setdefault(row["reason"], []).append(Reject(**row))
     return {reason: _varied(rejects)[:most] for reason, rejects in sorted(found.items())}
 
 
