@@ -5,8 +5,10 @@ plan       which picture has which class, prompt and seed; which shard holds it:
 prompts    from a class name to a sentence
 generators any diffusers text-to-image pipeline, one torch.Generator a picture
 filters    judges of drawn pictures
-drawing    one shard: generate, judge, encode, commit
+drawing    one shard: generate, judge, encode
+maker      what an actor does for a row: draw, commit, report
 pool       Ray Data actors that draw shards; bounded restarts, errors as rows
 graph      plan minus markers -> pool -> held against the plan
+facts      the state of a run, added up from reports; status and metrics show it elsewhere
 summary    totals, from the markers alone
 """

@@ -73,6 +73,7 @@ class ShardMaker:
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
             painter, filters = self.tools()
+            report = report._replace(started=time.time())  # loading weights is no part of a shard
             drawn = draw_shard(self.plan, shard, painter, filters, self._album)
         except Exception as error:
             return Unwritten(_failed(report, error))

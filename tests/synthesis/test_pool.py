@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -115,9 +115,21 @@ def test_a_pool_grows_while_shards_wait(tmp_path: Path) -> None:
     assert [report.error for report in reports] == [""] * 12
 
 
-def test_one_actor_and_two_actors_draw_the_same_bytes(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
-    plan = make_plan(7, shard_size=5, filters=[{"name": "blank", "minimum": 100}], attempts=2)
-    summaries = [synthesise_set(plan, str(tmp_path / str(n)), actors=n, show=False) for n in (1, 2)]
-    assert digests(tmp_path / "1") == digests(tmp_path / "2")
-    assert len(digests(tmp_path / "1")) == 2 * 5 + 1
-    assert summaries[0].rejects == summaries[1].rejects
+def test_any_number_of_actors_draws_the_same_bytes_also_after_a_loss_and_an_extension(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"shard_size": 5, "filters": [{"name": "blank", "minimum": 100}], "attempts": 2}
+    summaries = [
+        synthesise_set(make_plan(7, **settings), str(tmp_path / str(n)), actors=n, show=False) for n in (1, 2, 4)
+    ]
+    quiet = digests(tmp_path / "1")
+    assert sum(name.endswith(".tar") for name in quiet) == 5
+    assert digests(tmp_path / "2") == digests(tmp_path / "4") == quiet
+    assert summaries[0].rejects == summaries[1].rejects == summaries[2].rejects
+    (tmp_path / "4" / "00001_stats.json").unlink()
+    synthesise_set(make_plan(9, **settings), str(tmp_path / "4"), actors=1, max_actors=2, show=False)
+    synthesise_set(make_plan(9, **settings), str(tmp_path / "1"), actors=1, show=False)
+    assert digests(tmp_path / "4") == digests(tmp_path / "1")
+    assert {name: digest for name, digest in digests(tmp_path / "4").items() if name in quiet} | {
+        "plan.json": quiet["plan.json"]
+    } == quiet

@@ -1,0 +1,64 @@
+"""Driver memory and pace of the graph alone while many shards pass: `python -m benchmarks.graph --shards 10000`.
+
+Shards are empty: no generator, no files. All else is real: specs, pool, ledger, reports, facts.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Annotated
+
+import psutil
+import typer
+
+from syncclip.cluster import ray_session
+from syncclip.synthesis.facts import Facts
+from syncclip.synthesis.maker import Report
+from syncclip.synthesis.pool import draw_round
+
+SAMPLES = 10
+
+
+class Idle:
+    """Makes nothing, at once."""
+
+    def draw(self, shard: int) -> int:
+        return shard
+
+    def commit(self, shard: int) -> Report:
+        now = time.time()
+        return Report(shard, images=64, rejects='{"blank": 1}', started=now, ended=now, worker="idle")
+
+
+def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
+    """(shards that passed, seconds since the first one, resident MB of this process), `SAMPLES` times."""
+    process, facts = psutil.Process(), Facts(total=64 * shards, images=0, most=actors)
+    found: list[tuple[int, float, float]] = []
+    begun = 0.0
+    for passed, report in enumerate(draw_round(range(shards), Idle, actors=(actors, actors), threads=1, num_gpus=0), 1):
+        begun = begun or time.perf_counter()
+        facts.count(report, 64)
+        if passed % max(1, shards // SAMPLES) == 0:
+            found.append((passed, time.perf_counter() - begun, process.memory_info().rss / 1e6))
+    assert facts.images == 64 * shards
+    return found
+
+
+def main(
+    shards: Annotated[int, typer.Option(help="Shards that pass.")] = 10_000,
+    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
+) -> None:
+    """Show how the driver's memory and pace go while shards pass."""
+    with ray_session(cpus=actors):
+        found = memory(shards, actors)
+    print("| shards | seconds | driver MB |\n|---|---|---|")
+    for passed, seconds, size in found:
+        print(f"| {passed:,} | {seconds:.1f} | {size:.0f} |")
+    (first, _, low), (last, _, high) = found[0], found[-1]
+    steps = [b[2] - a[2] for a, b in pairwise(found)]
+    print(f"\n{(high - low) / (last - first) * 1000:.2f} kB a shard; largest step {max(steps):.1f} MB")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,125 @@
+"""What the graph costs beside the generator, and what it gains over a loop.
+
+`python -m benchmarks.orchestration --help`
+
+Efficiency: seconds in the generator divided by actor-seconds, from the first shard's start to the last one's commit.
+The start of Ray, of the actors and of the weights is told apart. The loop draws prompt after prompt with the same
+pipeline, steps, guidance and threads, and saves each picture, as scripts of published synthetic sets do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import typer
+from PIL import Image
+
+from syncclip import jobs
+from syncclip.cluster import ray_session
+from syncclip.recipe import Recipe
+from syncclip.synthesis.facts import Facts
+from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.maker import ShardMaker
+from syncclip.synthesis.plan import Plan
+
+
+class Sleeper:
+    """A light generator: takes its time as one on a GPU does, the CPU being free meanwhile."""
+
+    def __init__(self, pace: float, pixels: int) -> None:
+        self.pace, self.pixels = pace, pixels
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        time.sleep(self.pace * len(prompts))
+        side = max(1, self.pixels // 8)
+        noise = [np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8) for seed in seeds]
+        return [Image.fromarray(one).resize((self.pixels, self.pixels)) for one in noise]
+
+
+def light_maker(pace: float, pixels: int) -> type[ShardMaker]:
+    """A maker of shards with a light generator and no filters."""
+
+    class LightMaker(ShardMaker):
+        def tools(self) -> tuple[Any, list[Any]]:
+            return Sleeper(pace, pixels), []
+
+    return LightMaker
+
+
+class Course(NamedTuple):
+    """What a synthesis took."""
+
+    facts: Facts
+    startup: float
+    """Seconds of the call before and after the shards."""
+
+    @property
+    def row(self) -> str:
+        """Efficiency, shares of the other stages, pace and start-up."""
+        shares = self.facts.shares
+        others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("judge", "encode", "write"))
+        return f"**{self.facts.busy:.3f}** | {others} | {self.facts.rate:.2f} | {self.startup:.1f} s"
+
+
+def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardMaker] = ShardMaker) -> Course:
+    """Draw a set by the graph."""
+    seen: list[Facts] = []
+    begun = time.perf_counter()
+    with patch("syncclip.synthesis.graph.ShardMaker", maker):
+        synthesise_set(plan, str(folder), actors=actors, show=False, observe=seen.append)
+    return Course(seen[-1], time.perf_counter() - begun - seen[-1].elapsed)
+
+
+def looped(plan: Plan, folder: Path, images: int) -> float:
+    """Pictures a second of a loop over prompts; the pipeline is loaded before."""
+    import torch
+
+    torch.set_num_threads(plan.threads)
+    generator = Generator(plan.generator)
+    entries = [plan.entry(index) for index in range(images)]
+    generator.draw([entries[0].prompt], [entries[0].seed])
+    begun = time.perf_counter()
+    for entry in entries:
+        place = folder / plan.classnames[entry.label] / f"{entry.image}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        generator.draw([entry.prompt], [entry.seed])[0].save(place, "JPEG", quality=plan.jpeg_quality)
+    return images / (time.perf_counter() - begun)
+
+
+def main(
+    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
+    images: Annotated[int, typer.Option(help="Pictures of each class that the real generator draws.")] = 8,
+    shards: Annotated[int, typer.Option(help="Shards that the light generator draws.")] = 30,
+    pace: Annotated[float, typer.Option(help="Seconds of a picture of the light generator.")] = 0.03,
+    loop: Annotated[int, typer.Option(help="Pictures of the loop.")] = 64,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
+) -> None:
+    """Print efficiency, the shares of the other stages, and the ratio to the loop."""
+    recipe = Recipe.load("icons", [f"synthesis.images_per_class={images}"])
+    real = jobs.plan(recipe)
+    per_class = -(-shards * real.shard_size // real.classes)
+    light = jobs.plan(Recipe.load("icons", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
+    print("| generator | efficiency | other stages | images/s | start-up |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as place, ray_session(cpus=actors):
+        for turn in range(repetitions):
+            root = Path(place) / str(turn)
+            for pixels in (64, 512):
+                course = drawn(light, root / str(pixels), actors, light_maker(pace, pixels))
+                print(f"| light, {pixels} px, {pace * 1000:.0f} ms a picture | {course.row} |")
+            course = drawn(real, root / "icons", actors)
+            print(f"| icons | {course.row} |")
+            alone = looped(real, root / "loop", loop)
+            fresh = course.facts.rate * (course.facts.fresh + sum(course.facts.rejects.values())) / course.facts.fresh
+            print(f"| loop, icons | | | {alone:.2f} | |")
+            print(f"\npictures drawn a second, graph / loop and actor: **{fresh / alone / actors:.2f}x**\n", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
