@@ -43,6 +43,11 @@ def test_a_plan_holds_the_sentences_of_a_file_and_redraws_without_it(tmp_path: P
     assert str(tmp_path) not in stored.model_dump_json()
 
 
+def test_a_plan_needs_sentences_for_every_class() -> None:
+    with pytest.raises(UserError, match="has no sentence for class 'dog' and 1 more"):
+        plan_of({"strategies": [{"name": "descriptions", "sentences": {"cat": ["a cat"]}}]})
+
+
 def test_a_changed_file_is_another_plan(tmp_path: Path) -> None:
     file = tmp_path / "pets.json"
     prompts = {"strategies": [{"name": "template"}, {"name": "descriptions", "file": str(file)}]}

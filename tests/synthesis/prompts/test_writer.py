@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from syncclip.settings import UserError
 from syncclip.synthesis.prompts.captions import WriterSettings
@@ -35,15 +36,20 @@ def test_captions_differ_hold_the_class_name_and_are_the_same_again(model: str) 
     assert Writer(asked(model, seed=1), "cpu").write("cat") != written["cat"]
 
 
-def test_a_chat_model_is_asked_as_its_template_wants(model: str, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
+def test_a_chat_model_is_asked_as_its_template_wants(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(asked(model), "cpu")
-    plain = writer.write("cat")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    tokenizer.chat_template = "{% for m in messages %}a quiet garden {{ m.content }}{% endfor %} . "
-    writer.tokenizer = tokenizer
-    assert writer.write("cat") != plain
+    seen: list[str] = []
+    generate = writer.model.generate
+
+    def heard(input_ids: Tensor, **arguments: Any) -> Any:
+        seen.append(writer.tokenizer.decode(input_ids[0]))
+        return generate(input_ids=input_ids, **arguments)
+
+    monkeypatch.setattr(writer.model, "generate", heard)
+    writer.write("cat")
+    writer.tokenizer.chat_template = "{% for m in messages %}light on {{ m.content }}{% endfor %} shows"
+    writer.write("cat")
+    assert (seen[0], seen[-1]) == ("a photo of a cat", "light on a photo of a cat shows")
 
 
 def test_writing_goes_on_where_it_stopped_and_keeps_what_was_mended(model: str, tmp_path: Path) -> None:
