@@ -1,8 +1,8 @@
 """The real pictures that drawn ones start from, where the generator has a guide ("real guidance").
 
-They are the benchmark's few shots, which trainings see as well. A plan names them by their digests, and they lie in the
-set's folder `guides`, as shards: so whoever draws, extends or repairs the set, on whichever machine, starts from the
-same ones.
+They are the benchmark's few shots, which trainings see as well. A plan names them by their digests, and they lie below
+the set's folder as shards, in `guides/<digest of all>`: so whoever draws, extends or repairs the set, on whichever
+machine, starts from the same ones.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ class Album:
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
-        self.url = storage.join(url, FOLDER)
-        self._pictures = ShardSet(self.url)
-        counts = [len(self._pictures.rows_of(label)) for label in range(plan.classes)]
-        if counts != [len(real) for real in plan.guides]:
+        self.url = _place(plan.guides, url)
+        wanted = [len(real) for real in plan.guides]
+        pictures = ShardSet(self.url) if committed(self.url) else None
+        if pictures is None or [len(pictures.rows_of(label)) for label in range(plan.classes)] != wanted:
             raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was begun with")
+        self._pictures = pictures
 
     def guides(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
         """The RGB picture that each starts from, None where it starts from noise.
@@ -95,10 +96,15 @@ def lay(pictures: Sequence[Sequence[bytes]], benchmark: Benchmark, url: str) -> 
 
     After a crash each shard of them is there or isn't, and the same call writes those that are missing.
     """
-    place = storage.join(url, FOLDER)
+    place = _place(digests(pictures), url)
     there = committed(place)
     rows = [(label, data) for label, of_class in enumerate(pictures) for data in of_class]
     samples = [Sample(index, label, data, benchmark.prompt(label)) for index, (label, data) in enumerate(rows)]
     for shard, start in enumerate(range(0, len(samples), SHARD_PICTURES)):
         if shard not in there:
             write_shard(place, shard, samples[start : start + SHARD_PICTURES])
+
+
+def _place(guides: Sequence[Sequence[str]], url: str) -> str:
+    """Where real pictures of these digests lie; others, of a set that was begun and given up, lie elsewhere."""
+    return storage.join(url, FOLDER, digest_of("\n".join(",".join(of_class) for of_class in guides).encode()))

@@ -14,6 +14,7 @@ from syncclip.synthesis.settings import SynthesisSettings
 from tests.worlds.generator import build_generator
 
 CLASSES = ("cat", "dog", "fir tree")
+Guides = tuple[tuple[str, ...], ...]
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +27,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_plan(pipeline: Path) -> Callable[..., Plan]:
     """make_plan(images_per_class, steps=1, classes=…, **synthesis settings) -> a plan for the tiny pipeline."""
 
-    def make(images: int, *, steps: int = 1, classes: tuple[str, ...] = CLASSES, **settings: Any) -> Plan:
+    def make(
+        images: int, *, steps: int = 1, classes: tuple[str, ...] = CLASSES, guides: Guides = (), **settings: Any
+    ) -> Plan:
         generator = {"pipeline": str(pipeline), "steps": steps, "batch_size": 4}
         asked = SynthesisSettings(images_per_class=images, **{"generator": generator, "filters": (), **settings})
-        return draft(asked, benchmark="tiny", classnames=classes, template="a photo of a {}.")
+        return draft(asked, benchmark="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
 
     return make
 

@@ -47,6 +47,10 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
         wanted["width"], wanted["height"] = size_of(pipeline, settings)
     else:
         wanted |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
+        if settings.height and settings.width:
+            wanted["max_area"] = (
+                settings.height * settings.width
+            )  # else Flux Kontext takes its own
     wanted |= _guidance(type(pipeline).__name__, settings, parameters)
     return {key: value for key, value in wanted.items() if key in parameters}
 

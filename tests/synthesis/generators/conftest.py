@@ -1,0 +1,37 @@
+"""What the tests of generators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from syncclip.synthesis.generators import GeneratorSettings
+from tests.worlds.pipelines import SIDE, build_pipeline
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., GeneratorSettings]:
+    """family("sdxl", **settings) -> settings of a tiny pipeline of that family, 64 x 64, two steps."""
+    root = tmp_path_factory.mktemp("families")
+
+    def settings(name: str, **more: Any) -> GeneratorSettings:
+        folder = build_pipeline(name, root / name)
+        return GeneratorSettings(pipeline=str(folder), **{"steps": 2, "height": SIDE, "width": SIDE, **more})
+
+    return settings
+
+
+def settings_of(pipeline: Path, **settings: Any) -> GeneratorSettings:
+    return GeneratorSettings(pipeline=str(pipeline), **{"steps": 2, **settings})

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip.settings import UserError
+from syncclip.synthesis.generators import Generator, GeneratorSettings, loading
+from tests.synthesis.generators.conftest import settings_of
+
+Family = Callable[..., GeneratorSettings]
+PROMPTS = ["a photo of a cat.", "a photo of a dog."]
+
+
+def drawn(settings: GeneratorSettings) -> list[bytes]:
+    return [picture.tobytes() for picture in Generator(settings).draw(PROMPTS, [1, 2])]
+
+
+def test_an_unknown_scheduler_is_refused_with_the_nearest(pipeline: Path) -> None:
+    with pytest.raises(UserError, match=r"no scheduler 'EulerScheduler'; did you mean '.*Euler"):
+        Generator(settings_of(pipeline, scheduler="EulerScheduler"))
+
+
+def test_a_damaged_pipeline_is_told_in_a_sentence(pipeline: Path, tmp_path: Path) -> None:
+    shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="can't be loaded from"):
+        Generator(settings_of(tmp_path))
+
+
+def test_the_parts_can_be_loaded_into_another_class(family: Family) -> None:
+    generator = Generator(family("sd", pipeline_class="StableDiffusionPAGPipeline"))
+    assert type(generator.pipeline).__name__ == "StableDiffusionPAGPipeline"
+    own = Generator(family("sd", pipeline_class="tests.worlds.pipelines:Inverted"))
+    plain, inverted = Generator(family("sd")).draw(PROMPTS, [1, 2]), own.draw(PROMPTS, [1, 2])
+    assert [255 - byte for byte in plain[0].tobytes()] == list(inverted[0].tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("StableDiffusionPipelin", "no pipeline 'StableDiffusionPipelin'; did you mean 'StableDiffusionPipeline'"),
+        ("UNet2DConditionModel", "no pipeline 'UNet2DConditionModel'"),
+        ("no.such.module:Own", r"no.such.module can't be imported"),
+        ("tests.worlds.pipelines:Missing", "tests.worlds.pipelines has no pipeline 'Missing'"),
+    ],
+)
+def test_a_class_that_is_no_pipeline_is_refused(family: Family, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Generator(family("sd", pipeline_class=name))
+
+
+@pytest.fixture(scope="module")
+def lora(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LoRA weights for the denoiser of "sd"."""
+    return make_lora(family("sd"), tmp_path_factory.mktemp("lora"))
+
+
+def make_lora(settings: GeneratorSettings, folder: Path) -> Path:
+    import torch
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = Generator(settings).pipeline
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
+        with torch.no_grad():
+            for name, weight in denoiser.named_parameters():
+                if "lora_B" in name:
+                    weight.normal_()
+    part = "unet_lora_layers" if hasattr(pipeline, "unet") else "transformer_lora_layers"
+    type(pipeline).save_lora_weights(str(folder), **{part: get_peft_model_state_dict(denoiser)})
+    return folder
+
+
+def test_lora_weights_change_the_pictures_by_their_scale(family: Family, lora: Path) -> None:
+    plain = drawn(family("sd"))
+    none, half, whole = (
+        drawn(family("sd", loras=[{"weights": str(lora), "scale": scale}])) for scale in (0.0, 0.5, 1.0)
+    )
+    assert none == plain
+    assert len({plain[0], half[0], whole[0]}) == 3
+    twice = drawn(family("sd", loras=[{"weights": str(lora), "scale": 0.25}] * 2))
+    difference = max(abs(one - other) for one, other in zip(twice[0], half[0], strict=True))
+    assert difference <= 2
+
+
+def test_fused_weights_leave_plain_layers_behind(family: Family, lora: Path) -> None:
+    pipeline = Generator(family("sd", loras=[{"weights": str(lora)}])).pipeline
+    assert not [name for name, _ in pipeline.unet.named_modules() if "lora" in name]
+
+
+def test_lora_weights_of_another_pipeline_are_refused(family: Family, lora: Path) -> None:
+    with pytest.raises(UserError, match="don't fit the StableDiffusionXLPipeline"):
+        Generator(family("sdxl", loras=[{"weights": str(lora)}]))
+    with pytest.raises(UserError, match="a SanaPipeline|don't fit the SanaPipeline"):
+        Generator(family("sana", loras=[{"weights": str(lora)}]))
+
+
+def test_lora_weights_that_name_no_layer_are_refused(family: Family, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"text.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(UserError, match="don't fit the StableDiffusionPipeline"):
+        Generator(family("sd", loras=[{"weights": str(tmp_path)}]))
+
+
+def test_lora_weights_without_peft_are_refused_with_the_cure(
+    family: Family, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="need peft; install it with pip install"):
+        Generator(family("sd", loras=[{"weights": str(lora)}]))
+
+
+def test_a_compiled_denoiser_draws_the_same_pictures(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    seen: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(loading, "BACKEND", backend)
+    compiled = Generator(family("pixart", compile=True)).draw(PROMPTS, [1, 2])
+    torch._dynamo.reset()
+    plain = Generator(family("pixart")).draw(PROMPTS, [1, 2])
+    assert seen
+    pairs = zip(compiled, plain, strict=True)
+    assert all(abs(a - b) <= 2 for one, other in pairs for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
+
+
+def test_a_failing_compiler_is_told_in_a_sentence(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def broken(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(loading, "BACKEND", broken)
+    with pytest.raises(UserError, match="torch.compile fails here .*; set it to false"):
+        Generator(family("pixart", compile=True)).draw(PROMPTS, [1, 2])
+    torch._dynamo.reset()

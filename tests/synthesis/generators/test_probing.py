@@ -1,0 +1,127 @@
+"""What is chosen from measured times; the times are given, since a test that measures can't be sure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncclip.settings import UserError
+from syncclip.synthesis.generators import Generator, GeneratorSettings, probing
+from syncclip.synthesis.generators.probing import answered, best_batch, even_parts, open_questions
+
+Family = Callable[..., GeneratorSettings]
+
+
+@given(st.integers(1, 5000))
+def test_parts_cut_a_shard_into_equal_batches_from_one_picture_to_all(whole: int) -> None:
+    parts = even_parts(whole)
+    assert parts[0] == 1 and parts[-1] == whole and parts == sorted(set(parts))
+    assert all(larger <= 2 * smaller for smaller, larger in pairwise(parts))
+
+
+def test_the_smallest_batch_near_the_best_is_taken() -> None:
+    seconds = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.4}  # a picture: 1, 0.6, 0.5, 0.4875, 0.525
+    assert best_batch(list(seconds), seconds.__getitem__) == 4
+
+
+def test_what_does_not_fit_into_memory_ends_the_trials() -> None:
+    asked: list[int] = []
+
+    def seconds(size: int) -> float | None:
+        asked.append(size)
+        return 1.0 if size < 8 else None
+
+    assert best_batch([1, 2, 4, 8, 16], seconds) == 4
+    assert asked == [1, 2, 4, 8]
+
+
+def test_trials_end_with_their_budget() -> None:
+    asked: list[int] = []
+
+    def seconds(size: int) -> float:
+        asked.append(size)
+        return 40.0
+
+    assert best_batch([1, 2, 4, 8], seconds, budget=60.0) == 2
+    assert asked == [1, 2]
+
+
+def test_too_little_memory_for_one_picture_is_told() -> None:
+    with pytest.raises(UserError, match="not even 1 picture at once fits into memory"):
+        best_batch([1, 2], lambda size: None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "installed", "expected"),
+    [
+        ({}, "cpu", True, False),
+        ({}, "cuda", False, False),
+        ({}, "cuda", True, True),
+        ({"attention": "sdpa"}, "cuda", True, False),
+        ({"batch_size": "auto"}, "cpu", False, True),
+    ],
+)
+def test_only_a_batch_size_or_an_attention_that_could_be_faster_is_measured(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], device: str, installed: bool, expected: bool
+) -> None:
+    monkeypatch.setattr(probing, "xformers_installed", lambda: installed)
+    assert open_questions(GeneratorSettings(**settings), device) is expected
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that are drawn; a stopwatch that shows size ** 0.5 seconds for each."""
+    sizes: list[int] = []
+    clock = [0.0]
+    draw = Generator.draw
+
+    def timed(self: Generator, prompts: Any, seeds: Any, guides: Any = ()) -> Any:
+        sizes.append(len(prompts))
+        clock[0] += len(prompts) ** 0.5
+        return draw(self, prompts, seeds, guides)
+
+    monkeypatch.setattr(Generator, "draw", timed)
+    monkeypatch.setattr(probing.time, "perf_counter", lambda: clock[0])
+    return sizes
+
+
+def test_a_batch_size_is_found_once_by_drawing(family: Family, drawn: list[int]) -> None:
+    settings = family("sd", steps=9, batch_size="auto")
+    found = answered(settings, "cpu", "", ["a cat", "a dog"], 6)
+    assert found == settings.model_copy(update={"batch_size": 6})
+    assert drawn == [1, 1, 2, 2, 3, 3, 6, 6]
+    assert answered(found, "cpu", "", ["a cat"], 6) is found
+
+
+@pytest.mark.parametrize(("slower", "expected"), [(0.5, "xformers"), (1.0, "sdpa"), (2.0, "sdpa")])
+def test_the_faster_attention_is_taken(
+    family: Family, monkeypatch: pytest.MonkeyPatch, slower: float, expected: str
+) -> None:
+    now: list[str] = ["sdpa"]
+    monkeypatch.setattr(probing, "xformers_installed", lambda: True)
+    monkeypatch.setattr(probing, "set_attention", lambda pipeline, name, device: now.append(name))
+    monkeypatch.setattr(probing, "_stopwatch", lambda *_: lambda size: slower if now[-1] == "xformers" else 1.0)
+
+    class OnGpu(Generator):
+        def __init__(self, settings: GeneratorSettings, device: str, fingerprint: str) -> None:
+            super().__init__(settings, "cpu", fingerprint)
+            self.device = device
+
+    monkeypatch.setattr(probing, "Generator", OnGpu)
+    assert answered(family("sd"), "cuda", "", ["a cat"], 4).attention == expected
+    assert now[-1] == "sdpa"
+
+
+def test_an_xformers_that_fails_is_not_taken(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(pipeline: Any, name: str, device: str) -> None:
+        if name == "xformers":
+            raise UserError("xformers doesn't run this")
+
+    monkeypatch.setattr(probing, "set_attention", broken)
+    generator = Generator(family("sd"))
+    assert probing._xformers_is_faster(generator, 2, lambda size: 1.0) is False

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
+from syncclip.synthesis.generators import GeneratorSettings
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: 0 is not allowed; it must be a whole number, at least 1, or 'auto'"),
+        ({"batch_size": "many"}, "batch_size: 'many' is not allowed; it must be a whole number"),
+        ({"attention": "flash"}, "attention: 'flash' is not allowed; it must be 'auto', 'sdpa' or 'xformers'"),
+        ({"height": 100}, "height: 100 pixels is not a multiple of 8, which latent diffusion needs; try 96"),
+        ({"guide": {"strength": 0}}, "guide.strength: 0 is not allowed; it must be more than 0"),
+        (
+            {"guide": {"strength": 0.3}, "steps": 3},
+            "3 steps at guide.strength 0.3 leave no step to make; give at least 4",
+        ),
+        ({"negative_prompt": "blur", "guidance": 0.0}, "a negative_prompt is read only with guidance above 1"),
+        ({"loras": [{"scale": 1}]}, r"loras\[0\].weights: missing"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_key(override: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recipe().with_values({f"synthesis.generator.{key}": value for key, value in override.items()})
+
+
+def test_least_steps_of_the_refusal_are_enough() -> None:
+    assert GeneratorSettings(steps=4, guide={"strength": 0.3}).steps == 4  # type: ignore[arg-type]
+
+
+def test_a_plan_of_default_settings_is_written_as_before_there_were_families() -> None:
+    assert set(GeneratorSettings().model_dump()) == {
+        "pipeline", "revision", "scheduler", "steps", "guidance", "negative_prompt", "height", "width", "batch_size",
+        "dtype",
+    }  # fmt: skip
