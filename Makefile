@@ -17,6 +17,9 @@ test: $(VENV)/installed-dev browser  ## All tests; ARGS="tests/shards -k order" 
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest "$$@" $(ARGS)
 
+chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (a quarter of an hour)
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
 lint: $(VENV)/installed-dev  ## Style, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,4 +58,4 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
 
-.PHONY: help demo test lint study icons clean browser
+.PHONY: help demo test chaos lint study icons clean browser

@@ -1,0 +1,99 @@
+"""The long form of the chaos test: a set on S3 is drawn while its processes are killed and its store misbehaves.
+
+    make chaos                                       # or: python -m benchmarks.chaos --shards 400 --every 400
+
+A quiet run on the same store without any of that comes first; it gives the rate with which `syncclip plan`'s
+simulation then predicts what the storm should have cost. The set must be byte for byte what it is without both.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from syncclip import tables
+from syncclip.synthesis.forecast import CostSettings, Forecast, forecast
+from syncclip.synthesis.plan import Plan
+from tests.object_store import faulty_bucket
+from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
+from tests.worlds.light import light_plan
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def chaos(
+    shards: Annotated[int, typer.Option(help="Shards of the set.")] = 400,
+    shard_size: Annotated[int, typer.Option(help="Pictures of a shard.")] = 16,
+    pace: Annotated[float, typer.Option(help="Seconds of a picture.")] = 0.05,
+    actors: Annotated[int, typer.Option(help="Actors that draw.")] = 2,
+    every: Annotated[float, typer.Option(help="Pictures between two kills, on average.")] = 320.0,
+    faults: Annotated[float, typer.Option(help="Share of the requests to S3 that are spoilt.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Decides what is killed and spoilt.")] = 0,
+    limit: Annotated[float, typer.Option(help="Seconds after which it gives up.")] = 3600.0,
+) -> None:
+    """Draw a set quietly and in a storm, hold the bytes against each other, and tell what it cost."""
+    plan = light_plan(shards, shard_size)
+    with tempfile.TemporaryDirectory() as name, faulty_bucket() as (bucket, proxy):
+        calm, wild = (Path(name, part) for part in ("calm", "wild"))
+        calm.mkdir(), wild.mkdir()
+        wanted = quiet_bytes(plan, Path(name, "quiet"))
+        weather = Weather(proxy.endpoint, actors, pace, limit=limit)
+        quiet = storm(plan, f"{bucket}/quiet", calm, weather)
+        proxy.spoil_some(faults, seed=seed)
+        toll = storm(plan, f"{bucket}/set", wild, weather._replace(every=every, seed=seed))
+        proxy.soothe()
+        same = digests(f"{bucket}/set") == wanted
+        counts = times_there(plan, f"{bucket}/set").values()
+        spoilt = dict(proxy.spoilt)
+    tables.show(tables.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
+    comparison = against(toll, quiet, prediction(plan, quiet, toll, actors))
+    tables.show(tables.table("Against the simulation", ["", "measured", "predicted", "90 % of runs"], comparison))
+    lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
+    tables.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
+    if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
+        sys.exit(1)
+
+
+def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
+    """What the simulation says of the storm, from the quiet run's rate and the storm's own deaths and restarts."""
+    alive = actors * toll.drawing - sum(toll.restarts)
+    cost = CostSettings(
+        rate=plan.total / (actors * quiet.drawing),
+        preemptions=toll.deaths / (alive / 3600),
+        wait=sum(toll.restarts) / max(1, len(toll.restarts)),
+        load=0.0,
+    )
+    return forecast(plan, cost, actors, actors)
+
+
+def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """What happened, a count a row."""
+    yield "shards", len(plan.shards())
+    yield "pictures", plan.total
+    for kind, count in sorted(toll.kills.items()):
+        yield f"killed: {kind}", count
+    for fault, count in sorted(spoilt.items()):
+        yield f"S3: {fault}", count
+    yield "commands given", toll.commands
+    yield "commands that gave up", len(toll.refusals)
+    yield "actors that died", toll.deaths
+    yield "pictures of shards whose writing failed", toll.failed
+    yield "pictures thrown away", toll.wasted
+
+
+def against(toll: Toll, quiet: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
+    """What the storm took beside what was predicted."""
+    wall, wasted = predicted.wall, predicted.wasted
+    yield "seconds, quiet", f"{quiet.drawing:.0f}", f"{predicted.quiet:.0f}", ""
+    yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
+    yield "pictures thrown away", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
+
+
+if __name__ == "__main__":
+    app()

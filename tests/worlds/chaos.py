@@ -1,0 +1,223 @@
+"""A set drawn while its processes are killed with -9 and its object store misbehaves, and what that cost."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+from unittest import mock
+
+import psutil
+
+from syncclip import storage
+from syncclip.shards.layout import committed, read_table, table_name
+from syncclip.synthesis.generators import locate
+from syncclip.synthesis.plan import Plan, settle
+from tests.worlds.light import LEDGER, PACE, LightMaker, Note, read_notes
+
+Kind = Literal["actor", "driver", "ledger", "worker"]
+DECK: tuple[Kind, ...] = (*["actor"] * 7, "driver", "ledger", "worker")
+"""What ten kills hit, in shuffled order. `ledger`: the actor that counts how often a shard was begun; `worker`: any
+other worker process of Ray."""
+
+SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "Ledger": "ledger", "ray::": "worker"}
+"""What the title of a worker process holds, and what it is then; the first that fits decides. Ray ends a whole node
+with its agents, so they are left alone."""
+
+
+@dataclass
+class Toll:
+    """What happened to a set."""
+
+    wanted: int
+    """Pictures of the set."""
+    kills: Counter[str] = field(default_factory=Counter)
+    """Kind -> how many were killed."""
+    deaths: int = 0
+    """Actors that died: killed themselves, or with their driver."""
+    restarts: list[float] = field(default_factory=list)
+    """Seconds from each death until a new actor drew."""
+    commands: int = 0
+    """How often the command was given."""
+    refusals: list[str] = field(default_factory=list)
+    """What it said where it gave up."""
+    notes: list[Note] = field(default_factory=list)
+    ended: float = 0.0
+    seconds: float = 0.0
+    """From the first command to the end of the last."""
+
+    @property
+    def wasted(self) -> int:
+        """Pictures that were begun, and not for the set."""
+        return sum(note.pictures for note in self.notes if note.deed == "draw") - self.wanted
+
+    @property
+    def failed(self) -> int:
+        """Pictures of shards that came back with an error."""
+        return sum(note.pictures for note in self.notes if note.deed == "fail")
+
+    @property
+    def drawing(self) -> float:
+        """Seconds from the first picture to the end."""
+        return self.ended - self.notes[0].time
+
+
+class Weather(NamedTuple):
+    """What a set is drawn in."""
+
+    endpoint: str
+    """Of the S3 server."""
+    actors: int
+    pace: float
+    """Seconds of a picture."""
+    every: float = 0.0
+    """Mean of the exponentially distributed number of pictures between two kills; 0: none is killed."""
+    seed: int = 0
+    limit: float = 3600.0
+    """Seconds after which it is given up."""
+
+
+def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
+    """Give the command again and again until it ends well; `folder` gets plan, ledger of draws and logs."""
+    (folder / "asked.json").write_text(plan.model_dump_json())
+    ledger = folder / "draws.txt"
+    ledger.touch()
+    surroundings = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    surroundings |= {PACE: str(weather.pace), LEDGER: str(ledger), "AWS_ENDPOINT_URL_S3": weather.endpoint}
+    surroundings["PYTHONPATH"] = os.pathsep.join(sys.path)
+    toll, killer = Toll(plan.total), Killer(ledger, weather.every, random.Random(weather.seed))
+    began = time.time()
+    deadline = began + weather.limit
+    while True:
+        toll.commands += 1
+        log = folder / f"command{toll.commands}.log"
+        line = [sys.executable, "-m", "tests.worlds.light", str(folder / "asked.json"), url, str(weather.actors)]
+        family: set[psutil.Process] = set()
+        with log.open("wb") as stderr, subprocess.Popen(line, env=surroundings, stderr=stderr) as command:
+            while command.poll() is None:
+                time.sleep(0.05)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    family.update(psutil.Process(command.pid).children(recursive=True))
+                killer.strike(psutil.Process(command.pid), family)
+                if time.time() > deadline:
+                    command.kill()
+        toll.ended = time.time()
+        _bury(family)
+        if time.time() > deadline:
+            raise TimeoutError(
+                f"not complete after {weather.limit:g} s and {dict(killer.kills)}: {log.read_text()[-2000:]}"
+            )
+        if command.returncode == 0:
+            break
+        if command.returncode != -signal.SIGKILL:
+            toll.refusals.append(log.read_text().strip().splitlines()[-1])
+    toll.seconds = toll.ended - began
+    toll.notes = read_notes(ledger)
+    toll.kills, toll.deaths = killer.kills, len(killer.deaths)
+    toll.restarts = _restarts(killer.deaths, toll.notes)
+    return toll
+
+
+class Killer:
+    """Kills with -9, whenever as many pictures were begun as chance says; without pictures nobody is in danger."""
+
+    def __init__(self, ledger: Path, every: float, luck: random.Random) -> None:
+        self.ledger, self.every, self.luck = ledger, every, luck
+        self.kills: Counter[str] = Counter()
+        self.deaths: list[float] = []
+        """When an actor died, by itself or with its driver."""
+        self._deck: list[Kind] = []
+        self._next = self._later(0.0)
+
+    def strike(self, driver: psutil.Process, family: set[psutil.Process]) -> None:
+        """Kill one process of a command if it's time."""
+        drawn = sum(note.pictures for note in read_notes(self.ledger) if note.deed == "draw")
+        if drawn < self._next:
+            return
+        there: dict[Kind, list[psutil.Process]] = {"driver": [driver]}
+        for process in family:
+            if (kind := _kind(process)) is not None:
+                there.setdefault(kind, []).append(process)
+        if "actor" not in there:  # on its way up
+            return
+        self._deck = self._deck or self.luck.sample(DECK, len(DECK))
+        kind = next((one for one in self._deck if one in there), "actor")
+        if kind in self._deck:
+            self._deck.remove(kind)
+        victim = self.luck.choice(sorted(there[kind], key=lambda process: process.pid))
+        time.sleep(self.luck.uniform(0.0, 0.5))  # anywhere in a shard
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+            self.kills[kind] += 1
+            self.deaths += [time.time()] * {"actor": 1, "driver": len(there["actor"])}.get(kind, 0)
+        self._next = self._later(drawn)
+
+    def _later(self, drawn: float) -> float:
+        return drawn + self.luck.expovariate(1 / self.every) if self.every else float("inf")
+
+
+def _kind(process: psutil.Process) -> Kind | None:
+    try:
+        title = " ".join(process.cmdline())
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    sign = next((sign for sign in SIGNS if sign in title), None) if alive and title.startswith("ray::") else None
+    return SIGNS[sign] if sign is not None else None
+
+
+def _bury(family: set[psutil.Process]) -> None:
+    """Wait until a command's Ray is gone; it ends by itself, also after its driver was killed."""
+    _, alive = psutil.wait_procs(family, timeout=30)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _restarts(killed: list[float], notes: list[Note]) -> list[float]:
+    """Seconds between each death and the first batch of an actor that took its place, in the order of both."""
+    first: dict[int, float] = {}
+    for note in notes:
+        first.setdefault(note.actor, note.time)
+    new = sorted(first.values())
+    waits = []
+    for death in killed:
+        successor = next((begun for begun in new if begun > death), None)
+        if successor is not None:
+            new.remove(successor)
+            waits.append(successor - death)
+    return waits
+
+
+def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
+    """The digests of a set that is drawn shard after shard in this process, undisturbed."""
+    known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
+    make = LightMaker(settle(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons", {})
+    with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
+        errors = [make({"shard": shard})["error"] for shard in plan.shards()]
+    assert not any(errors), errors
+    return digests(str(folder))
+
+
+def digests(url: str) -> dict[str, str]:
+    """Name -> sha256 of all that must not depend on how a set came about (markers hold seconds)."""
+    names = [name for name in storage.sizes(url) if name.endswith((".tar", ".parquet")) or name == "plan.json"]
+    texts = storage.read_many([storage.join(url, name) for name in names])
+    return {place.rpartition("/")[2]: hashlib.sha256(text).hexdigest() for place, text in texts.items()}
+
+
+def times_there(plan: Plan, url: str) -> Counter[int]:
+    """Sample index -> how often the committed shards hold it; those that none holds count 0."""
+    counts = Counter(dict.fromkeys(range(plan.total), 0))
+    for shard in committed(url):
+        counts.update(read_table(storage.read_bytes(storage.join(url, table_name(shard))))["index"].to_pylist())
+    return counts

@@ -1,0 +1,108 @@
+"""A generator that costs time and nothing else, in the place of diffusers, and a command that draws a set with it.
+
+`python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the pictures: same graph, same actors, same
+storage. It reads its pace, its ledger and the S3 endpoint from the environment, as its actors do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from syncclip import storage
+from syncclip.settings import UserError
+from syncclip.synthesis import graph
+from syncclip.synthesis.maker import Report, ShardMaker
+from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.settings import SynthesisSettings
+
+PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
+CLASSES, BATCH = 8, 4
+
+
+class Note(NamedTuple):
+    """A line of the ledger: what an actor did."""
+
+    time: float
+    actor: int
+    deed: str
+    """`draw`: it begins a batch; `fail`: a shard could not be drawn or written, and will be drawn again."""
+    pictures: int
+
+
+class LightPainter:
+    """Pictures of noise that follow from their seeds, so many seconds each; each batch is noted when it is begun."""
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        write_note("draw", len(seeds))
+        time.sleep(float(os.environ[PACE]) * len(prompts))
+        noise = [np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8) for seed in seeds]
+        return [Image.fromarray(pixels) for pixels in noise]
+
+
+class LightMaker(ShardMaker):
+    """The maker of shards with a light painter."""
+
+    def tools(self) -> tuple[Any, list[Any]]:
+        storage.configure(self._options)
+        return LightPainter(), []
+
+    def commit(self, unwritten: Any) -> Report:
+        report = super().commit(unwritten)
+        if report.error:
+            write_note("fail", len(self.plan.shard_range(report.shard)))
+        return report
+
+
+def light_plan(shards: int, shard_size: int) -> Plan:
+    """A plan of so many shards; it names a pipeline that exists, which is never loaded."""
+    images, rest = divmod(shards * shard_size, CLASSES)
+    assert rest == 0
+    generator = {"pipeline": "icons", "batch_size": BATCH}
+    asked = SynthesisSettings(images_per_class=images, shard_size=shard_size, generator=generator, filters=())
+    names = [f"class {label}" for label in range(CLASSES)]
+    return draft(asked, benchmark="light", classnames=names, template="a {}.")
+
+
+def write_note(deed: str, pictures: int) -> None:
+    """Add a line to the ledger at once: whoever is killed next has written it."""
+    line = f"{time.time():.3f} {os.getpid()} {deed} {pictures}\n"
+    file = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode())
+    os.close(file)
+
+
+def read_notes(ledger: Path) -> list[Note]:
+    """All that actors did, in the order of time."""
+    rows = [line.split() for line in ledger.read_text().splitlines()]
+    return sorted(Note(float(when), int(actor), deed, int(pictures)) for when, actor, deed, pictures in rows)
+
+
+def main(plan: str, url: str, actors: int) -> int:
+    """Draw what is missing of the set; 0 when it is complete, 2 where it gave up with a sentence."""
+    from syncclip.cluster import ray_session
+
+    options = {"endpoint_url": os.environ["AWS_ENDPOINT_URL_S3"]}
+    storage.configure(options)
+    graph.ShardMaker = LightMaker  # type: ignore[misc]
+    asked = Plan.model_validate_json(Path(plan).read_text())
+    try:
+        with ray_session(cpus=actors):
+            graph.synthesise_set(asked, url, actors=actors, storage_options=options, show=False)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    from tests.worlds import light  # by its own name, so that actors find the class
+
+    sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
