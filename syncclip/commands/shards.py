@@ -115,9 +115,22 @@ def merge_command(
     from syncclip.synthesis.merging import merge_sets
 
     found = merge_sets(sets, out)
-    tables.show(
-        f"{sum(found.counts):,} pictures of {found.classes} classes, {min(found.counts)} a class or more: {out}"
-    )
+    fewest = f"{min(found.counts)} a class or more"
+    tables.show(f"{sum(found.counts):,} pictures of {found.classes} classes, {fewest}: {out}")
+
+
+@app.command("export")
+def export_command(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
+    licence: Annotated[str, typer.Option("--license", help="Of the pictures, for the card (huggingface).")] = "unknown",
+) -> None:
+    """Write a set as others lay out theirs: a folder a class, a data set of the hub, or a split file with pictures."""
+    from syncclip import tables
+    from syncclip.exchange.sets import export_set
+
+    tables.show(f"{export_set(folder, out, to, licence):,} pictures: {out}")
 
 
 @app.command("pack")

@@ -1,1 +1,1 @@
-"""Learned prompts in and out: the checkpoints of the methods' published code, model cards, the words near a prompt."""
+"""What goes out and comes in: prompts of the methods' published code, model cards, sets as others lay them out."""

@@ -85,6 +85,21 @@ def read_set(url: str) -> Plan | ImportedSet | None:
     return found
 
 
+def read_whole_set(url: str) -> Plan | ImportedSet:
+    """As `read_set`, of a set whose shards are all there.
+
+    Raises:
+        UserError: there is no set, or it isn't complete.
+    """
+    known = read_set(url)
+    if known is None:
+        raise UserError(f"{url}: no synthetic set there; name one that `synth` or `shards import` made.")
+    there = {stats.shard for stats in markers(url)}
+    if missing := [shard for shard in known.shards() if shard not in there]:
+        raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
+    return known
+
+
 def holds_set(url: str) -> bool:
     """Whether a plan, or what stands in for one, is there."""
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))

@@ -14,7 +14,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.imported import ImportedSet, claim, content_of, finish, read_set
+from syncclip.synthesis.imported import ImportedSet, claim, content_of, finish, read_whole_set
 from syncclip.synthesis.plan import SHARD_IMAGES, Plan
 
 Rows = npt.NDArray[np.int64]
@@ -90,7 +90,9 @@ def _open(urls: Sequence[str]) -> list[Source]:
         raise UserError(f"merging takes two sets or more, each once; {' '.join(urls) or 'nothing'} was given")
     cache = ShardCache()
     names = _names(urls)
-    sources = [Source(name, _whole(one), ShardSet(one, corrupt_limit=0, cache=cache)) for name, one in names.items()]
+    sources = [
+        Source(name, read_whole_set(one), ShardSet(one, corrupt_limit=0, cache=cache)) for name, one in names.items()
+    ]
     first = sources[0]
     for other in sources[1:]:
         if other.known.classnames != first.known.classnames:
@@ -114,15 +116,6 @@ def _names(urls: Sequence[str]) -> dict[str, str]:
     """Name -> URL: the last part of each URL, or all of it where two would be called alike."""
     last = [one.rstrip("/").rpartition("/")[2] for one in urls]
     return dict(zip(last if len(set(last)) == len(last) else urls, urls, strict=True))
-
-
-def _whole(url: str) -> Plan | ImportedSet:
-    known = read_set(url)
-    if known is None:
-        raise UserError(f"{url}: no synthetic set there; name sets that `synth`, `shards import` or `merge` made")
-    if missing := len(set(known.shards()) - set(committed(url))):
-        raise UserError(f"{url}: {missing} of its {len(known.shards())} shards are not there; complete the set first")
-    return known
 
 
 def _difference(one: Source, other: Source) -> str:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import tarfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 import webdataset
-from open_clip_train import data
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed, read_table
-from syncclip.shards.writer import Sample, write_shard
+from syncclip.shards.layout import committed
+from syncclip.shards.writer import write_shard
+from tests.shards.readers import read_by_open_clip
 from tests.shards.sets import index_of, jpeg, sample, write_set
 
 
@@ -120,48 +115,6 @@ def test_plain_webdataset_reads_the_shards(tmp_path: Path) -> None:
 
 
 def test_open_clips_own_training_loader_reads_the_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # webdataset >= 0.2.96 marks the end of every shard with a `{}` that open_clip <= 3.3 does not expect, whatever
-    # the shards hold (webdataset issue 384, open_clip issue 935); that one default is set back, as both threads advise.
-    expander = functools.partial(data.tar_file_expander, eof_value=None)
-    monkeypatch.setattr(data, "tar_file_expander", expander)
     write_set(str(tmp_path), classes=3, rounds=4, rounds_per_shard=2)
-    args = SimpleNamespace(
-        train_data=str(tmp_path / "{00000..00001}.tar"),
-        train_num_samples=12,
-        train_data_upsampling_factors=None,
-        dataset_resampled=False,
-        batch_size=4,
-        workers=0,
-        world_size=1,
-        seed=0,
-    )
-
-    def preprocess(image: Any) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(image).copy())
-
-    def tokenizer(text: str) -> torch.Tensor:
-        return torch.tensor([[int(text.removeprefix("a photo of a class ")[0])]])
-
-    loader = data.get_wds_dataset(args, preprocess, is_train=True, tokenizer=tokenizer).dataloader
-    batches = list(loader)
-    assert loader.num_batches == len(batches) == 3
-    colours = torch.cat([images[:, 4, 4] for images, _ in batches]) // 16
-    indices = colours[:, 0] + 16 * colours[:, 1]
-    labels = torch.cat([texts[:, 0] for _, texts in batches])
-    assert sorted(indices.tolist()) == list(range(12))
-    assert torch.equal(labels, indices % 3)
-
-
-def test_the_tar_is_webdatasets_own_to_the_byte(tmp_path: Path) -> None:
-    samples = [Sample(7, 12, b"j" * 512, "größe"), Sample(2**31, 0, b"jpeg" * 5000, "", {"seed": 4, "a": None})]
-    write_shard(str(tmp_path), 3, samples)
-    with (tmp_path / "theirs.tar").open("wb") as file, webdataset.TarWriter(file, encoder=False, mtime=0) as tar:
-        for sample in samples:
-            members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
-            if sample.provenance:
-                members["json"] = json.dumps(dict(sample.provenance), sort_keys=True).encode()
-            tar.write({"__key__": f"{sample.index:09d}", **members})
-    ours = (tmp_path / "00003.tar").read_bytes()
-    assert ours == (tmp_path / "theirs.tar").read_bytes()
-    table = read_table((tmp_path / "00003.parquet").read_bytes()).to_pylist()
-    assert [ours[row["jpg_offset"] :][: row["jpg_size"]] for row in table] == [s.image_bytes for s in samples]
+    read = read_by_open_clip(str(tmp_path / "{00000..00001}.tar"), 12, monkeypatch)
+    assert sorted(read) == [(index, f"a photo of a class {index % 3}, größe") for index in range(12)]

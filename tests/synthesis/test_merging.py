@@ -139,7 +139,7 @@ def test_what_can_not_be_merged_is_told_in_one_sentence(tmp_path: Path, pair: li
         ([pair[0], other], "class 1 is 'x' and 'b'; only sets of the same classes"),
         ([pair[0], fewer], "2 and 3 of them"),
         ([pair[0], str(tmp_path / "nowhere")], "no synthetic set there"),
-        ([pair[0], gap], "1 of its 2 shards are not there; complete the set first"),
+        ([pair[0], gap], "1 of its 2 shards are not there; complete it first"),
     ):
         with pytest.raises(UserError, match=part):
             merge_sets(urls, out)
