@@ -7,6 +7,7 @@ name comes from the recipe, so that submitting twice joins or resumes what runs,
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import shlex
 import shutil
@@ -34,6 +35,9 @@ LARGEST_UPLOAD = 200 << 20
 
 PLACES = ("name", "root", "pretrained", "pipeline", "synthetic")
 """Keys whose value may be a plain folder's name."""
+
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+"""Loggers of Ray's client that tell every step; each has a level of its own."""
 
 STOPPED = 130
 """Exit status of a job that somebody stopped, as of a command that was interrupted."""
@@ -172,6 +176,9 @@ def connect(address: str, *, any_version: bool = False) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    if not debugging():
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         client = JobSubmissionClient(address)
         there = client._do_request("GET", "/api/version", timeout=60).json()["ray_version"]
