@@ -97,7 +97,8 @@ def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[B
             path += f".{step}" if path else step
     if isinstance(last, int):
         return models, f"{path}[{last}]"
-    tag = last in {tag for one in models for tag in _tags(one)} and all(last not in one.model_fields for one in models)
+    tags = {tag for one in models for tag in (*_tags(one), one.__name__)}
+    tag = last in tags and all(last not in one.model_fields for one in models)
     return models, path if tag or not last else (f"{path}.{last}" if path else last)
 
 

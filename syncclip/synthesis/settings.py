@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from syncclip.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
@@ -29,6 +29,14 @@ class PoolSettings(Settings):
         return self
 
 
+def _form(actors: object) -> str:
+    return "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""
+
+
+Actors = Annotated[Annotated[int, Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")], Discriminator(_form)]
+"""A number or bounds. The form decides which, so that a mistake in one isn't told as one of the other."""
+
+
 class SynthesisSettings(Settings):
     """What to draw, which goes into the plan, and who draws it: no byte depends on `actors` or `retries`."""
 
@@ -49,7 +57,7 @@ class SynthesisSettings(Settings):
     jpeg_quality: int = Field(92, ge=1, le=100)
     threads: int = Field(1, ge=1)
     """torch threads of an actor. The last bits of a picture depend on it, so it belongs to the plan."""
-    actors: int | PoolSettings = 1
+    actors: Actors = 1
     """A number, or `{min: 1, max: 8}` for a pool that grows where a cluster does."""
     num_gpus: float = Field(0.0, ge=0)
     """GPUs of an actor, also a fraction; 0 draws on the CPU."""

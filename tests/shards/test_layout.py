@@ -12,7 +12,7 @@ import pytest
 from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.shards.checking import verify
-from syncclip.shards.layout import committed, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.layout import committed, markers, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, write_set
@@ -175,3 +175,13 @@ def test_a_set_in_memory_is_verified_alike(tmp_path: Path) -> None:
 def test_samples_without_provenance_are_sound(tmp_path: Path) -> None:
     write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "a picture")])
     assert verify(str(tmp_path)) == []
+
+
+def test_markers_are_read_in_chunks_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.shards.layout.CHUNK", 2)
+    write_set(str(tmp_path), classes=2, rounds=5, rounds_per_shard=1)
+    read: list[int] = []
+    many = storage.read_many
+    monkeypatch.setattr(storage, "read_many", lambda urls: read.append(len(urls)) or many(urls))
+    assert [stats.shard for stats in markers(str(tmp_path))] == [0, 1, 2, 3, 4]
+    assert read == [2, 2, 1]

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from syncclip.recipe import Recipe
+from syncclip.settings import UserError
 from syncclip.synthesis.settings import SynthesisSettings
 
 
@@ -31,3 +34,23 @@ def test_what_cant_work_is_refused_with_a_sentence(settings: dict[str, Any], sen
 def test_filters_are_told_apart_by_their_names() -> None:
     settings = SynthesisSettings.model_validate({"filters": [{"name": "blank"}, {"name": "clip_score", "top": 3}]})
     assert [type(one).__name__ for one in settings.filters] == ["BlankSettings", "ClipScoreSettings"]
+
+
+@pytest.mark.parametrize(("actors", "bounds"), [(3, (3, 3)), ({"min": 2, "max": 4}, (2, 4)), ({"max": 4}, (1, 4))])
+def test_actors_are_a_number_or_bounds(actors: Any, bounds: tuple[int, int]) -> None:
+    settings = SynthesisSettings.model_validate({"actors": actors})
+    assert (settings.least_actors, settings.most_actors) == bounds
+
+
+@pytest.mark.parametrize(
+    ("actors", "sentence"),
+    [
+        ("abc", "synthesis.actors: 'abc' is not allowed; it must be a whole number"),
+        ("{min: 5, max: 4}", "synthesis.actors: min 5 is larger than max 4; exchange them"),
+        ("{min: 0, max: 4}", "synthesis.actors.min: 0 is not allowed; it must be at least 1"),
+        ("{most: 4}", "synthesis.actors.most: no such key; there are min, max"),
+    ],
+)
+def test_wrong_bounds_of_actors_are_told_with_their_place(actors: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        Recipe.load("icons", [f"synthesis.actors={actors}"])
