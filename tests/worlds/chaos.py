@@ -123,7 +123,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
     toll.seconds = toll.ended - began
     toll.notes = read_notes(ledger)
     toll.kills, toll.deaths = killer.kills, len(killer.deaths)
-    toll.restarts = _restarts(killer.deaths, toll.notes)
+    toll.restarts = restarts(killer.deaths, toll.notes)
     return toll
 
 
@@ -183,7 +183,7 @@ def _bury(family: set[psutil.Process]) -> None:
             process.kill()
 
 
-def _restarts(killed: list[float], notes: list[Note]) -> list[float]:
+def restarts(killed: list[float], notes: list[Note]) -> list[float]:
     """Seconds between each death and the first batch of an actor that took its place, in the order of both."""
     first: dict[int, float] = {}
     for note in notes:
