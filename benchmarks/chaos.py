@@ -8,6 +8,7 @@ simulation then predicts what the storm should have cost. The set must be byte f
 
 from __future__ import annotations
 
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ def chaos(
     limit: Annotated[float, typer.Option(help="Seconds after which it gives up.")] = 3600.0,
 ) -> None:
     """Draw a set quietly and in a storm, hold the bytes against each other, and tell what it cost."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name, faulty_bucket() as (bucket, proxy):
         calm, wild = (Path(name, part) for part in ("calm", "wild"))
