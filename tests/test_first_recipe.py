@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from syncclip import jobs
+from syncclip import cli, jobs
 from syncclip.benchmarks import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.first_recipe import write_first_recipe
 from syncclip.recipe import Recipe
@@ -57,3 +58,30 @@ def test_exported_icons_are_told_apart_as_the_shipped_ones(tmp_path: Path) -> No
     before = jobs.run_here(Recipe.load("demo", overrides), str(tmp_path / "before"))
     after = jobs.run_here(Recipe.load(place, overrides), str(tmp_path / "after"))
     assert accuracies(after) == accuracies(before)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_reaches(tmp_path: Path) -> None:
+    folder = exported(load_benchmark(BenchmarkSettings()), tmp_path / "icons")
+    place = str(tmp_path / "first.yaml")
+    assert cli.run(["init", str(folder), "--out", place]) == 0
+    small = [
+        "study.arms=[{method: zeroshot}, {method: syncclip}]",
+        "study.images_per_class=[1]",
+        "study.draws=100",
+        "study.map_images=10",
+        "synthesis.generator.steps=1",
+        "synthesis.filters=[]",
+        "synthesis.actors=1",
+        "training.epochs=1",
+        "benchmark.shots=1",
+        "evaluation.split=val",
+    ]
+    for recipe, out in (("demo", "before"), (place, "after")):
+        assert cli.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
+    before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
+    told = ["cell", "base", "novel", "hm", "open_base", "open_novel", "open_hm", "ece"]
+    pd.testing.assert_frame_equal(after[told], before[told])
+    assert len(before) == 2
