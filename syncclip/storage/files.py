@@ -131,7 +131,8 @@ def remove(url: str, recursive: bool = False) -> None:
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_local(url):
             fs, path = remote(url)
-            persistently(lambda: fs.rm(path, recursive=recursive))
+            # Of one file, so that a refusal is told: s3fs drops the errors of files that are removed many at once.
+            persistently(lambda: fs.rm(path, recursive=True) if recursive else fs.rm_file(path))
         elif recursive and local_path(url).is_dir():
             shutil.rmtree(local_path(url))
         else:

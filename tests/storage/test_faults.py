@@ -247,11 +247,17 @@ def test_a_refused_connection_is_told_in_one_sentence(place: str, monkeypatch: p
 
 
 def test_wrong_credentials_are_told_in_one_sentence(place: str, proxy: FaultyS3) -> None:
-    for call in (storage.listdir, storage.read_bytes, lambda url: storage.write_bytes(url, b"1")):
+    for call in (storage.listdir, storage.read_bytes, storage.remove, lambda url: storage.write_bytes(url, b"1")):
         proxy.spoil("403", 10)
         with pytest.raises(UserError, match=r"cannot \w+ .*; check the credentials and whether they may \w+$"):
             call(place)
         assert len(proxy.seen) <= 2  # trying again would not help, and could lock an account
+
+
+def test_a_missing_right_is_told_by_its_name(place: str, proxy: FaultyS3) -> None:
+    proxy.spoil("403", 1, "PUT")
+    with pytest.raises(UserError, match=r"cannot write .*when calling the PutObject operation"):
+        storage.write_bytes(storage.join(place, "x"), b"1")
 
 
 def test_an_absent_bucket_is_told_in_one_sentence(behind: tuple[str, FaultyS3]) -> None:
