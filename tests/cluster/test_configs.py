@@ -1,17 +1,20 @@
 """The cluster files by Ray's own schema, bootstrap code and scheduler.
 
 How far each is taken here: `local.yaml` as far as its schema, `aws.yaml` until instances run in an imitation of EC2,
-`gcp.yaml` as far as its schema. Whether a region has the images, the machines and the quota, only an account can tell.
+`gcp.yaml` until Google's client would send what is launched. Whether a region has the images, the machines and the
+quota, only an account can tell.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import boto3
+import jsonschema
 import moto
 import pytest
 from ray.autoscaler._private.providers import _NODE_PROVIDERS, _get_node_provider
@@ -19,6 +22,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
 from tests.cluster.configs import CLUSTER, Config, launches, read
+from tests.cluster.google import Google, strict_schema
 
 CLOUDS = ("aws", "gcp")
 DRAWING = {"CPU": 1.0, "GPU": 1.0}
@@ -120,6 +124,47 @@ def test_aws_launches_a_machine_of_each_pool(aws: Config, pool: str, lifecycle: 
     (instance,) = (one for reservation in reservations for one in reservation["Instances"])
     assert (instance["InstanceType"], instance.get("InstanceLifecycle")) == ("g5.2xlarge", lifecycle)
     assert instance["State"]["Name"] == "running"
+
+
+@pytest.fixture(scope="module")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Google, Config]]:
+    """Google's interface with what `ray up` makes of `gcp.yaml`; Ray writes its key pair into a home of its own."""
+    project = Google("my-project")
+    home = {"HOME": str(tmp_path_factory.mktemp("home"))}
+    with mock.patch.dict(os.environ, home), project.in_place():
+        config = prepare_config(read("gcp"))
+        yield project, _NODE_PROVIDERS["gcp"](config["provider"]).bootstrap_config(config)
+
+
+@pytest.mark.parametrize("pool", ["head", "draw-spot", "draw-on-demand"])
+def test_gcp_is_asked_for_machines_that_its_interface_describes(google: tuple[Google, Config], pool: str) -> None:
+    project, config = google
+    provider: Any = _get_node_provider(config["provider"], config["cluster_name"])
+    tags = {"ray-node-name": f"ray-{pool}", "ray-node-type": "worker", TAG_RAY_USER_NODE_TYPE: pool}
+
+    provider.create_node(config["available_node_types"][pool]["node_config"], tags, 1)
+
+    asked = project.launched[-1]
+    errors = jsonschema.Draft202012Validator(strict_schema("compute", "v1", "Instance")).iter_errors(asked)
+    assert [error.message for error in errors] == []
+    (account,) = asked["serviceAccounts"]
+    assert account["email"].startswith("syncclip-head@" if pool == "head" else "syncclip-data@")
+    assert asked.get("scheduling", {}).get("provisioningModel") == ("SPOT" if pool == "draw-spot" else None)
+    assert len(asked.get("guestAccelerators", [])) == (pool != "head")
+
+
+def test_a_field_that_gcp_does_not_know_is_found() -> None:
+    validator = jsonschema.Draft202012Validator(strict_schema("compute", "v1", "Instance"))
+
+    assert not validator.is_valid({"scheduling": {"provisioningModel": "SPOTTED"}})
+    assert not validator.is_valid({"machinetype": "n2-standard-4"})
+    assert validator.is_valid({"machineType": "n2-standard-4"})
+
+
+def test_gcp_takes_the_rule_that_ends_unfinished_uploads() -> None:
+    rules = json.loads((CLUSTER.parent / "infra" / "gcp" / "lifecycle.json").read_text())
+
+    jsonschema.validate({"lifecycle": rules}, strict_schema("storage", "v1", "Bucket"))
 
 
 def pools(name: str) -> dict[str, Config]:
