@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip.synthesis.generators import Generator
+from syncclip.benchmarks import BenchmarkSettings, load_benchmark
+from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
@@ -108,3 +109,18 @@ def test_what_draws_from_torchs_own_generator_is_a_function_of_the_batch_all_the
     assert [one.tobytes() for one in first] == [one.tobytes() for one in second]
     torch.manual_seed(5)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_embedded_pipeline_draws_what_is_like_its_guide() -> None:
+    pictures = load_benchmark(BenchmarkSettings()).split("train")
+    real = [pictures.image(0), pictures.image(40)]
+    assert pictures.labels[0] != pictures.labels[40]
+    settings = GeneratorSettings(steps=10, guide={"strength": 0.2})  # type: ignore[arg-type]
+    drawn = Generator(settings).draw(["a drawing."] * 2, [1, 2], real)
+
+    def distance(one: Image.Image, other: Image.Image) -> float:
+        pair = [np.asarray(picture.resize((64, 64)), float) for picture in (one, other)]
+        return float(np.abs(pair[0] - pair[1]).mean())
+
+    assert distance(drawn[0], real[0]) < 0.5 * distance(drawn[0], real[1])
+    assert distance(drawn[1], real[1]) < 0.5 * distance(drawn[1], real[0])
