@@ -65,6 +65,17 @@ def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: 
     assert with_material(recipe, jobs.plan(recipe), url) == plan
 
 
+def test_a_guided_set_holds_the_shots_that_its_plan_names_and_no_others(tiny: TinyWorld, tmp_path: Path) -> None:
+    guide = ["synthesis.generator.guide={strength: 0.5}", "benchmark.shots=2"]
+    recipe = Recipe.load(tiny.recipe, guide)
+    plan = with_material(recipe, jobs.plan(recipe), str(tmp_path))
+    assert [len(real) for real in plan.guides] == [2, 2, 2, 0, 0, 0]
+    assert len(list((tmp_path / "guides").glob("*/00000.tar"))) == 1
+    assert jobs.plan(recipe.with_values({"benchmark.seed": recipe.training.seed})).guides == plan.guides
+    assert jobs.plan(recipe.with_values({"benchmark.seed": recipe.training.seed + 1})).guides != plan.guides
+    assert jobs.plan(Recipe.load(tiny.recipe)).guides == ()
+
+
 def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
     with pytest.raises(UserError, match="did you mean 'icons'"):
         jobs.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
