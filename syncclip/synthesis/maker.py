@@ -77,10 +77,9 @@ class ShardMaker:
             drawn = draw_shard(self.plan, shard, painter, filters, self._album)
         except Exception as error:
             return Unwritten(_failed(report, error))
-        report = report._replace(
-            images=len(drawn.samples), rejects=json.dumps(drawn.rejects), barren=json.dumps(drawn.barren), **drawn.spent
-        )
-        return Unwritten(report, drawn)
+        stages: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in drawn.spent.items()}
+        rejects, barren = json.dumps(drawn.rejects), json.dumps(drawn.barren)
+        return Unwritten(report._replace(images=len(drawn.samples), rejects=rejects, barren=barren, **stages), drawn)
 
     def commit(self, unwritten: Unwritten) -> Report:
         """Write a drawn shard, its marker last."""
