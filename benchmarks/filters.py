@@ -1,0 +1,146 @@
+"""What each filter of synthetic pictures does to trained accuracy, on the embedded world.
+
+    python -m benchmarks.filters OUT                       about half an hour on two quiet cores
+    python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
+
+A set is drawn without filters, one with each filter alone, and one with all of them, from the same prompts and seeds.
+IVLP and SYNC-CLIP learn from real pictures and each set in turn. Interrupted, the same command goes on.
+
+Each filter that has a continuous score is cut so that it rejects the same share (a quarter, or `--share`) of what is
+drawn without filters; the two duplicate filters and leakage have their defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from syncclip import jobs, storage, tables
+from syncclip.appraisal import appraise
+from syncclip.benchmarks import load_benchmark
+from syncclip.cluster import ray_session
+from syncclip.recipe import Recipe
+from syncclip.shards.reader import ShardSet
+from syncclip.study.outputs import read_json, write_json
+from syncclip.study.run import study
+from syncclip.synthesis.filters import Batch, build_filters, judged_by
+from syncclip.synthesis.quality import STATS_NAME, SetQuality
+from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.synthesis.summary import SUMMARY_NAME
+
+METHODS = ("ivlp", "syncclip")
+SCORED = {
+    "clip_score": "probability",
+    "clip_similarity": "minimum",
+    "clip_margin": "minimum",
+}
+"""Filters that are cut at a share of the unfiltered pictures, and the setting that cuts."""
+FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
+NONE, ALL = "none", "all"
+
+
+def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
+    """For each filter of `SCORED`, the score below which `share` of the pictures of the set at `url` lie."""
+    benchmark, images = load_benchmark(recipe.benchmark), ShardSet(url)
+    loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
+    settings = SynthesisSettings.model_validate({"filters": loose}).filters
+    prompts = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    judges = build_filters(judged_by(settings, recipe.backbone), prompts)
+    scores: dict[str, list[float]] = {judge.name: [] for judge in judges}
+    for start in range(0, len(images), 64):
+        rows = range(start, min(start + 64, len(images)))
+        labels = [int(images.labels[row]) for row in rows]
+        batch = Batch([images.image(row) for row in rows], labels, [images.text(row) for row in rows], rows)
+        for judge in judges:
+            scores[judge.name] += judge.judge(batch).scores
+    return {name: round(float(np.quantile(values, share)), 4) for name, values in scores.items()}
+
+
+def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+    """Set -> its filters; duplicates are judged last, where they are compared with what was accepted."""
+    each = [{"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names]
+    return {**{one["name"]: [one] for one in each}, **({ALL: each} if len(each) > 1 else {})}
+
+
+def draw(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
+    """Draw a set, if it isn't there yet, and measure it."""
+    print(f"set {url}", flush=True)
+    drawn = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
+    jobs.synthesise(drawn, url)
+    if not storage.exists(storage.join(url, STATS_NAME)):
+        appraise(recipe, url)
+
+
+def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) -> pd.DataFrame:
+    """Train both methods on real pictures and each set; the study's table."""
+    grid = [
+        {"method": method, "data": "both", "name": f"{method}-{name}", "overrides": {"training.synthetic": url}}
+        for name, url in sets.items()
+        for method in METHODS
+    ]
+    amount = recipe.synthesis.images_per_class
+    values = {"study.arms": grid, "study.images_per_class": [amount], "study.seeds": seeds, "study.map_images": 200}
+    focus = {"study.focus": f"{METHODS[-1]}-{list(sets)[-1]}", "training.synthetic": sets[NONE]}
+    return study(recipe.with_values({**values, **focus}), out).table
+
+
+def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
+    """One line a set: pictures drawn for each that is kept, quality, and each method's gain over the unfiltered set."""
+    found: list[list[object]] = []
+    for name, url in sets.items():
+        summary = read_json(storage.join(url, SUMMARY_NAME))
+        quality = SetQuality.model_validate_json(storage.read_bytes(storage.join(url, STATS_NAME)))
+        rejected = sum(summary["rejects"].values())
+        line: list[object] = [name, f"{1 + rejected / max(1, summary['images']):.2f}", quality.accuracy]
+        line.append(None if quality.similarity is None else f"{quality.similarity:.3f}")
+        for method in METHODS:
+            mine, plain = (table[table["arm"] == f"{method}-{one}"].set_index("seed")["hm"] for one in (name, NONE))
+            gain = (mine - plain).dropna()
+            spread = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 and name != NONE else ""
+            line += [float(mine.mean()), "" if name == NONE else f"{gain.mean():+.1f}{spread}"]
+        found.append(line)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", help="folder for sets and runs")
+    parser.add_argument("--recipe", default="icons")
+    parser.add_argument("--images", type=int, default=16, help="of each class")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
+    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered pictures that a cut rejects")
+    parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
+    asked = parser.parse_args()
+    overrides = [f"synthesis.images_per_class={asked.images}", "synthesis.actors=2", *asked.override]
+    recipe = Recipe.load(asked.recipe, overrides)
+    with ray_session():  # one for all sets and runs: to start it takes longer than to draw a small set
+        run(recipe, jobs.absolute(asked.out), asked)
+
+
+def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
+    """Draw what is missing, train what is missing, and print the table."""
+    sets = {NONE: storage.join(out, "sets", NONE)}
+    draw(recipe, [], sets[NONE])
+    place = storage.join(out, "thresholds.json")
+    if not storage.exists(place):
+        write_json(place, thresholds(recipe, sets[NONE], asked.share))
+    cuts = read_json(place)
+    for name, filters in arms(asked.filters, cuts).items():
+        sets[name] = storage.join(out, "sets", name)
+        draw(recipe, filters, sets[name])
+    table = compare(recipe, sets, asked.seeds, storage.join(out, "study"))
+    headings = ["filters", "drawn per kept", "CLIP reads, %", "similarity"]
+    headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
+    tables.show(
+        tables.table(f"Filters on {recipe.benchmark.name}, {asked.images} images a class", headings, rows(sets, table))
+    )
+    tables.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
+
+
+if __name__ == "__main__":
+    main()
