@@ -179,13 +179,14 @@ def test_a_finished_upload_whose_answer_was_lost_is_recognised_by_its_bytes(
 def test_a_marker_of_another_writer_is_seen_at_once_under_faults(place: str, proxy: FaultyS3) -> None:
     import boto3
 
-    assert storage.listdir(place) == []
+    storage.write_bytes(storage.join(place, "earlier"), b"1")
+    assert storage.listdir(place) == ["earlier"]  # which a cache would keep
     assert not storage.exists(storage.join(place, "marker"))
     bucket, _, prefix = place.removeprefix("s3://").partition("/")
     boto3.client("s3", endpoint_url=proxy.endpoint).put_object(Bucket=bucket, Key=f"{prefix}/marker", Body=b"1")
     proxy.spoil("503", 2)
     assert storage.exists(storage.join(place, "marker"))
-    assert storage.listdir(place) == ["marker"]
+    assert storage.listdir(place) == ["earlier", "marker"]
 
 
 KILLED = """
@@ -317,6 +318,7 @@ def assert_whole(folder: Path) -> int:
         name for shard in there for name in (f"{shard:05d}.tar", f"{shard:05d}.parquet", f"{shard:05d}_stats.json")
     }
     assert extra <= {f"{len(there):05d}.tar", f"{len(there):05d}.parquet"}  # of the shard that found no room
+    assert all((folder / name).read_bytes()[-4:] in (b"\0\0\0\0", b"PAR1") for name in extra)  # each has its end
     return len(there)
 
 
