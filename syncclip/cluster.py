@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
 
 START_ATTEMPTS = 3
+
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
+"""Where `ray up` leaves on the head what machines it may start."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -51,6 +57,35 @@ def quiet() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def capacity() -> dict[str, float]:
+    """CPUs, GPUs and other resources that the joined cluster has, or would have with every machine that it may start.
+
+    A cluster that grows on demand stands at its head alone until something asks for more. What it may become is
+    known on a head that `ray up` started; on Kubernetes it isn't, and counts as without bound.
+    """
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()
+    return {name: max(there.get(name, 0.0), _promised(name)) for name in {"CPU", "GPU", *there}}
+
+
+def _promised(resource: str) -> float:
+    """How much of a resource the machines hold that the autoscaler may start."""
+    if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
+        return math.inf
+    config = BOOTSTRAP.expanduser()
+    if cluster_address() is None or not config.is_file():
+        return 0.0
+    import yaml
+
+    promised = 0.0
+    for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
+        machines = node.get("max_workers") or 0
+        if machines:  # a type without resources tells them only when it is there
+            promised += machines * node["resources"].get(resource, 0.0) if node.get("resources") else math.inf
+    return promised
+
+
 @contextmanager
 def ray_session(cpus: int | None = None) -> Iterator[None]:
     """Ray, ready for use inside the `with` block.
@@ -64,7 +99,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         cpus: CPUs of a Ray that has to be started here; all of this machine's by default. No meaning elsewhere.
 
     Raises:
-        ValueError: the cluster of RAY_ADDRESS can't be reached.
+        ValueError: the cluster of RAY_ADDRESS can't be reached, or is of another version of Ray or Python.
     """
     quiet()
     import ray
@@ -76,7 +111,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     address = cluster_address()
     if address is not None and address != "local":
         _knock(address)
-        ray.init(address=address, logging_level=level, log_to_driver=debugging())
+        _join(address, level)
     else:
         _start(cpus if cpus is not None else local_cpus(), level)
     quiet()  # importing Ray's libraries resets their loggers
@@ -84,6 +119,24 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _join(address: str, level: int) -> None:
+    """Join a cluster; other versions of Ray or Python than its own are told with both."""
+    import ray
+
+    try:
+        ray.init(address=address, logging_level=level, log_to_driver=debugging())
+    except RuntimeError as error:
+        versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+        if "Version mismatch" not in str(error) or len(versions) != 2:
+            raise
+        (ray_there, python_there), (ray_here, python_here) = versions
+        raise ValueError(
+            f"the cluster at RAY_ADDRESS={address} runs Ray {ray_there} on Python {python_there}, and here is Ray "
+            f"{ray_here} on Python {python_here}; use the same versions, or `syncclip submit`, which runs on the "
+            "cluster's own"
+        ) from error
 
 
 def _start(cpus: int, level: int) -> None:

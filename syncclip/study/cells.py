@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from syncclip import jobs, storage
-from syncclip.cluster import debugging, ray_session
+from syncclip.cluster import capacity, debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.recipe import Recipe
 from syncclip.scoring import missing_transfers
@@ -21,6 +22,10 @@ from syncclip.training.evaluation import PREDICTIONS, RESULTS
 
 TIMING = "cell.json"
 """In a cell's folder: seconds that the whole cell took, over all starts."""
+
+MOST_CELLS = 256
+"""Cells that are handed to a cluster at once, however far it may grow."""
+
 POLL = 2.0
 """Seconds between two looks at the running cells, for the progress line."""
 
@@ -197,17 +202,16 @@ def _finished(
 
 
 def _slots(settings: StudySettings) -> int:
-    import ray
-
-    there: dict[str, float] = ray.cluster_resources()
+    """Cells that may run at the same time; asking for so many is what makes a cluster grow."""
+    there = capacity()
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
-        if wanted > there.get(name, 0):
+        if wanted > there[name]:
             raise UserError(
-                f"study.{name.lower()}s is {wanted:g}, but the cluster has {there.get(name, 0):g} {name}s; "
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {there[name]:g} {name}s; "
                 "ask for less or join a larger cluster"
             )
-    slots = int(there["CPU"] / settings.cpus)
-    return max(1, min(slots, int(there["GPU"] / settings.gpus)) if settings.gpus else slots)
+    slots = min(there["CPU"] / settings.cpus, there["GPU"] / settings.gpus if settings.gpus else math.inf)
+    return max(1, int(min(slots, MOST_CELLS)))
 
 
 def _sentence(problem: BaseException) -> str:

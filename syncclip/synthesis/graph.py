@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from syncclip import storage
-from syncclip.cluster import local_cpus, ray_session
+from syncclip.cluster import capacity, local_cpus, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, markers, shard_name
@@ -189,14 +189,16 @@ def _check_machine(actors: int, threads: int, num_gpus: float) -> None:
 
 
 def _check_cluster(actors: int, threads: int, num_gpus: float) -> None:
-    import ray
-
-    if not os.environ.get("RAY_ADDRESS"):
-        cluster: Any = ray
-        resources = cluster.cluster_resources()
-        _refuse(actors, threads, int(resources.get("CPU", 0)))
-        if num_gpus > 0 and resources.get("GPU", 0) < num_gpus:
-            raise UserError(f"synthesis.num_gpus is {num_gpus:g}, but Ray sees no such GPU; set it to 0")
+    """Refuse what the cluster neither has nor may grow to; of a cluster that was named, one actor must find room."""
+    there = capacity()
+    named = bool(os.environ.get("RAY_ADDRESS"))
+    if there["CPU"] < (1 if named else actors) * threads:
+        _refuse(1 if named else actors, threads, int(there["CPU"]))
+    if num_gpus > there["GPU"]:
+        raise UserError(
+            f"synthesis.num_gpus is {num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} CPUs; "
+            "set it to 0, or add machines with GPUs"
+        )
 
 
 def _refuse(actors: int, threads: int, cpus: int) -> None:

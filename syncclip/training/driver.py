@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from syncclip import storage
-from syncclip.cluster import debugging, ray_session
+from syncclip.cluster import capacity, debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.training import ranks
@@ -70,19 +71,20 @@ def train_on_ray(
 
 def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
     """What each worker takes of the cluster; refused at once where it could never be had."""
-    import ray
     from ray.train import ScalingConfig
 
-    there = ray.cluster_resources()
-    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    there = capacity()
+    cpus, gpus = there["CPU"], there["GPU"]
     if settings.workers * cpus_per_worker > cpus:
         raise UserError(
-            f"training.workers is {settings.workers}, but the cluster has {cpus} CPUs and a worker takes "
-            f"{cpus_per_worker}; use at most {cpus // cpus_per_worker} workers"
+            f"training.workers is {settings.workers}, but the cluster has {cpus:g} CPUs and a worker takes "
+            f"{cpus_per_worker}; use at most {cpus // cpus_per_worker:g} workers"
         )
     if settings.device == "cuda" and settings.workers > gpus:
-        raise UserError(f"training.device is cuda with {settings.workers} workers, but the cluster has {gpus} GPUs")
-    use_gpu = settings.device != "cpu" and gpus >= settings.workers
+        raise UserError(f"training.device is cuda with {settings.workers} workers, but the cluster has {gpus:g} GPUs")
+    # Where nobody knows what the cluster may become, a GPU is waited for only if it was asked for.
+    sure = settings.workers <= gpus < math.inf
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)
     return ScalingConfig(
         num_workers=settings.workers,
         use_gpu=use_gpu,
