@@ -41,6 +41,8 @@ SCORED = {
 """Filters that are cut at a share of the unfiltered pictures, and the setting that cuts."""
 FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
 NONE, ALL = "none", "all"
+ROUNDS = 8
+"""Pictures of a class in a shard: duplicates are looked for within one."""
 
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
@@ -118,6 +120,8 @@ def main() -> None:
     asked = parser.parse_args()
     overrides = [f"synthesis.images_per_class={asked.images}", "synthesis.actors=2", *asked.override]
     recipe = Recipe.load(asked.recipe, overrides)
+    classes = len(load_benchmark(recipe.benchmark).classnames)
+    recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
     with ray_session():  # one for all sets and runs: to start it takes longer than to draw a small set
         run(recipe, jobs.absolute(asked.out), asked)
 

@@ -20,7 +20,7 @@ from syncclip.clip.backbone import BackboneSettings
 from syncclip.settings import Settings, UserError
 from syncclip.shards.layout import committed
 from syncclip.synthesis.differences import differences
-from syncclip.synthesis.filters import FilterSettings, judged_by
+from syncclip.synthesis.filters import FilterSettings, check_scope, judged_by
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
@@ -183,6 +183,9 @@ def draft(
     size = settings.generator.batch_size
     least = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
     rounds = -(-least // max(1, len(classnames)))
+    shard_size = settings.shard_size or rounds * len(classnames) or 1
+    if settings.images_per_class > 1:
+        check_scope([one.name for one in settings.filters], shard_size, len(classnames))
     try:
         return Plan(
             benchmark=benchmark,
@@ -197,7 +200,7 @@ def draft(
             seed=settings.seed,
             jpeg_quality=settings.jpeg_quality,
             threads=settings.threads,
-            shard_size=settings.shard_size or rounds * len(classnames) or 1,
+            shard_size=shard_size,
             amounts=(settings.images_per_class,),
             guides=tuple(map(tuple, guides)),
         )

@@ -28,7 +28,13 @@ from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, pin
 from syncclip.synthesis.filters.clip_margin import ClipMargin, ClipMarginSettings
 from syncclip.synthesis.filters.clip_score import ClipScore, ClipScoreSettings
 from syncclip.synthesis.filters.clip_similarity import ClipSimilarity, ClipSimilaritySettings
-from syncclip.synthesis.filters.duplicates import ClipDuplicate, ClipDuplicateSettings, Duplicate, DuplicateSettings
+from syncclip.synthesis.filters.duplicates import (
+    ClipDuplicate,
+    ClipDuplicateSettings,
+    Duplicate,
+    DuplicateSettings,
+    check_scope,
+)
 from syncclip.synthesis.filters.frozen_clip import FrozenClip
 from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
 from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, pin_leakage
@@ -160,6 +166,7 @@ __all__ = [
     "SafetySettings",
     "Verdict",
     "build_filters",
+    "check_scope",
     "judged_by",
     "pinned",
     "reason_of",

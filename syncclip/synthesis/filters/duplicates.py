@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import Settings
+from syncclip.settings import Settings, UserError
 from syncclip.synthesis.filters.frozen_clip import FrozenClip
 from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
 
@@ -99,6 +99,20 @@ class ClipDuplicate(_Duplicates):
     def _vectors(self, images: Sequence[Image.Image]) -> Vectors:
         vectors: Vectors = self.clip.features(images).double().cpu().numpy()
         return vectors
+
+
+def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
+    """Refuse duplicate filters where a shard has one picture of each class only, so that there is nothing to compare.
+
+    Raises:
+        UserError: says how large shards must be.
+    """
+    found = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
+    if found is not None and shard_size <= classes:
+        raise UserError(
+            f"filter {found!r} compares pictures of a class within a shard, but shards of {shard_size} hold no two of "
+            f"any of {classes} classes; set synthesis.shard_size, for instance to {8 * classes} for eight of each"
+        )
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.int8]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from syncclip.settings import UserError
 from syncclip.synthesis.filters import (
     ClipDuplicate,
     ClipDuplicateSettings,
@@ -13,6 +14,8 @@ from syncclip.synthesis.filters import (
     FrozenClip,
 )
 from syncclip.synthesis.filters.duplicates import difference_hash
+from syncclip.synthesis.plan import draft
+from syncclip.synthesis.settings import SynthesisSettings
 from tests.synthesis.filters.conftest import batch, noise
 
 
@@ -72,3 +75,17 @@ def test_so_many_bits_of_the_hash_may_differ(bits: int, kept: bool, monkeypatch:
     hashes = {1: np.ones(64), 2: np.where(np.arange(64) < 4, -1, 1)}
     monkeypatch.setattr("syncclip.synthesis.filters.duplicates.difference_hash", lambda image: hashes[image.width])
     assert Duplicate(DuplicateSettings(bits=bits)).judge(batch([plain, other])).keep == [True, kept]
+
+
+@pytest.mark.parametrize("name", ["duplicate", "clip_duplicate"])
+def test_shards_without_two_pictures_of_a_class_are_refused(name: str) -> None:
+    classes = [f"class {label}" for label in range(88)]
+
+    def planned(**settings: object) -> int:
+        asked = SynthesisSettings.model_validate({"filters": [{"name": name}], **settings})
+        return draft(asked, benchmark="many", classnames=classes, template="a {}").shard_size
+
+    with pytest.raises(UserError, match=rf"filter '{name}' compares .* set synthesis.shard_size, .* to 704 for eight"):
+        planned(images_per_class=16)
+    assert planned(images_per_class=1) == 88
+    assert planned(images_per_class=16, shard_size=176) == 176
