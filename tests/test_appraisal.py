@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import cli
 from syncclip.appraisal import appraise
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
@@ -27,3 +28,14 @@ def test_a_set_is_measured_by_its_recipes_clip_and_real_pictures(
 def test_another_benchmarks_set_is_refused(tiny: TinyWorld, tiny_set: str) -> None:
     with pytest.raises(UserError, match="shows 6 classes of benchmark 'shapes', not the 88 of 'icons'; name its"):
         appraise(Recipe.load("icons"), tiny_set)
+
+
+def test_the_command_tells_the_numbers_in_a_few_lines(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    (url / "synthesis.yaml").write_text(Recipe.load(tiny.recipe).to_yaml())
+    assert cli.run(["shards", "quality", str(url)]) == 0
+    told = capsys.readouterr().out
+    assert "12 of 12 pictures measured" in told
+    assert "similarity of two pictures of a class" in told and "shift to the real pictures" in told

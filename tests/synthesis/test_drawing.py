@@ -132,3 +132,45 @@ def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
     drawn = draw_shard(plan, 0, SeedPainter(), [Broken(0)])
     assert {sample.provenance["attempt"] for sample in drawn.samples} == {0}
     assert drawn.samples[0].provenance["scores"] == {"dark": None}
+
+
+class Diary(Brighter):
+    """Writes down what it is told."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__(bound)
+        self.accepted: list[tuple[int, int]] = []
+
+    def begin(self) -> None:
+        self.accepted = []
+
+    def accept(self, batch: Batch) -> None:
+        shades = [image.getpixel((0, 0))[0] for image in batch.images]
+        self.accepted += zip(batch.indices, shades, strict=True)
+
+
+def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
+    diary = Diary(100)
+    for shard in (0, 1):
+        drawn = draw_shard(plan, shard, SeedPainter(), [Brighter(50, "black"), diary])
+        taken = [sample for sample in drawn.samples if sample.provenance["accepted"]]
+        expected = [(sample.index, sample.provenance["seed"] % 256) for sample in taken]
+        assert sorted(diary.accepted) == expected
+        assert len(expected) > 0
+
+
+def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better(
+    make_plan: Callable[..., Plan],
+) -> None:
+    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
+    diary = Diary(-1)
+    drawn = draw_shard(plan, 0, SeedPainter(), [diary])
+    assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in drawn.samples}
+
+
+def test_classes_without_an_accepted_picture_are_named_with_the_main_reason(plan: Plan) -> None:
+    drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(60, "black"), Brighter(255, "white")])
+    for label in range(3):
+        shades = [brightness(plan, i, a) for i in plan.shard_range(0) if i % 3 == label for a in range(4)]
+        assert drawn.barren[label] == ("black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white")
+    assert draw_shard(plan, 0, SeedPainter(), [Brighter(-1)]).barren == {}
