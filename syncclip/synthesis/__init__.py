@@ -4,6 +4,8 @@ settings   section `synthesis` of a recipe
 plan       which picture has which class, prompt and seed; which shard holds it: pure functions
 prompts    from a class name to a sentence
 generators any diffusers text-to-image pipeline, one torch.Generator a picture
+guides     the few real pictures that drawn ones may start from
+tuning     batch size and attention, measured before a plan is settled
 filters    judges of drawn pictures
 drawing    one shard: generate, judge, encode
 maker      what an actor does for a row: draw, commit, report
