@@ -41,18 +41,18 @@ def chaos(
     """Draw a set quietly and in a storm, hold the bytes against each other, and tell what it cost."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     plan = light_plan(shards, shard_size)
-    with tempfile.TemporaryDirectory() as name, faulty_bucket() as (bucket, proxy):
+    with tempfile.TemporaryDirectory() as name:
         calm, wild = (Path(name, part) for part in ("calm", "wild"))
-        calm.mkdir(), wild.mkdir()
         wanted = quiet_bytes(plan, Path(name, "quiet"))
-        weather = Weather(proxy.endpoint, actors, pace, limit=limit)
-        quiet = storm(plan, f"{bucket}/quiet", calm, weather)
-        proxy.spoil_some(faults, seed=seed)
-        toll = storm(plan, f"{bucket}/set", wild, weather._replace(every=every, seed=seed))
-        proxy.soothe()
-        same = digests(f"{bucket}/set") == wanted
-        counts = times_there(plan, f"{bucket}/set").values()
-        spoilt = dict(proxy.spoilt)
+        with faulty_bucket() as (bucket, proxy):
+            weather = Weather(proxy.endpoint, actors, pace, limit=limit)
+            quiet = storm(plan, f"{bucket}/quiet", calm, weather)
+            proxy.spoil_some(faults, seed=seed)
+            toll = storm(plan, f"{bucket}/set", wild, weather._replace(every=every, seed=seed))
+            proxy.soothe()
+            same = digests(f"{bucket}/set") == wanted
+            counts = times_there(plan, f"{bucket}/set").values()
+            spoilt = dict(proxy.spoilt)
     tables.show(tables.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
     comparison = against(toll, prediction(plan, quiet, toll, actors))
     tables.show(tables.table("Against the simulation", ["", "measured", "predicted", "90 % of runs"], comparison))

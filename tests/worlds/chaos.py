@@ -88,6 +88,7 @@ class Weather(NamedTuple):
 
 def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
     """Give the command again and again until it ends well; `folder` gets plan, ledger of draws and logs."""
+    folder.mkdir(exist_ok=True)
     (folder / "asked.json").write_text(plan.model_dump_json())
     ledger = folder / "draws.txt"
     ledger.touch()
