@@ -54,8 +54,8 @@ def answered(
     generator = Generator(trial, device, fingerprint)
     stopwatch = _stopwatch(generator, prompts)
     if settings.batch_size == "auto":
-        size = best_batch(even_parts(largest if device.startswith("cuda") else min(largest, CPU_LARGEST)), stopwatch)
-        settings = settings.model_copy(update={"batch_size": size})
+        sizes = [size for size in even_parts(largest) if device.startswith("cuda") or size <= CPU_LARGEST]
+        settings = settings.model_copy(update={"batch_size": best_batch(sizes, stopwatch)})
     if settings.attention == "auto" and device.startswith("cuda") and xformers_installed():
         assert settings.batch_size != "auto"
         xformers_is_faster = _xformers_is_faster(generator, settings.batch_size, stopwatch)

@@ -98,6 +98,11 @@ def test_a_batch_size_is_found_once_by_drawing(family: Family, drawn: list[int])
     assert answered(found, "cpu", "", ["a cat"], 6) is found
 
 
+def test_on_a_cpu_batches_stay_small_and_cut_a_shard_evenly(family: Family, drawn: list[int]) -> None:
+    found = answered(family("sd", steps=1, batch_size="auto"), "cpu", "", ["a cat"], 88)
+    assert found.batch_size == 22 and max(drawn) == 22
+
+
 @pytest.mark.parametrize(("slower", "expected"), [(0.5, "xformers"), (1.0, "sdpa"), (2.0, "sdpa")])
 def test_the_faster_attention_is_taken(
     family: Family, monkeypatch: pytest.MonkeyPatch, slower: float, expected: str
