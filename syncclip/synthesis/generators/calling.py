@@ -48,9 +48,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
     else:
         wanted |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
         if settings.height and settings.width:
-            wanted["max_area"] = (
-                settings.height * settings.width
-            )  # else Flux Kontext takes its own
+            wanted["max_area"] = settings.height * settings.width  # else Flux Kontext takes its own
     wanted |= _guidance(type(pipeline).__name__, settings, parameters)
     return {key: value for key, value in wanted.items() if key in parameters}
 
