@@ -116,6 +116,19 @@ def test_rejects_and_dropped_pictures_are_summed_up(make_plan: MakePlan, tmp_pat
     )
 
 
+def test_filters_that_reject_everything_end_the_run_early_and_again_at_once(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path
+) -> None:
+    plan = make_plan(100, shard_size=6, filters=[{"name": "blank", "minimum": 127.5}], attempts=4, keep="drop")
+    refusal = "class 'cat': none of its 64 drawings passed the filters, most were rejected by 'blank'"
+    with pytest.raises(UserError, match=refusal):
+        synthesise_set(plan, str(tmp_path), show=False)
+    assert len(in_process) == 8  # of 50 shards, each with two pictures of a class
+    with pytest.raises(UserError, match=refusal):
+        synthesise_set(plan, str(tmp_path), show=False)
+    assert len(in_process) == 8
+
+
 def test_a_generator_that_is_not_there_leaves_no_plan_behind(make_plan: MakePlan, tmp_path: Path) -> None:
     generator = {"pipeline": str(tmp_path / "missing"), "batch_size": 4}
     with pytest.raises(UserError, match="no such folder"):
