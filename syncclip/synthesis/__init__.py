@@ -12,5 +12,9 @@ maker      what an actor does for a row: draw, commit, report
 pool       Ray Data actors that draw shards; bounded restarts, errors as rows
 graph      plan minus markers -> pool -> held against the plan
 facts      the state of a run, added up from reports; status and metrics show it elsewhere
+harvest    whether filters reject everything, which ends a run
+rejects    thumbnails of what filters rejected
 summary    totals, from the markers alone
+quality    how good a set is: read right, varied, near the real pictures, nothing twice
+shift      how far synthetic pictures are from real ones
 """
