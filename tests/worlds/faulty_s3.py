@@ -130,6 +130,10 @@ def faulty_s3(backend: str) -> Iterator[FaultyS3]:
         ready.set()
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
+        hanging = asyncio.all_tasks(loop)
+        for task in hanging:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*hanging, return_exceptions=True))
         loop.close()
 
     thread = threading.Thread(target=run, name="faulty-s3", daemon=True)
