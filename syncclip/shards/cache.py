@@ -3,60 +3,122 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from syncclip import storage
+from syncclip.shards.images import UnreadableImageError
+from syncclip.shards.shared import SharedFolder
+
+FETCHERS = 4
+"""Shards that are copied ahead at once."""
+
+
+class ShardFile(NamedTuple):
+    """A tar, and what its commit marker says of it."""
+
+    url: str
+    bytes: int | None = None  # None: not known, so a remote one is never copied
+    sha256: str | None = None  # None: not known, so it is never checked
+    images: int = 1
 
 
 class ShardCache:
-    """Open shards, the least recently used forgotten first. Safe to share between threads.
+    """Open shards, the least recently used forgotten first. Safe to share between threads, and after a fork.
 
-    A remote shard is fetched whole into a file that has no name any more, so that nothing is left on the disk whatever
-    happens to the process. A shard larger than the limit is read piece by piece over the network instead.
+    A remote shard is copied whole: with a `folder` into files there that all processes of the machine share, else into
+    a file that has no name any more, so that nothing is left on the disk whatever happens to the process. Where there
+    is no room for a copy, the shard is read piece by piece over the network instead.
     """
 
-    def __init__(self, limit_bytes: int = 4 << 30, max_open: int = 128, folder: str | None = None) -> None:
+    def __init__(
+        self, limit_bytes: int = 4 << 30, max_open: int = 128, folder: str | None = None, check: bool = False
+    ) -> None:
         """
         Args:
             limit_bytes: Disk that copies of remote shards may take.
             max_open: Files that may be open at once.
-            folder: Where copies lie; None for the system's temporary folder.
+            folder: Where the copies lie that are shared; None for copies of this process alone.
+            check: Whether a shard's bytes are held against its marker's sha256 when it is copied, or first opened.
         """
-        self.limit_bytes, self.max_open, self.folder = limit_bytes, max_open, folder
+        self.limit_bytes, self.max_open, self.check = limit_bytes, max_open, check
         self.fetched = 0  # remote shards copied so far
+        self._shared = SharedFolder(Path(folder).expanduser(), limit_bytes) if folder is not None else None
+        self._sound: set[str] = set()
+        self._damaged: set[str] = set()
+        self._begin()
+        _CACHES.add(self)
+
+    def _begin(self) -> None:
+        """With nothing open: at first, and in a forked process, where locks and threads of the parent mean nothing."""
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
         self._fetching: dict[str, threading.Lock] = {}  # kept for good: two of one shard would let it be copied twice
         self._coming = 0  # bytes of the copies under way
         self._ahead: ThreadPoolExecutor | None = None
+        self._wanted: set[str] = set()
 
-    def read(self, url: str, shard_bytes: int, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` of the shard at `url`, itself `shard_bytes` long; fewer where it was cut off."""
-        if not storage.is_local(url) and shard_bytes > self.limit_bytes:
-            return storage.read_bytes(url, offset, offset + size)
-        return self._file(url, shard_bytes).read(offset, size)
+    def read(self, shard: ShardFile, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` of a shard; fewer where it was cut off, unless that is checked.
 
-    def fetch_ahead(self, url: str, shard_bytes: int) -> None:
-        """Start to copy a remote shard in the background; a failure shows when the shard is read."""
-        if storage.is_local(url) or shard_bytes > self.limit_bytes or url in self._open:
-            return
-        self._ahead = self._ahead or ThreadPoolExecutor(1, thread_name_prefix="shards-ahead")
-        self._ahead.submit(self._file, url, shard_bytes)
+        Raises:
+            UnreadableImageError: The shard is not what its marker says.
+            MissingError: It is not there.
+        """
+        file = self._file(shard)
+        if file is None:
+            return storage.read_bytes(shard.url, offset, offset + size)
+        return file.read(offset, size)
 
-    def _file(self, url: str, shard_bytes: int) -> _OpenFile:
+    def hold(self, shards: Iterable[ShardFile], place: str) -> None:
+        """Start to copy remote shards in the background, and let go of all others below `place`, a folder or prefix.
+
+        What fails is told when the shard is read.
+        """
+        remote = {shard.url: shard for shard in shards if self._copied(shard)}
         with self._lock:
+            for url in [url for url in self._open if url.startswith(place) and url not in remote]:
+                if not storage.is_local(url):
+                    del self._open[url]
+            self._wanted = {url for url in self._wanted if not url.startswith(place)} | set(remote)
+            missing = [shard for url, shard in remote.items() if url not in self._open]
+            if missing and self._ahead is None:
+                self._ahead = ThreadPoolExecutor(FETCHERS, thread_name_prefix="shards-ahead")
+        for shard in missing:
+            assert self._ahead is not None
+            self._ahead.submit(self._fetch_ahead, shard)
+
+    def _fetch_ahead(self, shard: ShardFile) -> None:
+        if shard.url in self._wanted:  # else the window passed while it waited
+            self._file(shard)
+
+    def _copied(self, shard: ShardFile) -> bool:
+        return not storage.is_local(shard.url) and shard.bytes is not None and shard.bytes <= self.limit_bytes
+
+    def _file(self, shard: ShardFile) -> _OpenFile | None:
+        url = shard.url
+        if not storage.is_local(url) and not self._copied(shard):
+            return None
+        with self._lock:
+            if url in self._damaged:
+                raise _damage(shard)
             if url in self._open:
                 self._open.move_to_end(url)
                 return self._open[url]
             fetching = self._fetching.setdefault(url, threading.Lock())
         with fetching:  # one copy at a time of one shard; others go on meanwhile
-            copied_bytes = 0 if storage.is_local(url) else shard_bytes
+            copied_bytes = 0 if storage.is_local(url) or self._shared is not None else shard.bytes or 0
             with self._lock:
+                if url in self._damaged:
+                    raise _damage(shard)
                 if url in self._open:
                     return self._open[url]
                 self._coming += copied_bytes
@@ -64,7 +126,7 @@ class ShardCache:
                     self._open.popitem(last=False)  # closed when its last reader lets go of it
             file = None
             try:
-                file = self._local(url) if storage.is_local(url) else self._copy(url, shard_bytes)
+                file = self._local(shard) if storage.is_local(url) else self._copy(shard)
             finally:
                 with self._lock:
                     self._coming -= copied_bytes
@@ -75,21 +137,66 @@ class ShardCache:
     def _taken(self) -> int:
         return self._coming + sum(file.disk_bytes for file in self._open.values())
 
-    def _local(self, url: str) -> _OpenFile:
+    def _local(self, shard: ShardFile) -> _OpenFile:
         try:
-            return _OpenFile(os.open(storage.local_path(url), os.O_RDONLY), 0)
+            file = _OpenFile(os.open(storage.local_path(shard.url), os.O_RDONLY), 0)
         except FileNotFoundError as error:
-            raise storage.MissingError(f"cannot read {url}: it is not there any more; was the set removed?") from error
+            raise storage.MissingError(
+                f"cannot read {shard.url}: it is not there any more; was the set removed?"
+            ) from error
+        self._require_sound(shard, storage.local_path(shard.url))
+        return file
 
-    def _copy(self, url: str, shard_bytes: int) -> _OpenFile:
-        handle, name = tempfile.mkstemp(prefix="syncclip-", suffix=".tar", dir=self.folder)
+    def _copy(self, shard: ShardFile) -> _OpenFile | None:
+        assert shard.bytes is not None
+        if self._shared is not None:
+            name = hashlib.sha256(f"{shard.url} {shard.sha256}".encode()).hexdigest()[:32]
+            while (found := self._shared.open(name, shard.bytes, lambda path: self._fetch(shard, path))) is None:
+                if not self._let_go():
+                    return None
+            return _OpenFile(found, 0)
+        handle, private = tempfile.mkstemp(prefix="syncclip-", suffix=".tar")
         os.close(handle)
         try:
-            storage.fetch(url, Path(name))
-            self.fetched += 1
-            return _OpenFile(os.open(name, os.O_RDONLY), shard_bytes)
+            self._fetch(shard, Path(private))
+            return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
         finally:
-            Path(name).unlink()
+            Path(private).unlink()
+
+    def _let_go(self) -> bool:
+        """Close the copy that was not used for longest, which then may be removed; False where there is none."""
+        with self._lock:
+            oldest = next((url for url in self._open if not storage.is_local(url)), None)
+            if oldest is not None:
+                del self._open[oldest]
+        return oldest is not None
+
+    def _fetch(self, shard: ShardFile, path: Path) -> None:
+        """Copy a shard; once more where what came is not what its marker says."""
+        storage.fetch(shard.url, path)
+        if not self._is_sound(shard, path):
+            storage.fetch(shard.url, path)
+            self._require_sound(shard, path)
+        self.fetched += 1
+
+    def _is_sound(self, shard: ShardFile, path: Path) -> bool:
+        if not self.check or shard.sha256 is None or (storage.is_local(shard.url) and shard.url in self._sound):
+            return True
+        with path.open("rb") as file:
+            sound = storage.file_sha256(file) == shard.sha256
+        if sound:
+            self._sound.add(shard.url)
+        return sound
+
+    def _require_sound(self, shard: ShardFile, path: Path) -> None:
+        if not self._is_sound(shard, path):
+            self._damaged.add(shard.url)
+            raise _damage(shard)
+
+
+def _damage(shard: ShardFile) -> UnreadableImageError:
+    reason = "its bytes are not those of its marker, it was damaged or exchanged; `syncclip shards verify` tells more"
+    return UnreadableImageError(shard.url, reason, shard.images)
 
 
 class _OpenFile:
@@ -105,3 +212,14 @@ class _OpenFile:
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             os.close(self.descriptor)
+
+
+_CACHES: weakref.WeakSet[ShardCache] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for cache in list(_CACHES):
+        cache._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.cache import ShardCache
+from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import decode_image
 from syncclip.shards.reader import Rows
 
@@ -79,8 +79,7 @@ class TarSet:
         """The picture's file, as it lies in the tar."""
         member = self._members[row]
         url = self._urls[member.tar]
-        # The size of the whole tar only decides whether a remote one is copied; without it each picture is fetched.
-        return self._cache.read(url, self._cache.limit_bytes + 1, member.offset, member.size)
+        return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def image(self, row: int) -> Image.Image:
         """The decoded picture, RGB.
@@ -96,10 +95,15 @@ class TarSet:
 
 
 def _index(number: int, url: str) -> Iterator[Member]:
+    empty = True
     try:
-        yield from _members(number, url)
+        for member in _members(number, url):
+            empty = False
+            yield member
     except tarfile.TarError as error:
         raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
+    if empty:
+        raise UserError(f"{url}: an empty tar, it has no picture; fetch it anew, or remove it.")
 
 
 def _members(number: int, url: str) -> Iterator[Member]:

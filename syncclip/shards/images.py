@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from syncclip.settings import UserError
 
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be decoded; the text names it and says why."""
+    """An image that cannot be decoded, or the whole shard that it lies in; the text names it and says why."""
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, images: int = 1) -> None:
         super().__init__(f"{name}: {reason}")
-        self.name, self.reason = name, reason
+        self.name, self.reason, self.images = name, reason, images
 
-    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
-        return type(self), (self.name, self.reason)  # else it could not come back from another process
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, int]]:
+        return type(self), (self.name, self.reason, self.images)  # else it could not come back from another process
 
 
 def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -38,13 +38,15 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         max_pixels: Larger pictures are refused from their header, before any pixel is allocated.
 
     Raises:
-        UnreadableImageError: Not such an image, cut off, damaged or too large.
+        UnreadableImageError: Not such an image, cut off, damaged, too large, or larger than what its data shows.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
                 decoded: Image.Image = image.convert("RGB")
+                if image.format == "JPEG" and _ends_early(data, decoded):
+                    raise ValueError(f"its header says {width} x {height} pixels, but its data shows fewer")
                 return decoded
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -52,12 +54,32 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
     raise UnreadableImageError(name, f"{width} x {height} pixels are more than {max_pixels}; scale it down")
 
 
-class Corruption:
-    """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images."""
+def _ends_early(data: bytes, decoded: Image.Image) -> bool:
+    """Whether a JPEG's data ends before its header's last pixel: libjpeg then fills up with grey and says nothing.
 
-    def __init__(self, limit: int) -> None:
+    What fills up is even, so only a picture with an even last corner is looked at twice. Bytes put behind the data are
+    more pixels to a decoder that is short of them, and nothing to one that has them all.
+    """
+    width, height = decoded.size
+    corner = decoded.crop((max(0, width - 4), max(0, height - 2), width, height))
+    end = data.rfind(b"\xff\xd9")
+    if end < 0 or any(low != high for low, high in corner.getextrema()):  # type: ignore[misc]
+        return False
+    longer = data[:end] + b"\x5a\xa5" * 32 + data[end:]
+    with Image.open(io.BytesIO(longer), formats=FORMATS) as image:
+        return ImageChops.difference(image.convert("RGB"), decoded).getbbox() is not None
+
+
+class Corruption:
+    """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images.
+
+    Without a limit it only counts: somebody else tells.
+    """
+
+    def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.names: dict[str, int] = {}  # name -> images lost with it
+        self.reasons: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -70,10 +92,12 @@ class Corruption:
         with self._lock:
             if name in self.names:
                 return
-            self.names[name] = images
+            self.names[name], self.reasons[name] = images, str(reason)
             total = self.images
+        if self.limit is None:
+            return
         log.warning("skipped %s (%d image(s), %d in all): %s", name, images, total, reason)
-        if total > self.limit:
+        if images and total > self.limit:
             raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {reason}")
 
 

@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
 # What a number is drawn for: distinct first words of a key.
-PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT = range(1, 8)
+PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = range(1, 9)
 
 
 def key(*words: int) -> int:
@@ -61,6 +61,31 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
     """(batch,) which of n things make batch `step`: the next ones of the epoch's permutation, from its start again at
     its end, so that every batch is full and every thing comes at least once an epoch."""
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
+
+
+def turn(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """(count,) which of n things come in an epoch that shows `count` of them: the next ones of an endless row of
+    permutations, so that over the epochs each comes equally often."""
+    places = epoch * count + np.arange(count)
+    sweeps = [
+        permutation(n, key(SOURCE, seed), sweep) for sweep in range(int(places[0]) // n, int(places[-1]) // n + 1)
+    ]
+    turns: npt.NDArray[np.int64] = np.concatenate(sweeps)[places - places[0] // n * n]
+    return turns
+
+
+def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
+    """(n,) a column for each row of (n, m) weights, with a chance in proportion to its weight."""
+    bounds = np.cumsum(weights, axis=1)
+    assert bool(np.all(bounds[:, -1] > 0))
+    share = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)
+    chosen: npt.NDArray[np.int64] = (bounds <= (share * bounds[:, -1])[:, None]).sum(1).astype(np.int64)
+    return chosen
+
+
+def share(n: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
+    """Which of n things are one rank's: every `world_size`th from `rank` on, so that each is exactly one rank's."""
+    return np.arange(rank, n, world_size, dtype=np.int64)
 
 
 def window(shards: int, width: int, seed: int, slot: int) -> tuple[int, ...]:

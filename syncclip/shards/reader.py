@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.shards.cache import ShardCache
+from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import MAX_PIXELS, Corruption, UnreadableImageError, decode_image
 from syncclip.shards.layout import ShardStats, committed, read_table, shard_name, table_name
 
@@ -127,19 +127,28 @@ class ShardSet:
         return f"{self._tar(row)}:{int(self.samples.index[row]):09d}.jpg"
 
     def read(self, row: int) -> bytes:
-        """The image file of a row, as it lies in the tar; shorter where the tar was cut off since."""
+        """The image file of a row, as it lies in the tar; shorter where the tar was cut off since.
+
+        Raises:
+            UnreadableImageError: The cache checks shards, and this one is damaged.
+            MissingError: Its shard was removed after the set was opened.
+        """
         samples = self.samples
-        shard_bytes = self.shards[int(samples.shard[row])].bytes
-        return self.cache.read(self._tar(row), shard_bytes, int(samples.offset[row]), int(samples.size[row]))
+        return self.cache.read(self._file(int(samples.shard[row])), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
         """The RGB picture of a row.
 
         Raises:
-            UnreadableImageError: It cannot be decoded, or is larger than `max_pixels`.
-            MissingError: Its shard was removed after the set was opened.
+            UnreadableImageError: It cannot be decoded, or is larger than `max_pixels`; or its shard is damaged or was
+                removed after the set was opened.
         """
-        return decode_image(self.read(row), self.name(row), self.max_pixels)
+        try:
+            data = self.read(row)
+        except storage.MissingError as error:
+            shard = self._file(int(self.samples.shard[row]))
+            raise UnreadableImageError(shard.url, str(error), shard.images) from error
+        return decode_image(data, self.name(row), self.max_pixels)
 
     def text(self, row: int) -> str:
         """The prompt or caption of a row."""
@@ -151,10 +160,33 @@ class ShardSet:
         assert isinstance(found, dict)
         return found
 
-    def fetch_ahead(self, shards: Iterable[int]) -> None:
-        """Start to copy remote shards in the background; nothing for local ones."""
-        for shard in shards:
-            self.cache.fetch_ahead(storage.join(self.url, shard_name(shard)), self.shards[shard].bytes)
+    def check_labels(self, classes: int) -> None:
+        """Refuse a set with a class id that `classes` classes don't have.
+
+        Raises:
+            UserError: The sentence names the first such image.
+        """
+        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
+        if len(wrong):
+            raise UserError(
+                f"{self.name(int(wrong[0]))}: class {self.labels[wrong[0]]} is out of range, there are {classes} "
+                f"(0 to {classes - 1}); {len(wrong)} image(s) have such a .cls, make the set anew for these classes"
+            )
+
+    def hold(self, shards: Iterable[int]) -> None:
+        """Start to copy these remote shards in the background, and let go of the others; nothing for local ones."""
+        if not storage.is_local(self.url):
+            self.cache.hold([self._file(shard) for shard in shards], storage.join(self.url, ""))
+
+    def through(self, cache: ShardCache) -> ShardSet:
+        """The same images, read through another cache."""
+        view = copy.copy(self)
+        view.cache = cache
+        return view
+
+    def _file(self, shard: int) -> ShardFile:
+        stats = self.shards[shard]
+        return ShardFile(storage.join(self.url, shard_name(shard)), stats.bytes, stats.sha256, stats.count)
 
     def _tar(self, row: int) -> str:
         return storage.join(self.url, shard_name(int(self.samples.shard[row])))
@@ -174,11 +206,17 @@ class ShardSet:
                 part = _columns(found.get(url, b""), self.shards[shard])
                 if isinstance(part, str):
                     self.corruption.skip(url, part, self.shards[shard].count)
-                else:
-                    parts.append(part)
+                    continue
+                if not part.shape[1]:
+                    self.corruption.skip(
+                        storage.join(self.url, shard_name(shard)), "an empty shard, it has no image", 0
+                    )
+                parts.append(part)
         if not parts:
             raise UserError(f"{self.url}: no shard there has a readable table; check the set with `shards verify`")
         columns = np.concatenate(parts, axis=1)
+        if not columns.shape[1]:
+            raise UserError(f"{self.url}: all {len(shards)} shards there are empty; make the set anew")
         columns = columns[:, np.argsort(columns[0], kind="stable")]
         twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
         if len(twice):
@@ -213,6 +251,8 @@ def _columns(data: bytes, stats: ShardStats) -> Rows | str:
         return f"its table has {len(index)} rows, its marker says {stats.count}"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > stats.bytes):
         return "its table points outside the tar"
+    if Counter(label.tolist()) != Counter(stats.per_class):
+        return "its table shows other classes than its marker"
     return np.stack([index, label, np.full_like(index, stats.shard), np.arange(len(index)), offset, size])
 
 

@@ -6,11 +6,8 @@ resuming is a counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) see the sa
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -21,6 +18,9 @@ from torch import Tensor
 from syncclip.settings import UserError
 from syncclip.shards import order
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
+from syncclip.shards.joined import RealEpochs, Source, joined
+from syncclip.shards.loader import by_processes, by_threads
+from syncclip.shards.partners import Partners
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 
 REAL, SYNTHETIC = 0, 1  # domains
@@ -56,6 +56,11 @@ class Batch:
         images, labels, domains = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.domains))
         return Batch(images, labels, domains, self.sizes)
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory."""
+        images, labels, domains = (t.pin_memory() for t in (self.images, self.labels, self.domains))
+        return Batch(images, labels, domains, self.sizes)
+
 
 class MixedStream:
     """Endless global batches of B images a group: real, seen (synthetic, same labels), novel (synthetic, novel labels).
@@ -72,8 +77,8 @@ class MixedStream:
 
     def __init__(
         self,
-        real: ImageSet | None,
-        synthetic: ShardSet | None,
+        real: ImageSet | Sequence[Source[ImageSet]] | None,
+        synthetic: ShardSet | Sequence[Source[ShardSet]] | None,
         *,
         transform: Transform,
         batch: int,
@@ -91,16 +96,17 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: Real images; with `data="synthetic"` only its labels are used, and None draws labels from `base`.
-            synthetic: The synthetic set; None only with `data="real"`.
+            real: Real images, or several sets of them; with `data="synthetic"` only their labels are used, and None
+                draws labels from `base`.
+            synthetic: The synthetic set, or several; None only with `data="real"`.
             transform: (RGB picture, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
                 step, group, position); the picture is shared and must not be changed in place.
             batch: Global B, a multiple of `world_size`.
             seed: Of everything that is drawn.
             base, novel: Class ids.
-            real_rows: The rows of `real` to train on, such as the few shots; None for all.
-            images_per_class: Only the first so many synthetic images of each class; None for all.
-            window: Shards from which the partners of one step come; None for all of the set.
+            real_rows: The rows of one real set to train on, such as the few shots; None for all.
+            images_per_class: Only the first so many synthetic images of each class of each set; None for all.
+            window: Shards of a set from which the partners of one step come; None for all.
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
             corrupt_limit: Damaged images that may be replaced before it is an error.
             cache_images: Bytes that decoded images may take in memory; results do not depend on it.
@@ -114,31 +120,25 @@ class MixedStream:
         self.data, self.batch_size, self.seed = data, batch, seed
         self.rank, self.world_size = rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
+        self._cache_images = cache_images
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
         if real is None and data != "synthetic":
             raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
         if synthetic is None and data != "real":
             raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
-        self.real = real
-        self._real_rows = (
-            _NONE if real is None else np.arange(len(real)) if real_rows is None else np.asarray(real_rows)
-        )
-        if real is not None and not len(self._real_rows):
-            raise UserError("there is no real image to train on; give at least one shot per class")
-        self.synthetic = synthetic if data != "real" else None
-        if self.synthetic is not None:
+        sources = [Source(real, rows=real_rows)] if real is not None and not isinstance(real, Sequence) else real or []
+        self.real = joined(sources) if sources else None
+        self._epochs = RealEpochs(sources, seed) if sources else None
+        self.synthetic: ImageSet | None = None
+        if synthetic is not None and data != "real":
+            drawn = [Source(synthetic)] if isinstance(synthetic, ShardSet) else synthetic
             if images_per_class is not None:
-                self.synthetic = self.synthetic.subset(max_per_class=images_per_class)
-            self._check_labels(self.synthetic)
-            self._shard_ids, self._shard_of = np.unique(self.synthetic.samples.shard, return_inverse=True)
-            self._width = len(self._shard_ids) if window is None else window
-            if self._width < 1:
-                raise UserError(f"a window of {window} shards holds no image; give 1 or more")
-            drawn = batch * (2 if len(self.novel) else 1)
-            self._dwell = order.dwell(len(self.synthetic), len(self._shard_ids), drawn)
-        self._epoch_images = len(self._real_rows) if real is not None else self._base_images()
-        self._window_index = lru_cache(maxsize=4)(self._index_window)
+                drawn = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in drawn]
+            self.synthetic = joined(drawn)
+            self._check_labels(self.synthetic, ", ".join(one.images.url for one in drawn))
+            self._partners = Partners(drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1))
+        self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)
 
     @property
@@ -153,8 +153,8 @@ class MixedStream:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         count = self.batch_size
-        if self.real is not None:
-            real = self._real_rows[order.batch_of(len(self._real_rows), count, self.seed, epoch, step)]
+        if self._epochs is not None and self.real is not None:
+            real = self._epochs.shown(epoch)[order.batch_of(len(self._epochs), count, self.seed, epoch, step)]
             labels = self.real.labels[real]
         else:
             real = _NONE
@@ -163,7 +163,7 @@ class MixedStream:
             return BatchIds(real, _NONE, _NONE, labels, _NONE)
         ids = BatchIds(
             real=real if self.data == "both" else _NONE,
-            seen=self._partners(labels, order.SEEN, epoch, step),
+            seen=self._partners.draw(labels, order.SEEN, epoch, step, self._place(epoch, step)),
             novel=_NONE,
             labels=labels,
             novel_labels=_NONE,
@@ -171,7 +171,8 @@ class MixedStream:
         if not len(self.novel):
             return ids
         novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
-        return replace(ids, novel=self._partners(novel, order.NOVEL, epoch, step), novel_labels=novel)
+        partners = self._partners.draw(novel, order.NOVEL, epoch, step, self._place(epoch, step))
+        return replace(ids, novel=partners, novel_labels=novel)
 
     def batch(self, epoch: int, step: int) -> Batch:
         """This rank's part of the batch of a step, decoded and transformed.
@@ -203,63 +204,45 @@ class MixedStream:
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
         )
 
-    def batches(self, epochs: int, epoch: int = 0, step: int = 0, threads: int = 0) -> Iterator[tuple[int, int, Batch]]:
-        """(epoch, step, batch) from a place on to the end of `epochs`; `threads` > 0 make batches ahead, one each."""
+    def batches(
+        self,
+        epochs: int,
+        epoch: int = 0,
+        step: int = 0,
+        *,
+        threads: int = 0,
+        processes: int = 0,
+        pinned: bool = False,
+    ) -> Iterator[tuple[int, int, Batch]]:
+        """(epoch, step, batch) from a place on to the end of `epochs`; what makes them ahead changes nothing in them.
+
+        Args:
+            threads: That make batches ahead, one each; with `processes`, batches that each of those keeps ready.
+            processes: That decode instead of threads, where one process's lock is what holds up; 0 for none.
+            pinned: Whether batches come in page-locked memory.
+        """
         first, last = epoch * self.steps_per_epoch + step, epochs * self.steps_per_epoch
-        places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
-        if threads < 1:
-            yield from ((epoch, step, self.batch(epoch, step)) for epoch, step in places)
+        if processes and first < last:
+            yield from by_processes(self, first, last, processes, threads, pinned)
             return
-        with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
-            waiting: deque[tuple[int, int, Future[Batch]]] = deque()
-            try:
-                for epoch, step in places:
-                    waiting.append((epoch, step, pool.submit(self.batch, epoch, step)))
-                    if len(waiting) > threads:
-                        epoch, step, ready = waiting.popleft()
-                        yield epoch, step, ready.result()
-                while waiting:
-                    epoch, step, ready = waiting.popleft()
-                    yield epoch, step, ready.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
+        for epoch, step, batch in by_threads(self, places, threads):
+            yield epoch, step, batch.pin_memory() if pinned else batch
 
-    def window(self, epoch: int, step: int) -> list[int]:
-        """The numbers of the shards from which the synthetic images of a step come."""
-        return [int(self._shard_ids[place]) for place in self._window(self._slot(epoch, step))]
+    def window(self, epoch: int, step: int) -> list[list[int]]:
+        """The numbers of the shards from which the synthetic images of a step come, for each set."""
+        return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
 
-    def _slot(self, epoch: int, step: int) -> int:
-        return (epoch * self.steps_per_epoch + step) // self._dwell
+    def begin_anew(self, processes: int) -> None:
+        """In one of several forked processes: count what is lost from here on, and keep a share of the memory."""
+        self.corruption = Corruption(None)
+        self._decoded = DecodedImages(self._cache_images // processes)
 
-    def _window(self, slot: int) -> tuple[int, ...]:
-        return order.window(len(self._shard_ids), self._width, self.seed, slot)
+    def _place(self, epoch: int, step: int) -> int:
+        return epoch * self.steps_per_epoch + step
 
     def _draw(self, purpose: int, epoch: int, step: int, bounds: Rows) -> Rows:
         return order.below(bounds, order.key(purpose, self.seed, epoch, step))
-
-    def _partners(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
-        """(len(labels),) rows of the synthetic set that show `labels`, from the window of the step."""
-        assert self.synthetic is not None
-        slot = self._slot(epoch, step)
-        by_label, sorted_labels = self._window_index(self._window(slot))
-        if self._width < len(self._shard_ids):
-            coming = {*self._window(slot), *self._window(slot + 1)}
-            self.synthetic.fetch_ahead(int(self._shard_ids[place]) for place in sorted(coming))
-        first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
-        choices = [
-            by_label[a:b] if a < b else self.synthetic.rows_of(int(label))
-            for a, b, label in zip(first, last, labels, strict=True)
-        ]
-        drawn = self._draw(purpose, epoch, step, np.array([len(rows) for rows in choices], np.int64))
-        return np.array([rows[number] for rows, number in zip(choices, drawn, strict=True)], np.int64)
-
-    def _index_window(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
-        """Rows of the window's shards, by label, and their labels."""
-        assert self.synthetic is not None
-        rows = np.flatnonzero(np.isin(self._shard_of, window))
-        labels = self.synthetic.labels[rows]
-        by_label = np.argsort(labels, kind="stable")
-        return rows[by_label], labels[by_label]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
         """The picture of a row, or of the next sound row of its class."""
@@ -267,7 +250,9 @@ class MixedStream:
         if image is not None:
             return image
         label = int(source.labels[row])
-        rows = self._real_rows[source.labels[self._real_rows] == label] if domain == REAL else source.rows_of(label)
+        rows = source.rows_of(label)
+        if domain == REAL and self._epochs is not None:
+            rows = self._epochs.rows[source.labels[self._epochs.rows] == label]
         start = int(np.flatnonzero(rows == row)[0])
         for candidate in np.roll(rows, -start)[1:].tolist():
             image = self._decoded_or_none(source, candidate, domain)
@@ -279,19 +264,21 @@ class MixedStream:
         try:
             return self._decoded.get((domain, row), lambda: source.image(row))
         except UnreadableImageError as error:
-            self.corruption.skip(error.name, error)
+            self.corruption.skip(error.name, error, error.images)
             return None
 
     def _base_images(self) -> int:
         assert self.synthetic is not None
         return int(np.isin(self.synthetic.labels, self._base).sum())
 
-    def _check_labels(self, synthetic: ShardSet) -> None:
-        shown = self._base if self.real is None else np.unique(self.real.labels[self._real_rows])
+    def _check_labels(self, synthetic: ImageSet, place: str) -> None:
+        shown = self._base
+        if self.real is not None and self._epochs is not None:
+            shown = np.unique(self.real.labels[self._epochs.rows])
         missing = np.setdiff1d(np.concatenate([shown, self.novel]), synthetic.labels)
         if len(missing):
             some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise UserError(
-                f"{synthetic.url}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
+                f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
                 "make a set of this benchmark, or loosen the filters"
             )

@@ -155,12 +155,11 @@ def test_remote_shards_are_fetched_once_and_forgotten_beyond_the_limit(tmp_path:
     url = f"memory://{tmp_path}"
     write_set(url, classes=3, rounds=4)
     size = ShardSet(url).shards[0].bytes
-    cache = ShardCache(limit_bytes=2 * size, folder=str(tmp_path))
+    cache = ShardCache(limit_bytes=2 * size)
     images = ShardSet(url, cache=cache)
     for row, fetched in [(0, 1), (1, 1), (3, 2), (2, 2), (6, 3), (0, 3), (3, 4)]:
         assert index_of(images.image(row)) == row
         assert (cache.fetched, cache._taken() <= 2 * size) == (fetched, True)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_larger_than_the_cache_is_read_piece_by_piece(tmp_path: Path) -> None:
@@ -175,7 +174,7 @@ def test_shards_are_fetched_ahead(tmp_path: Path) -> None:
     url = f"memory://{tmp_path}"
     write_set(url, classes=3, rounds=2)
     images = ShardSet(url)
-    images.fetch_ahead([0, 1])
+    images.hold([0, 1])
     assert images.cache._ahead is not None
     images.cache._ahead.shutdown(wait=True)
     assert images.cache.fetched == 2

@@ -142,7 +142,7 @@ def test_an_epoch_shows_each_chosen_real_image(seed: int, epoch: int, batch: int
 def test_partners_come_from_the_windows_shards(seed: int, width: int, epoch: int, step: int) -> None:
     synthetic = stored(5, 6, 1)
     mixed = stream(seed=seed, synthetic=synthetic, window=width)
-    window = mixed.window(epoch, step)
+    [window] = mixed.window(epoch, step)
     assert 1 <= len(window) <= width
     ids = mixed.ids(epoch, step)
     assert set(synthetic.samples.shard[np.concatenate([ids.seen, ids.novel])].tolist()) <= set(window)
@@ -152,7 +152,7 @@ def test_partners_are_drawn_from_all_images_of_their_class_in_the_window() -> No
     synthetic, mixed = stored(5, 6, 2), stream(window=2)
     seen: dict[tuple[int, ...], set[int]] = {}
     for epoch in range(200):
-        seen.setdefault(tuple(mixed.window(epoch, 0)), set()).update(mixed.ids(epoch, 0).seen.tolist())
+        seen.setdefault(tuple(mixed.window(epoch, 0)[0]), set()).update(mixed.ids(epoch, 0).seen.tolist())
     assert len(seen) >= 3
     for window, rows in seen.items():
         inside = np.isin(synthetic.samples.shard, window) & np.isin(synthetic.labels, BASE)
@@ -169,7 +169,7 @@ def test_the_window_passes_over_the_whole_set() -> None:
 def test_a_class_without_an_image_in_the_window_falls_back_to_all_its_images() -> None:
     lacking = stored(5, 6, 2, without=tuple(3 + 5 * i for i in range(4)))  # class 3 only in the last of 3 shards
     mixed = stream(synthetic=lacking, window=1, novel=[3], base=[0, 1, 2, 4])
-    windows = {tuple(mixed.window(epoch, 0)) for epoch in range(60)}
+    windows = {tuple(mixed.window(epoch, 0)[0]) for epoch in range(60)}
     rows = {row for epoch in range(60) for row in mixed.ids(epoch, 0).novel.tolist()}
     assert windows == {(0,), (1,), (2,)}
     assert lacking.samples.index[sorted(rows)].tolist() == [23, 28]

@@ -1,0 +1,98 @@
+"""Which synthetic images stand beside given labels: drawn from a window that moves over the shards of each set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from syncclip.settings import UserError
+from syncclip.shards import order
+from syncclip.shards.joined import Source
+from syncclip.shards.reader import Rows, ShardSet
+
+
+class Partners:
+    """Draws from several sets: first the set, by its weight among those that show the class, then the image, uniformly.
+
+    The image comes from the set's window, or from all of its images of the class where the window holds none.
+    """
+
+    def __init__(self, sources: Sequence[Source[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
+        """
+        Args:
+            sources: at least one.
+            seed: of what is drawn.
+            width: shards of each set that are in use at once; None for all.
+            drawn: images of a step, of all sets together.
+        """
+        self._seed = seed
+        self._weights = np.array([source.weight for source in sources])
+        shares = self._weights / self._weights.sum()
+        self.windows = [
+            MovingWindow(
+                source.images,
+                width=width,
+                seed=order.key(order.SOURCE, seed, number) if number else seed,
+                drawn=max(1, round(drawn * share)),
+            )
+            for number, (source, share) in enumerate(zip(sources, shares, strict=True))
+        ]
+        self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
+
+    def draw(self, labels: Rows, purpose: int, epoch: int, step: int, place: int) -> Rows:
+        """(len(labels),) rows of the joined sets that show `labels`; `place` counts the steps of all epochs."""
+        choices = [window.choices(labels, place) for window in self.windows]
+        if len(self.windows) == 1:
+            sets = np.zeros(len(labels), np.int64)
+        else:
+            there = np.array([[len(rows) > 0 for rows in of_set] for of_set in choices]).T
+            sets = order.choose(there * self._weights, order.key(order.SOURCE, purpose, self._seed, epoch, step))
+        bounds = np.array([len(choices[number][i]) for i, number in enumerate(sets)], np.int64)
+        numbers = order.below(bounds, order.key(purpose, self._seed, epoch, step))
+        rows = [
+            self._starts[number] + choices[number][i][n]
+            for i, (number, n) in enumerate(zip(sets, numbers, strict=True))
+        ]
+        return np.array(rows, np.int64)
+
+
+class MovingWindow:
+    """The few shards of one set from which the images of a step come; those of the next place are fetched ahead."""
+
+    def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
+        self._images, self._seed = images, seed
+        self._shards, self._shard_of = np.unique(images.samples.shard, return_inverse=True)
+        self._width = len(self._shards) if width is None else width
+        if self._width < 1:
+            raise UserError(f"a window of {width} shards holds no image; give 1 or more")
+        self._dwell = order.dwell(len(images), len(self._shards), drawn)
+        self._index = lru_cache(maxsize=4)(self._by_label)
+
+    def shards(self, place: int) -> list[int]:
+        """The numbers of the shards in the window."""
+        return [int(self._shards[shard]) for shard in self._window(place // self._dwell)]
+
+    def choices(self, labels: Rows, place: int) -> list[Rows]:
+        """For each label the rows that show it: those in the window, or all where it holds none."""
+        slot = place // self._dwell
+        by_label, sorted_labels = self._index(self._window(slot))
+        if self._width < len(self._shards):
+            coming = sorted({*self._window(slot), *self._window(slot + 1)})
+            self._images.hold(int(self._shards[shard]) for shard in coming)
+        first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
+        return [
+            by_label[a:b] if a < b else self._images.rows_of(int(label))
+            for a, b, label in zip(first, last, labels, strict=True)
+        ]
+
+    def _window(self, slot: int) -> tuple[int, ...]:
+        return order.window(len(self._shards), self._width, self._seed, slot)
+
+    def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
+        """Rows of the window's shards, by label, and their labels."""
+        rows = np.flatnonzero(np.isin(self._shard_of, window))
+        labels = self._images.labels[rows]
+        by_label = np.argsort(labels, kind="stable")
+        return rows[by_label], labels[by_label]
