@@ -76,27 +76,10 @@ storage: {{root: {folder / "runs"}}}
 @pytest.fixture(scope="session")
 def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
-    import torch
-
-    from syncclip import jobs
     from syncclip.recipe import Recipe
-    from syncclip.shards.writer import write_shard
-    from syncclip.synthesis.drawing import draw_shard
-    from syncclip.synthesis.filters import build_filters
-    from syncclip.synthesis.generators import Generator, locate
-    from syncclip.synthesis.plan import settle
+    from tests.worlds.synthetic import draw_here
 
-    url = str(tmp_path_factory.mktemp("set"))
-    plan = jobs.plan(Recipe.load(tiny.recipe))
-    plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
-    painter, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
-    for shard in plan.shards():
-        drawn = draw_shard(plan, shard, painter, filters)
-        write_shard(url, shard, drawn.samples, drawn.rejects)
-    torch.set_num_threads(threads)
-    return url
+    return draw_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
 
 
 @pytest.fixture(scope="session")

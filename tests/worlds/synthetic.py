@@ -1,0 +1,28 @@
+"""A recipe's synthetic set, drawn in this process: what a cluster's set is compared with."""
+
+from __future__ import annotations
+
+from syncclip.recipe import Recipe
+
+
+def draw_here(recipe: Recipe, url: str) -> str:
+    """Draw the set shard after shard, without Ray, which takes longer to start than a tiny set to draw."""
+    import torch
+
+    from syncclip import jobs
+    from syncclip.shards.writer import write_shard
+    from syncclip.synthesis.drawing import draw_shard
+    from syncclip.synthesis.filters import build_filters
+    from syncclip.synthesis.generators import Generator, locate
+    from syncclip.synthesis.plan import settle
+
+    plan = jobs.plan(recipe)
+    plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(plan.threads)
+    painter, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
+    for shard in plan.shards():
+        drawn = draw_shard(plan, shard, painter, filters)
+        write_shard(url, shard, drawn.samples, drawn.rejects)
+    torch.set_num_threads(threads)
+    return url
