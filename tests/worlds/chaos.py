@@ -103,7 +103,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
         log = folder / f"command{toll.commands}.log"
         line = [sys.executable, "-m", "tests.worlds.light", str(folder / "asked.json"), url, str(weather.actors)]
         family: set[psutil.Process] = set()
-        with log.open("wb") as stderr, subprocess.Popen(line, env=surroundings, stderr=stderr) as command:
+        with log.open("wb") as out, subprocess.Popen(line, env=surroundings, stdout=out, stderr=out) as command:
             while command.poll() is None:
                 time.sleep(0.05)
                 with contextlib.suppress(psutil.NoSuchProcess):
