@@ -54,21 +54,20 @@ def chaos(
             counts = times_there(plan, f"{bucket}/set").values()
             spoilt = dict(proxy.spoilt)
     tables.show(tables.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
-    comparison = against(toll, prediction(plan, quiet, toll, actors))
-    tables.show(tables.table("Against the simulation", ["", "measured", "predicted", "90 % of runs"], comparison))
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
     tables.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
+    comparison = against(toll, prediction(plan, quiet, toll, actors))
+    tables.show(tables.table("Against the simulation", ["", "measured", "predicted", "90 % of runs"], comparison))
     if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
         sys.exit(1)
 
 
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
-    """What the simulation says of the storm, from the quiet run's rate and the storm's own deaths and restarts."""
-    alive = actors * toll.drawing - sum(toll.restarts)
+    """What the simulation says of the storm, from the quiet run's rate and the storm's own deaths and pauses."""
     cost = CostSettings(
         rate=plan.total / (actors * quiet.drawing),
-        preemptions=toll.deaths / (alive / 3600),
-        wait=sum(toll.restarts) / max(1, len(toll.restarts)),
+        preemptions=toll.deaths / (toll.alive / 3600),
+        wait=max(0.0, actors * toll.drawing - toll.alive) / max(1, toll.deaths),
         load=0.0,
     )
     return forecast(plan, cost, actors, actors)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import against, figures, prediction
-from tests.worlds.chaos import Toll, restarts
+from tests.worlds.chaos import Toll
 from tests.worlds.light import Note, light_plan, read_notes
 
 QUIET = [Note(10.0, 1, "draw", 4), Note(10.0, 2, "draw", 4)]
@@ -22,18 +22,19 @@ def test_the_ledger_counts_what_was_begun_and_not_for_the_set(tmp_path: Path) ->
     assert (toll.wasted, toll.failed, toll.drawing) == (4, 16, 20.0)
 
 
-def test_a_death_is_made_good_by_the_next_new_actor_and_each_of_them_once() -> None:
-    notes = [Note(float(when), actor, "draw", 4) for when, actor in [(0, 1), (1, 2), (9, 3), (12, 4), (13, 3)]]
-    assert restarts([5.0, 6.0, 20.0], notes) == [4.0, 6.0]
+def test_an_actor_lives_from_its_first_batch_to_its_last() -> None:
+    batches = [(0, 1), (1, 2), (9, 1), (12, 3), (13, 2)]
+    assert Toll(wanted=8, notes=[Note(float(when), actor, "draw", 4) for when, actor in batches]).alive == 9.0 + 12.0
 
 
 def test_the_simulation_gets_the_quiet_rate_and_the_storms_own_deaths() -> None:
     plan = light_plan(200, 16)
     quiet = Toll(wanted=3200, notes=QUIET, ended=90.0)  # two actors, 80 s: 20 pictures a second each
-    toll = Toll(wanted=3200, notes=QUIET, ended=170.0, deaths=8, restarts=[10.0] * 8, kills=Counter(actor=8))
+    notes = [*QUIET, Note(130.0, 1, "draw", 4), Note(130.0, 2, "draw", 4)]
+    toll = Toll(wanted=3200, notes=notes, ended=170.0, deaths=8, kills=Counter(actor=8))
     predicted = prediction(plan, quiet, toll, actors=2)
     assert predicted.quiet == pytest.approx(80.0)
-    assert 80.0 + 20.0 < predicted.wall.mean < 80.0 + 40.0  # a death in 30 s of an actor costs it 10 s: a third more
+    assert 80.0 + 20.0 < predicted.wall.mean < 80.0 + 40.0  # a death in 30 s of an actor costs it 10 s
     rows = {row[0]: row[1:] for row in against(toll, predicted)}
-    assert rows["seconds"][0] == "160" and rows["pictures thrown away"][0] == str(8 - 3200)
+    assert rows["seconds"][0] == "160" and rows["pictures thrown away"][0] == str(16 - 3200)
     assert dict(figures(plan, toll, {"503": 3}))["S3: 503"] == 3

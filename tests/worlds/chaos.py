@@ -44,8 +44,6 @@ class Toll:
     """Kind -> how many were killed."""
     deaths: int = 0
     """Actors that died: killed themselves, or with their driver."""
-    restarts: list[float] = field(default_factory=list)
-    """Seconds from each death until a new actor drew."""
     commands: int = 0
     """How often the command was given."""
     refusals: list[str] = field(default_factory=list)
@@ -64,6 +62,14 @@ class Toll:
     def failed(self) -> int:
         """Pictures of shards that came back with an error."""
         return sum(note.pictures for note in self.notes if note.deed == "fail")
+
+    @property
+    def alive(self) -> float:
+        """Seconds from the first to the last batch of each actor, summed."""
+        spans: dict[int, tuple[float, float]] = {}
+        for note in self.notes:
+            spans[note.actor] = spans.get(note.actor, (note.time, 0.0))[0], note.time
+        return sum(last - first for first, last in spans.values())
 
     @property
     def drawing(self) -> float:
@@ -123,8 +129,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
             toll.refusals.append(log.read_text().strip().splitlines()[-1])
     toll.seconds = toll.ended - began
     toll.notes = read_notes(ledger)
-    toll.kills, toll.deaths = killer.kills, len(killer.deaths)
-    toll.restarts = restarts(killer.deaths, toll.notes)
+    toll.kills, toll.deaths = killer.kills, killer.deaths
     return toll
 
 
@@ -134,8 +139,8 @@ class Killer:
     def __init__(self, ledger: Path, every: float, luck: random.Random) -> None:
         self.ledger, self.every, self.luck = ledger, every, luck
         self.kills: Counter[str] = Counter()
-        self.deaths: list[float] = []
-        """When an actor died, by itself or with its driver."""
+        self.deaths = 0
+        """Actors that died, by themselves or with their driver."""
         self._deck: list[Kind] = []
         self._next = self._later(0.0)
 
@@ -159,7 +164,7 @@ class Killer:
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
             self.kills[kind] += 1
-            self.deaths += [time.time()] * {"actor": 1, "driver": len(there["actor"])}.get(kind, 0)
+            self.deaths += {"actor": 1, "driver": len(there["actor"])}.get(kind, 0)
         self._next = self._later(drawn)
 
     def _later(self, drawn: float) -> float:
@@ -182,21 +187,6 @@ def _bury(family: set[psutil.Process]) -> None:
     for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-
-
-def restarts(killed: list[float], notes: list[Note]) -> list[float]:
-    """Seconds between each death and the first batch of an actor that took its place, in the order of both."""
-    first: dict[int, float] = {}
-    for note in notes:
-        first.setdefault(note.actor, note.time)
-    new = sorted(first.values())
-    waits = []
-    for death in killed:
-        successor = next((begun for begun in new if begun > death), None)
-        if successor is not None:
-            new.remove(successor)
-            waits.append(successor - death)
-    return waits
 
 
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
