@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from syncclip import storage
@@ -13,14 +12,13 @@ from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import train_transform
 from syncclip.methods import Method, build_method, find_method
-from syncclip.recipe import Recipe, digest
+from syncclip.recipe import Recipe
 from syncclip.settings import UserError
-from syncclip.shards.layout import committed
-from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.shards.reader import ImageSet
 from syncclip.shards.stream import MixedStream
+from syncclip.sources import real_sources, shard_cache, synthetic_sources, through
 from syncclip.synthesis.filters import pinned
 from syncclip.synthesis.guides import lay, real_pictures
-from syncclip.synthesis.imported import ImportedSet, read_set
 from syncclip.synthesis.plan import Plan, settled
 
 
@@ -45,7 +43,7 @@ def assemble(recipe: Recipe) -> Parts:
         UserError: one of them is not there, or they do not fit each other.
     """
     storage.configure(recipe.storage.options)
-    benchmark = load_benchmark(recipe.benchmark)
+    benchmark = through(load_benchmark(recipe.benchmark), shard_cache(recipe.training))
     backbone = load_backbone(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
@@ -61,13 +59,9 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
     training = recipe.training
     if not parts.method.data:
         return None
-    seed = training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
-    synthetic = None
-    if learns_from_synthetic(recipe):
-        assert training.synthetic is not None, "jobs names the set before anything is built"
-        synthetic = ShardSet(training.synthetic)
+    synthetic = synthetic_sources(recipe, len(parts.benchmark.classnames)) if learns_from_synthetic(recipe) else None
     return MixedStream(
-        parts.benchmark.split("train"),
+        real_sources(recipe, parts.benchmark, *shots_of(recipe)),
         synthetic,
         transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,
@@ -75,7 +69,6 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
         base=parts.benchmark.base,
         novel=parts.benchmark.novel,
         data=training.data,
-        real_rows=np.asarray(parts.benchmark.few_shot(recipe.benchmark.shots, seed)),
         images_per_class=training.images_per_class,
         window=training.window,
         rank=rank,
@@ -112,41 +105,6 @@ def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
         return load_benchmark(recipe.benchmark).split("test")
 
     return drawn.model_copy(update={"filters": pinned(agreed.filters, url, test_pictures)})
-
-
-def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
-    """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
-
-    The identity is a digest of all that decides those pictures; a set that grew since keeps the identity of its parts.
-
-    Raises:
-        UserError: the set is of other classes, holds too few pictures, or isn't finished that far.
-    """
-    plan = read_set(url)
-    if plan is None:
-        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.argument} --out {url}`")
-    _check_classes(recipe, plan, url)
-    wanted = recipe.training.images_per_class or plan.images_per_class
-    again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
-    if wanted > plan.images_per_class:
-        raise UserError(
-            f"training.images_per_class is {wanted}, but {url} holds {plan.images_per_class} images per class; "
-            f"draw more with {again}"
-        )
-    there, shards = committed(url), plan.shards(wanted)
-    if missing := [shard for shard in shards if shard not in there]:
-        raise UserError(f"{url}: {len(missing)} of {len(shards)} shards are not drawn yet; finish the set with {again}")
-    amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
-    return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
-
-
-def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
-    names = load_benchmark(recipe.benchmark).classnames
-    if list(plan.classnames) != list(names):
-        raise UserError(
-            f"{url} shows the {plan.classes} classes of benchmark {plan.benchmark!r}, not the {len(names)} of "
-            f"{recipe.benchmark.name!r}; draw a set for this benchmark, or name another with training.synthetic=DIR"
-        )
 
 
 def _device(name: str) -> torch.device:

@@ -10,12 +10,13 @@ from typing import Any
 
 from syncclip import cluster, scoring, storage
 from syncclip.appraisal import appraise
-from syncclip.assembly import assemble, learns_from_synthetic, shots_of, stream, synthetic_part, with_material
+from syncclip.assembly import assemble, learns_from_synthetic, shots_of, stream, with_material
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
+from syncclip.sources import settled_sets
 from syncclip.synthesis.graph import synthesise_set
 from syncclip.synthesis.guides import digests, real_pictures
 from syncclip.synthesis.imported import holds_set
@@ -173,10 +174,15 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
     puts it without `out`: the first that holds a plan.
 
     Raises:
-        UserError: it is in none of these places; the sentence names the command that makes it.
+        UserError: it is in none of these places (the sentence names the command that makes it), or several are named.
     """
-    if recipe.training.synthetic is not None:
-        places = [recipe.training.synthetic, storage.join(recipe.training.synthetic, "synthetic")]
+    named = recipe.training.synthetic
+    if isinstance(named, tuple):
+        raise UserError(
+            "training.synthetic lists several sets where only one can stand; make one of them: `syncclip shards merge`"
+        )
+    if named is not None:
+        places = [named, storage.join(named, "synthetic")]
     else:
         places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
     for place in map(absolute, places):
@@ -201,12 +207,10 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     identity = ""
     if learns_from_synthetic(recipe):
         try:
-            url = find_synthetic(recipe, out)
+            recipe, identity = settled_sets(recipe, lambda one: find_synthetic(one, out))
         except UserError:
             load_benchmark(recipe.benchmark)  # if it isn't there either, that is the mistake to tell first
             raise
-        amount, identity = synthetic_part(recipe, url)
-        recipe = recipe.with_values({"training.synthetic": url, "training.images_per_class": amount})
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
     training = recipe.training
@@ -238,6 +242,7 @@ def grounded(recipe: Recipe) -> Recipe:
         "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
         "backbone.pretrained": backbone.pretrained,
     }
+    names |= {f"training.real.{place}.url": one.url for place, one in enumerate(recipe.training.real)}
     there = {key: name for key, name in names.items() if name and Path(name).expanduser().exists()}
     return recipe.with_values({key: absolute(str(Path(name).expanduser())) for key, name in there.items()})
 

@@ -28,7 +28,18 @@ from syncclip.training.settings import EvaluationSettings, TrainingSettings
 
 COMMAND_LINE = "command line"
 
-NO_TRACE = ("synthetic", "ahead", "cache_images", "corrupt_limit", "keep_checkpoints", "checkpoint_every")
+NO_TRACE = (
+    "synthetic",
+    "ahead",
+    "cache_images",
+    "cache_bytes",
+    "cache_folder",
+    "check_shards",
+    "loaders",
+    "corrupt_limit",
+    "keep_checkpoints",
+    "checkpoint_every",
+)
 """Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
 what it holds is told by its own plan."""
 

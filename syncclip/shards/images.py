@@ -87,6 +87,11 @@ class Corruption:
         """How many images were lost so far."""
         return sum(self.names.values())
 
+    def include(self, other: Corruption) -> None:
+        """Count what another account holds as well, without a word in the log: it said so already."""
+        self.names.update(other.names)
+        self.reasons.update(other.reasons)
+
     def skip(self, name: str, reason: object, images: int = 1) -> None:
         """Count a damaged image or shard once, however often it is met, and say so in the log."""
         with self._lock:

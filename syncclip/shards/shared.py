@@ -26,11 +26,10 @@ class SharedFolder:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """
         Args:
-            folder: Made where it is missing; it must lie on this machine's disk, and hold nothing else.
+            folder: Made with its first file; it must lie on this machine's disk, and hold nothing else.
             limit_bytes: What all files in it may take; all processes that share it should give the same.
         """
         self.folder, self.limit_bytes = folder, limit_bytes
-        folder.mkdir(parents=True, exist_ok=True)
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
         """A descriptor of a file, copied here first where it is not; None where all room is held by others.
@@ -40,6 +39,7 @@ class SharedFolder:
             size: Of the file, bytes.
             fetch: Writes it to a path; its errors pass through.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}-{size}"
         if (descriptor := _held(path)) is not None:
             return descriptor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -121,7 +121,7 @@ def _train(
         optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
     epoch, within = position(state.step, stream.steps_per_epoch)
     job.method.train()
-    batches = stream.batches(settings.epochs, epoch, within, threads=settings.ahead)
+    batches = stream.batches(settings.epochs, epoch, within, **_loading(settings))
     for step, (epoch, within, batch) in enumerate(batches, start=state.step):
         rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
         for group in optimizer.param_groups:
@@ -141,6 +141,11 @@ def _train(
             ledger.save(step + 1, learnable, job.method.memory(), optimizer)
 
 
+def _loading(settings: TrainingSettings) -> dict[str, Any]:
+    pinned = settings.device != "cpu" and torch.cuda.is_available()
+    return {"threads": settings.ahead, "processes": settings.loaders, "pinned": pinned}
+
+
 def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
     device = next(method.parameters()).device
     optimizer.zero_grad(set_to_none=True)
@@ -157,10 +162,11 @@ def _device(settings: TrainingSettings) -> torch.device:
 
 
 def _replaced(stream: MixedStream | None) -> list[str]:
-    """A note on pictures that could not be read, if there were any."""
+    """A note on what could not be read, if there was anything."""
     names = stream.corruption.names if stream is not None else {}
     some = ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
-    return [f"{len(names)} unreadable picture(s) were replaced by others of their class: {some}"] if names else []
+    lost = sum(names.values())
+    return [f"{lost} unreadable picture(s) were replaced by others of their class: {some}"] if names else []
 
 
 def load_prompts(run_url: str, method: Method) -> None:

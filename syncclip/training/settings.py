@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from syncclip.settings import Settings, UserError
 
 
+class MixedSet(Settings):
+    """One of several sets that a training mixes: `{url: sets/a, weight: 2}`, or just its folder or URL."""
+
+    url: str
+    weight: float = Field(1.0, gt=0)
+    """Of a synthetic set: the chance of a draw, beside the other sets that show a class. Of a real one: how often an
+    epoch shows each picture."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_url(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
+
 class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
+    added: ClassVar[tuple[str, ...]] = ("real", "loaders", "cache_bytes", "cache_folder", "check_shards")
+
     method: str = "syncclip"
     data: Literal["real", "synthetic", "both"] = "both"
-    synthetic: str | None = None  # folder or URL of the synthetic set; None: where this recipe's `synth` wrote it
+    synthetic: str | tuple[MixedSet, ...] | None = None
+    """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
+    real: tuple[MixedSet, ...] = ()
+    """More benchmarks of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
     images_per_class: int | None = Field(None, ge=1)  # the first so many synthetic images of each class; None: all
     seed: int = Field(1, ge=0)
 
@@ -32,7 +51,12 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     window: int | None = Field(None, ge=1)  # synthetic shards that a step draws from; None: all of the set
     cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded pictures that may be kept in memory
-    ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches
+    cache_bytes: int = Field(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
+    cache_folder: str | None = None
+    """Where those copies lie, for all workers of a machine; None: a folder of the user's among the temporary files."""
+    check_shards: bool = True  # hold each shard against its marker's sha256 when it is copied or first opened
+    ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches; of loaders, batches that each has ready
+    loaders: int = Field(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
     corrupt_limit: int = Field(16, ge=0)  # unreadable pictures that are replaced by others before training stops
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
@@ -46,6 +70,12 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"scale is [{low}, {high}], but must hold two shares of a picture, 0 < smaller <= larger <= 1"
             )
+        if self.synthetic == ():
+            raise ValueError("synthetic is an empty list; name a set, or leave the key out")
+        for sets in (self.real, self.synthetic):
+            urls = [one.url.rstrip("/") for one in sets] if isinstance(sets, tuple) else []
+            if twice := [url for url in urls if urls.count(url) > 1]:
+                raise ValueError(f"{twice[0]} is named twice among the sets that are mixed; give it a weight instead")
         check_shared(self.batch, self.workers)
         return self
 

@@ -47,7 +47,7 @@ class FakeStream:
         mine = slice(self.rank, None, self.world_size)
         return FakeBatch(images[mine], labels[mine])
 
-    def batches(self, epochs: int, epoch: int, step: int, threads: int) -> Iterator[tuple[int, int, FakeBatch]]:
+    def batches(self, epochs: int, epoch: int, step: int, **_: object) -> Iterator[tuple[int, int, FakeBatch]]:
         for place in range(epoch * STEPS_PER_EPOCH + step, epochs * STEPS_PER_EPOCH):
             yield *divmod(place, STEPS_PER_EPOCH), self.batch(*divmod(place, STEPS_PER_EPOCH))
 
