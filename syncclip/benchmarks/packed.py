@@ -34,7 +34,7 @@ def load_packed(url: str, name: str | None = None) -> Benchmark:
     """Open a packed benchmark.
 
     Raises:
-        UserError: `benchmark.json` is missing or broken, or a split has no committed shard.
+        UserError: `benchmark.json` is missing or broken, or a split hasn't all the pictures that were packed.
     """
     file = storage.join(url, PACKED_FILE)
     if not storage.exists(file):
@@ -45,6 +45,12 @@ def load_packed(url: str, name: str | None = None) -> Benchmark:
         first = error.errors()[0]
         raise UserError(f"{file}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}.") from error
     opened = {split: ShardSet(storage.join(url, split)) for split in packed.splits or SPLITS}
+    for split, count in (packed.splits or {}).items():
+        if len(opened[split]) != count:
+            raise UserError(
+                f"{storage.join(url, split)}: {len(opened[split])} of {count} pictures are there, a shard is missing or "
+                "damaged; `syncclip shards verify` tells which, pack the benchmark again"
+            )
     splits: dict[Split, Pictures] = dict(opened)
     whole = None
     if storage.exists(storage.join(url, WHOLE_TRAIN)):

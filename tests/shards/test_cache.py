@@ -1,0 +1,95 @@
+"""Copies of remote shards, shared and checked; see test_reader.py for reading through a cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.shards.cache import ShardCache
+from syncclip.shards.images import UnreadableImageError
+from syncclip.shards.reader import ShardSet
+from tests.shards.sets import index_of, write_set
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=4)
+    return url
+
+
+def flip(url: str, place: int = 700) -> None:
+    data = bytearray(storage.read_bytes(url))
+    data[place] ^= 1
+    storage.write_bytes(url, bytes(data))
+
+
+def test_two_caches_of_one_folder_copy_a_shard_once(url: str, tmp_path: Path) -> None:
+    caches = [ShardCache(folder=str(tmp_path / "cache")) for _ in range(2)]
+    for cache in caches:
+        assert index_of(ShardSet(url, cache=cache).image(4)) == 4
+    assert [cache.fetched for cache in caches] == [1, 0]
+
+
+def test_a_shard_that_was_made_anew_is_not_taken_for_the_old_one(url: str, tmp_path: Path) -> None:
+    assert index_of(ShardSet(url, cache=ShardCache(folder=str(tmp_path))).image(0)) == 0
+    write_set(url, classes=3, rounds=4, without=[1])
+    assert index_of(ShardSet(url, cache=ShardCache(folder=str(tmp_path))).image(1)) == 2
+
+
+def test_what_is_no_longer_held_gives_room_to_other_processes(url: str, tmp_path: Path) -> None:
+    size = ShardSet(url).shards[0].bytes
+    mine, other = (ShardCache(limit_bytes=size, folder=str(tmp_path / "cache")) for _ in range(2))
+    ShardSet(url, cache=mine).image(0)
+    assert index_of(ShardSet(url, cache=other).image(3)) == 3
+    assert other.fetched == 0  # all room is held: this image alone came over the network
+    mine.hold([], f"{url}/")
+    assert index_of(ShardSet(url, cache=other).image(3)) == 3
+    assert other.fetched == 1
+
+
+def test_a_forked_process_reads_and_leaves_the_parents_files_open(url: str, tmp_path: Path) -> None:
+    images = ShardSet(url, cache=ShardCache(folder=str(tmp_path)))
+    images.hold([0, 1])
+    assert index_of(images.image(0)) == 0
+    child = os.fork()
+    if not child:
+        images.hold([2])  # needs threads of its own
+        os._exit(0 if [index_of(images.image(row)) for row in (0, 7)] == [0, 7] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert index_of(images.image(0)) == 0
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("place", ["local", "remote", "shared"])
+def test_a_flipped_byte_is_found_and_named(url: str, tmp_path: Path, place: str) -> None:
+    if place == "local":
+        url = str(tmp_path / "set")
+        write_set(url, classes=3, rounds=4)
+    flip(f"{url}/00001.tar")
+    cache = ShardCache(check=True, folder=str(tmp_path / "cache") if place == "shared" else None)
+    images = ShardSet(url, cache=cache)
+    assert index_of(images.image(0)) == 0
+    for row in (3, 4):
+        with pytest.raises(UnreadableImageError, match=r"00001.tar: its bytes are not those of its marker") as caught:
+            images.image(row)
+        assert caught.value.images == 3
+
+
+@pytest.mark.fault
+def test_a_copy_that_came_damaged_is_fetched_once_more(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch, spoilt = storage.fetch, []
+
+    def once(source: str, target: Path) -> None:
+        fetch(source, target)
+        if not spoilt:
+            spoilt.append(source)
+            target.write_bytes(target.read_bytes()[:-100])
+
+    monkeypatch.setattr(storage, "fetch", once)
+    images = ShardSet(url, cache=ShardCache(check=True, folder=str(tmp_path)))
+    assert index_of(images.image(1)) == 1
+    assert spoilt
