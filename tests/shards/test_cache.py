@@ -80,7 +80,9 @@ def test_a_flipped_byte_is_found_and_named(url: str, tmp_path: Path, place: str)
 
 
 @pytest.mark.fault
-def test_a_copy_that_came_damaged_is_fetched_once_more(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_came_damaged_is_fetched_once_more(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetch, spoilt = storage.fetch, []
 
     def once(source: str, target: Path) -> None:

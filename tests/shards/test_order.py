@@ -103,3 +103,26 @@ def test_a_window_stays_until_as_many_images_are_drawn_as_a_shard_holds(
     images: int, shards: int, drawn: int, steps: int
 ) -> None:
     assert order.dwell(images, shards, drawn) == steps
+
+
+@given(n=st.integers(1, 20), count=st.integers(1, 50), seed=SEEDS, epochs=st.integers(1, 12))
+def test_over_turns_each_thing_comes_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
+    turns = [order.turn(n, count, seed, epoch) for epoch in range(epochs)]
+    assert all(len(turn) == count for turn in turns)
+    counts = np.bincount(np.concatenate(turns), minlength=n)
+    assert counts.sum() == count * epochs
+    assert counts.max() - counts.min() <= 1
+
+
+def test_columns_are_chosen_by_their_weights_and_never_without_any() -> None:
+    weights = np.tile([0.0, 1.0, 3.0, 0.0], (20000, 1))
+    counts = np.bincount(order.choose(weights, key=7), minlength=4)
+    assert counts[0] == counts[3] == 0
+    assert abs(counts[2] - 15000) < 3 * np.sqrt(20000 * 3 / 16)
+
+
+@given(n=st.integers(0, 50), world=st.integers(1, 9))
+def test_the_shares_of_all_ranks_hold_each_thing_once(n: int, world: int) -> None:
+    shares = [order.share(n, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

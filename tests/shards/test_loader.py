@@ -1,0 +1,99 @@
+"""Batches that are made ahead: by threads or processes, they are the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from syncclip.settings import UserError
+from syncclip.shards.joined import Source
+from tests.shards.test_stream import damaged, shown, stored, stream
+
+EPOCHS = 3
+START = (1, 1)
+"""In the middle of an epoch."""
+
+
+def images(processes: int, world: int = 1, start: tuple[int, int] = (0, 0)) -> list[list[tuple[int, int, int, int]]]:
+    """What every global batch shows (sample, number drawn for its transform, label, domain), all ranks together."""
+    sets = [Source(stored(5, 6, 2)), Source(stored(5, 2, 1), 2.0)]
+    ranks = [
+        stream(synthetic=sets, window=2, rank=rank, world_size=world).batches(
+            EPOCHS, *start, threads=1, processes=processes
+        )
+        for rank in range(world)
+    ]
+    found = []
+    for parts in zip(*ranks, strict=True):
+        assert len({(epoch, step) for epoch, step, _ in parts}) == 1
+        found.append(sorted(image for _, _, batch in parts for image in shown(batch)))
+    return found
+
+
+def test_global_batches_are_the_same_for_any_ranks_and_loader_processes() -> None:
+    whole = images(processes=0)
+    assert len(whole) == EPOCHS * 2 and all(len(batch) == 24 for batch in whole)
+    for processes, world in [(1, 1), (2, 1), (4, 1), (0, 2), (1, 2), (2, 2), (0, 4), (1, 4)]:
+        assert images(processes, world) == whole, (processes, world)
+
+
+@pytest.mark.parametrize("processes", [0, 1, 2, 4])
+def test_from_any_place_on_the_rest_is_the_same(processes: int) -> None:
+    assert images(processes, start=START) == images(processes=0)[START[0] * 2 + START[1] :]
+
+
+def test_there_is_nothing_after_the_end() -> None:
+    assert list(stream().batches(2, 2, 0, processes=2)) == []
+
+
+def test_processes_use_up_no_chance_of_this_one() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    assert len(list(stream().batches(1, processes=1))) == 2
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_processes_can_be_left_in_the_middle() -> None:
+    made = stream().batches(10**6, processes=2)
+    next(made)
+    made.close()
+
+
+@pytest.mark.fault
+def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mixed = stream(synthetic=damaged(tmp_path, [7, 12]))
+    plain = stream(synthetic=damaged(tmp_path, [7, 12]))
+    for epoch, step, batch in mixed.batches(20, processes=2):
+        assert torch.equal(batch.images, plain.batch(epoch, step).images)
+    assert sorted(mixed.corruption.names) == sorted(plain.corruption.names)
+    assert len(mixed.corruption.names) == 2
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("rows", "limit", "sentence"),
+    [
+        (list(range(10)), 3, "4 unreadable images, more than the limit of 3"),
+        (list(range(3, 30, 5)), 16, "class 3: all of its 6 images are unreadable"),
+    ],
+)
+def test_a_mistake_in_a_process_is_told_as_one_here(
+    tmp_path: Path, rows: Sequence[int], limit: int, sentence: str
+) -> None:
+    mixed = stream(synthetic=damaged(tmp_path, list(rows)), corrupt_limit=limit)
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        list(mixed.batches(50, processes=2))
+
+
+def test_batches_in_page_locked_memory_are_the_same() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("page-locked memory needs a GPU's driver")
+    for processes in (0, 1):
+        for (_, _, pinned), (_, _, plain) in zip(
+            stream().batches(1, processes=processes, pinned=True), stream().batches(1), strict=True
+        ):
+            assert pinned.images.is_pinned() and torch.equal(pinned.images, plain.images)
