@@ -11,9 +11,10 @@ help:  ## Show this list
 demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, compare, report (minutes)
 	$(BIN)/syncclip demo
 
-test: $(VENV)/installed-dev browser  ## All tests; ARGS="tests/shards -k order" narrows them
+test: $(VENV)/installed-dev browser machines  ## All tests; ARGS="tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
+	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and promtool's checks."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest "$$@" $(ARGS)
 
@@ -58,4 +59,12 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
 
-.PHONY: help demo test chaos lint study icons clean browser
+# What makes hosts of this machine, and checks alerts. Only root installs it.
+MACHINES := openssh-server openssh-client rsync iproute2 procps promtool
+HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -n "$$(type -P rsync)" ] && [ -n "$$(type -P promtool)" ]
+machines:
+	@$(HAS_MACHINES) || [ "$$(id -u)" != 0 ] || { echo "Installing $(MACHINES) by apt-get." && apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
+	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
+
+.PHONY: help demo test chaos lint study icons clean browser machines

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# What a person types for AWS, in an imitation of it whose instances are hosts of this machine: aws.sh CONFIG RECIPE OUT.
+# A spot machine comes on demand, is reclaimed in the middle, is replaced; idle ones go; `ray down` ends the rest.
+set -euo pipefail
+config=$1 recipe=$2 out=$3
+lap() { echo "== $SECONDS s: $*"; }
+instances() { grep -c ' running$' "$root/instances.txt" || true; }
+
+moto_server -H "$hub" -p 5601 >"$root/moto.log" 2>&1 &
+until (exec 3<>"/dev/tcp/$hub/5601") 2>/dev/null; do sleep 0.2; done
+python "$(dirname "$0")/aws_account.py" prepare
+touch "$root/instances.txt"
+python "$(dirname "$0")/aws_account.py" watch "$root/instances.txt" &
+while sleep 0.5; do # every instance that the imitation calls running gets a host, every ended one loses it
+  while read -r id address state; do
+    if [ "$state" = running ] && [ ! -e "$root/$id" ]; then
+      ssh-keygen -y -f "$HOME/.ssh/ray-autoscaler_us-west-2.pem" >"$root/aws.pub"
+      host "$id" "$address" "$root/aws.pub"
+    elif [ "$state" = terminated ] && [ -e "$root/$id/pid" ]; then
+      kill -9 "$(cat "$root/$id/pid")" || true
+      rm "$root/$id/pid"
+    fi
+  done <"$root/instances.txt"
+done 2>"$root/cloud.log" &
+
+ray up -y --no-config-cache "$config" >"$root/up.log" 2>&1
+lap "the head stands, $(instances) instance"
+ray dashboard -p 8265 "$config" >"$root/tunnel.log" 2>&1 &
+until (exec 3<>/dev/tcp/127.0.0.1/8265) 2>/dev/null; do sleep 0.5; done
+syncclip submit synth "$recipe" --out "$out" --shared --address http://127.0.0.1:8265 >"$root/job.log" 2>&1 &
+job=$!
+until [ "$(instances)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.5; done
+lap "a spot machine came on demand"
+until [ "$(find "$out" -name '*_stats.json' 2>/dev/null | wc -l)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.2; done
+python "$(dirname "$0")/aws_account.py" reclaim
+lap "it is reclaimed, with $(find "$out" -name '*_stats.json' | wc -l) shards there"
+status=0
+wait $job || status=$?
+lap "the job ended with $status, on $(($(wc -l <"$root/instances.txt") - 1)) workers in turn"
+for _ in $(seq 180); do
+  [ "$(instances)" = 1 ] && break
+  sleep 1
+done
+lap "idle: $(instances) instance is left"
+ray down -y "$config" >"$root/down.log" 2>&1
+sleep 2
+lap "ray down: $(instances) instances are left"
+exit $status

@@ -1,0 +1,88 @@
+"""What rehearsals on hosts of this machine share: when they can run, a recipe that takes its time, the comparison."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from syncclip.recipe import Recipe
+from tests.worlds.synthetic import draw_here
+
+HERE = Path(__file__).parent
+PROJECT = HERE.parents[1]
+PROGRAMS = ("sshd", "ssh", "rsync", "ip", "unshare")
+
+on_hosts = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.fault,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or any(shutil.which(one, path=f"{os.environ['PATH']}:/usr/sbin") is None for one in PROGRAMS),
+        reason=f"left out: hosts of this machine need root and {', '.join(PROGRAMS)}",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A folder in which hosts, a recipe and two sets lie: one drawn here, one to be drawn by the cluster."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "tiny.yaml"
+
+    @property
+    def near(self) -> Path:
+        return self.root / "near"
+
+    @property
+    def far(self) -> Path:
+        return self.root / "far"
+
+    @classmethod
+    def prepare(cls, folder: Path, recipe: str, *overrides: str) -> Rehearsal:
+        """Write a recipe whose set takes a minute, and draw it here."""
+        slow = ["synthesis.images_per_class=60", "synthesis.generator.steps=10", *overrides]
+        one = cls(folder / "rehearsal")
+        one.root.mkdir()
+        one.recipe.write_text(Recipe.load(recipe, slow).to_yaml())
+        draw_here(Recipe.load(str(one.recipe)), str(one.near))
+        return one
+
+    def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
+        """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
+        logins = " ".join(f"{name}={value}" for name, value in {**bare, **cloud}.items())
+        environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}
+        environment |= {**variables, "HOSTS_ENV": logins}
+        command = [str(HERE / script), str(config), str(self.recipe), str(self.far)]
+        done = subprocess.run(
+            ["bash", str(HERE / "hosts.sh"), str(hosts), "bash", *command],
+            env=environment,
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=1100,
+        )
+        print(done.stdout)
+        logs = "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.root.glob("*.log")))
+        assert done.returncode == 0, done.stdout + done.stderr + logs
+        return done.stdout
+
+    def check_bytes(self) -> int:
+        """Hold the cluster's shards to those drawn here; returns how many there are."""
+        names = sorted(path.name for path in self.near.glob("*.tar"))
+        assert sorted(path.name for path in self.far.glob("*.tar")) == names
+        assert [name for name in names if (self.far / name).read_bytes() != (self.near / name).read_bytes()] == []
+        return len(names)
