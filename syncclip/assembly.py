@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from syncclip.sources import real_sources, shard_cache, synthetic_sources, throu
 from syncclip.synthesis.filters import pinned
 from syncclip.synthesis.guides import lay, real_pictures
 from syncclip.synthesis.plan import Plan, settled
+from syncclip.training.evaluation import evaluate_method
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,24 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
 def learns_from_synthetic(recipe: Recipe) -> bool:
     """Whether a run of this recipe reads the synthetic set."""
     return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
+
+
+def validation(recipe: Recipe, parts: Parts) -> Callable[[], float]:
+    """Gives the method's accuracy at the time on the validation pictures, in percent, among all classes.
+
+    Raises:
+        UserError: the benchmark has no such pictures.
+    """
+    pictures, transform = parts.benchmark.split("val"), parts.backbone.preprocess
+
+    def accuracy() -> float:
+        evaluation, threads = recipe.evaluation, recipe.training.threads
+        numbers, _ = evaluate_method(
+            parts.method, pictures, transform, evaluation.batch, threads=threads, candidates=parts.benchmark.only
+        )
+        return float(numbers["open_all"])
+
+    return accuracy
 
 
 def shots_of(recipe: Recipe) -> tuple[int, int]:

@@ -10,7 +10,14 @@ from typing import Any
 
 from syncclip import cluster, scoring, storage
 from syncclip.appraisal import appraise
-from syncclip.assembly import assemble, learns_from_synthetic, shots_of, stream, with_material
+from syncclip.assembly import (
+    assemble,
+    learns_from_synthetic,
+    shots_of,
+    stream,
+    validation,
+    with_material,
+)
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
@@ -267,7 +274,8 @@ def absolute(url: str) -> str:
 def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:
     parts = assemble(recipe)
     rate = recipe.methods.of(recipe.training.method).learning_rate
-    return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate)
+    validate = validation(recipe, parts) if recipe.training.keep_best == "validation" else None
+    return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate, validate)
 
 
 def _evaluated(recipe: Recipe, folder: RunFolder) -> Run:
@@ -278,7 +286,7 @@ def _check_cpus(recipe: Recipe) -> None:
     """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow."""
     import ray
 
-    workers, cpus = recipe.training.workers, cluster.local_cpus()
+    workers, cpus = recipe.training.min_workers or recipe.training.workers, cluster.local_cpus()
     if workers > cpus and cluster.cluster_address() is None and not ray.is_initialized():
         raise UserError(
             f"training.workers is {workers}, but this machine has {cpus} CPUs; use at most that many, or name "

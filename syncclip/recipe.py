@@ -38,10 +38,17 @@ NO_TRACE = (
     "loaders",
     "corrupt_limit",
     "keep_checkpoints",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "keep_best",
+    "max_failures",
     "checkpoint_every",
 )
 """Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
 what it holds is told by its own plan."""
+ROUNDING = ("workers", "min_workers", "accumulate")
+"""Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
+
 
 
 class Recipe(Settings):
@@ -144,7 +151,8 @@ class Recipe(Settings):
 
         Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
         """
-        training = self.training.model_dump(mode="json", exclude=set(NO_TRACE))
+        alone = {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
         benchmark = self.benchmark.model_dump(mode="json", exclude={"resize"})
         if benchmark["seed"] is None:
             benchmark["seed"] = self.training.seed

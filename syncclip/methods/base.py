@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.shares import Shares
 from syncclip.settings import Settings
 
 DataUse = Literal["real", "synthetic", "both"]
@@ -55,6 +56,7 @@ class Method(nn.Module):
         data: what the method may be trained on; empty where nothing is learned.
         base: the first so many classes are the ones with real training pictures.
         weights: what the terms of the loss are weighted with; 1 where not named.
+        shares: how the work of a training step is divided; the loop sets it while it trains.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -72,6 +74,7 @@ class Method(nn.Module):
         self.template = template
         self.settings = settings
         self.weights: Mapping[str, float] = {}
+        self.shares = Shares()
         self._evaluated: tuple[tuple[int, ...], Tensor] | None = None
 
     @abstractmethod
@@ -85,6 +88,14 @@ class Method(nn.Module):
             domains: (B,) 0 for real, 1 for synthetic; None: all real, as at test time.
         """
         return self.clip.encode_images(images)
+
+    def candidate_features(self, count: int) -> Tensor:
+        """(count, D) `text_features` of the first classes, for a loss: the ranks of a training share the work."""
+        return self.shares.texts(self.text_features, count)
+
+    def picture_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        """(B, D) `image_features`, for a loss: piece by piece where the training's memory wants it."""
+        return self.shares.pictures(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).
@@ -110,8 +121,8 @@ class Method(nn.Module):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin."""
-        text = self.text_features(slice(self.candidates(batch)))
-        return {"classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)}
+        text = self.candidate_features(self.candidates(batch))
+        return {"classification": cross_entropy(self.scores(self.picture_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The terms and their weighted sum, "total"; a term that stands alone is not weighted."""

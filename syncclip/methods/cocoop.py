@@ -76,7 +76,7 @@ class CoCoOp(Method):
         return self.conditional_scores(self.image_features(images, domains), len(self.classnames))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        scores = self.conditional_scores(self.image_features(batch.images), self.candidates(batch))
+        scores = self.conditional_scores(self.picture_features(batch.images), self.candidates(batch))
         return {"classification": cross_entropy(scores, batch.labels)}
 
     def _scores(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:

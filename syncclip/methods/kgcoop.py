@@ -39,8 +39,8 @@ class KgCoOp(CoOp):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
-        text, frozen_text = self.text_features(slice(candidates)), self.frozen_texts()[:candidates]
+        text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
         return {
-            "classification": cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels),
+            "classification": cross_entropy(self.scores(self.picture_features(batch.images), text), batch.labels),
             "knowledge": 1 - cosine_similarity(text, frozen_text, dim=-1).mean(),
         }

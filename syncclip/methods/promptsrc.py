@@ -55,8 +55,8 @@ class PromptSrc(Ivlp):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
-        text, frozen_text = self.text_features(slice(candidates)), self.frozen_texts()[:candidates]
-        image = self.image_features(batch.images)
+        text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
+        image = self.picture_features(batch.images)
         with torch.no_grad():
             frozen_image = self.clip.encode_images(batch.images)
         scores, frozen_scores = self.scores(image, text), self.scores(frozen_image, frozen_text)

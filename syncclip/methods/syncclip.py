@@ -67,10 +67,10 @@ class SyncClip(Ivlp):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         sizes = list(batch.sizes)
-        features = self.image_features(batch.images, batch.domains)  # of all groups in one pass
+        features = self.picture_features(batch.images, batch.domains)  # of all groups in one pass
         real, seen, novel = torch.split(features, sizes)
         real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
-        text = self.text_features(slice(self.candidates(batch)))
+        text = self.candidate_features(self.candidates(batch))
         terms = {}
         if len(real):
             terms["real"] = cross_entropy(self.scores(real, text[: self.base]), real_labels)
@@ -83,26 +83,31 @@ class SyncClip(Ivlp):
                 ]
             ).sum()
         if len(real) and len(seen):
-            terms["alignment"] = alignment(real, seen, real_labels, self.negatives)
+            # Among the real pictures of all ranks, or the nearest would depend on how many ranks there are.
+            all_real, all_labels = (self.shares.gather(rows).flatten(0, 1) for rows in (real, real_labels))
+            terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.shares.rank * len(real))
         return terms
 
 
-def alignment(real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest") -> Tensor:
+def alignment(
+    real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest", first: int = 0
+) -> Tensor:
     """Pull each synthetic feature to its real partner, and nearer than real features of other classes.
 
     With d the mean absolute difference, p = d(own partner) and q = d(nearest of another class): the mean of
     max(0, p - q) + p. Where the batch holds no other class, q = p.
 
     Args:
-        real, synthetic: (B, D) features, not normalised; row i of both shows the class labels[i].
-        labels: (B,) class ids.
+        real: (N, D) features, not normalised.
+        synthetic: (B, D) features, not normalised; row i is the partner of the real row first + i.
+        labels: (N,) class ids of the real rows.
         negatives: "all" puts the mean of max(0, p - d) over all features of other classes in place of the nearest's.
 
     Source: the feature alignment of arXiv 2312.03805, as its published code computes it (margin 0, hardest negative).
     """
     distance = distances(synthetic, real)
-    positive = distance.diagonal()
-    other = labels[:, None] != labels
+    positive = distance.diagonal(first)
+    other = labels[first : first + len(synthetic), None] != labels
     if negatives == "all":
         farther = relu(positive[:, None] - distance).masked_fill(~other, 0).sum(dim=1) / other.sum(dim=1).clamp(min=1)
         return (farther + positive).mean()
@@ -112,5 +117,5 @@ def alignment(real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negati
 
 
 def distances(synthetic: Tensor, real: Tensor) -> Tensor:
-    """(B, B) mean absolute differences; row: synthetic, column: real."""
+    """(B, N) mean absolute differences; row: synthetic, column: real."""
     return (synthetic[:, None] - real).abs().mean(dim=-1)

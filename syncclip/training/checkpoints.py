@@ -6,6 +6,7 @@ checkpoints/step-00000040.json           step, bytes and sha256 of the former, r
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class Checkpoint:
     memory: dict[str, Tensor] = field(default_factory=dict)  # what the method carries from epoch to epoch
     workers: int = 1
     seconds: float = 0.0  # spent in training so far
+    score: float | None = None  # how good it is, the higher the better, where the recipe asks for the best
 
 
 class Marker(BaseModel):
@@ -43,10 +45,11 @@ class Marker(BaseModel):
     recipe_hash: str
     workers: int
     seconds: float
+    score: float | None = None
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
-    """Commit a checkpoint, then forget all but the newest `keep`.
+    """Commit a checkpoint, then forget all but the newest `keep` and the best of those that have a score.
 
     After a crash at any moment the checkpoints that were there before are still there, and this one is either whole
     or doesn't exist.
@@ -62,11 +65,14 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         recipe_hash=recipe_hash,
         workers=checkpoint.workers,
         seconds=checkpoint.seconds,
+        score=checkpoint.score,
     )
     storage.makedirs(folder)
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
-    storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json().encode())
-    _remove(folder, steps(folder)[:-keep])
+    storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
+    if old := steps(folder)[:-keep]:
+        good = best(folder)
+        _remove(folder, [step for step in old if good is None or step != good[0]])
 
 
 def newest(folder: str, recipe_hash: str, tell: Callable[[str], None]) -> Checkpoint | None:
@@ -88,6 +94,27 @@ def steps(folder: str) -> list[int]:
     return sorted(step for step, kind in _files(folder) if kind == "json")
 
 
+def best(folder: str) -> tuple[int, float] | None:
+    """Step and score of the best checkpoint, of equals the first; None where none has a score."""
+    scored: list[tuple[int, float]] = []
+    for step in steps(folder):
+        with contextlib.suppress(ValidationError):
+            score = Marker.model_validate_json(storage.read_bytes(_path(folder, step, "json"))).score
+            scored += [(step, score)] if score is not None else []
+    return max(scored, key=lambda found: (found[1], -found[0]), default=None)
+
+
+def refuse_others(folder: str, recipe_hash: str) -> None:
+    """Raise where a checkpoint is another recipe's.
+
+    Raises:
+        UserError: naming both.
+    """
+    for step in steps(folder)[-1:]:
+        with contextlib.suppress(ValidationError):
+            _marker(folder, step, recipe_hash)
+
+
 def discard_after(folder: str, step: int) -> None:
     """Remove what claims to be newer than `step`: damaged checkpoints that would otherwise crowd out whole ones."""
     _remove(folder, sorted({found for found, _ in _files(folder) if found > step}))
@@ -96,14 +123,9 @@ def discard_after(folder: str, step: int) -> None:
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
     """A checkpoint, or what is wrong with it."""
     try:
-        marker = Marker.model_validate_json(storage.read_bytes(_path(folder, step, "json")))
+        marker = _marker(folder, step, recipe_hash)
     except ValidationError:
         return "its marker can't be read"
-    if marker.recipe_hash != recipe_hash:
-        raise UserError(
-            f"{_path(folder, step, 'json')} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
-            "choose another folder or remove that run"
-        )
     if not storage.exists(_path(folder, step, "safetensors")):
         return "its tensors are missing"
     data = storage.read_bytes(_path(folder, step, "safetensors"))
@@ -119,7 +141,19 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         memory=_under(tensors, "memory."),
         workers=marker.workers,
         seconds=marker.seconds,
+        score=marker.score,
     )
+
+
+def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
+    path = _path(folder, step, "json")
+    marker = Marker.model_validate_json(storage.read_bytes(path))
+    if marker.recipe_hash != recipe_hash:
+        raise UserError(
+            f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
+            "choose another folder or remove that run"
+        )
+    return marker
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

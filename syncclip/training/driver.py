@@ -16,17 +16,18 @@ from syncclip import storage
 from syncclip.cluster import capacity, debugging, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
-from syncclip.training import ranks
+from syncclip.training import checkpoints, ranks
+from syncclip.training.gauges import Gauges
 from syncclip.training.loop import DivergedError, TrainJob, run
 from syncclip.training.metrics import last_line
-from syncclip.training.runs import METRICS, RunFolder, RunRecord, say
+from syncclip.training.runs import CHECKPOINTS, METRICS, RunFolder, RunRecord, say
 from syncclip.training.settings import TrainingSettings, check_shared
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
 """(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
 
-MAX_FAILURES = 2
-"""Restarts after the loss of a worker before a run is given up."""
+RESIZE_SECONDS = 30.0
+"""How often an elastic training looks whether the cluster has room for more workers; each change starts all anew."""
 
 
 def train_on_ray(
@@ -34,9 +35,10 @@ def train_on_ray(
 ) -> RunRecord:
     """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
 
-    A finished run returns at once, without Ray. Up to two lost workers or nodes are survived: all workers start
-    again from the newest checkpoint, which the loop writes itself, so a killed driver loses no more than that when
-    the same call is made again.
+    A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
+    workers start again from the newest checkpoint, which the loop writes itself, so a killed driver loses no more than
+    that when the same call is made again, with as many workers or with others. With `min_workers` they are as many as
+    the cluster has room for at the time.
 
     Args:
         build: makes the job on each worker from `spec` alone; it also configures that process's storage.
@@ -46,9 +48,9 @@ def train_on_ray(
         cpus_per_worker: reserved for each worker.
 
     Raises:
-        UserError: the folder belongs to another recipe; a batch that can't be shared out; more workers than the cluster
-            has CPUs, or, with `device: cuda`, than it has GPUs; or the workers met a user's mistake or a loss
-            that is no number.
+        UserError: the folder or its checkpoints belong to another recipe; a batch that can't be shared out; more
+            workers than the cluster has CPUs, or, with `device: cuda`, than it has GPUs; or the workers met a user's
+            mistake or a loss that is no number.
     """
     json.dumps(spec)  # only plain data may travel
     check_shared(settings.batch, settings.workers)
@@ -56,11 +58,12 @@ def train_on_ray(
     if before is not None and folder.finished(before):
         say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")
         return before
+    checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
     heard = len(before.notes) if before is not None else 0
     with ray_session():
         scaling = _scaling(settings, cpus_per_worker)
         with _shown(folder, heard):
-            _fit(build, spec, folder, scaling)
+            _fit(build, spec, folder, scaling, settings)
     record = folder.record()
     assert record is not None, "the loop writes the record before anything else"
     if record.status == "failed":
@@ -75,24 +78,27 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
 
     there = capacity()
     cpus, gpus = there["CPU"], there["GPU"]
-    if settings.workers * cpus_per_worker > cpus:
+    least = settings.min_workers or settings.workers
+    key = "min_workers" if settings.min_workers else "workers"
+    if least * cpus_per_worker > cpus:
         raise UserError(
-            f"training.workers is {settings.workers}, but the cluster has {cpus:g} CPUs and a worker takes "
+            f"training.{key} is {least}, but the cluster has {cpus:g} CPUs and a worker takes "
             f"{cpus_per_worker}; use at most {cpus // cpus_per_worker:g} workers"
         )
-    if settings.device == "cuda" and settings.workers > gpus:
-        raise UserError(f"training.device is cuda with {settings.workers} workers, but the cluster has {gpus:g} GPUs")
+    if settings.device == "cuda" and least > gpus:
+        raise UserError(f"training.device is cuda with {least} workers, but the cluster has {gpus:g} GPUs")
     # Where nobody knows what the cluster may become, a GPU is waited for only if it was asked for.
-    sure = settings.workers <= gpus < math.inf
+    sure = least <= gpus < math.inf
     use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)
     return ScalingConfig(
-        num_workers=settings.workers,
+        num_workers=(least, settings.workers) if settings.min_workers else settings.workers,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
     )
 
 
-def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any) -> None:
+def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, settings: TrainingSettings) -> None:
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -111,7 +117,7 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any) ->
             run_config=RunConfig(
                 name=f"{folder.name}-{folder.recipe_hash[:12]}",
                 storage_path=state,
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )
         try:
@@ -140,7 +146,7 @@ def _worker(config: dict[str, Any]) -> None:
             mistake = error
         ranks.raise_first(mistake, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        run(job, rank, world_size)
+        run(job, rank, world_size, Gauges(folder.name, folder.url, job.settings.batch))
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, ranks.SharedError | DivergedError)
         if not everywhere:

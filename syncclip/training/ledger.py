@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +16,7 @@ from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.metrics import Events, Metrics
 from syncclip.training.runs import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, say, versions
-from syncclip.training.schedule import checkpoint_due, log_due
+from syncclip.training.schedule import log_due
 from syncclip.training.settings import TrainingSettings
 
 Listener = Callable[[int, int, dict[str, float]], None]
@@ -89,10 +90,13 @@ class Ledger:
         self._seconds_before = state.seconds
         self._began = time.perf_counter()
         self._logged = (state.step, self._began)
+        self._saved = self._began
+        self._totals: list[float] = []  # of the steps since the last checkpoint
 
     def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
         """Write the losses of step number `done` where a line is due."""
         total = self._record.total_steps
+        self._totals.append(losses["total"])
         if not log_due(done, total, self._settings.log_every):
             return
         self._metrics.write(step=done, epoch=epoch, lr=rate, **losses)
@@ -109,10 +113,13 @@ class Ledger:
         learnable: Mapping[str, Parameter],
         memory: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
+        validate: Callable[[], float] | None = None,
     ) -> None:
-        """Commit a checkpoint where one is due; the lines of its steps are made durable before it."""
-        if not checkpoint_due(done, self._record.total_steps, self._settings.checkpoint_every):
-            return
+        """Commit a checkpoint; the lines of its steps are made durable before it.
+
+        Args:
+            validate: what the best one is chosen by, if it's that.
+        """
         self._metrics.sync()
         self._events.sync()
         momentum: dict[str, Tensor] = {}
@@ -120,8 +127,17 @@ class Ledger:
             buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if buffer is not None:  # none for a parameter that never had a gradient
                 momentum[name] = buffer
-        state = Checkpoint(done, dict(learnable), momentum, dict(memory), self._record.workers, self._seconds())
+        score = self._score(validate)
+        state = Checkpoint(done, dict(learnable), momentum, dict(memory), self._record.workers, self._seconds(), score)
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
+        self._saved, self._totals = time.perf_counter(), []
+        self._record.steps, self._record.seconds = done, state.seconds
+        self._run.write(self._record)
+
+    def waited(self) -> bool:
+        """Whether the last checkpoint, or the start, lies back longer than the settings allow."""
+        minutes = self._settings.checkpoint_minutes
+        return minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
 
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:
         """Write the prompts and, last, that the run is finished."""
@@ -131,12 +147,24 @@ class Ledger:
         self._record.status, self._record.steps = "finished", self._record.total_steps
         self._record.seconds = self._seconds()
         self._record.notes.extend(notes)
+        if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
+            by, value = self._settings.keep_best, abs(best[1])
+            self._record.notes.append(f"of the checkpoints the best by {by} is that of step {best[0]} ({value:.4g})")
         self._run.write(self._record)
 
     def close(self) -> None:
         """Let go of the files; called also after an error."""
         self._metrics.close()
         self._events.close()
+
+    def _score(self, validate: Callable[[], float] | None) -> float | None:
+        """How good the state is, higher being better; None where the settings don't ask."""
+        if self._settings.keep_best == "loss":
+            return -statistics.fmean(self._totals)
+        if self._settings.keep_best == "validation":
+            assert validate is not None, "whoever builds the job knows the validation pictures"
+            return validate()
+        return None
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.perf_counter() - self._began, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
+from syncclip.clip.shares import Shares
 from syncclip.settings import UserError
 from syncclip.training import ranks
 from syncclip.training.checkpoints import Checkpoint
@@ -42,6 +43,8 @@ class TrainJob:
         stream: this rank's part of every batch; None for a method that learns nothing.
         settings: of the training.
         rate: the method's learning rate after the warm-up.
+        validate: what the best checkpoint is chosen by where the settings ask for it, higher being better; called on
+            the first rank alone.
     """
 
     run: RunFolder
@@ -49,6 +52,7 @@ class TrainJob:
     stream: MixedStream | None
     settings: TrainingSettings
     rate: float
+    validate: Callable[[], float] | None = None
 
 
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
@@ -59,9 +63,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     most the steps since the last checkpoint are made again.
 
     With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
-    that are means over pictures (the cross entropies) this is what one rank computes, up to the order of summation.
-    Losses that look across the pictures of a batch do so within a rank's part: alignment's hardest negative is
-    searched among `batch / workers` pictures, so SYNC-CLIP's alignment term depends a little on the number of workers.
+    that are means over pictures this is what one rank computes, up to the order of summation. What a loss compares
+    across the pictures of a batch, or across classes, the method gathers from all ranks (see `Shares`).
 
     Args:
         job: what to train on what.
@@ -88,12 +91,15 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         if state is None:
             return record
         ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
+        job.method.shares = Shares(rank, world_size, settings.accumulate)
         try:
             if state.step < total:
                 _train(job, learnable, state, rank, world_size, ledger)
-            if ledger is not None:
-                ledger.finish(learnable, _replaced(job.stream))
+            with ranks.agreed(world_size):
+                if ledger is not None:
+                    ledger.finish(learnable, _replaced(job.stream))
         finally:
+            job.method.shares = Shares()
             if ledger is not None:
                 ledger.close()
     return record
@@ -129,16 +135,21 @@ def _train(
         # What a method draws is then a function of the step too, and no checkpoint need hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
-        values = ranks.average(list(learnable.values()), losses, world_size)
+        wish = ledger is not None and ledger.waited()  # only one clock counts, and every rank is told
+        values, waited = ranks.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
             job.method.epoch_ended(epoch + 1, settings.epochs)
-        if step + 1 == total or checkpoint_due(step + 1, total, settings.checkpoint_every):
+        saves = checkpoint_due(step + 1, total, settings.checkpoint_every, waited)
+        if saves or step + 1 == total:
             _check_learned(learnable, step + 1, epoch)
         if ledger is not None:
             ledger.log(step + 1, epoch, rate, values)
-            ledger.save(step + 1, learnable, job.method.memory(), optimizer)
+        if saves:
+            with ranks.agreed(world_size):
+                if ledger is not None:
+                    ledger.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
 
 
 def _loading(settings: TrainingSettings) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -54,21 +55,39 @@ def raise_first(mistake: UserError | None, world_size: int) -> None:
             raise SharedError(sentence)
 
 
-def average(parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int) -> dict[str, float]:
-    """Replace each gradient by its mean over the ranks, and return the losses' means; one message for all of it.
+@contextlib.contextmanager
+def agreed(world_size: int) -> Iterator[None]:
+    """A user's mistake that a rank meets in this block is raised on all of them, so that none waits for ever."""
+    mistake: UserError | None = None
+    try:
+        yield
+    except UserError as error:
+        mistake = error
+    raise_first(mistake, world_size)
+
+
+def average(
+    parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int, wish: bool = False
+) -> tuple[dict[str, float], bool]:
+    """Replace each gradient by its mean over the ranks, in one message for all of it.
 
     Ranks have equal parts of a batch, so these are means over the global batch. A parameter that has no gradient on
     any rank keeps none: SGD then leaves it alone, its decay included.
+
+    Returns:
+        The losses' means, and whether any rank had the wish.
     """
     if world_size == 1:
-        return {name: value.item() for name, value in losses.items()}
+        return {name: value.item() for name, value in losses.items()}, wish
     present = torch.tensor([float(p.grad is not None) for p in parameters])
     pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     values = torch.stack([value.detach().float() for value in losses.values()])
-    flat = torch.cat([piece.float().flatten() for piece in pieces] + [present.to(values.device), values])
+    values = torch.cat([values, values.new_tensor([float(wish)])])
+    flat = torch.cat([piece.flatten() for piece in pieces] + [present.to(values.device), values])
     dist.all_reduce(flat)
     flat /= world_size
-    *sums, present, values = torch.split(flat, [p.numel() for p in parameters] + [len(parameters), len(losses)])
+    *sums, present, values = torch.split(flat, [p.numel() for p in parameters] + [len(parameters), len(losses) + 1])
     for parameter, total, somewhere in zip(parameters, sums, present.tolist(), strict=True):
         parameter.grad = total.view_as(parameter).to(parameter.dtype) if somewhere else None
-    return dict(zip(losses, values.tolist(), strict=True))
+    *means, wishes = values.tolist()
+    return dict(zip(losses, means, strict=True)), wishes > 0

@@ -26,7 +26,18 @@ class MixedSet(Settings):
 class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
-    added: ClassVar[tuple[str, ...]] = ("real", "loaders", "cache_bytes", "cache_folder", "check_shards")
+    added: ClassVar[tuple[str, ...]] = (
+        "accumulate",
+        "min_workers",
+        "max_failures",
+        "checkpoint_minutes",
+        "keep_best",
+        "real",
+        "loaders",
+        "cache_bytes",
+        "cache_folder",
+        "check_shards",
+    )
 
     method: str = "syncclip"
     data: Literal["real", "synthetic", "both"] = "both"
@@ -47,6 +58,13 @@ class TrainingSettings(Settings):
     flip: float = Field(0.5, ge=0, le=1)  # chance of a mirrored picture
 
     workers: int = Field(1, ge=1)  # ranks that share every batch
+    min_workers: int | None = Field(None, ge=1)
+    """As few are enough: a training goes on with the workers that the cluster has room for, up to `workers`. None: as
+    many as `workers`."""
+    max_failures: int = Field(2, ge=0)  # times that lost workers are replaced before a run is given up
+    accumulate: int = Field(1, ge=1)
+    """Parts in which a worker's pictures of a step pass the tower, one after the other. The step stays that of the
+    whole batch; only memory is saved, for the time of one more pass."""
     threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
     device: Literal["auto", "cpu", "cuda"] = "auto"
     window: int | None = Field(None, ge=1)  # synthetic shards that a step draws from; None: all of the set
@@ -61,7 +79,10 @@ class TrainingSettings(Settings):
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
     checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
+    checkpoint_minutes: float | None = Field(None, gt=0)  # one more whenever so much time went by since the last
     keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run
+    keep_best: Literal["loss", "validation"] | None = None
+    """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation pictures."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> TrainingSettings:
@@ -77,10 +98,14 @@ class TrainingSettings(Settings):
             if twice := [url for url in urls if urls.count(url) > 1]:
                 raise ValueError(f"{twice[0]} is named twice among the sets that are mixed; give it a weight instead")
         check_shared(self.batch, self.workers)
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, but there are at most {self.workers} workers")
+        for workers in range(self.min_workers or self.workers, self.workers):  # whatever a cluster has room for
+            check_shared(self.batch, workers, "between training.min_workers and training.workers is")
         return self
 
 
-def check_shared(batch: int, workers: int) -> None:
+def check_shared(batch: int, workers: int, who: str = "training.workers is") -> None:
     """Refuse a number of workers that cannot take equal parts of a batch.
 
     Raises:
@@ -89,7 +114,7 @@ def check_shared(batch: int, workers: int) -> None:
     if batch % workers:
         fitting = max(n for n in range(1, workers) if batch % n == 0)
         raise UserError(
-            f"training.workers is {workers}, but a batch of {batch} cannot be shared out evenly to so many; "
+            f"{who} {workers}, but a batch of {batch} cannot be shared out evenly to so many; "
             f"use {fitting} worker(s), or a training.batch that is a multiple of {workers}"
         )
 

@@ -25,11 +25,11 @@ def _average(rank: int, _: Path) -> None:
     both.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
     if rank == 1:
         one.grad = torch.tensor([4.0, 0.0])
-    losses = ranks.average([both, one, none], {"total": torch.tensor(3.0 + rank)}, 2)
+    losses, wished = ranks.average([both, one, none], {"total": torch.tensor(3.0 + rank)}, 2, wish=rank == 1)
     assert both.grad.tolist() == [1.5, 3.0]
     assert one.grad is not None and one.grad.tolist() == [2.0, 0.0]
     assert none.grad is None
-    assert losses == {"total": 3.5}
+    assert losses == {"total": 3.5} and wished
 
 
 def _mistake_of_the_first(rank: int, _: Path) -> None:
