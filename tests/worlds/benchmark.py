@@ -62,7 +62,8 @@ def tiny_benchmark(folder: Path, train: int = 4, val: int = 2, test: int = 4, si
         ]
         write_shard(str(folder / split), 0, samples)
         variant += count
-    described = {"name": "shapes", "classnames": CLASSES, "template": "a photo of a {}.", "splits": counts}
+    totals = {split: count * len(CLASSES) for split, count in counts.items()}
+    described = {"name": "shapes", "classnames": CLASSES, "template": "a photo of a {}.", "splits": totals}
     (folder / "benchmark.json").write_text(json.dumps(described))
     return folder
 
