@@ -48,8 +48,8 @@ def load_packed(url: str, name: str | None = None) -> Benchmark:
     for split, count in (packed.splits or {}).items():
         if len(opened[split]) != count:
             raise UserError(
-                f"{storage.join(url, split)}: {len(opened[split])} of {count} pictures are there, a shard is missing or "
-                "damaged; `syncclip shards verify` tells which, pack the benchmark again"
+                f"{storage.join(url, split)}: {len(opened[split])} of {count} pictures are there, a shard is missing "
+                "or damaged; `syncclip shards verify` tells which, pack the benchmark again"
             )
     splits: dict[Split, Pictures] = dict(opened)
     whole = None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.settings import Settings, UserError
 
@@ -21,6 +21,10 @@ class MixedSet(Settings):
     @classmethod
     def _by_url(cls, value: object) -> object:
         return {"url": value} if isinstance(value, str) else value
+
+
+def _kind(value: object) -> str:
+    return MixedSet.__name__ if isinstance(value, list | tuple) else "text"
 
 
 class TrainingSettings(Settings):
@@ -41,7 +45,12 @@ class TrainingSettings(Settings):
 
     method: str = "syncclip"
     data: Literal["real", "synthetic", "both"] = "both"
-    synthetic: str | tuple[MixedSet, ...] | None = None
+    synthetic: (
+        Annotated[
+            Annotated[str, Tag("text")] | Annotated[tuple[MixedSet, ...], Tag(MixedSet.__name__)], Discriminator(_kind)
+        ]
+        | None
+    ) = None
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
     real: tuple[MixedSet, ...] = ()
     """More benchmarks of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
