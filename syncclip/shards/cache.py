@@ -82,8 +82,15 @@ class ShardCache:
         """Start to copy remote shards in the background, and let go of all others below `place`, a folder or prefix.
 
         What fails is told when the shard is read.
+
+        Args:
+            shards: Those that are needed first come first; the last ones are left for later where room is short.
         """
-        remote = {shard.url: shard for shard in shards if self._copied(shard)}
+        remote: dict[str, ShardFile] = {}
+        room = self.limit_bytes
+        for shard in shards:
+            if self._copied(shard) and (room := room - (shard.bytes or 0)) >= 0:
+                remote[shard.url] = shard
         with self._lock:
             for url in [url for url in self._open if url.startswith(place) and url not in remote]:
                 if not storage.is_local(url):

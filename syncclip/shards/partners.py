@@ -12,6 +12,10 @@ from syncclip.shards import order
 from syncclip.shards.joined import Source
 from syncclip.shards.reader import Rows, ShardSet
 
+AHEAD = 4
+"""Coming places of the window whose shards are fetched ahead, as far as the cache has room: a busy store then has time
+to be asked again."""
+
 
 class Partners:
     """Draws from several sets: first the set, by its weight among those that show the class, then the image, uniformly.
@@ -59,7 +63,7 @@ class Partners:
 
 
 class MovingWindow:
-    """The few shards of one set from which the images of a step come; those of the next place are fetched ahead."""
+    """The few shards of one set from which the images of a step come; those of coming places are fetched ahead."""
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
         self._images, self._seed = images, seed
@@ -79,7 +83,7 @@ class MovingWindow:
         slot = place // self._dwell
         by_label, sorted_labels = self._index(self._window(slot))
         if self._width < len(self._shards):
-            coming = sorted({*self._window(slot), *self._window(slot + 1)})
+            coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(slot + ahead))
             self._images.hold(int(self._shards[shard]) for shard in coming)
         first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
         return [

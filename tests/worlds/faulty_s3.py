@@ -58,6 +58,8 @@ class FaultyS3:
     """`METHOD /path?query` of each request that arrived, spoilt ones too."""
     spoilt: Counter[str] = field(default_factory=Counter)
     """Fault -> requests that it hit."""
+    latency: float = 0.0
+    """Seconds that every answer takes longer."""
     _next: list[Fault] = field(default_factory=list)
     _method: str | None = None
     _query: str = ""
@@ -150,6 +152,8 @@ async def _answer(
     request: web.Request, proxy: FaultyS3, backend: str, session: aiohttp.ClientSession
 ) -> web.StreamResponse:
     fault = proxy.next_fault(request.method, request.raw_path)
+    if proxy.latency:
+        await asyncio.sleep(proxy.latency)
     if fault in CODES:
         await request.read()
         text = f"<?xml version='1.0'?><Error><Code>{CODES[fault]}</Code><Message>injected</Message></Error>"
