@@ -9,9 +9,9 @@ import torch
 
 from syncclip import storage
 from syncclip.benchmarks import Benchmark, load_benchmark
-from syncclip.clip.backbone import Backbone, load_backbone
-from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.backbone import Backbone
 from syncclip.clip.transforms import train_transform
+from syncclip.frozen_parts import FrozenParts
 from syncclip.methods import Method, build_method, find_method
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
@@ -38,19 +38,24 @@ class Parts:
         return self.method.clip.device
 
 
-def assemble(recipe: Recipe) -> Parts:
+def assemble(recipe: Recipe, frozen: FrozenParts | None = None) -> Parts:
     """Load benchmark and backbone and build the method; the prompts' start depends on the training's seed.
+
+    Args:
+        frozen: has what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
 
     Raises:
         UserError: one of them is not there, or they do not fit each other.
     """
     storage.configure(recipe.storage.options)
-    benchmark = through(load_benchmark(recipe.benchmark), shard_cache(recipe.training))
-    backbone = load_backbone(recipe.backbone)
+    frozen = frozen or FrozenParts()
+    benchmark = through(frozen.benchmark(recipe.benchmark), shard_cache(recipe.training))
+    clip = frozen.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
-    method = build_method(training.method, PromptedClip(backbone), benchmark, settings, training.seed)
-    return Parts(benchmark, backbone, method.to(_device(training.device)).eval())
+    method = build_method(training.method, clip, benchmark, settings, training.seed)
+    benchmark = frozen.prepared(benchmark, recipe.benchmark, clip.backbone)
+    return Parts(benchmark, clip.backbone, method.to(_device(training.device)).eval())
 
 
 def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
@@ -80,11 +85,6 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
     )
 
 
-def learns_from_synthetic(recipe: Recipe) -> bool:
-    """Whether a run of this recipe reads the synthetic set."""
-    return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
-
-
 def validation(recipe: Recipe, parts: Parts) -> Callable[[], float]:
     """Gives the method's accuracy at the time on the validation pictures, in percent, among all classes.
 
@@ -101,6 +101,11 @@ def validation(recipe: Recipe, parts: Parts) -> Callable[[], float]:
         return float(numbers["open_all"])
 
     return accuracy
+
+
+def learns_from_synthetic(recipe: Recipe) -> bool:
+    """Whether a run of this recipe reads the synthetic set."""
+    return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
 
 
 def shots_of(recipe: Recipe) -> tuple[int, int]:

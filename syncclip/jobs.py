@@ -21,6 +21,7 @@ from syncclip.assembly import (
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.loading import known
 from syncclip.clip.backbone import EMBEDDED
+from syncclip.frozen_parts import FrozenParts
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.sources import settled_sets
@@ -118,18 +119,27 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     values = recipe.model_dump(mode="json")
     spec = {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
     driver.train_on_ray(build, spec, folder, recipe.training)
-    return _evaluated(recipe, folder)
+    workers = recipe.evaluation.workers or recipe.training.workers
+    # On a cluster of several machines the one that this runs on may have no GPU, or be small.
+    shared = workers > 1 or cluster.cluster_address() is not None
+    return _evaluated(recipe, folder, workers=workers if shared else None)
 
 
-def run_here(recipe: Recipe, out: str | None = None, listener: Listener | None = None) -> Run:
+def run_here(
+    recipe: Recipe, out: str | None = None, listener: Listener | None = None, frozen: FrozenParts | None = None
+) -> Run:
     """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
 
     For many short runs, each a Ray task of its own. After a crash, as `train`.
+
+    Args:
+        frozen: what earlier runs of this process loaded.
     """
     recipe, folder = settled_run(recipe, out)
+    frozen = frozen or FrozenParts()
     if not folder.finished(folder.open()):
-        loop.run(_job(recipe, folder), listener=listener)
-    return _evaluated(recipe, folder)
+        loop.run(_job(recipe, folder, frozen=frozen), listener=listener)
+    return _evaluated(recipe, folder, frozen)
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), benchmark: str | None = None, root: str | None = None) -> Run:
@@ -153,10 +163,11 @@ def evaluate(run: str, overrides: Sequence[str] = (), benchmark: str | None = No
             )
     recipe, folder = finished_run(run, overrides)
     if benchmark is None:
-        results = scoring.score(recipe, folder)
+        results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
     else:
-        place = BenchmarkSettings(name=benchmark, root=root or recipe.benchmark.root)
-        results = scoring.transfer(recipe, folder, place)
+        other = BenchmarkSettings(name=benchmark, root=root or recipe.benchmark.root)
+        place = grounded(recipe.model_copy(update={"benchmark": other})).benchmark
+        results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
@@ -271,15 +282,17 @@ def absolute(url: str) -> str:
     return os.path.normpath(Path.cwd() / path)
 
 
-def _job(recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1) -> TrainJob:
-    parts = assemble(recipe)
+def _job(
+    recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, frozen: FrozenParts | None = None
+) -> TrainJob:
+    parts = assemble(recipe, frozen)
     rate = recipe.methods.of(recipe.training.method).learning_rate
     validate = validation(recipe, parts) if recipe.training.keep_best == "validation" else None
     return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate, validate)
 
 
-def _evaluated(recipe: Recipe, folder: RunFolder) -> Run:
-    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder))
+def _evaluated(recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None) -> Run:
+    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder, frozen, workers))
 
 
 def _check_cpus(recipe: Recipe) -> None:

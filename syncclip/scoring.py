@@ -11,30 +11,41 @@ import safetensors.torch
 from syncclip import storage
 from syncclip.assembly import Parts, assemble
 from syncclip.benchmarks import Benchmark, BenchmarkSettings
+from syncclip.frozen_parts import FrozenParts
 from syncclip.methods import Method, build_method
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
-from syncclip.training.evaluation import RESULTS, evaluate_method, save_evaluation
+from syncclip.shared_scoring import shared_predictions
+from syncclip.training.evaluation import RESULTS, predict, results, save_evaluation
 from syncclip.training.runs import PROMPTS, RECIPE, RunFolder
 
 TRANSFER = "transfer"
 """In a run's folder: a folder for each other benchmark that it was tested on."""
 
 
-def scored(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def scored(
+    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+) -> dict[str, Any]:
     """The results of a finished run on its benchmark; computed where they are missing or of other settings.
 
     So are those on the benchmarks of `evaluation.transfer`, which `transfer_results` reads.
+
+    Args:
+        frozen: what earlier runs of this process loaded.
+        workers: of a cluster, which share the pictures out; None: this process looks at all of them. The results are
+            the same.
     """
-    found = results_at(folder.url, recipe) or score(recipe, folder)
+    found = results_at(folder.url, recipe) or score(recipe, folder, frozen, workers)
     for name in missing_transfers(recipe, folder.url):
-        transfer(recipe, folder, BenchmarkSettings(name=name, root=recipe.benchmark.root))
+        transfer(recipe, folder, BenchmarkSettings(name=name, root=recipe.benchmark.root), frozen, workers)
     return found
 
 
-def score(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+def score(
+    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+) -> dict[str, Any]:
     """Evaluate a finished run on its own benchmark, and write the results into its folder."""
-    parts = assemble(recipe)
+    parts = assemble(recipe, frozen)
     try:
         parts.method.load_state_dict(_prompts(folder))
     except RuntimeError as error:
@@ -42,16 +53,23 @@ def score(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
             f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
             "train the run anew in another folder"
         ) from error
-    return _evaluate(recipe, folder.name, parts, folder.url)
+    return _evaluate(recipe, folder, parts, folder.url, workers)
 
 
-def transfer(recipe: Recipe, folder: RunFolder, other: BenchmarkSettings) -> dict[str, Any]:
+def transfer(
+    recipe: Recipe,
+    folder: RunFolder,
+    other: BenchmarkSettings,
+    frozen: FrozenParts | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
     """Evaluate a finished run over the classes of another benchmark; results go to its folder's `transfer/<name>`.
 
     Raises:
         UserError: what the method learned belongs to its own classes, or the benchmark isn't there.
     """
-    parts = assemble(recipe.model_copy(update={"benchmark": other}))
+    elsewhere = recipe.model_copy(update={"benchmark": other})
+    parts = assemble(elsewhere, frozen)
     if learns_for_each_class(recipe, parts):
         raise UserError(
             f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.benchmark.name!r}, "
@@ -65,7 +83,7 @@ def transfer(recipe: Recipe, folder: RunFolder, other: BenchmarkSettings) -> dic
             "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
         )
     parts.method.load_state_dict(prompts)
-    return _evaluate(recipe, folder.name, parts, _transfer_url(folder.url, other.name))
+    return _evaluate(elsewhere, folder, parts, _transfer_url(folder.url, other.name), workers)
 
 
 def transfer_results(run_url: str, name: str) -> dict[str, Any]:
@@ -103,18 +121,24 @@ def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
     return shapes(2) != shapes(3)
 
 
-def _evaluate(recipe: Recipe, name: str, parts: Parts, url: str) -> dict[str, Any]:
-    evaluation = recipe.evaluation
-    numbers, predictions = evaluate_method(
-        parts.method,
-        parts.benchmark.split(evaluation.split),
-        parts.backbone.preprocess,
-        batch=evaluation.batch,
-        bins=evaluation.bins,
-        threads=recipe.training.threads,
-        candidates=parts.benchmark.only,
-    )
-    numbers = {"run": name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
+def _evaluate(recipe: Recipe, folder: RunFolder, parts: Parts, url: str, workers: int | None) -> dict[str, Any]:
+    """Let a method speak, and write what it says to `url`: here, or on the workers of a cluster."""
+    evaluation, method = recipe.evaluation, parts.method
+    pictures = parts.benchmark.split(evaluation.split)
+    if workers is None or not len(pictures):
+        predictions = predict(
+            method,
+            pictures,
+            parts.backbone.preprocess,
+            batch=evaluation.batch,
+            threads=recipe.training.threads,
+            candidates=parts.benchmark.only,
+        )
+    else:
+        prompts = storage.read_bytes(folder.path(PROMPTS))
+        predictions = shared_predictions(recipe, prompts, workers, len(pictures))
+    numbers = results(predictions, method.classnames, method.base, evaluation.bins)
+    numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(url, numbers, predictions)
     return numbers
 

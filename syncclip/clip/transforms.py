@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import InterpolationMode, ToTensor
 from torchvision.transforms.v2 import functional as F
 
 from syncclip.clip.backbone import Backbone
@@ -68,6 +68,19 @@ def eval_transform(backbone: Backbone) -> EvalTransform:
 
 def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5) -> TrainTransform:
     return TrainTransform(backbone.image_size, backbone.mean, backbone.std, scale, flip)
+
+
+def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
+    """The picture as `preprocess` has it before it becomes a tensor, resized and cropped; as it is where none tells.
+
+    Such a picture is left as it is by the resize and the crop, so `preprocess` makes the same tensor of both.
+    """
+    found = image
+    for step in getattr(preprocess, "transforms", ()):
+        if isinstance(step, ToTensor):
+            return found
+        found = step(found)
+    return image
 
 
 def random_crop(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import AfterValidator
@@ -23,8 +24,13 @@ def _names_the_class(template: str) -> str:
 Template = Annotated[str, AfterValidator(_names_the_class)]
 
 
+_ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
+"""CLIP -> the features of sentences that it encoded, by names, templates, device and threads, which decide their
+bits."""
+
+
 class FrozenTexts(nn.Module):
-    """Features of hand-written sentences, encoded when first asked for and then kept.
+    """Features of hand-written sentences, encoded when first asked for and then kept, for all methods on one CLIP.
 
     A module without parameters, so that what is kept moves with the method that owns it; absent from its state dict.
     Neither tokens nor embeddings are kept: sixty templates of a thousand classes would take gigabytes.
@@ -52,10 +58,20 @@ class FrozenTexts(nn.Module):
             TextTooLongError: a sentence does not fit the context; where such are left out, none of them does.
         """
         if self.features is None:
-            # Whoever asks first may be in inference mode, and a tensor made in it could not serve in a later training.
-            with torch.inference_mode(False), torch.no_grad():
-                each = [self._encode(template) for template in self.templates]
-                self.features = normalize(self._mean([found for found in each if found is not None]), dim=-1)
+            encoded = _ENCODED.setdefault(self.clip, {})
+            key: tuple[str | int, ...] = (
+                *self.names,
+                "",
+                *self.templates,
+                str(self.clip.device),
+                torch.get_num_threads(),
+            )
+            if key not in encoded:
+                # Whoever asks first may be in inference mode, and a tensor made in it couldn't serve in a training.
+                with torch.inference_mode(False), torch.no_grad():
+                    each = [self._encode(template) for template in self.templates]
+                    encoded[key] = normalize(self._mean([found for found in each if found is not None]), dim=-1)
+            self.features = encoded[key]
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:

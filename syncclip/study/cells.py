@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 from syncclip import jobs, storage
 from syncclip.cluster import capacity, debugging, ray_session
+from syncclip.frozen_parts import FrozenParts
 from syncclip.progress import Progress
 from syncclip.recipe import Recipe
 from syncclip.scoring import missing_transfers
@@ -111,7 +113,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     try:
         recipe = Recipe.model_validate(spec["recipe"])
         storage.configure(recipe.storage.options)
-        jobs.run_here(recipe, spec["url"])
+        jobs.run_here(recipe, spec["url"], frozen=_frozen(recipe.study.keep_images))
         place = storage.join(spec["url"], TIMING)
         before = read_json(place)["seconds"] if storage.exists(place) else 0.0
         write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
@@ -120,6 +122,12 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
             raise
         error = _sentence(problem)
     return {"seconds": time.monotonic() - start, "error": error}
+
+
+@functools.lru_cache(maxsize=1)
+def _frozen(keep_bytes: int) -> FrozenParts:
+    """What this process keeps from cell to cell; Ray gives it one after the other."""
+    return FrozenParts(keep_bytes)
 
 
 def run_cells(

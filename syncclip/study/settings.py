@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -75,6 +75,8 @@ def _default_arms() -> list[Arm]:
 class StudySettings(Settings):
     """Section `study` of a recipe: the grid arm x images per class x seed, and how it is run and analysed."""
 
+    added: ClassVar[tuple[str, ...]] = ("keep_images",)
+
     arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
     images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
     """Amounts of synthetic pictures. They are drawn once, for the largest; smaller amounts are the first so many."""
@@ -88,7 +90,9 @@ class StudySettings(Settings):
     gpus: float = Field(default=0, ge=0)
     """GPUs that Ray sets aside for each cell; a fraction lets several share one."""
     retries: int = Field(default=2, ge=0)
-    """How often a cell starts again after its process died."""
+    """How often a cell starts again after its process died or its machine was lost."""
+    keep_images: int = Field(default=256 << 20, ge=0)
+    """Bytes of tested pictures that a process keeps from cell to cell, decoded and cut to the CLIP's size."""
 
     draws: int = Field(default=2000, ge=100)
     """Bootstrap draws."""

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
+WORST_PAIRS = 10
+"""Pairs of classes that results name as most often taken for each other."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -48,6 +51,14 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
+        """One of several, in the order of the rows: all `count` pictures of a split, each once."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
+        order = np.argsort(columns["row"], kind="stable")
+        assert np.array_equal(columns["row"][order], np.arange(count)), "a picture came twice, or not at all"
+        return cls(**{name: column[order] for name, column in columns.items()})
 
     def table(self) -> pa.Table:
         """One row a picture."""
@@ -67,8 +78,13 @@ def predict(
     batch: int = 256,
     threads: int = 1,
     candidates: Sequence[int] | None = None,
+    part: int = 0,
+    parts: int = 1,
 ) -> Predictions:
-    """Run the method once over all pictures; texts are encoded once.
+    """Run the method once over all pictures, or over one of several parts of them; texts are encoded once.
+
+    Parts are made of whole batches, so a forward pass holds the same pictures whatever the number of parts, and the
+    bits of what it says are the same too. Where there are fewer batches than parts, some parts are empty.
 
     Args:
         method: on the device to be used.
@@ -77,6 +93,8 @@ def predict(
         batch: pictures a forward pass; may change the last bits of a confidence.
         threads: of torch.
         candidates: ids that may be predicted, the pictures' own among them; None for all.
+        part: which of the parts, from 0.
+        parts: in how many the pictures are cut.
 
     Raises:
         UserError: there are no pictures, or one can't be read.
@@ -84,18 +102,21 @@ def predict(
     if len(pictures) == 0:
         raise UserError("the split holds no pictures, so there is nothing to evaluate; add some or choose another")
     labels = torch.from_numpy(np.array(pictures.labels, np.int64))
-    found: list[tuple[Tensor, ...]] = []
+    slices = batches(len(pictures), batch, part, parts)
+    rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
+    nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
+    found = [_choose(nothing, labels[:0], method.base, None)]
     training = method.training
     method.eval()
     with pinned(threads), torch.no_grad():
-        for rows, images in _batches(pictures, transform, batch):
+        for one, images in _decoded(pictures, transform, slices):
             logits = method.logits(images.to(method.clip.device)).double().cpu()
-            found.append(_choose(logits, labels[rows], method.base, candidates))
+            found.append(_choose(logits, labels[one], method.base, candidates))
     method.train(training)
-    half, opened, half_confidence, open_confidence = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    half, opened, half_confidence, open_confidence = (torch.cat(column).numpy() for column in zip(*found, strict=True))
     return Predictions(
-        row=np.arange(len(labels), dtype=np.int64),
-        label=labels.numpy(),
+        row=rows.astype(np.int64),
+        label=labels.numpy()[rows],
         half_prediction=half,
         open_prediction=opened,
         half_confidence=half_confidence,
@@ -103,12 +124,24 @@ def predict(
     )
 
 
+def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
+    """The rows of each forward pass over one of several parts of `count` pictures: neighbours, of whole batches.
+
+    >>> batches(10, 4, 1, 2)
+    [slice(4, 8, None), slice(8, 10, None)]
+    """
+    assert 0 <= part < parts
+    every = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+    return every[len(every) * part // parts : len(every) * (part + 1) // parts]
+
+
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
     """Every protocol's numbers, in percent; None where there are no pictures of a half.
 
     Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
     `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all pictures), `ece_base`,
-    `ece_novel` (own half); `counts` of pictures; `per_class`, a list of label, name, count, half, open.
+    `ece_novel` (own half); `counts` of pictures; `per_class`, a list of label, name, count, half, open; `confused`, the
+    pairs of classes that were most often taken for each other, see `confusions`.
     """
     p = predictions
     is_base = p.label < base
@@ -136,7 +169,30 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         }
         for label, name in enumerate(classnames)
     ]
+    numbers["confused"] = confusions(p, classnames)
     return numbers
+
+
+def confusions(predictions: Predictions, classnames: Sequence[str], most: int = WORST_PAIRS) -> list[dict[str, Any]]:
+    """The pairs of classes that were most often taken for each other among all classes, the worst first.
+
+    Each is labels (ascending), names, count (pictures of either that were taken for the other) and share (of the
+    pictures of both, in percent). Pairs of one count are in the order of their labels.
+    """
+    p = predictions
+    wrong = p.open_prediction != p.label
+    pairs = np.sort(np.stack([p.label[wrong], p.open_prediction[wrong]], axis=1), axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    shown = np.bincount(p.label, minlength=len(classnames))
+    return [
+        {
+            "labels": [a, b],
+            "names": [classnames[a], classnames[b]],
+            "count": int(count),
+            "share": float(100 * count / (shown[a] + shown[b])),
+        }
+        for (a, b), count in ((found[i].tolist(), counts[i]) for i in np.argsort(-counts, kind="stable")[:most])
+    ]
 
 
 def evaluate_method(
@@ -185,21 +241,20 @@ def _choose(
     return half, opened, half_confidence, open_confidence
 
 
-def _batches(
-    pictures: ImageSet, transform: Callable[[Image.Image], Tensor], size: int
+def _decoded(
+    pictures: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
 ) -> Iterator[tuple[slice, Tensor]]:
     """Slices of rows with their (B, 3, H, W) pictures; the next batch is decoded while the last one is used."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(pictures.image(row)) for row in range(rows.start, rows.stop)])
 
-    slices = [slice(first, min(first + size, len(pictures))) for first in range(0, len(pictures), size)]
     with ThreadPoolExecutor(max_workers=1) as decoder:
-        ahead = decoder.submit(load, slices[0])
-        for rows, following in zip(slices, [*slices[1:], None], strict=True):
-            images = ahead.result()
+        ahead = [decoder.submit(load, rows) for rows in slices[:1]]
+        for rows, following in zip(slices, [*slices[1:], None], strict=False):
+            images = ahead.pop().result()
             if following is not None:
-                ahead = decoder.submit(load, following)
+                ahead.append(decoder.submit(load, following))
             yield rows, images
 
 

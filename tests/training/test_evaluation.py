@@ -7,11 +7,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
 from syncclip.settings import UserError
-from syncclip.training.evaluation import Predictions, evaluate_method, harmonic_mean, predict, save_evaluation
+from syncclip.training.evaluation import (
+    Predictions,
+    batches,
+    confusions,
+    evaluate_method,
+    harmonic_mean,
+    predict,
+    results,
+    save_evaluation,
+)
 
 
 class TableMethod(nn.Module):
@@ -147,6 +158,42 @@ def test_two_evaluations_write_the_same_bytes(tmp_path: Path) -> None:
         save_evaluation(str(tmp_path / name), *evaluate_method(method, pictures, transform))
     for file in ("results.json", "predictions.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@given(count=st.integers(1, 300), size=st.integers(1, 40), parts=st.integers(1, 9))
+def test_parts_of_whole_batches_hold_every_picture_once(count: int, size: int, parts: int) -> None:
+    shared = [batches(count, size, part, parts) for part in range(parts)]
+    assert [one for part in shared for one in part] == batches(count, size)
+    assert [row for part in shared for one in part for row in range(one.start, one.stop)] == list(range(count))
+    assert max(map(len, shared)) - min(map(len, shared)) <= 1
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 11])  # 60 pictures are 9 batches of 7, so some of 11 parts are empty
+def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None:
+    method, pictures, _ = random_world()
+    save_evaluation(str(tmp_path / "one"), *evaluate_method(method, pictures, transform, batch=7))
+    found = [predict(method, pictures, transform, batch=7, part=part, parts=parts) for part in range(parts)]
+    joined = Predictions.joined(found[::-1], len(pictures))
+    save_evaluation(str(tmp_path / "many"), results(joined, method.classnames, method.base), joined)
+    for file in ("results.json", "predictions.parquet"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
+
+
+@pytest.mark.parametrize("chosen", [[0, 1, 1], [0]])
+def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]) -> None:
+    method, pictures, _ = random_world()
+    found = [predict(method, pictures, transform, batch=7, part=part, parts=2) for part in chosen]
+    with pytest.raises(AssertionError, match="came twice, or not at all"):
+        Predictions.joined(found, len(pictures))
+
+
+def test_the_worst_pairs_by_hand() -> None:
+    label, said = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([1, 0, 2, 0, 2, 1, 2])
+    half, sure = np.zeros(7, np.int64), np.ones(7)
+    found = confusions(Predictions(np.arange(7), label, half, said, sure, sure), ["cat", "dog", "cow"])
+    assert [(one["labels"], one["count"]) for one in found] == [([0, 1], 2), ([0, 2], 1), ([1, 2], 1)]
+    assert found[0] == {"labels": [0, 1], "names": ["cat", "dog"], "count": 2, "share": 50.0}
+    assert found[1]["share"] == pytest.approx(100 / 6)
 
 
 def test_the_harmonic_mean_by_hand() -> None:
