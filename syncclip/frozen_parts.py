@@ -31,7 +31,7 @@ class FrozenParts:
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"benchmark": 0, "clip": 0, "picture": 0}
         """What was really done, by kind."""
-        self._room = keep_bytes
+        self._keeps, self._room = keep_bytes > 0, keep_bytes
         self._benchmarks: dict[str, Benchmark] = {}
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._pictures: dict[tuple[str, str], dict[int, Image.Image]] = {}
@@ -58,7 +58,7 @@ class FrozenParts:
 
         What the CLIP's `preprocess` makes of the cut ones is the same to the bit.
         """
-        if not self._room:
+        if not self._keeps:
             return benchmark
         tested: Mapping[Split, Pictures] = {
             split: KeptPictures(self, pictures, self._pictures.setdefault((_key(settings), split), {}), backbone)

@@ -137,6 +137,6 @@ class EvaluationSettings(Settings):
     batch: int = Field(256, ge=1)  # pictures a forward pass
     bins: int = Field(15, ge=1)  # of the calibration error
     workers: int | None = Field(None, ge=1)
-    """Workers of a cluster that share the pictures out; None: after a training as many as trained, else this process."""
+    """Workers of a cluster that share the pictures; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])
     """Other benchmarks that a finished run is tested on, over their classes; looked up in `benchmark.root`."""
