@@ -190,7 +190,8 @@ def sentence(error: BaseException) -> str | None:
     if hasattr(error, "format_message"):  # typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
-            return _no_such_command(re.split(r"[\"']", text)[1])
+            group = getattr(getattr(error, "ctx", None), "info_name", None)
+            return _no_such_command(re.split(r"[\"']", text)[1], group)
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     cause = getattr(error, "cause", None)  # Ray wraps what a worker raised
     while isinstance(cause, BaseException):
@@ -200,14 +201,15 @@ def sentence(error: BaseException) -> str | None:
     return None
 
 
-def _no_such_command(name: str) -> str:
+def _no_such_command(name: str, among: str | None = None) -> str:
+    """The nearest command; of those with the same name, the one of the group `among`."""
     import difflib
 
     commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
     for group, members in GROUPS.items():
         commands += [group, *(f"{group} {command.name}" for command in members.registered_commands)]
     words: dict[str, str] = {}
-    for command in commands:
+    for command in sorted(commands, key=lambda command: not command.startswith(f"{among} ")):
         words.setdefault(command.rpartition(" ")[2], command)
     close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
     hint = f"did you mean {words[close[0]]!r}?" if close else f"there are {', '.join(sorted(commands))}"
