@@ -23,7 +23,10 @@ while sleep 0.5; do # every instance that the imitation calls running gets a hos
   done <"$root/instances.txt"
 done 2>"$root/cloud.log" &
 
-ray up -y --no-config-cache "$config" >"$root/up.log" 2>&1
+for attempt in 1 2 3; do # on a machine that is too busy, Ray isn't up within its own 30 s
+  ray up -y --no-config-cache "$config" >"$root/up.log" 2>&1 && break
+  [ $attempt != 3 ]
+done
 lap "the head stands, $(instances) instance"
 ray dashboard -p 8265 "$config" >"$root/tunnel.log" 2>&1 &
 until (exec 3<>/dev/tcp/127.0.0.1/8265) 2>/dev/null; do sleep 0.5; done
