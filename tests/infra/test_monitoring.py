@@ -102,6 +102,6 @@ def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.
     monkeypatch.setattr(ray.util.metrics, "Counter", kind("_total"))
     monkeypatch.setattr(ray.util.metrics, "Gauge", kind(""))
     monkeypatch.setattr(ray.util.metrics, "Histogram", kind("_bucket", "_sum", "_count"))
-    Metrics("a set", Facts(total=1, images=0))
+    Metrics("a set", Facts(total=1, images=0, most=1))
 
     assert metrics((MONITORING / "rules.yaml").read_text() + " ".join(queries())) <= made
