@@ -60,7 +60,7 @@ class Shares:
         """(ranks, ...) the tensors of all ranks, of one shape; each rank's gets the gradients of all ranks."""
         if self.ranks == 1:
             return rows[None]
-        gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)
+        gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)  # type: ignore[no-untyped-call]
         return gathered
 
 

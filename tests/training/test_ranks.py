@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip.methods.promptsrc import PromptSrc
@@ -81,7 +84,57 @@ def _aggregate(rank: int, folder: Path) -> None:
     safetensors.torch.save_file(resumed.method.state_dict(), folder / f"aggregated.{rank}")
 
 
-BODIES = (_average, _mistake_of_the_first, _mistake_of_the_second, _diverge, _train, _aggregate)
+RESTARTS = {"one": (1, 1), "two": (2, 2), "one, then two": (1, 2), "two, then one": (2, 1)}
+"""Workers before and after a stop in the sixth of nine steps."""
+
+
+def _restart(rank: int, folder: Path) -> None:
+    """SYNC-CLIP, whose alignment looks across the whole batch, goes on with as many workers or with others."""
+
+    def stop(*_: object) -> dict[str, Tensor]:
+        raise InterruptedError
+
+    for name, both in RESTARTS.items():
+        for start, workers in enumerate(both):
+            if rank < workers:
+                job = worlds.job(folder / "world", folder / "restarts" / name, "syncclip", rank, workers)
+                if start == 0:
+                    losses = [job.method.loss] * 5 + [stop]
+                    job.method.loss = lambda batch, losses=losses: losses.pop(0)(batch)
+                with contextlib.suppress(InterruptedError):
+                    run(job, rank, workers)
+            dist.barrier()
+
+
+def _full(rank: int, folder: Path) -> None:
+    """No space for the first rank's checkpoints."""
+
+    def full(*_: object) -> None:
+        raise UserError("cannot write there: no space left")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("syncclip.training.checkpoints.write", full)
+        with pytest.raises(ranks.SharedError, match="no space left"):
+            run(fakes.job(folder / "full", rank, 2), rank, 2)
+
+
+def _wait(rank: int, folder: Path) -> None:
+    """The first rank's clock alone decides when a checkpoint is due, and all ranks are told."""
+    job = fakes.job(folder / "waited", rank, 2, checkpoint_every=1000, checkpoint_minutes=1e-9 if rank == 0 else 1e9)
+    run(job, rank, 2)
+
+
+BODIES = (
+    _average,
+    _mistake_of_the_first,
+    _mistake_of_the_second,
+    _diverge,
+    _train,
+    _aggregate,
+    _restart,
+    _full,
+    _wait,
+)
 
 
 def _all(rank: int, folder: Path) -> None:
@@ -125,6 +178,35 @@ def test_two_ranks_end_with_the_same_average(ranks_done: Path) -> None:
     saved = safetensors.torch.load_file(ranks_done / "aggregated" / "prompts.safetensors")
     assert first.keys() == second.keys() == saved.keys()
     assert all(torch.equal(first[name], second[name]) and torch.equal(first[name], saved[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", RESTARTS)
+def test_a_run_has_the_curve_of_one_worker_however_many_go_on_with_it(ranks_done: Path, name: str) -> None:
+    def losses(of: str) -> list[float]:
+        lines = (ranks_done / "restarts" / of / "metrics.jsonl").read_text().splitlines()
+        return [value for line in map(json.loads, lines) for value in line.values()]
+
+    assert losses(name) == pytest.approx(losses("one"), abs=1e-5)
+    record = json.loads((ranks_done / "restarts" / name / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["notes"][0] == "run 'fake' goes on after step 4 of 9"
+    before, after = RESTARTS[name]
+    assert (f"{before} workers made the checkpoint" in str(record["notes"])) == (before != after)
+
+
+def test_ranks_get_the_same_batches_however_many_they_are(ranks_done: Path) -> None:
+    streams = [
+        worlds.job(ranks_done / "world", ranks_done / "none", "syncclip", r, n).stream
+        for r, n in ((0, 1), (1, 2), (3, 4))
+    ]
+    for epoch, step in ((0, 0), (0, 2), (2, 1)):
+        first, *others = ([rows.tolist() for rows in vars(stream.ids(epoch, step)).values()] for stream in streams)
+        assert others == [first, first]
+
+
+def test_checkpoints_by_time_are_those_of_the_first_ranks_clock(ranks_done: Path) -> None:
+    names = sorted(path.name for path in (ranks_done / "waited" / "checkpoints").glob("*.json"))
+    assert names == ["step-00000018.json", "step-00000019.json"]
 
 
 def test_a_mistake_of_a_lone_rank_is_raised_as_it_is() -> None:
