@@ -45,13 +45,12 @@ NO_TRACE = (
     "keep_checkpoints",
     "keep_best",
     "max_failures",
-    "checkpoint_every",
 )
 """Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
 what it holds is told by its own plan."""
+
 ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
-
 
 
 class Recipe(Settings):
