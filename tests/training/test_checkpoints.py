@@ -11,9 +11,9 @@ from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 
 
-def state(step: int) -> Checkpoint:
+def state(step: int, score: float | None = None) -> Checkpoint:
     prompt, speed = torch.full((2, 3), float(step)), torch.full((2, 3), 0.5)
-    return Checkpoint(step, {"prompt": prompt}, {"prompt": speed}, {"average": torch.ones(4)})
+    return Checkpoint(step, {"prompt": prompt}, {"prompt": speed}, {"average": torch.ones(4)}, score=score)
 
 
 def write(folder: Path, *steps: int, keep: int = 9) -> None:
@@ -45,6 +45,21 @@ def test_only_the_newest_few_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step-00000003.json", "step-00000003.safetensors", "step-00000004.json", "step-00000004.safetensors",
     ]  # fmt: skip
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    for step, score in ((1, 0.5), (2, 0.9), (3, 0.9), (4, 0.1), (5, 0.2), (6, 0.3)):
+        checkpoints.write(str(tmp_path), state(step, score), "recipe", keep=2)
+    assert checkpoints.steps(str(tmp_path)) == [2, 5, 6]
+    assert checkpoints.best(str(tmp_path)) == (2, 0.9)  # of equals the first
+    checkpoints.write(str(tmp_path), state(7, 1.5), "recipe", keep=2)
+    assert checkpoints.steps(str(tmp_path)) == [6, 7]
+    assert newest_step(tmp_path) == 7
+
+
+def test_without_scores_there_is_no_best(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    assert checkpoints.best(str(tmp_path)) is None
 
 
 def test_without_a_marker_there_is_no_checkpoint(tmp_path: Path) -> None:
@@ -82,6 +97,9 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     write(tmp_path, 1)
     with pytest.raises(UserError, match="belongs to recipe recipe, not to other"):
         checkpoints.newest(str(tmp_path), "other", print)
+    with pytest.raises(UserError, match="belongs to recipe recipe, not to other"):
+        checkpoints.refuse_others(str(tmp_path), "other")
+    checkpoints.refuse_others(str(tmp_path), "recipe")
 
 
 def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:

@@ -21,3 +21,17 @@ def test_an_impossible_crop_is_refused(scale: tuple[float, float]) -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValueError, match="epoch_count"):
         TrainingSettings(epoch_count=3)  # type: ignore[call-arg]
+
+
+def test_what_a_cluster_may_have_room_for_must_share_the_batch() -> None:
+    assert TrainingSettings(workers=4, min_workers=2, batch=12).min_workers == 2
+    with pytest.raises(ValueError, match=r"between training.min_workers and training.workers is 3, but a batch of 16"):
+        TrainingSettings(workers=4, min_workers=2, batch=16)
+    with pytest.raises(ValueError, match="min_workers is 4, but there are at most 2 workers"):
+        TrainingSettings(workers=2, min_workers=4)
+
+
+def test_settings_of_today_are_written_as_before() -> None:
+    new = {"accumulate", "min_workers", "max_failures", "checkpoint_minutes", "keep_best"}
+    assert not new & TrainingSettings().model_dump().keys()
+    assert TrainingSettings(accumulate=2).model_dump()["accumulate"] == 2
