@@ -44,7 +44,8 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
-                decoded: Image.Image = image.convert("RGB")
+                image.load()
+                decoded: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
                 if image.format == "JPEG" and _ends_early(data, decoded):
                     raise ValueError(f"its header says {width} x {height} pixels, but its data shows fewer")
                 return decoded

@@ -7,6 +7,7 @@ import pickle
 import struct
 import zlib
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -84,3 +85,32 @@ def test_decoded_images_stay_within_their_bytes_and_the_last_used_stay() -> None
     for key in (1, 2, 1, 3, 1, 2):
         get(key)
     assert made == [1, 2, 3, 2]
+
+
+def lying(says: tuple[int, int], shows: tuple[int, int] = (64, 64), **how: object) -> bytes:
+    """A JPEG of one size (height, width) whose header says another."""
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (*shows, 3), dtype=np.uint8)
+    noise[shows[0] // 2 :, shows[1] // 2 :] = 255  # an even last corner, as photographs on white have it
+    Image.fromarray(noise).save(buffer, "JPEG", **how)
+    data = bytearray(buffer.getvalue())
+    place = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
+    data[place : place + 4] = says[0].to_bytes(2, "big") + says[1].to_bytes(2, "big")
+    return bytes(data)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("how", [{}, {"progressive": True}, {"optimize": True, "subsampling": 0}], ids=str)
+def test_a_jpeg_that_says_it_is_larger_than_its_data_shows_is_refused(how: dict[str, object]) -> None:
+    assert decode_image(lying((64, 64), **how), "x").size == (64, 64)
+    for says in ((80, 64), (64, 80), (164, 64), (640, 640)):
+        with pytest.raises(UnreadableImageError, match=f"says {says[1]} x {says[0]} pixels, but its data shows fewer"):
+            decode_image(lying(says, **how), "x")
+
+
+@pytest.mark.fault
+def test_a_jpeg_of_900_million_pixels_is_refused_from_its_header() -> None:
+    with pytest.raises(UnreadableImageError, match=r"900000000 pixels"):
+        decode_image(lying((30000, 30000)), "x")
+    with pytest.raises(UnreadableImageError, match="x: 9000 x 9000 pixels are more than 50000000"):
+        decode_image(lying((9000, 9000)), "x")
