@@ -17,7 +17,8 @@ from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from syncclip.shared_scoring import shared_predictions
 from syncclip.training.evaluation import RESULTS, predict, results, save_evaluation
-from syncclip.training.runs import PROMPTS, RECIPE, RunFolder
+from syncclip.training.runs import PROMPTS, RECIPE, RunFolder, say
+from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
 """In a run's folder: a folder for each other benchmark that it was tested on."""
@@ -140,6 +141,8 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: Parts, url: str, workers
     numbers = results(predictions, method.classnames, method.base, evaluation.bins)
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(url, numbers, predictions)
+    if url == folder.url:
+        show_results(folder, recipe.training, numbers, say)
     return numbers
 
 

@@ -14,10 +14,11 @@ from torch.nn import Parameter
 from syncclip import storage
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.metrics import Events, Metrics
+from syncclip.training.metrics import Metrics
 from syncclip.training.runs import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, say, versions
 from syncclip.training.schedule import log_due
 from syncclip.training.settings import TrainingSettings
+from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float]], None]
 """Told (steps made, steps in all, losses) at every line of metrics."""
@@ -86,7 +87,7 @@ class Ledger:
     ) -> None:
         self._run, self._settings, self._record, self._listener = run, settings, record, listener
         self._metrics = Metrics(run.path(METRICS), state.step)
-        self._events = Events(run.url, state.step)
+        self._trackers = Trackers(run, settings, state.step, self._note)
         self._seconds_before = state.seconds
         self._began = time.perf_counter()
         self._logged = (state.step, self._began)
@@ -103,7 +104,7 @@ class Ledger:
         (step_before, time_before), self._logged = self._logged, (done, time.perf_counter())
         batches = (done - step_before) / max(self._logged[1] - time_before, 1e-9)
         scalars = {f"loss/{name}": value for name, value in losses.items()}
-        self._events.write(done, scalars | {"rate": rate, "speed/real_images_per_s": batches * self._settings.batch})
+        self._trackers.write(done, scalars | {"rate": rate, "speed/real_images_per_s": batches * self._settings.batch})
         if self._listener is not None:
             self._listener(done, total, losses)
 
@@ -121,7 +122,7 @@ class Ledger:
             validate: what the best one is chosen by, if it's that.
         """
         self._metrics.sync()
-        self._events.sync()
+        self._trackers.sync()
         momentum: dict[str, Tensor] = {}
         for name, parameter in learnable.items():
             buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
@@ -155,7 +156,7 @@ class Ledger:
     def close(self) -> None:
         """Let go of the files; called also after an error."""
         self._metrics.close()
-        self._events.close()
+        self._trackers.close(self._record.status == "finished")
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
         """How good the state is, higher being better; None where the settings don't ask."""
@@ -165,6 +166,10 @@ class Ledger:
             assert validate is not None, "whoever builds the job knows the validation pictures"
             return validate()
         return None
+
+    def _note(self, sentence: str) -> None:
+        say(sentence)
+        self._record.notes.append(sentence)
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.perf_counter() - self._began, 3)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Events:
         where = self._temporary.name if self._temporary else str(storage.local_path(folder))
         self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)

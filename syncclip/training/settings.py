@@ -31,6 +31,9 @@ class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
     added: ClassVar[tuple[str, ...]] = (
+        "trackers",
+        "tracking_project",
+        "mlflow_uri",
         "accumulate",
         "min_workers",
         "max_failures",
@@ -87,6 +90,10 @@ class TrainingSettings(Settings):
     corrupt_limit: int = Field(16, ge=0)  # unreadable pictures that are replaced by others before training stops
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    """Where the numbers are shown as well; `syncclip[tracking]` brings the libraries of the latter two."""
+    tracking_project: str = "syncclip"  # how the experiment of MLflow, or the project of Weights & Biases, is called
+    mlflow_uri: str | None = None  # MLflow's server; None: as MLFLOW_TRACKING_URI says
     checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
     checkpoint_minutes: float | None = Field(None, gt=0)  # one more whenever so much time went by since the last
     keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run
