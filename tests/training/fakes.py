@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,21 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
         made.method.poisoned_step = spec["poisoned_step"]
     if "kill_once_at" in spec:
         _kill_once(made, spec["kill_once_at"], Path(spec["url"] + ".killed"), spec.get("kill_rank", 0) == rank)
+    if "pause_at" in spec:
+        _pause(made, spec["pause_at"])
     return made
+
+
+def _pause(made: TrainJob, call: int) -> None:
+    """Wait in a step, to be killed."""
+    honest = made.method.loss
+
+    def loss(batch: FakeBatch) -> dict[str, Tensor]:
+        if made.method.calls == call:
+            time.sleep(600)
+        return honest(batch)
+
+    made.method.loss = loss
 
 
 def _kill_once(made: TrainJob, call: int, mark: Path, mine: bool) -> None:

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,73 @@ def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
     assert "step-00000009.safetensors is damaged" in capsys.readouterr().err
     assert record(tmp_path / "broken").notes[1] == "run 'fake' goes on after step 6 of 20"
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_a_checkpoint_by_time_changes_no_bit(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    timed = {"checkpoint_every": 1000, "checkpoint_minutes": 1e-9}
+    with pytest.raises(StoppedError):
+        run(fakes.job(tmp_path / "broken", **timed), listener=stop_at(8))
+    assert run(fakes.job(tmp_path / "broken", **timed)).notes == ["run 'fake' goes on after step 7 of 20"]
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_no_checkpoint_by_time_before_its_time(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path, checkpoint_every=1000, checkpoint_minutes=60))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_record_tells_how_far_a_run_was_at_its_newest_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        run(fakes.job(tmp_path), listener=stop_at(8))
+    assert (record(tmp_path).status, record(tmp_path).steps) == ("running", 6)
+
+
+def kept(folder: Path) -> dict[int, float | None]:
+    markers = [json.loads(path.read_text()) for path in (folder / "checkpoints").glob("*.json")]
+    return {marker["step"]: marker.get("score") for marker in markers}
+
+
+def test_the_checkpoint_of_the_lowest_loss_is_kept_and_named(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path, keep_best="loss", keep_checkpoints=1))
+    totals = [line["total"] for line in metrics(tmp_path)]
+    means = {step: sum(totals[step - 3 : step]) / 3 for step in (3, 6, 9, 12, 15, 18)}
+    best = min(means, key=lambda step: means[step])
+    assert kept(tmp_path) == pytest.approx({step: -means[step] for step in {best, 18}})
+    assert record(tmp_path).notes == [f"of the checkpoints the best by loss is that of step {best} ({means[best]:.4g})"]
+
+
+def test_the_best_checkpoint_on_validation_pictures_is_kept(tmp_path: Path) -> None:
+    accuracies = iter([50.0, 70.0, 60.0, 10.0, 20.0, 30.0])
+    made = fakes.job(tmp_path, keep_best="validation", keep_checkpoints=1)
+    run(replace(made, validate=lambda: next(accuracies)))
+    assert kept(tmp_path) == {6: 70.0, 18: 30.0}
+    assert "best by validation is that of step 6 (70)" in record(tmp_path).notes[0]
+
+
+FULL_DISK = """
+import resource, sys
+import torch
+sys.path.insert(0, sys.argv[2])
+from tests.training import fakes
+from syncclip.settings import UserError
+from syncclip.training.loop import run
+job = fakes.job(sys.argv[1])
+job.method.large = torch.nn.Parameter(torch.zeros(10_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # room for record and metrics, not for a checkpoint
+try:
+    run(job)
+except UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.fault
+def test_no_space_for_checkpoints_is_told_in_one_sentence(tmp_path: Path) -> None:
+    full = [sys.executable, "-c", FULL_DISK, str(tmp_path / "full"), str(Path(__file__).parents[2])]
+    told = subprocess.run(full, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"cannot write .*/full/.*: the file grows larger than is allowed there; choose .*\n", told)
+    assert list((tmp_path / "full" / "checkpoints").iterdir()) == []
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
