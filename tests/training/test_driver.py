@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import safetensors.torch
 import torch
 
 from syncclip.settings import UserError
+from syncclip.training import checkpoints
+from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.driver import train_on_ray
 from syncclip.training.loop import run
 from syncclip.training.runs import RunRecord
@@ -42,11 +52,11 @@ def test_two_workers_give_the_curve_of_one(tmp_path: Path, two_workers: Path) ->
     run(fakes.job(tmp_path, noise=0.0))
     one, two = (safetensors.torch.load_file(folder / "prompts.safetensors") for folder in (tmp_path, two_workers))
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
-    curves = [
-        [json.loads(line)["total"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        for folder in (tmp_path, two_workers)
-    ]
-    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    assert curve(tmp_path) == pytest.approx(curve(two_workers), abs=1e-5)
+
+
+def curve(folder: Path) -> list[float]:
+    return [json.loads(line)["total"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.fault
@@ -55,6 +65,87 @@ def test_a_worker_killed_in_mid_training_changes_no_bit(tmp_path: Path, two_work
     assert (tmp_path / "broken.killed").exists()
     assert record.notes == ["run 'fake' goes on after step 9 of 20"]
     assert fakes.bits(tmp_path / "broken") == fakes.bits(two_workers)
+
+
+WHOLE_JOB = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.training.test_driver import train
+train(Path(sys.argv[1]), workers=2, noise=0.0, pause_at=14)
+"""
+
+
+def killed_job(folder: Path) -> None:
+    """A job of its own, driver, Ray and workers, killed with -9 in step 15, after the checkpoints of steps 9 and 12."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", WHOLE_JOB, str(folder), str(Path(__file__).parents[2])]
+    log = folder.with_suffix(".log")
+    with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as driver:
+        deadline = time.monotonic() + 300
+        while len(list((folder / "checkpoints").glob("step-*12.json"))) < 1:
+            assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    psutil.wait_procs(family, timeout=60)
+    assert driver.returncode == -signal.SIGKILL
+    assert not (folder / "prompts.safetensors").exists()
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """What is left of a killed job whose newest checkpoint is cut short."""
+    folder = tmp_path / "broken"
+    killed_job(folder)
+    newest = folder / "checkpoints" / "step-00000012.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    return folder
+
+
+@pytest.mark.fault
+def test_a_killed_job_goes_on_before_its_truncated_checkpoint_and_ends_with_the_same_bits(
+    broken: Path, two_workers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = broken.with_name("alone")
+    shutil.copytree(broken, alone)
+    damaged, gone_on = train(broken, workers=2, noise=0.0).notes
+    assert "step-00000012.safetensors is damaged" in damaged and "going back to the one before" in damaged
+    assert gone_on == "run 'fake' goes on after step 9 of 20"
+    assert damaged in capsys.readouterr().err
+    assert fakes.bits(broken) == fakes.bits(two_workers)
+
+    notes = train(alone, workers=1, noise=0.0).notes
+    assert notes[-1] == "2 workers made the checkpoint, now there are 1: the last bits may differ"
+    assert curve(alone) == pytest.approx(curve(two_workers), abs=1e-5)
+
+
+@pytest.mark.fault
+@pytest.mark.usefixtures("ray_cluster")
+def test_as_many_workers_are_replaced_as_the_recipe_says(tmp_path: Path) -> None:
+    from ray.train import TrainingFailedError
+
+    with pytest.raises(TrainingFailedError):
+        train(tmp_path / "run", settings={"max_failures": 0}, kill_once_at=10)
+    assert (tmp_path / "run.killed").exists()
+    assert train(tmp_path / "run").status == "finished"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_elastic_training_takes_as_many_workers_as_there_is_room_for(tmp_path: Path) -> None:
+    changes = {"workers": 4, "min_workers": 1, "batch": 12}
+    spec = {"url": str(tmp_path), "settings": changes, "noise": 0.0}
+    record = train_on_ray(fakes.build, spec, fakes.folder(tmp_path), fakes.settings(**changes), cpus_per_worker=2)
+    assert (record.status, record.workers) == ("finished", 2)  # of 4 CPUs
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path: Path) -> None:
+    checkpoints.write(str(tmp_path / "checkpoints"), Checkpoint(3, {}), "b" * 64, keep=2)
+    with pytest.raises(UserError, match="belongs to recipe bbbbbbbbbbbb, not to aaaaaaaaaaaa; choose another"):
+        train_on_ray(_never, {}, fakes.folder(tmp_path), fakes.settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 def test_a_finished_run_starts_no_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
