@@ -163,7 +163,7 @@ def rate(side: Callable[[Path, int], Iterator[Tensor]], folder: Path, processes:
     begun = time.perf_counter()
     seen = sum(len(batch) for batch in side(folder, processes))
     assert images <= seen < images + BATCH, f"{seen} of {images} images"
-    return images / (time.perf_counter() - begun)
+    return seen / (time.perf_counter() - begun)
 
 
 def memory(folder: Path, batches: int) -> int:

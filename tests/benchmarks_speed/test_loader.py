@@ -1,0 +1,41 @@
+"""The benchmarks of loaders compare like with like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.loader import PER_SHARD, SIDES, enlarge, jpeg, opened, write
+from syncclip.shards.reader import ShardSet
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loader")
+    write(folder, 70, 16)
+    return folder
+
+
+@pytest.mark.parametrize("side", ["ours", "bare", "webdataset"])
+def test_every_side_gives_the_same_pictures(folder: Path, side: str) -> None:
+    sums = sorted(int(image.sum(dtype=torch.int64)) for batch in SIDES[side](folder, 0) for image in batch)
+    expected = sorted(int(image.sum(dtype=torch.int64)) for batch in SIDES["bare"](folder, 0) for image in batch)
+    # Ours fills its last batch from the epoch's beginning.
+    assert len(sums) == (128 if side == "ours" else 70)
+    assert set(sums) == set(expected)
+
+
+def test_loader_processes_give_as_many(folder: Path) -> None:
+    assert sum(map(len, SIDES["ours"](folder, 1))) == 128
+    assert sum(map(len, SIDES["webdataset"](folder, 1))) == 70
+
+
+def test_a_large_set_is_laid_down_whole(tmp_path: Path) -> None:
+    write(tmp_path, PER_SHARD, 8)
+    enlarge(tmp_path, 3 * PER_SHARD)
+    images = ShardSet(str(tmp_path))
+    assert len(images) == 3 * PER_SHARD
+    assert images.read(2 * PER_SHARD + 7) == jpeg(7, 8)
+    assert opened(tmp_path).steps_per_epoch == -(-3 * PER_SHARD // 64)
