@@ -117,14 +117,24 @@ def evaluate(
 
 
 @app.command("study")
-def study_command(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+def study_command(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    status: Annotated[bool, typer.Option("--status", help="Only tell how far it is, from anywhere.")] = False,
+) -> None:
     """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
-    from syncclip import storage, tables
+    from syncclip import inspection, storage, tables
     from syncclip.recipe import Recipe
     from syncclip.study.report import REPORT
-    from syncclip.study.run import study
+    from syncclip.study.run import folder_of, study
 
-    done = study(Recipe.load(recipe, overrides or []), out)
+    loaded = Recipe.load(recipe, overrides or [])
+    if status:
+        storage.configure(loaded.storage.options)
+        tables.show("\n".join(inspection.study_status(folder_of(loaded, out))))
+        return
+    done = study(loaded, out)
     tables.show(f"report: {storage.join(done.url, REPORT)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from syncclip import storage, tables
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
+from syncclip.study.status import PROGRESS, read_study_status
 from syncclip.synthesis.status import read_status
 from syncclip.training.runs import RECORD, RunRecord
 
@@ -69,12 +71,26 @@ def sample(url: str, index: int, save: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def status(url: str) -> list[str]:
-    """How the set or run at `url` is doing, or the set of a recipe's folder, as lines for people.
+def study_status(url: str) -> list[str]:
+    """How the study at `url` is doing, as lines for people.
 
     Raises:
-        UserError: neither is there.
+        UserError: there is none.
     """
+    found = read_study_status(url)
+    if found is None:
+        raise UserError(f"{url}: no study has run its cells there yet; start one with `syncclip study RECIPE`")
+    return [url, *found.lines(time.time())]
+
+
+def status(url: str) -> list[str]:
+    """How the study, set or run at `url` is doing, or the set of a recipe's folder, as lines for people.
+
+    Raises:
+        UserError: none of them is there.
+    """
+    if storage.exists(storage.join(url, PROGRESS)):
+        return study_status(url)
     for place in (url, storage.join(url, "synthetic")):
         if (found := read_status(place)) is not None:
             return [place, *found.lines()]

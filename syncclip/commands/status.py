@@ -1,4 +1,4 @@
-"""`syncclip status`: how a synthesis or a training is doing, from anywhere."""
+"""`syncclip status`: how a synthesis, a training or a study is doing, from anywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from syncclip.commands.arguments import Folder
 
 
 def status(folder: Folder) -> None:
-    """Tell how a set or a run is doing: rate, time left, busy shares, rejects, last sign of life."""
+    """Tell how a set, a run or a study is doing: rate, time left, busy shares, rejects, last sign of life."""
     from syncclip import tables
     from syncclip.inspection import status
 

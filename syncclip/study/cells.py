@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from syncclip.settings import UserError
 from syncclip.study.grid import Cell
 from syncclip.study.outputs import CELLS, read_json, write_json
 from syncclip.study.settings import StudySettings
+from syncclip.study.status import StudyStatusFile
 from syncclip.training.evaluation import PREDICTIONS, RESULTS
 
 TIMING = "cell.json"
@@ -135,20 +136,23 @@ def run_cells(
     settings: StudySettings,
     label: str = "study",
     task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
+    out: str | None = None,
 ) -> tuple[list[CellRun], dict[str, float]]:
-    """Run the waiting cells on Ray, in order, as many at a time as there is room for.
+    """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
 
-    A cell that fails is marked and the others go on; one whose process dies starts again up to `settings.retries`
-    times, from its newest checkpoint. Killed at any time, the same call runs what is not done.
+    A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
+    to `settings.retries` times, from its newest checkpoint. Killed at any time, the same call runs what is not done.
 
     Args:
         runs: from `prepare`.
         settings: of the study, for what a cell takes and how often it may start.
         label: of the progress line.
         task: what runs a cell; the same signature as `run_cell`.
+        out: the study's folder, in which its status is kept; None for no status.
 
     Returns:
-        The runs with their new status, in the order given, and wall_seconds, busy_seconds and workers of this call.
+        The runs with their new status, in the order given, and wall_seconds, busy_seconds and workers (the most at a
+        time) of this call.
 
     Raises:
         UserError: the cluster can never hold a cell.
@@ -159,29 +163,41 @@ def run_cells(
         return list(runs), facts
     done = sum(run.status == "done" for run in runs)
     outcomes: dict[str, CellRun] = {}
-    with ray_session():
-        slots = _slots(settings)
-        facts["workers"] = slots
+    with ray_session(), ExitStack() as stack:
+        facts["workers"] = _slots(settings, first=True)
+        status = stack.enter_context(StudyStatusFile(out, len(runs), done)) if out is not None else None
+        progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         start = time.monotonic()
-        with Progress(len(runs), "cells", label, done=done) as progress:
-            for run, seconds, error in _finished(waiting, settings, slots, task, progress):
-                outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
-                facts["busy_seconds"] += seconds
-                facts["wall_seconds"] = time.monotonic() - start
-                failed = sum(one.status == "failed" for one in outcomes.values())
-                busy = facts["busy_seconds"] / (slots * facts["wall_seconds"])
-                progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
+
+        def given(running: list[str], slots: int) -> None:
+            facts["workers"] = max(facts["workers"], slots)
+            progress.update(0, running=len(running))
+            if status is not None:
+                status.running(running, slots)
+
+        for run, seconds, error in _finished(waiting, settings, task, given):
+            outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
+            facts["busy_seconds"] += seconds
+            facts["wall_seconds"] = time.monotonic() - start
+            failed = sum(one.status == "failed" for one in outcomes.values())
+            busy = facts["busy_seconds"] / (facts["workers"] * facts["wall_seconds"])
+            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
+            if status is not None:
+                status.ended(run.cell.name, seconds, error)
     return [outcomes.get(run.url, run) for run in runs], facts
 
 
 def _finished(
     waiting: Sequence[CellRun],
     settings: StudySettings,
-    slots: int,
     task: Callable[[dict[str, Any]], dict[str, Any]],
-    progress: Progress,
+    given: Callable[[list[str], int], None],
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """(run, seconds, error) of each cell as it ends."""
+    """(run, seconds, error) of each cell as it ends.
+
+    Args:
+        given: told every few seconds of the cells that the cluster has, and how many it has room for.
+    """
     import ray
 
     remote = ray.remote(task).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries)
@@ -189,10 +205,12 @@ def _finished(
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
         while coming or running:
+            slots = _slots(settings)  # another number whenever a machine joins or is lost
             while coming and len(running) < slots:
                 run = coming.pop()
                 spec = {"recipe": run.recipe.model_dump(mode="json"), "url": run.url}
                 running[remote.remote(spec)] = (run, time.monotonic())
+            given([run.cell.name for run, _ in running.values()], slots)
             ready, _ = ray.wait(list(running), timeout=POLL)
             for reference in ready:
                 run, since = running.pop(reference)
@@ -201,18 +219,20 @@ def _finished(
                     yield run, answer["seconds"], answer["error"]
                 except ray.exceptions.RayError as problem:
                     yield run, time.monotonic() - since, _sentence(problem)
-            if not ready:
-                progress.update(0, running=len(running))
     finally:
         for reference in running:  # after an interrupt nothing should go on in the background
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
 
 
-def _slots(settings: StudySettings) -> int:
-    """Cells that may run at the same time; asking for so many is what makes a cluster grow."""
+def _slots(settings: StudySettings, first: bool = False) -> int:
+    """Cells that may run at the same time, at least one; asking for so many is what makes a cluster grow.
+
+    Args:
+        first: refuse what the cluster can't hold; later on, the machine that could may come back.
+    """
     there = capacity()
-    for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
+    for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
         if wanted > there[name]:
             raise UserError(
                 f"study.{name.lower()}s is {wanted:g}, but the cluster has {there[name]:g} {name}s; "

@@ -8,6 +8,8 @@ study.json
     name, benchmark, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an
     arm), arms [{name, method, data}], images_per_class, dropped (amounts beyond what the set holds), seeds,
     cells [{cell, arm, images_per_class, seed, status (done, failed or waiting), error}].
+progress.json
+    How far it is, for `--status`; see `status.StudyStatus`.
 recipe.yaml
     The resolved recipe.
 cells/<cell>/

@@ -43,13 +43,13 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
             after everything else was written, some cells failed: the sentence names them.
     """
     storage.configure(recipe.storage.options)
-    url = jobs.absolute(out or storage.join(recipe.folder, "study"))
+    url = folder_of(recipe, out)
     synthetic = ensure_set(recipe, url if out else None)
     recipe, dropped = with_amounts(recipe, synthetic)
     runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
     storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     findings.write_state(recipe, url, runs, dropped)
-    runs, work = run_cells(runs, recipe.study)
+    runs, work = run_cells(runs, recipe.study, out=url)
     findings.write_state(recipe, url, runs, dropped)
     table, pairs = findings.write(recipe, url, runs, synthetic, work)
     if len(table):
@@ -58,6 +58,11 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     if failed := {run.cell.name: run.error or "" for run in runs if run.status == "failed"}:
         raise UserError(failures(failed, len(runs), url))
     return Study(url, table)
+
+
+def folder_of(recipe: Recipe, out: str | None = None) -> str:
+    """Where a recipe's study lies."""
+    return jobs.absolute(out or storage.join(recipe.folder, "study"))
 
 
 def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:

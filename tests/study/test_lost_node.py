@@ -1,0 +1,86 @@
+"""A study on a cluster of two nodes, one of which is killed in the middle: every cell equals the quiet run's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from syncclip.study.cells import prepare, run_cell
+from syncclip.study.grid import cells
+from syncclip.study.outputs import read_json
+from syncclip.study.run import ensure_set, with_amounts
+from syncclip.study.status import read_study_status
+from tests.worlds.study import make_set, study_recipe, study_world
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
+
+PATIENCE = 500.0
+GRID = ("study.seeds=[1,2,3,4]", "study.images_per_class=[1,2,4]")
+CELLS = 1 + 4 + 2 * 3 * 4
+"""One of zero-shot; an arm of real pictures, and two with three amounts, by four seeds."""
+
+BITS = ("prompts.safetensors", "metrics.jsonl", "results.json", "predictions.parquet")
+QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
+"""Else a lost node is only noticed after half a minute."""
+
+
+def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    root = study_world(tmp_path / "world")
+    make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
+    given = (*GRID, f"training.synthetic={root}/set")
+    quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
+    node_of = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args={**node_of, "_system_config": QUICK})
+    try:
+        lost = cluster.add_node(**node_of)
+        cluster.wait_for_nodes()
+        command = [sys.executable, "-m", "syncclip", "study", str(root / "tiny.yaml"), *given, "--out", str(disturbed)]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}
+        with (tmp_path / "log").open("wb") as log:
+            driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            wait_until(driver, tmp_path / "log", lambda: both_nodes_at_it(disturbed))
+            cluster.remove_node(lost, allow_graceful=False)
+            finished_before = len(list(disturbed.glob("cells/*/results.json")))
+            assert driver.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+        finally:
+            driver.kill()
+            driver.wait()
+    finally:
+        cluster.shutdown()
+    assert finished_before < CELLS - 2
+    assert {cell["status"] for cell in read_json(str(disturbed / "study.json"))["cells"]} == {"done"}
+    status = read_study_status(str(disturbed))
+    assert status is not None and (status.state, status.done, status.failed) == ("ended", CELLS, {})
+    assert (disturbed / "report.html").exists()
+
+    recipe = study_recipe(root, *given)
+    recipe, _ = with_amounts(recipe, ensure_set(recipe, None))
+    runs = prepare(recipe, cells(recipe.study), str(quiet), recipe.training.synthetic)
+    assert len(runs) == CELLS
+    for run in runs:
+        assert run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})["error"] is None
+        name = run.cell.name
+        here, there = quiet / "cells" / name, disturbed / "cells" / name
+        assert [(here / file).read_bytes() for file in BITS] == [(there / file).read_bytes() for file in BITS], name
+
+
+def both_nodes_at_it(folder: Path) -> bool:
+    """Some cells are done, and each node has one."""
+    status = read_study_status(str(folder))
+    return status is not None and status.done >= 5 and len(status.running) == 2
+
+
+def wait_until(driver: subprocess.Popen[bytes], log: Path, true: object) -> None:
+    assert callable(true)
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
