@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,19 @@ def files(folder: str | Path, *patterns: str) -> dict[str, bytes]:
 def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
     named = [f"training.synthetic={synthetic}"] if synthetic else []
     return Recipe.load(tiny.recipe, [*named, *overrides])
+
+
+def test_the_checkpoint_that_is_best_on_validation_pictures_is_named_and_changes_no_bit(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    recipe = here(tiny, None, "training.data=real", "training.method=ivlp")
+    plain, best = tmp_path / "plain", tmp_path / "best"
+    jobs.run_here(recipe, str(plain))
+    jobs.run_here(recipe.with_values({"training.keep_best": "validation"}), str(best))
+    named = r"of the checkpoints the best by validation is that of step [24] \([0-9.]+\)"
+    (note,) = json.loads((best / "run.json").read_text())["notes"]
+    assert re.fullmatch(named, note)
+    assert (best / "prompts.safetensors").read_bytes() == (plain / "prompts.safetensors").read_bytes()
 
 
 def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
