@@ -19,6 +19,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.shards.cache import ShardCache
+from syncclip.shards.joined import Source
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.stream import Batch, MixedStream
 from tests.shards.sets import index_of, write_set
@@ -97,14 +98,20 @@ def test_a_batch_is_a_pure_function_of_seed_epoch_and_step(seed: int, epoch: int
 
 @quick
 @given(
-    epoch=st.integers(0, 9), step=st.integers(0, 1), window=st.sampled_from([None, 1, 2]), data=st.sampled_from(DATA)
+    epoch=st.integers(0, 9),
+    step=st.integers(0, 1),
+    window=st.sampled_from([None, 1, 2]),
+    data=st.sampled_from(DATA),
+    weight=st.sampled_from([None, 0.5, 3.0]),
 )
 def test_one_by_eight_two_by_four_and_four_by_two_see_the_same_images(
-    epoch: int, step: int, window: int | None, data: Literal["real", "synthetic", "both"]
+    epoch: int, step: int, window: int | None, data: Literal["real", "synthetic", "both"], weight: float | None
 ) -> None:
-    whole = sorted(shown(stream(window=window, data=data).batch(epoch, step)))
+    several = {"synthetic": [Source(stored(5, 6, 2)), Source(stored(5, 2, 1), weight)]} if weight else {}
+    changes = {"window": window, "data": data, **several}
+    whole = sorted(shown(stream(**changes).batch(epoch, step)))
     for world in (2, 4, 8):
-        parts = [stream(window=window, data=data, rank=r, world_size=world).batch(epoch, step) for r in range(world)]
+        parts = [stream(**changes, rank=rank, world_size=world).batch(epoch, step) for rank in range(world)]
         assert sorted(image for part in parts for image in shown(part)) == whole
         assert {part.sizes for part in parts} == {tuple(n // world for n in stream(data=data).batch(0, 0).sizes)}
 
