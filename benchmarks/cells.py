@@ -1,0 +1,59 @@
+"""What a study's cells save by loading once what never changes: `python -m benchmarks.cells`.
+
+Cells of a recipe run in one process, each twice, one after the other: alone, and on parts that earlier cells loaded.
+Their results must be equal to the bit. The first cell of each kind warms up and doesn't count.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from syncclip import jobs
+from syncclip.frozen_parts import FrozenParts
+from syncclip.recipe import Recipe
+
+BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
+
+
+def main(
+    recipe: Annotated[str, typer.Argument(help="Whose benchmark and backbone.")] = "icons",
+    method: Annotated[str, typer.Option(help="What learns.")] = "kgcoop",
+    cells: Annotated[int, typer.Option(min=2, help="Of the study: its seeds.")] = 6,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
+) -> None:
+    """Print seconds a cell both ways, their ratio, and what was loaded how often."""
+    values = [f"training.method={method}", "training.data=real", "training.epochs=1", *(overrides or [])]
+    base = Recipe.load(recipe, values)
+    frozen = FrozenParts(base.study.keep_images)
+    alone, shared = [], []
+    with tempfile.TemporaryDirectory(prefix="syncclip-cells-") as folder:
+        for seed in range(1, cells + 1):
+            one = base.with_values({"training.seed": seed})
+            places = Path(folder) / f"alone-{seed}", Path(folder) / f"shared-{seed}"
+            alone.append(_seconds(one, places[0], None))
+            shared.append(_seconds(one, places[1], frozen))
+            assert all((places[0] / name).read_bytes() == (places[1] / name).read_bytes() for name in BITS), seed
+    ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
+    ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
+    print(f"{base.benchmark.name}, {method}: {cells - 1} cells of a process, medians (range of ratios)")
+    print(
+        f"alone {plain:.2f} s a cell, on shared parts {ours:.2f} s: {plain / ours:.2f}x "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
+    )
+    print(f"{cells} cells loaded: {', '.join(f'{kind} {count}' for kind, count in frozen.loads.items())}")
+
+
+def _seconds(recipe: Recipe, folder: Path, frozen: FrozenParts | None) -> float:
+    start = time.perf_counter()
+    jobs.run_here(recipe, str(folder), frozen=frozen)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    typer.run(main)
