@@ -23,6 +23,6 @@ def backbones() -> Iterator[None]:
     """Every backbone is loaded once: building a tokenizer takes longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
         once = cache(load_backbone)
-        for module in ("assembly", "exchange.imports", "exchange.nearest"):
+        for module in ("frozen_parts", "exchange.imports", "exchange.nearest"):
             patch.setattr(f"syncclip.{module}.load_backbone", once)
         yield
