@@ -10,6 +10,8 @@ is laid down by hard links: tables and markers are real, the pictures are those 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
 import logging
 import multiprocessing
@@ -167,7 +169,7 @@ def rate(side: Callable[[Path, int], Iterator[Tensor]], folder: Path, processes:
 
 
 def memory(folder: Path, batches: int) -> int:
-    """Resident bytes of a new process that streams so many batches."""
+    """Resident bytes of a new process after so many batches, without what its allocator only keeps for later."""
     receive, send = multiprocessing.get_context("spawn").Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_resident, args=(folder, batches, send))
     process.start()
@@ -181,6 +183,8 @@ def _resident(folder: Path, batches: int, answer: Any) -> None:
     stream = opened(folder)
     for place in range(batches):
         stream.batch(*divmod(place, stream.steps_per_epoch))
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     answer.send(psutil.Process().memory_info().rss)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -73,14 +74,19 @@ class RealEpochs:
         if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
             which = f" in set {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
             raise UserError(f"there is no real image to train on{which}; give at least one shot per class")
-        self.rows: Rows = np.concatenate(self._rows).astype(np.int64)
+        self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
         """All that are ever shown."""
+        self._even = self._counts == [len(rows) for rows in self._rows]
+        self._turns = lru_cache(maxsize=2)(self._turn)
 
     def __len__(self) -> int:
         return sum(self._counts)
 
     def shown(self, epoch: int) -> Rows:
         """(len,) rows, before they are shuffled: each once where its set's weight is 1."""
+        return self.rows if self._even else self._turns(epoch)
+
+    def _turn(self, epoch: int) -> Rows:
         parts = [
             rows if count == len(rows) else rows[order.turn(len(rows), count, order.key(self._seed, number), epoch)]
             for number, (rows, count) in enumerate(zip(self._rows, self._counts, strict=True))

@@ -96,9 +96,9 @@ def markers(url: str) -> Iterator[ShardStats]:
                 yield stats
 
 
-def read_table(data: bytes) -> pa.Table:
-    """The table of a shard from its bytes; pyarrow's errors where they are not one."""
-    return pq.read_table(io.BytesIO(data), schema=TABLE)
+def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
+    """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
+    return pq.read_table(io.BytesIO(data), schema=TABLE, columns=columns, use_threads=False)
 
 
 def _parse(text: bytes) -> ShardStats | None:

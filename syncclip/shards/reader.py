@@ -22,7 +22,8 @@ from syncclip.shards.layout import ShardStats, committed, read_table, shard_name
 
 Rows = npt.NDArray[np.int64]
 
-_TABLES_AT_ONCE = 64
+_TABLES_AT_ONCE = 16
+_NUMBERS = ("index", "label", "jpg_offset", "jpg_size")
 
 
 class ImageSet(Protocol):
@@ -192,13 +193,14 @@ class ShardSet:
         return storage.join(self.url, shard_name(int(self.samples.shard[row])))
 
     def _group(self) -> None:
-        self._by_label: Rows = np.argsort(self.samples.label, kind="stable").astype(np.int64)
+        self._by_label: Rows = np.argsort(self.samples.label, kind="stable").astype(np.int64, copy=False)
         self._sorted_labels = self.samples.label[self._by_label]
 
     def _read_tables(self) -> SampleTable:
         """The tables of all shards as one, some files at a time; unreadable ones are counted and left out."""
-        parts: list[Rows] = []
         shards = list(self.shards)
+        columns: Rows = np.empty((6, sum(stats.count for stats in self.shards.values())), np.int64)
+        readable, end = 0, 0
         for first in range(0, len(shards), _TABLES_AT_ONCE):
             urls = {storage.join(self.url, table_name(s)): s for s in shards[first : first + _TABLES_AT_ONCE]}
             found = storage.read_many(list(urls))
@@ -211,13 +213,15 @@ class ShardSet:
                     self.corruption.skip(
                         storage.join(self.url, shard_name(shard)), "an empty shard, it has no image", 0
                     )
-                parts.append(part)
-        if not parts:
+                columns[:, end : end + part.shape[1]] = part
+                readable, end = readable + 1, end + part.shape[1]
+        if not readable:
             raise UserError(f"{self.url}: no shard there has a readable table; check the set with `shards verify`")
-        columns = np.concatenate(parts, axis=1)
-        if not columns.shape[1]:
+        columns = columns[:, :end]
+        if not end:
             raise UserError(f"{self.url}: all {len(shards)} shards there are empty; make the set anew")
-        columns = columns[:, np.argsort(columns[0], kind="stable")]
+        if np.any(columns[0, 1:] < columns[0, :-1]):
+            columns = columns[:, np.argsort(columns[0], kind="stable")]
         twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
         if len(twice):
             index, a, b = columns[0, twice[0]], columns[2, twice[0]], columns[2, twice[0] + 1]
@@ -241,12 +245,10 @@ class ShardSet:
 def _columns(data: bytes, stats: ShardStats) -> Rows | str:
     """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
-        table = read_table(data)
+        table = read_table(data, list(_NUMBERS))
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"unreadable table: {error}"
-    index, label, offset, size = (
-        table[name].to_numpy().astype(np.int64) for name in ("index", "label", "jpg_offset", "jpg_size")
-    )
+    index, label, offset, size = (table[name].to_numpy().astype(np.int64) for name in _NUMBERS)
     if len(index) != stats.count:
         return f"its table has {len(index)} rows, its marker says {stats.count}"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > stats.bytes):
