@@ -59,9 +59,11 @@ def test_a_forked_process_reads_and_leaves_the_parents_files_open(url: str, tmp_
     images = ShardSet(url, cache=ShardCache(folder=str(tmp_path)))
     images.hold([0, 1])
     assert index_of(images.image(0)) == 0
-    with images.cache._lock:  # as another thread may have it
-        child = os.fork()
-    if not child:
+    images.cache._lock.acquire()  # as another thread may have it
+    child = os.fork()
+    if child:
+        images.cache._lock.release()
+    else:
         signal.alarm(60)  # rather than wait for ever for a lock that nobody will give back
         images.hold([2])  # needs threads of its own
         os._exit(0 if [index_of(images.image(row)) for row in (0, 7)] == [0, 7] else 1)
