@@ -34,3 +34,12 @@ def test_any_number_of_workers_writes_the_same_bytes(run: jobs.Run, workers: int
 def test_a_benchmark_that_is_gone_is_one_sentence(run: jobs.Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         jobs.evaluate(run.url, ["evaluation.workers=2"], benchmark=str(tmp_path / "nowhere"))
+
+
+def test_a_training_of_two_workers_is_evaluated_by_both(tiny: TinyWorld, tmp_path: Path) -> None:
+    values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "training.workers=2"]
+    trained = jobs.train(Recipe.load(tiny.recipe, [*values, "evaluation.batch=5"]), str(tmp_path))
+    shared = [(tmp_path / file).read_bytes() for file in FILES]
+    assert trained.results["counts"]["all"] == 24
+    jobs.evaluate(trained.url, ["evaluation.batch=5"])  # in this process
+    assert [(tmp_path / file).read_bytes() for file in FILES] == shared
