@@ -119,8 +119,11 @@ def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
 def test_unfinished_runs_are_told(study: Path) -> None:
     state = outputs.read_json(str(study / outputs.STATE))
     state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
+    state["cells"][1]["error"] = "no space left on <device>"
     outputs.write_json(str(study / outputs.STATE), state)
-    assert "1 are still to be run and 1 failed" in page_of(study)
+    page = page_of(study)
+    assert "1 are still to be run and 1 failed" in page
+    assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
 
 
 def test_the_page_names_no_address_that_it_would_load(study: Path) -> None:

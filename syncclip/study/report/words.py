@@ -74,6 +74,10 @@ def eyebrow_of(found: Sources, numbers: Numbers) -> str:
     return " · ".join(part for part in parts if part)
 
 
+FAILED_NAMED = 10
+"""Failed runs that are named, before the rest is only counted."""
+
+
 def ribbon_note(pictures: dict[str, object] | None) -> str:
     """What the strip under the headline shows."""
     if not pictures:
@@ -84,11 +88,14 @@ def ribbon_note(pictures: dict[str, object] | None) -> str:
 
 
 def unfinished(found: Sources) -> str | None:
-    """A sentence about cells that are not done, None where all are."""
+    """A sentence about cells that are not done, the failed ones by name and reason; None where all are."""
     cells = [cell for cell in found.state.get("cells") or [] if isinstance(cell, dict)]
-    failed = sum(cell.get("status") == "failed" for cell in cells)
+    failed = [cell for cell in cells if cell.get("status") == "failed"]
     waiting = sum(cell.get("status") == "waiting" for cell in cells)
     if not failed and not waiting:
         return None
-    said = [f"{waiting} are still to be run" if waiting else "", f"{failed} failed" if failed else ""]
-    return f"Of {len(cells)} runs {' and '.join(part for part in said if part)}; the figures show the others."
+    said = [f"{waiting} are still to be run" if waiting else "", f"{len(failed)} failed" if failed else ""]
+    sentence = f"Of {len(cells)} runs {' and '.join(part for part in said if part)}; the figures show the others."
+    named = [f"{cell.get('cell')} ({cell.get('error') or 'no reason given'})" for cell in failed[:FAILED_NAMED]]
+    more = f", and {len(failed) - FAILED_NAMED} more" if len(failed) > FAILED_NAMED else ""
+    return f"{sentence} Failed: {', '.join(named)}{more}." if failed else sentence
