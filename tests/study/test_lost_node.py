@@ -20,7 +20,7 @@ from tests.worlds.study import make_set, study_recipe, study_world
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
 
 PATIENCE = 500.0
-GRID = ("study.seeds=[1,2,3,4]", "study.images_per_class=[1,2,4]")
+GRID = ("study.seeds=[1,2,3,4]", "study.images_per_class=[1,2,4]", "training.epochs=6")
 CELLS = 1 + 4 + 2 * 3 * 4
 """One of zero-shot; an arm of real pictures, and two with three amounts, by four seeds."""
 
@@ -46,16 +46,15 @@ def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -
         with (tmp_path / "log").open("wb") as log:
             driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            wait_until(driver, tmp_path / "log", lambda: both_nodes_at_it(disturbed))
+            finished_before = wait_for(4, disturbed, driver, tmp_path / "log")
             cluster.remove_node(lost, allow_graceful=False)
-            finished_before = len(list(disturbed.glob("cells/*/results.json")))
             assert driver.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
         finally:
             driver.kill()
             driver.wait()
     finally:
         cluster.shutdown()
-    assert finished_before < CELLS - 2
+    assert finished_before < CELLS / 2, "too late for the middle"
     assert {cell["status"] for cell in read_json(str(disturbed / "study.json"))["cells"]} == {"done"}
     status = read_study_status(str(disturbed))
     assert status is not None and (status.state, status.done, status.failed) == ("ended", CELLS, {})
@@ -72,15 +71,10 @@ def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -
         assert [(here / file).read_bytes() for file in BITS] == [(there / file).read_bytes() for file in BITS], name
 
 
-def both_nodes_at_it(folder: Path) -> bool:
-    """Some cells are done, and each node has one."""
-    status = read_study_status(str(folder))
-    return status is not None and status.done >= 5 and len(status.running) == 2
-
-
-def wait_until(driver: subprocess.Popen[bytes], log: Path, true: object) -> None:
-    assert callable(true)
+def wait_for(count: int, folder: Path, driver: subprocess.Popen[bytes], log: Path) -> int:
+    """Wait until so many cells are done, and tell how many are; each of the two nodes has one then."""
     deadline = time.monotonic() + PATIENCE
-    while not true():
+    while (done := len(list(folder.glob("cells/*/results.json")))) < count:
         assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        time.sleep(0.02)
+    return done
