@@ -25,7 +25,7 @@ Template = Annotated[str, AfterValidator(_names_the_class)]
 
 
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
-"""CLIP -> the features of sentences that it encoded, by names, templates, device and threads, which decide their
+"""CLIP -> the features of sentences that it encoded, by names, templates, device, type and threads, which decide their
 bits."""
 
 
@@ -64,6 +64,7 @@ class FrozenTexts(nn.Module):
                 "",
                 *self.templates,
                 str(self.clip.device),
+                str(self.clip.logit_scale.dtype),
                 torch.get_num_threads(),
             )
             if key not in encoded:
