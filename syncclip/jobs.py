@@ -115,7 +115,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
             more workers than CPUs; see also `training.driver.train_on_ray`.
     """
     recipe, folder = settled_run(recipe, out)
-    _check_cpus(recipe)
+    driver.check_cpus(recipe.training)
     values = recipe.model_dump(mode="json")
     spec = {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
     driver.train_on_ray(build, spec, folder, recipe.training)
@@ -293,15 +293,3 @@ def _job(
 
 def _evaluated(recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None) -> Run:
     return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder, frozen, workers))
-
-
-def _check_cpus(recipe: Recipe) -> None:
-    """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow."""
-    import ray
-
-    workers, cpus = recipe.training.min_workers or recipe.training.workers, cluster.local_cpus()
-    if workers > cpus and cluster.cluster_address() is None and not ray.is_initialized():
-        raise UserError(
-            f"training.workers is {workers}, but this machine has {cpus} CPUs; use at most that many, or name "
-            "a cluster in RAY_ADDRESS"
-        )

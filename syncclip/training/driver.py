@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from syncclip import storage
-from syncclip.cluster import capacity, debugging, ray_session
+from syncclip.cluster import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.training import checkpoints, ranks
@@ -28,6 +28,22 @@ Build = Callable[[dict[str, Any], int, int], TrainJob]
 
 RESIZE_SECONDS = 30.0
 """How often an elastic training looks whether the cluster has room for more workers; each change starts all anew."""
+
+
+def check_cpus(training: TrainingSettings) -> None:
+    """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow.
+
+    Raises:
+        UserError: there are more.
+    """
+    import ray
+
+    workers, cpus = training.min_workers or training.workers, local_cpus()
+    if workers > cpus and cluster_address() is None and not ray.is_initialized():
+        raise UserError(
+            f"training.workers is {workers}, but this machine has {cpus} CPUs; use at most that many, or name "
+            "a cluster in RAY_ADDRESS"
+        )
 
 
 def train_on_ray(

@@ -6,6 +6,7 @@ depend on that order. Duplicates across shards are counted afterwards, by `syncc
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -69,9 +70,9 @@ class _Duplicates(Filter):
         for label, index, vector in zip(batch.labels, batch.indices, self._vectors(batch.images), strict=True):
             self._accepted[label][index] = vector
 
+    @abstractmethod
     def _vectors(self, images: Sequence[Image.Image]) -> Vectors:
         """(N, D) vectors of length 1, whose inner product is the similarity."""
-        raise NotImplementedError
 
 
 class Duplicate(_Duplicates):

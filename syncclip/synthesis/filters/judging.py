@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,9 +51,9 @@ class Filter:
     def begin(self) -> None:
         """A new shard begins: forget what was accepted in the last one."""
 
+    @abstractmethod
     def judge(self, batch: Batch) -> Verdict:
         """Score and decision for each picture of what earlier filters let through."""
-        raise NotImplementedError
 
     def accept(self, batch: Batch) -> None:
         """These pictures passed all filters and are taken; one with a known index takes the place of the earlier."""

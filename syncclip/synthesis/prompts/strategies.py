@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import lcm, prod
 from typing import Annotated, Literal, overload
@@ -24,9 +25,9 @@ class Strategy(Settings):
 class SharedStrategy(Strategy):
     """One whose sentences hold `{}` once and serve all classes."""
 
+    @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
         """The sentences in turn; `template` is the benchmark's own."""
-        raise NotImplementedError
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Those of a class."""
