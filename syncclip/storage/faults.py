@@ -16,6 +16,9 @@ from syncclip.storage.places import is_local
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds (at most) between our own tries; the store's client has tried several times in each."""
 
+SILENCE = 240.0
+"""Seconds that a read may take before it is begun anew: after a torn answer the client was seen waiting for ever."""
+
 BUSY = frozenset({429, 500, 502, 503, 504})
 """HTTP answers that say: not now."""
 TORN = (
@@ -24,8 +27,9 @@ TORN = (
     "ServerDisconnectedError",
     "ConnectionClosedError",
     "ResponseParserError",
+    "FSTimeoutError",
 )
-SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "FSTimeoutError", "HTTPClientError")
+SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
 """botocore's, aiohttp's and fsspec's errors are named, not imported: a driver may not be installed."""
 
 FULL = {

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from syncclip.storage.faults import explained, persistently
+from syncclip.storage.faults import SILENCE, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
 
 
@@ -45,7 +45,8 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
         fs, path = remote(url)
-        return persistently(lambda: cast(bytes, fs.cat_file(path, start=start, end=end)))
+        bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
+        return persistently(lambda: cast(bytes, fs.cat_file(path, start=start, end=end, **bound)))
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:

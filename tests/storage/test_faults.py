@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.exceptions import FSTimeoutError
 
 from syncclip import storage
 from syncclip.settings import UserError
@@ -296,3 +297,25 @@ def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
         print(1 / 0)
     with pytest.raises(OSError, match="Input/output"), faults.explained(str(tmp_path), "read"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+class Silent:
+    """A store that never answers the first read; fsspec ends the wait after `timeout`."""
+
+    async_impl = True
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def cat_file(self, path: str, start: int | None, end: int | None, timeout: float) -> bytes:
+        self.waits.append(timeout)
+        if len(self.waits) == 1:
+            raise FSTimeoutError
+        return DATA
+
+
+def test_a_read_that_is_never_answered_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Silent()
+    monkeypatch.setattr("syncclip.storage.files.remote", lambda url: (store, url))
+    assert storage.read_bytes("s3://bucket/x") == DATA
+    assert store.waits == [faults.SILENCE] * 2
