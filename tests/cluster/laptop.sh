@@ -10,7 +10,8 @@ for attempt in 1 2 3; do # on a machine that is too busy, Ray isn't up within it
   [ $attempt != 3 ]
 done
 lap "the head stands"
-until ray exec "$config" 'ray status' 2>/dev/null | grep -q '2 .*node'; do sleep 2; done
+# Not by a pipe into `grep -q`, which closes it at the first hit: `ray exec` would fail at what it still has to say.
+until [[ "$(ray exec "$config" 'ray status' 2>/dev/null)" =~ 2\ local.cluster.node ]]; do sleep 2; done
 lap "both machines are there"
 ray dashboard -p 8265 "$config" >"$HOSTS_ROOT/tunnel.log" 2>&1 &
 until (exec 3<>/dev/tcp/127.0.0.1/8265) 2>/dev/null; do sleep 0.5; done

@@ -16,13 +16,16 @@ from tests.worlds.synthetic import draw_here
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
+LIMIT = 560
+"""Seconds of a rehearsal; none may take ten minutes."""
+
 PROGRAMS = ("sshd", "ssh", "rsync", "ip", "unshare")
 
 on_hosts = [
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.fault,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(
         os.geteuid() != 0 or any(shutil.which(one, path=f"{os.environ['PATH']}:/usr/sbin") is None for one in PROGRAMS),
         reason=f"left out: hosts of this machine need root and {', '.join(PROGRAMS)}",
@@ -67,18 +70,24 @@ class Rehearsal:
         environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}
         environment |= {**variables, "HOSTS_ENV": logins}
         command = [str(HERE / script), str(config), str(self.recipe), str(self.far)]
-        done = subprocess.run(
-            ["bash", str(HERE / "hosts.sh"), str(hosts), "bash", *command],
-            env=environment,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=1100,
-        )
-        print(done.stdout)
-        logs = "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.root.glob("*.log")))
-        assert done.returncode == 0, done.stdout + done.stderr + logs
-        return done.stdout
+        with (self.root / "told.log").open("w+") as told:
+            done = subprocess.Popen(
+                ["bash", str(HERE / "hosts.sh"), str(hosts), "bash", *command],
+                env=environment,
+                cwd=PROJECT,
+                stdout=told,
+                stderr=told,
+            )
+            try:
+                status: int | str = done.wait(timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                done.kill()
+                done.wait()
+                status = f"no end after {LIMIT} s"
+        logs = {log.name: log.read_text() for log in sorted(self.root.glob("*.log"))}
+        print(logs["told.log"])
+        assert status == 0, "\n".join([str(status), *(f"--- {name}\n{text[-3000:]}" for name, text in logs.items())])
+        return logs["told.log"]
 
     def check_bytes(self) -> int:
         """Hold the cluster's shards to those drawn here; returns how many there are."""
