@@ -34,7 +34,7 @@ def s3_server() -> Iterator[str]:
 
 @contextlib.contextmanager
 def s3_bucket(name: str = "bucket") -> Iterator[str]:
-    """`s3://NAME` on a server that lives as long as the block; storage is configured for it."""
+    """`s3://NAME`, empty, on a server that lives as long as the block; storage is configured for it."""
     with s3_server() as endpoint, _bucket(name, endpoint, endpoint) as url:
         yield url
 
@@ -50,9 +50,13 @@ def faulty_bucket(name: str = "bucket") -> Iterator[tuple[str, FaultyS3]]:
 def _bucket(name: str, server: str, endpoint: str) -> Iterator[str]:
     import boto3
 
-    boto3.client("s3", endpoint_url=server).create_bucket(Bucket=name)
+    bucket = boto3.resource("s3", endpoint_url=server).Bucket(name)
+    bucket.create()
     storage.configure({"endpoint_url": endpoint})
     try:
         yield f"s3://{name}"
     finally:
         storage.configure({})
+        # All servers of a process share what they hold: the next one would find it.
+        bucket.objects.delete()
+        bucket.delete()
