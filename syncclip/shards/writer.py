@@ -9,6 +9,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,17 +61,19 @@ def write_shard(
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
     provenances = [_json(sample) for sample in samples]
     archive, offsets = _archive(samples, provenances)
+    with ThreadPoolExecutor(1) as beside:
+        digest = beside.submit(hashlib.sha256, archive)  # takes as long as the disk
+        storage.write_bytes(storage.join(url, shard_name(shard)), archive)
+        storage.write_bytes(storage.join(url, table_name(shard)), _table(samples, provenances, offsets))
     stats = ShardStats(
         shard=shard,
         count=len(samples),
         bytes=len(archive),
-        sha256=hashlib.sha256(archive).hexdigest(),
+        sha256=digest.result().hexdigest(),
         per_class=dict(sorted(Counter(sample.label for sample in samples).items())),
         rejects=dict(sorted((rejects or {}).items())),
         seconds=round(seconds, 3),
     )
-    storage.write_bytes(storage.join(url, shard_name(shard)), archive)
-    storage.write_bytes(storage.join(url, table_name(shard)), _table(samples, provenances, offsets))
     storage.write_bytes(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode())
     return stats
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -101,7 +102,7 @@ def write_bytes(url: str, data: bytes) -> None:
                 file.write(data)
         else:
             fs, path = remote(url)
-            with _own_first_try(url, hashlib.sha256(data).hexdigest()):
+            with _own_first_try(url, io.BytesIO(data)):
                 persistently(lambda: fs.pipe_file(path, data))
 
 
@@ -113,7 +114,7 @@ def publish(source: str | Path, url: str) -> None:
                 shutil.copyfileobj(finished, file, 1 << 20)
         else:
             fs, path = remote(url)
-            with _own_first_try(url, file_sha256(finished)):
+            with _own_first_try(url, finished):
                 persistently(lambda: fs.put_file(str(source), path))
 
 
@@ -220,14 +221,14 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _own_first_try(url: str, digest: str) -> Iterator[None]:
+def _own_first_try(url: str, written: IO[bytes]) -> Iterator[None]:
     """Forgive an upload whose answer was lost: the retry fails (upload gone, object there) though all is well."""
     try:
         yield
     except (FileNotFoundError, FileExistsError):
         try:
             with open_read(url) as file:
-                if file_sha256(file) == digest:
+                if file_sha256(file) == file_sha256(written):
                     return
         except OSError:
             pass
