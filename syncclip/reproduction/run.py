@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -86,6 +87,8 @@ def recipe_of(
 ) -> Recipe:
     """The protocol's recipe over the authors' recipe of a data set, with the arms of some methods alone.
 
+    An arm's own values give way to those that its authors have for this data set, and both to the command line.
+
     Raises:
         UserError: no arm is of one of the methods; or an override is wrong.
     """
@@ -94,14 +97,20 @@ def recipe_of(
     if unknown := [method for method in methods if method not in there]:
         raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {nearest(unknown[0], sorted(there))}")
     given = {override.partition("=")[0] for override in overrides}
-    arms = [_yielding(arm, given) for arm in recipe.study.arms if not methods or arm.method in methods]
+    apart = protocol.apart.get(dataset, {})
+    arms = [
+        _yielding(arm, apart.get(arm.method, {}), given)
+        for arm in recipe.study.arms
+        if not methods or arm.method in methods
+    ]
     values = {"name": dataset, "benchmark.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
     return jobs.grounded(recipe.with_values(values))
 
 
-def _yielding(arm: Arm, given: set[str]) -> Arm:
-    """The arm without those values of its own that the command line gives to all."""
-    return arm.model_copy(update={"overrides": {key: arm.overrides[key] for key in arm.overrides if key not in given}})
+def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
+    """The arm with a data set's values over its own, and without those that the command line gives to all."""
+    values = {**arm.overrides, **apart}
+    return arm.model_copy(update={"overrides": {key: values[key] for key in values if key not in given}})
 
 
 def _chosen(protocol: Protocol, datasets: Sequence[str]) -> Sequence[str]:

@@ -14,15 +14,15 @@ from syncclip.shards.layout import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Drawings that may be rejected before a first one is accepted: of a class where such pictures are left out, of the
-whole set where the best of them is kept."""
+"""Drawings of the whole set that may be rejected before a first one is accepted, and of a class where such pictures
+are left out."""
 
 
 class Harvest:
     """Counts the rejected drawings of classes that have no accepted picture.
 
-    Where rejects are left out (`keep: drop`), a class that gets nothing is an error. Where the best of them is kept,
-    a hard class is not, but a set in which nothing at all was accepted is.
+    A set in which nothing at all was accepted is an error. Where rejects are left out (`keep: drop`), so is a class
+    that gets nothing; where the best of them is kept, a hard class is not.
 
     Args:
         plan: of the set.
@@ -77,15 +77,14 @@ class Harvest:
                 self._reasons.setdefault(label, Counter())[barren[label]] += pictures
 
     def _check(self) -> None:
-        if self.plan.keep == "best":
-            if self._fertile or (drawn := sum(self._drawn.values())) < PATIENCE:
-                return
-            reasons = sum(self._reasons.values(), Counter[str]())
-            raise UserError(self._sentence(f"none of the first {drawn} drawings of any class", reasons))
-        for label in self._reasons:
-            if (drawn := self._drawn[label]) >= PATIENCE:
+        for label, reasons in self._reasons.items():
+            if self.plan.keep == "drop" and (drawn := self._drawn[label]) >= PATIENCE:
                 name = self.plan.classnames[label]
-                raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", self._reasons[label]))
+                raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", reasons))
+        if not self._fertile and (drawn := sum(self._drawn.values())) >= PATIENCE:
+            name, others = self.plan.classnames[next(iter(self._drawn))], len(self._drawn) - 1
+            what = f"none of the first {drawn} drawings, of class {name!r} and {others} others,"
+            raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
 
     def _sentence(self, what: str, reasons: Counter[str]) -> str:
         reason, _ = reasons.most_common(1)[0]

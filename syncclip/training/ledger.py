@@ -136,9 +136,14 @@ class Ledger:
         self._run.write(self._record)
 
     def waited(self) -> bool:
-        """Whether the last checkpoint, or the start, lies back longer than the settings allow."""
+        """Whether a checkpoint is due by what only this rank knows.
+
+        Because the last one, or the start, lies back longer than the settings allow; or because a line of metrics found
+        no room: all ranks then meet, and are told if there still is none.
+        """
         minutes = self._settings.checkpoint_minutes
-        return minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
+        late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
+        return late or self._metrics.behind
 
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:
         """Write the prompts and, last, that the run is finished."""

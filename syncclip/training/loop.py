@@ -90,7 +90,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         )
         if state is None:
             return record
-        ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
+        with ranks.agreed(world_size):
+            ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
         job.method.shares = Shares(rank, world_size, settings.accumulate)
         try:
             if state.step < total:

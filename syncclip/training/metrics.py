@@ -8,9 +8,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from syncclip import storage
+from syncclip.settings import UserError
 
 
 class Metrics:
@@ -19,44 +20,71 @@ class Metrics:
     Locally every line is appended at once; elsewhere, where nothing can be appended to, the file is replaced at
     every `sync`. A line that belongs to a checkpoint is therefore there before the checkpoint is.
 
+    A line that finds no room ends nothing by itself: the run is `behind`, and the next `sync` writes all lines anew,
+    or says in one sentence why it can't.
+
     Args:
         path: of the file. Lines of an earlier start are kept up to `step`; later ones, also a line that a crash cut
             short, are dropped, for those steps will be made again.
         step: how many steps are made.
+
+    Raises:
+        UserError: the file can't be written.
     """
 
     def __init__(self, path: str, step: int) -> None:
         self._path = path
         self._lines = [line for line in _lines(path) if line["step"] <= step] if step else []
-        self._file = None
-        storage.write_bytes(path, self._data())
-        if storage.is_local(path):
-            self._file = storage.local_path(path).open("ab")
+        self._file: IO[bytes] | None = None
+        self._replace()
+
+    @property
+    def behind(self) -> bool:
+        """Whether lines could not be appended to a local file."""
+        return self._file is None and storage.is_local(self._path)
 
     def write(self, **values: Any) -> None:
         """Add the line of a step."""
         assert not self._lines or values["step"] > self._lines[-1]["step"]
+        line = _encoded(values)
         self._lines.append(values)
         if self._file is not None:
-            self._file.write(_encoded(values))
-            self._file.flush()
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError:
+                self._let_go()
 
     def sync(self) -> None:
-        """Make every line durable."""
-        if self._file is None:
-            storage.write_bytes(self._path, self._data())
-        else:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        """Make every line durable.
+
+        Raises:
+            UserError: there is no room for them, or no way to their place.
+        """
+        if self._file is not None:
+            try:
+                os.fsync(self._file.fileno())
+                return
+            except OSError:
+                self._let_go()
+        self._replace()
 
     def close(self) -> None:
-        """Make every line durable and let go of the file."""
-        self.sync()
-        if self._file is not None:
-            self._file.close()
+        """Make every line durable, if that can be, and let go of the file."""
+        with contextlib.suppress(UserError):  # who closes after an error has told of that one
+            self.sync()
+        self._let_go()
 
-    def _data(self) -> bytes:
-        return b"".join(map(_encoded, self._lines))
+    def _replace(self) -> None:
+        storage.write_bytes(self._path, b"".join(map(_encoded, self._lines)))
+        if storage.is_local(self._path):
+            self._file = storage.local_path(self._path).open("ab")
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what is left in its buffer; the file is closed nevertheless
+                self._file.close()
+            self._file = None
 
 
 class Events:

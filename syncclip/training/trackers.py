@@ -1,6 +1,7 @@
 """Where a run's numbers are shown while it goes on: TensorBoard, MLflow and Weights & Biases by their own libraries.
 
-A server that is absent, or goes away, costs one warning: the run goes on, and `metrics.jsonl` has every number anyway.
+A server that is absent, or goes away, costs one warning, and so do events that find no room: the run goes on, and
+`metrics.jsonl` has every number anyway.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ class Wandb:
 
 
 class Trackers:
-    """All trackers of a run. What one of those on the network raises is told once, and that one is left alone then.
+    """All trackers of a run. What one of them raises is told once, and that one is left alone then.
 
     Args:
         step: how many steps are made.
@@ -140,11 +141,14 @@ class Trackers:
     def __init__(self, run: RunFolder, settings: TrainingSettings, step: int, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._open: dict[str, Tracker] = {}
-        if "tensorboard" in settings.trackers:
-            self._open["tensorboard"] = TensorBoard(run, step)
-        for name, tracker in (("mlflow", Mlflow), ("wandb", Wandb)):
+        makers: dict[str, Callable[[], Tracker]] = {
+            "tensorboard": lambda: TensorBoard(run, step),
+            "mlflow": lambda: Mlflow(run, settings),
+            "wandb": lambda: Wandb(run, settings),
+        }
+        for name, make in makers.items():
             if name in settings.trackers:
-                self._begin(name, lambda tracker=tracker: tracker(run, settings))  # type: ignore[misc]
+                self._begin(name, make)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show scalars of a step."""
@@ -174,14 +178,13 @@ class Trackers:
             try:
                 do(tracker)
             except Exception as error:  # noqa: PERF203  each one by itself
-                if name == "tensorboard":  # it writes where everything else is written
-                    raise
                 del self._open[name]
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
-        self._tell(f"{name} can't be reached ({reason}); the run goes on without it, metrics.jsonl has its numbers")
+        trouble = "can't be written to" if name == "tensorboard" else "can't be reached"
+        self._tell(f"{name} {trouble} ({reason}); the run goes on without it, metrics.jsonl has its numbers")
 
 
 def show_results(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from syncclip.benchmarks.literature import DATASETS
+from syncclip.methods import METHODS
 from syncclip.recipe import Recipe
 from syncclip.reproduction.protocols import PROTOCOLS, TRAINED, Protocol, find_protocol
 from syncclip.reproduction.run import recipe_of
 from syncclip.settings import UserError
+from syncclip.study.settings import Arm
 
 AUTHORS = {  # data set: (epochs, w_sce, w_fs), as published
     "imagenet": (5, 0.5, 0.5),
@@ -56,6 +58,70 @@ def test_few_shot_has_one_arm_a_method_and_number_of_shots() -> None:
     assert recipe.benchmark.base == "all"
 
 
+PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-novel configuration for ViT-B/16
+    "coop": (200, 32, 0.002),
+    "cocoop": (10, 1, 0.002),
+    "kgcoop": (100, 128, 0.002),
+    "vpt": (5, 4, 0.0025),
+    "ivlp": (20, 4, 0.0025),
+    "maple": (5, 4, 0.0035),
+    "promptsrc": (20, 4, 0.0025),
+    "syncclip": (10, 8, 0.0025),
+}
+
+
+def published_settings(recipe: Recipe, arm: Arm) -> tuple[int, int, float]:
+    """(epochs, batch, learning rate) with which a recipe trains one of its arms."""
+    run = recipe.with_values({"training.method": arm.method, **arm.overrides})
+    return run.training.epochs, run.training.batch, run.methods.of(arm.method).learning_rate
+
+
+def test_every_method_learns_from_each_kind_of_data_as_its_authors_have_it() -> None:
+    recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
+    assert {arm.method for arm in recipe.study.arms} == set(METHODS)
+    assert [(arm.method, arm.data) for arm in recipe.study.arms if arm.trained] == [
+        (method, data) for method in PUBLISHED for data in ("real", "synthetic", "both")
+    ]
+    for arm in recipe.study.arms[1:]:
+        assert published_settings(recipe, arm) == PUBLISHED[arm.method], arm.name
+
+
+@pytest.mark.parametrize("name", ["base-to-novel", "data-use"])
+def test_coop_has_fewer_epochs_on_imagenet(name: str) -> None:
+    found = {
+        dataset: {arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"}
+        for dataset in ("imagenet", "dtd")
+        for recipe in [recipe_of(PROTOCOLS[name], dataset, "/data")]
+    }
+    assert found == {"imagenet": {50}, "dtd": {200}}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "gaussian"),
+    [("imagenet", [50] * 5, (30, 30)), ("ucf101", [50, 100, 100, 200, 200], (30, 30)),
+     ("eurosat", [50, 100, 100, 200, 200], (45, 5))],
+)  # fmt: skip
+def test_few_shots_are_learned_as_the_authors_of_a_method_have_it_for_a_data_set(
+    dataset: str, epochs: list[int], gaussian: tuple[float, float]
+) -> None:
+    recipe = recipe_of(PROTOCOLS["few-shot"], dataset, "/data")
+    assert [arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"] == epochs
+    for arm in recipe.study.arms:
+        if arm.method == "promptsrc":
+            settings = recipe.with_values(arm.overrides).methods.promptsrc
+            assert (settings.aggregation_mean, settings.aggregation_std) == gaussian
+
+
+def test_prompts_that_are_carried_far_are_shallow() -> None:
+    recipe = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data")
+    maple, promptsrc = recipe.methods.maple, recipe.methods.promptsrc
+    assert (maple.depth, maple.learning_rate) == (3, 0.0026)
+    assert (promptsrc.visual_depth, promptsrc.text_depth) == (3, 3)
+    assert {arm.method: published_settings(recipe, arm)[0] for arm in recipe.study.arms[1:]} == {
+        "coop": 50, "cocoop": 10, "maple": 2, "promptsrc": 20, "syncclip": 5,
+    }  # fmt: skip
+
+
 def test_what_imagenet_taught_is_tested_on_ten_others_and_on_four_variants() -> None:
     others = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data").evaluation.transfer
     assert sorted(others) == sorted(set(AUTHORS) - {"imagenet"})
@@ -76,6 +142,9 @@ def test_the_command_line_wins_over_an_arms_own_values() -> None:
     assert recipe.training.epochs == 1
     coop = next(arm for arm in recipe.study.arms if arm.method == "coop")
     assert coop.overrides == {"training.batch": 32}
+    recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", overrides=["methods.promptsrc.aggregation_mean=7"])
+    arm = next(arm for arm in recipe.study.arms if arm.method == "promptsrc")
+    assert recipe.with_values(arm.overrides).methods.promptsrc.aggregation_mean == 7
 
 
 def test_some_methods_alone() -> None:

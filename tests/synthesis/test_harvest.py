@@ -47,8 +47,18 @@ def test_where_the_best_are_kept_a_hard_class_is_no_error_but_an_empty_harvest_i
     hopeless = Harvest(plan)
     hopeless.take(0, barren(0, 1, 2))
     hopeless.take(1, barren(0, 1, 2))
-    with pytest.raises(UserError, match="none of the first 72 drawings of any class passed"):
+    with pytest.raises(UserError, match="first 72 drawings, of class 'cat' and 2 others, passed"):
         hopeless.take(2, barren(0, 1, 2))
+
+
+def test_where_rejects_are_left_out_too_the_first_drawings_tell_that_nothing_passes(plan: Plan) -> None:
+    harvest = Harvest(plan)
+    harvest.take(0, barren(0, 1, 2))
+    harvest.take(1, barren(0, 1, 2))
+    with pytest.raises(
+        UserError, match="first 72 drawings, of class .* most were rejected by 'blank'; .* or keep the best"
+    ):
+        harvest.take(2, barren(0, 1, 2))
 
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
