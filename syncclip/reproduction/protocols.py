@@ -20,10 +20,10 @@ Apart = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Data set -> method -> recipe values."""
 SHORT: Apart = {"imagenet": {"coop": {"training.epochs": 50}}}
 """CoOp's authors train on ImageNet for 50 epochs, however many shots there are (`COOP.md` of KaiyangZhou/CoOp)."""
-FINE: Apart = dict.fromkeys(
-    ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat"),
-    {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}},
-)
+FINE: Apart = {
+    name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
+    for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
+}
 """PromptSRC's authors have another Gaussian for few shots of these (their configuration of few-shot learning)."""
 
 
@@ -58,7 +58,8 @@ _PROTOCOLS = (
         "protocols/base_to_novel", "base_to_novel", OPEN, apart=SHORT,
     ),
     Protocol(
-        "few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY, apart=SHORT | FINE
+        "few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY,
+        apart={**SHORT, **FINE},
     ),
     Protocol(
         "cross-dataset", "Prompts of ImageNet on other data sets",

@@ -63,8 +63,8 @@ PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-
     "cocoop": (10, 1, 0.002),
     "kgcoop": (100, 128, 0.002),
     "vpt": (5, 4, 0.0025),
-    "ivlp": (20, 4, 0.0025),
     "maple": (5, 4, 0.0035),
+    "ivlp": (20, 4, 0.0025),
     "promptsrc": (20, 4, 0.0025),
     "syncclip": (10, 8, 0.0025),
 }
