@@ -38,16 +38,19 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         max_pixels: Larger pictures are refused from their header, before any pixel is allocated.
 
     Raises:
-        UnreadableImageError: Not such an image, cut off, damaged, too large, or larger than what its data shows.
+        UnreadableImageError: Not such an image, cut off, damaged, too large, or of another size than its data shows.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        file = _Watched(data, jpeg.scan(data))
+        with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
+                file.image = image
                 image.load()
                 decoded: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
-                if image.format == "JPEG" and _ends_early(data, decoded):
-                    raise ValueError(f"its header says {width} x {height} pixels, but its data shows fewer")
+                if image.format == "JPEG" and (file.was_done or _ends_early(data, decoded)):
+                    shows = "more" if file.was_done else "fewer"
+                    raise ValueError(f"its header says {width} x {height} pixels, but its data shows {shows}")
                 return decoded
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)

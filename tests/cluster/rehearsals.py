@@ -21,13 +21,19 @@ LIMIT = 560
 
 PROGRAMS = ("sshd", "ssh", "rsync", "ip", "unshare")
 
+
+def installed(*programs: str) -> bool:
+    """Whether all are here; daemons lie where only root's PATH leads."""
+    return all(shutil.which(one, path=f"{os.environ['PATH']}:/usr/sbin") for one in programs)
+
+
 on_hosts = [
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.fault,
     pytest.mark.timeout(600),
     pytest.mark.skipif(
-        os.geteuid() != 0 or any(shutil.which(one, path=f"{os.environ['PATH']}:/usr/sbin") is None for one in PROGRAMS),
+        os.geteuid() != 0 or not installed(*PROGRAMS),
         reason=f"left out: hosts of this machine need root and {', '.join(PROGRAMS)}",
     ),
 ]
