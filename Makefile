@@ -18,7 +18,7 @@ test: $(VENV)/installed-dev browser machines  ## All tests; ARGS="tests/shards -
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest "$$@" $(ARGS)
 
-chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (a quarter of an hour)
+chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 lint: $(VENV)/installed-dev  ## Style, types, import floors

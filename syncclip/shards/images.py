@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from syncclip.settings import UserError
+from syncclip.shards import jpeg
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -41,37 +41,22 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         UnreadableImageError: Not such an image, cut off, damaged, too large, or of another size than its data shows.
     """
     try:
-        file = _Watched(data, jpeg.scan(data))
+        file = jpeg.WatchedFile(data)
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
-                file.image = image
+                file.watch(image)
                 image.load()
                 decoded: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
-                if image.format == "JPEG" and (file.was_done or _ends_early(data, decoded)):
-                    shows = "more" if file.was_done else "fewer"
+                fewer = image.format == "JPEG" and jpeg.ends_early(data, decoded)
+                if fewer or file.surplus:
+                    shows = "fewer" if fewer else "more"
                     raise ValueError(f"its header says {width} x {height} pixels, but its data shows {shows}")
                 return decoded
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
     raise UnreadableImageError(name, f"{width} x {height} pixels are more than {max_pixels}; scale it down")
-
-
-def _ends_early(data: bytes, decoded: Image.Image) -> bool:
-    """Whether a JPEG's data ends before its header's last pixel: libjpeg then fills up with grey and says nothing.
-
-    What fills up is even, so only a picture with an even last corner is looked at twice. Bytes put behind the data are
-    more pixels to a decoder that is short of them, and nothing to one that has them all.
-    """
-    width, height = decoded.size
-    corner = decoded.crop((max(0, width - 4), max(0, height - 2), width, height))
-    end = data.rfind(b"\xff\xd9")
-    if end < 0 or any(low != high for low, high in corner.getextrema()):  # type: ignore[misc]
-        return False
-    longer = data[:end] + b"\x5a\xa5" * 32 + data[end:]
-    with Image.open(io.BytesIO(longer), formats=FORMATS) as image:
-        return ImageChops.difference(image.convert("RGB"), decoded).getbbox() is not None
 
 
 class Corruption:

@@ -12,7 +12,8 @@ import pytest
 from syncclip import cli, jobs, submission
 from syncclip.recipe import Recipe
 from tests.conftest import TinyWorld
-from tests.test_ray_jobs import PATIENCE, files, head
+from tests.ray_head import PATIENCE
+from tests.test_ray_jobs import files, head
 
 __all__ = ["head"]
 

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
-import urllib.request
 
 import pytest
 
 from syncclip.training.gauges import Gauges
+from tests.metrics_port import PATIENCE, scraped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
-
-PATIENCE = 120.0
-"""Seconds; Ray passes metrics on every few seconds."""
-
-
-def scraped(url: str) -> dict[str, float]:
-    """Series of the run at `url` -> value, without the tags that Ray adds."""
-    import ray
-
-    node = ray.nodes()[0]
-    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    text = urllib.request.urlopen(address, timeout=10).read().decode()
-    found = {}
-    for name, tags, value in re.findall(r"^ray_syncclip_training_(\w+)\{(.*?)\} (\S+)$", text, re.MULTILINE):
-        known = dict(re.findall(r'(\w+)="(.*?)"', tags))
-        if known.get("url") == url and known["run"] == "ivlp-seed1":
-            found[":".join([name, *([known["term"]] if "term" in known else [])])] = float(value)
-    return found
 
 
 def test_steps_losses_and_speed_of_a_run_can_be_scraped() -> None:
@@ -42,5 +23,5 @@ def test_steps_losses_and_speed_of_a_run_can_be_scraped() -> None:
         assert time.monotonic() < deadline, found
         gauges(3, 20, {"real": 1.0, "total": 1.5})
         time.sleep(0.5)
-        found = scraped(url)
+        found = scraped("ray_syncclip_training_", "term", url=url, run="ivlp-seed1")
     assert found["images_per_second"] >= 0

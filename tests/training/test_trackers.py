@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from syncclip.training import loop, trackers
-from tests.test_ray_jobs import free_ports
+from tests.ray_head import free_ports
 from tests.training import fakes
 
 PATIENCE = 240.0
