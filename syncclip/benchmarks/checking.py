@@ -74,7 +74,7 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
             dataset.folder,
             *(getattr(dataset, what) for what in COUNTED),
             dataset.template,
-            dataset.licence,
+            dataset.terms,
             dataset.cite,
             *([] if root is None else ["yes" if _there(root, dataset.folder) else "no"]),
         )

@@ -18,10 +18,13 @@ def ls(root: Root = None) -> None:
     """List the literature's benchmarks: folder, counts, template, licence, what to cite."""
     from syncclip import tables
     from syncclip.benchmarks.checking import listing
-    from syncclip.benchmarks.literature import INSTRUCTIONS
+    from syncclip.benchmarks.literature import DATASETS, INSTRUCTIONS
 
     headings, rows = listing(root)
     tables.show(tables.table("Benchmarks of the literature", headings, rows))
+    for dataset in DATASETS.values():
+        if dataset.licence is None:
+            tables.show(f"the page of {dataset.name}: {dataset.page}")
     tables.show(f"Where to get them, and how to lay them out: {INSTRUCTIONS}")
 
 

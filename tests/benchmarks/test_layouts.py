@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,13 @@ def load(root: Path, name: str) -> Benchmark:
 def test_the_table_lists_the_fifteen_with_what_is_known_of_them() -> None:
     assert len(DATASETS) == 15
     assert sum(dataset.train is not None for dataset in DATASETS.values()) == 11
-    assert all(dataset.licence and dataset.cite and "{}" in dataset.template for dataset in DATASETS.values())
+    assert all(dataset.terms and dataset.cite and "{}" in dataset.template for dataset in DATASETS.values())
+
+
+def test_the_documentation_has_the_pages_and_licences_of_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (https://\S+) \| [^|]+ \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
+    assert rows == [(one.name, one.page, one.terms) for one in DATASETS.values()]
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -17,6 +17,8 @@ def test_the_literature_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "benchmarks", "ls")
     assert outcome.status == 0
     assert "imagenet_sketch" in outcome.out and "CC BY-SA 4.0" in outcome.out and "DATASETS.md" in outcome.out
+    assert "the page of imagenet_r: https://github.com/hendrycks/imagenet-r\n" in outcome.out
+    assert "the page of eurosat" not in outcome.out, "its licence is known"
 
 
 def test_a_check_tells_counts_and_what_is_wrong(capsys: pytest.CaptureFixture[str], miniatures: Miniatures) -> None:
