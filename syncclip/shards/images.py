@@ -41,11 +41,10 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         UnreadableImageError: Not such an image, cut off, damaged, too large, or of another size than its data shows.
     """
     try:
-        file = jpeg.WatchedFile(data)
+        file = jpeg.JpegFile(data)
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height <= max_pixels:
-                file.watch(image)
                 image.load()
                 decoded: Image.Image = image if image.mode == "RGB" else image.convert("RGB")
                 fewer = image.format == "JPEG" and jpeg.ends_early(data, decoded)

@@ -109,6 +109,46 @@ def test_a_jpeg_that_says_it_is_larger_than_its_data_shows_is_refused(how: dict[
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("how", [{}, {"quality": 10}, {"optimize": True, "subsampling": 0}], ids=str)
+def test_a_jpeg_that_says_it_is_smaller_than_its_data_shows_is_refused(how: dict[str, object]) -> None:
+    for says in ((48, 64), (64, 48), (16, 16), (32, 64)):
+        with pytest.raises(UnreadableImageError, match=f"says {says[1]} x {says[0]} pixels, but its data shows more"):
+            decode_image(lying(says, **how), "x")
+
+
+def test_a_jpeg_with_something_behind_its_data_is_none_that_lies() -> None:
+    whole = lying((64, 64))
+    padded = whole[:-2] + b"\0" * 12 + whole[-2:]  # as some cameras leave it
+    for data in (padded, whole + b"a film follows" + whole, whole + whole[-40:]):
+        assert decode_image(data, "x").tobytes() == Image.open(io.BytesIO(whole)).tobytes()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"quality": 5},
+        {"quality": 100, "subsampling": 0},
+        {"optimize": True},
+        {"progressive": True},
+        {"restart_marker_blocks": 2},
+        {"exif": b"Exif\0\0" + lying((16, 16))},
+        {"comment": lying((16, 16))},
+    ],
+    ids=lambda how: ", ".join(how),
+)
+def test_a_jpeg_decodes_to_the_pixels_that_its_decoder_alone_makes(how: dict[str, object]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 200, 3), dtype=np.uint8)
+    smooth = np.linspace(0, 255, 90_000, dtype=np.uint8).reshape(150, 200, 3)
+    for pixels in (noise, smooth, noise[:7, :5], smooth[:1, :1], np.zeros_like(smooth)):
+        for mode in ("RGB", "L", "CMYK"):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **how)
+            with Image.open(buffer) as plain:
+                assert decode_image(buffer.getvalue(), "x").tobytes() == plain.convert("RGB").tobytes()
+
+
+@pytest.mark.fault
 def test_a_jpeg_of_900_million_pixels_is_refused_from_its_header() -> None:
     with pytest.raises(UnreadableImageError, match=r"900000000 pixels"):
         decode_image(lying((30000, 30000)), "x")

@@ -1,0 +1,84 @@
+"""JPEGs that lie about their size: libjpeg decodes as many pixels as the header says and no word of the rest."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageChops
+
+SURPLUS = 50
+"""A fiftieth of a picture's data may be too much: some cameras and programs leave a few bytes behind it."""
+
+_END = b"\xff\xd9"
+
+
+class JpegFile(io.BytesIO):
+    """A picture's file that hands the last piece of a JPEG's data out alone, and knows whether it was asked for.
+
+    A decoder that didn't need it was done before: the header speaks of fewer pixels than there are data. Pixels are the
+    same as from a plain file, which this is to other kinds of pictures, to arithmetically coded JPEGs, whose decoder
+    can't wait in the middle, and to progressive ones, which are read to their end in any case.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._last = _last_piece(data)
+
+    @property
+    def surplus(self) -> bool:
+        """Whether the picture, now decoded, was done without the last piece of its data."""
+        return self._last is not None and self.tell() <= self._last
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes, fewer before the last piece."""
+        place = self.tell()
+        if self._last is None or place >= self._last or size is None or size < 0:
+            return super().read(size)
+        return super().read(min(size, self._last - place))
+
+
+def ends_early(data: bytes, decoded: Image.Image) -> bool:
+    """Whether a JPEG's data ends before its header's last pixel: libjpeg then fills up with grey.
+
+    What fills up is even, so only a picture with an even last corner is looked at twice. Bytes put behind the data are
+    more pixels to a decoder that is short of them, and nothing to one that has them all.
+
+    Args:
+        decoded: the RGB picture that was made of the data.
+    """
+    width, height = decoded.size
+    corner = decoded.crop((max(0, width - 4), max(0, height - 2), width, height))
+    end = data.rfind(_END)
+    if end < 0 or any(low != high for low, high in corner.getextrema()):  # type: ignore[misc]
+        return False
+    longer = data[:end] + b"\x5a\xa5" * 32 + data[end:]
+    with Image.open(io.BytesIO(longer), formats=("JPEG",)) as image:
+        return ImageChops.difference(image.convert("RGB"), decoded).getbbox() is not None
+
+
+def _last_piece(data: bytes) -> int | None:
+    """Where the last piece of a sequential, Huffman-coded JPEG's data begins; None for everything else.
+
+    Raises nothing: whoever decodes it tells what is wrong with its segments.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    place = 2
+    while data[place : place + 1] == b"\xff":
+        kind, size = data[place + 1 : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == b"\xff":  # a byte that only fills
+            place += 1
+        elif kind == b"\xda":
+            start = place + 2 + size
+            end = data.find(_END, start)  # of the data: in it, a byte of ones is always followed by one of zeros
+            pause = end - max(16, (end - start) // SURPLUS)
+            return pause if pause > start else None
+        elif kind in _OTHER_FRAMES or size < 2:
+            return None
+        else:
+            place += 2 + size
+    return None
+
+
+_OTHER_FRAMES = frozenset(bytes([kind]) for kind in range(0xC2, 0xD0)) - {b"\xc4", b"\xc8", b"\xcc"}
+"""Markers of frames that are not sequential or not Huffman-coded; the three are tables."""
