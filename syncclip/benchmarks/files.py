@@ -81,13 +81,24 @@ def pictures_in(folder: Path) -> list[str]:
     """The picture files of a folder by name; hidden ones and those that are no pictures by extension are passed over.
 
     Sorted, for the file system's own order, which some published choices depend on, is not the same on two machines.
+
+    Raises:
+        UserError: one is a link that leads in a ring.
     """
     with os.scandir(folder) as entries:
         return sorted(
             entry.path
             for entry in entries
-            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file()
+            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in EXTENSIONS and _is_file(entry)
         )
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{entry.path}: this link leads to no file ({reason}), a loop; remove it.") from error
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -187,6 +198,19 @@ def hold_out(train: list[tuple[One, int]], seed: int) -> tuple[list[tuple[One, i
     for _, pictures in sorted(by_class.items()):
         held.update(generator.sample(pictures, round(VAL_SHARE * len(pictures)) if len(pictures) > 1 else 0))
     return [one for one in train if one[0] not in held], [one for one in train if one[0] in held]
+
+
+def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
+    """The lines of a list, each with its number, in UTF-8 with or without a mark of it; without those that are empty.
+
+    Raises:
+        UserError: it is no UTF-8.
+    """
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: byte {error.start} is no UTF-8 text; save the list as UTF-8.") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def few(values: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.benchmarks.benchmark import SPLITS, Split, spoken
-from syncclip.benchmarks.files import Labelled, few, folders_in, pictures_in, require_files
+from syncclip.benchmarks.files import Labelled, few, folders_in, pictures_in, require_files, text_lines
 from syncclip.benchmarks.literature import INSTRUCTIONS, Dataset
 from syncclip.settings import UserError
 
@@ -107,7 +107,8 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
 
 def _read_name_lists(dataset: Dataset, folder: Path) -> Found:
     """FGVC's lists: the order of `variants.txt` gives ids; `images_variant_train.txt` has `1234567 name words`."""
-    names = [line.strip() for line in (folder / dataset.names).read_text("utf-8").splitlines() if line.strip()]
+    listed = folder / dataset.names
+    names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
     ids = {name: label for label, name in enumerate(names)}
     splits: dict[Split, Labelled] = {}
     for split in SPLITS:
@@ -115,10 +116,8 @@ def _read_name_lists(dataset: Dataset, folder: Path) -> Found:
         if not file.is_file():
             raise UserError(f"{file}: missing; {_where(dataset)}")
         splits[split] = []
-        for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            picture, _, name = line.strip().partition(" ")
+        for number, line in text_lines(file.read_bytes(), str(file)):
+            picture, _, name = line.partition(" ")
             if name not in ids:
                 raise UserError(f"{file}, line {number}: {name!r} is not among the names of {dataset.names}.")
             splits[split].append((f"{folder / dataset.images}/{picture}.jpg", ids[name]))
@@ -159,10 +158,8 @@ def _read_class_folders(dataset: Dataset, folder: Path) -> Found:
 def _classnames(file: Path) -> dict[str, str]:
     """WordNet id -> name, in the order of `classnames.txt`."""
     listed: dict[str, str] = {}
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), start=1):
-        wordnet, _, name = line.strip().partition(" ")
-        if not wordnet:
-            continue
+    for number, line in text_lines(file.read_bytes(), str(file)):
+        wordnet, _, name = line.partition(" ")
         if not name or wordnet in listed:
             raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a name; get the file anew.")
         listed[wordnet] = name.strip()

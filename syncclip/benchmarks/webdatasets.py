@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from syncclip import storage
 from syncclip.benchmarks.benchmark import TEMPLATE, Benchmark, Split, spoken
 from syncclip.benchmarks.classes import Given, settle_classes
-from syncclip.benchmarks.files import SPLIT_FOLDERS, draw_splits, hold_out
+from syncclip.benchmarks.files import SPLIT_FOLDERS, draw_splits, hold_out, text_lines
 from syncclip.settings import UserError
 from syncclip.shards.foreign import Member, TarSet, index_tars, tars_in
 
@@ -50,7 +50,7 @@ def load_webdataset(
     urls = [one for of_split in tars.values() for one in of_split]
     members = index_tars(urls)
     if classnames is None and storage.exists(listed := storage.join(url, NAMES_FILE)):
-        classnames = [line.strip() for line in storage.read_bytes(listed).decode().splitlines() if line.strip()]
+        classnames = [line for _, line in text_lines(storage.read_bytes(listed), listed)]
     places = [Given(member.label, f"{urls[member.tar]}:{member.key}") for member in members]
     names, labels = settle_classes(places, url, classnames)
     rows = _splits(url, tars, urls, members, labels, names, split_seed)
