@@ -14,18 +14,19 @@ demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, c
 test: $(VENV)/installed-dev browser machines  ## All tests; ARGS="tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
-	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and promtool's checks."; \
+	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest "$$@" $(ARGS)
 
 chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-lint: $(VENV)/installed-dev  ## Style, types, import floors
+lint: $(VENV)/installed-dev  ## Style, types, import floors, workflow files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
 study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (half an hour)
 	$(BIN)/syncclip study icons --out runs/icons/study
@@ -59,9 +60,10 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
 
-# What makes hosts of this machine, and checks alerts. Only root installs it.
-MACHINES := openssh-server openssh-client rsync iproute2 procps promtool
-HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -n "$$(type -P rsync)" ] && [ -n "$$(type -P promtool)" ]
+# What makes hosts of this machine and nodes of them, and watches. Only root installs it.
+MACHINES := openssh-server openssh-client rsync iproute2 procps slurm-wlm munge prometheus promtool
+HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -x /usr/sbin/slurmctld ] && [ -x /usr/sbin/munged ] && \
+	[ -n "$$(type -P rsync)" ] && [ -n "$$(type -P prometheus)" ] && [ -n "$$(type -P promtool)" ]
 machines:
 	@$(HAS_MACHINES) || [ "$$(id -u)" != 0 ] || { echo "Installing $(MACHINES) by apt-get." && apt-get -qq update && \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ PLACES = ("name", "root", "pretrained", "pipeline", "synthetic")
 
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Loggers of Ray's client that tell every step; each has a level of its own."""
+
+RECONNECTIONS, RECONNECTION_PAUSE = 30, 2.0
+"""How often in a row, and after how many seconds each, a job's log is asked for again where the connection broke."""
 
 STOPPED = 130
 """Exit status of a job that somebody stopped, as of a command that was interrupted."""
@@ -249,16 +253,45 @@ def _of(name: str | None, identifier: str) -> bool:
 def follow(client: Any, name: str, say: Callable[[str], None]) -> Outcome:
     """Hand on the job's log until it ends, and tell how it ended.
 
+    The connection may break off, with or without an error, long before the job ends: a tunnel is lost, or the head is
+    busy. It is made anew then, and the log goes on where it was.
+
     Args:
         say: takes pieces of the log, with their line ends.
+
+    Raises:
+        UserError: the cluster doesn't answer any more.
     """
+    import aiohttp
+
+    said = 0
 
     async def tail() -> None:
+        nonlocal said
+        place = 0  # every connection begins with the first line
         async for piece in client.tail_job_logs(name):
-            say(piece)
+            place += len(piece)
+            if place > said:
+                say(piece[said - place :])
+                said = place
 
-    asyncio.run(tail())
-    return outcome(client, name)
+    failures = 0
+    while True:
+        before = said
+        try:
+            asyncio.run(tail())
+            if client.get_job_status(name).is_terminal():
+                return outcome(client, name)
+        except BrokenPipeError:  # who reads what we say has gone
+            raise
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            failures = 0 if said > before else failures + 1
+            if failures == RECONNECTIONS:
+                raise UserError(
+                    f"the cluster doesn't answer any more ({error or type(error).__name__}); if it lives, job {name} "
+                    "goes on, and the same command follows it again"
+                ) from error
+        time.sleep(RECONNECTION_PAUSE)
 
 
 def outcome(client: Any, name: str) -> Outcome:

@@ -154,7 +154,14 @@ SKIPPED: list[tuple[str, Callable[[Path], None], str, int, str]] = [
         lambda at: rewrite(at, with_picture(jpeg((64, 64), (96, 64)))),
         ".jpg",
         1,
-        "64 x 96 pixels, but",
+        "64 x 96 pixels, but its data shows fewer",
+    ),
+    (
+        "a header that says less",
+        lambda at: rewrite(at, with_picture(jpeg((64, 64), (32, 64)))),
+        ".jpg",
+        1,
+        "64 x 32 pixels, but its data shows more",
     ),
     (
         "a huge picture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from syncclip.shards.stream import Batch, MixedStream
 
 Place = tuple[int, int]  # epoch, step
+
+
+class LostLoaderError(RuntimeError):
+    """A loader process that ended on its own, or was killed; what it made can be made again."""
 
 
 def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> Iterator[tuple[int, int, Batch]]:
@@ -68,6 +73,24 @@ def by_processes(
         if isinstance(made.batch, UserError):
             raise made.batch
         yield *divmod(place, stream.steps_per_epoch), made.batch
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Tell of lost loader processes by name. They may be noticed anywhere in the block that uses their batches.
+
+    Raises:
+        LostLoaderError: one is lost.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # torch has no type for it
+            raise
+        raise LostLoaderError(
+            f"a loader process was lost ({error}); where memory is short, lower training.loaders, training.ahead or "
+            "training.cache_images"
+        ) from error
 
 
 @dataclass(frozen=True)

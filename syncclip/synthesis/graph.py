@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from syncclip import storage
-from syncclip.cluster import capacity, local_cpus, ray_session
+from syncclip.cluster import capacity, cluster_address, local_cpus, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, markers, shard_name
@@ -89,6 +89,7 @@ def synthesise_set(
     given = plan.model_copy(update={"generator": located.placed(plan.generator)})
     maker = partial(ShardMaker, given.model_dump_json(), url, device, located.source, dict(storage_options or {}))
     began = time.monotonic()
+    drawing = False
     try:
         harvest = Harvest(plan, markers(url))
         with (
@@ -113,9 +114,13 @@ def synthesise_set(
             def draw(shards: Sequence[int]) -> Iterator[Report]:
                 return draw_round(shards, maker, actors=pool, threads=plan.threads, num_gpus=num_gpus)
 
+            drawing = True
             _rounds(plan, url, todo, wanted, retries, draw, take)
-    except BaseException:
-        if begun_here and not committed(url):  # nothing was begun, so nothing binds the folder to these settings
+    except BaseException as error:
+        # What wasn't begun binds the folder to no settings. But where drawing on a cluster was interrupted, or the
+        # cluster broke, actors may still be at a shard: without the plan, what they commit would be of no use.
+        over = not drawing or isinstance(error, UserError) or cluster_address() is None
+        if begun_here and over and not committed(url):
             storage.remove(storage.join(url, PLAN_NAME))
         raise
     work = Work(images=facts.fresh, seconds=round(time.monotonic() - began, 3), busy=round(facts.busy, 4))

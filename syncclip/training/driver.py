@@ -9,13 +9,14 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
 from syncclip.cluster import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.progress import Progress
 from syncclip.settings import UserError
+from syncclip.shards.loader import LostLoaderError
 from syncclip.training import checkpoints, ranks
 from syncclip.training.gauges import Gauges
 from syncclip.training.loop import DivergedError, TrainJob, run
@@ -65,8 +66,8 @@ def train_on_ray(
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; a batch that can't be shared out; more
-            workers than the cluster has CPUs, or, with `device: cuda`, than it has GPUs; or the workers met a user's
-            mistake or a loss that is no number.
+            workers than the cluster has CPUs, or, with `device: cuda`, than it has GPUs; the workers met a user's
+            mistake or a loss that is no number; or more of them were lost than `max_failures`.
     """
     json.dumps(spec)  # only plain data may travel
     check_shared(settings.batch, settings.workers)
@@ -139,11 +140,10 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, se
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", {})
-            for failure in failures.values():
-                if isinstance(cause := _cause(failure), UserError):
-                    raise cause from error
-            raise
+            told = _told(getattr(error, "worker_failures", {}), settings.max_failures)
+            if told is None:
+                raise
+            raise told from error
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -175,9 +175,30 @@ def _worker(config: dict[str, Any]) -> None:
                 raise error from None
 
 
+def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
+    """One sentence for what ended a training on its workers, by rank; None for a defect."""
+    from ray.exceptions import RayActorError
+
+    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    for cause in causes.values():
+        if isinstance(cause, UserError):
+            return cause
+    for rank, cause in sorted(causes.items()):  # beside it others complain that they lost touch
+        if isinstance(cause, LostLoaderError | RayActorError):
+            what = str(cause) if isinstance(cause, LostLoaderError) else "its process or its machine was lost"
+            return UserError(
+                f"worker {rank}: {what}; that is once more than training.max_failures={max_failures} allows, but the "
+                "same command goes on from the newest checkpoint"
+            )
+    return None
+
+
 def _cause(error: BaseException) -> BaseException:
     """The exception of the user's code inside Ray's wrappers."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and not isinstance(error, UserError):
+    while not isinstance(error, UserError | LostLoaderError):
+        inner = getattr(error, "cause", None) or error.__cause__
+        if inner is None:
+            break
         error = inner
     return error
 

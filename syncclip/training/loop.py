@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from syncclip import storage
 from syncclip.clip.shares import Shares
 from syncclip.settings import UserError
+from syncclip.shards.loader import watched
 from syncclip.training import ranks
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.determinism import pinned
@@ -76,6 +77,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
     Raises:
         UserError: the folder holds another recipe's run, or its checkpoints do.
+        LostLoaderError: a loader process was killed; the same call goes on.
         DivergedError: a loss is not finite; the step is not made, checkpoints before it stay. Or what was learned is
             not finite where a checkpoint or the end is due; neither is written.
     """
@@ -95,7 +97,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         job.method.shares = Shares(rank, world_size, settings.accumulate)
         try:
             if state.step < total:
-                _train(job, learnable, state, rank, world_size, ledger)
+                with watched():
+                    _train(job, learnable, state, rank, world_size, ledger)
             with ranks.agreed(world_size):
                 if ledger is not None:
                     ledger.finish(learnable, _replaced(job.stream))

@@ -1,20 +1,26 @@
-"""The image's recipe: clean by hadolint, and made of what is there. No container engine is at hand to build it."""
+"""The image's recipe: clean by hadolint, made of what is there, its install steps run. No container engine is at hand.
+
+The steps are run here without a registry: beside the package there is what the tests themselves run with. That they
+fetch what the constraints lock, `tests/infra/image.py` shows; it takes minutes and gigabytes.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests.infra.image import DOCKER, ROOT, install, lay_context
 from tests.infra.manifests import cluster, pods
 
-ROOT = Path(__file__).parents[2]
-DOCKER = ROOT / "infra" / "docker"
 TEXT = (DOCKER / "Dockerfile").read_text()
 IGNORED = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
 
@@ -89,3 +95,29 @@ def test_every_installation_obeys_the_constraints(stage: str) -> None:
 
     assert len(installs) == 2
     assert all("--constraint constraints.txt" in line for line in installs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["cpu", "gpu"])
+def test_the_install_steps_give_a_command_that_runs(stage: str, tmp_path: Path) -> None:
+    context = lay_context(tmp_path / "context")
+    pins = [f"{name}=={version(name)}\n" for name in ("torch", "torchvision")]
+    (context / "infra" / "docker" / "constraints.txt").write_text("".join(pins))
+    # What this environment holds, less the package.
+    around = tmp_path / "around"
+    around.mkdir()
+    for entry in Path(pytest.__file__).parents[1].iterdir():
+        if "syncclip" not in entry.name:
+            (around / entry.name).symlink_to(entry)
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_CONFIG_FILE": os.devnull}
+    surroundings = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "PYTHONPATH": str(around), **offline}
+
+    install(f"build-{stage}", context, tmp_path, surroundings)
+
+    (command,) = re.findall(r"^CMD (.*)$", TEXT, re.MULTILINE)
+    program, *arguments = json.loads(command)
+    told = subprocess.run([str(tmp_path / "opt" / "syncclip" / "bin" / program), *arguments], env=surroundings)
+    assert told.returncode == 0
+    (installed,) = (tmp_path / "opt" / "syncclip").glob("lib/python*/site-packages/syncclip")
+    assert (installed / "embedded" / "NOTICE").is_file()
+    assert not (installed / "embedded" / "scripts").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import torch
 
 from syncclip.settings import UserError
 from syncclip.shards.joined import Source
+from syncclip.shards.loader import LostLoaderError, watched
 from tests.shards.test_stream import damaged, shown, stored, stream
 
 EPOCHS = 3
@@ -97,3 +101,25 @@ def test_batches_in_page_locked_memory_are_the_same() -> None:
             stream().batches(1, processes=processes, pinned=True), stream().batches(1), strict=True
         ):
             assert pinned.images.is_pinned() and torch.equal(pinned.images, plain.images)
+
+
+@pytest.mark.fault
+def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew() -> None:
+    mixed = stream()
+    whole = [shown(mixed.batch(epoch, step)) for epoch in range(EPOCHS) for step in range(2)]
+    found = []
+    with pytest.raises(LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*; where memory"):  # noqa: PT012
+        with watched():
+            for _, _, batch in mixed.batches(EPOCHS, threads=1, processes=2):
+                found.append(shown(batch))
+                if len(found) == 2:
+                    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    place = divmod(len(found), 2)
+    found += [shown(batch) for _, _, batch in mixed.batches(EPOCHS, *place, threads=1, processes=2)]
+    assert found == whole
+    assert 2 <= place[0] * 2 + place[1] < len(whole)
+
+
+def test_other_errors_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="^out of memory$"), watched():
+        raise RuntimeError("out of memory")

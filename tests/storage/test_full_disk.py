@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,18 +43,6 @@ def assert_whole(folder: Path) -> int:
     assert extra <= {f"{len(there):05d}.tar", f"{len(there):05d}.parquet"}  # of the shard that found no room
     assert all((folder / name).read_bytes()[-4:] in (b"\0\0\0\0", b"PAR1") for name in extra)  # each has its end
     return len(there)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 400 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a file system can't be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_file_system_ends_in_one_sentence_and_keeps_what_was_committed(small_disk: Path) -> None:

@@ -148,6 +148,26 @@ def test_a_run_that_fails_before_its_first_shard_leaves_no_plan_behind(
     assert status is not None and status.state == "failed" and "NoScheduler" in status.reason
 
 
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
+def test_an_interrupted_drawing_keeps_its_plan_only_where_a_cluster_may_go_on(
+    address: str | None, in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Iterator[Report]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph, "draw_round", interrupted)
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    plan = make_plan(5, shard_size=4)
+
+    with pytest.raises(KeyboardInterrupt):
+        synthesise_set(plan, str(tmp_path), show=False)
+
+    assert (read_plan(str(tmp_path)) is not None) == (address is not None)
+
+
 def test_more_actors_than_cpus_are_refused(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

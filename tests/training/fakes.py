@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from syncclip import storage
 from syncclip.shards.images import Corruption
 from syncclip.training.loop import TrainJob
-from syncclip.training.runs import RunFolder
+from syncclip.training.runs import CHECKPOINTS, RunFolder
 from syncclip.training.settings import TrainingSettings
 
 CLASSES, PIXELS, STEPS_PER_EPOCH = 4, 6, 5
@@ -96,13 +97,17 @@ def job(url: str | Path, rank: int = 0, world_size: int = 1, noise: float = 0.1,
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
     """What a worker of Ray Train builds from plain data."""
+    storage.configure(spec.get("storage", {}))
     made = job(spec["url"], rank, world_size, spec.get("noise", 0.1), **spec.get("settings", {}))
     if "poisoned_step" in spec:
         made.method.poisoned_step = spec["poisoned_step"]
     if "kill_once_at" in spec:
-        _kill_once(made, spec["kill_once_at"], Path(spec["url"] + ".killed"), spec.get("kill_rank", 0) == rank)
+        mark = Path(spec.get("mark", spec["url"] + ".killed"))
+        _kill_once(made, spec["kill_once_at"], mark, spec.get("kill_rank", 0) == rank, spec.get("cuts", False))
     if "pause_at" in spec:
         _pause(made, spec["pause_at"])
+    if "pause_alone_at" in spec and world_size == 1:
+        _pause(made, spec["pause_alone_at"])
     return made
 
 
@@ -118,18 +123,28 @@ def _pause(made: TrainJob, call: int) -> None:
     made.method.loss = loss
 
 
-def _kill_once(made: TrainJob, call: int, mark: Path, mine: bool) -> None:
+def _kill_once(made: TrainJob, call: int, mark: Path, mine: bool, cuts: bool) -> None:
+    """Kill this process with -9 in a step, and if `cuts` cut the newest checkpoint short before."""
     honest = made.method.loss
 
     def loss(batch: FakeBatch) -> dict[str, Tensor]:
         if mine and made.method.calls == call and not mark.exists():
             mark.write_text("")
+            if cuts:
+                cut_newest(made.run.url)
             os.kill(os.getpid(), signal.SIGKILL)
         return honest(batch)
 
     made.method.loss = loss
 
 
+def cut_newest(url: str) -> None:
+    """Take the last bytes away from a run's newest checkpoint."""
+    checkpoints = storage.join(url, CHECKPOINTS)
+    newest = storage.join(checkpoints, [name for name in storage.listdir(checkpoints) if name.endswith("tensors")][-1])
+    storage.write_bytes(newest, storage.read_bytes(newest)[:-7])
+
+
 def bits(url: str | Path) -> dict[str, bytes]:
     """What must be equal in two runs of one recipe."""
-    return {name: (Path(url) / name).read_bytes() for name in ("prompts.safetensors", "metrics.jsonl")}
+    return {name: storage.read_bytes(f"{url}/{name}") for name in ("prompts.safetensors", "metrics.jsonl")}
