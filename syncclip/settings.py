@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 
 class Settings(BaseModel):
@@ -31,3 +31,11 @@ class Settings(BaseModel):
 
 class UserError(ValueError):
     """A user's mistake, told in one sentence: what is wrong, where, and what to do."""
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first complaint of pydantic, with its place."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text

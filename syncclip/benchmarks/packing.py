@@ -92,7 +92,7 @@ def pack(
         splits=counts,
         only=None if benchmark.only is None else benchmark.candidates,
     )
-    storage.write_bytes(storage.join(url, PACKED_FILE), (described.model_dump_json(indent=1) + "\n").encode())
+    storage.write_document(storage.join(url, PACKED_FILE), described)
     return counts
 
 

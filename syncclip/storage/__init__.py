@@ -11,6 +11,7 @@ Promises, which the commit markers of the shards build on:
 * Filesystems are looked up at each call and never kept (fsspec's cache knows the process), so a fork breaks nothing.
 """
 
+from syncclip.storage.documents import read_document, write_document
 from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.files import (
     exists,
@@ -45,9 +46,11 @@ __all__ = [
     "open_read",
     "publish",
     "read_bytes",
+    "read_document",
     "read_many",
     "remove",
     "sizes",
     "sweep",
     "write_bytes",
+    "write_document",
 ]

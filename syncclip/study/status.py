@@ -11,10 +11,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from syncclip import storage
-from syncclip.settings import Settings, UserError
+from syncclip.settings import Settings
 from syncclip.synthesis.heartbeat import Heartbeat
 from syncclip.synthesis.status import INTERVAL, REMOTE_INTERVAL, SILENCE, duration
 
@@ -121,7 +121,7 @@ class StudyStatusFile:
     def _write(self) -> None:
         status = self._status.model_copy(update={"seen": round(self._clock(), 3)})
         with contextlib.suppress(Exception):  # what matters is the study
-            storage.write_bytes(self._place, (status.model_dump_json(indent=1) + "\n").encode())
+            storage.write_document(self._place, status)
 
 
 def read_study_status(url: str) -> StudyStatus | None:
@@ -130,10 +130,4 @@ def read_study_status(url: str) -> StudyStatus | None:
     Raises:
         UserError: another version wrote it.
     """
-    place = storage.join(url, PROGRESS)
-    if not storage.exists(place):
-        return None
-    try:
-        return StudyStatus.model_validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        raise UserError(f"{place} can't be read; use the version of syncclip that wrote it") from error
+    return storage.read_document(storage.join(url, PROGRESS), StudyStatus, "use the version that wrote it")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from pydantic import ValidationError
 
 from syncclip import storage
 from syncclip.benchmarks.benchmark import Benchmark, Pictures, spoken
@@ -260,14 +259,8 @@ def _sample(pictures: Pictures, texts: Sequence[str], benchmark: Benchmark, inde
 
 
 def _read(url: str) -> ImportedSet | None:
-    place = storage.join(url, IMPORTED)
-    if not storage.exists(place):
-        return None
-    try:
-        return ImportedSet.model_validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        raise UserError(f"{place}: not readable by this version of syncclip; import the set anew.") from error
+    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set anew")
 
 
 def _write(found: ImportedSet, url: str) -> None:
-    storage.write_bytes(storage.join(url, IMPORTED), (found.model_dump_json(indent=1) + "\n").encode())
+    storage.write_document(storage.join(url, IMPORTED), found)

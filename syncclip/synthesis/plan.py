@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import Settings, UserError
+from syncclip.settings import Settings, UserError, first_complaint
 from syncclip.shards.layout import committed
 from syncclip.synthesis.differences import differences
 from syncclip.synthesis.filters import FilterSettings, check_scope, judged_by
@@ -205,7 +205,7 @@ def draft(
             guides=tuple(map(tuple, guides)),
         )
     except ValidationError as error:
-        raise UserError(_reason(error)) from error
+        raise UserError(first_complaint(error)) from error
 
 
 def read_plan(url: str) -> Plan | None:
@@ -214,16 +214,8 @@ def read_plan(url: str) -> Plan | None:
     Raises:
         UserError: it can't be read, or a newer syncclip wrote it.
     """
-    place = storage.join(url, PLAN_NAME)
-    if not storage.exists(place):
-        return None
-    try:
-        return Plan.model_validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        raise UserError(
-            f"{place} is no plan that this version can read ({_reason(error)}); "
-            "use the version of syncclip that wrote it, or another folder"
-        ) from error
+    remedy = "use the version that wrote it, or another folder"
+    return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
 def settled(plan: Plan, url: str) -> Plan:
@@ -258,13 +250,5 @@ def settle(plan: Plan, url: str) -> Plan:
     agreed = settled(plan, url)
     assert agreed.generator.batch_size != "auto", "measure it before the plan is settled"
     if agreed != read_plan(url):
-        storage.write_bytes(storage.join(url, PLAN_NAME), (agreed.model_dump_json(indent=1) + "\n").encode())
+        storage.write_document(storage.join(url, PLAN_NAME), agreed)
     return agreed
-
-
-def _reason(error: ValidationError) -> str:
-    """The first complaint of pydantic, with its place."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    text = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {text}" if place else text

@@ -144,7 +144,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         else None,
         classes=classes,
     )
-    storage.write_bytes(storage.join(url, STATS_NAME), (quality.model_dump_json(indent=1) + "\n").encode())
+    storage.write_document(storage.join(url, STATS_NAME), quality)
     return quality
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from syncclip import storage
 from syncclip.settings import Settings, UserError
@@ -138,14 +138,9 @@ class StatusFile:
     def _write(self) -> None:
         status = self._status.model_copy(update={"seen": round(self._clock(), 3)})
         try:
-            write_status(self._place, status)
+            storage.write_document(self._place, status)
         except Exception as error:  # what matters is the set
             logger.debug("no status at %s: %s", self._place, error)
-
-
-def write_status(place: str, status: Status) -> None:
-    """Write a status file, whole or not at all."""
-    storage.write_bytes(place, (status.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_status(url: str) -> Status | None:
@@ -154,13 +149,7 @@ def read_status(url: str) -> Status | None:
     Raises:
         UserError: another version wrote it.
     """
-    place = storage.join(url, STATUS_NAME)
-    if not storage.exists(place):
-        return None
-    try:
-        return Status.model_validate_json(storage.read_bytes(place))
-    except ValidationError as error:
-        raise UserError(f"{place} can't be read; use the version of syncclip that wrote it") from error
+    return storage.read_document(storage.join(url, STATUS_NAME), Status, "use the version that wrote it")
 
 
 def settle_status(url: str, images: int, planned: int) -> None:
@@ -169,7 +158,9 @@ def settle_status(url: str, images: int, planned: int) -> None:
         status = read_status(url)
         if status is not None and status.state != "complete":
             ended = {"state": "complete", "reason": "", "images": images, "planned": planned, "remaining": 0.0}
-            write_status(storage.join(url, STATUS_NAME), status.model_copy(update={**ended, "seen": time.time()}))
+            storage.write_document(
+                storage.join(url, STATUS_NAME), status.model_copy(update={**ended, "seen": time.time()})
+            )
 
 
 def duration(seconds: float) -> str:

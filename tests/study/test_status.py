@@ -61,7 +61,7 @@ def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / PROGRESS).write_text("{}")
-    with pytest.raises(UserError, match="use the version of syncclip that wrote it"):
+    with pytest.raises(UserError, match="use the version that wrote it"):
         read_study_status(str(tmp_path))
 
 

@@ -176,7 +176,7 @@ def test_shards_without_a_plan_are_not_added_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"from a newer version": 2}'])
 def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(UserError, match="is no plan that this version can read"):
+    with pytest.raises(UserError, match="can't be read by this version of syncclip"):
         settle(plan_of(), str(tmp_path))
 
 

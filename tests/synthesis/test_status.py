@@ -66,10 +66,10 @@ def test_an_end_before_the_end_is_told_with_its_reason(
 
 
 def test_a_place_that_cannot_be_written_to_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(url: str, data: bytes) -> None:
+    def refuse(url: str, document: object) -> None:
         raise OSError("reset")
 
-    monkeypatch.setattr(storage, "write_bytes", refuse)
+    monkeypatch.setattr(storage, "write_document", refuse)
     with StatusFile(str(tmp_path), facts(), interval=0.01):
         time.sleep(0.05)
     assert read_status(str(tmp_path)) is None
@@ -94,7 +94,7 @@ def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_pat
 
 def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "status.json").write_text(json.dumps({"state": "flying"}))
-    with pytest.raises(UserError, match="use the version of syncclip that wrote it"):
+    with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
 
 

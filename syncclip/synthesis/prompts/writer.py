@@ -131,7 +131,7 @@ def write_captions(settings: WriterSettings, classnames: Sequence[str], url: str
                     weights=writer.weights,
                     sentences={name: sentences[name] for name in order if name in sentences},
                 )
-                storage.write_bytes(url, (there.model_dump_json(indent=1) + "\n").encode())
+                storage.write_document(url, there)
             progress.update(1)
     return there
 

@@ -1,0 +1,74 @@
+"""A training that asks for two workers on a cluster that has room for one: it begins, and grows with the cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from syncclip.training.loop import run
+from syncclip.training.runs import RunRecord
+from tests.training import fakes
+from tests.training.test_driver import curve
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PATIENCE = 300.0
+
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from syncclip.training import driver
+from tests.training import fakes
+driver.RESIZE_SECONDS = 1.0
+changes = {"workers": 2, "min_workers": 1}
+# Alone, a worker waits in step 11 for ever: only by growing the training comes to its end.
+spec = {"url": sys.argv[1], "settings": changes, "noise": 0.0, "pause_alone_at": 10}
+driver.train_on_ray(fakes.build, spec, fakes.folder(sys.argv[1]), fakes.settings(**changes))
+"""
+
+
+def record(folder: Path) -> RunRecord:
+    return RunRecord.model_validate_json((folder / "run.json").read_text())
+
+
+def test_a_training_begins_with_one_worker_and_goes_on_with_two_when_a_machine_joins(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    folder, log = tmp_path / "run", tmp_path / "log"
+    node_of = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node_of)
+    try:
+        command = [sys.executable, "-c", DRIVER, str(folder), str(Path(__file__).parents[2])]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        with log.open("wb") as output:
+            driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not (folder / "checkpoints" / "step-00000009.json").exists():
+                assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            assert record(folder).workers == 1
+            cluster.add_node(**node_of)
+            assert driver.wait(PATIENCE) == 0, log.read_text()
+        finally:
+            driver.kill()
+            driver.wait()
+    finally:
+        cluster.shutdown()
+    assert (record(folder).status, record(folder).workers) == ("finished", 2)
+    assert record(folder).notes == [
+        "run 'fake' goes on after step 9 of 20",
+        "1 workers made the checkpoint, now there are 2: the last bits may differ",
+    ]
+
+    run(fakes.job(tmp_path / "alone", noise=0.0))  # the same pictures in the same steps give the same curve
+    assert curve(folder) == pytest.approx(curve(tmp_path / "alone"), abs=1e-5)
+    ours, alone = (safetensors.torch.load_file(at / "prompts.safetensors") for at in (folder, tmp_path / "alone"))
+    torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-6)
