@@ -71,7 +71,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
     least, most, num_gpus = synthesis.least_actors, synthesis.most_actors, synthesis.num_gpus
     found = forecast(drawn, cost, least, most, num_gpus)
-    actors = f"{most} actors" if least == most else f"{least} to {most} actors"
+    actors = "1 actor" if most == 1 else f"{most} actors" if least == most else f"{least} to {most} actors"
     tables.show(
         f"{actors} at {cost.rate:.3g} images/s each: {tables.duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")

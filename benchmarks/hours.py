@@ -1,0 +1,155 @@
+"""What the literature's protocols take on one GPU, by arithmetic: `python -m benchmarks.hours --help`.
+
+Nothing is measured here. Runs, steps and pictures are counted from the recipes; seconds are what others published, and
+assumptions that stand below and can be given anew. Runs go one after the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, NamedTuple
+
+import typer
+
+from syncclip import tables
+from syncclip.benchmarks.literature import DATASETS
+from syncclip.reproduction.protocols import PROTOCOLS, Protocol
+from syncclip.reproduction.run import recipe_of
+from syncclip.shards.order import steps
+from syncclip.study.grid import cells
+
+PICTURE = {"coop": 0.006, "kgcoop": 0.006, "cocoop": 0.160}
+"""Seconds of training a picture, by the README of KgCoOp, which doesn't tell the GPU."""
+
+
+class Assumed(NamedTuple):
+    """What the counts are multiplied with."""
+
+    rate: float = 5.0
+    """Pictures drawn a second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP a picture: in each of 25 steps 0.80
+    twice, for the guidance, and 2.5 to decode, as torch's counter finds. A quarter of an H100's 989 TFLOP/s makes 5.8 a
+    second."""
+    imagenet_step: float = 0.54
+    """Seconds of a training step on ImageNet with prompts in the vision tower: PromptSRC's authors tell of 6 hours for
+    40,000 steps on an A100 (`docs/TRAIN.md`)."""
+    step: float = 0.20
+    """The same on the ten other data sets: 8 hours for the 143,520 steps of three seeds."""
+    tests: float = 1000.0
+    """Pictures tested a second: 35 GFLOP each are little to a GPU, so 16 cores that decode them decide."""
+    price: float = 3.0
+    """USD of an hour of the GPU."""
+
+
+ASSUMED = Assumed()
+
+
+class Training(NamedTuple):
+    """One arm on one data set, all its seeds and amounts together."""
+
+    dataset: str
+    method: str
+    steps: int
+    pictures: int
+    """Of one step, all domains together."""
+
+    def hours(self, assumed: Assumed) -> float:
+        """GPU hours."""
+        if self.method in PICTURE:
+            return self.steps * self.pictures * PICTURE[self.method] / 3600
+        return self.steps * (assumed.imagenet_step if self.dataset == "imagenet" else assumed.step) / 3600
+
+
+class Load(NamedTuple):
+    """What a protocol asks for, all data sets and seeds together."""
+
+    runs: int
+    drawn: int
+    """Synthetic pictures."""
+    trainings: list[Training]
+    tested: int
+    """Pictures of the data sets that were trained on, each run's."""
+    carried: int
+    """Pictures of others, each run's."""
+
+    @property
+    def steps(self) -> int:
+        """Of all trainings."""
+        return sum(one.steps for one in self.trainings)
+
+
+def load(protocol: Protocol) -> Load:
+    """Count a protocol's work."""
+    runs = drawn = tested = carried = 0
+    trainings = []
+    for name in protocol.datasets:
+        recipe, dataset = recipe_of(protocol, name, "/data"), DATASETS[name]
+        count = Counter(cell.arm.name for cell in cells(recipe.study))
+        runs += count.total()
+        tested += count.total() * (dataset.test or 0)
+        carried += count.total() * sum(DATASETS[one].test or 0 for one in recipe.evaluation.transfer)
+        if any(arm.synthetic for arm in recipe.study.arms):
+            drawn += dataset.classes * recipe.study.amounts[-1]
+        base = dataset.classes if recipe.benchmark.base == "all" else (dataset.classes + 1) // 2
+        novel = int(base < dataset.classes)
+        groups = {"real": 1, "synthetic": 1 + novel, "both": 2 + novel}
+        for arm in recipe.study.arms:
+            if arm.trained:
+                epochs = arm.overrides.get("training.epochs", recipe.training.epochs)
+                batch = arm.overrides.get("training.batch", recipe.training.batch)
+                shown = base * arm.overrides.get("benchmark.shots", recipe.benchmark.shots)
+                length = count[arm.name] * epochs * steps(shown, batch)
+                trainings.append(Training(name, arm.method, length, batch * groups[arm.data]))
+    return Load(runs, drawn, trainings, tested, carried)
+
+
+def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
+    """A row for each protocol; one that reads the runs of another has only what it adds to them."""
+    first: dict[str, str] = {}
+    for protocol in PROTOCOLS.values():
+        found, whose = load(protocol), first.setdefault(protocol.runs, protocol.name)
+        counts = [f"{number:,}" for number in (found.runs, found.drawn, found.steps)]
+        seconds = found.drawn / assumed.rate + found.tested / assumed.tests
+        hours = seconds / 3600 + sum(one.hours(assumed) for one in found.trainings)
+        if whose != protocol.name:
+            counts, hours = [f"those of `{whose}`", "", ""], 0.0
+        hours += found.carried / assumed.tests / 3600
+        told = f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
+        yield [f"`{protocol.name}`", *counts, told, f"{hours * assumed.price:,.0f}"]
+
+
+def by_method(protocol: Protocol, assumed: Assumed) -> Iterator[list[str]]:
+    """A row for each method of a protocol: steps, and hours of training."""
+    trainings = load(protocol).trainings
+    for method in dict.fromkeys(one.method for one in trainings):
+        mine = [one for one in trainings if one.method == method]
+        yield [f"`{method}`", f"{sum(one.steps for one in mine):,}", f"{sum(one.hours(assumed) for one in mine):.1f}"]
+
+
+def grids(assumed: Assumed) -> tuple[str, str]:
+    """All protocols, and the methods of base-to-novel, as Markdown."""
+    return (
+        tables.markdown_grid(
+            ["protocol", "runs", "pictures drawn", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
+        ),
+        tables.markdown_grid(
+            ["method", "training steps", "GPU hours"], list(by_method(PROTOCOLS["base-to-novel"], assumed))
+        ),
+    )
+
+
+def main(
+    rate: Annotated[float, typer.Option(help="Pictures drawn a second; `syncclip plan --probe` tells.")] = ASSUMED.rate,
+    imagenet_step: Annotated[
+        float, typer.Option(help="Seconds of a training step on ImageNet.")
+    ] = ASSUMED.imagenet_step,
+    step: Annotated[float, typer.Option(help="Seconds of a training step on the other data sets.")] = ASSUMED.step,
+    tests: Annotated[float, typer.Option(help="Pictures tested a second.")] = ASSUMED.tests,
+    price: Annotated[float, typer.Option(help="USD of an hour of the GPU.")] = ASSUMED.price,
+) -> None:
+    """Print hours and money of all protocols, and of the methods of base-to-novel."""
+    typer.echo("\n\n".join(grids(Assumed(rate, imagenet_step, step, tests, price))))
+
+
+if __name__ == "__main__":
+    typer.run(main)
