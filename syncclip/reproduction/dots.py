@@ -1,4 +1,4 @@
-"""A dot plot, drawn by hand as SVG: one row a method, one panel a metric, ours against published."""
+"""A dot plot a metric, drawn by hand as SVG: one row a method, ours against published."""
 
 from __future__ import annotations
 
@@ -10,25 +10,14 @@ from markupsafe import escape
 from syncclip.reproduction.published import AVERAGE
 from syncclip.reproduction.scores import Line, Scores
 
-NAMES, PANEL, GAP, ROW, TOP, FOOT = 230, 270, 34, 26, 34, 26
-"""Pixels: width of the names, of a panel, between panels; height of a row, of what is above and below the rows."""
+LETTER, PANEL, ALONE, ROW, TOP, FOOT, SIDE = 6.3, 170, 300, 26, 34, 26, 16
+"""Pixels: a letter of a name; width of a panel, and of one that stands alone; height of a row, of what is above and
+below the rows; room at the right for half a number."""
 
 
-def dot_plot(scores: Scores) -> str:
-    """The plot as one SVG element. A small dot is a data set, a large one the average, a ring the published figure."""
-    metrics = scores.protocol.metrics
-    width = NAMES + len(metrics) * (PANEL + GAP)
-    height = TOP + ROW * len(scores.lines) + FOOT
-    parts = [
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(scores.protocol.title)}">',
-        *(
-            f'<text class="name" x="{NAMES - 14}" y="{_y(row) + 4}" text-anchor="end">{escape(line.name)}</text>'
-            for row, line in enumerate(scores.lines)
-        ),
-    ]
-    for place, metric in enumerate(metrics):
-        parts += _panel(scores, metric, NAMES + place * (PANEL + GAP))
-    return "\n".join([*parts, "</svg>"])
+def dot_plots(scores: Scores) -> list[str]:
+    """An SVG element a metric: a small dot is a data set, a large one the average, a ring the published figure."""
+    return [_plot(scores, metric) for metric in scores.protocol.metrics]
 
 
 def limits(values: list[float]) -> tuple[int, int]:
@@ -37,31 +26,51 @@ def limits(values: list[float]) -> tuple[int, int]:
     return (low, high) if high > low else (max(0, low - 10), min(100, high + 10))
 
 
-def _panel(scores: Scores, metric: str, left: int) -> Iterator[str]:
+def ticks(low: int, high: int) -> range:
+    """Round numbers between the ends of an axis, six at most."""
+    return range(low, high + 1, next(step for step in (2, 5, 10, 20) if high - low <= 5 * step))
+
+
+def svg(width: float, height: float, label: str, parts: Iterator[str]) -> str:
+    """An SVG element that shrinks with the page and never grows beyond its own size."""
+    head = f'<svg viewBox="0 0 {width:.0f} {height:.0f}" style="width: {width:.0f}px" role="img"'
+    return "\n".join([f'{head} aria-label="{escape(label)}">', *parts, "</svg>"])
+
+
+def _plot(scores: Scores, metric: str) -> str:
+    names = 14 + LETTER * max((len(scores.label(line)) for line in scores.lines), default=0)
+    panel = ALONE if len(scores.protocol.metrics) == 1 else PANEL
+    height = TOP + ROW * len(scores.lines) + FOOT
+    label = f"{scores.protocol.title}: {scores.protocol.metrics[metric]}"
+    return svg(names + panel + SIDE, height, label, _parts(scores, metric, names, panel))
+
+
+def _parts(scores: Scores, metric: str, left: float, panel: float) -> Iterator[str]:
     values = [value for line in scores.lines for value in _values(scores, line, metric)]
     low, high = limits(values)
 
     def x(value: float) -> str:
-        return f"{left + PANEL * (value - low) / (high - low):.1f}"
+        return f"{left + panel * (value - low) / (high - low):.1f}"
 
     bottom = TOP + ROW * len(scores.lines)
-    yield f'<text class="head" x="{left}" y="16">{escape(scores.protocol.metrics[metric])}</text>'
-    step = 10 if high - low <= 50 else 20
-    for tick in range(low, high + 1, step):
+    yield f'<text class="head" x="{left:.1f}" y="16">{escape(scores.protocol.metrics[metric])}</text>'
+    for tick in ticks(low, high):
         yield f'<line class="tick" x1="{x(tick)}" x2="{x(tick)}" y1="{TOP - 8}" y2="{bottom}"/>'
         yield f'<text class="axis" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{tick}</text>'
     for row, line in enumerate(scores.lines):
+        name = scores.label(line)
+        yield f'<text x="{left - 12:.1f}" y="{_y(row) + 4}" text-anchor="end">{escape(name)}</text>'
         for test in scores.tests:
             if (value := scores.of[line, test].means.get(metric)) is not None:
-                told = f"{line.name} on {test}: {value:.2f}"
-                yield f'<circle class="one" cx="{x(value)}" cy="{_y(row)}" r="3">{_title(told)}</circle>'
+                told = f"{name} on {test}: {value:.2f}"
+                yield f'<circle class="one" cx="{x(value)}" cy="{_y(row)}" r="3">{title(told)}</circle>'
         theirs = scores.published(line, AVERAGE).get(metric)
         if theirs is not None:
-            told = f"{line.name}, published: {theirs:.2f}"
-            yield f'<circle class="theirs" cx="{x(theirs)}" cy="{_y(row)}" r="8">{_title(told)}</circle>'
+            told = f"{name}, published: {theirs:.2f}"
+            yield f'<circle class="theirs" cx="{x(theirs)}" cy="{_y(row)}" r="8">{title(told)}</circle>'
         if (ours := scores.of[line, AVERAGE].means.get(metric)) is not None:
-            told = f"{line.name}, average: {ours:.2f}"
-            yield f'<circle class="ours" cx="{x(ours)}" cy="{_y(row)}" r="5.5">{_title(told)}</circle>'
+            told = f"{name}, average: {ours:.2f}"
+            yield f'<circle class="ours" cx="{x(ours)}" cy="{_y(row)}" r="5.5">{title(told)}</circle>'
 
 
 def _values(scores: Scores, line: Line, metric: str) -> Iterator[float]:
@@ -72,7 +81,8 @@ def _values(scores: Scores, line: Line, metric: str) -> Iterator[float]:
         yield scores.published(line, AVERAGE)[metric]
 
 
-def _title(text: str) -> str:
+def title(text: str) -> str:
+    """What a mark says when it is pointed at."""
     return f"<title>{escape(text)}</title>"
 
 

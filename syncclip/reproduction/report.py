@@ -12,7 +12,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from syncclip import storage, tables
-from syncclip.reproduction.dots import dot_plot
+from syncclip.reproduction.curves import curve_plots
+from syncclip.reproduction.dots import dot_plots
 from syncclip.reproduction.protocols import Protocol
 from syncclip.reproduction.published import AVERAGE, published
 from syncclip.reproduction.scores import Line, Scores, summarise
@@ -39,7 +40,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     page = storage.join(url, f"{protocol.name}.html")
     storage.write_bytes(page, render(scores).encode())
     for grid in shown:
-        tables.show(tables.table(grid.title, grid.headings, grid.rows))
+        tables.show(tables.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
     for sentence in told(scores):
         tables.show(sentence)
     return page
@@ -89,7 +90,8 @@ def render(scores: Scores) -> str:
     return environment.from_string(template).render(
         title=scores.protocol.title,
         sentences=told(scores),
-        plot=Markup(dot_plot(scores)),
+        curves=[Markup(plot) for plot in curve_plots(scores)],
+        dots=[Markup(plot) for plot in dot_plots(scores)],
         grids=grids(scores),
         version=_version(),
     )
@@ -98,8 +100,8 @@ def render(scores: Scores) -> str:
 def _side_by_side(scores: Scores) -> Grid:
     (metric,) = scores.protocol.metrics
     over = [*scores.tests, AVERAGE] if len(scores.tests) > 1 else scores.tests
-    rows = [[line.name, *(_number(scores, line, one, metric) for one in over)] for line in scores.lines]
-    return Grid(scores.protocol.title, ["method", *over], rows)
+    rows = [[scores.label(line), *(_number(scores, line, one, metric) for one in over)] for line in scores.lines]
+    return Grid(f"{scores.protocol.metrics[metric].capitalize()} on each data set", ["method", *over], rows)
 
 
 def _metrics(scores: Scores, over: str) -> Grid:
@@ -113,9 +115,9 @@ def _metrics(scores: Scores, over: str) -> Grid:
         score, cells = scores.of[line, over], []
         for key in metrics:
             cells += [_number(scores, line, over, key), *(_beside(scores, line, over, key) if key in known else [])]
-        rows.append([line.name, f"{score.done} of {score.wanted}", *cells])
-    what = "average over the data sets" if over == AVERAGE else over
-    return Grid(f"{scores.protocol.title}: {what}", ["method", "runs", *headings], rows)
+        rows.append([scores.label(line), f"{score.done} of {score.wanted}", *cells])
+    what = "Average over the data sets" if over == AVERAGE else over
+    return Grid(what, ["method", "runs", *headings], rows)
 
 
 def _number(scores: Scores, line: Line, over: str, metric: str) -> str:

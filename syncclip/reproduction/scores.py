@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,8 @@ class Line:
 
     @property
     def name(self) -> str:
-        """For tables: `syncclip, both, 16 synthetic`."""
-        if self.data == "none":
-            return self.arm
-        made = f", {self.images_per_class} synthetic" if self.images_per_class is not None else ""
-        return f"{self.arm}{made}" if self.data in self.arm.split("-") else f"{self.arm}, {self.data}{made}"
+        """For tables: `syncclip, both`; the arm's name alone, where it tells the data itself."""
+        return self.arm if self.data == "none" or self.data in self.arm.split("-") else f"{self.arm}, {self.data}"
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,12 @@ class Scores:
             return {}
         usual = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if usual else {}
+
+    def label(self, line: Line) -> str:
+        """What a table calls a line: its amount of synthetic pictures stands there where lines differ in it."""
+        amounts = {one.images_per_class for one in self.lines} - {None}
+        amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
+        return line.name + (amount if len(amounts) > 1 else "")
 
     @property
     def done(self) -> int:
@@ -131,7 +134,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
         amount = None if pd.isna(row["images_per_class"]) else int(row["images_per_class"])
         line = Line(row["arm"], row["method"], row["data"], row["shots"], amount)
         groups.setdefault((line, row["tested_on"]), []).append({str(key): value for key, value in row.items()})
-    lines, tests = list(dict.fromkeys(line for line, _ in groups)), list(dict.fromkeys(test for _, test in groups))
+    lines, tests = _ordered(line for line, _ in groups), list(dict.fromkeys(test for _, test in groups))
     found = {key: _score(protocol, rows) for key, rows in groups.items()}
     targets = [test for test in tests if test not in set(table["trained_on"])] or tests
     for line in lines:
@@ -140,10 +143,26 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     return Scores(protocol, lines, tests, targets, _setting(table), whole, found)
 
 
+def _ordered(found: Iterable[Line]) -> list[Line]:
+    """Lines method by method and arm by arm as they come, each with more and more pictures."""
+    lines = list(dict.fromkeys(found))
+    methods, arms = ([getattr(line, key) for line in lines] for key in ("method", "arm"))
+    return sorted(
+        lines,
+        key=lambda line: (
+            methods.index(line.method), arms.index(line.arm), line.shots, line.images_per_class or 0
+        ),
+    )  # fmt: skip
+
+
 def _setting(table: pd.DataFrame) -> str:
     backbones = ", ".join(dict.fromkeys(table["backbone"]))
+    amounts = sorted(set(table["images_per_class"].dropna()))
     seeds = ", ".join(map(str, sorted(set(table["seed"].dropna()))))
-    return f"{backbones}" + (f"; seeds {seeds}" if seeds else "")
+    told = [backbones]
+    if len(amounts) == 1:
+        told.append(f"{amounts[0]} synthetic picture{'s' if amounts[0] > 1 else ''} of each class")
+    return "; ".join([*told, f"seeds {seeds}"] if seeds else told)
 
 
 def _score(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Score:

@@ -18,6 +18,7 @@ def fabricated(
     datasets: Sequence[str] | None = None,
     tests: Sequence[str] = (),
     methods: Sequence[str] = ("zeroshot", "promptsrc", "syncclip"),
+    amount: int = 16,
 ) -> pd.DataFrame:
     """One row a run and benchmark, as `gather` makes them; three seeds of whatever is trained."""
     rows = []
@@ -35,7 +36,7 @@ def fabricated(
                             "method": method,
                             "data": {"zeroshot": "none", "syncclip": "both"}.get(method, "real"),
                             "shots": 16,
-                            "images_per_class": 16 if method == "syncclip" else None,
+                            "images_per_class": amount if method == "syncclip" else None,
                             "seed": seed,
                             "status": "waiting" if found is None else "done",
                             **{metric: (found or {}).get(metric) for metric in protocol.metrics},

@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 
 from syncclip.reproduction import report
-from syncclip.reproduction.dots import dot_plot, limits
+from syncclip.reproduction.curves import APART, HEIGHT, TOP, apart, curve_plots
+from syncclip.reproduction.dots import dot_plots, limits, ticks
 from syncclip.reproduction.protocols import PROTOCOLS
 from syncclip.reproduction.scores import summarise
 from tests.reproduction.fabricated import fabricated
 
-HALVES, OPEN, ACROSS = (PROTOCOLS[name] for name in ("base-to-novel", "open-vocabulary", "cross-dataset"))
+HALVES, OPEN, ACROSS, GROWING = (
+    PROTOCOLS[name] for name in ("base-to-novel", "open-vocabulary", "cross-dataset", "growing")
+)
 
 
 def halves(test: str, method: str, seed: int) -> dict[str, float] | None:
@@ -38,7 +41,7 @@ def test_missing_runs_are_told() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves))
     assert "66 of 77 tests are done; 11 are missing (–)." in report.told(scores)
     row = next(row for row in report.grids(scores)[0].rows if row[0].startswith("syncclip"))
-    assert row[:3] == ["syncclip, both, 16 synthetic", "22 of 33", "84.00"]
+    assert row[:3] == ["syncclip, both", "22 of 33", "84.00"]
 
 
 def test_a_run_that_was_never_made_shows_a_dash() -> None:
@@ -81,12 +84,48 @@ def test_the_files_are_written_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "11 are missing" in capsys.readouterr().out
 
 
-def test_the_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one() -> None:
-    scores = summarise(HALVES, fabricated(HALVES, halves))
-    dots = [one.get("class") for one in ElementTree.fromstring(dot_plot(scores)).iter("circle")]
-    assert dots.count("one") == 3 * 3 * 11
-    assert dots.count("ours") == 3 * 3
-    assert dots.count("theirs") == 2 * 3  # of zero-shot and PromptSRC
+def marks(plot: str, kind: str) -> list[str]:
+    """Classes of the plot's shapes of a kind."""
+    return [one.get("class", "") for one in ElementTree.fromstring(plot).iter(kind)]
+
+
+def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one() -> None:
+    plots = dot_plots(summarise(HALVES, fabricated(HALVES, halves)))
+    assert len(plots) == 3  # base, novel, HM
+    for plot in plots:
+        dots = marks(plot, "circle")
+        assert dots.count("one") == 3 * 11
+        assert dots.count("ours") == 3
+        assert dots.count("theirs") == 2  # of zero-shot and PromptSRC
+
+
+def growing(amount: int, *methods: str) -> pd.DataFrame:
+    """Runs with so many synthetic pictures, which raise every metric by as many points."""
+    return fabricated(GROWING, lambda *_: dict.fromkeys(GROWING.metrics, 50.0 + amount), methods=methods, amount=amount)
+
+
+def test_growing_numbers_become_curves_and_the_others_levels() -> None:
+    table = pd.concat([growing(0, "zeroshot", "promptsrc"), *(growing(amount, "syncclip") for amount in (4, 1, 16))])
+    plots = curve_plots(summarise(GROWING, table))
+    assert len(plots) == 6
+    for plot in plots:
+        assert marks(plot, "polyline") == ["series series0"]
+        assert marks(plot, "circle") == ["series series0"] * 3
+        assert marks(plot, "line").count("level") == 2
+    titles = [one.text for one in ElementTree.fromstring(plots[0]).iter("title")]
+    assert titles == ["syncclip, both, 1: 51.00", "syncclip, both, 4: 54.00", "syncclip, both, 16: 66.00"]
+    lines = [row[0] for row in report.grids(summarise(GROWING, table))[0].rows]
+    assert lines[2:] == [f"syncclip, both, {amount} synthetic" for amount in (1, 4, 16)]
+
+
+def test_where_nothing_grows_there_is_no_curve() -> None:
+    assert curve_plots(summarise(HALVES, fabricated(HALVES, halves))) == []
+
+
+def test_names_at_the_ends_of_curves_do_not_touch() -> None:
+    foot = TOP + HEIGHT
+    assert apart([50.0, 90.0]) == [50.0, 90.0]
+    assert apart([foot, 60.0, 61.0, foot]) == [foot - APART, 60.0, 60.0 + APART, foot]
 
 
 def test_an_axis_holds_all_values_and_has_round_ends() -> None:
@@ -94,3 +133,6 @@ def test_an_axis_holds_all_values_and_has_round_ends() -> None:
     assert limits([70.0]) == (60, 80)
     assert limits([100.0]) == (90, 100)
     assert limits([]) == (0, 100)
+    assert [list(ticks(*ends))[:2] for ends in ((60, 70), (60, 80), (50, 100), (20, 100))] == [
+        [60, 62], [60, 65], [50, 60], [20, 40],
+    ]  # fmt: skip

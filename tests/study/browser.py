@@ -33,6 +33,10 @@ _FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 ]
+_READY = (
+    "document.readyState === 'complete' && location.href !== 'about:blank' && "
+    "(document.scripts.length === 0 || document.documentElement.dataset.ready === 'yes')"
+)
 _PATIENCE = 90  # seconds until a start or an answer counts as failed; a busy machine needs some
 
 
@@ -133,7 +137,7 @@ async def _visit(
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             await send("Emulation.setEmulatedMedia", features=[scheme])
             await send("Page.navigate", url=url)
-            await page.until("document.readyState === 'complete' && document.documentElement.dataset.ready === 'yes'")
+            await page.until(_READY)
             try:
                 return await work(page)
             finally:
