@@ -69,9 +69,10 @@ def told(scores: Scores) -> list[str]:
         )
     sentences += _gains(scores)
     sources = published().sources(scores.protocol.name)
-    sentences += [f"Published: {source}." for source in sources] or [
-        "No published figures of this protocol come along."
-    ]
+    if not sources:
+        sentences.append("No published figures of this protocol come along.")
+    elif scores.whole or any(scores.published(line, test) for line in scores.lines for test in scores.tests):
+        sentences += [f"Published: {source}." for source in sources]
     return sentences
 
 

@@ -54,6 +54,7 @@ def test_some_data_sets_have_no_published_average_beside_them() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
     assert any("2 of 11 data sets" in sentence for sentence in report.told(scores))
     assert "published" not in report.grids(scores)[0].headings
+    assert not any(sentence.startswith("Published:") for sentence in report.told(scores))
 
 
 def test_a_published_gain_is_set_beside_ours() -> None:

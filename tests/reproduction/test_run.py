@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from syncclip.reproduction.protocols import PROTOCOLS, TRAINED
 from syncclip.reproduction.run import Reproduction, recipe_of, reproduce
 from syncclip.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.study.cells import CellRun
 from syncclip.study.run import ensure_set
 from syncclip.synthesis.imported import import_set
 from syncclip.synthesis.plan import settle
@@ -151,7 +153,7 @@ class TestOnRay:
         ("protocol", "overrides", "methods", "runs"),
         [
             ("losses", [], ["syncclip"], 11),
-            ("data-use", [], ["zeroshot", "maple"], 4),
+            ("data-use", [], ["zeroshot", "cocoop", "kgcoop", "maple"], 10),
             ("growing", ["study.images_per_class=[1, 2]"], ["zeroshot", "syncclip"], 3),
         ],
     )
@@ -178,6 +180,20 @@ class TestOnRay:
         )
         assert list(done.table["status"]) == ["done"]
         assert not (tmp_path / "out" / "eurosat" / "synthetic").exists(), "nothing was drawn"
+
+
+def test_runs_that_fail_are_named_after_the_tables_of_all_others_are_written(
+    miniatures: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(runs: Sequence[CellRun], *_: object, **__: object) -> tuple[list[CellRun], dict[str, float]]:
+        return [replace(one, status="failed", error="no memory") for one in runs], {}
+
+    monkeypatch.setattr("syncclip.reproduction.run.run_cells", failing)
+    with pytest.raises(UserError, match=r"1 of 1 cells failed in .*; dtd zeroshot: no memory; the same command tries"):
+        run("base-to-novel", str(miniatures.root), tmp_path, datasets=["dtd"], methods=["zeroshot"])
+    assert "1 are missing" in (tmp_path / "base-to-novel.md").read_text()
+    assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["failed"]
+    assert (tmp_path / "dtd" / "base_to_novel" / "study.parquet").is_file()
 
 
 def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
