@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.hours import ASSUMED, Assumed, Training, grids, load
+from syncclip.recipe import Recipe
 from syncclip.reproduction.protocols import PROTOCOLS
 from syncclip.reproduction.published import AVERAGE, published
+from syncclip.reproduction.run import recipe_of
 from tests.test_cli import Outcome
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
@@ -55,6 +57,23 @@ def test_steps_are_counted_as_a_training_makes_them() -> None:
     # EuroSAT for KgCoOp: 80 pictures in batches of 128 are one filled batch.
     assert Training("eurosat", "kgcoop", 3 * 100, 128) in load(PROTOCOLS["data-use"]).trainings
     assert Training("eurosat", "coop", 1, 32).hours(Assumed()) == pytest.approx(32 * 0.006 / 3600)
+
+
+def test_the_settings_of_each_data_set_are_those_of_its_recipe() -> None:
+    for name, *told in table("| epochs | `synthetic_weight`"):
+        recipe = Recipe.load(f"datasets/{name}")
+        settings = recipe.methods.syncclip
+        found = [recipe.training.epochs, settings.synthetic_weight, settings.alignment_weight]
+        assert [float(number) for number in told] == found, name
+
+
+def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
+    recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
+    arms = {arm.method: arm for arm in recipe.study.arms}
+    for method, epochs, batch, rate, _ in table("| epochs | batch"):
+        run = recipe.with_values({"training.method": method, **arms[method].overrides})
+        told = (int(epochs.partition(";")[0]), int(batch), float(rate))
+        assert told == (run.training.epochs, run.training.batch, run.methods.of(method).learning_rate), method
 
 
 def test_published_figures_stand_as_they_come_along() -> None:
