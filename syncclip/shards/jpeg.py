@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile
 
 SURPLUS = 50
 """A fiftieth of a picture's data may be too much: some cameras and programs leave a few bytes behind it."""
@@ -37,6 +37,31 @@ class JpegFile(io.BytesIO):
         return super().read(min(size, self._last - place))
 
 
+def decode(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """The RGB picture of a JPEG that was opened and not loaded.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        ValueError: its header says another size than its data shows.
+    """
+    image.fp = file = JpegFile(data)  # only now: a header takes dozens of its slow reads
+    decoded = as_rgb(image)
+    fewer = ends_early(data, decoded)
+    if fewer or file.surplus:
+        width, height = image.size
+        shows = "fewer" if fewer else "more"
+        raise ValueError(f"its header says {width} x {height} pixels, but its data shows {shows}")
+    return decoded
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture itself where it is RGB already."""
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
 def ends_early(data: bytes, decoded: Image.Image) -> bool:
     """Whether a JPEG's data ends before its header's last pixel: libjpeg then fills up with grey.
 
@@ -47,6 +72,8 @@ def ends_early(data: bytes, decoded: Image.Image) -> bool:
         decoded: the RGB picture that was made of the data.
     """
     width, height = decoded.size
+    if decoded.getpixel((width - 1, height - 1)) != decoded.getpixel((max(0, width - 2), height - 1)):
+        return False  # by far the most pictures
     corner = decoded.crop((max(0, width - 4), max(0, height - 2), width, height))
     end = data.rfind(_END)
     if end < 0 or any(low != high for low, high in corner.getextrema()):  # type: ignore[misc]
@@ -64,11 +91,11 @@ def _last_piece(data: bytes) -> int | None:
     if not data.startswith(b"\xff\xd8"):
         return None
     place = 2
-    while data[place : place + 1] == b"\xff":
-        kind, size = data[place + 1 : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
-        if kind == b"\xff":  # a byte that only fills
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        kind, size = data[place + 1], data[place + 2] << 8 | data[place + 3]
+        if kind == 0xFF:  # a byte that only fills
             place += 1
-        elif kind == b"\xda":
+        elif kind == 0xDA:
             start = place + 2 + size
             end = data.find(_END, start)  # of the data: in it, a byte of ones is always followed by one of zeros
             pause = end - max(16, (end - start) // SURPLUS)
@@ -80,5 +107,5 @@ def _last_piece(data: bytes) -> int | None:
     return None
 
 
-_OTHER_FRAMES = frozenset(bytes([kind]) for kind in range(0xC2, 0xD0)) - {b"\xc4", b"\xc8", b"\xcc"}
+_OTHER_FRAMES = frozenset(range(0xC2, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of frames that are not sequential or not Huffman-coded; the three are tables."""

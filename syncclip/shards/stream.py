@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from syncclip.settings import UserError
 from syncclip.shards import order
@@ -51,6 +52,10 @@ class Batch:
     domains: Tensor  # (N,) long, 0 real, 1 synthetic
     sizes: tuple[int, int, int]  # (real, seen, novel) images; their sum is N
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process only the images go by shared memory, which costs a connection a tensor."""
+        return _unpacked, (self.images, self.labels.numpy(), self.domains.numpy(), self.sizes)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         images, labels, domains = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.domains))
@@ -60,6 +65,10 @@ class Batch:
         """The same batch in page-locked memory."""
         images, labels, domains = (t.pin_memory() for t in (self.images, self.labels, self.domains))
         return Batch(images, labels, domains, self.sizes)
+
+
+def _unpacked(images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int]) -> Batch:
+    return Batch(images, torch.from_numpy(labels), torch.from_numpy(domains), sizes)
 
 
 class MixedStream:
@@ -200,7 +209,7 @@ class MixedStream:
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
         return Batch(
-            images=torch.stack(images),
+            images=default_collate(images),  # stacks, in a loader process into shared memory at once
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
