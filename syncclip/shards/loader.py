@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.settings import UserError
@@ -58,7 +59,7 @@ def by_processes(
         pinned: whether batches come in page-locked memory, from which a GPU copies while it computes.
     """
     loader: DataLoader[_Made] = DataLoader(
-        _Places(stream, first, last),
+        _Places(stream, first, last, _Slots(max(1, ahead) + 1)),
         batch_size=None,
         num_workers=processes,
         prefetch_factor=max(1, ahead),
@@ -67,12 +68,17 @@ def by_processes(
         multiprocessing_context="fork",
         generator=torch.Generator(),  # else it would use up torch's own chance
     )
+    slots: dict[int, Tensor] = {}
     for place, made in enumerate(loader, start=first):
         for name, reason, images in made.lost:
             stream.corruption.skip(name, reason, images)
-        if isinstance(made.batch, UserError):
-            raise made.batch
-        yield *divmod(place, stream.steps_per_epoch), made.batch
+        batch = made.batch
+        if isinstance(batch, UserError):
+            raise batch
+        if not pinned:  # a batch in page-locked memory is a copy already
+            slots[batch.images.data_ptr()] = batch.images  # stay mapped
+            batch = replace(batch, images=batch.images.clone())
+        yield *divmod(place, stream.steps_per_epoch), batch
 
 
 @contextlib.contextmanager
@@ -104,9 +110,31 @@ class _Made:
         return self if isinstance(self.batch, UserError) else _Made(self.batch.pin_memory(), self.lost)
 
 
+class _Slots:
+    """Shared memory in which a loader process makes its batches, one place after the other and round again.
+
+    Fresh pages for each batch would cost as much as a third of decoding it. A process never has more batches out than
+    it may keep ready, and one more that is being copied: so many places, and none is written to while it is read.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._places: list[Tensor | None] = [None] * count
+        self._next = 0
+
+    def stack(self, images: Sequence[Tensor]) -> Tensor:
+        """(N, …) of N images, in the next place."""
+        shape, place = (len(images), *images[0].shape), self._places[self._next]
+        if place is None or place.shape != shape or place.dtype != images[0].dtype:
+            place = torch.empty(shape, dtype=images[0].dtype)
+            place.share_memory_()  # type: ignore[no-untyped-call]
+            self._places[self._next] = place
+        self._next = (self._next + 1) % len(self._places)
+        return torch.stack(list(images), out=place)
+
+
 class _Places(Dataset[_Made]):
-    def __init__(self, stream: MixedStream, first: int, last: int) -> None:
-        self.stream, self._first, self._last = stream, first, last
+    def __init__(self, stream: MixedStream, first: int, last: int, slots: _Slots) -> None:
+        self.stream, self.slots, self._first, self._last = stream, slots, first, last
         self._told = 0
 
     def __len__(self) -> int:
@@ -129,4 +157,4 @@ def _begin(_: int) -> None:
     """In a new process: locks of the parent's threads mean nothing here, and memory is shared out."""
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Places)
-    information.dataset.stream.begin_anew(information.num_workers)
+    information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.stack)

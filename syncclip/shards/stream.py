@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from syncclip.settings import UserError
 from syncclip.shards import order
@@ -65,6 +64,10 @@ class Batch:
         """The same batch in page-locked memory."""
         images, labels, domains = (t.pin_memory() for t in (self.images, self.labels, self.domains))
         return Batch(images, labels, domains, self.sizes)
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(images))
 
 
 def _unpacked(images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int]) -> Batch:
@@ -130,6 +133,7 @@ class MixedStream:
         self.rank, self.world_size = rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
         self._cache_images = cache_images
+        self._stack: Callable[[Sequence[Tensor]], Tensor] = _stacked
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
         if real is None and data != "synthetic":
@@ -209,7 +213,7 @@ class MixedStream:
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
         return Batch(
-            images=default_collate(images),  # stacks, in a loader process into shared memory at once
+            images=self._stack(images),
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
@@ -244,8 +248,14 @@ class MixedStream:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
         return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
 
-    def begin_anew(self, processes: int) -> None:
-        """In one of several forked processes: count what is lost from here on, and keep a share of the memory."""
+    def begin_anew(self, processes: int, stack: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
+
+        Args:
+            processes: How many there are.
+            stack: Makes one tensor of a batch's images.
+        """
+        self._stack = stack
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
 
