@@ -6,6 +6,7 @@ depends neither on a generator's state nor on numpy's version. The hash is split
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -20,20 +21,20 @@ PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = ran
 
 def key(*words: int) -> int:
     """A 64-bit hash of a sequence of integers, of which the lower 128 bits count."""
-    state = len(words)
-    for word in words:
-        for half in (word & _MASK, (word >> 64) & _MASK):
-            state = _mix(((state ^ half) + _GOLDEN) & _MASK)
-    return state
+    return _absorb(len(words), words)
+
+
+def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
+    """`key(*words, one)` for each of the numbers `last`, which are not negative."""
+    state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
+    mixed = _mixed(_mixed(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # its lower half, and its upper one of 0
+    found: list[int] = mixed.tolist()
+    return found
 
 
 def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
     """(n,) uniform 64-bit numbers; number i depends on (key, i) alone."""
-    x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-    return mixed
+    return _mixed(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
@@ -112,6 +113,20 @@ def dwell(images: int, shards: int, drawn: int) -> int:
         drawn: Images of it in a batch.
     """
     return max(1, -(-images // (shards * max(1, drawn))))
+
+
+def _absorb(state: int, words: Sequence[int]) -> int:
+    for word in words:
+        for half in (word & _MASK, (word >> 64) & _MASK):
+            state = _mix(((state ^ half) + _GOLDEN) & _MASK)
+    return state
+
+
+def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 def _mix(x: int) -> int:

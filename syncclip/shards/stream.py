@@ -204,11 +204,12 @@ class MixedStream:
         ]
         images, labels, domains = [], [], []
         for number, (source, rows, shown, domain) in enumerate(groups):
-            for place, row in enumerate(rows.tolist()):
+            positions = self.rank + np.arange(len(rows)) * self.world_size
+            seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number, last=positions)
+            for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
-                position = self.rank + place * self.world_size
                 generator = torch.Generator()
-                generator.manual_seed(order.key(order.AUGMENT, self.seed, epoch, step, number, position) >> 1)
+                generator.manual_seed(seed >> 1)
                 images.append(self.transform(self._image(source, row, domain), generator))
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))

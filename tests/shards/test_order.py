@@ -126,3 +126,10 @@ def test_the_shares_of_all_ranks_hold_each_thing_once(n: int, world: int) -> Non
     shares = [order.share(n, rank, world) for rank in range(world)]
     assert sorted(np.concatenate(shares).tolist()) == list(range(n))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(
+    words=st.lists(st.integers(0, 2**70), max_size=4), last=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
+)
+def test_many_keys_are_those_of_each(words: list[int], last: list[int]) -> None:
+    assert order.keys(*words, last=np.array(last)) == [order.key(*words, one) for one in last]
