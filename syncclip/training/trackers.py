@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from syncclip import storage
+from syncclip.settings import UserError
 from syncclip.training.metrics import Events
 from syncclip.training.runs import RunFolder
 from syncclip.training.settings import TrainingSettings
@@ -178,6 +179,8 @@ class Trackers:
             try:
                 do(tracker)
             except Exception as error:  # noqa: PERF203  each one by itself
+                if name == "tensorboard" and not isinstance(error, OSError | UserError):
+                    raise  # not for want of room: a defect, or a signal's word that a loader process was lost
                 del self._open[name]
                 self._warn(name, error)
 

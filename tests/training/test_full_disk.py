@@ -17,7 +17,11 @@ from syncclip.training.loop import run
 from syncclip.training.runs import RunRecord
 from tests.training import fakes
 
-pytestmark = pytest.mark.fault
+pytestmark = [
+    pytest.mark.fault,
+    # TensorBoard writes in a thread of its own, which tells of its end on stderr too.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 
 FULL_DISK = """
 import resource, sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,20 @@ def _full(rank: int, folder: Path) -> None:
             run(fakes.job(folder / "full", rank, 2), rank, 2)
 
 
+def _no_room(rank: int, folder: Path) -> None:
+    """No room for a line of the first rank's metrics: both stop at the checkpoint it asks for, and with room go on."""
+
+    def job() -> TrainJob:
+        return fakes.job(folder / "no room", rank, 2, noise=0.0, checkpoint_every=1000, trackers=[])
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    with pytest.raises(ranks.SharedError, match=r"metrics.jsonl: the file grows larger than is allowed there"):
+        run(job(), rank, 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    run(job(), rank, 2)
+
+
 def _wait(rank: int, folder: Path) -> None:
     """The first rank's clock alone decides when a checkpoint is due, and all ranks are told."""
     job = fakes.job(folder / "waited", rank, 2, checkpoint_every=1000, checkpoint_minutes=1e-9 if rank == 0 else 1e9)
@@ -133,6 +148,7 @@ BODIES = (
     _aggregate,
     _restart,
     _full,
+    _no_room,
     _wait,
 )
 
@@ -171,6 +187,10 @@ def test_two_ranks_train_as_one_does(tmp_path: Path, ranks_done: Path) -> None:
         safetensors.torch.load_file(folder / "prompts.safetensors") for folder in (tmp_path, ranks_done / "two")
     )
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_two_ranks_that_found_no_room_end_with_the_bits_of_an_unbroken_run(ranks_done: Path) -> None:
+    assert fakes.bits(ranks_done / "no room") == fakes.bits(ranks_done / "two")
 
 
 def test_two_ranks_end_with_the_same_average(ranks_done: Path) -> None:
