@@ -71,7 +71,7 @@ def test_a_submitted_protocol_leaves_its_tables(
 ) -> None:
     protocol = ["base-to-novel", "--root", str(miniatures.root), "--dataset", "dtd", "--method", "zeroshot"]
     tiny_models = [f"backbone.name={tiny.backbone}", "backbone.pretrained=null", "backbone.precision=fp32"]
-    here = ["study.cpus=1", "study.gpus=0", "benchmark.template={}"]
+    here = ["study.cpus=1", "study.gpus=0"]
     status, log = submit(head, "reproduce.py", *protocol, "--out", str(tmp_path), *tiny_models, *here)
     assert status == 0, log
     assert f"report: {tmp_path}/base-to-novel.html" in log
