@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from syncclip.shards.loader import LostLoaderError
 from syncclip.training.driver import train_on_ray
 from syncclip.training.evaluation import evaluate_method
 from syncclip.training.loop import load_prompts, run
@@ -47,6 +48,21 @@ def test_reading_ahead_changes_no_bit(world: Path, tmp_path: Path) -> None:
     for ahead in (0, 3):
         run(worlds.job(world, tmp_path / str(ahead), "syncclip", ahead=ahead))
     assert fakes.bits(tmp_path / "0") == fakes.bits(tmp_path / "3")
+
+
+@pytest.mark.fault
+def test_a_killed_loader_process_is_told_and_the_same_call_goes_on_to_the_same_bits(
+    world: Path, tmp_path: Path
+) -> None:
+    run(worlds.job(world, tmp_path / "whole", "syncclip"))
+    broken = worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)
+    worlds.kill_loader_once(broken, 4, tmp_path / "killed")
+    with pytest.raises(
+        LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*lower training.loaders"
+    ):
+        run(broken)
+    assert run(worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)).notes[0].startswith("run 'fake' goes on")
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
 def test_the_three_losses_of_sync_clip_are_logged_by_name(world: Path, tmp_path: Path) -> None:
@@ -105,12 +121,18 @@ def test_two_halves_of_a_batch_have_the_mean_gradient_of_the_whole(world: Path, 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.usefixtures("ray_cluster")
-def test_sync_clip_on_ray_has_the_bits_of_the_plain_loop(world: Path, tmp_path: Path) -> None:
+def test_sync_clip_on_ray_has_the_bits_of_the_plain_loop_also_after_a_loader_was_killed(
+    world: Path, tmp_path: Path
+) -> None:
     run(worlds.job(world, tmp_path / "plain", "syncclip"))
-    settings = worlds.job(world, tmp_path / "ray", "syncclip").settings
-    spec: dict[str, Any] = {"world": str(world), "url": str(tmp_path / "ray"), "method": "syncclip", "settings": {}}
-    train_on_ray(worlds.build, spec, fakes.folder(tmp_path / "ray"), settings)
+    spec: dict[str, Any] = {"world": str(world), "url": str(tmp_path / "ray"), "method": "syncclip"}
+    spec |= {"settings": {"loaders": 2, "max_failures": 1}, "kill_loader_at": 4}
+    settings = worlds.job(world, tmp_path / "ray", "syncclip", **spec["settings"]).settings
+    record = train_on_ray(worlds.build, spec, fakes.folder(tmp_path / "ray"), settings)
+    assert (tmp_path / "ray.killed").exists()
+    assert record.notes[0].startswith("run 'fake' goes on after step")
     assert fakes.bits(tmp_path / "ray") == fakes.bits(tmp_path / "plain")
     found = safetensors.torch.load_file(tmp_path / "ray" / "prompts.safetensors")
     assert sum(value.numel() for value in found.values()) > 0

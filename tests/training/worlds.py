@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
 from syncclip.methods import Method, MethodSettings, build_method
+from syncclip.methods.base import TrainingBatch
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.stream import MixedStream
 from syncclip.shards.writer import Sample, write_shard
@@ -91,4 +97,21 @@ def job(
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
     """What a worker of Ray Train builds from plain data."""
     torch.manual_seed(rank)  # whatever state a process is in
-    return job(Path(spec["world"]), Path(spec["url"]), spec["method"], rank, world_size, **spec["settings"])
+    made = job(Path(spec["world"]), Path(spec["url"]), spec["method"], rank, world_size, **spec["settings"])
+    if "kill_loader_at" in spec:
+        kill_loader_once(made, spec["kill_loader_at"], Path(spec["url"] + ".killed"))
+    return made
+
+
+def kill_loader_once(made: TrainJob, step: int, mark: Path) -> None:
+    """Kill one of this process's loader processes with -9 in a step, counted from this start."""
+    honest, strangers, calls = made.method.loss, multiprocessing.active_children(), itertools.count(1)
+
+    def loss(batch: TrainingBatch) -> dict[str, Tensor]:
+        if next(calls) == step and not mark.exists():
+            mark.write_text("")
+            victim = next(one for one in multiprocessing.active_children() if one not in strangers)
+            os.kill(victim.pid or 0, signal.SIGKILL)
+        return honest(batch)
+
+    made.method.loss = loss  # type: ignore[method-assign]
