@@ -12,3 +12,16 @@ Overrides = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
+
+
+def reach(overrides: list[str] | None) -> None:
+    """Use the `storage.options` among a command's overrides, where it takes no recipe; without any, what is set stays.
+
+    Raises:
+        UserError: an unknown key or a wrong value.
+    """
+    if overrides:
+        from syncclip import storage
+        from syncclip.recipe import Recipe
+
+        storage.configure(Recipe.of_defaults(overrides).storage.options)

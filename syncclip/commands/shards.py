@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.commands.arguments import Folder, Out, Overrides
+from syncclip.commands.arguments import Folder, Out, Overrides, reach
 from syncclip.commands.benchmarks import Root
 
 if TYPE_CHECKING:
@@ -16,11 +16,12 @@ app = typer.Typer(help="Look into sets of shards, and make them of pictures that
 
 
 @app.command("ls")
-def ls(folder: Folder) -> None:
+def ls(folder: Folder, overrides: Overrides = None) -> None:
     """List the committed shards of a set."""
     from syncclip import tables
     from syncclip.inspection import listing
 
+    reach(overrides)
     headings, rows = listing(folder)
     tables.show(tables.table(folder, headings, rows))
 
@@ -71,12 +72,14 @@ def quality_command(folder: Folder, overrides: Overrides = None) -> None:
 def show(
     folder: Folder,
     index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
+    overrides: Overrides = None,
     save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the picture there.")] = None,
 ) -> None:
     """Show one sample: class, prompt, where it came from."""
     from syncclip import tables
     from syncclip.inspection import sample
 
+    reach(overrides)
     tables.show(sample(folder, index, save))
 
 
@@ -122,6 +125,8 @@ def merge_command(
 @app.command("export")
 def export_command(
     folder: Folder,
+    overrides: Overrides = None,
+    *,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
     licence: Annotated[str, typer.Option("--license", help="Of the pictures, for the card (huggingface).")] = "unknown",
@@ -130,6 +135,7 @@ def export_command(
     from syncclip import tables
     from syncclip.exchange.sets import export_set
 
+    reach(overrides)
     tables.show(f"{export_set(folder, out, to, licence):,} pictures: {out}")
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from syncclip.commands.arguments import Folder
+from syncclip.commands.arguments import Folder, Overrides, reach
 
 
-def status(folder: Folder) -> None:
+def status(folder: Folder, overrides: Overrides = None) -> None:
     """Tell how a set, a run or a study is doing: rate, time left, busy shares, rejects, last sign of life."""
     from syncclip import tables
     from syncclip.inspection import status
 
+    reach(overrides)
     tables.show("\n".join(status(folder)))

@@ -77,8 +77,16 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
     with s3_bucket("looked-into") as bucket:
         make_set(f"{bucket}/set", (1, 1, 1))
         endpoint = f"storage.options.endpoint_url={places.options_of(bucket)['endpoint_url']}"
-        storage.configure({})
-        assert "1 shards, all sound" in Outcome(capsys, "shards", "verify", f"{bucket}/set", endpoint).out
+        asked: list[tuple[list[str], str]] = [
+            (["shards", "verify", f"{bucket}/set"], "1 shards, all sound"),
+            (["shards", "ls", f"{bucket}/set"], "00000"),
+            (["shards", "show", f"{bucket}/set", "2"], "class: 2"),
+            (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 pictures"),
+            (["status", f"{bucket}/set"], "1 shards are committed"),
+        ]
+        for command, answer in asked:
+            storage.configure({})
+            assert answer in Outcome(capsys, *command, endpoint).out, command
 
 
 @pytest.mark.fault
