@@ -8,7 +8,9 @@ import torch
 from syncclip.settings import UserError
 from syncclip.synthesis.filters import Safety, SafetySettings
 from syncclip.synthesis.filters.safety import pin_safety
+from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.filters.conftest import batch, noise
+from tests.worlds.pipelines import build_pipeline
 
 
 def test_the_pipelines_own_verdict_counts() -> None:
@@ -55,6 +57,31 @@ def test_a_checker_by_path_rejects_what_it_forbids(checker: Path) -> None:
     assert safety.judge(batch(images)).keep == [True, False, True]
     assert [image.tobytes() for image in images] == before
     assert safety.blurred
+
+
+def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    prompts, seeds = ["a photo of a cat.", "a dog!"], [1, 2]
+    folder = build_pipeline("sd", tmp_path / "plain")
+    drawn = Generator(GeneratorSettings(pipeline=str(folder), steps=2)).draw(prompts, seeds)
+    model = StableDiffusionSafetyChecker.from_pretrained(checker)
+    processor = CLIPImageProcessor.from_pretrained(checker)
+    with torch.inference_mode():  # forbidden is what leads from the first picture to the second
+        pixels = processor(drawn, return_tensors="pt").pixel_values
+        cat, dog = torch.nn.functional.normalize(model.visual_projection(model.vision_model(pixels)[1]), dim=-1)
+        model.concept_embeds[3] = dog - cat
+        model.concept_embeds_weights[3] = 0.0
+    plain = StableDiffusionPipeline.from_pretrained(folder)
+    plain.register_modules(safety_checker=model, feature_extractor=processor)
+    plain.save_pretrained(tmp_path / "own")
+    images = Generator(GeneratorSettings(pipeline=str(tmp_path / "own"), steps=2)).draw(prompts, seeds)
+    assert images[0].tobytes() == drawn[0].tobytes()
+    assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens what it flags
+    assert Safety(SafetySettings()).judge(batch(images)).keep == [True, False]
+    assert Safety(pin_safety(SafetySettings(checker=str(tmp_path / "own")))).judge(batch(drawn)).keep == [True, False]
 
 
 def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
