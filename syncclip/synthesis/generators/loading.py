@@ -20,6 +20,8 @@ from syncclip.synthesis.hub import first_line
 
 BACKEND = "inductor"
 """What `torch.compile` compiles with."""
+BATCH_SIZES = 256
+"""So many sizes of a batch are compiled, each for itself; past its own limit of 8, torch would go on uncompiled."""
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
@@ -123,11 +125,16 @@ def _nearest(name: str, kind: str) -> str:
 
 
 def _compile(pipeline: Any) -> None:
+    import torch
+
     network = denoiser(pipeline)
     if network is None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
-    network.compile(backend=BACKEND)
+    # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then a picture's last bits
+    # would depend on which batches its process drew before.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BATCH_SIZES)
+    network.compile(backend=BACKEND, dynamic=False)
 
 
 def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:

@@ -137,6 +137,27 @@ def test_a_compiled_denoiser_draws_the_same_pictures(family: Family, monkeypatch
     assert all(abs(a - b) <= 2 for one, other in pairs for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
 
 
+def test_what_is_compiled_follows_from_the_size_of_a_batch_alone(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    compiled: list[list[Any]] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(list(inputs))
+        return graph.forward
+
+    monkeypatch.setattr(loading, "BACKEND", backend)
+    generator = Generator(family("pixart", compile=True))
+    for pictures in (2, 3, 1, 2):
+        generator.draw(["a cat"] * pictures, range(pictures))
+    torch._dynamo.reset()
+    assert len(compiled) == 3
+    told = [value for inputs in compiled for one in inputs for value in (one, *getattr(one, "shape", ()))]
+    assert not any(isinstance(value, torch.SymInt) for value in told)
+
+
 def test_a_failing_compiler_is_told_in_a_sentence(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
