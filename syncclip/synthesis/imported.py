@@ -206,7 +206,7 @@ def _split_file(source: str) -> Path:
         raise UserError(f"{source}: no such folder, or no tars in it; give a split file, its folder, or tars.")
     if place.is_file():
         return place
-    found = sorted(place.glob("*.json"))
+    found = sorted(place.glob("split_*.json")) or sorted(place.glob("*.json"))
     if len(found) != 1:
         listed = (
             f"several split files ({few(file.name for file in found)})" if found else "neither tars nor a split file"

@@ -73,7 +73,6 @@ def test_a_split_file_is_imported_again_as_the_same_set(url: str, tmp_path: Path
     assert content["train"][1] == ["fir tree/000000001.jpg", 1, "fir tree"]
     assert len(content["train"]) == 12
     benchmark = Benchmark(name="b", classnames=list(NAMES), template="a {}", splits={})
-    (tmp_path / "out" / "export.json").unlink()
     again = import_set(f"{tmp_path}/out", benchmark, f"{tmp_path}/again")
     assert again.counts == COUNTS
     assert pictures(f"{tmp_path}/again") == pictures(url)
