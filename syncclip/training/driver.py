@@ -196,7 +196,7 @@ def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError
 def _cause(error: BaseException) -> BaseException:
     """The exception of the user's code inside Ray's wrappers."""
     while not isinstance(error, UserError | LostLoaderError):
-        inner = getattr(error, "cause", None) or error.__cause__
+        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None) or error.__cause__
         if inner is None:
             break
         error = inner
