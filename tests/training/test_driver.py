@@ -16,18 +16,20 @@ import pytest
 import safetensors.torch
 import torch
 
+from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.driver import train_on_ray
 from syncclip.training.loop import run
 from syncclip.training.runs import RunRecord
+from tests.object_store import faulty_bucket
 from tests.training import fakes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def train(folder: Path, workers: int = 1, **spec: Any) -> RunRecord:
+def train(folder: Path | str, workers: int = 1, **spec: Any) -> RunRecord:
     changes = {"workers": workers, **spec.pop("settings", {})}
     whole = {"url": str(folder), "settings": changes, **spec}
     return train_on_ray(fakes.build, whole, fakes.folder(folder), fakes.settings(**changes))
@@ -65,6 +67,23 @@ def test_a_worker_killed_in_mid_training_changes_no_bit(tmp_path: Path, two_work
     assert (tmp_path / "broken.killed").exists()
     assert record.notes == ["run 'fake' goes on after step 9 of 20"]
     assert fakes.bits(tmp_path / "broken") == fakes.bits(two_workers)
+
+
+@pytest.mark.fault
+def test_a_run_on_s3_outlives_its_worker_and_its_newest_checkpoint(tmp_path: Path, two_workers: Path) -> None:
+    """A worker is killed after the checkpoint of step 9 was cut short, while the store refuses some requests."""
+    with faulty_bucket("runs") as (bucket, proxy):
+        store = {"endpoint_url": proxy.endpoint, "key": "test", "secret": "test"}  # workers have another environment
+        spec = {"storage": store, "mark": str(tmp_path / "killed"), "kill_once_at": 10, "kill_rank": 1, "cuts": True}
+        proxy.spoil_some(0.05, ("503", "reset", "reset answer"), seed=1)
+        damaged, gone_on = train(f"{bucket}/runs/broken", workers=2, noise=0.0, **spec).notes
+        assert sum(proxy.spoilt.values()) > 0
+        proxy.soothe()
+        assert (tmp_path / "killed").exists()
+        assert damaged.startswith(f"checkpoint {bucket}/runs/broken/checkpoints/step-00000009.safetensors is damaged")
+        assert gone_on == "run 'fake' goes on after step 6 of 20"
+        assert fakes.bits(f"{bucket}/runs/broken") == fakes.bits(two_workers)
+        assert any(name.startswith("events") for name in storage.listdir(f"{bucket}/runs/broken"))
 
 
 WHOLE_JOB = """
@@ -125,9 +144,7 @@ def test_a_killed_job_goes_on_before_its_truncated_checkpoint_and_ends_with_the_
 @pytest.mark.fault
 @pytest.mark.usefixtures("ray_cluster")
 def test_as_many_workers_are_replaced_as_the_recipe_says(tmp_path: Path) -> None:
-    from ray.train import TrainingFailedError
-
-    with pytest.raises(TrainingFailedError):
+    with pytest.raises(UserError, match=r"^worker 0: its process or its machine was lost; .*max_failures=0 allows"):
         train(tmp_path / "run", settings={"max_failures": 0}, kill_once_at=10)
     assert (tmp_path / "run.killed").exists()
     assert train(tmp_path / "run").status == "finished"
