@@ -13,12 +13,12 @@ export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_ADDRESS="$address:$port"
 # Nodes of a large allocation don't start at once, as Ray's 30 s would have it.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_USAGE_STATS_ENABLED=0
 
+# Options go to `ray start` on every node, which refuses some of a head's (`--include-dashboard`) where it isn't one.
 # Ray's command ends with 0 also where Ray didn't start, so the end of ours is what counts. The head is on this node.
 ended=$(mktemp -d)
 trap 'rm -rf "$ended"' EXIT
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
   ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
-  --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=1000000000 \
-  --include-dashboard=false -- \
+  --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=1000000000 -- \
   bash -c '"${@:2}" && touch "$1/well"' _ "$ended" "$@"
 [ -e "$ended/well" ] || { echo "syncclip: Ray did not start on all nodes; what it said stands above" >&2; exit 1; }
