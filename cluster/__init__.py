@@ -1,0 +1,1 @@
+"""Clusters: files for `ray up`, scripts for Slurm, and what plays a cluster on one machine."""
