@@ -21,6 +21,9 @@ test: $(VENV)/installed-dev browser machines  ## All tests; ARGS="tests/shards -
 chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
+rehearsal: $(VENV)/installed-dev  ## A cluster of this machine that grows, loses a worker and shrinks (minutes)
+	$(BIN)/python -m cluster.rehearsal $(ARGS)
+
 lint: $(VENV)/installed-dev  ## Style, types, import floors, workflow files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +72,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo test chaos lint study icons clean browser machines
+.PHONY: help demo test chaos rehearsal lint study icons clean browser machines

@@ -29,7 +29,7 @@ DRAWING = {"CPU": 1.0, "GPU": 1.0}
 OFFICE = "203.0.113.0/24"
 
 
-@pytest.mark.parametrize("name", ["local", *CLOUDS])
+@pytest.mark.parametrize("name", ["local", "rehearsal", *CLOUDS])
 def test_ray_accepts_it(name: str) -> None:
     validate_config(prepare_config(read(name)))
 
