@@ -14,12 +14,12 @@ mount --bind "$root/laptop/etc" /etc
 printf '127.0.0.1 localhost\n%s\n' "$names" >/etc/hosts
 : >/etc/resolv.conf
 
-# A path of a socket may have no more than 107 characters.
-munge=$(mktemp -d /tmp/munge.XXXXXX)
-trap 'rm -rf "$munge"' EXIT
-head -c 128 /dev/urandom >"$munge/key"
-chmod 600 "$munge/key"
-munged --force --key-file="$munge/key" --socket="$munge/socket" --pid-file="$munge/pid" --seed-file="$munge/seed" \
+# A path of a socket may have no more than 107 characters, so sockets don't lie below the test's own folder.
+short=$(mktemp -d /tmp/slurm.XXXXXX)
+trap 'rm -rf "$short"' EXIT
+head -c 128 /dev/urandom >"$short/key"
+chmod 600 "$short/key"
+munged --force --key-file="$short/key" --socket="$short/socket" --pid-file="$short/pid" --seed-file="$short/seed" \
   --log-file="$root/munge.log"
 
 # The nodes are said to be as large as the script asks for.
@@ -30,7 +30,7 @@ SlurmctldHost=laptop(10.77.0.1)
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$munge/socket
+AuthInfo=socket=$short/socket
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -39,7 +39,7 @@ KillWait=10
 StateSaveLocation=$root/slurmctld
 SlurmctldPidFile=$root/slurmctld.pid
 SlurmctldLogFile=$root/slurmctld.log
-SlurmdSpoolDir=$root/%n/slurmd
+SlurmdSpoolDir=$short/%n
 SlurmdPidFile=$root/%n/slurmd.pid
 SlurmdLogFile=$root/slurmd-%n.log
 NodeName=host1 NodeAddr=10.77.0.11 CPUs=8 RealMemory=32768
@@ -49,7 +49,7 @@ CONFIG
 echo CgroupPlugin=disabled >"$root/cgroup.conf"
 mkdir "$root/slurmctld"
 for n in 1 2; do
-  mkdir "$root/host$n/slurmd"
+  mkdir "$short/host$n"
   ssh "root@10.77.0.1$n" "echo '$names' >>/etc/hosts; : >/etc/resolv.conf; slurmd -f '$SLURM_CONF'"
 done
 slurmctld -f "$SLURM_CONF"
