@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,29 +24,3 @@ def ray_head(*options: str) -> Iterator[Head]:
     ):
         head.start("--num-cpus=2", SMALL, *options)
         yield head
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process without Ray's variables, ended afterwards."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        process.kill()
-        process.wait()
-
-
-def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until `url` answers; False if the process ended instead."""
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
-            return True
-        time.sleep(0.25)
-    return False
