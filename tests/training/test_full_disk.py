@@ -86,15 +86,16 @@ def test_a_run_that_finds_no_room_at_its_start_is_told(small_disk: Path) -> None
         run(fakes.job(small_disk))
 
 
-@pytest.fixture
-def file_limit() -> Iterator[None]:
-    """The limit of this process's files, set back after the test."""
+@contextlib.contextmanager
+def file_limit_kept() -> Iterator[int]:
+    """What limit of this process's files is set in the block ends with it: pytest may write to files, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("file_limit")
 def test_a_line_that_found_no_room_is_written_with_a_checkpoint_in_the_next_step(tmp_path: Path) -> None:
     run(fakes.job(tmp_path / "whole"))
 
@@ -103,18 +104,18 @@ def test_a_line_that_found_no_room_is_written_with_a_checkpoint_in_the_next_step
         resource.setrlimit(resource.RLIMIT_FSIZE, (600 if done == 8 else hard, hard))
 
     job = fakes.job(tmp_path / "short", checkpoint_every=1000, trackers=[])
-    record = run(job, listener=short_of_room_for_line_nine)
+    with file_limit_kept():
+        record = run(job, listener=short_of_room_for_line_nine)
     assert (record.status, record.notes) == ("finished", [])
     assert [path.stem for path in (tmp_path / "short" / "checkpoints").glob("*.json")] == ["step-00000010"]
     assert fakes.bits(tmp_path / "short") == fakes.bits(tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("file_limit")
 def test_events_that_find_no_room_are_told_once_and_change_no_bit(tmp_path: Path) -> None:
     run(fakes.job(tmp_path / "whole", trackers=[]))
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # less than all events, more than any other file
-    (note,) = run(fakes.job(tmp_path / "short")).notes
+    with file_limit_kept() as hard:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))  # less than all events, more than any other file
+        (note,) = run(fakes.job(tmp_path / "short")).notes
     assert note.startswith("tensorboard can't be written to (") and "metrics.jsonl has its numbers" in note
     assert fakes.bits(tmp_path / "short") == fakes.bits(tmp_path / "whole")
     assert RunRecord.model_validate_json((tmp_path / "short" / "run.json").read_text()).notes == [note]
