@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -121,7 +121,7 @@ class _Slots:
         self._places: list[Tensor | None] = [None] * count
         self._next = 0
 
-    def stack(self, images: Sequence[Tensor]) -> Tensor:
+    def stack(self, images: list[Tensor]) -> Tensor:
         """(N, …) of N images, in the next place."""
         shape, place = (len(images), *images[0].shape), self._places[self._next]
         if place is None or place.shape != shape or place.dtype != images[0].dtype:
@@ -129,7 +129,7 @@ class _Slots:
             place.share_memory_()  # type: ignore[no-untyped-call]
             self._places[self._next] = place
         self._next = (self._next + 1) % len(self._places)
-        return torch.stack(list(images), out=place)
+        return torch.stack(images, out=place)
 
 
 class _Places(Dataset[_Made]):

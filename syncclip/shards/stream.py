@@ -66,10 +66,6 @@ class Batch:
         return Batch(images, labels, domains, self.sizes)
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(images))
-
-
 def _unpacked(images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int]) -> Batch:
     return Batch(images, torch.from_numpy(labels), torch.from_numpy(domains), sizes)
 
@@ -133,7 +129,7 @@ class MixedStream:
         self.rank, self.world_size = rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
         self._cache_images = cache_images
-        self._stack: Callable[[Sequence[Tensor]], Tensor] = _stacked
+        self._stack: Callable[[list[Tensor]], Tensor] = torch.stack
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
         if real is None and data != "synthetic":
@@ -249,7 +245,7 @@ class MixedStream:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
         return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
 
-    def begin_anew(self, processes: int, stack: Callable[[Sequence[Tensor]], Tensor]) -> None:
+    def begin_anew(self, processes: int, stack: Callable[[list[Tensor]], Tensor]) -> None:
         """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
 
         Args:
