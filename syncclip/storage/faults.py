@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from syncclip.settings import UserError
-from syncclip.storage.places import is_local
+from syncclip.storage.places import is_local, remote
 
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds (at most) between our own tries; the store's client has tried several times in each."""
 
 SILENCE = 240.0
-"""Seconds that a read may take before it is begun anew: after a torn answer the client was seen waiting for ever."""
+"""Seconds that a read may take before it is begun anew with a new client: some wait for an answer for ever."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
 """HTTP answers that say: not now."""
@@ -51,20 +51,25 @@ class UnreachableError(UserError):
     """A store that does not answer, or keeps refusing; later it may."""
 
 
-def persistently(call: Callable[[], T]) -> T:
+def persistently(url: str, call: Callable[[Any, str], T]) -> T:
     """Call until it works, or fails for a reason that does not pass, or all pauses are used up.
 
-    For whole reads and whole writes only, which can be done again.
+    Args:
+        url: a remote file or folder.
+        call: a whole read or a whole write, which can be done again; gets the file system and the path in it.
     """
     for pause in PAUSES:
+        fs, path = remote(url)
         try:
-            return call()
+            return call(fs, path)
         except Exception as error:
             if not passes(error):
                 raise
             log.warning("trying again in a moment: %s", _line(error))
+            if _status(error) is None:  # no answer: the client may keep a torn connection, and it has ten of them
+                type(fs).clear_instance_cache()
         time.sleep(pause * random.uniform(0.5, 1.0))
-    return call()
+    return call(*remote(url))
 
 
 def passes(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from syncclip.storage.faults import SILENCE, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
@@ -24,8 +24,7 @@ def exists(url: str) -> bool:
     if is_local(url):
         return local_path(url).exists()
     with explained(url, "read"):
-        fs, path = remote(url)
-        return persistently(lambda: bool(fs.exists(path)))
+        return persistently(url, lambda fs, path: bool(fs.exists(path)))
 
 
 def sizes(url: str) -> dict[str, int]:
@@ -45,9 +44,12 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
             with local_path(url).open("rb") as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
-        fs, path = remote(url)
-        bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
-        return persistently(lambda: cast(bytes, fs.cat_file(path, start=start, end=end, **bound)))
+
+        def read(fs: Any, path: str) -> bytes:
+            bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
+            return cast(bytes, fs.cat_file(path, start=start, end=end, **bound))
+
+        return persistently(url, read)
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
@@ -55,17 +57,16 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
     if not urls or is_local(urls[0]):
         return {url: read_bytes(url) for url in urls if exists(url)}
     with explained(urls[0], "read"):
-        fs, _ = remote(urls[0])
-        by_path = {fs._strip_protocol(url): url for url in urls}
 
-        def read() -> dict[str, bytes]:
+        def read(fs: Any, _: str) -> dict[str, bytes]:
+            by_path = {fs._strip_protocol(url): url for url in urls}
             answers = fs.cat(list(by_path), on_error="return")
             for answer in answers.values():
                 if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
                     raise answer
             return {by_path[path]: answer for path, answer in answers.items() if isinstance(answer, bytes)}
 
-        return persistently(read)
+        return persistently(urls[0], read)
 
 
 def open_read(url: str) -> IO[bytes]:
@@ -73,8 +74,7 @@ def open_read(url: str) -> IO[bytes]:
     with explained(url, "read"):
         if is_local(url):
             return local_path(url).open("rb")
-        fs, path = remote(url)
-        return persistently(lambda: cast(IO[bytes], fs.open(path, "rb")))
+        return persistently(url, lambda fs, path: cast(IO[bytes], fs.open(path, "rb")))
 
 
 def fetch(url: str, target: Path) -> None:
@@ -83,8 +83,7 @@ def fetch(url: str, target: Path) -> None:
         if is_local(url):
             shutil.copyfile(local_path(url), target)
         else:
-            fs, path = remote(url)
-            persistently(lambda: fs.get_file(path, str(target)))
+            persistently(url, lambda fs, path: fs.get_file(path, str(target)))
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -101,9 +100,8 @@ def write_bytes(url: str, data: bytes) -> None:
             with _replacing(local_path(url)) as file:
                 file.write(data)
         else:
-            fs, path = remote(url)
             with _own_first_try(url, io.BytesIO(data)):
-                persistently(lambda: fs.pipe_file(path, data))
+                persistently(url, lambda fs, path: fs.pipe_file(path, data))
 
 
 def publish(source: str | Path, url: str) -> None:
@@ -113,9 +111,8 @@ def publish(source: str | Path, url: str) -> None:
             with _replacing(local_path(url)) as file:
                 shutil.copyfileobj(finished, file, 1 << 20)
         else:
-            fs, path = remote(url)
             with _own_first_try(url, finished):
-                persistently(lambda: fs.put_file(str(source), path))
+                persistently(url, lambda fs, path: fs.put_file(str(source), path))
 
 
 def makedirs(url: str) -> None:
@@ -124,17 +121,15 @@ def makedirs(url: str) -> None:
         if is_local(url):
             local_path(url).mkdir(parents=True, exist_ok=True)
         elif scheme(url) not in OBJECT_STORES:
-            fs, path = remote(url)
-            persistently(lambda: fs.makedirs(path, exist_ok=True))
+            persistently(url, lambda fs, path: fs.makedirs(path, exist_ok=True))
 
 
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_local(url):
-            fs, path = remote(url)
             # Of one file, so that a refusal is told: s3fs drops the errors of files that are removed many at once.
-            persistently(lambda: fs.rm(path, recursive=True) if recursive else fs.rm_file(path))
+            persistently(url, lambda fs, path: fs.rm(path, recursive=True) if recursive else fs.rm_file(path))
         elif recursive and local_path(url).is_dir():
             shutil.rmtree(local_path(url))
         else:
@@ -192,8 +187,8 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
                     with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it just now
                         found.append((entry.name, None if entry.is_dir() else entry.stat().st_size))
         else:
-            fs, path = remote(url)
-            for info in persistently(lambda: fs.ls(path, detail=True)):
+            path, listed = persistently(url, lambda fs, path: (path, fs.ls(path, detail=True)))
+            for info in listed:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
                 if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
                     found.append((name, None if info["type"] == "directory" else int(info["size"])))

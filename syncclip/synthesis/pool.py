@@ -61,7 +61,10 @@ class ShardRow:
         shard = int(row["shard"])
         with ExitStack() as turn:
             turn.enter_context(self._turn)
-            deaths = int(ray.get(self.ledger.begin.remote(shard))) - 1
+            starts, done = ray.get(self.ledger.begin.remote(shard))
+            deaths = starts - 1
+            if done is not None:  # its process died with the report on its way
+                return {**done, "deaths": 1}
             if deaths >= MAX_STARTS:
                 now = time.time()
                 error = f"the process that drew it died {deaths} times (out of memory, or killed)"
@@ -71,7 +74,9 @@ class ShardRow:
                 turn.close()
             report = self.maker.commit(unwritten)
             self._quick = report.write <= QUICK * (report.ended - report.started - report.write)
-            return report._replace(deaths=min(1, deaths))._asdict()
+            told = report._replace(deaths=min(1, deaths))._asdict()
+            ray.get(self.ledger.end.remote(shard, told))
+            return told
 
 
 def draw_round(

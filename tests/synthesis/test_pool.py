@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
 from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.ledger import Ledger
 from syncclip.synthesis.maker import Report
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.pool import MAX_STARTS, ShardRow, draw_round
@@ -79,20 +81,40 @@ def test_the_next_shard_is_drawn_while_one_is_written(tmp_path: Path) -> None:
     assert [report.error for report in reports] == [""] * 4
 
 
-class Ledger:
-    """Answers as Ray's actor does, for a row without Ray: no shard was begun before."""
+class Near:
+    """A `Ledger` that answers as Ray's actor does, for a row without Ray."""
 
-    class begin:  # noqa: N801
-        @staticmethod
-        def remote(shard: int) -> int:
-            return 1
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=getattr(self.ledger, name))
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> Near:
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    return Near()
+
+
+def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_drawn_again(near: Near) -> None:
+    drawn: list[int] = []
+
+    class Noting(DeadlyShard):
+        def draw(self, shard: int) -> int:
+            drawn.append(shard)
+            return shard
+
+    told = ShardRow(near, Noting)({"shard": 3})
+    for _ in range(MAX_STARTS + 1):
+        assert ShardRow(near, Noting)({"shard": 3}) == {**told, "deaths": 1}
+    assert drawn == [3]
+    assert told["deaths"] == 0
+    assert told["error"] == ""
 
 
 @pytest.mark.parametrize(("write", "overlap"), [(3.0, True), (8.0, False)])
-def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(
-    write: float, overlap: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.get", lambda begun: begun)
+def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(write: float, overlap: bool, near: Near) -> None:
     held: list[bool] = []
 
     class Written:
@@ -103,7 +125,7 @@ def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(
             held.append(row._turn.locked())
             return Report(shard, started=0.0, ended=10.0, write=write)
 
-    row = ShardRow(Ledger, Written)
+    row = ShardRow(near, Written)
     for shard in range(3):
         row({"shard": shard})
     assert held == [True, not overlap, not overlap]
