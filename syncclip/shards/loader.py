@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from syncclip.settings import UserError
 
 if TYPE_CHECKING:
-    from syncclip.shards.stream import Batch, MixedStream
+    from syncclip.shards.batch import Batch
+    from syncclip.shards.stream import MixedStream
 
 Place = tuple[int, int]  # epoch, step
 

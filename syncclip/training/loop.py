@@ -26,7 +26,8 @@ from syncclip.training.settings import TrainingSettings, check_shared
 
 if TYPE_CHECKING:  # they bring open_clip along, seconds that only those who build a job need spend
     from syncclip.methods import Method
-    from syncclip.shards.stream import Batch, MixedStream
+    from syncclip.shards.batch import Batch
+    from syncclip.shards.stream import MixedStream
 
 
 class DivergedError(UserError):

@@ -22,7 +22,7 @@ from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
-from syncclip.shards.stream import Batch
+from syncclip.shards.batch import Batch
 from syncclip.training import ranks
 from tests.worlds.clip import make_clip_folder
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.settings import UserError
+from syncclip.shards.batch import Batch
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.joined import Source
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.stream import Batch, MixedStream
+from syncclip.shards.stream import MixedStream
 from tests.shards.sets import index_of, write_set
 
 BASE, NOVEL = [0, 1, 2], [3, 4]  # five classes
