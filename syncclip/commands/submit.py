@@ -55,7 +55,7 @@ def submit(
 
 def run(job: Job, recipe: Recipe, out: str | None, address: str, *, wait: bool, shared: bool, any_version: bool) -> int:
     """Submit, follow and tell; returns the exit status of the job, 0 where it isn't waited for."""
-    from syncclip import submission
+    from syncclip import following, submission
     from syncclip.training.runs import say
 
     client = submission.connect(address, any_version=any_version)
@@ -67,10 +67,10 @@ def run(job: Job, recipe: Recipe, out: str | None, address: str, *, wait: bool, 
         say(f"it goes on by itself; {stop}")
         return 0
     try:
-        done = submission.follow(client, name, lambda piece: typer.echo(piece, nl=False))
+        done = following.follow(client, name, lambda piece: typer.echo(piece, nl=False))
     except KeyboardInterrupt:
         say(f"the job goes on by itself; {stop}, and the same command follows it again")
-        return submission.STOPPED
+        return following.STOPPED
     if done.status:
         say(f"job {name} failed with exit status {done.status}: {done.reason}")
     return done.status
