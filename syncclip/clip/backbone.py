@@ -31,6 +31,16 @@ class BackboneSettings(Settings):
     precision: Precision = "fp32"  # of the towers; prompts and losses stay in fp32. fp16: on GPUs, for evaluation alone
     checkpoint_activations: bool = False  # compute each block twice and keep less: memory for time
 
+    def placed(self) -> BackboneSettings:
+        """The same CLIP with absolute paths of what lies here, for processes that stand in another folder."""
+        folder, weights = Path(self.name.removeprefix("local-dir:")), Path(self.pretrained or "")
+        return self.model_copy(
+            update={  # links stay: the hub's cache links to files without an ending
+                "name": str(folder.absolute()) if self.name != EMBEDDED and folder.is_dir() else self.name,
+                "pretrained": str(weights.absolute()) if weights.is_file() else self.pretrained,
+            }
+        )
+
 
 @dataclass(frozen=True)
 class Backbone:

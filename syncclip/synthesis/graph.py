@@ -20,6 +20,7 @@ from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, markers, shard_name
 from syncclip.synthesis.facts import Facts
+from syncclip.synthesis.filters import placed
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.harvest import Harvest
 from syncclip.synthesis.maker import Report, ShardMaker
@@ -86,7 +87,7 @@ def synthesise_set(
     whole = sum(sizes.values())
     facts = Facts(whole, whole - sum(sizes[shard] for shard in todo), min(pool[1], len(todo)))
     device = "cuda" if num_gpus > 0 else "cpu"
-    given = plan.model_copy(update={"generator": located.placed(plan.generator)})
+    given = plan.model_copy(update={"generator": located.placed(plan.generator), "filters": placed(plan.filters)})
     maker = partial(ShardMaker, given.model_dump_json(), url, device, located.source, dict(storage_options or {}))
     began = time.monotonic()
     drawing = False

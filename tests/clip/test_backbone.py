@@ -41,6 +41,25 @@ def test_a_folder_is_a_backbone(tmp_path: Path, prefix: str) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
 
+@pytest.mark.parametrize("prefix", ["", "local-dir:"])
+def test_a_relative_folder_is_made_absolute_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    folder = make_clip_folder(tmp_path / "clip")
+    monkeypatch.chdir(tmp_path)
+    assert BackboneSettings(name=f"{prefix}clip").placed() == BackboneSettings(name=str(folder))
+
+
+def test_relative_weights_are_made_absolute_and_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert BackboneSettings(name="ViT-B-16", pretrained="weights.pt").placed() == BackboneSettings(
+        name="ViT-B-16", pretrained=str(tmp_path / "weights.pt")
+    )
+    for named in (BackboneSettings(), BackboneSettings(name="ViT-B-16", pretrained="openai")):
+        assert named.placed() == named
+
+
 def test_the_embedded_backbone_is_called_icons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_clip_folder(tmp_path / "icons" / "clip")
     monkeypatch.setattr(backbone, "folder", lambda name: tmp_path / name)

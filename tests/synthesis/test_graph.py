@@ -21,6 +21,7 @@ from syncclip.synthesis.plan import Plan, read_plan
 from syncclip.synthesis.pool import Maker, PoolError
 from syncclip.synthesis.status import read_status
 from tests.synthesis.conftest import digests
+from tests.worlds.clip import make_clip_folder
 
 MakePlan = Callable[..., Plan]
 
@@ -127,6 +128,26 @@ def test_filters_that_reject_everything_end_the_run_early_and_again_at_once(
     with pytest.raises(UserError, match=refusal):
         synthesise_set(plan, str(tmp_path), show=False)
     assert len(in_process) == 3
+
+
+@pytest.mark.usefixtures("in_process")
+def test_actors_in_another_folder_find_the_clip_of_a_relative_path(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_clip_folder(tmp_path / "clip")
+    (tmp_path / "worker").mkdir()
+    draw_here: Callable[..., Iterator[Report]] = graph.draw_round
+
+    def draw_elsewhere(*arguments: Any, **options: Any) -> Iterator[Report]:
+        monkeypatch.chdir(tmp_path / "worker")
+        return draw_here(*arguments, **options)
+
+    monkeypatch.setattr(graph, "draw_round", draw_elsewhere)
+    monkeypatch.chdir(tmp_path)
+    judge = {"name": "clip_score", "top": 3, "backbone": {"name": "clip"}}
+    assert synthesise_set(make_plan(1, filters=[judge]), "set", show=False).complete
+    plan = read_plan(str(tmp_path / "set"))
+    assert plan is not None and plan.filters[0].backbone.name == "clip"  # type: ignore[union-attr]
 
 
 def test_a_generator_that_is_not_there_leaves_no_plan_behind(make_plan: MakePlan, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ material     weights and features that lie beside the set
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -94,6 +95,18 @@ def pinned(
     return tuple(found)
 
 
+def placed(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
+    """The same filters with absolute paths of the models that they name, for processes that stand in another folder."""
+    return tuple(map(_placed, settings))
+
+
+def _placed(one: AnyFilterSettings) -> AnyFilterSettings:
+    if isinstance(one, SafetySettings) and one.checker is not None:
+        return one.model_copy(update={"checker": str(Path(one.checker).expanduser().absolute())})
+    backbone: BackboneSettings | None = getattr(one, "backbone", None)
+    return one if backbone is None else one.model_copy(update={"backbone": backbone.placed()})
+
+
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
@@ -169,5 +182,6 @@ __all__ = [
     "check_scope",
     "judged_by",
     "pinned",
+    "placed",
     "reason_of",
 ]

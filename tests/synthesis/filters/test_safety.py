@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from syncclip.settings import UserError
-from syncclip.synthesis.filters import Safety, SafetySettings
+from syncclip.synthesis.filters import Safety, SafetySettings, build_filters, placed
 from syncclip.synthesis.filters.safety import pin_safety
 from syncclip.synthesis.generators import Generator, GeneratorSettings
-from tests.synthesis.filters.conftest import batch, noise
+from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 from tests.worlds.pipelines import build_pipeline
 
 
@@ -88,6 +88,16 @@ def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
     settings = pin_safety(SafetySettings(checker=str(checker)))
     with pytest.raises(UserError, match="not the checker that the set was begun with"):
         Safety(settings.model_copy(update={"digest": "0" * 16}))
+
+
+def test_a_relative_checker_is_found_from_another_folder(
+    checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checker.parent)
+    settings = placed([pin_safety(SafetySettings(checker=checker.name))])
+    monkeypatch.chdir(tmp_path)
+    (safety,) = build_filters(settings, PROMPTS)
+    assert safety.judge(batch([noise(0), noise(1)])).keep == [True, False]
 
 
 def test_a_folder_without_a_checker_is_told(tmp_path: Path) -> None:
