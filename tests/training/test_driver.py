@@ -18,7 +18,7 @@ import torch
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.training import checkpoints
+from syncclip.training import checkpoints, driver
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.driver import train_on_ray
 from syncclip.training.loop import run
@@ -175,6 +175,13 @@ def test_a_finished_run_starts_no_worker(tmp_path: Path, capsys: pytest.CaptureF
 def test_more_workers_than_cpus_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"workers is 6, but the cluster has 4 CPUs .* use at most 4 workers"):
         train_on_ray(_never, {}, fakes.folder(tmp_path), fakes.settings(workers=6))
+
+
+def test_gpus_that_the_cluster_lacks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "capacity", lambda: {"CPU": 4.0, "GPU": 1.0})
+    monkeypatch.setattr(driver, "ray_session", contextlib.nullcontext)
+    with pytest.raises(UserError, match=r"training\.device is cuda with 2 workers, but the cluster has 1 GPUs"):
+        train_on_ray(_never, {}, fakes.folder(tmp_path), fakes.settings(workers=2, device="cuda"))
 
 
 def test_a_changed_recipe_is_refused_before_ray_starts(tmp_path: Path) -> None:
