@@ -77,7 +77,7 @@ def synthesise_set(
         return done
     located = locate(plan.generator, plan.weights)
     plan = plan.model_copy(update={"weights": located.fingerprint})
-    _check_machine(actors, plan.threads, num_gpus)
+    check_machine(actors, plan.threads, num_gpus)
     if begun_here:
         plan = tuned(plan, located, num_gpus)
     plan = settle(plan, url)
@@ -181,8 +181,12 @@ def _line(facts: Facts, show: bool) -> Iterator[Progress | None]:
         yield line
 
 
-def _check_machine(actors: int, threads: int, num_gpus: float) -> None:
-    """Refuse what this machine can't do before Ray starts; a cluster may still grow."""
+def check_machine(actors: int, threads: int, num_gpus: float) -> None:
+    """Refuse what this machine can't do before Ray starts; a cluster may still grow.
+
+    Raises:
+        UserError: it has too few CPUs, or no GPU.
+    """
     import ray
 
     if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from syncclip import storage
 from syncclip.settings import UserError
 from syncclip.shards.checking import Problem, problems
 from syncclip.shards.layout import shard_name, stats_name, table_name
+from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.graph import check_machine, synthesise_set
+from syncclip.synthesis.guides import Album
 from syncclip.synthesis.imported import ImportedSet, read_set
 from syncclip.synthesis.plan import Plan
 
@@ -56,7 +58,8 @@ def repair_set(
 
     Raises:
         UserError: the set has no plan, so that it can only be got again from where it came; shards that are none of
-            the plan's; no weights, or others than the set was drawn with (nothing is thrown away then).
+            the plan's; this machine can't draw them, or something that they need is missing or another than the set
+            was drawn with. Nothing is thrown away then.
     """
     again = sorted(set(broken))
     plan = _plan(url, len(again))
@@ -64,19 +67,21 @@ def repair_set(
         raise UserError(
             f"{url}: {shard_name(foreign[0])} is none of the {len(plan.shards())} shards of its plan; move it away"
         )
-    locate(plan.generator, plan.weights)
+    if not again:
+        return []
+    check_machine(actors, plan.threads, num_gpus)
+    _check_material(plan, again, url)
     for shard in again:
         discard(url, shard)
-    if again:
-        synthesise_set(
-            plan,
-            url,
-            actors=actors,
-            max_actors=max_actors,
-            num_gpus=num_gpus,
-            retries=retries,
-            storage_options=storage_options,
-        )
+    synthesise_set(
+        plan,
+        url,
+        actors=actors,
+        max_actors=max_actors,
+        num_gpus=num_gpus,
+        retries=retries,
+        storage_options=storage_options,
+    )
     return again
 
 
@@ -84,6 +89,16 @@ def discard(url: str, shard: int) -> None:
     """Remove a shard, its marker first: from then on it does not exist."""
     for name in (stats_name, shard_name, table_name):
         storage.remove(storage.join(url, name(shard)))
+
+
+def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
+    """Refuse where something is missing that drawing needs: weights, what filters judge by, pictures to start from."""
+    locate(plan.generator, plan.weights)
+    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is judged
+    if plan.generator.guide is not None:
+        album = Album(plan, url)
+        for shard in broken:
+            album.guides([plan.entry(index) for index in plan.shard_range(shard)])
 
 
 def _names(url: str) -> set[int]:

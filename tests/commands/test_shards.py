@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
     (damaged / "plan.json").unlink()
     assert "there is no plan beside them" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
     assert (damaged / "00001.tar").exists()
+
+
+@pytest.mark.fault
+def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
+    capsys: pytest.CaptureFixture[str], damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.synthesis.repair.synthesise_set", test_repair.draw_here)
+    plan = json.loads((damaged / "plan.json").read_text())
+    plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
+    (damaged / "plan.json").write_text(json.dumps(plan))
+    before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
+    refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    assert "filter 'safety': /gone holds no safety checker" in refusal
+    assert {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()} == before
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "show"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 import pytest
 
 from syncclip import storage
+from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.settings import UserError
 from syncclip.shards.checking import verify
 from syncclip.shards.layout import committed
-from syncclip.synthesis import repair
+from syncclip.synthesis import guides, repair
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.guides import lay, real_pictures
 from syncclip.synthesis.maker import ShardMaker
 from syncclip.synthesis.plan import Plan, settle
 from syncclip.synthesis.repair import examine, repair_set
+from tests.conftest import TinyWorld
 from tests.shards.sets import write_set
 from tests.synthesis.conftest import digests
 
@@ -153,6 +157,54 @@ def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeli
     plan.write_text(plan.read_text().replace(str(pipeline), "/no/such/pipeline"))
     with pytest.raises(UserError, match="/no/such/pipeline"):
         repair_set(str(folder), [1])
+    assert len(committed(str(folder))) == 4
+
+
+@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.parametrize(
+    ("judge", "sentence"),
+    [
+        ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "no CLIP is called '/gone'"),
+        ({"name": "safety", "checker": "/gone", "digest": "0" * 16}, "/gone holds no safety checker"),
+        ({"name": "leakage", "backbone": {"name": "icons"}, "digest": "0" * 16}, "0{16}.safetensors is not there"),
+    ],
+)
+def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
+    folder: Path, judge: dict[str, Any], sentence: str
+) -> None:
+    flip(folder / "00001.tar")
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "filters": [judge]}))
+    with pytest.raises(UserError, match=sentence):
+        repair_set(str(folder), [1])
+    assert len(committed(str(folder))) == 4
+
+
+@pytest.mark.usefixtures("drawn_here")
+def test_nothing_is_thrown_away_where_a_picture_to_start_from_is_damaged(
+    make_plan: Callable[..., Plan], pipeline: Path, tiny: TinyWorld, tmp_path: Path
+) -> None:
+    benchmark = load_benchmark(BenchmarkSettings(name=tiny.benchmark))
+    pictures, url = real_pictures(benchmark, shots=1, seed=1), str(tmp_path)
+    generator = {"pipeline": str(pipeline), "guide": {}}
+    plan = make_plan(1, classes=tuple(benchmark.classnames), generator=generator, guides=guides.digests(pictures))
+    lay(pictures, benchmark, url)
+    settle(plan, url)
+    (tmp_path / "00000.tar").write_bytes(b"damaged")
+    (album,) = (tmp_path / "guides").iterdir()
+    flip(album / "00000.tar", 2000)
+    with pytest.raises(UserError, match="the set was begun with: .* has changed"):
+        repair_set(url, [0])
+    assert (tmp_path / "00000.tar").exists()
+
+
+@pytest.mark.usefixtures("drawn_here", "no_ray_yet")
+def test_nothing_is_thrown_away_where_the_machine_can_not_draw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flip(folder / "00001.tar")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="this machine has no GPU"):
+        repair_set(str(folder), [1], num_gpus=1.0)
     assert len(committed(str(folder))) == 4
 
 
