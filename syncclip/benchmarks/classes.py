@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from syncclip.benchmarks.files import few
+from syncclip.benchmarks.files import few, first_gaps
 from syncclip.settings import UserError
 
 
@@ -49,8 +49,7 @@ def settle_classes(
             raise UserError(f"{one.place}: class {number} is called both {told[number]!r} and {one.name!r}.")
     if classnames is None and set(numbers) - set(told):
         raise UserError(f"{source}: labels are numbers and nothing tells their names; give benchmark.classnames.")
-    names = list(classnames) if classnames is not None else [told.get(n, "") for n in range(max(numbers) + 1)]
-    without = sorted(set(range(len(names))) - set(numbers))
-    if without:
+    count = max(numbers) + 1 if limit is None else limit
+    if without := first_gaps(set(numbers), count):
         raise UserError(f"{source}: class(es) {few(without)} have no picture; ids must count from 0 without gaps.")
-    return names, numbers
+    return list(classnames) if classnames is not None else [told[label] for label in range(count)], numbers

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -211,6 +212,11 @@ def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: byte {error.start} is no UTF-8 text; save the list as UTF-8.") from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def first_gaps(ids: Collection[int], count: int) -> list[int]:
+    """The first few class ids below `count` that nothing has, however large a mistaken id makes the count."""
+    return list(islice((label for label in range(count) if label not in ids), 4))
 
 
 def few(values: Iterable[object]) -> str:

@@ -77,7 +77,10 @@ def _read_splits(path: Path, named: dict[Split, Path], seed: int) -> tuple[list[
 
 def _checked_classes(path: Path, names: list[str]) -> list[str]:
     if not names:
-        raise UserError(f"{path}: holds no class folders; a benchmark has one subfolder of pictures for each class.")
+        raise UserError(
+            f"{path}: holds no class folders; a benchmark has one subfolder of pictures for each class, or is a "
+            "table of paths and labels."
+        )
     if len(names) == 1:
         raise UserError(f"{path}: holds one class only ({names[0]!r}); telling classes apart needs at least 2.")
     return names

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.benchmarks.benchmark import SPLITS, Split, spoken
-from syncclip.benchmarks.files import Labelled, few, folders_in, pictures_in, require_files, text_lines
+from syncclip.benchmarks.files import Labelled, few, first_gaps, folders_in, pictures_in, require_files, text_lines
 from syncclip.benchmarks.literature import INSTRUCTIONS, Dataset
 from syncclip.settings import UserError
 
@@ -66,8 +66,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
             splits[split].append((f"{images}/{path}", label))
     if not names:
         raise UserError(f"{file}: names no picture at all; get the file anew ({INSTRUCTIONS}).")
-    without = sorted(set(range(max(names) + 1)) - set(names))
-    if without:
+    if without := first_gaps(names, max(names) + 1):
         raise UserError(
             f"{file}: ids run to {max(names)}, but {few(without)} have no picture; ids must count from 0 without gaps."
         )
@@ -96,7 +95,7 @@ def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
 
 def _entry(item: Any, place: str) -> tuple[str, int, str]:
     match item:
-        case [str(path), int(label) | str(label), str(name)] if str(label).lstrip("-").isdigit():
+        case [str(path), int(label) | str(label), str(name)] if str(label).removeprefix("-").isdecimal():
             if int(label) < 0:
                 raise UserError(f"{place}: label {label} is out of range; ids count from 0.")
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
@@ -172,7 +171,7 @@ def _wordnet(folder: Path, keys: list[str] | None, listed: dict[str, str], datas
         if folder.name not in listed:
             raise UserError(f"{folder}: no class of {dataset.names} is called so; remove the folder or mend the list.")
         return folder.name
-    if not folder.name.isdigit() or int(folder.name) >= len(keys):
+    if not folder.name.isdecimal() or int(folder.name) >= len(keys):
         raise UserError(
             f"{folder}: label out of range; folders are called by their place in {dataset.names}, 0 to {len(keys) - 1}."
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,12 +51,22 @@ class Row:
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
-    """The tables of an image folder: one for all splits (None), or one in the folder of each; {} where it has none."""
+    """The tables of an image folder: one for all splits (None), or one in the folder of each; {} where it has none.
+
+    A table of another name than `metadata` counts where it is the only one, and lies in no folder of class folders.
+    """
     whole = _metadata(folder)
     if whole is not None:
         return {None: whole}
-    named = split_folders(folders_in(folder)) or {}
-    return {split: file for split, below in named.items() if (file := _metadata(below)) is not None}
+    below = folders_in(folder)
+    named = split_folders(below) or {}
+    found: dict[Split | None, Path] = {
+        split: file for split, place in named.items() if (file := _metadata(place)) is not None
+    }
+    if found or len(below) > 1:
+        return found
+    tables = [file for file in folder.iterdir() if file.suffix in KINDS and not file.name.startswith(".")]
+    return {None: tables[0]} if len(tables) == 1 else {}
 
 
 def load_table(
@@ -82,6 +93,7 @@ def load_table(
         raise UserError(f"{source}: names no picture at all.")
     require_files([row.path for row in rows], source)
     names, labels = settle_classes([row.given for row in rows], source, classnames)
+    _check_twice(rows)
     labelled = [(row.path, label) for row, label in zip(rows, labels, strict=True)]
     return Benchmark(
         name=name,
@@ -113,6 +125,14 @@ def _splits(rows: list[Row], labelled: Labelled, names: list[str], source: str, 
     return splits
 
 
+def _check_twice(rows: list[Row]) -> None:
+    """A picture that stands there twice could be trained on and tested, or be of two classes."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        if (other := first.setdefault(os.path.normpath(row.path), row)) is not row:
+            raise UserError(f"{row.given.place}: {row.path} stands in {other.given.place} already; remove one of them.")
+
+
 def _rows(file: Path, split: Split | None) -> list[Row]:
     records = _records(file)
     columns = {
@@ -127,13 +147,17 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
             )
     # A CSV file holds texts only: labels are ids where every one of them is a number.
     given = [record.get(str(columns["label"])) for record in records]
-    numbers = all(isinstance(label, int) or str(label).lstrip("-").isdigit() for label in given)
+    numbers = all(str(label).removeprefix("-").isdecimal() for label in given)
     rows = []
     for number, record in enumerate(records):
         place = f"{file}, row {number + 1}"
         path, label, name, told = (record.get(str(column)) for column in columns.values())
-        if not isinstance(path, str) or not path or label is None or label == "":
+        if path in (None, "") or label in (None, ""):
             raise UserError(f"{place}: path or label is empty; fill it in or remove the row.")
+        if not isinstance(path, str):
+            raise UserError(f"{place}: {columns['path']!r} holds no path; pictures must be files beside the table.")
+        if not isinstance(label, str | int) or isinstance(label, bool):
+            raise UserError(f"{place}: label {label!r} is neither a name nor a whole number.")
         beginning = path.partition("/")[0] if "/" in path else ""
         told = told if columns["split"] else beginning if beginning in SPLIT_FOLDERS else None
         if told and str(told) not in SPLIT_FOLDERS:

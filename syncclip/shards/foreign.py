@@ -141,7 +141,7 @@ def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], 
         label = None if found is None else str(found)
     if not label:
         raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
-    number_or_name = int(label) if label.lstrip("-").isdigit() else label
+    number_or_name = int(label) if label.removeprefix("-").isdecimal() else label
     text = _text(tar, parts.get("txt")) or ""
     return Member(number, picture.offset_data, picture.size, key, number_or_name, text)
 

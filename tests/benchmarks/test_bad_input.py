@@ -97,6 +97,14 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
         entries(lambda item: [item[0], -1, item[2]] if item[1] == 2 else item),
         "label -1 is out of range; ids count from 0",
     ),
+    "a label far beyond all others": (
+        entries(lambda item: [item[0], 10**15, item[2]] if item[1] == 2 else item),
+        f"{SPLIT_FILE}: ids run to 1000000000000000, but 2, 3, 4, … have no picture",
+    ),
+    "a label of other digits": (
+        entries(lambda item: [item[0], "²", item[2]] if item[1] == 2 else item),
+        "is not [path, class id, class name]",
+    ),
     "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
 }
 
@@ -219,7 +227,10 @@ def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: 
         ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids count from 0"),
         ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
         ("red_circle/000.png,2,c", "class(es) 1 have no picture; ids must count from 0 without gaps"),
-        ("red_circle/000.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
+        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no picture"),
+        ("red_circle/003.png,²,b", "class '²' has 1 pictures; splitting needs at least 3"),
+        ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
+        ("./red_circle/000.png,0,a", "red_circle/000.png stands in "),
     ],
 )
 def test_of_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str, part: str) -> None:

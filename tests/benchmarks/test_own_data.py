@@ -113,6 +113,16 @@ def test_an_image_folder_with_one_table_for_all_splits(tmp_path: Path) -> None:
     assert sizes(load(tmp_path)) == [48, 12, 60]
 
 
+def test_the_only_table_of_a_folder_is_read_and_class_folders_come_before_any(tmp_path: Path) -> None:
+    rows = pictures(tmp_path)
+    write(tmp_path / "labels.csv", rows)
+    assert load(tmp_path).classnames == sorted(CLASSES)
+    for name in ("front", "back"):
+        pictures(tmp_path, name)
+    (tmp_path / "images").rename(tmp_path / "side")
+    assert load(tmp_path).classnames == ["back", "front", "side"]
+
+
 def test_an_image_folder_without_splits(tmp_path: Path) -> None:
     rows = [{"file_name": row["path"], "label": row["label"]} for row in pictures(tmp_path)]
     write(tmp_path / "metadata.jsonl", rows)
@@ -208,6 +218,31 @@ def test_a_wrong_row_is_one_sentence(tmp_path: Path, change: Record, part: str) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("split", [None, "train"])
+def test_a_picture_stands_in_a_table_once(tmp_path: Path, split: str | None) -> None:
+    told = {} if split is None else {"split": split}
+    rows = [{**row, **told} for row in pictures(tmp_path)]
+    again = {**rows[3], "path": f"./{rows[3]['path']}", **({} if split is None else {"split": "test"})}
+    table = write(tmp_path / "mine.csv", [*rows, again])
+    with pytest.raises(UserError, match=f"{table}, row 61: .*3_0.png stands in {table}, row 4 already; remove one"):
+        load(table)
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"label": 0.5}, "row 2: label 0.5 is neither a name nor a whole number"),
+        ({"label": True}, "row 2: label True is neither"),
+        ({"path": {"bytes": "?"}}, "row 2: 'path' holds no path; pictures must be files"),
+    ],
+)
+def test_values_of_other_types_are_refused(tmp_path: Path, values: Record, part: str) -> None:
+    rows = pictures(tmp_path)
+    rows[1] |= values
+    with pytest.raises(UserError, match=part):
+        load(write(tmp_path / "mine.jsonl", rows))
+
+
 @pytest.mark.parametrize(("label", "part"), [(-1, "label -1 is out of range"), (6, "label 6 is out of range")])
 def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path, label: int, part: str) -> None:
     rows = [{**row, "label": i % 6} for i, row in enumerate(pictures(tmp_path))]
@@ -230,9 +265,9 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     rows = pictures(tmp_path)
-    for row in rows[:6]:
+    for row in rows[:30]:
         row["label"] = row["label"].replace("_", " ")
-    table = write(tmp_path / "mine.csv", [row for row in rows for _ in range(3)])
+    table = write(tmp_path / "mine.csv", rows)
     with pytest.raises(UserError, match=r"classes \d+ and \d+ are all called 'blue circle'"):
         load(table)
 
