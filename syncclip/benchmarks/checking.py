@@ -9,8 +9,9 @@ from pathlib import Path
 from syncclip import storage
 from syncclip.benchmarks.benchmark import SPLITS, Benchmark, Pictures
 from syncclip.benchmarks.files import few
-from syncclip.benchmarks.literature import DATASETS
+from syncclip.benchmarks.literature import DATASETS, INSTRUCTIONS, Dataset
 from syncclip.benchmarks.loading import load_benchmark
+from syncclip.benchmarks.packed import PACKED_FILE
 from syncclip.benchmarks.settings import BenchmarkSettings
 from syncclip.settings import UserError
 
@@ -46,15 +47,25 @@ def check(name: str, root: str | None, pictures: bool = False) -> Check:
     Args:
         root: the folder of all data sets.
         pictures: open every picture, which takes minutes to hours.
+
+    Raises:
+        UserError: a user's own data is no benchmark; one of the literature was asked for without a root, or the root
+            is not there.
     """
     dataset = DATASETS.get(name)
+    if dataset is not None:
+        require_root(root)
     expected = {what: getattr(dataset, what, None) for what in COUNTED}
     try:
         benchmark = load_benchmark(BenchmarkSettings(name=name, root=root))
     except UserError as error:
+        if dataset is None:
+            raise
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
     found: dict[str, int | None] = {"classes": len(benchmark.candidates)}
     found |= {split: len(benchmark.splits[split]) if split in benchmark.splits else None for split in SPLITS}
+    if benchmark.whole_train is not None:  # packed with the pictures that some shots need
+        found["train"] = len(benchmark.whole_train)
     problems = []
     if dataset is not None:
         problems += [
@@ -65,8 +76,29 @@ def check(name: str, root: str | None, pictures: bool = False) -> Check:
     return Check(name, found, expected, [*problems, *_empty(benchmark), *(_broken(benchmark) if pictures else ())])
 
 
+def require_root(root: str | None) -> None:
+    """Ask for the folder of all data sets.
+
+    Raises:
+        UserError: none is named, or it is not there.
+    """
+    if not root:
+        raise UserError("the literature's data sets are read from your disk; say where they lie with --root DIR.")
+    if storage.is_local(root) and not storage.local_path(root).is_dir():
+        raise UserError(
+            f"{root}: this folder of the data sets does not exist; CoOp's instructions tell how to lay them out: "
+            f"{INSTRUCTIONS}."
+        )
+
+
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and one row for each benchmark of the literature, with whether its folder is below `root`."""
+    """Headings and one row for each benchmark of the literature, with whether it lies below `root`, packed or not.
+
+    Raises:
+        UserError: the root is not there.
+    """
+    if root is not None:
+        require_root(root)
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]
     rows: list[Sequence[object]] = [
         (
@@ -76,15 +108,16 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
             dataset.template,
             dataset.terms,
             dataset.cite,
-            *([] if root is None else ["yes" if _there(root, dataset.folder) else "no"]),
+            *([] if root is None else ["yes" if _there(root, dataset) else "no"]),
         )
         for dataset in DATASETS.values()
     ]
     return headings if root is None else [*headings, "there"], rows
 
 
-def _there(root: str, folder: str) -> bool:
-    return storage.is_local(root) and Path(storage.local_path(root), folder).is_dir()
+def _there(root: str, dataset: Dataset) -> bool:
+    unpacked = storage.is_local(root) and Path(storage.local_path(root), dataset.folder).is_dir()
+    return unpacked or storage.exists(storage.join(root, dataset.name, PACKED_FILE))
 
 
 def _empty(benchmark: Benchmark) -> Iterable[str]:

@@ -95,8 +95,8 @@ def _published(settings: BenchmarkSettings) -> Benchmark | None:
         return load_packed(str(embedded.folder(SHIPPED[name])), name)
     if name in DATASETS and root is None:
         raise UserError(
-            f"benchmark {name!r} is read from your disk; say where the data sets lie with benchmark.root=DIR, "
-            "or what is there and how to get it with `syncclip benchmarks ls`."
+            f"benchmark {name!r} is read from your disk; say where the data sets lie with --root DIR, or in a recipe "
+            "with benchmark.root=DIR; `syncclip benchmarks ls` tells where to get them."
         )
     if storage.exists(storage.join(_place(settings), PACKED_FILE)):
         return load_packed(_place(settings))

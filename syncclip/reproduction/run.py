@@ -10,6 +10,7 @@ import pandas as pd
 
 from syncclip import jobs, storage
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
+from syncclip.benchmarks.checking import require_root
 from syncclip.recipe import Recipe
 from syncclip.recipe_files import nearest
 from syncclip.reproduction import report
@@ -63,6 +64,7 @@ def reproduce(
     recipes = {one: recipe_of(protocol, one, root, methods, overrides) for one in _chosen(protocol, datasets)}
     first = next(iter(recipes.values()))
     storage.configure(first.storage.options)
+    require_root(root)
     _check_data(recipes)
     url = jobs.absolute(out or storage.join(first.storage.root, "reproduction"))
     prepared = {

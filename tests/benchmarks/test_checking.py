@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.benchmarks.checking import check, listing
 from syncclip.benchmarks.literature import DATASETS
+from syncclip.benchmarks.packing import pack
+from syncclip.settings import UserError
 from tests.worlds.benchmark import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, Miniatures, miniature
 
@@ -46,6 +49,18 @@ def test_broken_pictures_are_counted_where_all_are_opened(tmp_path: Path) -> Non
     assert len(check("dtd", str(tmp_path)).problems) == 4
 
 
+def test_a_packed_one_counts_the_whole_training_split(miniatures: Miniatures, tmp_path: Path) -> None:
+    whole = load_benchmark(BenchmarkSettings(name="dtd", root=str(miniatures.root)))
+    assert pack(whole, str(tmp_path / "dtd"), shots=[1], seeds=[1])["train"] == 3
+    assert check("dtd", str(tmp_path)).found == check("dtd", str(miniatures.root)).found
+
+
+@pytest.mark.parametrize("root", [None, "nowhere"])
+def test_the_folder_of_all_data_sets_must_be_named_and_there(root: str | None) -> None:
+    with pytest.raises(UserError, match=r"--root DIR|nowhere: this folder of the data sets does not exist; CoOp's"):
+        check("dtd", root)
+
+
 def test_own_data_is_checked_by_its_path(tmp_path: Path) -> None:
     found = check(str(folder_of_folders(tmp_path, per_class=10)), None)
     assert (found.found, found.problems) == ({"classes": 6, "train": 30, "val": 12, "test": 18}, [])
@@ -57,3 +72,11 @@ def test_the_listing_tells_which_folders_are_there(tmp_path: Path) -> None:
     there = {row[0]: row[headings.index("there")] for row in rows}
     assert [name for name, found in there.items() if found == "yes"] == ["eurosat"] and len(there) == 15
     assert "there" not in listing(None)[0]
+    with pytest.raises(UserError, match="nowhere: this folder of the data sets does not exist"):
+        listing("nowhere")
+
+
+def test_the_listing_knows_packed_ones(miniatures: Miniatures, tmp_path: Path) -> None:
+    pack(load_benchmark(BenchmarkSettings(name="imagenet_a", root=str(miniatures.root))), str(tmp_path / "imagenet_a"))
+    headings, rows = listing(str(tmp_path))
+    assert [row[0] for row in rows if row[headings.index("there")] == "yes"] == ["imagenet_a"]

@@ -202,6 +202,11 @@ def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_folder_of_all_data_sets_is_told_once() -> None:
+    with pytest.raises(UserError, match=r"^nowhere: this folder of the data sets does not exist"):
+        reproduce("base-to-novel", "nowhere")
+
+
 def test_a_data_set_that_a_protocol_does_not_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cross-dataset is not trained on 'dtd'; there are imagenet"):
         reproduce("cross-dataset", str(tmp_path), ["dtd"])
