@@ -59,6 +59,12 @@ def demo(overrides: Overrides = None, out: Out = None) -> None:
 @app.command()
 def init(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of pictures; or a name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[benchmark.KEY=VALUE]...", help="What the data does not tell: classnames, template ..."
+        ),
+    ] = None,
     root: benchmarks.Root = None,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = None,
     photographs: Annotated[
@@ -69,7 +75,7 @@ def init(
     from syncclip import tables
     from syncclip.first_recipe import write_first_recipe
 
-    place = write_first_recipe(data, root, out, photographs)
+    place = write_first_recipe(data, root, out, photographs, overrides or [])
     tables.show(f"{place}: see what it draws with `syncclip plan {place}`, then run `syncclip study {place}`")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
 from syncclip import storage
-from syncclip.benchmarks import Benchmark, load_benchmark
+from syncclip.benchmarks import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.jobs import grounded
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
@@ -54,39 +55,55 @@ study:
 """
 
 
-def first_recipe(source: str, root: str | None = None, photographs: bool = False) -> tuple[str, Recipe]:
+def first_recipe(
+    source: str, root: str | None = None, photographs: bool = False, overrides: Sequence[str] = ()
+) -> tuple[str, Recipe]:
     """A recipe, as commented YAML, for data that lies at `source`; and the same as it will be read.
 
     Args:
         source: folder, table or shards; or a benchmark's name.
         root: folder in which it is looked up.
         photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
+        overrides: "benchmark.key=value" for what the data does not tell, such as names of its classes.
 
     Raises:
-        UserError: the data is no benchmark, or one of the pictures looked at cannot be read.
+        UserError: the data is no benchmark, one of the pictures looked at cannot be read, a name is too long for the
+            embedded CLIP, or an override is of another section.
     """
-    given = grounded(Recipe.of_benchmark(source, root))
+    _check_overrides(overrides)
+    given = grounded(Recipe.of_benchmark(source, root, overrides=overrides))
     benchmark = load_benchmark(given.benchmark)
+    if not photographs:
+        _check_prompts(given, benchmark)
     counts = np.bincount(benchmark.split("train").labels, minlength=len(benchmark.classnames))[benchmark.base]
-    lines = [f"  name: {json.dumps(given.benchmark.name)}"]
-    if given.benchmark.root is not None:
-        lines.append(f"  root: {json.dumps(given.benchmark.root)}")
-    lines += [
-        f"  shots: {min(16, int(counts.max()))}  # base classes have {_range(counts.tolist())} pictures to train",
-        f"  template: {json.dumps(benchmark.template)}",
-        "  base: first  # half of the classes; or drawn, all, or a list of names",
+    values = given.benchmark.model_dump(mode="json", exclude_defaults=True)
+    values |= {"name": given.benchmark.name, "template": benchmark.template}
+    values |= {"shots": values.get("shots", min(16, int(counts.max())))}
+    notes = {"shots": f"base classes have {_range(counts.tolist())} pictures to train"}
+    if "base" not in values:
+        values["base"], notes["base"] = "first", "half of the classes; or drawn, all, or a list of names"
+    lines = [
+        f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
+        for key in BenchmarkSettings.model_fields
+        if key in values
     ]
     body = (_PHOTOGRAPHS if photographs else _ICONS).format(benchmark="\n".join(lines) + "\n")
     return _facts(benchmark) + body, given
 
 
-def write_first_recipe(source: str, root: str | None = None, out: str | None = None, photographs: bool = False) -> str:
+def write_first_recipe(
+    source: str,
+    root: str | None = None,
+    out: str | None = None,
+    photographs: bool = False,
+    overrides: Sequence[str] = (),
+) -> str:
     """Write `first_recipe` to `out`, by default `<name>.yaml` here, and return where it is.
 
     Raises:
         UserError: see `first_recipe`; or the file is there already.
     """
-    text, recipe = first_recipe(source, root, photographs)
+    text, recipe = first_recipe(source, root, photographs, overrides)
     place = out or f"{recipe.name}.yaml"
     if storage.exists(place):
         raise UserError(f"{place} is there already; remove it, or name another file with --out FILE.yaml.")
@@ -95,12 +112,36 @@ def write_first_recipe(source: str, root: str | None = None, out: str | None = N
     return place
 
 
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if not override.startswith("benchmark.") and "=" in override:
+            raise UserError(
+                f"{override.partition('=')[0]}: a first recipe takes values of `benchmark` alone, such as "
+                "benchmark.template; write others into it, or behind the command that runs it."
+            )
+
+
+def _check_prompts(recipe: Recipe, benchmark: Benchmark) -> None:
+    """Refuse at once what the embedded CLIP would refuse after the drawing."""
+    # Late: they take seconds to import, and whoever is refused for other reasons need not wait.
+    from syncclip.clip.backbone import BackboneSettings, load_backbone
+    from syncclip.clip.prompted import PromptedClip
+    from syncclip.clip.tokens import TextTooLongError, prompt_texts
+
+    sentences = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    sentences += prompt_texts(benchmark.classnames, recipe.methods.ivlp.phrase, 0)
+    try:
+        PromptedClip(load_backbone(BackboneSettings())).lengths(sentences)
+    except TextTooLongError as error:
+        raise UserError(f"{error}; or let --photographs choose a CLIP that reads more.") from error
+
+
 def _facts(benchmark: Benchmark) -> str:
     """What was found, as comment lines."""
     test = benchmark.split("test")
     shown = [int(rows[0]) for label in benchmark.candidates[:LOOKED_AT] if len(rows := test.rows_of(label))]
     sides = [min(test.image(row).size) for row in shown]
-    sizes = ", ".join(f"{len(images):,} {split}" for split, images in benchmark.splits.items())
+    sizes = ", ".join(f"{len(benchmark.splits[split]):,} {split}" for split in SPLITS if split in benchmark.splits)
     names = ", ".join(benchmark.classnames[:4]) + (", …" if len(benchmark.classnames) > 4 else "")
     return (
         f"# Written by `syncclip init`: {len(benchmark.classnames)} classes ({names}), {len(benchmark.base)} of them\n"

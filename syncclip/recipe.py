@@ -113,17 +113,24 @@ class Recipe(Settings):
         return recipe
 
     @classmethod
-    def of_benchmark(cls, source: str, root: str | None = None, values: Mapping[str, Any] | None = None) -> Recipe:
+    def of_benchmark(
+        cls,
+        source: str,
+        root: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Recipe:
         """A recipe file, or for a benchmark's name or path a recipe of defaults.
 
         Args:
             root: the folder in which the benchmark is looked up.
             values: further ones to be set; those that are None are left as they are.
+            overrides: "section.key=value", which win over all others.
 
         Raises:
             UserError: see `load`.
         """
-        given = {"benchmark.root": root, **(values or {})}
+        given = {"benchmark.root": root, **(values or {}), **dict(_split(override) for override in overrides)}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)

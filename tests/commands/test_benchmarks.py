@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
 from syncclip.recipe import Recipe
 from tests.test_cli import Outcome
-from tests.worlds.benchmark import folder_of_folders
+from tests.worlds.benchmark import CLASSES, folder_of_folders
 from tests.worlds.literature import Miniatures
+from tests.worlds.webdataset import samples, tar
 
 
 def test_the_literature_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +37,19 @@ def test_all_are_checked_at_once(capsys: pytest.CaptureFixture[str], miniatures:
 def test_sound_data_of_ones_own_is_told_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     outcome = Outcome(capsys, "benchmarks", "check", str(folder_of_folders(tmp_path / "mine")), "--pictures")
     assert outcome.status == 0 and "as it should be" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["check", "dtdd"], "unknown benchmark 'dtdd'; did you mean 'dtd'?"),
+        (["check", "dtd"], "say where they lie with --root DIR"),
+        (["check", "all", "--root", "nowhere"], "nowhere: this folder of the data sets does not exist; CoOp's"),
+        (["ls", "--root", "nowhere"], "nowhere: this folder of the data sets does not exist; CoOp's"),
+    ],
+)
+def test_nothing_to_be_looked_at_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
+    assert part in Outcome(capsys, "benchmarks", *arguments).refusal
 
 
 def test_a_benchmark_is_packed(capsys: pytest.CaptureFixture[str], miniatures: Miniatures, tmp_path: Path) -> None:
@@ -74,6 +89,30 @@ def test_a_first_recipe_is_written_and_reads_the_data(
     assert len(load_benchmark(recipe.benchmark).classnames) == 6
     assert (recipe.backbone.name == "icons") == (not models)
     assert "is there already" in Outcome(capsys, "init", "my pictures: 1", *models).refusal
+
+
+def test_a_first_recipe_takes_what_the_data_does_not_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tar(tmp_path / "mine" / "0.tar", samples())
+    place = str(tmp_path / "first.yaml")
+    assert "nothing tells their names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", place).refusal
+    told = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
+    told |= {"template": "the {}"}
+    values = [f"benchmark.{key}={json.dumps(value)}" for key, value in told.items()]
+    assert Outcome(capsys, "init", str(tmp_path / "mine"), *values, "--out", place).status == 0
+    written = Recipe.load(place).benchmark
+    assert written.model_dump(include=set(told)) == told
+    assert load_benchmark(written).classnames[0] == "red circle: #1"
+    assert "takes values of `benchmark` alone" in Outcome(capsys, "init", "icons", "training.epochs=1").refusal
+
+
+def test_names_too_long_for_the_embedded_models_are_told_at_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, place = folder_of_folders(tmp_path / "mine", per_class=3), str(tmp_path / "first.yaml")
+    (folder / "red_circle").rename(folder / "_".join(["antidisestablishmentarianism"] * 3))
+    refusal = Outcome(capsys, "init", str(folder), "--out", place).refusal
+    assert "does not fit the 16 tokens" in refusal and "or let --photographs choose a CLIP" in refusal
+    assert Outcome(capsys, "init", str(folder), "--out", place, "--photographs").status == 0
 
 
 def test_what_a_first_recipe_describes_can_be_planned(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
