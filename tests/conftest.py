@@ -94,6 +94,25 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
     return Miniatures(root, {name: miniature(root, name) for name in DATASETS})
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[int]:
+    """One Chromium for the whole test session, by the port of its DevTools; see `tests/browser.py`."""
+    from tests.browser import chromium
+
+    with chromium() as port:
+        yield port
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests marked `browser` on a machine that has none, which pytest counts and says."""
+    from tests.browser import CHROMIUM
+
+    if CHROMIUM is None:
+        kept = [item for item in items if item.get_closest_marker("browser") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 400 KiB."""

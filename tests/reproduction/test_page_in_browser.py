@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,14 @@ import pytest
 from syncclip.reproduction.protocols import PROTOCOLS
 from syncclip.reproduction.report import render
 from syncclip.reproduction.scores import summarise
+from tests.browser import Page, visit
 from tests.reproduction.fabricated import fabricated
-from tests.study.browser import Page, chromium, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map(
     text => parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a))"""
 """Pixels of the smallest letters in a plot."""
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +35,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("name", ["base-to-novel", "few-shot", "data-use"])
-def test_a_page_is_read_on_any_screen(port: int, pages: dict[str, str], name: str, width: int, dark: bool) -> None:
+def test_a_page_is_read_on_any_screen(browser: int, pages: dict[str, str], name: str, width: int, dark: bool) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         across = await page.run("document.documentElement.scrollWidth")
         paper = await page.run("getComputedStyle(document.body).backgroundColor")
         return across, await page.run(SMALLEST), paper, page.errors, page.requests
 
-    across, smallest, paper, errors, requests = visit(port, pages[name], work, width, dark)
+    across, smallest, paper, errors, requests = visit(browser, pages[name], work, width, dark)
     assert across == width
     assert smallest >= 10
     assert (max(map(int, paper[4:-1].split(","))) < 60) == dark

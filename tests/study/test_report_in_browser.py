@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncclip.study.report import report
+from tests.browser import Page, visit
 from tests.study import fabricated
-from tests.study.browser import Page, chromium, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -38,12 +38,6 @@ SHAPES = "document.querySelectorAll('[data-figure={}] [data-plot] :is(path, rect
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    with chromium() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of the report of a study, a run and a set."""
     root = tmp_path_factory.mktemp("pages")
@@ -59,13 +53,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_every_figure_of_a_study_draws_and_nothing_logs_an_error(
-    port: int, pages: dict[str, str], width: int, dark: bool
+    browser: int, pages: dict[str, str], width: int, dark: bool
 ) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         paper = await page.run("getComputedStyle(document.body).backgroundColor")
         return await page.run(DRAWN), page.errors, page.requests, paper
 
-    drawn, errors, requests, paper = visit(port, pages["study"], work, width, dark)
+    drawn, errors, requests, paper = visit(browser, pages["study"], work, width, dark)
     assert drawn == MARKS
     assert errors == []
     assert [address for address in requests if not address.startswith("data:")] == [pages["study"]]
@@ -73,25 +67,25 @@ def test_every_figure_of_a_study_draws_and_nothing_logs_an_error(
 
 
 @pytest.mark.parametrize("kind", ["study", "run", "set"])
-def test_nothing_sticks_out_at_400_pixels(port: int, pages: dict[str, str], kind: str) -> None:
+def test_nothing_sticks_out_at_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         await page.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
         return await page.run("document.documentElement.scrollWidth"), page.errors
 
-    assert visit(port, pages[kind], work, width=400) == (400, [])
+    assert visit(browser, pages[kind], work, width=400) == (400, [])
 
 
 @pytest.mark.parametrize("kind", ["run", "set"])
-def test_the_simpler_pages_draw_all_of_their_figures(port: int, pages: dict[str, str], kind: str) -> None:
+def test_the_simpler_pages_draw_all_of_their_figures(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         return await page.run(DRAWN), page.errors
 
-    drawn, errors = visit(port, pages[kind], work)
+    drawn, errors = visit(browser, pages[kind], work)
     assert drawn and all(count > 0 for count in drawn.values()) and errors == []
 
 
 @pytest.fixture(scope="module")
-def answers(port: int, pages: dict[str, str]) -> dict[str, Any]:
+def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
     """What the study's page says to a reader who uses every control once."""
 
     async def work(page: Page) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def answers(port: int, pages: dict[str, str]) -> dict[str, Any]:
         found["errors"] = page.errors
         return found
 
-    answered: dict[str, Any] = visit(port, pages["study"], work)
+    answered: dict[str, Any] = visit(browser, pages["study"], work)
     return answered
 
 
