@@ -25,6 +25,8 @@ from syncclip.frozen_parts import FrozenParts
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.sources import settled_sets
+from syncclip.synthesis.filters import check_safety
+from syncclip.synthesis.generators import check_scheduler
 from syncclip.synthesis.graph import synthesise_set
 from syncclip.synthesis.guides import digests, real_pictures
 from syncclip.synthesis.imported import holds_set
@@ -57,9 +59,12 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         UserError: the benchmark isn't there, or can't be drawn like this.
     """
+    generator = recipe.synthesis.generator
+    check_scheduler(generator)
+    check_safety(recipe.synthesis.filters, generator)
     storage.configure(recipe.storage.options)
     benchmark = load_benchmark(recipe.benchmark)
-    guides = digests(real_pictures(benchmark, *shots_of(recipe))) if recipe.synthesis.generator.guide else ()
+    guides = digests(real_pictures(benchmark, *shots_of(recipe))) if generator.guide else ()
     return draft(
         recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
         benchmark=benchmark.name,

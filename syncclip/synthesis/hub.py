@@ -27,8 +27,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, what: str) -> str:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = huggingface_hub.hf_hub_download(name, file, revision=revision, local_files_only=True)
-        return Path(cached).parents[file.count("/")].name
+        return cached(name, revision, file).parents[file.count("/")].name
     except HFValidationError as error:
         raise UserError(f"{what}: there is no such folder, and it is no name of the hub either") from error
     except OSError:
@@ -45,6 +44,18 @@ def commit_on_hub(name: str, revision: str | None, file: str, what: str) -> str:
             f"{missing} the hub can't be reached ({first_line(error)}); correct the name, or download it where there "
             "is a network and give the folder"
         ) from error
+
+
+def cached(name: str, revision: str | None, file: str) -> Path:
+    """Where a file of a repository lies in the local cache; the hub isn't asked.
+
+    Raises:
+        OSError: nowhere.
+        ValueError: `name` can be no repository's.
+    """
+    import huggingface_hub
+
+    return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, local_files_only=True))
 
 
 def first_line(error: BaseException) -> str:

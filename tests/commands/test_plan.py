@@ -68,6 +68,20 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
     assert "measured here: " in outcome.out and rows(outcome.out)["bytes"][0].endswith("kB")
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
+        ("synthesis.filters=[{name: safety}]", "brings no safety checker; name one by synthesis.filters' `checker`"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "synth"])
+def test_what_drawing_would_fail_at_is_refused_before(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, command: str, override: str, sentence: str
+) -> None:
+    assert sentence in Outcome(capsys, command, tiny.recipe, override).refusal
+
+
 def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--rate", "0.001")
     assert outcome.refusal.endswith("make synthesis.shard_size smaller")

@@ -39,7 +39,7 @@ from syncclip.synthesis.filters.duplicates import (
 from syncclip.synthesis.filters.frozen_clip import FrozenClip
 from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
 from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, pin_leakage
-from syncclip.synthesis.filters.safety import Safety, SafetySettings, pin_safety
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, pin_safety
 
 AnyFilterSettings = (
     BlankSettings
@@ -179,6 +179,7 @@ __all__ = [
     "SafetySettings",
     "Verdict",
     "build_filters",
+    "check_safety",
     "check_scope",
     "judged_by",
     "pinned",

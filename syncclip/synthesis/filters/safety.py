@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.settings import Settings, UserError
 from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
-from syncclip.synthesis.generators import NSFW
+from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
 
 
 class SafetySettings(Settings):
@@ -62,6 +63,25 @@ def _own(info: dict[Any, Any]) -> bool:
             "remove the filter"
         )
     return bool(info[NSFW])
+
+
+def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> None:
+    """Refuse filters that ask a pipeline for its verdict which is known to bring no checker.
+
+    A pipeline that isn't on this machine yet, or of a class of one's own, is told only when it has drawn.
+
+    Raises:
+        UserError: says what to name or remove.
+    """
+    asked = any(isinstance(one, SafetySettings) and one.checker is None for one in filters)
+    if not asked or ":" in (generator.pipeline_class or ""):
+        return
+    parts = parts_of(generator)
+    if parts is not None and "safety_checker" not in parts:
+        raise UserError(
+            f"filter 'safety': the pipeline {generator.pipeline!r} brings no safety checker; name one by "
+            "synthesis.filters' `checker`, or remove the filter"
+        )
 
 
 def pin_safety(settings: SafetySettings) -> SafetySettings:

@@ -9,7 +9,18 @@ probing    the batch size and the attention that are fastest here
 """
 
 from syncclip.synthesis.generators.generator import NSFW, Generator
-from syncclip.synthesis.generators.locating import Located, locate
+from syncclip.synthesis.generators.loading import check_scheduler
+from syncclip.synthesis.generators.locating import Located, locate, parts_of
 from syncclip.synthesis.generators.settings import GeneratorSettings, GuideSettings, LoraSettings
 
-__all__ = ["NSFW", "Generator", "GeneratorSettings", "GuideSettings", "Located", "LoraSettings", "locate"]
+__all__ = [
+    "NSFW",
+    "Generator",
+    "GeneratorSettings",
+    "GuideSettings",
+    "Located",
+    "LoraSettings",
+    "check_scheduler",
+    "locate",
+    "parts_of",
+]

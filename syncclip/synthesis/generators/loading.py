@@ -50,6 +50,16 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     return pipeline
 
 
+def check_scheduler(settings: GeneratorSettings) -> None:
+    """Refuse a scheduler that there is none of, before anything is located or loaded.
+
+    Raises:
+        UserError: names the nearest.
+    """
+    if settings.scheduler is not None:
+        _scheduler(settings.scheduler)
+
+
 def quiet() -> None:
     """Silence the libraries' bars and the warnings known to be harmless (an AutoencoderTiny's, mostly)."""
     import diffusers

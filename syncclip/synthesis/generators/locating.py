@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import NamedTuple
 from syncclip.embedded import folder
 from syncclip.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
-from syncclip.synthesis.hub import commit_on_hub
+from syncclip.synthesis.hub import cached, commit_on_hub
 
 WEIGHT_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
 WHOLE_FILE = 64 * 2**20
 """Files up to this size are hashed whole, larger ones by their size, first and last MiB."""
+
+INDEX = "model_index.json"
+"""Names the class and the parts of a pipeline."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """How diffusers calls LoRA weights."""
@@ -62,16 +66,32 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     )
 
 
+def parts_of(settings: GeneratorSettings) -> set[str] | None:
+    """The parts that a pipeline has by its index; None where no readable index lies on this machine."""
+    path = _folder(settings)
+    try:
+        index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
+        named = json.loads(index.read_text())
+    except (OSError, ValueError):
+        return None
+    return {part for part, place in named.items() if isinstance(place, list) and all(place)}
+
+
+def _folder(settings: GeneratorSettings) -> Path:
+    """Where a pipeline would lie that is no name of the hub."""
+    return folder("icons/generator") if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
+
+
 def _locate(settings: GeneratorSettings, planned: str) -> Located:
     name = settings.pipeline
-    path = folder("icons/generator") if name == "icons" else Path(name).expanduser()
+    path = _folder(settings)
     if path.is_dir():
-        if not (path / "model_index.json").is_file():
+        if not (path / INDEX).is_file():
             raise UserError(
-                f"generator {name!r}: the folder {path} has no model_index.json; give a folder that diffusers' "
+                f"generator {name!r}: the folder {path} has no {INDEX}; give a folder that diffusers' "
                 "save_pretrained wrote"
             )
-        files = [path / "model_index.json"]
+        files = [path / INDEX]
         files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
         return Located(name if name == "icons" else str(path.resolve()), None, _fingerprint(path, files))
     if name == "icons":
@@ -83,7 +103,7 @@ def _locate(settings: GeneratorSettings, planned: str) -> Located:
         )
     if name.startswith(("/", "~", ".")):
         raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount where it lies")
-    commit = planned or commit_on_hub(name, settings.revision, "model_index.json", f"generator {name!r}")
+    commit = planned or commit_on_hub(name, settings.revision, INDEX, f"generator {name!r}")
     return Located(name, commit, commit)
 
 

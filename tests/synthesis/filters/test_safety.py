@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from syncclip.settings import UserError
-from syncclip.synthesis.filters import Safety, SafetySettings, build_filters, placed
+from syncclip.synthesis.filters import BlankSettings, Safety, SafetySettings, build_filters, check_safety, placed
 from syncclip.synthesis.filters.safety import pin_safety
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
@@ -82,6 +82,18 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens what it flags
     assert Safety(SafetySettings()).judge(batch(images)).keep == [True, False]
     assert Safety(pin_safety(SafetySettings(checker=str(tmp_path / "own")))).judge(batch(drawn)).keep == [True, False]
+
+
+def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) -> None:
+    index = tmp_path / "model_index.json"
+    index.write_text('{"safety_checker": [null, null], "unet": ["diffusers", "UNet2DConditionModel"]}')
+    asked = GeneratorSettings(pipeline=str(tmp_path))
+    with pytest.raises(UserError, match="brings no safety checker; name one"):
+        check_safety([SafetySettings()], asked)
+    check_safety([BlankSettings(), SafetySettings(checker="elsewhere")], asked)
+    check_safety([SafetySettings()], asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
+    index.write_text('{"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}')
+    check_safety([SafetySettings()], asked)
 
 
 def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:

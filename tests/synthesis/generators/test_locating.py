@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from syncclip.settings import UserError
-from syncclip.synthesis.generators import GeneratorSettings, locate
+from syncclip.synthesis.generators import GeneratorSettings, locate, parts_of
 from tests.synthesis.generators.conftest import settings_of
 
 
@@ -40,6 +40,28 @@ def test_a_missing_generator_without_a_network_is_one_sentence(name: str) -> Non
     with pytest.raises(UserError, match=r"the hub can't be reached .*; correct the name") as refusal:
         locate(GeneratorSettings(pipeline=name))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_cached_pipelines_parts_are_read_without_a_network(tmp_path: Path) -> None:
+    asked = GeneratorSettings(pipeline="someone/model")
+    assert parts_of(asked) is None
+    repository = tmp_path / "models--someone--model"
+    (repository / "snapshots" / "c0ffee").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    index = repository / "snapshots" / "c0ffee" / "model_index.json"
+    index.write_text('{"_class_name": "X", "unet": ["diffusers", "U"], "safety_checker": [null, null]}')
+    assert parts_of(asked) == {"unet"}
+    index.write_text("{")
+    assert parts_of(asked) is None
+
+
+def test_a_folders_parts_are_read_of_its_index(pipeline: Path, tmp_path: Path) -> None:
+    parts = parts_of(settings_of(pipeline))
+    assert parts is not None and "unet" in parts and "safety_checker" not in parts
+    assert parts_of(settings_of(tmp_path)) is None
+    assert parts_of(GeneratorSettings(pipeline="/no such/pipeline")) is None
 
 
 def test_a_path_that_is_no_hub_name_is_told_so_without_asking_the_hub(tmp_path: Path) -> None:
