@@ -5,18 +5,16 @@ The driver writes it, also while no cell ends, so its time is a sign of life. No
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from syncclip import storage
 from syncclip.settings import Settings
-from syncclip.synthesis.heartbeat import Heartbeat
-from syncclip.synthesis.status import INTERVAL, REMOTE_INTERVAL, SILENCE, duration
+from syncclip.synthesis.living_status import SILENCE, LivingStatus
+from syncclip.synthesis.status import duration
 
 PROGRESS = "progress.json"
 NAMED = 8
@@ -76,10 +74,8 @@ class StudyStatus(Settings):
         return told
 
 
-class StudyStatusFile:
-    """Keeps `progress.json` of the study at `url` up to date while the `with` block runs.
-
-    After a crash of the process the file says "running", and its last sign of life grows old.
+class StudyStatusFile(LivingStatus[StudyStatus]):
+    """Keeps `progress.json` of the study at `url` up to date while the `with` block runs; see `LivingStatus`.
 
     Args:
         cells: of the study.
@@ -88,40 +84,26 @@ class StudyStatusFile:
     """
 
     def __init__(self, url: str, cells: int, done: int, clock: Callable[[], float] = time.time) -> None:
-        self._place, self._clock = storage.join(url, PROGRESS), clock
         now = round(clock(), 3)
-        self._status = StudyStatus(began=now, seen=now, cells=cells, done=done)
-        self._heart = Heartbeat(self._write, INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)
+        begun = StudyStatus(began=now, seen=now, cells=cells, done=done)
+        super().__init__(storage.join(url, PROGRESS), begun, clock=clock)
 
     def running(self, cells: list[str], slots: int) -> None:
-        """Take in which cells the cluster has; the file follows within its interval."""
-        self._status = self._status.model_copy(update={"running": cells, "slots": slots})
+        """Take in which cells the cluster has."""
+        self.status = self.status.model_copy(update={"running": cells, "slots": slots})
 
     def ended(self, cell: str, seconds: float, error: str | None) -> None:
         """Take in that a cell came back."""
-        s = self._status
+        s = self.status
         came = {"failed": {**s.failed, cell: error}} if error else {"done": s.done + 1}
         rest = [name for name in s.running if name != cell]
-        self._status = s.model_copy(
+        self.status = s.model_copy(
             update={**came, "running": rest, "ended": s.ended + 1, "seconds": round(s.seconds + seconds, 3)}
         )
 
-    def __enter__(self) -> StudyStatusFile:
-        self._write()
-        self._heart.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._heart.__exit__(kind, error, traceback)
-        self._status = self._status.model_copy(update={"state": "ended" if error is None else "stopped", "running": []})
-        self._write()
-
-    def _write(self) -> None:
-        status = self._status.model_copy(update={"seen": round(self._clock(), 3)})
-        with contextlib.suppress(Exception):  # what matters is the study
-            storage.write_document(self._place, status)
+    def outcome(self, error: BaseException | None) -> dict[str, Any]:
+        """Ended or stopped; nothing runs any more."""
+        return {"state": "ended" if error is None else "stopped", "running": []}
 
 
 def read_study_status(url: str) -> StudyStatus | None:

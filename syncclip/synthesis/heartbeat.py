@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from types import TracebackType
+from typing import TypeVar
+
+Itself = TypeVar("Itself", bound="Heartbeat")
 
 
-class Heartbeat:
-    """Calls `beat` every `interval` seconds from a thread of its own while the `with` block runs.
+class Heartbeat(ABC):
+    """Calls its `beat` every `interval` seconds from a thread of its own while the `with` block runs.
 
     The block's end waits for a beat that has begun; afterwards there is none.
     """
 
-    def __init__(self, beat: Callable[[], None], interval: float) -> None:
-        self._beat, self._interval = beat, interval
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Heartbeat:
+    @abstractmethod
+    def beat(self) -> None:
+        """What is done each time; must not raise."""
+
+    def __enter__(self: Itself) -> Itself:
         self._thread.start()
         return self
 
@@ -30,4 +37,4 @@ class Heartbeat:
 
     def _go_on(self) -> None:
         while not self._ended.wait(self._interval):
-            self._beat()
+            self.beat()

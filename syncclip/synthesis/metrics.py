@@ -6,7 +6,6 @@ They are counted in the driver, from the reports: a metric of an actor would van
 from __future__ import annotations
 
 import json
-from types import TracebackType
 from typing import Any
 
 from syncclip.synthesis.facts import STAGES, Facts
@@ -21,7 +20,7 @@ GAUGE_INTERVAL = 5.0
 """Seconds; Ray forgets a gauge that is not set again within two of its export intervals, 20 s by default."""
 
 
-class Metrics:
+class Metrics(Heartbeat):
     """Counts what the shards of one set bring; every series carries the set's URL as its tag `set`.
 
     Gauges are set from `facts` while the `with` block runs.
@@ -30,8 +29,8 @@ class Metrics:
     def __init__(self, url: str, facts: Facts) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
+        super().__init__(GAUGE_INTERVAL)
         self._set, self._facts = {"set": url}, facts
-        self._heart = Heartbeat(self._show, GAUGE_INTERVAL)
 
         def counter(name: str, description: str, *tags: str) -> Any:
             return Counter(f"syncclip_{name}", description, ("set", *tags))
@@ -48,15 +47,6 @@ class Metrics:
         self._done = Gauge("syncclip_images_done", "Pictures that are committed, earlier runs included.", ("set",))
         self._actors = Gauge("syncclip_actors", "Actors that draw now.", ("set",))
 
-    def __enter__(self) -> Metrics:
-        self._heart.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._heart.__exit__(kind, error, traceback)
-
     def count(self, report: Report, images: int) -> None:
         """Take in a shard's report; `images` are its planned pictures."""
         self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
@@ -71,7 +61,8 @@ class Metrics:
             for reason, count in json.loads(report.rejects).items():
                 self._rejects.inc(count, self._set | {"reason": reason})
 
-    def _show(self) -> None:
+    def beat(self) -> None:
+        """Set the gauges."""
         self._planned.set(self._facts.total, self._set)
         self._done.set(self._facts.images, self._set)
         self._actors.set(self._facts.actors, self._set)

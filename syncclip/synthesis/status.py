@@ -7,29 +7,18 @@ reads it to decide what to draw, and a run goes on where it can't be written.
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from syncclip import storage
 from syncclip.settings import Settings, UserError
 from syncclip.synthesis.facts import Facts
-from syncclip.synthesis.heartbeat import Heartbeat
+from syncclip.synthesis.living_status import SILENCE, LivingStatus
 
 STATUS_NAME = "status.json"
-
-INTERVAL = 2.0
-REMOTE_INTERVAL = 30.0
-"""Seconds between two writes; each is a request where the set lies in an object store."""
-
-SILENCE = 4 * REMOTE_INTERVAL
-"""Seconds without a sign of life after which a driver is taken for dead."""
-
-logger = logging.getLogger(__name__)
 
 
 class Status(Settings):
@@ -87,60 +76,27 @@ class Status(Settings):
         return told
 
 
-class StatusFile:
-    """Keeps `status.json` of the set at `url` up to date while the `with` block runs, and tells how the block ended.
-
-    After a crash of the process the file says "running", and its last sign of life grows old.
-
-    Args:
-        interval: seconds between two writes.
-        clock: seconds since the epoch; tests pass their own.
-    """
+class StatusFile(LivingStatus[Status]):
+    """Keeps `status.json` of the set at `url` up to date while the `with` block runs; see `LivingStatus`."""
 
     def __init__(
         self, url: str, facts: Facts, interval: float | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self._place = storage.join(url, STATUS_NAME)
-        self._clock = clock
-        self._began = clock()
-        self._heart = Heartbeat(self._write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL))
-        self.update(facts)
+        began = round(clock(), 3)
+        super().__init__(storage.join(url, STATUS_NAME), _status(facts, began, began), interval, clock)
 
     def update(self, facts: Facts) -> None:
-        """Take in the newest facts; the file follows within its interval."""
-        self._status = Status(
-            began=round(self._began, 3),
-            seen=round(self._clock(), 3),
-            images=facts.images,
-            planned=facts.total,
-            rate=round(facts.rate, 4),
-            remaining=None if facts.remaining is None else round(facts.remaining, 1),
-            busy={stage: round(share, 4) for stage, share in facts.shares.items()},
-            rejects=dict(facts.rejects.most_common()),
-            actors=facts.actors,
-            failed=facts.failed,
-            restarts=facts.restarts,
-        )
+        """Take in the newest facts."""
+        self.status = _status(facts, self.status.began, round(self.clock(), 3))
 
-    def __enter__(self) -> StatusFile:
-        self._write()
-        self._heart.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._heart.__exit__(kind, error, traceback)
-        state, reason = _outcome(error)
-        self._status = self._status.model_copy(update={"state": state, "reason": reason})
-        self._write()
-
-    def _write(self) -> None:
-        status = self._status.model_copy(update={"seen": round(self._clock(), 3)})
-        try:
-            storage.write_document(self._place, status)
-        except Exception as error:  # what matters is the set
-            logger.debug("no status at %s: %s", self._place, error)
+    def outcome(self, error: BaseException | None) -> dict[str, Any]:
+        """Complete, stopped, or failed for a reason."""
+        if error is None:
+            return {"state": "complete"}
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            return {"state": "stopped", "reason": "interrupted"}
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return {"state": "failed", "reason": name + " ".join(str(error).split())}
 
 
 def read_status(url: str) -> Status | None:
@@ -173,10 +129,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else f"{max(0, round(seconds))} s"
 
 
-def _outcome(error: BaseException | None) -> tuple[str, str]:
-    if error is None:
-        return "complete", ""
-    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        return "stopped", "interrupted"
-    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return "failed", name + " ".join(str(error).split())
+def _status(facts: Facts, began: float, seen: float) -> Status:
+    return Status(
+        began=began,
+        seen=seen,
+        images=facts.images,
+        planned=facts.total,
+        rate=round(facts.rate, 4),
+        remaining=None if facts.remaining is None else round(facts.remaining, 1),
+        busy={stage: round(share, 4) for stage, share in facts.shares.items()},
+        rejects=dict(facts.rejects.most_common()),
+        actors=facts.actors,
+        failed=facts.failed,
+        restarts=facts.restarts,
+    )

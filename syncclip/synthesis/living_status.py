@@ -1,0 +1,72 @@
+"""A file that tells whoever looks from elsewhere how a run is doing, and that its driver lives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from syncclip import storage
+from syncclip.synthesis.heartbeat import Heartbeat
+
+INTERVAL = 2.0
+REMOTE_INTERVAL = 30.0
+"""Seconds between two writes; each is a request where the file lies in an object store."""
+
+SILENCE = 4 * REMOTE_INTERVAL
+"""Seconds without a sign of life after which a driver is taken for dead."""
+
+Told = TypeVar("Told", bound=BaseModel)
+ItsFile = TypeVar("ItsFile", bound="LivingStatus[Any]")
+
+logger = logging.getLogger(__name__)
+
+
+class LivingStatus(Heartbeat, Generic[Told]):
+    """Keeps a status file up to date while the `with` block runs, and tells how the block ended.
+
+    Whoever derives from it sets `status` to what is new; the file follows within its interval. After a crash of the
+    process the file says "running", and its last sign of life, `seen`, grows old. Where it can't be written, the run
+    goes on.
+
+    Args:
+        place: of the file.
+        status: at the begin; has a field `seen`, seconds since the epoch.
+        interval: seconds between two writes.
+        clock: seconds since the epoch; tests pass their own.
+    """
+
+    def __init__(
+        self, place: str, status: Told, interval: float | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(interval or (INTERVAL if storage.is_local(place) else REMOTE_INTERVAL))
+        self.status, self.clock = status, clock
+        self._place = place
+
+    @abstractmethod
+    def outcome(self, error: BaseException | None) -> dict[str, Any]:
+        """The fields of the status that tell how the block ended."""
+
+    def beat(self) -> None:
+        """Write the status, with this moment as the last sign of life."""
+        status = self.status.model_copy(update={"seen": round(self.clock(), 3)})
+        try:
+            storage.write_document(self._place, status)
+        except Exception as error:  # what matters is the run
+            logger.debug("no status at %s: %s", self._place, error)
+
+    def __enter__(self: ItsFile) -> ItsFile:
+        self.beat()
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self.status = self.status.model_copy(update=self.outcome(error))
+        self.beat()
