@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from syncclip.commands import benchmarks, captions, plan, prompts, reproduce, shards, status, submit
-from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName
+from syncclip.commands.arguments import Folder, Out, Overrides, RecipeName, Root
 
 app = typer.Typer(
     name="syncclip",
@@ -65,7 +65,7 @@ def init(
             metavar="[benchmark.KEY=VALUE]...", help="What the data does not tell: classnames, template ..."
         ),
     ] = None,
-    root: benchmarks.Root = None,
+    root: Root = None,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = None,
     photographs: Annotated[
         bool, typer.Option("--photographs", help="With a large CLIP and Stable Diffusion, not the embedded models.")
@@ -112,7 +112,7 @@ def evaluate(
     benchmark: Annotated[
         str | None, typer.Option("--benchmark", metavar="NAME", help="Another benchmark, over whose classes to test.")
     ] = None,
-    root: benchmarks.Root = None,
+    root: Root = None,
 ) -> None:
     """Evaluate a trained run in one pass over the test pictures, by every protocol; also on other data."""
     from syncclip import jobs, tables

@@ -6,13 +6,14 @@ name comes from the recipe, so that submitting twice joins or resumes what runs,
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,7 @@ from syncclip.cluster import debugging
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 
-Job = Literal["synth", "train", "study"]
+Job = Literal["synth", "train", "study", "reproduce"]
 
 LARGEST_UPLOAD = 200 << 20
 """Bytes; Ray keeps what is uploaded in the head's memory."""
@@ -44,16 +45,25 @@ class Submission:
     """A job as it will be submitted."""
 
     identifier: str
-    """`syncclip-<job>-<recipe>-<hash of all that decides the job>`."""
+    """`syncclip-<job>-<recipe or protocol>-<hash of all that decides the job>`."""
     job: Job
     recipe: Recipe
+    """It decides what travels along; a reproduction has one for each data set, alike in this."""
     out: str | None
+    arguments: tuple[str, ...] = ()
+    """What stands behind the job's name instead of the recipe's file, which doesn't travel then."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs in the uploaded folder."""
         out = ["--out", self.out] if self.out else []
-        return shlex.join(["python", "-m", "syncclip", self.job, f"{self.recipe.name}.yaml", *out])
+        arguments = self.arguments or [self.file]
+        return shlex.join(["python", "-m", "syncclip", self.job, *arguments, *out])
+
+    @property
+    def file(self) -> str:
+        """The recipe's name in the uploaded folder."""
+        return f"{self.recipe.name}.yaml"
 
 
 def submission(job: Job, recipe: Recipe, out: str | None, *, here: bool, shared: bool = False) -> Submission:
@@ -66,22 +76,73 @@ def submission(job: Job, recipe: Recipe, out: str | None, *, here: bool, shared:
     Raises:
         UserError: the recipe names paths that the cluster doesn't have, or holds keys.
     """
+    _check_keys(recipe)
+    absolute = _absolute(local_paths(recipe, out), here or shared)
+    out = absolute.pop("--out", out)
+    recipe = recipe.with_values(absolute)
+    return Submission(f"syncclip-{job}-{recipe.name}-{digest([job, recipe.to_yaml(), out])[:8]}", job, recipe, out)
+
+
+def reproduction(
+    protocol: str,
+    root: str,
+    datasets: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    out: str | None = None,
+    synthetic: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    here: bool,
+    shared: bool = False,
+) -> Submission:
+    """The job that `syncclip reproduce` is on a cluster; arguments as of `reproduction.run.reproduce`, and see above.
+
+    Raises:
+        UserError: what `reproduce` would refuse before it reads data; or see `submission`.
+    """
+    from syncclip.reproduction.protocols import find_protocol  # late: it stands on top of the recipe
+    from syncclip.reproduction.run import recipes_of
+
+    recipes = recipes_of(find_protocol(protocol), root, datasets, methods, overrides)
+    recipe = next(iter(recipes.values()))
+    _check_keys(recipe)
+    named = {"--root": root, "--synthetic": synthetic}
+    paths = {option: path for option, path in named.items() if path is not None and storage.is_local(path)}
+    paths |= {key: path for key, path in local_paths(recipe, out).items() if key != "benchmark.root"}
+    absolute = _absolute(paths, here or shared)
+    out = absolute.pop("--out", out)
+    options = {option: absolute.pop(option, path) for option, path in named.items()}
+    arguments = [
+        protocol,
+        *(part for option, path in options.items() if path is not None for part in (option, path)),
+        *(part for name in datasets for part in ("--dataset", name)),
+        *(part for name in methods for part in ("--method", name)),
+        *overrides,
+        *(f"{key}={json.dumps(path)}" for key, path in absolute.items()),
+    ]
+    decisive = [arguments, out, [one.to_yaml() for one in recipes.values()]]
+    return Submission(
+        f"syncclip-reproduce-{protocol}-{digest(decisive)[:8]}", "reproduce", recipe, out, tuple(arguments)
+    )
+
+
+def _check_keys(recipe: Recipe) -> None:
     if yaml.safe_load(recipe.to_yaml())["storage"]["options"] != recipe.storage.options:
         raise UserError(
             "storage.options holds a key or a password, which a job would show to all who reach the cluster; give its "
             "machines a role, or the variables of their environment"
         )
-    paths = local_paths(recipe, out)
-    if paths and not (here or shared):
+
+
+def _absolute(paths: Mapping[str, str], seen: bool) -> dict[str, str]:
+    """Paths of this machine made absolute, or refused where the cluster doesn't see them."""
+    if paths and not seen:
         key, path = next(iter(paths.items()))
         raise UserError(
             f"{key}: {path} is a path of this machine, and the cluster runs on others; use a URL, or say --shared if "
             "every node sees it under this name"
         )
-    absolute = {key: str(Path(storage.local_path(path)).absolute()) for key, path in paths.items()}
-    out = absolute.pop("--out", out)
-    recipe = recipe.with_values(absolute)
-    return Submission(f"syncclip-{job}-{recipe.name}-{digest([job, recipe.to_yaml(), out])[:8]}", job, recipe, out)
+    return {key: str(Path(storage.local_path(path)).absolute()) for key, path in paths.items()}
 
 
 def local_paths(recipe: Recipe, out: str | None) -> dict[str, str]:
@@ -122,7 +183,8 @@ def lay_out(one: Submission, folder: Path) -> None:
     Raises:
         UserError: it is too much to upload.
     """
-    (folder / f"{one.recipe.name}.yaml").write_text(one.recipe.to_yaml(), encoding="utf-8")
+    if not one.arguments:
+        (folder / one.file).write_text(one.recipe.to_yaml(), encoding="utf-8")
     values = dict(_texts(one.recipe.model_dump(mode="json", exclude={"name"})))
     package = Path(syncclip.__file__).parent
     unused = ["__pycache__", "*.pyc", "scripts"] + ([] if EMBEDDED in values.values() else [EMBEDDED])
@@ -218,7 +280,7 @@ def submit(client: Any, one: Submission) -> tuple[str, bool]:
                 entrypoint=one.entrypoint,
                 submission_id=name,
                 runtime_env={"working_dir": folder, "env_vars": variables},
-                metadata={"recipe": one.recipe.name, "job": one.job},
+                metadata={"recipe": one.arguments[0] if one.arguments else one.recipe.name, "job": one.job},
             )
         except RuntimeError as error:
             if "already exists" not in str(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from syncclip import submission
+from syncclip import cli, submission
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
 from syncclip.submission import Submission
+from tests.test_cli import Outcome
 
 BUCKET = "storage.root=s3://bucket/runs"
 
@@ -69,6 +71,71 @@ def test_names_that_are_no_paths_pass(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / folder).mkdir()
 
     assert of(BUCKET, "synthesis.generator.pipeline=stabilityai/sdxl-turbo").recipe.training.method == "syncclip"
+
+
+def reproduction(*overrides: str, root: str = "s3://bucket/data", here: bool = False, **more: Any) -> Submission:
+    return submission.reproduction("base-to-novel", root, overrides=overrides, here=here, **more)
+
+
+def test_a_reproduction_travels_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    typed: list[Any] = []
+
+    def reproduce(*given: Any) -> SimpleNamespace:
+        typed.extend(given)
+        return SimpleNamespace(page="page.html")
+
+    monkeypatch.setattr("syncclip.reproduction.run.reproduce", reproduce)
+    one = reproduction("study.seeds=[1, 2]", datasets=["dtd", "eurosat"], methods=["coop"], out="s3://bucket/out")
+
+    assert one.identifier.startswith("syncclip-reproduce-base-to-novel-")
+    assert cli.run(shlex.split(one.entrypoint)[3:]) == 0
+    assert typed == [
+        *("base-to-novel", "s3://bucket/data", ["dtd", "eurosat"], ["coop"]),
+        *("s3://bucket/out", None, ["study.seeds=[1, 2]"]),
+    ]
+    assert not any(name.endswith("dtd.yaml") and "/" not in name for name in laid_out(one, tmp_path / "job"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "places", "key"),
+    [
+        ((), {"root": "/data", "out": "s3://bucket/out"}, "--root: /data is a path"),
+        ((), {"synthetic": "sets", "out": "s3://bucket/out"}, "--synthetic: sets is a path"),
+        ((), {}, "storage.root: runs is a path"),
+        (("backbone.name=./clip",), {"out": "s3://bucket/out"}, "backbone.name: ./clip is a path"),
+    ],
+)
+def test_a_reproductions_paths_of_this_machine_are_refused_elsewhere_and_made_absolute_here(
+    overrides: tuple[str, ...], places: dict[str, str], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=key):
+        reproduction(*overrides, **places)
+    words = shlex.split(reproduction(*overrides, here=True, **places).entrypoint)
+    option, _, path = key.removesuffix(" is a path").partition(": ")
+    absolute = str(tmp_path / path)
+    if option.startswith("--"):
+        assert words[words.index(option) + 1] == absolute
+    else:
+        assert words[-1 if "out" not in places else -3] == f'{option}="{absolute}"'
+
+
+def test_a_reproduction_of_something_else_has_another_name() -> None:
+    some = [reproduction(out="s3://b/o"), reproduction(out="s3://b/o", datasets=["dtd"]), reproduction(out="s3://b/p")]
+    assert len({one.identifier for one in some}) == 3
+    assert reproduction(out="s3://b/o") == some[0]
+
+
+def test_a_reproductions_mistakes_are_told_before_it_is_submitted() -> None:
+    with pytest.raises(UserError, match="is not trained on 'dtdd'; did you mean 'dtd'"):
+        reproduction(datasets=["dtdd"])
+    with pytest.raises(UserError, match="a key or a password"):
+        reproduction("storage.options.secret=abc")
+
+
+def test_the_options_of_a_reproduction_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").refusal
+    assert "are reproduce's" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").refusal
 
 
 def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,14 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Recipe values that win over the file's.")
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
+Root = Annotated[
+    str | None, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp lays them out.")
+]
+Datasets = Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this one; again for more.")]
+Methods = Annotated[list[str] | None, typer.Option("--method", metavar="NAME", help="Only this one; again for more.")]
+Synthetic = Annotated[
+    str | None, typer.Option("--synthetic", metavar="DIR", help="Synthetic sets, called like the data sets.")
+]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 
 

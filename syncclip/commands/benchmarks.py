@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="See the literature's benchmarks, and check data that lies on your disk.")
+from syncclip.commands.arguments import Root
 
-Root = Annotated[
-    str | None, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp lays them out.")
-]
+app = typer.Typer(help="See the literature's benchmarks, and check data that lies on your disk.")
 
 
 @app.command("ls")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.commands.arguments import Out, Overrides
+from syncclip.commands.arguments import Datasets, Methods, Out, Overrides, Synthetic
 
 
 def reproduce(
@@ -20,11 +20,9 @@ def reproduce(
     ],
     root: Annotated[str, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp has it.")],
     overrides: Overrides = None,
-    dataset: Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this one.")] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", metavar="NAME", help="Only this one.")] = None,
-    synthetic: Annotated[
-        str | None, typer.Option("--synthetic", metavar="DIR", help="Synthetic sets, called like the data sets.")
-    ] = None,
+    dataset: Datasets = None,
+    method: Methods = None,
+    synthetic: Synthetic = None,
     out: Out = None,
 ) -> None:
     """Run a protocol of the literature on all its data sets, and set published figures beside it."""

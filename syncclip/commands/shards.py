@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.commands.arguments import Folder, Out, Overrides, reach
-from syncclip.commands.benchmarks import Root
+from syncclip.commands.arguments import Folder, Out, Overrides, Root, reach
 
 if TYPE_CHECKING:
     from syncclip.recipe import Recipe

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.commands.arguments import Out, Overrides, RecipeName
+from syncclip.commands.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
 
 if TYPE_CHECKING:
-    from syncclip.recipe import Recipe
-    from syncclip.submission import Job
+    from syncclip.submission import Submission
 
 
 class JobName(str, Enum):
@@ -20,11 +21,14 @@ class JobName(str, Enum):
     synth = "synth"
     train = "train"
     study = "study"
+    reproduce = "reproduce"
 
 
 def submit(
-    job: Annotated[JobName, typer.Argument(metavar="synth|train|study", help="The command to run there.")],
-    recipe: RecipeName,
+    job: Annotated[JobName, typer.Argument(metavar="synth|train|study|reproduce", help="The command to run there.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file; of `reproduce`, the protocol.")
+    ],
     overrides: Overrides = None,
     out: Out = None,
     address: Annotated[
@@ -43,23 +47,46 @@ def submit(
     any_version: Annotated[
         bool, typer.Option("--any-version", help="Submit also to a cluster of another Ray version.")
     ] = False,
+    root: Root = None,
+    dataset: Datasets = None,
+    method: Methods = None,
+    synthetic: Synthetic = None,
 ) -> None:
     """Run a command on a Ray cluster; submitted twice, it is joined or resumed, never doubled."""
+    from syncclip import submission
     from syncclip.recipe import Recipe
+    from syncclip.settings import UserError
 
-    loaded = Recipe.load(recipe, overrides or [])
-    status = run(job.value, loaded, out, address, wait=wait, shared=shared, any_version=any_version)
+    build: Callable[..., Submission]
+    if job is JobName.reproduce:
+        if root is None:
+            raise UserError(
+                "missing option '--root': reproduce needs the folder of all data sets; see `syncclip --help`"
+            )
+        given = recipe, root, dataset or [], method or [], out, synthetic, overrides or []
+        build = partial(submission.reproduction, *given)
+    elif root or dataset or method or synthetic:
+        raise UserError(
+            f"--root, --dataset, --method and --synthetic are reproduce's; {job.value} has a recipe for that"
+        )
+    else:
+        build = partial(submission.submission, job.value, Recipe.load(recipe, overrides or []), out)
+    status = run(partial(build, shared=shared), address, wait=wait, any_version=any_version)
     if status:
         raise typer.Exit(status)
 
 
-def run(job: Job, recipe: Recipe, out: str | None, address: str, *, wait: bool, shared: bool, any_version: bool) -> int:
-    """Submit, follow and tell; returns the exit status of the job, 0 where it isn't waited for."""
+def run(build: Callable[..., Submission], address: str, *, wait: bool, any_version: bool) -> int:
+    """Submit, follow and tell; returns the exit status of the job, 0 where it isn't waited for.
+
+    Args:
+        build: makes the job, once it is known whether the cluster is `here`.
+    """
     from syncclip import following, submission
     from syncclip.training.runs import say
 
     client = submission.connect(address, any_version=any_version)
-    one = submission.submission(job, recipe, out, here=submission.runs_here(client), shared=shared)
+    one = build(here=submission.runs_here(client))
     name, joined = submission.submit(client, one)
     say(f"job {name} {'is at it already' if joined else 'is submitted'} at {address}")
     stop = f"`ray job stop {name} --address {address}` stops it"

@@ -61,7 +61,7 @@ def reproduce(
             written, some runs failed: the sentence names them.
     """
     protocol = find_protocol(name)
-    recipes = {one: recipe_of(protocol, one, root, methods, overrides) for one in _chosen(protocol, datasets)}
+    recipes = recipes_of(protocol, root, datasets, methods, overrides)
     first = next(iter(recipes.values()))
     storage.configure(first.storage.options)
     require_root(root)
@@ -82,6 +82,24 @@ def reproduce(
     if failed := {f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error}:
         raise UserError(failures(failed, len(waiting), url))
     return Reproduction(url, table, page)
+
+
+def recipes_of(
+    protocol: Protocol,
+    root: str,
+    datasets: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> dict[str, Recipe]:
+    """Data set -> its recipe, of some data sets or of all that the protocol trains on.
+
+    Raises:
+        UserError: the protocol trains on no such data set; see `recipe_of` for the rest.
+    """
+    if unknown := [one for one in datasets if one not in protocol.datasets]:
+        raise UserError(f"{protocol.name} is not trained on {unknown[0]!r}; {nearest(unknown[0], protocol.datasets)}")
+    chosen = [one for one in protocol.datasets if not datasets or one in datasets]
+    return {one: recipe_of(protocol, one, root, methods, overrides) for one in chosen}
 
 
 def recipe_of(
@@ -113,12 +131,6 @@ def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
     """The arm with a data set's values over its own, and without those that the command line gives to all."""
     values = {**arm.overrides, **apart}
     return arm.model_copy(update={"overrides": {key: values[key] for key in values if key not in given}})
-
-
-def _chosen(protocol: Protocol, datasets: Sequence[str]) -> Sequence[str]:
-    if unknown := [one for one in datasets if one not in protocol.datasets]:
-        raise UserError(f"{protocol.name} is not trained on {unknown[0]!r}; {nearest(unknown[0], protocol.datasets)}")
-    return [one for one in protocol.datasets if not datasets or one in datasets]
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
