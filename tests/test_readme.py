@@ -23,13 +23,6 @@ def test_its_recipes_are_accepted(text: str, tmp_path: Path) -> None:
     assert Recipe.load(str(file)).name == "birds"
 
 
-@pytest.mark.parametrize("line", re.findall(r"^(?:\.venv/bin/)?syncclip (\w+ .*?)(?: +#.*)?$", README, re.MULTILINE))
-def test_the_overrides_of_its_commands_are_accepted(line: str) -> None:
-    overrides = [word.strip("'") for word in line.split() if re.match(r"'?\w+\.\w+=", word)]
-
-    Recipe.load("icons", overrides)
-
-
 def test_its_table_holds_every_command() -> None:
     known = set(getattr(get_command(app), "commands", {}))
 
