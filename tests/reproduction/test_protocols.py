@@ -115,6 +115,7 @@ def test_few_shots_are_learned_as_the_authors_of_a_method_have_it_for_a_data_set
 def test_prompts_that_are_carried_far_are_shallow() -> None:
     recipe = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data")
     maple, promptsrc = recipe.methods.maple, recipe.methods.promptsrc
+    assert recipe.benchmark.base == "all", "each of the thousand classes has real pictures"
     assert (maple.depth, maple.learning_rate) == (3, 0.0026)
     assert (promptsrc.visual_depth, promptsrc.text_depth) == (3, 3)
     assert {arm.method: published_settings(recipe, arm)[0] for arm in recipe.study.arms[1:]} == {

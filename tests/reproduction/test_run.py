@@ -21,7 +21,7 @@ from syncclip.study.run import ensure_set
 from syncclip.synthesis.imported import import_set
 from syncclip.synthesis.plan import settle
 from tests.worlds.benchmark import encoded, picture
-from tests.worlds.literature import ADVERSARIAL, FEW, Miniatures, split_file_miniature
+from tests.worlds.literature import ADVERSARIAL, FEW, RENDITION, Miniatures, split_file_miniature
 
 EMBEDDED = [
     "backbone.name=icons",
@@ -146,8 +146,11 @@ class TestOnRay:
             "imagenet_a",
             "imagenet_r",
         ]
-        said = pd.read_parquet(next(out.glob("imagenet/transfer/cells/*/transfer/imagenet_a/predictions.parquet")))
-        assert set(said["open_prediction"]) <= set(ADVERSARIAL)
+        for name, candidates in (("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)):
+            runs = [*out.glob(f"imagenet/transfer/cells/*/transfer/{name}/predictions.parquet")]
+            assert len(runs) == 2
+            for one in runs:
+                assert set(pd.read_parquet(one)["open_prediction"]) <= set(candidates)
 
     @pytest.mark.parametrize(
         ("protocol", "overrides", "methods", "runs"),
