@@ -79,7 +79,7 @@ def first_recipe(
     values = given.benchmark.model_dump(mode="json", exclude_defaults=True)
     values |= {"name": given.benchmark.name, "template": benchmark.template}
     values |= {"shots": values.get("shots", min(16, int(counts.max())))}
-    notes = {"shots": f"base classes have {_range(counts.tolist())} pictures to train"}
+    notes = {"shots": f"pictures to train of a base class: {_range(counts.tolist())}"}
     if "base" not in values:
         values["base"], notes["base"] = "first", "half of the classes; or drawn, all, or a list of names"
     lines = [

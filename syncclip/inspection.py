@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage, tables
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
@@ -99,9 +100,9 @@ def status(url: str) -> list[str]:
         run = RunRecord.model_validate_json(storage.read_bytes(record))
         return [
             url,
-            f"{run.status}: {run.steps:,} of {run.total_steps:,} steps",
+            f"{run.status}: {run.steps:,} of {counted(run.total_steps, 'step')}",
             *([f"why: {run.error}"] * bool(run.error)),
         ]
     if shards := committed(url):
-        return [url, f"{len(shards):,} shards are committed; nothing tells how their synthesis ended"]
+        return [url, f"{counted(len(shards), 'shard')} committed; nothing tells how their synthesis ended"]
     raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")

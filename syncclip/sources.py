@@ -12,6 +12,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.benchmarks import Benchmark, load_benchmark
+from syncclip.counting import counted
 from syncclip.recipe import Recipe, digest
 from syncclip.settings import UserError
 from syncclip.shards.cache import ShardCache
@@ -62,8 +63,8 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
     if wanted > plan.images_per_class:
         raise UserError(
-            f"training.images_per_class is {wanted}, but {url} holds {plan.images_per_class} images per class; "
-            f"draw more with {again}"
+            f"training.images_per_class is {wanted}, but {url} holds "
+            f"{counted(plan.images_per_class, 'image')} per class; draw more with {again}"
         )
     there, shards = committed(url), plan.shards(wanted)
     if missing := [shard for shard in shards if shard not in there]:

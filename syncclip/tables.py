@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from syncclip.counting import counted
+
 if TYPE_CHECKING:
     from syncclip.synthesis.quality import SetQuality
     from syncclip.synthesis.summary import SetSummary
@@ -60,7 +62,8 @@ def summary(done: SetSummary) -> str:
     """What a set holds and what this call added to it, as two or three lines."""
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
     lines = [
-        f"{done.images:,} images of {done.classes} classes in {done.shards} shards, {size(done.bytes)}"
+        f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
+        f"{counted(done.shards, 'shard')}, {size(done.bytes)}"
         + (f"; sent back: {rejects}" if rejects else "")
         + (f"; left out: {done.dropped:,}" if done.dropped else "")
     ]

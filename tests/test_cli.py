@@ -67,7 +67,7 @@ def test_a_wrong_call_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]
         ("benchmark.name=icns", "did you mean 'icons'"),
         ("benchmark.name=/no/such/folder", "/no/such/folder"),
         ("training.method=synclip", "did you mean 'syncclip'"),
-        ("synthesis.actors=4096", "4096 actors"),
+        ("synthesis.actors=4096", "4,096 actors"),
     ],
 )
 @pytest.mark.usefixtures("no_ray_yet")

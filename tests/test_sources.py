@@ -112,7 +112,7 @@ def test_a_real_set_of_other_classes_is_refused(tiny: TinyWorld, tmp_path: Path)
 def test_an_empty_set_is_refused(tiny: TinyWorld, copy: Path) -> None:
     for shard in range(2):
         write_shard(str(copy), shard, [])
-    with pytest.raises(UserError, match="all 2 shards there are empty"):
+    with pytest.raises(UserError, match="there is no image in 2 shards"):
         opened(recipe_of(tiny, f"training.synthetic={copy}"))
 
 

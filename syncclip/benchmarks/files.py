@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from syncclip.benchmarks.benchmark import Split
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.images import decode_image
 
@@ -174,7 +175,7 @@ def draw_splits(
         pictures = list(by_class.get(label, ()))
         if len(pictures) < 3:
             raise UserError(
-                f"{source}: class {name!r} has {len(pictures)} pictures; splitting needs at least 3 "
+                f"{source}: class {name!r} has {counted(len(pictures), 'picture')}; splitting needs at least 3 "
                 "(one each to train, validate and test)."
             )
         generator.shuffle(pictures)

@@ -39,6 +39,7 @@ from syncclip.clip.tokens import (
     tokenize,
 )
 from syncclip.clip.vision_tower import VisionTower, vision_tower
+from syncclip.counting import counted
 from syncclip.settings import UserError
 
 
@@ -165,8 +166,8 @@ class PromptedClip(nn.Module):
             held = int(self._tokenize([phrase])[1]) - start
             if held < n:
                 raise UserError(
-                    f"the phrase '{phrase}' has {held} tokens, but {n} text tokens shall start from it; "
-                    f"use a longer phrase, an empty one, or {held} text tokens"
+                    f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens shall start from it; "
+                    f"use a longer phrase, an empty one, or {counted(held, 'text token')}"
                 )
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
         # Names are counted alone: the last token of "St. (old)" and the full stop behind it may be one in the sentence.

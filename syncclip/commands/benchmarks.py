@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from syncclip.commands.arguments import Root
+from syncclip.counting import counted
 
 app = typer.Typer(help="See the literature's benchmarks, and check data that lies on your disk.")
 
@@ -43,7 +44,7 @@ def check_command(
         (
             one.name,
             *(one.count(what) for what in COUNTED),
-            f"{len(one.problems)} problem(s)" if one.problems else "as it should be",
+            counted(len(one.problems), "problem") if one.problems else "as it should be",
         )
         for one in checks
     ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from syncclip.commands.arguments import Overrides, RecipeName
+from syncclip.counting import counted
 
 
 def captions(
@@ -23,5 +24,5 @@ def captions(
         rows = [(name, caption) for name, found in written.sentences.items() for caption in found[:show]]
         if rows:
             tables.show(tables.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
-        count = sum(map(len, written.sentences.values()))
-        tables.show(f"{count:,} captions of {len(written.sentences):,} classes: {url}")
+        count = counted(sum(map(len, written.sentences.values())), "caption")
+        tables.show(f"{count} of {counted(len(written.sentences), 'class', 'classes')}: {url}")

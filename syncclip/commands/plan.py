@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncclip.commands.arguments import Overrides, RecipeName
+from syncclip.counting import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,8 +34,9 @@ def plan(
     drawn = jobs.plan(loaded)
     tables.show(prompts_table(drawn))
     tables.show(
-        f"{drawn.classes} classes x {drawn.images_per_class} images = {drawn.total:,} images in {len(drawn.shards())} "
-        f"shards of up to {drawn.shard_size}, drawn by {drawn.generator.pipeline}"
+        f"{counted(drawn.classes, 'class', 'classes')} x {counted(drawn.images_per_class, 'image')} = "
+        f"{counted(drawn.total, 'image')} in {counted(len(drawn.shards()), 'shard')} of up to {drawn.shard_size}, "
+        f"drawn by {drawn.generator.pipeline}"
     )
     cost = loaded.synthesis.cost
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
@@ -71,7 +73,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
     least, most, num_gpus = synthesis.least_actors, synthesis.most_actors, synthesis.num_gpus
     found = forecast(drawn, cost, least, most, num_gpus)
-    actors = "1 actor" if most == 1 else f"{most} actors" if least == most else f"{least} to {most} actors"
+    actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(
         f"{actors} at {cost.rate:.3g} images/s each: {tables.duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncclip.commands.arguments import Folder, Out, Overrides, Root, reach
+from syncclip.counting import counted
 
 if TYPE_CHECKING:
     from syncclip.recipe import Recipe
@@ -53,8 +54,8 @@ def verify_command(
             retries=synthesis.retries,
             storage_options=recipe.storage.options,
         )
-        tables.show(f"{folder}: {len(again)} shards drawn again")
-    tables.show(f"{folder}: {len(committed(folder))} shards, all sound")
+        tables.show(f"{folder}: {counted(len(again), 'shard')} drawn again")
+    tables.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
 
 
 @app.command("quality")
@@ -101,10 +102,9 @@ def import_command(
     recipe = Recipe.of_benchmark(benchmark, root)
     storage.configure(recipe.storage.options)
     found = import_set(source, read_benchmark(recipe.benchmark), out, images)
-    fewest = f", {min(found.counts)} to {max(found.counts)} a class"
-    tables.show(
-        f"{sum(found.counts):,} pictures of {found.classes} classes{fewest}; use them by training.synthetic={out}"
-    )
+    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
+    fewest = f"{min(found.counts)} to {max(found.counts)} a class"
+    tables.show(f"{pictures} of {classes}, {fewest}; use them by training.synthetic={out}")
 
 
 @app.command("merge")
@@ -117,8 +117,8 @@ def merge_command(
     from syncclip.synthesis.merging import merge_sets
 
     found = merge_sets(sets, out)
-    fewest = f"{min(found.counts)} a class or more"
-    tables.show(f"{sum(found.counts):,} pictures of {found.classes} classes, {fewest}: {out}")
+    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
+    tables.show(f"{pictures} of {classes}, {min(found.counts)} a class or more: {out}")
 
 
 @app.command("export")
@@ -135,7 +135,7 @@ def export_command(
     from syncclip.exchange.sets import export_set
 
     reach(overrides)
-    tables.show(f"{export_set(folder, out, to, licence):,} pictures: {out}")
+    tables.show(f"{counted(export_set(folder, out, to, licence), 'picture')}: {out}")
 
 
 @app.command("pack")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from syncclip.benchmarks import Benchmark
 from syncclip.clip.backbone import BackboneSettings
+from syncclip.counting import counted
 from syncclip.exchange.layouts import Layout
 from syncclip.methods import find_method
 from syncclip.recipe import Recipe
@@ -44,7 +45,7 @@ def model_card(
     facts = {
         "method": f"`{recipe.training.method}`, {idea}",
         "backbone": f"{backbone}, frozen",
-        "learned": f"{values:,} values in {len(learned)} tensors, `prompts.safetensors`",
+        "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _pictures(recipe),
         "benchmark": f"{benchmark.name}, {len(benchmark.classnames)} classes, {len(benchmark.base)} of them base",
     }

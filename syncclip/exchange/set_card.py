@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from syncclip.counting import counted
 from syncclip.shards.layout import ShardStats
 from syncclip.synthesis.imported import ImportedSet
 from syncclip.synthesis.plan import Plan
@@ -85,7 +86,7 @@ def _origin(known: Plan | ImportedSet) -> dict[str, str]:
         return {"made of": known.source}
     generator = known.generator
     return {
-        "generator": f"{generator.pipeline}, {generator.steps} steps, guidance {generator.guidance}",
+        "generator": f"{generator.pipeline}, {counted(generator.steps, 'step')}, guidance {generator.guidance}",
         "weights": known.weights or "not known",
         "filters": ", ".join(one.name for one in known.filters) or "none",
         "seed": str(known.seed),

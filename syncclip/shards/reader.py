@@ -15,6 +15,7 @@ import pyarrow as pa
 from PIL import Image
 
 from syncclip import storage
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import MAX_PIXELS, Corruption, UnreadableImageError, decode_image
@@ -219,7 +220,7 @@ class ShardSet:
             raise UserError(f"{self.url}: no shard there has a readable table; check the set with `shards verify`")
         columns = columns[:, :end]
         if not end:
-            raise UserError(f"{self.url}: all {len(shards)} shards there are empty; make the set anew")
+            raise UserError(f"{self.url}: there is no image in {counted(len(shards), 'shard')}; make the set anew")
         if np.any(columns[0, 1:] < columns[0, :-1]):
             columns = columns[:, np.argsort(columns[0], kind="stable")]
         twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])

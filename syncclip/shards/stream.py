@@ -249,7 +249,7 @@ class MixedStream:
             image = self._decoded_or_none(source, candidate, domain)
             if image is not None:
                 return image
-        raise UserError(f"class {label}: all of its {len(rows)} images are unreadable; the log names them")
+        raise UserError(f"class {label}: not one of its images ({len(rows)}) can be read; the log names them")
 
     def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
         try:

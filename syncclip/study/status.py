@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from syncclip import storage
+from syncclip.counting import counted
 from syncclip.settings import Settings
 from syncclip.synthesis.living_status import SILENCE, LivingStatus
 from syncclip.synthesis.status import duration
@@ -59,7 +60,7 @@ class StudyStatus(Settings):
     def lines(self, now: float) -> list[str]:
         """The status for people, at `now`."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
-        told = [f"{self.state}: {counts}{self.waiting:,} waiting, of {self.cells:,} cells"]
+        told = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}"]
         told += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
         if self.running and self.state == "running":
             more = f" and {len(self.running) - NAMED} more" if len(self.running) > NAMED else ""

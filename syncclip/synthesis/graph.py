@@ -16,6 +16,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.cluster import capacity, cluster_address, local_cpus, ray_session
+from syncclip.counting import counted
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.shards.layout import committed, markers, shard_name
@@ -215,6 +216,6 @@ def _refuse(actors: int, threads: int, cpus: int) -> None:
     if actors * threads > cpus:
         each = f" of {threads} threads" if threads > 1 else ""
         raise UserError(
-            f"synthesis.actors: {actors} actors{each} need {actors * threads} CPUs, but there are {cpus}; "
-            f"use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
+            f"synthesis.actors: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
+            f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.layout import ShardStats
 from syncclip.synthesis.plan import Plan
@@ -83,7 +84,7 @@ class Harvest:
                 raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", reasons))
         if not self._fertile and (drawn := sum(self._drawn.values())) >= PATIENCE:
             name, others = self.plan.classnames[next(iter(self._drawn))], len(self._drawn) - 1
-            what = f"none of the first {drawn} drawings, of class {name!r} and {others} others,"
+            what = f"none of the first {drawn} drawings, of class {name!r} and {counted(others, 'other')},"
             raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
 
     def _sentence(self, what: str, reasons: Counter[str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from syncclip import storage
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.checking import Problem, problems
 from syncclip.shards.layout import shard_name, stats_name, table_name
@@ -110,7 +111,7 @@ def _plan(url: str, broken: int) -> Plan:
     found = read_set(url)
     if isinstance(found, Plan):
         return found
-    count = f"{broken} shard{'s' * (broken != 1)} can't be drawn again"
+    count = f"{counted(broken, 'shard')} can't be drawn again"
     if isinstance(found, ImportedSet):
         remedy = "merge them" if found.parts else "import it"
         raise UserError(f"{url}: {count}, for this set was not drawn but made of {found.source}; {remedy} anew")

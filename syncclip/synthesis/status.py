@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from syncclip import storage
+from syncclip.counting import counted
 from syncclip.settings import Settings, UserError
 from syncclip.synthesis.facts import Facts
 from syncclip.synthesis.living_status import SILENCE, LivingStatus
@@ -56,12 +57,12 @@ class Status(Settings):
 
     def lines(self) -> list[str]:
         """The status for people."""
-        done = f"{self.images:,} of {self.planned:,} images"
+        done = f"{self.images:,} of {counted(self.planned, 'image')}"
         told = [f"{self.state}: {done}" + (f" · {self.rate:.3g} images/s" if self.rate else "")]
         if self.reason:
             told.append(f"why: {self.reason}")
         if self.state == "running" and self.remaining is not None:
-            told.append(f"left: {duration(self.remaining)} with {self.actors} actors")
+            told.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         if self.busy:
             told.append(
                 "busy: " + ", ".join(f"{stage} {share:.0%}".replace("%", " %") for stage, share in self.busy.items())

@@ -14,6 +14,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.cluster import capacity, cluster_address, debugging, local_cpus, ray_session
+from syncclip.counting import counted
 from syncclip.progress import Progress
 from syncclip.settings import UserError
 from syncclip.shards.loader import LostLoaderError
@@ -42,8 +43,8 @@ def check_cpus(training: TrainingSettings) -> None:
     workers, cpus = training.min_workers or training.workers, local_cpus()
     if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
-            f"training.workers is {workers}, but this machine has {cpus} CPUs; use at most that many, or name "
-            "a cluster in RAY_ADDRESS"
+            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many, or "
+            "name a cluster in RAY_ADDRESS"
         )
 
 
@@ -99,11 +100,13 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
     key = "min_workers" if settings.min_workers else "workers"
     if least * cpus_per_worker > cpus:
         raise UserError(
-            f"training.{key} is {least}, but the cluster has {cpus:g} CPUs and a worker takes "
-            f"{cpus_per_worker}; use at most {cpus // cpus_per_worker:g} workers"
+            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')} and a worker takes "
+            f"{cpus_per_worker}; use at most {counted(int(cpus // cpus_per_worker), 'worker')}"
         )
     if settings.device == "cuda" and least > gpus:
-        raise UserError(f"training.device is cuda with {least} workers, but the cluster has {gpus:g} GPUs")
+        raise UserError(
+            f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
+        )
     # Where nobody knows what the cluster may become, a GPU is waited for only if it was asked for.
     sure = least <= gpus < math.inf
     use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)

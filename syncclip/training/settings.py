@@ -115,7 +115,7 @@ class TrainingSettings(Settings):
                 raise ValueError(f"{twice[0]} is named twice among the sets that are mixed; give it a weight instead")
         check_shared(self.batch, self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers is {self.min_workers}, but there are at most {self.workers} workers")
+            raise ValueError(f"min_workers is {self.min_workers}, but workers is {self.workers}")
         for workers in range(self.min_workers or self.workers, self.workers):  # whatever a cluster has room for
             check_shared(self.batch, workers, "between training.min_workers and training.workers is")
         return self

@@ -228,7 +228,7 @@ def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: 
         ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
         ("red_circle/000.png,2,c", "class(es) 1 have no picture; ids must count from 0 without gaps"),
         ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no picture"),
-        ("red_circle/003.png,²,b", "class '²' has 1 pictures; splitting needs at least 3"),
+        ("red_circle/003.png,²,b", "class '²' has 1 picture; splitting needs at least 3"),
         ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
         ("./red_circle/000.png,0,a", "red_circle/000.png stands in "),
     ],

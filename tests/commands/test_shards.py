@@ -33,7 +33,7 @@ def test_a_damaged_set_is_repaired(
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert mended.status == 0
-    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shards drawn again", f"{damaged}: 2 shards, all sound"]
+    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard drawn again", f"{damaged}: 2 shards, all sound"]
     assert digests(damaged) == digests(Path(tiny_set))
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 0
 
@@ -93,11 +93,11 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
         make_set(f"{bucket}/set", (1, 1, 1))
         endpoint = f"storage.options.endpoint_url={places.options_of(bucket)['endpoint_url']}"
         asked: list[tuple[list[str], str]] = [
-            (["shards", "verify", f"{bucket}/set"], "1 shards, all sound"),
+            (["shards", "verify", f"{bucket}/set"], "1 shard, all sound"),
             (["shards", "ls", f"{bucket}/set"], "00000"),
             (["shards", "show", f"{bucket}/set", "2"], "class: 2"),
             (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 pictures"),
-            (["status", f"{bucket}/set"], "1 shards are committed"),
+            (["status", f"{bucket}/set"], "1 shard committed"),
         ]
         for command, answer in asked:
             storage.configure({})

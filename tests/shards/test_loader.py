@@ -82,7 +82,7 @@ def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path, capl
     ("rows", "limit", "sentence"),
     [
         (list(range(10)), 3, "4 unreadable images, more than the limit of 3"),
-        (list(range(3, 30, 5)), 16, "class 3: all of its 6 images are unreadable"),
+        (list(range(3, 30, 5)), 16, "class 3: not one of its images \\(6\\) can be read"),
     ],
 )
 def test_a_mistake_in_a_process_is_told_as_one_here(

@@ -180,7 +180,7 @@ def test_more_workers_than_cpus_are_refused_at_once(tmp_path: Path) -> None:
 def test_gpus_that_the_cluster_lacks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "capacity", lambda: {"CPU": 4.0, "GPU": 1.0})
     monkeypatch.setattr(driver, "ray_session", contextlib.nullcontext)
-    with pytest.raises(UserError, match=r"training\.device is cuda with 2 workers, but the cluster has 1 GPUs"):
+    with pytest.raises(UserError, match=r"training\.device is cuda with 2 workers, but the cluster has 1 GPU"):
         train_on_ray(_never, {}, fakes.folder(tmp_path), fakes.settings(workers=2, device="cuda"))
 
 

@@ -27,7 +27,7 @@ def test_what_a_cluster_may_have_room_for_must_share_the_batch() -> None:
     assert TrainingSettings(workers=4, min_workers=2, batch=12).min_workers == 2
     with pytest.raises(ValueError, match=r"between training.min_workers and training.workers is 3, but a batch of 16"):
         TrainingSettings(workers=4, min_workers=2, batch=16)
-    with pytest.raises(ValueError, match="min_workers is 4, but there are at most 2 workers"):
+    with pytest.raises(ValueError, match="min_workers is 4, but workers is 2"):
         TrainingSettings(workers=2, min_workers=4)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from syncclip.counting import counted
 from syncclip.study.report.payload import Numbers, gather_numbers
 from syncclip.study.report.sources import Sources, read_sources
 from syncclip.study.report.verdict import signed
@@ -41,7 +42,8 @@ def _set_table(found: Sources) -> Table:
     """What a bare set holds, one fact a row."""
     table = Table(box=_NARROW, show_edge=False, show_header=False)
     count = sum(shard.count for shard in found.stats.values())
-    table.add_row("pictures", f"{count} of {len(found.classnames)} classes in {len(found.stats)} shards")
+    classes, shards = counted(len(found.classnames), "class", "classes"), counted(len(found.stats), "shard")
+    table.add_row("pictures", f"{count} of {classes} in {shards}")
     rejects: Counter[str] = Counter()
     for shard in found.stats.values():
         rejects.update(shard.rejects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from syncclip.counting import counted
 from syncclip.study.report.payload import Numbers
 from syncclip.study.report.sources import Sources
 from syncclip.study.report.verdict import Verdict, judge
@@ -19,13 +20,13 @@ def verdict_of(found: Sources, numbers: Numbers) -> Verdict:
     if found.kind == "run":
         return _run(numbers)
     count = sum(shard.count for shard in found.stats.values())
-    classes = len(found.classnames)
-    said = (
-        f"{count:,} synthetic pictures of {classes} classes.".replace(",", " ") if count else "No picture is drawn yet."
-    )
+    classes = counted(len(found.classnames), "class", "classes")
+    drawn = f"{counted(count, 'synthetic picture')} of {classes}."
+    said = drawn.replace(",", " ") if count else "No picture is drawn yet."
     generator = (found.plan.get("generator") or {}).get("pipeline")
     return Verdict(
-        said, sentences=[f"Drawn by {generator}, in {len(found.stats)} shards."] if count and generator else []
+        said,
+        sentences=[f"Drawn by {generator}, in {counted(len(found.stats), 'shard')}."] if count and generator else [],
     )
 
 
@@ -62,13 +63,12 @@ def eyebrow_of(found: Sources, numbers: Numbers) -> str:
         ),
     ]
     if found.classnames:
-        parts.append(f"{len(found.classnames)} classes, {found.base} of them base")
+        parts.append(f"{counted(len(found.classnames), 'class', 'classes')}, {found.base} of them base")
     shots = found.section("benchmark").get("shots")
     if shots and found.kind != "set":
-        parts.append(f"{shots} real pictures a base class")
+        parts.append(f"{counted(shots, 'real picture')} a base class")
     if found.table is not None and "seed" in found.table:
-        seeds = found.table["seed"].dropna().nunique()
-        parts.append(f"{seeds} seed{'' if seeds == 1 else 's'}")
+        parts.append(counted(found.table["seed"].dropna().nunique(), "seed"))
     if numbers.differences and numbers.differences[0].n:
         parts.append(f"up to {max(one.n or 0 for one in numbers.differences)} synthetic pictures a class")
     return " · ".join(part for part in parts if part)
