@@ -136,11 +136,14 @@ def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
     """Refuse early what would be refused after hours."""
     wanted = [
-        BenchmarkSettings(name=name, root=recipe.benchmark.root)
+        (settings, _choices(recipe) if settings is recipe.benchmark else set())
         for recipe in recipes.values()
-        for name in [recipe.benchmark.name, *recipe.evaluation.transfer]
+        for settings in [
+            recipe.benchmark,
+            *(BenchmarkSettings(name=name, root=recipe.benchmark.root) for name in recipe.evaluation.transfer),
+        ]
     ]
-    problems = {one.name: problem for one in wanted if (problem := _problem(one)) is not None}
+    problems = {one.name: problem for one, choices in wanted if (problem := _problem(one, choices)) is not None}
     if problems:
         name, reason = next(iter(problems.items()))
         also = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
@@ -150,9 +153,23 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
         )
 
 
-def _problem(settings: BenchmarkSettings) -> str | None:
+def _choices(recipe: Recipe) -> set[tuple[int, int]]:
+    """The shots and seeds by which the runs of a data set choose real pictures."""
+    shots = {
+        arm.overrides.get("benchmark.shots", recipe.benchmark.shots)
+        for arm in recipe.study.arms
+        if arm.trained and arm.data != "synthetic"
+    }
+    given = recipe.benchmark.seed
+    return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
+
+
+def _problem(settings: BenchmarkSettings, choices: set[tuple[int, int]]) -> str | None:
     try:
-        load_benchmark(settings)
+        benchmark = load_benchmark(settings)
+        if benchmark.whole_train is not None:  # packed, perhaps without the pictures of a choice
+            for shots, seed in sorted(choices):
+                benchmark.few_shot(shots, seed)
     except UserError as error:
         return str(error)
     return None

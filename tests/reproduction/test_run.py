@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from syncclip.benchmarks import BenchmarkSettings, load_benchmark
+from syncclip.benchmarks.packing import pack
 from syncclip.reproduction.protocols import PROTOCOLS, TRAINED
 from syncclip.reproduction.run import Reproduction, recipe_of, reproduce
 from syncclip.settings import UserError
@@ -202,6 +203,15 @@ def test_runs_that_fail_are_named_after_the_tables_of_all_others_are_written(
 def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"11 of 11 data sets can't be read; imagenet: .*also: caltech101, .*--dataset"):
         reproduce("base-to-novel", str(tmp_path), out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_shots_that_were_not_packed_are_told_before_anything_is_drawn(miniatures: Miniatures, tmp_path: Path) -> None:
+    pack(load_benchmark(BenchmarkSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
+    with pytest.raises(
+        UserError, match=r"pictures that 1 shots of seed 2 need; pack it again with --shots 1 --seeds 2"
+    ):
+        reproduce("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
