@@ -106,5 +106,6 @@ def _parse(url: str, label: str) -> DictConfig:
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
     """`did you mean 'x'?`, or all that there is where nothing is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    begun = [one for one in known if name and one.startswith(name)]
+    close = begun or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

@@ -23,6 +23,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_mistakes_are_told_in_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "missing option '--root'" in refusal(capsys, "reproduce", "few-shot")
     assert "did you mean 'few-shot'?" in refusal(capsys, "reproduce", "fewshot", "--root", str(tmp_path))
+    assert "did you mean 'base-to-novel'?" in refusal(capsys, "reproduce", "base", "--root", str(tmp_path))
     assert "data sets can't be read" in refusal(capsys, "reproduce", "few-shot", "--root", str(tmp_path))
     assert "did you mean 'epochs'?" in refusal(
         capsys, "reproduce", "few-shot", "training.epoch=1", "--root", str(tmp_path)
