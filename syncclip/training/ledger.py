@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
+from syncclip.counting import counted
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.metrics import Metrics
@@ -59,7 +60,8 @@ def open_run(
     else:
         note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
         if state.workers != workers:
-            note(f"{state.workers} workers made the checkpoint, now there are {workers}: the last bits may differ")
+            made = counted(state.workers, "worker")
+            note(f"the checkpoint is of {made}, the run goes on with {workers}: the last bits may differ")
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
             note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")

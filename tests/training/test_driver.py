@@ -137,7 +137,7 @@ def test_a_killed_job_goes_on_before_its_truncated_checkpoint_and_ends_with_the_
     assert fakes.bits(broken) == fakes.bits(two_workers)
 
     notes = train(alone, workers=1, noise=0.0).notes
-    assert notes[-1] == "2 workers made the checkpoint, now there are 1: the last bits may differ"
+    assert notes[-1] == "the checkpoint is of 2 workers, the run goes on with 1: the last bits may differ"
     assert curve(alone) == pytest.approx(curve(two_workers), abs=1e-5)
 
 

@@ -65,7 +65,7 @@ def test_a_training_begins_with_one_worker_and_goes_on_with_two_when_a_machine_j
     assert (record(folder).status, record(folder).workers) == ("finished", 2)
     assert record(folder).notes == [
         "run 'fake' goes on after step 9 of 20",
-        "1 workers made the checkpoint, now there are 2: the last bits may differ",
+        "the checkpoint is of 1 worker, the run goes on with 2: the last bits may differ",
     ]
 
     run(fakes.job(tmp_path / "alone", noise=0.0))  # the same pictures in the same steps give the same curve
