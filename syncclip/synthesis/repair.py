@@ -12,8 +12,10 @@ from syncclip.shards.checking import Problem, problems
 from syncclip.shards.layout import shard_name, stats_name, table_name
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import INDEX
 from syncclip.synthesis.graph import check_machine, synthesise_set
 from syncclip.synthesis.guides import Album
+from syncclip.synthesis.hub import commit_on_hub
 from syncclip.synthesis.imported import ImportedSet, read_set
 from syncclip.synthesis.plan import Plan
 
@@ -94,7 +96,9 @@ def discard(url: str, shard: int) -> None:
 
 def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
     """Refuse where something is missing that drawing needs: weights, what filters judge by, pictures to start from."""
-    locate(plan.generator, plan.weights)
+    located = locate(plan.generator, plan.weights)
+    if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
+        commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
     build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is judged
     if plan.generator.guide is not None:
         album = Album(plan, url)

@@ -161,6 +161,21 @@ def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeli
 
 
 @pytest.mark.usefixtures("drawn_here")
+def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(folder / "00001.tar")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["generator"]["pipeline"], plan["weights"] = "someone/model", "c0ffee"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids asking the hub"):
+        repair_set(str(folder), [1])
+    assert len(committed(str(folder))) == 4
+
+
+@pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize(
     ("judge", "sentence"),
     [
