@@ -145,7 +145,7 @@ def require_files(paths: Sequence[str], source: str) -> None:
             try:
                 with os.scandir(folder or ".") as entries:
                     there[folder] = {entry.name for entry in entries}
-            except OSError:
+            except (OSError, ValueError):  # a name that holds a zero byte is none
                 there[folder] = set()
         if name not in there[folder]:
             missing.append(path)

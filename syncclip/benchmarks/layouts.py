@@ -82,7 +82,7 @@ def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
     """
     try:
         content = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not readable as JSON ({error}); get the file anew ({INSTRUCTIONS}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         raise UserError(f"{file}: no split file, which has lists 'train', 'val' and 'test'; {INSTRUCTIONS} has it.")

@@ -105,6 +105,11 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
         entries(lambda item: [item[0], "²", item[2]] if item[1] == 2 else item),
         "is not [path, class id, class name]",
     ),
+    "a name that no file can have": (
+        entries(lambda item: [f"x\0/{item[0]}", *item[1:]] if item[1] == 2 else item),
+        "9 of the 35 pictures that it names are not on disk (",
+    ),
+    "brackets without end": (write(SPLIT_FILE, b"[" * 100_000), f"{SPLIT_FILE}: not readable as JSON"),
     "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
 }
 
