@@ -122,15 +122,15 @@ class _Slots:
         self._places: list[Tensor | None] = [None] * count
         self._next = 0
 
-    def stack(self, images: list[Tensor]) -> Tensor:
-        """(N, …) of N images, in the next place."""
-        shape, place = (len(images), *images[0].shape), self._places[self._next]
-        if place is None or place.shape != shape or place.dtype != images[0].dtype:
-            place = torch.empty(shape, dtype=images[0].dtype)
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The next place, as a tensor of that shape and type."""
+        place = self._places[self._next]
+        if place is None or place.shape != shape or place.dtype != dtype:
+            place = torch.empty(shape, dtype=dtype)
             place.share_memory_()  # type: ignore[no-untyped-call]
             self._places[self._next] = place
         self._next = (self._next + 1) % len(self._places)
-        return torch.stack(images, out=place)
+        return place
 
 
 class _Places(Dataset[_Made]):
@@ -158,4 +158,4 @@ def _begin(_: int) -> None:
     """In a new process: locks of the parent's threads mean nothing here, and memory is shared out."""
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Places)
-    information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.stack)
+    information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.room)

@@ -27,9 +27,15 @@ from syncclip.shards.reader import ImageSet, Rows, ShardSet
 REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
+Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""(shape, type) -> a tensor of it, to be filled."""
 Data = Literal["real", "synthetic", "both"]
 
 _NONE: Rows = np.empty(0, np.int64)
+
+
+def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class MixedStream:
         self.rank, self.world_size = rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
         self._cache_images = cache_images
-        self._stack: Callable[[list[Tensor]], Tensor] = torch.stack
+        self._room: Room = _fresh
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
         if real is None and data != "synthetic":
@@ -171,7 +177,9 @@ class MixedStream:
             (self.synthetic, ids.seen[mine], ids.labels[mine], SYNTHETIC),
             (self.synthetic, ids.novel[mine], ids.novel_labels[mine], SYNTHETIC),
         ]
-        images, labels, domains = [], [], []
+        count = sum(len(rows) for _, rows, _, _ in groups)
+        images: Tensor | None = None
+        labels, domains, filled = [], [], 0
         for number, (source, rows, shown, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
             seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number, last=positions)
@@ -179,11 +187,17 @@ class MixedStream:
                 assert source is not None
                 generator = torch.Generator()
                 generator.manual_seed(seed >> 1)
-                images.append(self.transform(self._image(source, row, domain), generator))
+                image = self.transform(self._image(source, row, domain), generator)
+                if images is None:
+                    images = self._room((count, *image.shape), image.dtype)
+                assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
+                images[filled] = image  # at once, while it lies in the processor's cache
+                filled += 1
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
+        assert images is not None, "a batch shows something"
         return Batch(
-            images=self._stack(images),
+            images=images,
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
@@ -218,14 +232,14 @@ class MixedStream:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
         return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
 
-    def begin_anew(self, processes: int, stack: Callable[[list[Tensor]], Tensor]) -> None:
+    def begin_anew(self, processes: int, room: Room) -> None:
         """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
 
         Args:
             processes: How many there are.
-            stack: Makes one tensor of a batch's images.
+            room: Gives the memory for a batch's images.
         """
-        self._stack = stack
+        self._room = room
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
 
