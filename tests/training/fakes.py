@@ -106,8 +106,8 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
         _kill_once(made, spec["kill_once_at"], mark, spec.get("kill_rank", 0) == rank, spec.get("cuts", False))
     if "pause_at" in spec:
         _pause(made, spec["pause_at"])
-    if "pause_alone_at" in spec and world_size == 1:
-        _pause(made, spec["pause_alone_at"])
+    if str(world_size) in spec.get("pause_with", {}):
+        _pause(made, spec["pause_with"][str(world_size)])
     return made
 
 

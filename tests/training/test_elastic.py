@@ -1,4 +1,4 @@
-"""A training that asks for two workers on a cluster that has room for one: it begins, and grows with the cluster."""
+"""A training that asks for two workers on a cluster that has room for one: it begins, grows and shrinks with it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from syncclip.training import driver
 from tests.training import fakes
 driver.RESIZE_SECONDS = 1.0
 changes = {"workers": 2, "min_workers": 1}
-# Alone, a worker waits in step 11 for ever: only by growing the training comes to its end.
-spec = {"url": sys.argv[1], "settings": changes, "noise": 0.0, "pause_alone_at": 10}
+# After so many of its steps a worker waits for ever, alone and in company: only by growing from one to two, and by
+# shrinking from two to one, the training comes to its end.
+spec = {"url": sys.argv[1], "settings": changes, "noise": 0.0, "pause_with": {"1": 10, "2": 5}}
 driver.train_on_ray(fakes.build, spec, fakes.folder(sys.argv[1]), fakes.settings(**changes))
 """
 
@@ -38,7 +39,7 @@ def record(folder: Path) -> RunRecord:
     return RunRecord.model_validate_json((folder / "run.json").read_text())
 
 
-def test_a_training_begins_with_one_worker_and_goes_on_with_two_when_a_machine_joins(tmp_path: Path) -> None:
+def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     folder, log = tmp_path / "run", tmp_path / "log"
@@ -50,22 +51,31 @@ def test_a_training_begins_with_one_worker_and_goes_on_with_two_when_a_machine_j
         with log.open("wb") as output:
             driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + PATIENCE
-            while not (folder / "checkpoints" / "step-00000009.json").exists():
-                assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
+
+            def wait_for(checkpoint: str) -> None:
+                deadline = time.monotonic() + PATIENCE
+                while not (folder / "checkpoints" / checkpoint).exists():
+                    assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.1)
+
+            wait_for("step-00000009.json")
             assert record(folder).workers == 1
-            cluster.add_node(**node_of)
+            joined = cluster.add_node(**node_of)
+            wait_for("step-00000012.json")
+            assert record(folder).workers == 2
+            cluster.remove_node(joined, allow_graceful=False)
             assert driver.wait(PATIENCE) == 0, log.read_text()
         finally:
             driver.kill()
             driver.wait()
     finally:
         cluster.shutdown()
-    assert (record(folder).status, record(folder).workers) == ("finished", 2)
+    assert (record(folder).status, record(folder).workers) == ("finished", 1)
     assert record(folder).notes == [
         "run 'fake' goes on after step 9 of 20",
         "the checkpoint is of 1 worker, the run goes on with 2: the last bits may differ",
+        "run 'fake' goes on after step 12 of 20",
+        "the checkpoint is of 2 workers, the run goes on with 1: the last bits may differ",
     ]
 
     run(fakes.job(tmp_path / "alone", noise=0.0))  # the same pictures in the same steps give the same curve
