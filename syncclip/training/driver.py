@@ -9,6 +9,7 @@ import math
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,9 @@ Build = Callable[[dict[str, Any], int, int], TrainJob]
 
 RESIZE_SECONDS = 30.0
 """How often an elastic training looks whether the cluster has room for more workers; each change starts all anew."""
+
+LOOK_SECONDS = 10.0
+"""How often it is looked whether the cluster still has room for the workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
@@ -80,7 +84,7 @@ def train_on_ray(
     heard = len(before.notes) if before is not None else 0
     with ray_session():
         scaling = _scaling(settings, cpus_per_worker)
-        with _shown(folder, heard):
+        with _shown(folder, heard, scaling):
             _fit(build, spec, folder, scaling, settings)
     record = folder.record()
     assert record is not None, "the loop writes the record before anything else"
@@ -116,6 +120,17 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
         use_gpu=use_gpu,
         resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
     )
+
+
+def _lack(scaling: Any) -> str:
+    """What keeps the workers from running, if the cluster as it stands has no room for them; "" where it has."""
+    import ray
+
+    there = ray.cluster_resources()
+    workers = scaling.num_workers
+    least = workers if isinstance(workers, int) else workers[0]
+    room = min(int(there.get(name, 0) // each) for name, each in scaling.resources_per_worker.items())
+    return f"the cluster has room for {room} of {least} workers; training waits for machines" if room < least else ""
 
 
 def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, settings: TrainingSettings) -> None:
@@ -207,21 +222,26 @@ def _cause(error: BaseException) -> BaseException:
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder, heard: int) -> Iterator[None]:
+def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
     """Progress and notes while the workers are at it, read from what they write: their output doesn't come here.
 
     Args:
         heard: notes of earlier starts, which are not said again.
+        scaling: what the workers take; where the cluster hasn't that, it is said whom they wait for.
     """
     ended = threading.Event()
     pause = 1.0 if storage.is_local(folder.url) else 10.0
 
     def watch() -> None:
-        said = heard
+        said, lack, looked = heard, "", time.monotonic()
         with Progress(None, "steps", "train") as progress:
             last = False
             while not last:
                 last = ended.wait(pause)
+                if not last and time.monotonic() - looked > LOOK_SECONDS:
+                    before, lack, looked = lack, _lack(scaling), time.monotonic()
+                    if lack and lack != before:
+                        say(lack)
                 with contextlib.suppress(OSError, UserError):
                     record, line = folder.record(), last_line(folder.path(METRICS))
                     if record is None:

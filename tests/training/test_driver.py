@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -156,6 +157,18 @@ def test_an_elastic_training_takes_as_many_workers_as_there_is_room_for(tmp_path
     spec = {"url": str(tmp_path), "settings": changes, "noise": 0.0}
     record = train_on_ray(fakes.build, spec, fakes.folder(tmp_path), fakes.settings(**changes), cpus_per_worker=2)
     assert (record.status, record.workers) == ("finished", 2)  # of 4 CPUs
+
+
+@pytest.mark.parametrize(
+    ("workers", "lack"), [(2, ""), (4, "room for 3 of 4 workers"), ((3, 8), ""), ((4, 8), "3 of 4")]
+)
+def test_a_training_tells_for_how_many_workers_it_waits(
+    workers: int | tuple[int, int], lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 9.0, "GPU": 3.0})
+    scaling = SimpleNamespace(num_workers=workers, resources_per_worker={"CPU": 2, "GPU": 1})
+    assert lack in driver._lack(scaling)
+    assert bool(lack) == bool(driver._lack(scaling))
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path: Path) -> None:
