@@ -66,13 +66,20 @@ def test_submitted_jobs_give_the_shards_and_prompts_of_the_local_commands(
     assert files(far, *outcome) == files(near, *outcome)
 
 
+@pytest.mark.parametrize("by", ["script", "command"])
 def test_a_submitted_protocol_leaves_its_tables(
-    head: str, tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+    head: str, tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str
 ) -> None:
+    from syncclip import cli
+
     protocol = ["base-to-novel", "--root", str(miniatures.root), "--dataset", "dtd", "--method", "zeroshot"]
     tiny_models = [f"backbone.name={tiny.backbone}", "backbone.pretrained=null", "backbone.precision=fp32"]
     here = ["study.cpus=1", "study.gpus=0"]
-    status, log = submit(head, "reproduce.py", *protocol, "--out", str(tmp_path), *tiny_models, *here)
+    arguments = [*protocol, "--out", str(tmp_path), *tiny_models, *here]
+    if by == "script":
+        status, log = submit(head, "reproduce.py", *arguments)
+    else:
+        status, log = cli.run(["submit", "reproduce", "--address", head, *arguments]), capsys.readouterr().out
     assert status == 0, log
     assert f"report: {tmp_path}/base-to-novel.html" in log
     assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["done"]
