@@ -112,15 +112,17 @@ def draw_round(
                 num_gpus=num_gpus or None,
                 **_bounds(specs.map),
             )
-        rows = iter(reports.iter_rows())
+        # `iter_rows` would keep each report back until the next one is there: a shard's time.
+        tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
         while True:
             try:
-                row = next(rows)
+                table = next(tables)
             except StopIteration:
                 return
             except Exception as error:  # Ray's errors share no class
                 raise PoolError(f"{type(error).__name__}: {error}") from error
-            yield Report(**row)
+            for row in table.to_pylist():
+                yield Report(**row)
 
 
 def _pool(least: int, most: int) -> Any:

@@ -81,6 +81,35 @@ def test_the_next_shard_is_drawn_while_one_is_written(tmp_path: Path) -> None:
     assert [report.error for report in reports] == [""] * 4
 
 
+class Heard:
+    """Ends the shard that comes second only when the report of the first was heard of."""
+
+    def __init__(self, heard: str) -> None:
+        self.heard = Path(heard)
+        self.first = True
+
+    def draw(self, shard: int) -> int:
+        return shard
+
+    def commit(self, shard: int) -> Report:
+        deadline = time.monotonic() + PATIENCE / 4
+        first, self.first = self.first, False
+        while not first and not self.heard.exists():
+            if time.monotonic() > deadline:
+                return Report(shard, error="nobody heard of the first")
+            time.sleep(0.02)
+        return Report(shard)
+
+
+def test_a_report_comes_before_the_next_shard_is_done(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    told = []
+    for report in draw_round(range(2), partial(Heard, str(heard)), actors=(1, 1), threads=1, num_gpus=0):
+        told.append(report.error)
+        heard.touch()
+    assert told == ["", ""]
+
+
 class Near:
     """A `Ledger` that answers as Ray's actor does, for a row without Ray."""
 
