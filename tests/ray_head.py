@@ -16,11 +16,11 @@ SMALL = "--object-store-memory=200000000"
 
 
 @contextlib.contextmanager
-def ray_head(*options: str) -> Iterator[Head]:
-    """A head of two CPUs, with further options of `ray start`; it ends with the `with` block."""
+def ray_head(*options: str, **variables: str) -> Iterator[Head]:
+    """A head of two CPUs, with further options of `ray start` and variables; it ends with the `with` block."""
     with (
         tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as folder,
-        Head(Path(folder)) as head,
+        Head(Path(folder), **variables) as head,
     ):
         head.start("--num-cpus=2", SMALL, *options)
         yield head

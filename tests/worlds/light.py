@@ -1,7 +1,8 @@
 """A generator that costs time and nothing else, in the place of diffusers, and a command that draws a set with it.
 
 `python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the pictures: same graph, same actors, same
-storage. It reads its pace, its ledger and the S3 endpoint from the environment, as its actors do.
+storage. It reads its pace, its ledger and the S3 endpoint, if the set lies there, from the environment, as its actors
+do.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def main(plan: str, url: str, actors: int) -> int:
     """Draw what is missing of the set; 0 when it is complete, 2 where it gave up with a sentence."""
     from syncclip.cluster import ray_session
 
-    options = {"endpoint_url": os.environ["AWS_ENDPOINT_URL_S3"]}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
+    options = {"endpoint_url": endpoint} if endpoint else {}
     storage.configure(options)
     graph.ShardMaker = LightMaker  # type: ignore[misc]
     asked = Plan.model_validate_json(Path(plan).read_text())
