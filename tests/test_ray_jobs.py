@@ -1,4 +1,5 @@
-"""`ray job submit` of the scripts in ray_jobs/ against a head of its own."""
+"""`ray job submit` of the scripts in ray_jobs/ against a head of its own; `tests/cluster/test_jobs.py` types what the
+README shows."""
 
 from __future__ import annotations
 
@@ -12,8 +13,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from syncclip import jobs
-from syncclip.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.ray_head import PATIENCE, ray_head
 from tests.worlds.literature import Miniatures
@@ -47,23 +46,6 @@ def submit(head: str, *arguments: str) -> tuple[int | None, str]:
 
 def files(folder: str | Path, *patterns: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for pattern in patterns for path in sorted(Path(folder).glob(pattern))}
-
-
-def test_submitted_jobs_give_the_shards_and_prompts_of_the_local_commands(
-    head: str, tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    far = str(tmp_path / "far")
-    status, log = submit(head, "synth.py", tiny.recipe, "--out", far)
-    assert status == 0, log
-    assert len(files(far, "*.tar")) == 2
-    assert files(far, "*.tar", "*.parquet", "plan.json") == files(tiny_set, "*.tar", "*.parquet", "plan.json")
-
-    status, log = submit(head, "train.py", tiny.recipe, "--out", far)
-    assert status == 0, log
-    near = tmp_path / "near"
-    jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}"]), str(near))
-    outcome = ("prompts.safetensors", "metrics.jsonl", "results.json")
-    assert files(far, *outcome) == files(near, *outcome)
 
 
 @pytest.mark.parametrize("by", ["script", "command"])

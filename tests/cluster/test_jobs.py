@@ -1,8 +1,13 @@
-"""`syncclip submit` to a real head of this machine and a node that joined it: the same bytes, nothing twice, stopped
-and resumed."""
+"""`syncclip submit` and `ray job submit` to a real head of this machine and a node that joined it: the same bytes,
+nothing twice, stopped and resumed."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +23,7 @@ from syncclip.study.grid import cells
 from syncclip.study.run import study
 from tests.conftest import TinyWorld
 from tests.ray_head import PATIENCE, SMALL, ray_head
-from tests.test_ray_jobs import files
+from tests.test_ray_jobs import PROJECT, files
 from tests.worlds.synthetic import draw_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -34,8 +39,9 @@ GRID = ("study.arms=[{method: zeroshot}, {method: syncclip}]",)
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """The address of a cluster of two nodes, each with one CPU."""
-    with ray_head("--num-cpus=1") as one:
-        one.join("--num-cpus=1", SMALL)
+    one_cpu = "--num-cpus=1", "--num-gpus=0"
+    with ray_head(*one_cpu) as one:
+        one.join(*one_cpu, SMALL)
         yield one.address
 
 
@@ -66,10 +72,22 @@ def wait_until(there: Callable[[], bool], pause: float = 0.2) -> None:
         time.sleep(pause)
 
 
+@pytest.fixture(scope="module")
+def near(tiny: TinyWorld, tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training in `run` and a study in `study`, done in this process, cell after cell."""
+    folder = tmp_path_factory.mktemp("near")
+    jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}"]), str(folder / "run"))
+    recipe = Recipe.load(tiny.recipe, [*GRID, f"training.synthetic={tiny_set}"])
+    for run in prepare(recipe, cells(recipe.study), str(folder / "study"), tiny_set):
+        assert run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})["error"] is None
+    study(recipe, str(folder / "study"))
+    return folder
+
+
 def test_synth_train_and_study_give_the_local_bytes_and_twice_draws_nothing_twice(
-    head: str, tiny: TinyWorld, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: str, tiny: TinyWorld, tiny_set: str, near: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    far, near = tmp_path / "far", tmp_path / "near"
+    far = tmp_path / "far"
     submit = ("submit", "--address", head, "--out", str(far))
 
     status, log = told(capsys, *submit, "synth", tiny.recipe, "synthesis.actors=2")
@@ -85,26 +103,58 @@ def test_synth_train_and_study_give_the_local_bytes_and_twice_draws_nothing_twic
 
     status, log = told(capsys, *submit, "train", tiny.recipe)
     assert status == 0, log
-    jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}"]), str(near))
-    assert files(far, *RUN) == files(near, *RUN)
+    assert files(far, *RUN) == files(near / "run", *RUN)
 
     place = ("--out", str(tmp_path / "study"), f"training.synthetic={far}")
     status, log = told(capsys, "submit", "--address", head, "study", tiny.recipe, *GRID, *place)
     assert status == 0, log
-    same_study(tmp_path / "study", Recipe.load(tiny.recipe, [*GRID, f"training.synthetic={tiny_set}"]), near / "study")
+    check_study(tmp_path / "study", near / "study")
     assert len(nodes_of(head, "run_cell")) == 2
 
 
-def same_study(far: Path, recipe: Recipe, near: Path) -> None:
-    """Run a study here, cell after cell in this process, and hold that of the cluster to it."""
-    runs = prepare(recipe, cells(recipe.study), str(near), recipe.training.synthetic)
-    assert len(runs) == 3
-    for run in runs:
-        assert run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})["error"] is None
-        here, there = (files(place / "cells" / run.cell.name, *CELL) for place in (near, far))
+def test_the_commands_of_the_readme_give_the_local_bytes(
+    head: str, tiny: TinyWorld, tiny_set: str, near: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkout"  # without what makes the upload large
+    for part in ("ray_jobs", "syncclip"):
+        shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "icons"))
+    (folder / "tiny.yaml").write_text(Recipe.load(tiny.recipe, GRID).to_yaml())
+    ours = {
+        "http://HEAD:8265": head,
+        "s3://bucket": str(tmp_path),
+        "birds.yaml": "tiny.yaml",
+        "synthesis.actors=64 synthesis.num_gpus=1": "synthesis.actors=2",
+    }
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for shown, meant in ours.items():
+        assert shown in text
+        text = text.replace(shown, meant)
+    commands = re.findall(r"^ray job submit .*\\\n.*$", text, re.MULTILINE)
+    assert re.findall(r"ray_jobs/(\w+)", " ".join(commands)) == ["synth", "train", "study"]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment = {**bare, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_AUTH_MODE": "disabled"}
+
+    for command in commands:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    far = tmp_path / "birds"
+    assert files(far, "*.tar") == files(tiny_set, "*.tar")
+    assert files(tiny_set, *SET).items() <= files(far, *SET).items()  # the training's predictions lie there too
+    assert files(far, *RUN) == files(near / "run", *RUN)
+    check_study(tmp_path / "birds-study", near / "study")
+
+
+def check_study(far: Path, near: Path) -> None:
+    """Hold a cluster's study to the one that was run here."""
+    names = sorted(path.name for path in (near / "cells").iterdir())
+    assert len(names) == 3
+    for name in names:
+        here, there = (files(place / "cells" / name, *CELL) for place in (near, far))
         assert len(here) == len(CELL)
-        assert there == here, run.cell.name
-    study(recipe, str(near))
+        assert there == here, name
     assert len(files(near, *FINDINGS)) == len(FINDINGS)
     assert files(far, *FINDINGS) == files(near, *FINDINGS)
     tables = [pd.read_parquet(place / "study.parquet").drop(columns="seconds") for place in (far, near)]
@@ -123,13 +173,22 @@ def nodes_of(head: str, name: str) -> set[str]:
     return {task.node_id for task in ended()}
 
 
+@pytest.mark.parametrize(
+    ("job", "sentence"),
+    [
+        (("train",), "there is no synthetic set in"),
+        (("synth", "synthesis.num_gpus=1"), "synthesis.num_gpus is 1, but the cluster has 0 GPUs and 2 CPUs"),
+    ],
+)
 def test_a_job_that_fails_ends_with_its_reason_and_its_status(
-    head: str, tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: str, tiny: TinyWorld, job: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, log = told(capsys, "submit", "--address", head, "--out", str(tmp_path / "none"), "train", tiny.recipe)
+    name, *overrides = job
+    out = ("--address", head, "--out", str(tmp_path / "none"))
+    status, log = told(capsys, "submit", *out, name, tiny.recipe, *overrides)
 
     assert status == 2
-    assert "failed with exit status 2: there is no synthetic set in" in log.splitlines()[-1]
+    assert f"failed with exit status 2: {sentence}" in log.splitlines()[-1]
     assert "Traceback" not in log
 
 
