@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError
 
-from syncclip import storage
+from syncclip import parquet, storage
 from syncclip.benchmarks.benchmark import SPLITS, TEMPLATE, Benchmark, Pictures, Split
 from syncclip.settings import UserError
 from syncclip.shards.reader import ShardSet
@@ -54,7 +51,7 @@ def load_packed(url: str, name: str | None = None) -> Benchmark:
     splits: dict[Split, Pictures] = dict(opened)
     whole = None
     if storage.exists(storage.join(url, WHOLE_TRAIN)):
-        table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join(url, WHOLE_TRAIN))))
+        table = parquet.read(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
         whole = table["label"].to_numpy().astype(np.int64)
     return Benchmark(
         name=name or packed.name or url.rstrip("/").rpartition("/")[2],

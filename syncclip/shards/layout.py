@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from syncclip import storage
+from syncclip import parquet, storage
 from syncclip.settings import UserError
 
 FORMAT = 1
@@ -98,7 +96,7 @@ def markers(url: str) -> Iterator[ShardStats]:
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
-    return pq.read_table(io.BytesIO(data), schema=TABLE, columns=columns, use_threads=False)
+    return parquet.read(data, TABLE, columns)
 
 
 def _parse(text: bytes) -> ShardStats | None:

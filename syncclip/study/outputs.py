@@ -45,7 +45,7 @@ from typing import Any
 
 import pandas as pd
 
-from syncclip import storage
+from syncclip import parquet, storage
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
 FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
@@ -74,7 +74,8 @@ def write_table(url: str, table: pd.DataFrame) -> None:
 
 def read_table(url: str) -> pd.DataFrame:
     """Read what `write_table` wrote."""
-    return pd.read_parquet(io.BytesIO(storage.read_bytes(url)))
+    table: pd.DataFrame = parquet.read(storage.read_bytes(url)).to_pandas()
+    return table
 
 
 def _plain(value: Any) -> Any:

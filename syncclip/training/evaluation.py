@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from syncclip import storage
+from syncclip import parquet, storage
 from syncclip.settings import UserError
 from syncclip.training.calibration import calibration_error
 from syncclip.training.determinism import pinned
@@ -67,7 +67,7 @@ class Predictions:
     @classmethod
     def read(cls, url: str) -> Predictions:
         """The predictions that `save_evaluation` wrote."""
-        table = pyarrow.parquet.read_table(io.BytesIO(storage.read_bytes(url)))
+        table = parquet.read(storage.read_bytes(url))
         return cls(**{name: table[name].to_numpy() for name in cls.__dataclass_fields__})
 
 

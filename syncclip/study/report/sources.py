@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import pandas as pd
 from omegaconf import OmegaConf
 
-from syncclip import storage
+from syncclip import parquet, storage
 from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.settings import UserError
 from syncclip.shards.layout import ShardStats, committed
@@ -201,7 +200,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _frame(data: bytes) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(data))
+    table: pd.DataFrame = parquet.read(data).to_pandas()
+    return table
 
 
 def _yaml(data: bytes) -> dict[str, Any]:
