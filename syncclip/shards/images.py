@@ -16,6 +16,9 @@ from syncclip.shards import jpeg
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
 FORMATS = ("JPEG", "PNG", "WEBP")
 
+Account = tuple[dict[str, int], dict[str, str]]
+"""Of what was skipped: name -> images lost with it, name -> why."""
+
 log = logging.getLogger(__name__)
 
 
@@ -69,10 +72,24 @@ class Corruption:
         """How many images were lost so far."""
         return sum(self.names.values())
 
-    def include(self, other: Corruption) -> None:
-        """Count what another account holds as well, without a word in the log: it said so already."""
-        self.names.update(other.names)
-        self.reasons.update(other.reasons)
+    def account(self) -> Account:
+        """What was skipped so far, for another process or another set of the same training."""
+        with self._lock:
+            return dict(self.names), dict(self.reasons)
+
+    def include(self, account: Account) -> None:
+        """Count what another one skipped as well, without a word in the log: it said so already.
+
+        Raises:
+            UserError: together they are more than the limit.
+        """
+        names, reasons = account
+        with self._lock:
+            new = [name for name in names if name not in self.names]
+            self.names |= names
+            self.reasons |= reasons
+        if new:
+            self._check(reasons[new[-1]])
 
     def skip(self, name: str, reason: object, images: int = 1) -> None:
         """Count a damaged image or shard once, however often it is met, and say so in the log."""
@@ -84,8 +101,13 @@ class Corruption:
         if self.limit is None:
             return
         log.warning("skipped %s (%d image(s), %d in all): %s", name, images, total, reason)
-        if images and total > self.limit:
-            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {reason}")
+        if images:
+            self._check(reason)
+
+    def _check(self, last: object) -> None:
+        total = self.images
+        if self.limit is not None and total > self.limit:
+            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {last}")
 
 
 class DecodedImages:

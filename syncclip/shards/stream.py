@@ -126,7 +126,7 @@ class MixedStream:
             self.synthetic = joined(drawn)
             self._check_labels(self.synthetic, ", ".join(one.images.url for one in drawn))
             for one in drawn:
-                self.corruption.include(one.images.corruption)
+                self.corruption.include(one.images.corruption.account())
             self._partners = Partners(drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1))
         self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 
 from syncclip import storage
 from syncclip.clip.shares import Shares
+from syncclip.counting import counted
 from syncclip.settings import UserError
 from syncclip.shards.loader import watched
 from syncclip.training import ranks
@@ -101,6 +102,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
                 with watched():
                     _train(job, learnable, state, rank, world_size, ledger)
             with ranks.agreed(world_size):
+                _count_together(job.stream, world_size)
                 if ledger is not None:
                     ledger.finish(learnable, _replaced(job.stream))
         finally:
@@ -153,6 +155,7 @@ def _train(
             ledger.log(step + 1, epoch, rate, values)
         if saves:
             with ranks.agreed(world_size):
+                _count_together(stream, world_size)
                 if ledger is not None:
                     ledger.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
 
@@ -177,12 +180,28 @@ def _device(settings: TrainingSettings) -> torch.device:
     return torch.device("cuda" if settings.device != "cpu" and there else "cpu")
 
 
+def _count_together(stream: MixedStream | None, world_size: int) -> None:
+    """Let every rank know what the others could not read; a user's mistake where that is too much."""
+    if stream is not None:
+        for account in ranks.gathered(stream.corruption.account(), world_size):
+            stream.corruption.include(account)
+
+
 def _replaced(stream: MixedStream | None) -> list[str]:
-    """A note on what could not be read, if there was anything."""
+    """Notes on what could not be read, and on shards that hold nothing."""
     names = stream.corruption.names if stream is not None else {}
-    some = ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
-    lost = sum(names.values())
-    return [f"{lost} unreadable picture(s) were replaced by others of their class: {some}"] if names else []
+    lost, empty = ([name for name, images in names.items() if (images > 0) == unread] for unread in (True, False))
+    notes = []
+    if lost:
+        pictures = sum(names[name] for name in lost)
+        notes.append(f"{pictures} unreadable picture(s) were replaced by others of their class: {_some(lost)}")
+    if empty:
+        notes.append(f"{counted(len(empty), 'shard')} without any picture passed over: {_some(empty)}")
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def load_prompts(run_url: str, method: Method) -> None:

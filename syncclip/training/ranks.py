@@ -37,6 +37,15 @@ def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
     return found[0]
 
 
+def gathered(mine: T, world_size: int) -> list[T]:
+    """What each rank has, in their order, on every rank."""
+    if world_size == 1:
+        return [mine]
+    found: list[T | None] = [None] * world_size
+    dist.all_gather_object(found, mine)
+    return found  # type: ignore[return-value]
+
+
 def raise_first(mistake: UserError | None, world_size: int) -> None:
     """Raise on every rank the mistake that one of them met, if any did.
 
@@ -48,9 +57,7 @@ def raise_first(mistake: UserError | None, world_size: int) -> None:
         if mistake is not None:
             raise mistake
         return
-    sentences: list[str | None] = [None] * world_size
-    dist.all_gather_object(sentences, None if mistake is None else str(mistake))
-    for sentence in sentences:
+    for sentence in gathered(None if mistake is None else str(mistake), world_size):
         if sentence is not None:
             raise SharedError(sentence)
 

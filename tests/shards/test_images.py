@@ -76,6 +76,19 @@ def test_a_damaged_thing_counts_once_and_beyond_the_limit_is_an_error(caplog: py
         corruption.skip("b.jpg", "b.jpg: cut off")
 
 
+def test_accounts_that_are_put_together_count_a_thing_once_and_keep_the_limit() -> None:
+    here, there = Corruption(limit=3), Corruption(limit=None)
+    here.skip("a.jpg", "cut off")
+    there.skip("a.jpg", "cut off")
+    there.skip("b.tar", "torn", images=2)
+    here.include(there.account())
+    here.include(there.account())
+    assert here.names == {"a.jpg": 1, "b.tar": 2}
+    there.skip("c.jpg", "no image")
+    with pytest.raises(UserError, match="4 unreadable images, more than the limit of 3; the last: no image"):
+        here.include(there.account())
+
+
 def test_decoded_images_stay_within_their_bytes_and_the_last_used_stay() -> None:
     decoded, made = DecodedImages(limit=2 * 3 * 64), []
 

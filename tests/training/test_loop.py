@@ -18,6 +18,7 @@ from torch import nn
 
 from syncclip import storage
 from syncclip.settings import UserError
+from syncclip.shards.images import Corruption
 from syncclip.training.loop import DivergedError, load_prompts, run
 from syncclip.training.runs import RunRecord
 from tests.training import fakes
@@ -265,6 +266,17 @@ def test_tensorboard_reads_the_losses(tmp_path: Path) -> None:
     events.Reload()
     found = {event.step: event.value for event in events.Scalars("loss/total")}
     assert found == pytest.approx({line["step"]: line["total"] for line in metrics(tmp_path)}, rel=1e-6)
+
+
+def test_what_could_not_be_read_is_named_in_the_record_apart_from_empty_shards(tmp_path: Path) -> None:
+    made = fakes.job(tmp_path)
+    made.stream.corruption = Corruption(8)
+    for name, images in (("a.jpg", 1), ("00001.tar", 0), ("b.tar", 6)):
+        made.stream.corruption.skip(name, "so it is", images)
+    assert run(made).notes == [
+        "7 unreadable picture(s) were replaced by others of their class: a.jpg, b.tar",
+        "1 shard without any picture passed over: 00001.tar",
+    ]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.nn import Parameter
 
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.settings import UserError
+from syncclip.shards.images import Corruption
 from syncclip.training import ranks
 from syncclip.training.loop import DivergedError, TrainJob, run
 from tests.training import fakes, worlds
@@ -139,6 +140,20 @@ def _wait(rank: int, folder: Path) -> None:
     run(job, rank, 2)
 
 
+def _damaged(rank: int, folder: Path) -> None:
+    """Each rank meets a damaged picture of its own: what a recipe allows, it allows to all of them together."""
+
+    def job(name: str, limit: int) -> TrainJob:
+        made = fakes.job(folder / name, rank, 2, noise=0.0)
+        made.stream.corruption = Corruption(limit)
+        made.stream.corruption.skip(f"{rank}.jpg", "it is cut off")
+        return made
+
+    run(job("two damaged", limit=2), rank, 2)
+    with pytest.raises(ranks.SharedError, match="2 unreadable images, more than the limit of 1; the last: it is cut"):
+        run(job("too many damaged", limit=1), rank, 2)
+
+
 BODIES = (
     _average,
     _mistake_of_the_first,
@@ -148,6 +163,7 @@ BODIES = (
     _aggregate,
     _restart,
     _full,
+    _damaged,
     _no_room,
     _wait,
 )
@@ -191,6 +207,13 @@ def test_two_ranks_train_as_one_does(tmp_path: Path, ranks_done: Path) -> None:
 
 def test_two_ranks_that_found_no_room_end_with_the_bits_of_an_unbroken_run(ranks_done: Path) -> None:
     assert fakes.bits(ranks_done / "no room") == fakes.bits(ranks_done / "two")
+
+
+def test_what_any_rank_could_not_read_is_named_in_the_record(ranks_done: Path) -> None:
+    assert json.loads((ranks_done / "two damaged" / "run.json").read_text())["notes"] == [
+        "2 unreadable picture(s) were replaced by others of their class: 0.jpg, 1.jpg"
+    ]
+    assert not list((ranks_done / "too many damaged" / "checkpoints").glob("*"))
 
 
 def test_two_ranks_end_with_the_same_average(ranks_done: Path) -> None:
