@@ -186,8 +186,8 @@ def _worker(config: dict[str, Any]) -> None:
         if not everywhere:
             raise
         if rank == 0:
-            record = folder.record() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
             try:
+                record = folder.open() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
                 folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
             except UserError:  # no room even for that: then Ray carries it, after it has tried again
                 raise error from None

@@ -66,12 +66,16 @@ class RunFolder:
     def open(self) -> RunRecord | None:
         """The record of an earlier start of this same run, None for a new one; changes nothing.
 
+        What failed before its first step, as over an empty set, binds the folder to no recipe.
+
         Raises:
             UserError: the folder holds a run of another recipe; the sentence names both and what differs.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
             return record
+        if record.status == "failed" and not record.total_steps:
+            return None
         raise UserError(
             f"{self.url} holds run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run '{self.name}' "
             f"of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder or remove that one"

@@ -6,7 +6,7 @@ import pytest
 
 from syncclip.settings import UserError
 from syncclip.training.loop import TrainJob, run
-from syncclip.training.runs import differences
+from syncclip.training.runs import RunRecord, differences
 from tests.training import fakes
 
 
@@ -22,6 +22,15 @@ def test_a_changed_recipe_never_goes_on_with_an_old_run(tmp_path: Path) -> None:
     sentence = str(refusal.value)
     assert "111111111111" in sentence and "222222222222" in sentence
     assert "training.epochs: 4 -> 5" in sentence and "seed" not in sentence
+
+
+def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(tmp_path: Path) -> None:
+    failed = RunRecord(name="fake", recipe_hash="1" * 64, status="failed", error="the set is empty")
+    fakes.folder(tmp_path).write(failed)
+    assert run(job(tmp_path, "2" * 64, "")).recipe_hash == "2" * 64
+    fakes.folder(tmp_path).write(failed.model_copy(update={"total_steps": 20, "steps": 3}))
+    with pytest.raises(UserError, match="holds run 'fake' of recipe 111111111111"):
+        run(job(tmp_path, "2" * 64, ""))
 
 
 def test_the_recipe_lies_beside_the_results(tmp_path: Path) -> None:
