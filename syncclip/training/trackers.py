@@ -7,6 +7,7 @@ A server that is absent, or goes away, costs one warning, and so do events that 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ class Mlflow:
         # By default seven tries with growing pauses: minutes in which a training would stand still.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a try that failed is no news
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -195,17 +197,31 @@ def show_results(
 ) -> None:
     """Show a finished run's results in those trackers that compare runs, beside what its training showed there.
 
+    What the training said of an absent server isn't said again: the record's notes have it.
+
     Args:
         numbers: from `evaluation.results`, with the split that they are of.
+        tell: takes the sentence of a warning.
     """
     named = tuple(name for name in settings.trackers if name != "tensorboard")
     if not named:
         return
-    trackers = Trackers(run, settings.model_copy(update={"trackers": named}), 0, tell)
     record = run.record()
+    told = {_trouble(note) for note in record.notes} if record is not None else set()
+
+    def tell_news(sentence: str) -> None:
+        if _trouble(sentence) not in told:
+            tell(sentence)
+
+    trackers = Trackers(run, settings.model_copy(update={"trackers": named}), 0, tell_news)
     scores = {f"{numbers['split']}/{key}": value for key, value in numbers.items() if isinstance(value, float)}
     trackers.write(record.total_steps if record is not None else 0, scores)
     trackers.close(finished=True)
+
+
+def _trouble(sentence: str) -> str:
+    """What a warning is about, without its reason."""
+    return sentence.partition(" (")[0]
 
 
 def _identity(run: RunFolder) -> str:

@@ -49,6 +49,17 @@ def test_an_absent_server_is_told_once_and_changes_no_bit(
     assert fakes.bits(tmp_path / "run") == fakes.bits(tmp_path / "quiet")
 
 
+def test_what_a_training_told_is_not_told_again_with_its_results(tmp_path: Path) -> None:
+    absent = {"trackers": ["mlflow"], "mlflow_uri": "nothing://there"}
+    told: list[str] = []
+    for name, said in (("with", 0), ("without", 1)):
+        job = fakes.job(tmp_path / name, **absent)
+        loop.run(job if name == "with" else fakes.job(tmp_path / name, trackers=[]))
+        trackers.show_results(job.run, job.settings, {"split": "test", "hm": 61.5}, told.append)
+        assert len(told) == said
+    assert told[0].startswith("mlflow can't be reached")
+
+
 def test_a_server_without_an_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert "training.mlflow_uri or MLFLOW_TRACKING_URI" in train(tmp_path, trackers=["mlflow"])[0]
