@@ -17,6 +17,8 @@ from syncclip.settings import UserError
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+DECIDING = ("benchmark.", "backbone.", "methods.", "training.")
+"""Keys of a recipe that may make a run another one; what a study or an evaluation says beside them is no reason."""
 
 
 class RunRecord(BaseModel):
@@ -98,7 +100,8 @@ class RunFolder:
         path = self.path(RECIPE)
         if not self.recipe_text or not storage.exists(path):
             return ""
-        changes = differences(storage.read_bytes(path).decode(), self.recipe_text)
+        found = differences(storage.read_bytes(path).decode(), self.recipe_text)
+        changes = [change for change in found if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
 
 
