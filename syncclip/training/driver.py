@@ -125,12 +125,18 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
 def _lack(scaling: Any) -> str:
     """What keeps the workers from running, if the cluster as it stands has no room for them; "" where it has."""
     import ray
+    from ray.util import placement_group_table
 
-    there = ray.cluster_resources()
+    there, takes = ray.cluster_resources(), scaling.resources_per_worker
     workers = scaling.num_workers
-    least = workers if isinstance(workers, int) else workers[0]
-    room = min(int(there.get(name, 0) // each) for name, each in scaling.resources_per_worker.items())
-    return f"the cluster has room for {room} of {least} workers; training waits for machines" if room < least else ""
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    room = min(int(there.get(name, 0) // each) for name, each in takes.items())
+    if room < least:
+        return f"the cluster has room for {room} of {counted(least, 'worker')}; training waits for machines"
+    waiting = [list(one["bundles"].values()) for one in placement_group_table().values() if one["state"] == "PENDING"]
+    if any(least <= len(asked) <= most and all(one == takes for one in asked) for asked in waiting):
+        return f"the cluster is in use by others; training waits for room for {counted(least, 'worker')}"
+    return ""
 
 
 def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, settings: TrainingSettings) -> None:
@@ -229,6 +235,8 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
         heard: notes of earlier starts, which are not said again.
         scaling: what the workers take; where the cluster hasn't that, it is said whom they wait for.
     """
+    from ray.exceptions import RayError
+
     ended = threading.Event()
     pause = 1.0 if storage.is_local(folder.url) else 10.0
 
@@ -239,7 +247,9 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
             while not last:
                 last = ended.wait(pause)
                 if not last and time.monotonic() - looked > LOOK_SECONDS:
-                    before, lack, looked = lack, _lack(scaling), time.monotonic()
+                    before, looked = lack, time.monotonic()
+                    with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # whoever trains tells of it
+                        lack = _lack(scaling)
                     if lack and lack != before:
                         say(lack)
                 with contextlib.suppress(OSError, UserError):

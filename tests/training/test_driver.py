@@ -166,9 +166,36 @@ def test_a_training_tells_for_how_many_workers_it_waits(
     workers: int | tuple[int, int], lack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 9.0, "GPU": 3.0})
+    monkeypatch.setattr("ray.util.placement_group_table", dict)
     scaling = SimpleNamespace(num_workers=workers, resources_per_worker={"CPU": 2, "GPU": 1})
     assert lack in driver._lack(scaling)
     assert bool(lack) == bool(driver._lack(scaling))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_tells_that_it_waits_where_others_use_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    other, said = ray.remote(num_cpus=4)(Other).remote(), []
+    ray.get(other.is_there.remote())
+
+    def say(sentence: str) -> None:
+        said.append(sentence)
+        ray.kill(other)
+
+    monkeypatch.setattr(driver, "say", say)
+    monkeypatch.setattr(driver, "LOOK_SECONDS", 1.0)
+    assert train(tmp_path, workers=2).status == "finished"
+    assert said == ["the cluster is in use by others; training waits for room for 2 workers"]
+
+
+class Other:
+    """What takes up all of a cluster."""
+
+    def is_there(self) -> bool:
+        return True
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path: Path) -> None:
