@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -17,8 +18,9 @@ from syncclip.shards.loader import LostLoaderError, watched
 from tests.shards.test_stream import damaged, shown, stored, stream
 
 EPOCHS = 3
-START = (1, 1)
-"""In the middle of an epoch."""
+PROCESSES = (0, 1, 2, 4)
+WORLDS = (1, 2, 4)
+"""Ranks that share a batch of 8: 1 x 8, 2 x 4 and 4 x 2."""
 
 
 def images(processes: int, world: int = 1, start: tuple[int, int] = (0, 0)) -> list[list[tuple[int, int, int, int]]]:
@@ -40,13 +42,16 @@ def images(processes: int, world: int = 1, start: tuple[int, int] = (0, 0)) -> l
 def test_global_batches_are_the_same_for_any_ranks_and_loader_processes() -> None:
     whole = images(processes=0)
     assert len(whole) == EPOCHS * 2 and all(len(batch) == 24 for batch in whole)
-    for processes, world in [(1, 1), (2, 1), (4, 1), (0, 2), (1, 2), (2, 2), (0, 4), (1, 4)]:
+    for processes, world in itertools.product(PROCESSES, WORLDS):
         assert images(processes, world) == whole, (processes, world)
 
 
-@pytest.mark.parametrize("processes", [0, 1, 2, 4])
-def test_from_any_place_on_the_rest_is_the_same(processes: int) -> None:
-    assert images(processes, start=START) == images(processes=0)[START[0] * 2 + START[1] :]
+@pytest.mark.parametrize("processes", PROCESSES)
+@pytest.mark.parametrize("world", WORLDS)
+def test_from_any_place_on_the_rest_is_the_same(processes: int, world: int) -> None:
+    whole = images(processes=0)
+    for place in [3] if processes else range(len(whole)):
+        assert images(processes, world, start=divmod(place, 2)) == whole[place:]
 
 
 def test_there_is_nothing_after_the_end() -> None:
