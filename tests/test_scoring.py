@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from syncclip import jobs, scoring
 from syncclip.recipe import Recipe
 from syncclip.settings import UserError
+from syncclip.shards.writer import Sample, write_shard
 from syncclip.training.evaluation import Predictions
 from tests.conftest import TinyWorld
+from tests.worlds.benchmark import tiny_benchmark
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
 SHORT = ["training.data=real", "training.epochs=1", "benchmark.shots=1"]
@@ -86,3 +89,26 @@ def test_another_benchmark_is_looked_up_where_it_is_said_to_be(
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
     with pytest.raises(UserError, match=r"nowhere.*dtd"):
         jobs.evaluate(run.url, benchmark="dtd", root=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda tar, _: tar.write_bytes(tar.read_bytes()[:-1] + b"\1"), "test/00000.tar: its bytes are not those of"),
+        (
+            lambda _, at: write_shard(at, 0, [Sample(i, 0, b"no picture", "x") for i in range(24)]),
+            "000000000.jpg: unrea",
+        ),
+    ],
+    ids=["a byte that shows in no picture", "a picture that doesn't decode"],
+)
+def test_no_tested_picture_is_skipped_or_replaced(
+    tiny: TinyWorld, tmp_path: Path, damage: Callable[[Path, str], None], sentence: str
+) -> None:
+    run = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run"))
+    other = tiny_benchmark(tmp_path / "other")
+    damage(other / "test" / "00000.tar", str(other / "test"))
+    with pytest.raises(UserError, match=sentence):
+        jobs.evaluate(run.url, benchmark=str(other))
+    assert not list((tmp_path / "run").glob("transfer/*/results.json"))
