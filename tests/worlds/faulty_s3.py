@@ -200,9 +200,11 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "conte
 
 
 def _torn(request: web.Request) -> web.StreamResponse:
-    """Tear the connection down: the client sees a reset, not an end."""
+    """Tear the connection down at once: with a reset, or, where a forked process still holds a copy, with an end."""
     if request.transport is not None:
         peer = request.transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # the client was quicker
+            peer.shutdown(socket.SHUT_RDWR)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
     return web.Response()
