@@ -8,7 +8,7 @@ Promises, which the commit markers of the shards build on:
 * Listings are never answered from a cache, since other machines write into the same folder.
 * A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
 * A user's mistake (no permission, no space, a missing file, no credentials) is told in one sentence.
-* Filesystems are looked up at each call and never kept (fsspec's cache knows the process), so a fork breaks nothing.
+* A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
 from syncclip.storage.documents import read_document, write_document

@@ -18,6 +18,9 @@ from typing import IO, Any, cast
 from syncclip.storage.faults import SILENCE, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
 
+PIECE = 32 << 20
+"""Bytes of a remote file that are copied at a time."""
+
 
 def exists(url: str) -> bool:
     """Whether a file or folder is there now."""
@@ -78,12 +81,18 @@ def open_read(url: str) -> IO[bytes]:
 
 
 def fetch(url: str, target: Path) -> None:
-    """Copy a file to a local path; after an exception or a crash the target may be short, never another name."""
+    """Copy a file to a local path; after an exception or a crash the target may be short, never another name.
+
+    A remote one comes piece by piece, each with its own tries and its own limit of time.
+    """
     with explained(url, "read"):
         if is_local(url):
             shutil.copyfile(local_path(url), target)
-        else:
-            persistently(url, lambda fs, path: fs.get_file(path, str(target)))
+            return
+        size = persistently(url, lambda fs, path: int(fs.info(path)["size"]))
+        with target.open("wb") as file:
+            for start in range(0, size, PIECE):
+                file.write(read_bytes(url, start, min(size, start + PIECE)))
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ The mode `standard` does not try again after a 429, and gives up the sooner the 
 """
 
 _options: dict[str, Any] = {}
+_clients: weakref.WeakSet[Any] = weakref.WeakSet()
+_inherited: list[Any] = []
 
 
 class StorageSettings(Settings):
@@ -62,7 +66,21 @@ def remote(url: str) -> tuple[Any, str]:
     """The file system of a remote URL, which keeps no listings, and the path in it."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
     fs.invalidate_cache()
+    _clients.add(fs)
     return fs, path
+
+
+def _keep_inherited() -> None:
+    """In a forked process: never let go of the parent's clients.
+
+    fsspec makes new ones here. But the end of an old one would close its connections, and so take them out of the
+    selector that both processes share: answers to the parent would be noticed when it gives up waiting, if at all.
+    """
+    _inherited.extend(_clients)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 def options_of(url: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import multiprocessing
 import os
 import signal
 import socket
@@ -18,7 +20,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from syncclip import storage
 from syncclip.settings import UserError
-from syncclip.storage import faults, places
+from syncclip.storage import faults, files, places
 from tests.object_store import faulty_bucket, s3_server
 from tests.worlds.faulty_s3 import PASSING, Fault, FaultyS3
 
@@ -108,10 +110,12 @@ def test_parts_of_a_large_copy_are_whole_too(
     url = storage.join(place, "x")
     storage.write_bytes(url, DATA)
     monkeypatch.setitem(places._options, "default_block_size", len(DATA) // 3)
+    monkeypatch.setattr(files, "PIECE", len(DATA) // 3 + 1)
     for _ in range(3):  # a client that kept its torn connections would have none left
         proxy.spoil("reset answer", 6, "GET")
         storage.fetch(url, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == DATA
+        assert len([line for line in proxy.seen if line.startswith("GET")]) == 6 + 3
         proxy.spoil("reset answer", 6, "GET")
         assert storage.read_bytes(url) == DATA
         assert proxy.spoilt["reset answer"] == 6
@@ -326,3 +330,24 @@ def test_a_read_that_is_never_answered_is_begun_anew(monkeypatch: pytest.MonkeyP
     assert storage.read_bytes("s3://bucket/x") == DATA
     assert store.waits == [faults.SILENCE] * 2
     assert Silent.forgotten == 1
+
+
+def _forget(url: str) -> None:
+    """In a forked process: use the store, and let go of whatever came from the parent."""
+    assert storage.exists(url)
+    gc.collect()
+
+
+def test_a_forked_process_takes_no_answer_from_its_parent(
+    place: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(places._options, "config_kwargs", {"read_timeout": 2})  # then it would ask again
+    url = storage.join(place, "x")
+    storage.write_bytes(url, DATA)
+    child = multiprocessing.get_context("fork").Process(target=_forget, args=(url,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    proxy.seen.clear()
+    assert storage.sizes(place) == {"x": len(DATA)}
+    assert len(proxy.seen) == 1
