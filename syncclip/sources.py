@@ -70,7 +70,8 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     if missing := [shard for shard in shards if shard not in there]:
         some = ", ".join(map(shard_name, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise UserError(
-            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short ({some}); finish the set with {again}"
+            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short ({some}); finish the set with "
+            f"{again}"
         )
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
     return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
