@@ -191,7 +191,7 @@ class MixedStream:
                 if images is None:
                     images = self._room((count, *image.shape), image.dtype)
                 assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
-                images[filled] = image  # at once, while it lies in the processor's cache
+                images[filled].copy_(image)  # at once, while it lies in the processor's cache
                 filled += 1
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
