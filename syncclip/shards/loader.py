@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.settings import UserError
-from syncclip.shards.slots import Slots
 
 if TYPE_CHECKING:
     from syncclip.shards.batch import Batch
@@ -59,9 +59,8 @@ def by_processes(
         ahead: batches that each keeps ready, at least 1.
         pinned: whether batches come in page-locked memory, from which a GPU copies while it computes.
     """
-    slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Made] = DataLoader(
-        _Places(stream, first, last, slots),
+        _Places(stream, first, last, _Slots(max(1, ahead) + 1)),
         batch_size=None,
         num_workers=processes,
         prefetch_factor=max(1, ahead),
@@ -70,17 +69,16 @@ def by_processes(
         multiprocessing_context="fork",
         generator=torch.Generator(),  # else it would use up torch's own chance
     )
+    slots: dict[int, Tensor] = {}
     for place, made in enumerate(loader, start=first):
         for name, reason, images in made.lost:
             stream.corruption.skip(name, reason, images)
         batch = made.batch
         if isinstance(batch, UserError):
             raise batch
-        lender = slots[made.process]
-        if pinned:  # a copy already
-            lender.give_back(made.slot)
-        else:
-            batch = replace(batch, images=lender.lend(batch.images, made.slot))
+        if not pinned:  # a batch in page-locked memory is a copy already
+            slots[batch.images.data_ptr()] = batch.images  # stay mapped
+            batch = replace(batch, images=batch.images.clone())
         yield *divmod(place, stream.steps_per_epoch), batch
 
 
@@ -108,17 +106,36 @@ class _Made:
 
     batch: Batch | UserError
     lost: list[tuple[str, str, int]]
-    process: int
-    slot: int  # of the process, in which the batch's images lie
 
     def pin_memory(self) -> _Made:
-        return self if isinstance(self.batch, UserError) else replace(self, batch=self.batch.pin_memory())
+        return self if isinstance(self.batch, UserError) else _Made(self.batch.pin_memory(), self.lost)
+
+
+class _Slots:
+    """Shared memory in which a loader process makes its batches, one place after the other and round again.
+
+    Fresh pages for each batch would cost as much as a third of decoding it. A process never has more batches out than
+    it may keep ready, and one more that is being copied: so many places, and none is written to while it is read.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._places: list[Tensor | None] = [None] * count
+        self._next = 0
+
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The next place, as a tensor of that shape and type."""
+        place = self._places[self._next]
+        if place is None or place.shape != shape or place.dtype != dtype:
+            place = torch.empty(shape, dtype=dtype)
+            place.share_memory_()  # type: ignore[no-untyped-call]
+            self._places[self._next] = place
+        self._next = (self._next + 1) % len(self._places)
+        return place
 
 
 class _Places(Dataset[_Made]):
-    def __init__(self, stream: MixedStream, first: int, last: int, slots: Sequence[Slots]) -> None:
+    def __init__(self, stream: MixedStream, first: int, last: int, slots: _Slots) -> None:
         self.stream, self.slots, self._first, self._last = stream, slots, first, last
-        self.process = 0
         self._told = 0
 
     def __len__(self) -> int:
@@ -134,13 +151,11 @@ class _Places(Dataset[_Made]):
         found = stream.corruption
         lost = [(name, found.reasons[name], images) for name, images in list(found.names.items())[self._told :]]
         self._told = len(found.names)
-        return _Made(made, lost, self.process, self.slots[self.process].last)
+        return _Made(made, lost)
 
 
 def _begin(_: int) -> None:
     """In a new process: locks of the parent's threads mean nothing here, and memory is shared out."""
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Places)
-    places = information.dataset
-    places.process = information.id
-    places.stream.begin_anew(information.num_workers, places.slots[information.id].room)
+    information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.room)
