@@ -15,7 +15,7 @@ from syncclip.shards.reader import Rows
 class Batch:
     """What one rank trains on: its real, seen and novel images, one group after the other."""
 
-    images: Tensor  # (N, 3, H, W), as the transform gives them
+    images: Tensor  # (N, 3, H, W), as the transform gives them; often channels_last
     labels: Tensor  # (N,) long, class ids
     domains: Tensor  # (N,) long, 0 real, 1 synthetic
     sizes: tuple[int, int, int]  # (real, seen, novel) images; their sum is N
@@ -33,6 +33,12 @@ class Batch:
         """The same batch in page-locked memory."""
         images, labels, domains = (t.pin_memory() for t in (self.images, self.labels, self.domains))
         return Batch(images, labels, domains, self.sizes)
+
+
+def empty_batch(images: int, like: Tensor) -> Tensor:
+    """(images, 3, H, W) memory, laid out as one of them is: what comes from a picture has its colours side by side, and
+    to take them apart would cost more than all the rest that is done with its pixels."""
+    return torch.empty_like(like.expand(images, *like.shape))
 
 
 def _unpacked(images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.settings import UserError
+from syncclip.shards.batch import empty_batch
 
 if TYPE_CHECKING:
     from syncclip.shards.batch import Batch
@@ -122,15 +124,19 @@ class _Slots:
         self._places: list[Tensor | None] = [None] * count
         self._next = 0
 
-    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The next place, as a tensor of that shape and type."""
+    def room(self, images: int, like: Tensor) -> Tensor:
+        """The next place, for so many images like that one."""
         place = self._places[self._next]
-        if place is None or place.shape != shape or place.dtype != dtype:
-            place = torch.empty(shape, dtype=dtype)
+        if place is None or len(place) != images or not _alike(place[0], like):
+            place = empty_batch(images, like)
             place.share_memory_()  # type: ignore[no-untyped-call]
             self._places[self._next] = place
         self._next = (self._next + 1) % len(self._places)
         return place
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
 
 
 class _Places(Dataset[_Made]):
@@ -155,7 +161,11 @@ class _Places(Dataset[_Made]):
 
 
 def _begin(_: int) -> None:
-    """In a new process: locks of the parent's threads mean nothing here, and memory is shared out."""
+    """In a new process: locks of the parent's threads mean nothing here, and memory is shared out.
+
+    What was there at the fork stays for good, so it isn't gone through for garbage again and again.
+    """
+    gc.freeze()
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Places)
     information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.room)

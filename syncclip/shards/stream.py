@@ -17,7 +17,7 @@ from torch import Tensor
 
 from syncclip.settings import UserError
 from syncclip.shards import order
-from syncclip.shards.batch import Batch
+from syncclip.shards.batch import Batch, empty_batch
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.joined import RealEpochs, Source, joined
 from syncclip.shards.loader import by_processes, by_threads
@@ -27,15 +27,11 @@ from syncclip.shards.reader import ImageSet, Rows, ShardSet
 REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
-Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
-"""(shape, type) -> a tensor of it, to be filled."""
+Room = Callable[[int, Tensor], Tensor]
+"""(images, one of them) -> (images, 3, H, W) of its type and laid out as it is, to be filled."""
 Data = Literal["real", "synthetic", "both"]
 
 _NONE: Rows = np.empty(0, np.int64)
-
-
-def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ class MixedStream:
         self.rank, self.world_size = rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
         self._cache_images = cache_images
-        self._room: Room = _fresh
+        self._room: Room = empty_batch
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
         if real is None and data != "synthetic":
@@ -179,17 +175,17 @@ class MixedStream:
         ]
         count = sum(len(rows) for _, rows, _, _ in groups)
         images: Tensor | None = None
+        generator = torch.Generator()
         labels, domains, filled = [], [], 0
         for number, (source, rows, shown, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
             seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number, last=positions)
             for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
-                generator = torch.Generator()
                 generator.manual_seed(seed >> 1)
                 image = self.transform(self._image(source, row, domain), generator)
                 if images is None:
-                    images = self._room((count, *image.shape), image.dtype)
+                    images = self._room(count, image)
                 assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
                 images[filled].copy_(image)  # at once, while it lies in the processor's cache
                 filled += 1

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from syncclip.shards.batch import Batch
+from syncclip.shards.batch import Batch, empty_batch
 
 
 @pytest.fixture
@@ -34,3 +34,12 @@ def test_all_of_a_batch_goes_to_a_device(batch: Batch) -> None:
     moved = batch.to("meta")
     assert {moved.images.device.type, moved.labels.device.type, moved.domains.device.type} == {"meta"}
     assert moved.sizes == batch.sizes
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_memory_for_a_batch_is_laid_out_as_its_images_are(images: int) -> None:
+    planes, pixels = torch.zeros(3, 4, 5), torch.zeros(4, 5, 3, dtype=torch.uint8).permute(2, 0, 1)
+    part_of_larger = torch.zeros(3, 9, 9)[:, :4, :5]
+    for like, strides in ((planes, (20, 5, 1)), (pixels, (1, 15, 3)), (part_of_larger, (20, 5, 1))):
+        found = empty_batch(images, like)
+        assert (found.shape, found.dtype, found[0].stride()) == ((images, *like.shape), like.dtype, strides)

@@ -6,11 +6,14 @@ import itertools
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
 from syncclip.settings import UserError
 from syncclip.shards.joined import Source
@@ -108,6 +111,19 @@ def test_batches_in_page_locked_memory_are_the_same() -> None:
             assert pinned.images.is_pinned() and torch.equal(pinned.images, plain.images)
 
 
+def as_it_lies(image: Image.Image, _: torch.Generator) -> torch.Tensor:
+    """Its colours side by side, as a picture has them."""
+    return F.pil_to_tensor(image)
+
+
+@pytest.mark.parametrize("ahead", [{}, {"threads": 2}, {"processes": 2, "threads": 1}])
+def test_images_lie_in_a_batch_as_the_transform_gives_them(ahead: dict[str, int]) -> None:
+    mixed = stream(transform=as_it_lies)
+    for epoch, step, batch in mixed.batches(2, **ahead):
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch.images, mixed.batch(epoch, step).images)
+
+
 @pytest.mark.fault
 def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew() -> None:
     mixed, strangers, found = stream(), multiprocessing.active_children(), []
@@ -118,6 +134,7 @@ def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew() -> Non
             if len(found) == 2:
                 victim = next(one for one in multiprocessing.active_children() if one not in strangers)
                 os.kill(victim.pid or 0, signal.SIGKILL)
+                time.sleep(60)  # the news of its death breaks in
 
     with (
         pytest.raises(LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*; where memory"),
