@@ -1,8 +1,9 @@
 """The stream held against a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
 
-All sides read the same shards of JPEGs into batches of uint8 tensors, in turn, by as many workers: processes, and on
-our side threads as well. The bare loop has the files in memory, does nothing but decode and stack, and gives nothing to
-anybody. Our side draws in a random order of its own; the others read from end to end.
+All sides read the same shards of JPEGs into batches of uint8 tensors, by as many workers: processes, and on our side
+threads as well. They take turns of half a second, and are all started anew several times (`benchmarks/turns.py`). The
+bare loop has the files in memory, does nothing but decode and stack, and gives nothing to anybody. Our side draws in a
+random order of its own; the others read from end to end.
 
 Memory is that of a process that streams, after the same number of batches from sets of different size. The large set
 is laid down by hard links: tables and markers are real, the pictures are those of its first shard again.
@@ -16,12 +17,11 @@ import io
 import logging
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
+from benchmarks.turns import Compared, compare
 from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.stream import MixedStream
@@ -87,34 +88,39 @@ def opened(folder: Path, batch: int = BATCH) -> MixedStream:
     )
 
 
-def by_threads(folder: Path, count: int) -> Iterator[Tensor]:
-    for _, _, batch in opened(folder).batches(1, threads=count):
+def by_threads(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
+    for _, _, batch in opened(folder).batches(passes, threads=count):
         yield batch.images
 
 
-def by_processes(folder: Path, count: int) -> Iterator[Tensor]:
-    for _, _, batch in opened(folder).batches(1, processes=count, threads=2 if count else 0):
+def by_processes(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
+    for _, _, batch in opened(folder).batches(passes, processes=count, threads=2 if count else 0):
         yield batch.images
 
 
-def bare(folder: Path, processes: int) -> Iterator[Tensor]:
+def bare(folder: Path, processes: int, passes: int = 1) -> Iterator[Tensor]:
     """What decoding alone takes; with processes each has a share of the files, and keeps what it decodes to itself."""
     files = files_of(folder)
-    if processes:
-        shares = [FORK.Process(target=_exhaust, args=(files[number::processes],)) for number in range(processes)]
-        for share in shares:
-            share.start()
-        for share in shares:
-            share.join()
-            assert share.exitcode == 0
-        yield torch.empty(len(files), 0)
-    else:
-        yield from _decoded(files)
+    if not processes:
+        for _ in range(passes):
+            yield from _decoded(files)
+        return
+    done, told = FORK.Value("q", 0), 0
+    shares = [
+        FORK.Process(target=_exhaust, args=(files[number::processes], passes, done), daemon=True)
+        for number in range(processes)
+    ]
+    for share in shares:
+        share.start()
+    while told < passes * len(files):
+        time.sleep(0.01)  # nobody is woken for a batch
+        assert not any(share.exitcode for share in shares)
+        new, told = done.value - told, done.value
+        yield torch.empty(new, 0)
 
 
-@lru_cache(maxsize=1)
 def files_of(folder: Path) -> list[bytes]:
-    """All of a set in memory; the round that doesn't count reads them."""
+    """All of a set in memory."""
     images = ShardSet(str(folder))
     return [images.read(row) for row in range(len(images))]
 
@@ -125,18 +131,19 @@ def _decoded(files: Sequence[bytes]) -> Iterator[Tensor]:
         yield torch.stack([to_tensor(picture) for picture in pictures])
 
 
-def _exhaust(files: Sequence[bytes]) -> None:
+def _exhaust(files: Sequence[bytes], passes: int, done: Any) -> None:
     torch.set_num_threads(1)
-    for _ in _decoded(files):
-        pass
+    for _ in range(passes):
+        for batch in _decoded(files):
+            with done.get_lock():
+                done.value += len(batch)
 
 
-def by_webdataset(folder: Path, processes: int) -> Iterator[Tensor]:
+def by_webdataset(folder: Path, processes: int, passes: int = 1) -> Iterator[Tensor]:
     import webdataset
 
-    tars = sorted(str(path) for path in folder.glob("*.tar"))
     dataset = (
-        webdataset.WebDataset(tars, shardshuffle=False, empty_check=False)
+        webdataset.WebDataset(_tars(folder, passes), shardshuffle=False, empty_check=False)
         .decode("pilrgb")
         .to_tuple("jpg", "cls")
         .map_tuple(to_tensor, int)
@@ -146,20 +153,28 @@ def by_webdataset(folder: Path, processes: int) -> Iterator[Tensor]:
     yield from DataLoader(dataset, batch_size=None, num_workers=processes, multiprocessing_context=context)
 
 
-def by_ray(folder: Path, _: int) -> Iterator[Tensor]:
-    """On as many CPUs as its cluster was given."""
+def by_ray(folder: Path, workers: int, passes: int = 1) -> Iterator[Tensor]:
+    """On a cluster of its own with as many CPUs."""
     import ray.data
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    tars = sorted(str(path) for path in folder.glob("*.tar"))
-    for batch in ray.data.read_webdataset(tars).iter_batches(batch_size=BATCH, batch_format="numpy"):
-        yield torch.from_numpy(np.stack(list(batch["jpg"]))).permute(0, 3, 1, 2)
+    from syncclip.cluster import ray_session
+
+    with ray_session(cpus=max(1, workers)):
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        for batch in ray.data.read_webdataset(_tars(folder, passes)).iter_batches(
+            batch_size=BATCH, batch_format="numpy"
+        ):
+            yield torch.from_numpy(np.stack(list(batch["jpg"]))).permute(0, 3, 1, 2)
+
+
+def _tars(folder: Path, passes: int) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.tar")) * passes
 
 
 OURS = ("threads", "processes")
 """With none of them both are the same."""
-SIDES: dict[str, Callable[[Path, int], Iterator[Tensor]]] = {
+SIDES: dict[str, Callable[[Path, int, int], Iterator[Tensor]]] = {
     "threads": by_threads,
     "processes": by_processes,
     "bare": bare,
@@ -168,12 +183,10 @@ SIDES: dict[str, Callable[[Path, int], Iterator[Tensor]]] = {
 }
 
 
-def rate(side: Callable[[Path, int], Iterator[Tensor]], folder: Path, processes: int, images: int) -> float:
-    """Images a second, from the first call to the last batch."""
-    begun = time.perf_counter()
-    seen = sum(len(batch) for batch in side(folder, processes))
-    assert images <= seen < images + BATCH, f"{seen} of {images} images"
-    return seen / (time.perf_counter() - begun)
+def images_of(side: str, folder: Path, workers: int, passes: int = 1000) -> Iterator[int]:
+    """How many images come, batch by batch."""
+    torch.set_num_threads(1)
+    yield from map(len, SIDES[side](folder, workers, passes))
 
 
 def memory(folder: Path, batches: int) -> int:
@@ -197,23 +210,23 @@ def _resident(folder: Path, batches: int, answer: Any) -> None:
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Images of the set.")] = 5000,
+    images: Annotated[int, typer.Option(help="Images of the set.")] = 10_000,
     pixels: Annotated[int, typer.Option(help="Side of an image.")] = 224,
-    repetitions: Annotated[int, typer.Option(help="Rounds, in each of which every side runs once.")] = 7,
-    processes: Annotated[str, typer.Option(help="Numbers of workers.")] = "0,1,2",
+    starts: Annotated[int, typer.Option(help="How often all sides are started anew.")] = 8,
+    turns: Annotated[int, typer.Option(help="Turns of each side in one start.")] = 10,
+    seconds: Annotated[float, typer.Option(help="Of one turn.")] = 0.5,
+    workers: Annotated[str, typer.Option(help="Numbers of workers.")] = "0,1,2",
     sizes: Annotated[str, typer.Option(help="Sizes of sets whose memory is measured.")] = "1000,10000,100000",
     folder: Annotated[str | None, typer.Option(help="Where sets are laid; a temporary folder by default.")] = None,
 ) -> None:
     """Print images a second of each side with ours' ratio to it, and resident memory by the size of the set."""
-    from syncclip.cluster import ray_session
-
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(place, "set"), images, pixels)
-        print("| workers | side | images/s | our threads to it | our processes |\n|---|---|---|---|---|", flush=True)
-        for number in map(int, processes.split(",")):
-            with ray_session(cpus=max(1, number)):
-                compared(Path(place, "set"), number, images, repetitions)
+        print("| workers | side | images/s | slowest and fastest start | threads to it | processes to it |")
+        print("|---|---|---|---|---|---|", flush=True)
+        for number in map(int, workers.split(",")):
+            runs = {name: partial(images_of, name, Path(place, "set"), number) for name in SIDES}
+            table(number, compare(runs, starts=starts, turns=turns, seconds=seconds, warm=20 * BATCH, tell=_tell))
         write(Path(place, "large"), PER_SHARD, pixels)
         print("\n| images of the set | resident MB |\n|---|---|")
         for size in map(int, sizes.split(",")):
@@ -221,20 +234,17 @@ def main(
             print(f"| {size:,} | {memory(Path(place, 'large'), 100) / 1e6:.1f} |", flush=True)
 
 
-def compared(folder: Path, processes: int, images: int, repetitions: int) -> None:
-    """One table: every side in turn, one round that doesn't count, then medians and medians of ratios in a round."""
-    rounds: list[dict[str, float]] = []
-    for turn in range(repetitions + 1):
-        names = list(SIDES) if turn % 2 else list(reversed(SIDES))
-        found = {name: rate(SIDES[name], folder, processes, images) for name in names}
-        rounds += [found] if turn else []
-        print(f"round {turn}: " + ", ".join(f"{name} {speed:,.0f}" for name, speed in found.items()), file=sys.stderr)
-    for name in SIDES:
-        speed = statistics.median(found[name] for found in rounds)
-        gains = [statistics.median(found[our] / found[name] for found in rounds) for our in OURS]
-        cells = [f"{'ours, ' if name in OURS else ''}{name}", f"{speed:,.0f}"]
-        cells += ["", ""] if name in OURS else [f"**{gain:.2f}x**" for gain in gains]
-        print(f"| {processes} | {' | '.join(cells)} |", flush=True)
+def table(workers: int, found: Mapping[str, Compared]) -> None:
+    """One line a side; a ratio is that of the means over all starts."""
+    for name, side in found.items():
+        cells = [f"{'ours, ' if name in OURS else ''}{name}", f"{side.mean:,.0f}"]
+        cells += [f"{min(side.starts):,.0f} {max(side.starts):,.0f}"]
+        cells += ["" if name in OURS else f"**{found[our].mean / side.mean:.2f}x**" for our in OURS]
+        print(f"| {workers} | {' | '.join(cells)} |", flush=True)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
