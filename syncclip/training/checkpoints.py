@@ -81,11 +81,13 @@ def newest(folder: str, recipe_hash: str, tell: Callable[[str], None]) -> Checkp
     Raises:
         UserError: a checkpoint of another recipe, or one that can't be read for reasons that are not its own.
     """
-    for step in reversed(steps(folder)):
+    there = steps(folder)
+    for step in reversed(there):
         found = _read(folder, step, recipe_hash)
         if isinstance(found, Checkpoint):
             return found
-        tell(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); going back to the one before")
+        then = "going back to the one before" if step > there[0] else "none is left, so training begins anew"
+        tell(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); {then}")
     return None
 
 

@@ -88,9 +88,15 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_sentence(tmp_path: Path, dam
 
 
 def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
-    write(tmp_path, 1)
-    _flip(tmp_path / "step-00000001.safetensors")
-    assert newest_step(tmp_path) is None
+    write(tmp_path, 1, 2)
+    for step in (1, 2):
+        _flip(tmp_path / f"step-0000000{step}.safetensors")
+    told: list[str] = []
+    assert newest_step(tmp_path, told) is None
+    assert [one.partition("; ")[2] for one in told] == [
+        "going back to the one before",
+        "none is left, so training begins anew",
+    ]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
