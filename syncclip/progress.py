@@ -22,7 +22,8 @@ class Progress:
     """Counts items towards a total and shows rate, time left and facts such as the busy share of the workers.
 
     Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) the
-    first update prints a line, then at most one a minute, and leaving prints the last. A fact is shown as it is;
+    first update prints a line, then at most one a minute, and leaving prints the last, unless it is not even known
+    what there was to do. A fact is shown as it is;
     floats get three digits, and those whose name ends in `busy` or `share` are shown as per cent.
 
     Args:
@@ -69,7 +70,7 @@ class Progress:
         if self._live is not None:
             self._show_live()
             self._live.stop()
-        elif self.line() != self._shown:
+        elif self.line() != self._shown and (self.total is not None or self.done):
             self._print()
 
     def update(self, n: int = 1, **facts: Fact) -> None:

@@ -64,6 +64,16 @@ def test_an_unknown_total_shows_no_time_left() -> None:
     assert log.getvalue() == "verify: 4 images · 2 images/s · 0:02 taken\n"
 
 
+def test_what_ended_before_its_total_was_known_says_nothing() -> None:
+    log = io.StringIO()
+    with Progress(None, "steps", "train", log):
+        pass
+    assert log.getvalue() == ""
+    with Progress(7, "steps", "train", log):
+        pass
+    assert log.getvalue() == "train: 0/7 steps\n"
+
+
 def test_a_terminal_gets_a_live_line() -> None:
     terminal = Terminal()
     with Progress(10, "images", "synth", terminal) as progress:
