@@ -36,8 +36,11 @@ class Batch:
 
 
 def empty_batch(images: int, like: Tensor) -> Tensor:
-    """(images, 3, H, W) memory, laid out as one of them, `like` (3, H, W), is: what comes from a picture has its colours
-    side by side, and to take them apart costs 50 µs at 224 pixels, where a plain copy costs 15 and decoding 250."""
+    """(images, 3, H, W) memory, laid out as one of them, `like` (3, H, W), is.
+
+    What comes from a picture has its colours side by side. To take them apart costs 50 µs at 224 pixels, a plain copy
+    15, and decoding 250.
+    """
     return torch.empty_like(like.expand(images, *like.shape))
 
 
