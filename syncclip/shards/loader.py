@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.settings import UserError
-from syncclip.shards.batch import empty_batch
+from syncclip.shards.slots import Slots
 
 if TYPE_CHECKING:
     from syncclip.shards.batch import Batch
@@ -49,7 +49,7 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
 
 
 def by_processes(
-    stream: MixedStream, first: int, last: int, processes: int, ahead: int, pinned: bool
+    stream: MixedStream, first: int, last: int, processes: int, ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
     """Batches of the places first, …, last - 1, counted through all epochs.
 
@@ -59,28 +59,24 @@ def by_processes(
     Args:
         processes: at least 1; each makes whole batches.
         ahead: batches that each keeps ready, at least 1.
-        pinned: whether batches come in page-locked memory, from which a GPU copies while it computes.
     """
+    slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Made] = DataLoader(
-        _Places(stream, first, last, _Slots(max(1, ahead) + 1)),
+        _Places(stream, first, last, slots),
         batch_size=None,
         num_workers=processes,
         prefetch_factor=max(1, ahead),
-        pin_memory=pinned,
         worker_init_fn=_begin,
         multiprocessing_context="fork",
         generator=torch.Generator(),  # else it would use up torch's own chance
     )
-    slots: dict[int, Tensor] = {}
     for place, made in enumerate(loader, start=first):
         for name, reason, images in made.lost:
             stream.corruption.skip(name, reason, images)
         batch = made.batch
         if isinstance(batch, UserError):
             raise batch
-        if not pinned:  # a batch in page-locked memory is a copy already
-            slots[batch.images.data_ptr()] = batch.images  # stay mapped
-            batch = replace(batch, images=batch.images.clone())
+        batch = replace(batch, images=slots[made.process].lend(made.slot, made.memory))
         yield *divmod(place, stream.steps_per_epoch), batch
 
 
@@ -106,58 +102,34 @@ def watched() -> Iterator[None]:
 class _Made:
     """What comes back from a process: a batch or a mistake, and what could not be read since the last one."""
 
-    batch: Batch | UserError
+    batch: Batch | UserError  # its images are left out
     lost: list[tuple[str, str, int]]
-
-    def pin_memory(self) -> _Made:
-        return self if isinstance(self.batch, UserError) else _Made(self.batch.pin_memory(), self.lost)
-
-
-class _Slots:
-    """Shared memory in which a loader process makes its batches, one place after the other and round again.
-
-    Fresh pages for each batch would cost as much as a third of decoding it. A process never has more batches out than
-    it may keep ready, and one more that is being copied: so many places, and none is written to while it is read.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._places: list[Tensor | None] = [None] * count
-        self._next = 0
-
-    def room(self, images: int, like: Tensor) -> Tensor:
-        """The next place, for so many images like that one."""
-        place = self._places[self._next]
-        if place is None or len(place) != images or not _alike(place[0], like):
-            place = empty_batch(images, like)
-            place.share_memory_()  # type: ignore[no-untyped-call]
-            self._places[self._next] = place
-        self._next = (self._next + 1) % len(self._places)
-        return place
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.stride() == other.stride() and one.dtype == other.dtype
+    process: int
+    slot: int  # of the process, in which the images lie
+    memory: Tensor | None  # of the slot, where it is new
 
 
 class _Places(Dataset[_Made]):
-    def __init__(self, stream: MixedStream, first: int, last: int, slots: _Slots) -> None:
+    def __init__(self, stream: MixedStream, first: int, last: int, slots: Sequence[Slots]) -> None:
         self.stream, self.slots, self._first, self._last = stream, slots, first, last
+        self.process = 0
         self._told = 0
 
     def __len__(self) -> int:
         return self._last - self._first
 
     def __getitem__(self, number: int) -> _Made:
-        stream = self.stream
+        stream, slots = self.stream, self.slots[self.process]
         made: Batch | UserError
         try:
-            made = stream.batch(*divmod(self._first + number, stream.steps_per_epoch))
+            batch = stream.batch(*divmod(self._first + number, stream.steps_per_epoch))
+            made, memory = replace(batch, images=torch.empty(0)), slots.sent()
         except UserError as error:
-            made = error
+            made, memory = error, None
         found = stream.corruption
         lost = [(name, found.reasons[name], images) for name, images in list(found.names.items())[self._told :]]
         self._told = len(found.names)
-        return _Made(made, lost)
+        return _Made(made, lost, self.process, slots.last, memory)
 
 
 def _begin(_: int) -> None:
@@ -168,4 +140,6 @@ def _begin(_: int) -> None:
     gc.freeze()
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Places)
-    information.dataset.stream.begin_anew(information.num_workers, information.dataset.slots.room)
+    places = information.dataset
+    places.process = information.id
+    places.stream.begin_anew(information.num_workers, places.slots[information.id].room)

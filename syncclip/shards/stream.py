@@ -218,10 +218,11 @@ class MixedStream:
         """
         first, last = epoch * self.steps_per_epoch + step, epochs * self.steps_per_epoch
         if processes and first < last:
-            yield from by_processes(self, first, last, processes, threads, pinned)
-            return
-        places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
-        for epoch, step, batch in by_threads(self, places, threads):
+            made = by_processes(self, first, last, processes, threads)
+        else:
+            places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
+            made = by_threads(self, places, threads)
+        for epoch, step, batch in made:
             yield epoch, step, batch.pin_memory() if pinned else batch
 
     def window(self, epoch: int, step: int) -> list[list[int]]:

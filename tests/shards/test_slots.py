@@ -1,0 +1,85 @@
+"""Memory that loader processes lend: written to again when nobody holds it any more, and not before."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import torch
+
+from syncclip.shards.slots import Slots
+from tests.shards.test_stream import shown, stored, stream
+
+LIKE = torch.empty(4, 5, 3).permute(2, 0, 1)
+SHAPE, STRIDE = (2, 3, 4, 5), (60, 1, 15, 3)
+
+
+def test_a_slot_is_used_again_only_when_it_came_back() -> None:
+    slots = Slots()
+    first = slots.room(2, LIKE)
+    assert (slots.last, first.shape, first.stride(), first.is_shared()) == (0, SHAPE, STRIDE, True)
+    assert slots.room(2, LIKE).data_ptr() != first.data_ptr()
+    assert slots.last == 1
+    slots.lend(0, first)
+    assert slots.room(2, LIKE).data_ptr() == first.data_ptr()
+    slots.lend(0, None)
+    assert slots.room(2, LIKE.byte()).dtype == torch.uint8
+    assert slots.last == 0
+
+
+def test_a_lent_tensor_comes_back_when_its_last_view_is_gone() -> None:
+    slots = Slots()
+    made = slots.room(2, LIKE).fill_(7)
+    lent = slots.lend(slots.last, slots.sent())
+    assert lent.data_ptr() == made.data_ptr()
+    assert lent.stride() == STRIDE
+    assert torch.equal(lent, made)
+    view = lent[1:, 0]
+    del lent
+    slots.room(2, LIKE)
+    assert slots.last == 1
+    assert view.eq(7).all()
+    del view
+    slots.room(2, LIKE)
+    assert slots.last == 0
+
+
+def test_a_slot_is_sent_once_and_again_when_it_is_exchanged() -> None:
+    slots = Slots()
+    first = slots.room(2, LIKE).fill_(7)
+    assert slots.sent() is first
+    assert slots.lend(0, first).eq(7).all()
+    assert slots.room(2, LIKE) is first
+    first.fill_(8)
+    assert slots.sent() is None
+    assert slots.lend(0, None).eq(8).all()
+    other = slots.room(3, LIKE).fill_(9)
+    assert slots.sent() is other
+    lent = slots.lend(0, other)
+    assert len(lent) == 3 and lent.eq(9).all()
+
+
+def test_batches_that_are_kept_stay_as_they_are() -> None:
+    kept = list(stream(synthetic=stored(5, 6, 1)).batches(6, processes=2, threads=1))
+    again = stream(synthetic=stored(5, 6, 1))
+    assert len(kept) == 6 * again.steps_per_epoch
+    for epoch, step, batch in kept:
+        assert torch.equal(batch.images, again.batch(epoch, step).images)
+        assert shown(batch) == shown(again.batch(epoch, step))
+
+
+def test_batches_that_are_let_go_take_no_more_memory() -> None:
+    places = set()
+    for _, _, batch in itertools.islice(stream(synthetic=stored(5, 6, 1)).batches(40, processes=1, threads=1), 60):
+        places.add(batch.images.data_ptr())
+    assert len(places) <= 5, "one is made, one is ready, two are held, one is on its way"
+
+
+def test_what_comes_back_after_the_process_ended_is_no_error() -> None:
+    slots = Slots()
+    lent = slots.lend(0, slots.room(2, LIKE))
+    slots._back.close()
+    slots._home.close()
+    descriptor = os.open(os.devnull, os.O_WRONLY)  # takes the number of one that was closed
+    del lent
+    os.close(descriptor)
