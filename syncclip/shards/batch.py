@@ -21,7 +21,7 @@ class Batch:
     sizes: tuple[int, int, int]  # (real, seen, novel) images; their sum is N
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process only images go by shared memory, which takes a connection a tensor."""
+        """To another process labels and domains go as plain bytes: for a tensor in shared memory a socket is opened."""
         return _unpacked, (self.images, self.labels.numpy(), self.domains.numpy(), self.sizes)
 
     def to(self, device: torch.device | str) -> Batch:

@@ -20,7 +20,7 @@ from syncclip.shards import order
 from syncclip.shards.batch import Batch, empty_batch
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.joined import RealEpochs, Source, joined
-from syncclip.shards.loader import by_processes, by_threads
+from syncclip.shards.loader import by_processes, by_threads, pinned_ahead
 from syncclip.shards.partners import Partners
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 
@@ -213,7 +213,8 @@ class MixedStream:
 
         Args:
             threads: That make batches ahead, one each; with `processes`, batches that each of those keeps ready.
-            processes: That decode instead of threads, where one process's lock is what holds up; 0 for none.
+            processes: That decode instead of threads, where one process's lock is what holds up; 0 for none. A batch
+                then lies in memory that they lend, with a descriptor for each: clone its images to keep hundreds.
             pinned: Whether batches come in page-locked memory.
         """
         first, last = epoch * self.steps_per_epoch + step, epochs * self.steps_per_epoch
@@ -222,8 +223,7 @@ class MixedStream:
         else:
             places = (divmod(place, self.steps_per_epoch) for place in range(first, last))
             made = by_threads(self, places, threads)
-        for epoch, step, batch in made:
-            yield epoch, step, batch.pin_memory() if pinned else batch
+        yield from pinned_ahead(made) if pinned else made
 
     def window(self, epoch: int, step: int) -> list[list[int]]:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from syncclip.settings import UserError
+from syncclip.shards.batch import Batch
 from syncclip.shards.joined import Source
 from syncclip.shards.loader import LostLoaderError, watched
 from tests.shards.test_stream import damaged, shown, stored, stream
@@ -109,6 +111,17 @@ def test_batches_in_page_locked_memory_are_the_same() -> None:
             stream().batches(1, processes=processes, pinned=True), stream().batches(1), strict=True
         ):
             assert pinned.images.is_pinned() and torch.equal(pinned.images, plain.images)
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_each_batch_is_copied_to_page_locked_memory_once_and_in_order(
+    processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batch, "pin_memory", lambda batch: replace(batch, images=batch.images + 1))  # without a driver
+    pinned = stream().batches(EPOCHS, 0, 1, processes=processes, pinned=True)
+    for one, other in zip(pinned, stream().batches(EPOCHS, 0, 1), strict=True):
+        assert one[:2] == other[:2] and torch.equal(one[2].images, other[2].images + 1)
+    assert list(stream().batches(2, 2, 0, pinned=True)) == []
 
 
 def as_it_lies(image: Image.Image, _: torch.Generator) -> torch.Tensor:
