@@ -54,4 +54,4 @@ def test_a_decoders_line_hardly_ever_begins_at_a_multiple_of_32() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as process:
             found = process.apply(begins, (width,))
         assert len(found) == 200
-        assert found.count(16) > 160, width  # now and then something else is of just that size
+        assert found.count(16) > 180, width  # now and then something else is of just that size
