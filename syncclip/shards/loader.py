@@ -49,7 +49,10 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
 
 
 def pinned_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
-    """The same batches in page-locked memory, from which a GPU copies while it computes; a thread makes the next."""
+    """The same batches in page-locked memory, from which a GPU copies while it computes.
+
+    A thread copies one batch ahead, so what keeps a batch from being made is raised one batch early.
+    """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # else the thread would take the first
     with ThreadPoolExecutor(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
         waiting: tuple[int, int, Future[Batch]] | None = None
@@ -126,7 +129,7 @@ class _Made:
 class _Places(Dataset[_Made]):
     def __init__(self, stream: MixedStream, first: int, last: int, slots: Sequence[Slots]) -> None:
         self.stream, self.slots, self._first, self._last = stream, slots, first, last
-        self.process = 0
+        self.process = 0  # set in each process
         self._told = 0
 
     def __len__(self) -> int:
