@@ -28,7 +28,8 @@ ray down -y "$config" >"$HOSTS_ROOT/down.log" 2>&1
 lap "ray down"
 left=1
 for _ in $(seq 60); do
-  left=$(ssh -i "$HOSTS_ROOT/key" -o StrictHostKeyChecking=no root@10.77.0.11 'pgrep -c "raylet|gcs_server"' || true)
+  left=$(ssh -i "$HOSTS_ROOT/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@10.77.0.11 \
+    'pgrep -c "raylet|gcs_server"' || true)
   [ "$left" = 0 ] && break
   sleep 1
 done

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import rehearsal
 from syncclip.recipe import Recipe
 from tests.worlds.synthetic import draw_here
 
@@ -18,6 +19,9 @@ HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
 LIMIT = 560
 """Seconds of a rehearsal; none may take ten minutes."""
+
+HEALTH = {f"RAY_{name}": str(value) for name, value in rehearsal.HEALTH.items()}
+"""Else a head takes half a minute to notice that a host is lost."""
 
 PROGRAMS = ("sshd", "ssh", "rsync", "ip", "unshare")
 
@@ -59,8 +63,8 @@ class Rehearsal:
 
     @classmethod
     def prepare(cls, folder: Path, recipe: str, *overrides: str) -> Rehearsal:
-        """Write a recipe whose set takes a minute, and draw it here."""
-        slow = ["synthesis.images_per_class=60", "synthesis.generator.steps=10", *overrides]
+        """Write a recipe whose set takes half a minute, and draw it here."""
+        slow = ["synthesis.images_per_class=24", "synthesis.generator.steps=10", *overrides]
         one = cls(folder / "rehearsal")
         one.root.mkdir()
         one.recipe.write_text(Recipe.load(recipe, slow).to_yaml())
@@ -70,7 +74,7 @@ class Rehearsal:
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
         """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **HEALTH}
         cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
         logins = " ".join(f"{name}={value}" for name, value in {**bare, **cloud}.items())
         environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}
