@@ -71,6 +71,7 @@ class Head:
     Attributes:
         port: at which nodes join.
         address: of the dashboard, as `syncclip submit` takes it.
+        to_join: variables by which a program's `ray.init` joins it.
         folder: for what Ray lays into /tmp/ray by default.
     """
 
@@ -83,6 +84,7 @@ class Head:
         """
         self.port, self._dashboard, self._client = free_ports(3)
         self.address = f"http://127.0.0.1:{self._dashboard}"
+        self.to_join = {"RAY_ADDRESS": f"127.0.0.1:{self.port}", "RAY_AUTH_MODE": VARIABLES["RAY_AUTH_MODE"]}
         self.folder = folder
         bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         # A job's `python` is looked up on the PATH with which the head was started.
@@ -131,7 +133,8 @@ class Head:
         for attempt in range(1, ATTEMPTS + 1):
             folder = self.folder if self._joined == 1 else self.folder / str(self._joined)
             log = self.folder / f"node-{self._joined}-{attempt}.log"
-            if self._comes(self._node(log, [f"--temp-dir={folder}", *options])):
+            known = set(self._nodes)
+            if self._comes(self._node(log, [f"--temp-dir={folder}", *options]), known):
                 return
             if attempt == ATTEMPTS:
                 raise NotUpError(log.read_text(errors="replace"))
@@ -146,9 +149,9 @@ class Head:
             )
         return self._started[-1]
 
-    def _comes(self, process: subprocess.Popen[bytes]) -> bool:
-        waited(lambda: len(self.nodes()) >= self._joined or process.poll() is not None)
-        return len(self.nodes()) >= self._joined and process.poll() is None
+    def _comes(self, process: subprocess.Popen[bytes], known: set[str]) -> bool:
+        waited(lambda: bool(self.nodes().keys() - known) or process.poll() is not None)
+        return bool(self.nodes().keys() - known) and process.poll() is None
 
     def nodes(self) -> dict[str, bool]:
         """Id of each node that lives -> whether it is the head; as before where the dashboard is too busy to answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +14,8 @@ PATIENCE = 120.0
 def scraped(prefix: str, *own: str, **wanted: str) -> dict[str, float]:
     """Series whose name begins with `prefix` and that carry the wanted tags: name without it -> value.
 
+    Where Ray is too busy to answer there are none: ask again.
+
     Args:
         own: tags whose values are told behind the name, as in `images_total:committed`.
         wanted: tag -> value of the series that are meant; Ray adds tags of its own.
@@ -21,7 +24,9 @@ def scraped(prefix: str, *own: str, **wanted: str) -> dict[str, float]:
 
     node = ray.nodes()[0]
     address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    text = urllib.request.urlopen(address, timeout=10).read().decode()
+    text = ""
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=10) as reply:
+        text = reply.read().decode()
     found = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

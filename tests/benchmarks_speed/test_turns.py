@@ -51,7 +51,7 @@ def test_a_side_stands_still_with_all_that_it_started_unless_it_is_its_turn(tmp_
         before = (tmp_path / "ticks").stat().st_size
         time.sleep(0.3)
         assert (tmp_path / "ticks").stat().st_size <= before + 1  # one may have been on its way
-        assert side.turn(0.2) > 0
+        assert any(side.turn(0.2) > 0 for _ in range(50))  # on a busy machine a turn may pass before it is scheduled
         assert (tmp_path / "ticks").stat().st_size > before + 1
     finally:
         side.end()

@@ -46,6 +46,9 @@ for _ in $(seq 180); do
 done
 lap "idle: $(instances) instance is left"
 ray down -y "$config" >"$root/down.log" 2>&1
-sleep 2
+for _ in $(seq 60); do
+  [ "$(instances)" = 0 ] && break
+  sleep 1
+done
 lap "ray down: $(instances) instances are left"
 exit $status

@@ -91,9 +91,10 @@ class Rehearsal:
             try:
                 status: int | str = done.wait(timeout=LIMIT)
             except subprocess.TimeoutExpired:
+                status = f"no end after {LIMIT} s"
+            finally:
                 done.kill()
                 done.wait()
-                status = f"no end after {LIMIT} s"
         logs = {log.name: log.read_text() for log in sorted(self.root.glob("*.log"))}
         print(logs["told.log"])
         assert status == 0, "\n".join([str(status), *(f"--- {name}\n{text[-3000:]}" for name, text in logs.items())])

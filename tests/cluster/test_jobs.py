@@ -32,8 +32,9 @@ SET = ("*.tar", "*.parquet", "plan.json")
 RUN = ("prompts.safetensors", "metrics.jsonl", "results.json")
 CELL = (*RUN, "predictions.parquet")
 FINDINGS = ("fit.json", "comparisons.json", "shift.json", "features.parquet", "tables.md")
-GRID = ("study.arms=[{method: zeroshot}, {method: syncclip}]",)
-"""Three cells: zero-shot, and one for each amount."""
+GRID = ("study.arms=[{method: zeroshot}, {method: syncclip}]", "study.seeds=[1, 2]")
+CELLS = 1 + 2 * 2
+"""One of zero-shot, and one for each amount and seed: enough that a node which starts late still gets one."""
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_the_commands_of_the_readme_give_the_local_bytes(
 def check_study(far: Path, near: Path) -> None:
     """Hold a cluster's study to the one that was run here."""
     names = sorted(path.name for path in (near / "cells").iterdir())
-    assert len(names) == 3
+    assert len(names) == CELLS
     for name in names:
         here, there = (files(place / "cells" / name, *CELL) for place in (near, far))
         assert len(here) == len(CELL)
@@ -169,7 +170,7 @@ def nodes_of(head: str, name: str) -> set[str]:
         tasks = list_tasks(address=head, filters=[("name", "=", name)], detail=True, timeout=int(PATIENCE))
         return [task for task in tasks if task.state == "FINISHED"]
 
-    wait_until(lambda: len(ended()) == 3)
+    wait_until(lambda: len(ended()) == CELLS)
     return {task.node_id for task in ended()}
 
 
@@ -196,7 +197,7 @@ def test_a_job_that_fails_ends_with_its_reason_and_its_status(
 def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes(
     head: str, tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    slow = ("synthesis.images_per_class=16", "synthesis.generator.steps=6")
+    slow = ("synthesis.images_per_class=16", "synthesis.generator.steps=12")
     near = draw_here(Recipe.load(tiny.recipe, slow), str(tmp_path / "near"))
     out = tmp_path / "set"
     submit = ("submit", "--address", head, "--out", str(out), "synth", tiny.recipe, *slow)

@@ -29,7 +29,7 @@ from tests.worlds.chaos import times_there
 from tests.worlds.light import LEDGER, PACE, light_plan
 
 SHARDS, SHARD_SIZE = 100, 4
-PICTURE_SECONDS = 4.0
+PICTURE_SECONDS = 6.0
 """A shard takes four times that: a commit is seen about ten seconds later, before the next one."""
 
 REPORTS = {"metrics_report_interval_ms": 4000}
@@ -60,7 +60,10 @@ def test_the_dashboard_tells_how_many_pictures_a_running_synthesis_has_made(tmp_
         def right() -> bool:
             assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
             made = sum(times_there(plan, url).values())
-            told.append(answer(server, query))
+            try:
+                told.append(answer(server, query))
+            except OSError:  # too busy to answer in time
+                told.append(None)
             return 0 < made == told[-1] == sum(times_there(plan, url).values())
 
         assert waited(right), told

@@ -341,7 +341,7 @@ def _forget(url: str) -> None:
 def test_a_forked_process_takes_no_answer_from_its_parent(
     place: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(places._options, "config_kwargs", {"read_timeout": 2})  # then it would ask again
+    monkeypatch.setitem(places._options, "config_kwargs", {"read_timeout": 20})  # then it would ask again
     url = storage.join(place, "x")
     storage.write_bytes(url, DATA)
     child = multiprocessing.get_context("fork").Process(target=_forget, args=(url,))

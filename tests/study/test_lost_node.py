@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.rehearsal import HEALTH
 from syncclip.study.cells import prepare, run_cell
 from syncclip.study.grid import cells
 from syncclip.study.outputs import read_json
 from syncclip.study.run import ensure_set, with_amounts
 from syncclip.study.status import read_study_status
+from tests.ray_head import SMALL, ray_head
 from tests.worlds.study import make_set, study_recipe, study_world
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
@@ -27,36 +30,29 @@ CELLS = 1 + 4 + 2 * 3 * 4
 """One of zero-shot; an arm of real pictures, and two with three amounts, by four seeds."""
 
 BITS = ("prompts.safetensors", "metrics.jsonl", "results.json", "predictions.parquet")
-QUICK = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""Else a lost node is only noticed after half a minute."""
+ONE_CPU = "--num-cpus=1"
 
 
 def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
     root = study_world(tmp_path / "world")
     make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
     given = (*GRID, f"training.synthetic={root}/set")
     quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
-    node_of = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**node_of, "_system_config": QUICK})
-    try:
-        lost = cluster.add_node(**node_of)
-        cluster.wait_for_nodes()
+    with ray_head(ONE_CPU, f"--system-config={json.dumps(HEALTH)}") as head:
+        head.join(ONE_CPU, SMALL)
+        lost = next(node for node, is_head in head.nodes().items() if not is_head)
+        raylet = next(process for process in head.processes(lost) if process.name() == "raylet")
         command = [sys.executable, "-m", "syncclip", "study", str(root / "tiny.yaml"), *given, "--out", str(disturbed)]
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **head.to_join, "OMP_NUM_THREADS": "1"}
         with (tmp_path / "log").open("wb") as log:
             driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            raylet = psutil.Process(lost.all_processes["raylet"][0].process.pid)
             finished_before = wait_for(4, disturbed, raylet, driver, tmp_path / "log")
-            cluster.remove_node(lost, allow_graceful=False)
+            head.lose(lost)
             assert driver.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
         finally:
             driver.kill()
             driver.wait()
-    finally:
-        cluster.shutdown()
     assert finished_before < CELLS / 2, "too late for the middle"
     assert {cell["status"] for cell in read_json(str(disturbed / "study.json"))["cells"]} == {"done"}
     status = read_study_status(str(disturbed))

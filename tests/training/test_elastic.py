@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,14 +13,19 @@ import pytest
 import safetensors.torch
 import torch
 
+from cluster.rehearsal import HEALTH
 from syncclip.training.loop import run
 from syncclip.training.runs import RunRecord
+from tests.ray_head import SMALL, ray_head
 from tests.training import fakes
 from tests.training.test_driver import curve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PATIENCE = 300.0
+ONE_CPU = "--num-cpus=1"
+SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+"""Seconds that Ray waits for a second worker after the loss of its node; by default a minute."""
 
 DRIVER = """
 import sys
@@ -40,14 +46,10 @@ def record(folder: Path) -> RunRecord:
 
 
 def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
     folder, log = tmp_path / "run", tmp_path / "log"
-    node_of = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node_of)
-    try:
+    with ray_head(ONE_CPU, f"--system-config={json.dumps(HEALTH)}") as head:
         command = [sys.executable, "-c", DRIVER, str(folder), str(Path(__file__).parents[2])]
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        environment = {**os.environ, **head.to_join, **SOON}
         with log.open("wb") as output:
             driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
@@ -60,16 +62,14 @@ def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tm
 
             wait_for("step-00000009.json")
             assert record(folder).workers == 1
-            joined = cluster.add_node(**node_of)
+            head.join(ONE_CPU, SMALL)
             wait_for("step-00000012.json")
             assert record(folder).workers == 2
-            cluster.remove_node(joined, allow_graceful=False)
+            head.lose(next(node for node, is_head in head.nodes().items() if not is_head))
             assert driver.wait(PATIENCE) == 0, log.read_text()
         finally:
             driver.kill()
             driver.wait()
-    finally:
-        cluster.shutdown()
     assert (record(folder).status, record(folder).workers) == ("finished", 1)
     assert record(folder).notes == [
         "run 'fake' goes on after step 9 of 20",

@@ -304,12 +304,12 @@ def test_prompts_that_are_not_there_are_told_of(tmp_path: Path) -> None:
         load_prompts(str(tmp_path), fakes.FakeMethod())
 
 
-SLOW_TRAINING = """
+WAITING_TRAINING = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from tests.training import fakes
 from syncclip.training.loop import run
-run(fakes.job(sys.argv[1]), listener=lambda done, total, losses: time.sleep(0.05))
+run(fakes.job(sys.argv[1]), listener=lambda done, total, losses: time.sleep(600 if done == 12 else 0.05))
 """
 
 
@@ -317,7 +317,7 @@ run(fakes.job(sys.argv[1]), listener=lambda done, total, losses: time.sleep(0.05
 def test_a_training_killed_at_half_time_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
     run(fakes.job(tmp_path / "whole"))
     broken = tmp_path / "broken"
-    process = subprocess.Popen([sys.executable, "-c", SLOW_TRAINING, str(broken), str(Path(__file__).parents[2])])
+    process = subprocess.Popen([sys.executable, "-c", WAITING_TRAINING, str(broken), str(Path(__file__).parents[2])])
     deadline = time.monotonic() + 120
     while not (broken / "metrics.jsonl").exists() or len((broken / "metrics.jsonl").read_bytes().splitlines()) < 10:
         assert process.poll() is None and time.monotonic() < deadline

@@ -97,6 +97,7 @@ def test_a_library_that_is_missing_is_told_with_its_remedy(tmp_path: Path, monke
 @pytest.mark.slow
 def test_wandb_offline_leaves_its_run_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(trackers, "PATIENCE", PATIENCE)
     import wandb
 
     assert train(tmp_path, trackers=["wandb"]) == []

@@ -157,13 +157,13 @@ class Killer:
             return
         self._deck = self._deck or self.luck.sample(DECK, len(DECK))
         kind = next((one for one in self._deck if one in there), "actor")
-        if kind in self._deck:
-            self._deck.remove(kind)
         victim = self.luck.choice(sorted(there[kind], key=lambda process: process.pid))
         time.sleep(self.luck.uniform(0.0, 0.5))  # anywhere in a shard
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
             self.kills[kind] += 1
+            if kind in self._deck:
+                self._deck.remove(kind)
             self.deaths += {"actor": 1, "driver": len(there["actor"])}.get(kind, 0)
         self._next = self._later(drawn)
 
