@@ -40,7 +40,7 @@ study: $(VENV)/installed  ## The study behind the README's figures, into docs/re
 icons: $(VENV)/installed-icons  ## Make the embedded world again from the icon sets; needs npm (hours, goes on if killed)
 	mkdir -p build/icons
 	[ -d build/icons/package ] || (cd build/icons && npm pack --silent "$(ICONS)" && tar -xzf iconify-json-*.tgz)
-	$(BIN)/python -m syncclip.embedded.scripts build/icons/package build/icons/work
+	$(BIN)/python -m scripts.embedded build/icons/package build/icons/work
 
 clean:  ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

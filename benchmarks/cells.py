@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 from syncclip import jobs
-from syncclip.frozen_parts import FrozenParts
-from syncclip.recipe import Recipe
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import FrozenParts
 
 BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 

@@ -17,9 +17,10 @@ from typing import Annotated
 
 import typer
 
-from syncclip import tables
-from syncclip.synthesis.forecast import CostSettings, Forecast, forecast
+from syncclip.core import tables
+from syncclip.synthesis.forecast import Forecast, forecast
 from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.settings import CostSettings
 from tests.object_store import faulty_bucket
 from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
 from tests.worlds.light import light_plan

@@ -16,10 +16,10 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from benchmarks.plain import PLAIN, Plain
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, Method, MethodSettings, build_method
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.promptsrc import PromptSrc
-from syncclip.settings import UserError
 
 MODEL = "ViT-B-16-quickgelu"  # of the published settings
 TEMPLATE = "a photo of a {}."

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from syncclip import jobs, storage, tables
-from syncclip.appraisal import appraise
-from syncclip.benchmarks import load_benchmark
-from syncclip.cluster import ray_session
-from syncclip.recipe import Recipe
+from syncclip import jobs, storage
+from syncclip.core import tables
+from syncclip.core.ray_session import ray_session
+from syncclip.datasets import load_benchmark
+from syncclip.recipe.recipe import Recipe
+from syncclip.sets.quality import STATS_NAME, SetQuality, appraise
 from syncclip.shards.reader import ShardSet
-from syncclip.study.outputs import read_json, write_json
-from syncclip.study.run import study
+from syncclip.storage import places
+from syncclip.studies.outputs import read_json, write_json
+from syncclip.studies.run import study
 from syncclip.synthesis.filters import Batch, build_filters, judged_by
-from syncclip.synthesis.quality import STATS_NAME, SetQuality
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.summary import SUMMARY_NAME
 
@@ -123,7 +124,7 @@ def main() -> None:
     classes = len(load_benchmark(recipe.benchmark).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
     with ray_session():  # one for all sets and runs: to start it takes longer than to draw a small set
-        run(recipe, jobs.absolute(asked.out), asked)
+        run(recipe, places.absolute(asked.out), asked)
 
 
 def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:

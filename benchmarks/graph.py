@@ -12,10 +12,10 @@ from typing import Annotated
 import psutil
 import typer
 
-from syncclip.cluster import ray_session
-from syncclip.synthesis.facts import Facts
-from syncclip.synthesis.maker import Report
+from syncclip.core.ray_session import ray_session
 from syncclip.synthesis.pool import draw_round
+from syncclip.synthesis.status import Facts
+from syncclip.synthesis.worker import Report
 
 SAMPLES = 10
 

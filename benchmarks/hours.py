@@ -12,12 +12,12 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from syncclip import tables
-from syncclip.benchmarks.literature import DATASETS
-from syncclip.reproduction.protocols import PROTOCOLS, Protocol
-from syncclip.reproduction.run import recipe_of
-from syncclip.shards.order import steps
-from syncclip.study.grid import cells
+from syncclip.core import tables
+from syncclip.core.order import steps
+from syncclip.datasets.catalog import DATASETS
+from syncclip.protocols.protocols import PROTOCOLS, Protocol
+from syncclip.protocols.run import recipe_of
+from syncclip.studies.grid import cells
 
 PICTURE = {"coop": 0.006, "kgcoop": 0.006, "cocoop": 0.160}
 """Seconds of training a picture, by the README of KgCoOp, which doesn't tell the GPU."""

@@ -39,8 +39,9 @@ from torchvision.transforms.v2 import functional as F
 from benchmarks.turns import Compared, compare
 from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.stream import MixedStream
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.stream.loader import batches
+from syncclip.stream.stream import MixedStream
 
 BATCH, PER_SHARD = 64, 500
 FORK = multiprocessing.get_context("fork")
@@ -89,12 +90,12 @@ def opened(folder: Path, batch: int = BATCH) -> MixedStream:
 
 
 def by_threads(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
-    for _, _, batch in opened(folder).batches(passes, threads=count):
+    for _, _, batch in batches(opened(folder), passes, threads=count):
         yield batch.images
 
 
 def by_processes(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
-    for _, _, batch in opened(folder).batches(passes, processes=count, threads=2 if count else 0):
+    for _, _, batch in batches(opened(folder), passes, processes=count, threads=2 if count else 0):
         yield batch.images
 
 
@@ -157,7 +158,7 @@ def by_ray(folder: Path, workers: int, passes: int = 1) -> Iterator[Tensor]:
     """On a cluster of its own with as many CPUs."""
     import ray.data
 
-    from syncclip.cluster import ray_session
+    from syncclip.core.ray_session import ray_session
 
     with ray_session(cpus=max(1, workers)):
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -28,8 +28,8 @@ from torch.autograd import backward
 from benchmarks.course import Course, Entrants
 from benchmarks.memory import measured_peak_bytes, peak_bytes, resident_bytes
 from benchmarks.plain import Plain
+from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, Method, TrainingBatch, find_method
-from syncclip.settings import UserError
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 GIGA = 1e9

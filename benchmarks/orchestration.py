@@ -20,14 +20,14 @@ import numpy as np
 import typer
 from PIL import Image
 
-from syncclip import jobs
-from syncclip.cluster import ray_session
-from syncclip.recipe import Recipe
-from syncclip.synthesis.facts import Facts
+from syncclip.core.ray_session import ray_session
+from syncclip.recipe.recipe import Recipe
+from syncclip.sets import prepare
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import Generator
-from syncclip.synthesis.graph import synthesise_set
-from syncclip.synthesis.maker import ShardMaker
 from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.status import Facts
+from syncclip.synthesis.worker import ShardMaker
 
 
 class Sleeper:
@@ -72,7 +72,7 @@ def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardMaker] = Shard
     """Draw a set by the graph."""
     seen: list[Facts] = []
     begun = time.perf_counter()
-    with patch("syncclip.synthesis.graph.ShardMaker", maker):
+    with patch("syncclip.synthesis.driver.ShardMaker", maker):
         synthesise_set(plan, str(folder), actors=actors, show=False, observe=seen.append)
     return Course(seen[-1], time.perf_counter() - begun - seen[-1].elapsed)
 
@@ -103,9 +103,9 @@ def main(
 ) -> None:
     """Print efficiency, the shares of the other stages, and the ratio to the loop."""
     recipe = Recipe.load("icons", [f"synthesis.images_per_class={images}"])
-    real = jobs.plan(recipe)
+    real = prepare.plan(recipe)
     per_class = -(-shards * real.shard_size // real.classes)
-    light = jobs.plan(Recipe.load("icons", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
+    light = prepare.plan(Recipe.load("icons", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
     print("| generator | efficiency | other stages | images/s | start-up |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place, ray_session(cpus=actors):
         for turn in range(repetitions):

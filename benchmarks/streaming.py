@@ -21,8 +21,9 @@ from benchmarks.loader import jpeg, to_tensor
 from syncclip import storage
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.stream import MixedStream
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.stream.loader import batches
+from syncclip.stream.stream import MixedStream
 from tests.object_store import faulty_bucket
 
 CLASSES, BATCH = 10, 32
@@ -45,7 +46,7 @@ def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
         )  # fmt: skip
         first = window * max(1, len(images) // len(images.shards) // BATCH)
         begun, seen, total = time.perf_counter(), 0, 0
-        for place, (_, _, batch) in enumerate(stream.batches(10**6, processes=1, threads=4)):
+        for place, (_, _, batch) in enumerate(batches(stream, 10**6, processes=1, threads=4)):
             total += int(batch.images.sum(dtype=torch.int64))
             if place == first:
                 begun = time.perf_counter()

@@ -24,7 +24,7 @@ import typer
 import yaml
 
 from cluster.one_machine import Head, waited
-from syncclip import tables
+from syncclip.core import tables
 from syncclip.synthesis.plan import read_plan
 
 CONFIG = Path(__file__).with_suffix(".yaml")

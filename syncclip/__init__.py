@@ -17,10 +17,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from syncclip.jobs import Run, evaluate, plan, synthesise, train
-    from syncclip.recipe import Recipe
-    from syncclip.settings import UserError
-    from syncclip.study.report import report
+    from syncclip.core.settings import UserError
+    from syncclip.jobs import Run, evaluate, synthesise, train
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.reports import report
+    from syncclip.sets.prepare import plan
 
 _HOMES = {
     "Recipe": "recipe",

@@ -1,6 +1,8 @@
 """`python -m syncclip` is the command `syncclip`."""
 
-from syncclip.cli import main
+from __future__ import annotations
+
+from syncclip.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from syncclip.cluster import ray_session
+from syncclip.core.ray_session import ray_session
 
 if TYPE_CHECKING:
     from tests.worlds.literature import Miniatures
@@ -78,7 +78,7 @@ storage: {{root: {folder / "runs"}}}
 @pytest.fixture(scope="session")
 def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
-    from syncclip.recipe import Recipe
+    from syncclip.recipe.recipe import Recipe
     from tests.worlds.synthetic import draw_here
 
     return draw_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
@@ -87,7 +87,7 @@ def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
     """All fifteen data sets of the literature below one root; tests only read it."""
-    from syncclip.benchmarks.literature import DATASETS
+    from syncclip.datasets.catalog import DATASETS
     from tests.worlds.literature import Miniatures, miniature
 
     root = tmp_path_factory.mktemp("literature")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from syncclip.cli import app
-from syncclip.recipe import Recipe
-from syncclip.reproduction.protocols import find_protocol
-from syncclip.reproduction.run import recipes_of
+from syncclip.cli.main import app
+from syncclip.protocols.protocols import find_protocol
+from syncclip.protocols.run import recipes_of
+from syncclip.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs
-from syncclip.assembly import with_material
+from syncclip.core.settings import UserError
+from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
-from syncclip.recipe import Recipe
-from syncclip.settings import UserError
-from syncclip.training.evaluation import Predictions
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs import build, resolve
+from syncclip.sets import prepare
+from syncclip.sets.prepare import with_material
+from syncclip.storage import places
 from tests.conftest import TinyWorld
 from tests.worlds.benchmark import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
@@ -41,7 +44,7 @@ def test_the_checkpoint_that_is_best_on_validation_pictures_is_named_and_changes
 
 
 def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
-    plan = jobs.plan(Recipe.load(tiny.recipe, ["synthesis.images_per_class=3"]))
+    plan = prepare.plan(Recipe.load(tiny.recipe, ["synthesis.images_per_class=3"]))
     assert (plan.classes, plan.total, len(plan.shards())) == (6, 18, 3)
     assert plan.entry(7).prompt == "a photo of a green circle."
 
@@ -70,29 +73,29 @@ def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: 
     head = f"{{name: clip_head, called: aesthetic, weights: {tmp_path}/head.pth, minimum: 0}}"
     recipe = Recipe.load(tiny.recipe, [f"synthesis.filters=[{head}, {{name: leakage}}]"])
     url = str(tmp_path / "set")
-    plan = with_material(recipe, jobs.plan(recipe), url)
+    plan = with_material(recipe, prepare.plan(recipe), url)
     digests = [one.digest for one in plan.filters if hasattr(one, "digest")]
     assert sorted(file.stem for file in (tmp_path / "set" / "filters").iterdir()) == sorted(digests)
     assert [one.name for one in build_filters(plan.filters, plan.classnames, url=url)] == ["aesthetic", "leakage"]
     settle(plan, url)
     (tmp_path / "head.pth").unlink()  # a machine that draws on needs nothing but the set
-    assert with_material(recipe, jobs.plan(recipe), url) == plan
+    assert with_material(recipe, prepare.plan(recipe), url) == plan
 
 
 def test_a_guided_set_holds_the_shots_that_its_plan_names_and_no_others(tiny: TinyWorld, tmp_path: Path) -> None:
     guide = ["synthesis.generator.guide={strength: 0.5}", "benchmark.shots=2"]
     recipe = Recipe.load(tiny.recipe, guide)
-    plan = with_material(recipe, jobs.plan(recipe), str(tmp_path))
+    plan = with_material(recipe, prepare.plan(recipe), str(tmp_path))
     assert [len(real) for real in plan.guides] == [2, 2, 2, 0, 0, 0]
     assert len(list((tmp_path / "guides").glob("*/00000.tar"))) == 1
-    assert jobs.plan(recipe.with_values({"benchmark.seed": recipe.training.seed})).guides == plan.guides
-    assert jobs.plan(recipe.with_values({"benchmark.seed": recipe.training.seed + 1})).guides != plan.guides
-    assert jobs.plan(Recipe.load(tiny.recipe)).guides == ()
+    assert prepare.plan(recipe.with_values({"benchmark.seed": recipe.training.seed})).guides == plan.guides
+    assert prepare.plan(recipe.with_values({"benchmark.seed": recipe.training.seed + 1})).guides != plan.guides
+    assert prepare.plan(Recipe.load(tiny.recipe)).guides == ()
 
 
 def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
     with pytest.raises(UserError, match="did you mean 'icons'"):
-        jobs.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
+        prepare.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
 
 
 def test_training_before_synthesis_names_the_command_that_comes_first(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
 def test_an_unknown_benchmark_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, ["benchmark.name=icns", f"storage.root={tmp_path}"])
     with pytest.raises(UserError, match="unknown benchmark 'icns'; did you mean 'icons'"):
-        jobs.settled_run(recipe)
+        resolve.settled_run(recipe)
 
 
 def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
@@ -112,9 +115,9 @@ def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
 ) -> None:
     below = shutil.copytree(tiny_set, tmp_path / "synthetic")
     recipe = Recipe.load(tiny.recipe)
-    assert jobs.find_synthetic(recipe, tiny_set) == tiny_set
-    assert jobs.find_synthetic(recipe, str(tmp_path)) == str(below)
-    assert jobs.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
+    assert resolve.find_synthetic(recipe, tiny_set) == tiny_set
+    assert resolve.find_synthetic(recipe, str(tmp_path)) == str(below)
+    assert resolve.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
 
 
 def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     text = (other / "plan.json").read_text()
     assert '"seed": 0' in text
     (other / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    hashes = [jobs.settled_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
+    hashes = [resolve.settled_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -251,11 +254,11 @@ def test_an_unreadable_picture_is_named(tiny: TinyWorld, tmp_path: Path) -> None
 
 
 def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert jobs.absolute("runs") == str(Path.cwd() / "runs")
-    assert jobs.absolute("s3://bucket/runs") == "s3://bucket/runs"
+    assert places.absolute("runs") == str(Path.cwd() / "runs")
+    assert places.absolute("s3://bucket/runs") == "s3://bucket/runs"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(UserError, match="relative path"):
-        jobs.absolute("runs")
+        places.absolute("runs")
 
 
 def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
@@ -264,14 +267,14 @@ def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
     recipe = Recipe.load(tiny.recipe, ["training.data=real"])
     place = Path(recipe.benchmark.name)
     monkeypatch.chdir(place.parent)
-    settled, _ = jobs.settled_run(recipe.with_values({"benchmark.name": place.name}), str(tmp_path))
+    settled, _ = resolve.settled_run(recipe.with_values({"benchmark.name": place.name}), str(tmp_path))
     assert settled.benchmark.name == str(place)
     backbone = Path(recipe.backbone.name)
     monkeypatch.chdir(backbone.parent)
     for name in (backbone.name, f"local-dir:{backbone.name}"):
-        settled, _ = jobs.settled_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
+        settled, _ = resolve.settled_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
         assert settled.backbone.name == str(backbone)
-    shipped, _ = jobs.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
+    shipped, _ = resolve.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.benchmark.name, shipped.backbone.name) == ("icons", "icons")
 
 
@@ -305,16 +308,16 @@ def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path:
 def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
     tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
 ) -> None:
-    recipe, folder = jobs.settled_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
+    recipe, folder = resolve.settled_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
     spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
     with pytest.raises(UserError, match=reason):
-        jobs.build(spec, rank=0, world_size=1)
+        build.build(spec, rank=0, world_size=1)
 
 
 def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
-    assert jobs.build(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
+    assert build.build(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
     with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
-        jobs.build(spec, rank=0, world_size=1)
+        build.build(spec, rank=0, world_size=1)

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from syncclip.clip.precision import Precision
+from syncclip.clip.blocks import Precision
+from syncclip.core.settings import Settings, UserError
 from syncclip.embedded import folder
-from syncclip.settings import Settings, UserError
 
 EMBEDDED = "icons"
 SCHEMAS = ("local-dir:", "hf-hub:")

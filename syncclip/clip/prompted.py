@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from syncclip.clip.attention import append, attend, of, place
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.precision import autocast, float32
+from syncclip.clip.blocks import append, attend, autocast, float32, of, place
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
@@ -39,8 +38,8 @@ from syncclip.clip.tokens import (
     tokenize,
 )
 from syncclip.clip.vision_tower import VisionTower, vision_tower
-from syncclip.counting import counted
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
 
 
 class PromptedClip(nn.Module):

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 
 # Where the number of learned tokens is given beside a phrase, the phrase gives the starting values of at most so many;
 # longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from syncclip.clip.attention import attend
+from syncclip.clip.blocks import attend
 
 Block = Callable[[Tensor, Tensor], Tensor]
 """(query, tokens) -> the block's output (B, Q, width) for `query`, the first of the `tokens` or all of them."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import Settings, UserError
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -21,7 +22,6 @@ from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
-from syncclip.settings import Settings, UserError
 
 __all__ = [
     "METHODS",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.shares import Shares
-from syncclip.settings import Settings
+from syncclip.core.settings import Settings
+from syncclip.methods.parallel import Shares
 
 DataUse = Literal["real", "synthetic", "both"]
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from syncclip.core.settings import UserError, explain
 from syncclip.methods.base import Method, MethodSettings
-from syncclip.refusals import explain
-from syncclip.settings import UserError
 
 
 def own_method(name: str) -> type[Method]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 
 INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from syncclip import parquet, storage
-from syncclip.settings import UserError
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.storage import documents
 
 FORMAT = 1
 CHUNK = 256
@@ -96,7 +97,7 @@ def markers(url: str) -> Iterator[ShardStats]:
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
-    return parquet.read(data, TABLE, columns)
+    return documents.read(data, TABLE, columns)
 
 
 def _parse(text: bytes) -> ShardStats | None:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from PIL import Image
 
 from syncclip import storage
-from syncclip.counting import counted
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import MAX_PIXELS, Corruption, UnreadableImageError, decode_image
 from syncclip.shards.layout import ShardStats, committed, read_table, shard_name, table_name

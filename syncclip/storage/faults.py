@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.storage.places import is_local, remote
 
 PAUSES = (1.0, 4.0, 15.0)

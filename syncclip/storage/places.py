@@ -11,7 +11,8 @@ from typing import Any
 import fsspec
 from pydantic import Field
 
-from syncclip.settings import Settings
+from syncclip import storage
+from syncclip.core.settings import Settings, UserError
 
 # No folders there, and "making" one could make a bucket out of a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
@@ -89,3 +90,20 @@ def options_of(url: str) -> dict[str, Any]:
     if scheme(url) in S3:
         options["config_kwargs"] = {**CLIENT, **options.get("config_kwargs", {})}
     return options
+
+
+def absolute(url: str) -> str:
+    """A local path made independent of the working folder, for workers may have another; URLs as they are.
+
+    Raises:
+        UserError: the path is relative, and this is a submitted Ray job, whose working folder is a temporary one.
+    """
+    if not storage.is_local(url):
+        return url
+    path = Path(storage.local_path(url))
+    if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise UserError(
+            f"{url} is a relative path, which in a submitted job lies in a temporary folder; give an absolute path or "
+            "a URL with --out or storage.root"
+        )
+    return os.path.normpath(Path.cwd() / path)

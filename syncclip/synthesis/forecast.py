@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from syncclip.settings import Settings, UserError
+from syncclip.core.settings import UserError
+from syncclip.synthesis.settings import CostSettings
 
 if TYPE_CHECKING:
     from syncclip.synthesis.plan import Plan
+
 
 Array = NDArray[Any]
 
@@ -30,24 +31,6 @@ HARDEST = math.log(100)
 
 LOAD = 60.0
 """Seconds to the first shard, where nobody says otherwise."""
-
-
-class CostSettings(Settings):
-    """What `syncclip plan` reckons with. No byte depends on it."""
-
-    rate: float | None = Field(None, gt=0)
-    """Finished pictures a second of one actor; None: `--rate`, or `--probe` measures it."""
-    image_bytes: float | None = Field(None, gt=0)
-    """Bytes of a picture in the set; None: `--probe` measures it."""
-    price: float | None = Field(None, ge=0)
-    """Of one hour: of a GPU where actors use any, else of an actor."""
-    currency: str = "USD"
-    preemptions: float = Field(0.0, ge=0)
-    """How often an hour a machine is taken away."""
-    wait: float = Field(180.0, ge=0)
-    """Seconds until another machine comes, which is not paid for until then."""
-    load: float | None = Field(None, ge=0)
-    """Seconds from a machine's start to its first shard, weights loaded; None: what `--probe` measures, else `LOAD`."""
 
 
 class Pool(NamedTuple):

@@ -1,4 +1,7 @@
-"""The pool of Ray Data actors that draws shards: one row a shard, bounded restarts, errors as rows."""
+"""The pool of Ray Data actors that draws shards: one row a shard, bounded restarts, errors as rows.
+
+MERGED What became of each shard of a round. A module of its own: the actor that lives here should start without torch.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import inspect
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
-from syncclip import cluster
-from syncclip.synthesis.ledger import Ledger
-from syncclip.synthesis.maker import Report
+from syncclip.core import ray_session
+from syncclip.synthesis.worker import Report
 
 MAX_STARTS = 2
 """How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
@@ -97,7 +100,7 @@ def draw_round(
     import ray
     import ray.data
 
-    cluster.quiet()  # importing Ray Data resets its loggers
+    ray_session.quiet()  # importing Ray Data resets its loggers
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
     row_maker: Any = ShardRow  # Ray's types know functions only
     with _data_context():
@@ -159,3 +162,20 @@ def _data_context() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
+
+
+class Ledger:
+    """How often each shard was begun, and its report; a Ray actor beside the pool that outlives whoever draws."""
+
+    def __init__(self) -> None:
+        self.starts: Counter[int] = Counter()
+        self.reports: dict[int, dict[str, Any]] = {}
+
+    def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
+        """Note that a shard is begun: how often it has been now, and its report if it was ended before."""
+        self.starts[shard] += 1
+        return self.starts[shard], self.reports.get(shard)
+
+    def end(self, shard: int, report: dict[str, Any]) -> None:
+        """Keep the report of a shard, which its process may not live to hand over."""
+        self.reports[shard] = report

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from syncclip.settings import Settings
+from syncclip.core.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
-from syncclip.synthesis.forecast import CostSettings
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings
+
+if TYPE_CHECKING:
+    pass
+
 
 MAX_ATTEMPTS = 16
 """Attempts and index share the 32 bits of a seed; see `plan.seed_of`."""
@@ -35,6 +38,24 @@ def _form(actors: object) -> str:
 
 Actors = Annotated[Annotated[int, Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")], Discriminator(_form)]
 """A number or bounds. The form decides which, so that a mistake in one isn't told as one of the other."""
+
+
+class CostSettings(Settings):
+    """What `syncclip plan` reckons with. No byte depends on it."""
+
+    rate: float | None = Field(None, gt=0)
+    """Finished pictures a second of one actor; None: `--rate`, or `--probe` measures it."""
+    image_bytes: float | None = Field(None, gt=0)
+    """Bytes of a picture in the set; None: `--probe` measures it."""
+    price: float | None = Field(None, ge=0)
+    """Of one hour: of a GPU where actors use any, else of an actor."""
+    currency: str = "USD"
+    preemptions: float = Field(0.0, ge=0)
+    """How often an hour a machine is taken away."""
+    wait: float = Field(180.0, ge=0)
+    """Seconds until another machine comes, which is not paid for until then."""
+    load: float | None = Field(None, ge=0)
+    """Seconds from a machine's start to its first shard, weights loaded; None: what `--probe` measures, else `LOAD`."""
 
 
 class SynthesisSettings(Settings):

@@ -7,7 +7,7 @@ from collections import Counter
 from pydantic import Field
 
 from syncclip import storage
-from syncclip.settings import Settings
+from syncclip.core.settings import Settings
 from syncclip.shards.layout import markers
 from syncclip.synthesis.plan import Plan
 

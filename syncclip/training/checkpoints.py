@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 
 _NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
 

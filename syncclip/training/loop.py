@@ -1,4 +1,7 @@
-"""The one training loop: step after step, each a pure function of the state and the step's number."""
+"""The one training loop: step after step, each a pure function of the state and the step's number.
+
+MERGED What a step is worth and when a checkpoint falls due: pure functions of integers.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,21 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
-from syncclip.clip.shares import Shares
-from syncclip.counting import counted
-from syncclip.settings import UserError
-from syncclip.shards.loader import watched
-from syncclip.training import ranks
+from syncclip.core.determinism import pinned
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.methods.parallel import Shares
+from syncclip.stream.loader import batches, watched
+from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.determinism import pinned
-from syncclip.training.ledger import Ledger, Listener, open_run
-from syncclip.training.runs import PROMPTS, RunFolder, RunRecord
-from syncclip.training.schedule import checkpoint_due, learning_rate, position
+from syncclip.training.recorder import Ledger, Listener, checkpoint_due, open_run
+from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
 
-if TYPE_CHECKING:  # they bring open_clip along, seconds that only those who build a job need spend
+if TYPE_CHECKING:
     from syncclip.methods import Method
-    from syncclip.shards.batch import Batch
-    from syncclip.shards.stream import MixedStream
+    from syncclip.stream.batch import Batch
+    from syncclip.stream.stream import MixedStream
 
 
 class DivergedError(UserError):
@@ -89,19 +91,19 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     with pinned(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
-        record, state = ranks.from_first(
+        record, state = distributed.from_first(
             rank, world_size, lambda: open_run(job.run, learnable, job.method.memory(), total, world_size)
         )
         if state is None:
             return record
-        with ranks.agreed(world_size):
+        with distributed.agreed(world_size):
             ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
         job.method.shares = Shares(rank, world_size, settings.accumulate)
         try:
             if state.step < total:
                 with watched():
                     _train(job, learnable, state, rank, world_size, ledger)
-            with ranks.agreed(world_size):
+            with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if ledger is not None:
                     ledger.finish(learnable, _replaced(job.stream))
@@ -134,8 +136,8 @@ def _train(
         optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
     epoch, within = position(state.step, stream.steps_per_epoch)
     job.method.train()
-    batches = stream.batches(settings.epochs, epoch, within, **_loading(settings))
-    for step, (epoch, within, batch) in enumerate(batches, start=state.step):
+    made = batches(stream, settings.epochs, epoch, within, **_loading(settings))
+    for step, (epoch, within, batch) in enumerate(made, start=state.step):
         rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -143,7 +145,7 @@ def _train(
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
         wish = ledger is not None and ledger.waited()  # only one clock counts, and every rank is told
-        values, waited = ranks.average(list(learnable.values()), losses, world_size, wish)
+        values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
@@ -154,7 +156,7 @@ def _train(
         if ledger is not None:
             ledger.log(step + 1, epoch, rate, values)
         if saves:
-            with ranks.agreed(world_size):
+            with distributed.agreed(world_size):
                 _count_together(stream, world_size)
                 if ledger is not None:
                     ledger.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
@@ -183,7 +185,7 @@ def _device(settings: TrainingSettings) -> torch.device:
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
     """Let every rank know what the others could not read; a user's mistake where that is too much."""
     if stream is not None:
-        for account in ranks.gathered(stream.corruption.account(), world_size):
+        for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
 
 
@@ -247,3 +249,25 @@ def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) ->
                 f"training stopped after step {step} (epoch {epoch + 1}): {name} holds numbers that are not finite; "
                 "lower the method's learning_rate or its loss weights"
             )
+
+
+def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5) -> float:
+    """The rate of a whole epoch: constant during warm-up, then a cosine that starts its count anew.
+
+    The cosine's period is `epochs`, not `epochs - warmup_epochs`, so the rate never reaches zero: that is how the
+    published numbers of the CoOp family were made. With one epoch only the warm-up rate is ever used.
+
+    Args:
+        base: the rate right after the warm-up.
+        epoch: counted from 0.
+        epochs: of the whole training.
+    """
+    assert 0 <= epoch < epochs, (epoch, epochs)
+    if epoch < warmup_epochs:
+        return warmup_rate
+    return base / 2 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / epochs))
+
+
+def position(step: int, steps_per_epoch: int) -> tuple[int, int]:
+    """(epoch, step within it) of a global step, both counted from 0."""
+    return divmod(step, steps_per_epoch)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from syncclip.settings import Settings, UserError
+from syncclip.core.settings import Settings, UserError
 
 
 class MixedSet(Settings):

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.training.metrics import Events
-from syncclip.training.runs import RunFolder
+from syncclip.core.settings import UserError
+from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 
 AT_ONCE = 500
@@ -66,7 +67,7 @@ class Mlflow:
             raise ValueError("name its server by training.mlflow_uri or MLFLOW_TRACKING_URI")
         self._client = MlflowClient(place)
         experiment = self._experiment(settings.tracking_project)
-        tags = {"syncclip.run": _identity(run), "syncclip.folder": run.url, "syncclip.recipe": run.recipe_hash}
+        tags = {"syncclip.run": _identity(run), "syncclip.folder": run.url, "syncclip.recipe.recipe": run.recipe_hash}
         found = self._client.search_runs([experiment], f"tags.`syncclip.run` = '{tags['syncclip.run']}'")
         self._run: str = (
             found[0] if found else self._client.create_run(experiment, tags=tags, run_name=run.name)
@@ -233,3 +234,37 @@ def _facts(settings: TrainingSettings) -> dict[str, Any]:
     """What runs are sorted by."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch")
     return {key: getattr(settings, key) for key in keys}
+
+
+class Events:
+    """TensorBoard's scalars: the losses, the rate and, because it may differ from run to run, the speed.
+
+    Elsewhere than on a local disk the events are written to a temporary folder and copied at every `sync`.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the first rank needs it
+
+        self._folder = folder
+        self._temporary = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="syncclip-events-")
+        where = self._temporary.name if self._temporary else str(storage.local_path(folder))
+        self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+        if self._temporary is not None:
+            for path in Path(self._temporary.name).iterdir():
+                storage.publish(path, storage.join(self._folder, path.name))
+
+    def close(self) -> None:
+        """Write out the rest and end the writer's thread."""
+        self.sync()
+        self._writer.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()

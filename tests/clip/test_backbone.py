@@ -12,7 +12,7 @@ from PIL import Image
 
 from syncclip.clip import backbone
 from syncclip.clip.backbone import BackboneSettings, load_backbone
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from tests.worlds.clip import make_clip_folder
 
 pytestmark = pytest.mark.usefixtures("no_network")

@@ -16,9 +16,9 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.text_tower import text_tower
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.clip.vision_tower import vision_tower
+from syncclip.core.settings import UserError
 from syncclip.methods import METHODS
 from syncclip.methods.zeroshot import ZeroShot
-from syncclip.settings import UserError
 from tests.clip.whole import whole_images, whole_texts
 from tests.methods.parity import Batch
 from tests.worlds.families import CONTEXT, Family, families, make_family_folder

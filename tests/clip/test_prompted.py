@@ -15,7 +15,7 @@ from torch import Tensor
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import FEW, Position, of_like_length
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from tests.worlds.clip import make_clip_folder
 
 NAMES = ["cat", "golden_retriever", "blue car"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster import rehearsal
-from syncclip.recipe import Recipe
+from syncclip.recipe.recipe import Recipe
 from tests.worlds.synthetic import draw_here
 
 HERE = Path(__file__).parent

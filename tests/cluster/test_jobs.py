@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from syncclip import cli, jobs, submission
-from syncclip.recipe import Recipe
-from syncclip.study.cells import prepare, run_cell
-from syncclip.study.grid import cells
-from syncclip.study.run import study
+from syncclip import jobs
+from syncclip.cli import main, submission
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies.cells import prepare, run_cell
+from syncclip.studies.grid import cells
+from syncclip.studies.run import study
 from tests.conftest import TinyWorld
 from tests.ray_head import PATIENCE, SMALL, ray_head
 from tests.test_ray_jobs import PROJECT, files
@@ -55,7 +56,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit status of a command, and all that it said."""
     capsys.readouterr()
-    status = cli.run([*arguments])
+    status = main.run([*arguments])
     said = capsys.readouterr()
     return status, said.out + said.err
 

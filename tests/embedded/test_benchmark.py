@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from syncclip.benchmarks import BenchmarkSettings, load_benchmark
+from scripts.embedded.drawings import CONCEPTS, FAMILIES, concept_names, normalise
+from syncclip.datasets import BenchmarkSettings, load_benchmark
 from syncclip.embedded import folder
-from syncclip.embedded.scripts.drawings import CONCEPTS, FAMILIES, concept_names, normalise
 from syncclip.shards.reader import ShardSet
 
 NAMES = {

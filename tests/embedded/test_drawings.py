@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.embedded.scripts.drawings import Drawing, choose, normalise, read_family, render
+from scripts.embedded.drawings import Drawing, choose, normalise, read_family, render
 
 
 @pytest.mark.parametrize(

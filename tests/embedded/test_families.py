@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.embedded.drawings import FAMILIES, LICENCES, read_family
 from syncclip.embedded import folder
-from syncclip.embedded.scripts.drawings import FAMILIES, LICENCES, read_family
 
 SIDES = {
     "pretraining": set(FAMILIES["pretraining"]),

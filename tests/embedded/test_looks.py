@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from syncclip.embedded.scripts import real
-from syncclip.embedded.scripts.drawings import Drawing
-from syncclip.embedded.scripts.flat import COLOURS, Look, flat
-from syncclip.embedded.scripts.real import picture
+from scripts.embedded import real
+from scripts.embedded.drawings import Drawing
+from scripts.embedded.flat import COLOURS, Look, flat
+from scripts.embedded.real import picture
 
 BODY = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
 DRAWING = Drawing("mine", "star", "star", "star", BODY, (0, 0, 16, 16))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from scripts.embedded.drawings import FAMILIES
 from syncclip.embedded import folder
-from syncclip.embedded.scripts.drawings import FAMILIES
 
 LARGEST = 40 * 10**6  # bytes
 

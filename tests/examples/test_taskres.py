@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from syncclip import jobs
+from syncclip.core.settings import UserError
 from syncclip.methods import find_method
-from syncclip.recipe import Recipe
-from syncclip.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

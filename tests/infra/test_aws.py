@@ -23,7 +23,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from tests.object_store import s3_server
 
 AWS = Path(__file__).parents[2] / "infra" / "aws"

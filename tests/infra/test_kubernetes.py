@@ -15,8 +15,8 @@ import kubernetes_validate
 import pytest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from syncclip.cli import app
-from syncclip.recipe import Recipe
+from syncclip.cli.main import app
+from syncclip.recipe.recipe import Recipe
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods
 
 VERSION = "1.37"

@@ -91,8 +91,8 @@ def test_rules_and_tests_of_rules_name_the_same_metrics() -> None:
 def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.util.metrics
 
-    from syncclip.synthesis.facts import Facts
-    from syncclip.synthesis.metrics import Metrics
+    from syncclip.synthesis.prometheus import Metrics
+    from syncclip.synthesis.status import Facts
 
     made: set[str] = set()
 

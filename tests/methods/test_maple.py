@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.maple import Maple
-from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, batch
 
 

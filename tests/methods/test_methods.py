@@ -16,11 +16,11 @@ from torch.nn.functional import cross_entropy
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
+from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, MethodsSettings, build_method, find_method
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.syncclip import SyncClip, alignment
 from syncclip.methods.zeroshot import ZeroShot
-from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, batch
 
 

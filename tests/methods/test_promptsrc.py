@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.promptsrc import TEMPLATES, PromptSrc, divergence, gaussian_weights
-from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, batch
 
 

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.vpt import Vpt
-from syncclip.settings import UserError
 from tests.methods.classes import BENCHMARK, Classes, batch
 
 OTHER_WORDS = Classes(template="the {} there")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError, decode_image
 from tests.shards.sets import jpeg
 

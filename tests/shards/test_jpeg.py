@@ -11,7 +11,7 @@ import random
 import pytest
 from PIL import Image
 
-from syncclip.shards import jpeg as decoding
+from syncclip.shards import images as decoding
 from syncclip.shards.images import decode_image
 from tests.shards.sets import jpeg
 

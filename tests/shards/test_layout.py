@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.shards.checking import verify
+from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed, markers, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.verify import verify
 from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, write_set
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ShardSet

@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed
 from syncclip.shards.writer import write_shard
 from tests.shards.readers import read_by_open_clip

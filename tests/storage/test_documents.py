@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.settings import Settings, UserError
+from syncclip.core.settings import Settings, UserError
 
 
 class Note(Settings):

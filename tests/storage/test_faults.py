@@ -19,7 +19,7 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.storage import faults, files, places
 from tests.object_store import faulty_bucket, s3_server
 from tests.worlds.faulty_s3 import PASSING, Fault, FaultyS3

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.storage import places
 from tests.object_store import s3_bucket
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.shards.checking import verify
+from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed
+from syncclip.shards.verify import verify
 
 pytestmark = pytest.mark.fault
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from syncclip.synthesis.facts import Facts
-from syncclip.synthesis.maker import Report
+from syncclip.synthesis.status import Facts
+from syncclip.synthesis.worker import Report
 
 
 def test_facts_give_rate_time_left_and_busy_shares() -> None:

@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from syncclip.shards.layout import committed
-from syncclip.synthesis.facts import Facts
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.graph import synthesise_set
-from syncclip.synthesis.maker import ShardMaker
 from syncclip.synthesis.plan import Plan, settle
+from syncclip.synthesis.status import Facts
+from syncclip.synthesis.worker import ShardMaker
 from tests.synthesis.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.usefixtures("ray_cluster")]

@@ -9,10 +9,10 @@ import random
 import numpy as np
 import pytest
 
-from syncclip.settings import UserError
-from syncclip.synthesis.forecast import CostSettings, Pool, forecast, simulate
+from syncclip.core.settings import UserError
+from syncclip.synthesis.forecast import Pool, forecast, simulate
 from syncclip.synthesis.plan import draft
-from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.synthesis.settings import CostSettings, SynthesisSettings
 
 MANY = 20_000
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.recipe import digest
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import digest
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import MAX_IMAGES, Plan, differences, draft, read_plan, seed_of, settle
 from syncclip.synthesis.prompts import PromptSettings

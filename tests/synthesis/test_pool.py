@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
-from syncclip.synthesis.graph import synthesise_set
-from syncclip.synthesis.ledger import Ledger
-from syncclip.synthesis.maker import Report
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, ShardRow, draw_round
+from syncclip.synthesis.pool import MAX_STARTS, Ledger, ShardRow, draw_round
+from syncclip.synthesis.worker import Report
 from tests.synthesis.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

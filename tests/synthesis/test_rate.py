@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
-from syncclip.synthesis import maker
-from syncclip.synthesis.drawing import draw_shard
+from syncclip.synthesis import worker
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.rate import BATCHES, measure
+from syncclip.synthesis.tuning import BATCHES, measure
+from syncclip.synthesis.worker import draw_shard
 
 
 def test_a_probe_measures_the_pictures_bytes_and_rejects_of_the_plan_itself(
@@ -22,7 +22,7 @@ def test_a_probe_measures_the_pictures_bytes_and_rejects_of_the_plan_itself(
 ) -> None:
     plan = make_plan(8, filters=[{"name": "blank", "minimum": 110}], attempts=2, threads=1)
     now = iter(range(0, 10_000, 3))  # a clock that ticks 3 seconds at each look
-    monkeypatch.setattr(maker.time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(worker.time, "time", lambda: float(next(now)))
     found = measure(plan, str(tmp_path / "probe"))
     size = BATCHES * 4
     part = plan.model_copy(update={"shard_size": size})

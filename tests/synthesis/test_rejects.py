@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip.synthesis.drawing import draw_shard
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
-from tests.synthesis.test_drawing import Brighter, SeedPainter
+from syncclip.synthesis.worker import draw_shard
+from tests.synthesis.test_worker import Brighter, SeedPainter
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from syncclip.recipe import Recipe
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.settings import SynthesisSettings
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.settings import UserError
-from syncclip.synthesis.facts import Facts
-from syncclip.synthesis.living_status import SILENCE
-from syncclip.synthesis.maker import Report
-from syncclip.synthesis.status import Status, StatusFile, duration, read_status, settle_status
+from syncclip.core.settings import UserError
+from syncclip.storage.status_file import SILENCE
+from syncclip.synthesis.status import Facts, Status, StatusFile, duration, read_status, settle_status
+from syncclip.synthesis.worker import Report
 
 
 def facts() -> Facts:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis import tuning
 from syncclip.synthesis.generators import GeneratorSettings, locate
 from syncclip.synthesis.plan import Plan, settle, settled

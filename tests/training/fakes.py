@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from syncclip import storage
 from syncclip.shards.images import Corruption
 from syncclip.training.loop import TrainJob
-from syncclip.training.runs import CHECKPOINTS, RunFolder
+from syncclip.training.run_folder import CHECKPOINTS, RunFolder
 from syncclip.training.settings import TrainingSettings
 
 CLASSES, PIXELS, STEPS_PER_EPOCH = 4, 6, 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 

@@ -15,10 +15,10 @@ import torch
 
 from cluster.rehearsal import HEALTH
 from syncclip.training.loop import run
-from syncclip.training.runs import RunRecord
+from syncclip.training.run_folder import RunRecord
 from tests.ray_head import SMALL, ray_head
 from tests.training import fakes
-from tests.training.test_driver import curve
+from tests.training.test_ray_train import curve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.training.loop import run
-from syncclip.training.runs import RunRecord
+from syncclip.training.run_folder import RunRecord
 from tests.training import fakes
 
 pytestmark = [

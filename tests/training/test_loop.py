@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.images import Corruption
 from syncclip.training.loop import DivergedError, load_prompts, run
-from syncclip.training.runs import RunRecord
+from syncclip.training.run_folder import RunRecord
 from tests.training import fakes
 
 

@@ -10,10 +10,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from syncclip.shards.loader import LostLoaderError
-from syncclip.training.driver import train_on_ray
-from syncclip.training.evaluation import evaluate_method
+from syncclip.evaluation.predict import evaluate_method
+from syncclip.stream.loader import LostLoaderError
 from syncclip.training.loop import load_prompts, run
+from syncclip.training.ray_train import train_on_ray
 from tests.training import fakes, worlds
 
 

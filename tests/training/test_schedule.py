@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.training.schedule import checkpoint_due, learning_rate, log_due, position
+from syncclip.training.loop import learning_rate, position
+from syncclip.training.recorder import checkpoint_due, log_due
 
 
 def test_the_first_epoch_warms_up_and_the_cosine_starts_after_it() -> None:

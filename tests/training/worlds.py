@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from syncclip.benchmarks import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
+from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.base import TrainingBatch
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.stream import MixedStream
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob
 from syncclip.training.settings import TrainingSettings
 from tests.training import fakes

@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.synthesis import graph
-from syncclip.synthesis.maker import Report, ShardMaker
+from syncclip.core.settings import UserError
+from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.synthesis.worker import Report, ShardMaker
 
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4
@@ -88,16 +88,16 @@ def read_notes(ledger: Path) -> list[Note]:
 
 def main(plan: str, url: str, actors: int) -> int:
     """Draw what is missing of the set; 0 when it is complete, 2 where it gave up with a sentence."""
-    from syncclip.cluster import ray_session
+    from syncclip.core.ray_session import ray_session
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     options = {"endpoint_url": endpoint} if endpoint else {}
     storage.configure(options)
-    graph.ShardMaker = LightMaker  # type: ignore[misc]
+    driver.ShardMaker = LightMaker  # type: ignore[misc]
     asked = Plan.model_validate_json(Path(plan).read_text())
     try:
         with ray_session(cpus=actors):
-            graph.synthesise_set(asked, url, actors=actors, storage_options=options, show=False)
+            driver.synthesise_set(asked, url, actors=actors, storage_options=options, show=False)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from syncclip import jobs, storage
-from syncclip.recipe import Recipe
+from syncclip import storage
+from syncclip.recipe.recipe import Recipe
+from syncclip.sets import prepare
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import settle
 from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
@@ -50,7 +51,7 @@ def study_recipe(root: Path, *overrides: str) -> Recipe:
 
 def make_set(recipe: Recipe, url: str) -> str:
     """Write a set by the recipe's plan, its pictures painted instead of generated: no Ray, no pipeline."""
-    plan = settle(jobs.plan(recipe), url)
+    plan = settle(prepare.plan(recipe), url)
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
         samples = [

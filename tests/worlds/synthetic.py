@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from syncclip.recipe import Recipe
+from syncclip.recipe.recipe import Recipe
 
 
 def draw_here(recipe: Recipe, url: str) -> str:
     """Draw the set shard after shard, without Ray, which takes longer to start than a tiny set to draw."""
     import torch
 
-    from syncclip import jobs
+    from syncclip.sets import prepare
     from syncclip.shards.writer import write_shard
-    from syncclip.synthesis.drawing import draw_shard
     from syncclip.synthesis.filters import build_filters
     from syncclip.synthesis.generators import Generator, locate
     from syncclip.synthesis.plan import settle
+    from syncclip.synthesis.worker import draw_shard
 
-    plan = jobs.plan(recipe)
+    plan = prepare.plan(recipe)
     plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)

@@ -24,11 +24,18 @@ from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.shards.reader import ImageSet
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
+from syncclip.synthesis.filters.clip import FrozenClip
 from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, pin_head
-from syncclip.synthesis.filters.clip_margin import ClipMargin, ClipMarginSettings
-from syncclip.synthesis.filters.clip_score import ClipScore, ClipScoreSettings
-from syncclip.synthesis.filters.clip_similarity import ClipSimilarity, ClipSimilaritySettings
+from syncclip.synthesis.filters.clip_score import (
+    ClipMargin,
+    ClipMarginSettings,
+    ClipScore,
+    ClipScoreSettings,
+    ClipSimilarity,
+    ClipSimilaritySettings,
+)
 from syncclip.synthesis.filters.duplicates import (
     ClipDuplicate,
     ClipDuplicateSettings,
@@ -36,8 +43,6 @@ from syncclip.synthesis.filters.duplicates import (
     DuplicateSettings,
     check_scope,
 )
-from syncclip.synthesis.filters.frozen_clip import FrozenClip
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
 from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, pin_leakage
 from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, pin_safety
 

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from syncclip.settings import Settings
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.core.settings import Settings
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
 
 
 class BlankSettings(Settings):

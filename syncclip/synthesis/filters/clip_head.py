@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import Settings, UserError
-from syncclip.synthesis.filters import material
-from syncclip.synthesis.filters.frozen_clip import FrozenClip
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.core.settings import Settings, UserError
+from syncclip.synthesis.filters import assets
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.clip import FrozenClip
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class ClipHead(Filter):
     def __init__(self, settings: ClipHeadSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
         self.name, self.blurred = settings.called, settings.blur
-        tensors = material.fetch(url, settings.digest, settings.called)
+        tensors = assets.fetch(url, settings.digest, settings.called)
         self.layers = [
             (tensors[f"{i}.weight"].to(clip.device), tensors[f"{i}.bias"].to(clip.device))
             for i in range(len(tensors) // 2)
@@ -98,12 +98,12 @@ def pin_head(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     if not storage.exists(source):
         raise UserError(f"filter {settings.called!r}: there is no weights file {source}; check the path")
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
-    if settings.digest and material.digest_of(layers) != settings.digest:
+    if settings.digest and assets.digest_of(layers) != settings.digest:
         raise UserError(
             f"filter {settings.called!r}: {source} holds other weights than those that the set was begun with; "
             "restore them or draw into another folder"
         )
-    return settings.model_copy(update={"digest": material.lay(url, layers)})
+    return settings.model_copy(update={"digest": assets.lay(url, layers)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:

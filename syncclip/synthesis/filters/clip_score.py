@@ -1,4 +1,9 @@
-"""Whether a frozen CLIP reads a picture as its own class, among all classes of the set."""
+"""Whether a frozen CLIP reads a picture as its own class, among all classes of the set.
+
+MERGED How much nearer a picture is to its own class than to any other, as a frozen CLIP sees them.
+
+MERGED How near a picture is to the very sentence that it was drawn from, as a frozen CLIP sees both.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import Settings
-from syncclip.synthesis.filters.frozen_clip import FrozenClip
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.core.settings import Settings
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.clip import FrozenClip
 
 
 class ClipScoreSettings(Settings):
@@ -56,3 +61,59 @@ class ClipScore(Filter):
                 for score, rank in zip(scores, ranks, strict=True)
             ],
         )
+
+
+class ClipMarginSettings(Settings):
+    """Rejects pictures that look like another class, or too nearly so."""
+
+    name: Literal["clip_margin"] = "clip_margin"
+    backbone: BackboneSettings | None = None
+    """The judge; the recipe's backbone where it is not given."""
+    minimum: float = Field(0.0, ge=-2, le=2)
+    """Least difference between the cosine to the own class's sentence and the largest to another class's."""
+
+
+class ClipMargin(Filter):
+    """See `ClipMarginSettings`; the score is that difference."""
+
+    name = "clip_margin"
+
+    def __init__(self, settings: ClipMarginSettings, clip: FrozenClip) -> None:
+        self.settings, self.clip = settings, clip
+
+    def judge(self, batch: Batch) -> Verdict:
+        import torch
+
+        cosines = self.clip.features(batch.images) @ self.clip.classes.T  # (N, C)
+        place = torch.tensor(list(batch.labels), device=cosines.device)[:, None]
+        others = cosines.scatter(1, place, -torch.inf)
+        scores = [float(margin) for margin in cosines.gather(1, place)[:, 0] - others.max(dim=1).values]
+        return Verdict(scores, [score >= self.settings.minimum for score in scores])
+
+
+class ClipSimilaritySettings(Settings):
+    """Rejects pictures that don't show what their prompt says, whatever the other classes are.
+
+    The cosine that good pictures have differs among CLIPs: about 0.25 to 0.35 for OpenAI's. The scores of a first
+    shard, which lie beside its pictures, tell where to cut.
+    """
+
+    name: Literal["clip_similarity"] = "clip_similarity"
+    backbone: BackboneSettings | None = None
+    """The judge; the recipe's backbone where it is not given."""
+    minimum: float = Field(ge=-1, le=1)
+    """Least cosine between picture and prompt."""
+
+
+class ClipSimilarity(Filter):
+    """See `ClipSimilaritySettings`; the score is that cosine (CLIPScore, arXiv 2104.08718, is 2.5 times as much)."""
+
+    name = "clip_similarity"
+
+    def __init__(self, settings: ClipSimilaritySettings, clip: FrozenClip) -> None:
+        self.settings, self.clip = settings, clip
+
+    def judge(self, batch: Batch) -> Verdict:
+        cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)
+        scores = [float(cosine) for cosine in cosines]
+        return Verdict(scores, [score >= self.settings.minimum for score in scores])

@@ -17,9 +17,9 @@ from PIL import Image
 from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import Settings, UserError
-from syncclip.synthesis.filters.frozen_clip import FrozenClip
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.core.settings import Settings, UserError
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.clip import FrozenClip
 
 Vectors = npt.NDArray[np.float64]
 

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.progress import Progress
-from syncclip.settings import Settings, UserError
+from syncclip.core.progress import Progress
+from syncclip.core.settings import Settings, UserError
 from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters import material
-from syncclip.synthesis.filters.frozen_clip import FrozenClip
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.synthesis.filters import assets
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.clip import FrozenClip
 
 PICTURES = 64
 """Test pictures that are encoded at once."""
@@ -40,7 +40,7 @@ class Leakage(Filter):
 
     def __init__(self, settings: LeakageSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
-        self.known = material.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
+        self.known = assets.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
 
     def judge(self, batch: Batch) -> Verdict:
         nearest = [float(cosine) for cosine in (self.clip.features(batch.images) @ self.known.T).max(dim=1).values]
@@ -55,7 +55,7 @@ def pin_leakage(settings: LeakageSettings, url: str, pictures: Callable[[], Imag
     """
     import torch
 
-    if settings.digest and storage.exists(material.place_of(url, settings.digest)):
+    if settings.digest and storage.exists(assets.place_of(url, settings.digest)):
         return settings
     images = pictures()
     assert settings.backbone is not None, "draft names the judge"
@@ -69,10 +69,10 @@ def pin_leakage(settings: LeakageSettings, url: str, pictures: Callable[[], Imag
             progress.update(len(rows))
     if not found:
         raise UserError("filter 'leakage': no test picture can be read; check the benchmark, or remove the filter")
-    digest = material.lay(url, {"features": torch.cat(found)})
+    digest = assets.lay(url, {"features": torch.cat(found)})
     if settings.digest and digest != settings.digest:
         raise UserError(
-            f"filter 'leakage': {material.place_of(url, settings.digest)} is gone, and the test pictures are not those "
+            f"filter 'leakage': {assets.place_of(url, settings.digest)} is gone, and the test pictures are not those "
             "that the set was begun with; restore it or draw into another folder"
         )
     return settings.model_copy(update={"digest": digest})

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from syncclip import storage
-from syncclip.settings import Settings, UserError
-from syncclip.synthesis.filters.judging import Batch, Filter, Verdict
+from syncclip.core.settings import Settings, UserError
+from syncclip.synthesis.filters.base import Batch, Filter, Verdict
 from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
 
 

@@ -8,9 +8,9 @@ generator  one picture for each prompt and seed, from noise or from a real pictu
 probing    the batch size and the attention that are fastest here
 """
 
-from syncclip.synthesis.generators.generator import NSFW, Generator
 from syncclip.synthesis.generators.loading import check_scheduler
 from syncclip.synthesis.generators.locating import Located, locate, parts_of
+from syncclip.synthesis.generators.pipeline import NSFW, Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings, GuideSettings, LoraSettings
 
 __all__ = [

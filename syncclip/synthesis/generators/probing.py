@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from syncclip.settings import UserError
-from syncclip.synthesis.generators.attention import set_attention, xformers_installed
-from syncclip.synthesis.generators.generator import Generator
+from syncclip.core.settings import UserError
+from syncclip.synthesis.generators.loading import set_attention, xformers_installed
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 BUDGET = 60.0

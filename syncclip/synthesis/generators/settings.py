@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from syncclip.settings import Settings
+from syncclip.core.settings import Settings
 
 Attention = Literal["auto", "sdpa", "xformers"]
 

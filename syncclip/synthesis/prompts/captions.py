@@ -1,16 +1,18 @@
-"""Captions by a language model: what it is asked, and the file of what it wrote."""
+"""Captions by a language model: what it is asked, and the file of what it wrote.
+
+MERGED What a sentence may be, in a recipe and in a file.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from syncclip.settings import Settings
-from syncclip.synthesis.prompts.sentences import Sentences, Template
+from syncclip.core.settings import Settings
 
 
 class WriterSettings(Settings):
@@ -62,3 +64,34 @@ def caption(answer: str, classname: str) -> str | None:
         return None
     said = re.search(rf"(?<!\w){re.escape(classname)}(s|es)?(?!\w)", text, re.IGNORECASE)
     return text if said else f"{classname}, {text}"
+
+
+def sayable(text: str) -> str:
+    """The sentence without space around it.
+
+    Raises:
+        ValueError: it is empty, or holds line breaks or other characters that can't be printed.
+    """
+    text = text.strip()
+    if not text or not text.isprintable():
+        raise ValueError(f"{text!r} is no sentence; write one line of text")
+    return text
+
+
+def with_one_place(template: str) -> str:
+    """The template, if it has one place for the class name.
+
+    Raises:
+        ValueError: it has none or several.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(
+            f"the template {template!r} must hold {{}} exactly once, where the class name goes, "
+            "as in 'a photo of a {}.'"
+        )
+    return template
+
+
+Sentence = Annotated[str, AfterValidator(sayable)]
+Sentences = Annotated[tuple[Sentence, ...], Field(min_length=1)]
+Template = Annotated[str, AfterValidator(with_one_place)]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from syncclip.synthesis.prompts.mixing import turn_of
-from syncclip.synthesis.prompts.settings import OWN, PromptSettings, prompt_of
+from syncclip.synthesis.prompts.settings import OWN, PromptSettings, prompt_of, turn_of
 
 
 class PromptCoverage(NamedTuple):

@@ -10,9 +10,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
-from syncclip.settings import UserError
-from syncclip.synthesis.prompts.captions import Captions, WriterSettings
-from syncclip.synthesis.prompts.sentences import Sentences
+from syncclip.core.settings import UserError
+from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings
 from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings, OwnStrategy, StrategySettings
 

@@ -1,17 +1,20 @@
-"""Section `synthesis.prompts` of a recipe, and the prompt of an image of a class: pure functions of its number."""
+"""Section `synthesis.prompts` of a recipe, and the prompt of an image of a class: pure functions of its number.
+
+MERGED Which of several strategies an image uses: a pure function of its number that keeps to the weights all the way.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import gcd
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from syncclip.settings import Settings
-from syncclip.synthesis.prompts.mixing import turn_of
-from syncclip.synthesis.prompts.sentences import Sentences, Template
+from syncclip.core.settings import Settings
+from syncclip.synthesis.prompts.captions import Sentences, Template
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
@@ -127,3 +130,45 @@ def _known(names: Iterable[str], classnames: Sequence[str], where: str, benchmar
             close = difflib.get_close_matches(name, classnames, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"the first is {classnames[0]!r}"
             raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of benchmark {benchmark!r}; {hint}")
+
+
+def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
+    """(strategy, turn) of image number `image`: how often the strategy was used before is its turn.
+
+    Among the first n images each strategy is used n · weight / sum times, give or take less than one, whatever n is.
+
+    Args:
+        weights: at least 0, and one of them more.
+        image: from 0.
+    """
+    if len(weights) == 1:
+        return 0, image
+    order, turns, uses = _period(weights)
+    periods, place = divmod(image, len(order))
+    return order[place], periods * uses[order[place]] + turns[place]
+
+
+@lru_cache(maxsize=64)
+def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """One period: the strategy and the turn of each place, and how often each strategy is used.
+
+    Of the strategies whose use has begun to be due, the one that is late first is taken. Source: R. Tijdeman, The
+    chairman assignment problem, Discrete Mathematics 32 (1980).
+    """
+    divisor = gcd(*weights)
+    assert divisor > 0 and min(weights) >= 0
+    weights = tuple(weight // divisor for weight in weights)
+    length, slack = sum(weights), max(1, 2 * sum(weight > 0 for weight in weights) - 2)
+    used = [0] * len(weights)
+    order, turns = [], []
+    for place in range(1, length + 1):
+        due = [
+            (-(-(slack * used[one] + slack - 1) * length // (slack * weight)), one)
+            for one, weight in enumerate(weights)
+            if slack * (weight * place - length * used[one]) >= length
+        ]
+        _, taken = min(due)
+        order.append(taken)
+        turns.append(used[taken])
+        used[taken] += 1
+    return tuple(order), tuple(turns), weights

@@ -10,9 +10,8 @@ from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
-from syncclip.settings import Settings
-from syncclip.synthesis.prompts.captions import WriterSettings
-from syncclip.synthesis.prompts.sentences import Sentence, Sentences, Template
+from syncclip.core.settings import Settings
+from syncclip.synthesis.prompts.captions import Sentence, Sentences, Template, WriterSettings
 
 
 class Strategy(Settings):

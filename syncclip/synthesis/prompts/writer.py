@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from syncclip import storage
-from syncclip.progress import Progress
-from syncclip.settings import UserError
-from syncclip.synthesis.hub import commit_on_hub, first_line
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError
+from syncclip.synthesis.generators.locating import commit_on_hub, first_line
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings, caption
 from syncclip.synthesis.prompts.files import check_writer, read_captions
 

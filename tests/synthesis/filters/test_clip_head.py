@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import ClipHead, ClipHeadSettings, FrozenClip
 from syncclip.synthesis.filters.clip_head import layers_of, pin_head
 from tests.synthesis.filters.conftest import batch, noise

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import (
     ClipDuplicate,
     ClipDuplicateSettings,

@@ -6,7 +6,7 @@ import pytest
 from PIL import ImageEnhance
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import FrozenClip, Leakage, LeakageSettings
 from syncclip.synthesis.filters.leakage import pin_leakage

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import BlankSettings, Safety, SafetySettings, build_filters, check_safety, placed
 from syncclip.synthesis.filters.safety import pin_safety
 from syncclip.synthesis.generators import Generator, GeneratorSettings

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from syncclip.settings import UserError
-from syncclip.synthesis.generators import Generator, GeneratorSettings, attention
+from syncclip.core.settings import UserError
+from syncclip.synthesis.generators import Generator, GeneratorSettings, loading
 
 Family = Callable[..., GeneratorSettings]
 
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "xformers_installed", lambda: True)
+    monkeypatch.setattr(loading, "xformers_installed", lambda: True)
 
 
 def test_xformers_is_refused_where_it_is_not_installed(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "xformers_installed", lambda: False)
+    monkeypatch.setattr(loading, "xformers_installed", lambda: False)
     with pytest.raises(UserError, match=r"xformers is not installed; pip install 'syncclip\[gpu\]'"):
         Generator(family("sd", attention="xformers"))
 
@@ -37,13 +37,13 @@ def test_a_transformer_is_given_a_backend_and_a_unet_other_processors(
 ) -> None:
     pipeline = Generator(family(name)).pipeline
     asked: list[Any] = []
-    network = attention.denoiser(pipeline)
+    network = loading.denoiser(pipeline)
     monkeypatch.setattr(type(network), "set_attention_backend", lambda self, backend: asked.append(backend))
     for way in ("enable", "disable"):
         method = f"{way}_xformers_memory_efficient_attention"
         monkeypatch.setattr(type(pipeline), method, lambda self, way=way: asked.append(way))
-    attention.set_attention(pipeline, "xformers", "cuda")
-    attention.set_attention(pipeline, "sdpa", "cuda")
+    loading.set_attention(pipeline, "xformers", "cuda")
+    loading.set_attention(pipeline, "sdpa", "cuda")
     assert asked == (["enable", "disable"] if name == "sd" else ["xformers", "native"])
 
 
@@ -56,4 +56,4 @@ def test_what_xformers_does_not_know_is_told_in_a_sentence(family: Family, monke
 
     monkeypatch.setattr(type(pipeline), "enable_xformers_memory_efficient_attention", refuse)
     with pytest.raises(UserError, match=r"xformers doesn't run this StableDiffusionPipeline \(no such kernel\)"):
-        attention.set_attention(pipeline, "xformers", "cuda")
+        loading.set_attention(pipeline, "xformers", "cuda")

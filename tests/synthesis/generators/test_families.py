@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.worlds.pipelines import FAMILIES
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import Generator, GeneratorSettings, loading
 from tests.synthesis.generators.conftest import settings_of
 

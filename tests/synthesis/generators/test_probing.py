@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import Generator, GeneratorSettings, probing
 from syncclip.synthesis.generators.probing import answered, best_batch, even_parts, open_questions
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from syncclip.recipe import Recipe
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.generators import GeneratorSettings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from syncclip.recipe import Recipe
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.prompts import prompt_of
 
 DOCS = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")

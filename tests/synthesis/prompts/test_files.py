@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.plan import Plan, differences, draft, read_plan, settle
 from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.synthesis.prompts.mixing import turn_of
+from syncclip.synthesis.prompts.settings import turn_of
 
 weights = st.lists(st.integers(0, 12), min_size=1, max_size=5).filter(any).map(tuple)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from syncclip.recipe import Recipe
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of, strategy_of
 from tests.synthesis.prompts import CLASSES, EVERYTHING
 

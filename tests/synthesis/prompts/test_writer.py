@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer, write_captions

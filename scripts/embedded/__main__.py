@@ -1,0 +1,43 @@
+"""Make the embedded world `icons` again: `python -m scripts.embedded PACKAGE WORK [OUT]`.
+
+PACKAGE is the unpacked npm package `@iconify/json`, WORK a folder for checkpoints (a killed run goes on from there).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from syncclip.embedded import folder
+
+from . import clip, generator
+from .benchmark import make_benchmark
+from .masks import load_masks, make_masks
+from .notice import make_notice
+
+
+def main(package: Path, work: Path, out: Path) -> None:
+    logging.getLogger().setLevel(logging.ERROR)
+    # One thread, so that sums are taken in one order and the weights come out the same.
+    torch.set_num_threads(1)
+    if not (work / "masks.npz").exists():
+        make_masks(package, work / "masks.npz")
+    masks = load_masks(work / "masks.npz")
+    print(f"{len(masks.alpha)} pretraining drawings of {len(masks.concepts)} concepts", flush=True)
+    print(f"benchmark: {make_benchmark(package, masks, out / 'benchmark')}", flush=True)
+    make_notice(package, out.parent / "NOTICE")
+    clip.pretrain(masks, out / "clip", work, clip.Schedule())
+    generator.pretrain(masks, out / "generator", work)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        Path(sys.argv[3]) if len(sys.argv) == 4 else folder("icons"),
+    )

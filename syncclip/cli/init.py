@@ -1,0 +1,154 @@
+"""A first recipe for a user's pictures: look at the data, and write down what runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.resolve import grounded
+
+LOOKED_AT = 64
+"""Pictures that are opened to learn their sizes, at most one a class."""
+
+_ICONS = """\
+# The embedded models, which run anywhere but know drawings of few things only. For photographs, let
+# `syncclip init` write the recipe with --photographs.
+extends: demo
+
+benchmark:
+{benchmark}"""
+
+_PHOTOGRAPHS = """\
+benchmark:
+{benchmark}
+# Fetched once from the Hugging Face hub; a GPU is wanted for both.
+backbone:
+  name: ViT-B-16
+  pretrained: openai
+
+synthesis:
+  images_per_class: 16
+  num_gpus: 1
+  generator:
+    pipeline: stable-diffusion-v1-5/stable-diffusion-v1-5
+    steps: 25
+    guidance: 7.5
+    batch_size: 8
+    dtype: fp16
+  filters:
+    - name: blank
+
+study:
+  arms:
+    - {{method: zeroshot}}
+    - {{method: ivlp, data: real}}
+    - {{method: syncclip, data: both}}
+  images_per_class: [1, 4, 16]
+  seeds: [1, 2, 3]
+"""
+
+
+def first_recipe(
+    source: str, root: str | None = None, photographs: bool = False, overrides: Sequence[str] = ()
+) -> tuple[str, Recipe]:
+    """A recipe, as commented YAML, for data that lies at `source`; and the same as it will be read.
+
+    Args:
+        source: folder, table or shards; or a benchmark's name.
+        root: folder in which it is looked up.
+        photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
+        overrides: "benchmark.key=value" for what the data does not tell, such as names of its classes.
+
+    Raises:
+        UserError: the data is no benchmark, one of the pictures looked at cannot be read, a name is too long for the
+            embedded CLIP, or an override is of another section.
+    """
+    _check_overrides(overrides)
+    given = grounded(Recipe.of_benchmark(source, root, overrides=overrides))
+    benchmark = load_benchmark(given.benchmark)
+    if not photographs:
+        _check_prompts(given, benchmark)
+    counts = np.bincount(benchmark.split("train").labels, minlength=len(benchmark.classnames))[benchmark.base]
+    values = given.benchmark.model_dump(mode="json", exclude_defaults=True)
+    values |= {"name": given.benchmark.name, "template": benchmark.template}
+    values |= {"shots": values.get("shots", min(16, int(counts.max())))}
+    notes = {"shots": f"pictures to train of a base class: {_range(counts.tolist())}"}
+    if "base" not in values:
+        values["base"], notes["base"] = "first", "half of the classes; or drawn, all, or a list of names"
+    lines = [
+        f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
+        for key in BenchmarkSettings.model_fields
+        if key in values
+    ]
+    body = (_PHOTOGRAPHS if photographs else _ICONS).format(benchmark="\n".join(lines) + "\n")
+    return _facts(benchmark) + body, given
+
+
+def write_first_recipe(
+    source: str,
+    root: str | None = None,
+    out: str | None = None,
+    photographs: bool = False,
+    overrides: Sequence[str] = (),
+) -> str:
+    """Write `first_recipe` to `out`, by default `<name>.yaml` here, and return where it is.
+
+    Raises:
+        UserError: see `first_recipe`; or the file is there already.
+    """
+    text, recipe = first_recipe(source, root, photographs, overrides)
+    place = out or f"{recipe.name}.yaml"
+    if storage.exists(place):
+        raise UserError(f"{place} is there already; remove it, or name another file with --out FILE.yaml.")
+    storage.write_bytes(place, text.encode())
+    Recipe.load(place)
+    return place
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if not override.startswith("benchmark.") and "=" in override:
+            raise UserError(
+                f"{override.partition('=')[0]}: a first recipe takes values of `benchmark` alone, such as "
+                "benchmark.template; write others into it, or behind the command that runs it."
+            )
+
+
+def _check_prompts(recipe: Recipe, benchmark: Benchmark) -> None:
+    """Refuse at once what the embedded CLIP would refuse after the drawing."""
+    # Late: they take seconds to import, and whoever is refused for other reasons need not wait.
+    from syncclip.clip.backbone import BackboneSettings, load_backbone
+    from syncclip.clip.prompted import PromptedClip
+    from syncclip.clip.tokens import TextTooLongError, prompt_texts
+
+    sentences = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    sentences += prompt_texts(benchmark.classnames, recipe.methods.ivlp.phrase, 0)
+    try:
+        PromptedClip(load_backbone(BackboneSettings())).lengths(sentences)
+    except TextTooLongError as error:
+        raise UserError(f"{error}; or let --photographs choose a CLIP that reads more.") from error
+
+
+def _facts(benchmark: Benchmark) -> str:
+    """What was found, as comment lines."""
+    test = benchmark.split("test")
+    shown = [int(rows[0]) for label in benchmark.candidates[:LOOKED_AT] if len(rows := test.rows_of(label))]
+    sides = [min(test.image(row).size) for row in shown]
+    sizes = ", ".join(f"{len(benchmark.splits[split]):,} {split}" for split in SPLITS if split in benchmark.splits)
+    names = ", ".join(benchmark.classnames[:4]) + (", …" if len(benchmark.classnames) > 4 else "")
+    return (
+        f"# Written by `syncclip init`: {len(benchmark.classnames)} classes ({names}), {len(benchmark.base)} of them\n"
+        f"# base; {sizes} pictures, whose shorter side is about {statistics.median(sides):.0f} pixels.\n\n"
+    )
+
+
+def _range(counts: list[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"

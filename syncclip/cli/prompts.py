@@ -1,0 +1,61 @@
+"""`syncclip prompts`: learned prompts in and out, and what they are near."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
+
+app = typer.Typer(help="Take over prompts that published code trained, hand ours to it, and see words near them.")
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N, or a folder with some.")],
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    out: Out = None,
+    epoch: Annotated[
+        int | None, typer.Option("--epoch", help="Which of a folder's; by default the best, else the newest.")
+    ] = None,
+    transfer: Annotated[
+        bool, typer.Option("--transfer", help="Use them for other classes than they were trained on.")
+    ] = False,
+) -> None:
+    """Make a run of prompts that a method's published code trained; the recipe names method, backbone, benchmark."""
+    from syncclip.core import tables
+    from syncclip.interop.imports import import_prompts
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.training.run_folder import say
+
+    run = import_prompts(source, Recipe.load(recipe, overrides or []), out, epoch, transfer)
+    for note in run.notes:
+        say(f"note: {note}")
+    tables.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
+    tables.show(run.url)
+
+
+@app.command("export")
+def export_command(run: Folder, out: Out = None) -> None:
+    """Write a run's prompts as the method's published code loads them, with a model card."""
+    from syncclip.core import tables
+    from syncclip.interop.exports import export_prompts
+
+    exported = export_prompts(run, out)
+    tables.show(exported.card)
+    tables.show(exported.checkpoint or "no checkpoint for other code, as none is known for this method")
+
+
+@app.command("show")
+def show(
+    run: Folder,
+    words: Annotated[int, typer.Option("--words", min=1, help="How many for each vector.")] = 3,
+) -> None:
+    """Tell the words nearest to each learned vector of the text, with their Euclidean distance."""
+    from syncclip.core import tables
+    from syncclip.interop.nearest import learned_words
+
+    headings, rows = learned_words(run, words)
+    tables.show(tables.table(run, headings, rows))

@@ -1,0 +1,181 @@
+"""`syncclip shards`: looking into sets of shards, and making them of pictures that are there already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncclip.cli.arguments import Folder, Out, Overrides, Root, reach
+from syncclip.core.text import counted
+
+if TYPE_CHECKING:
+    from syncclip.recipe.recipe import Recipe
+
+
+app = typer.Typer(help="Look into sets of shards, and make them of pictures that are there already.")
+
+
+@app.command("ls")
+def ls(folder: Folder, overrides: Overrides = None) -> None:
+    """List the committed shards of a set."""
+    from syncclip.cli.inspect import listing
+    from syncclip.core import tables
+
+    reach(overrides)
+    headings, rows = listing(folder)
+    tables.show(tables.table(folder, headings, rows))
+
+
+@app.command("verify")
+def verify_command(
+    folder: Folder,
+    overrides: Overrides = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Draw again what is damaged, to the same bytes.")] = False,
+) -> None:
+    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is and stays so."""
+    from syncclip.core import tables
+    from syncclip.sets.repair import examine, repair_set
+    from syncclip.shards.layout import committed
+
+    recipe = _recipe_of(folder, overrides or [])
+    problems = examine(folder)
+    for problem in problems:
+        tables.show(problem.sentence)
+    if problems and not repair:
+        raise typer.Exit(1)
+    if problems:
+        synthesis = recipe.synthesis
+        again = repair_set(
+            folder,
+            [problem.shard for problem in problems],
+            actors=synthesis.least_actors,
+            max_actors=synthesis.most_actors,
+            num_gpus=synthesis.num_gpus,
+            retries=synthesis.retries,
+            storage_options=recipe.storage.options,
+        )
+        tables.show(f"{folder}: {counted(len(again), 'shard')} drawn again")
+    tables.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
+
+
+@app.command("quality")
+def quality_command(folder: Folder, overrides: Overrides = None) -> None:
+    """Measure how good a set is, and keep the numbers beside it as stats.json: read right, varied, near real ones."""
+    from syncclip.cli import render
+    from syncclip.core import tables
+    from syncclip.sets.quality import appraise
+
+    found = appraise(_recipe_of(folder, overrides or []), folder)
+    tables.show(render.quality(found))
+
+
+@app.command("show")
+def show(
+    folder: Folder,
+    index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
+    overrides: Overrides = None,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the picture there.")] = None,
+) -> None:
+    """Show one sample: class, prompt, where it came from."""
+    from syncclip.cli.inspect import sample
+    from syncclip.core import tables
+
+    reach(overrides)
+    tables.show(sample(folder, index, save))
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class ids.")],
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Whose class ids it uses.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+    root: Root = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DIR", help="Where the pictures of a split file lie.")
+    ] = None,
+) -> None:
+    """Take over a synthetic set that others made, to be used by training.synthetic=DIR."""
+    from syncclip import storage
+    from syncclip.core import tables
+    from syncclip.datasets.loading import read_benchmark
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.sets.imported import import_set
+
+    recipe = Recipe.of_benchmark(benchmark, root)
+    storage.configure(recipe.storage.options)
+    found = import_set(source, read_benchmark(recipe.benchmark), out, images)
+    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
+    fewest = f"{min(found.counts)} to {max(found.counts)} a class"
+    tables.show(f"{pictures} of {classes}, {fewest}; use them by training.synthetic={out}")
+
+
+@app.command("merge")
+def merge_command(
+    sets: Annotated[list[str], typer.Argument(metavar="DIR...", help="Two sets or more, of the same classes.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+) -> None:
+    """Make one set of several; in each class the pictures of the first come first. Killed? The same call goes on."""
+    from syncclip.core import tables
+    from syncclip.sets.merge import merge_sets
+
+    found = merge_sets(sets, out)
+    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
+    tables.show(f"{pictures} of {classes}, {min(found.counts)} a class or more: {out}")
+
+
+@app.command("export")
+def export_command(
+    folder: Folder,
+    overrides: Overrides = None,
+    *,
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
+    licence: Annotated[str, typer.Option("--license", help="Of the pictures, for the card (huggingface).")] = "unknown",
+) -> None:
+    """Write a set as others lay out theirs: a folder a class, a data set of the hub, or a split file with pictures."""
+    from syncclip.core import tables
+    from syncclip.sets.export import export_set
+
+    reach(overrides)
+    tables.show(f"{counted(export_set(folder, out, to, licence), 'picture')}: {out}")
+
+
+@app.command("pack")
+def pack_command(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name, a path, or a recipe's YAML file.")],
+    root: Root = None,
+    out: Out = None,
+    resize: Annotated[
+        int | None, typer.Option("--resize", metavar="PX", help="Scale shorter sides down to it.")
+    ] = None,
+    shots: Annotated[str, typer.Option("--shots", help="Shots per class that will be trained with.")] = "1,2,4,8,16",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be drawn by.")] = "1,2,3",
+) -> None:
+    """Turn a benchmark's few-shot, validation and test pictures into shards, which a cluster streams from one place."""
+    from syncclip import storage
+    from syncclip.core import tables
+    from syncclip.datasets.loading import read_benchmark
+    from syncclip.datasets.packing import numbers, pack
+    from syncclip.recipe.recipe import Recipe
+
+    recipe = Recipe.of_benchmark(benchmark, root, {"benchmark.resize": resize})
+    url = out or storage.join(recipe.storage.root, "packed", recipe.name)
+    storage.configure(recipe.storage.options)
+    read = read_benchmark(recipe.benchmark)
+    counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.benchmark.resize)
+    tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} pictures")
+    tables.show(url)
+
+
+def _recipe_of(folder: str, overrides: list[str]) -> Recipe:
+    """The recipe that a set was drawn by, which lies beside it, or one of defaults; storage is configured for it."""
+    from syncclip import storage
+    from syncclip.recipe.recipe import Recipe
+    from syncclip.sets.imported import SET_RECIPE
+
+    place = storage.join(folder, SET_RECIPE)
+    storage.configure(Recipe.of_defaults(overrides).storage.options)
+    recipe = Recipe.load(place, overrides) if storage.exists(place) else Recipe.of_defaults(overrides)
+    storage.configure(recipe.storage.options)
+    return recipe

@@ -1,0 +1,142 @@
+"""Progress of a long job: a live line on a terminal, one line a minute in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+
+Fact = str | int | float
+
+LOG_INTERVAL = 60.0
+"""Seconds between two lines where no terminal listens."""
+
+
+class Progress:
+    """Counts items towards a total and shows rate, time left and facts such as the busy share of the workers.
+
+    Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) the
+    first update prints a line, then at most one a minute, and leaving prints the last, unless it is not even known
+    what there was to do. A fact is shown as it is;
+    floats get three digits, and those whose name ends in `busy` or `share` are shown as per cent.
+
+    Args:
+        total: number of items to come, None if unknown.
+        unit: what is counted, in the plural ("images").
+        label: what is being done ("synth").
+        stream: where to show it, stderr by default (stdout belongs to results).
+        done: items that earlier runs have finished: they count, but not in the rate.
+        clock: seconds, monotonic; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        label: str,
+        stream: TextIO | None = None,
+        *,
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.unit, self.label = total, unit, label
+        self.stream = stream if stream is not None else sys.stderr
+        self.done = done
+        self._clock = clock
+        self._before = done
+        self._start = clock()
+        self._printed: float | None = None
+        self._shown = ""
+        self._facts: dict[str, Fact] = {}
+        self._live: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Progress:
+        self._start = self._clock()
+        if self.stream.isatty():
+            self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._show_live()
+            self._live.stop()
+        elif self.line() != self._shown and (self.total is not None or self.done):
+            self._print()
+
+    def update(self, n: int = 1, **facts: Fact) -> None:
+        """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
+        self.done += n
+        self._facts.update(facts)
+        if self._live is not None:
+            self._show_live()
+        elif self._printed is None or self._clock() - self._printed >= LOG_INTERVAL:
+            self._print()
+
+    @property
+    def rate(self) -> float:
+        """Items a second since this run began, 0 before the first."""
+        seconds = self._clock() - self._start
+        return (self.done - self._before) / seconds if seconds > 0 else 0.0
+
+    def line(self) -> str:
+        """The state as one line: `synth: 12/96 images · 3.1 images/s · 0:27 left · busy 93 %`."""
+        count = f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,}"
+        return " · ".join([f"{self.label}: {count} {self.unit}", *self._details()])
+
+    def _details(self) -> list[str]:
+        parts = []
+        if self.rate > 0:
+            parts.append(f"{self.rate:.3g} {self.unit}/s")
+            if self.total is not None and self.done < self.total:
+                parts.append(f"{_duration((self.total - self.done) / self.rate)} left")
+            else:
+                parts.append(f"{_duration(self._clock() - self._start)} taken")
+        return parts + [f"{name.replace('_', ' ')} {_fact(name, value)}" for name, value in self._facts.items()]
+
+    def _print(self) -> None:
+        self._printed = self._clock()
+        self._shown = self.line()
+        print(self._shown, file=self.stream, flush=True)
+
+    def _show_live(self) -> None:
+        assert self._live is not None and self._task is not None
+        self._live.update(self._task, completed=self.done, details=" · ".join(self._details()), unit=self.unit)
+
+
+def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tuple[RichProgress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    live = RichProgress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[details]}", markup=False),
+        console=Console(file=stream),
+        refresh_per_second=4,
+    )
+    return live, live.add_task(label, total=total, completed=done, details="", unit="")
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+def _fact(name: str, value: Fact) -> str:
+    if isinstance(value, float):
+        return f"{value:.0%}".replace("%", " %") if name.endswith(("busy", "share")) else f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,157 @@
+"""The base of all settings classes, and the error that stands for a user's mistake.
+
+MERGED What pydantic found wrong, as one sentence: key, reason and remedy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+
+class Settings(BaseModel):
+    """Typed settings that live beside the part they configure.
+
+    Unknown keys are refused, values are checked once and never change afterwards.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+    added: ClassVar[tuple[str, ...]] = ()
+    """Fields that a later version brought. They aren't written while they have their default: so plans stay as they
+    were, and with them the digests that name sets and runs."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        for name in self.added:
+            if name in values and getattr(self, name) == fields[name].get_default(call_default_factory=True):
+                del values[name]
+        return values
+
+
+class UserError(ValueError):
+    """A user's mistake, told in one sentence: what is wrong, where, and what to do."""
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first complaint of pydantic, with its place."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    text = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {text}" if place else text
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "list": "a list, such as [1, 2]",
+    "tuple": "a list, such as [1, 2]",
+    "dict": "keys with values",
+    "model": "a section with keys of its own",
+}
+LIMITS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+class RefusalError(ValueError):
+    """A reason that a validator of several sections gives, with the key that it is about."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key, self.reason = key, reason
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
+    """(key, reason and remedy) of the first thing wrong, e.g. ("training.epochs", "0 is not allowed; …").
+
+    Unknown keys come first: what they were meant to be may cure the rest.
+    """
+    details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+    first = details[0]
+    cause = first.get("ctx", {}).get("error")
+    key, reason = (cause.key, cause.reason) if isinstance(cause, RefusalError) else _sentence(dict(first), model)
+    others = len(details) - 1
+    return key, reason + (f" (and {others} more)" if others else "")
+
+
+def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    models, path = _walk(detail["loc"], model)
+    shown = repr(given)
+    if kind == "extra_forbidden":
+        last = str(detail["loc"][-1])
+        return path, f"no such key; {_nearest(last, {name: None for one in models for name in one.model_fields})}"
+    if kind in LIMITS:
+        name, words = LIMITS[kind]
+        return path, f"{shown} is not allowed; it must be {words} {context[name]}"
+    if kind == "literal_error":
+        return path, f"{shown} is not allowed; it must be {context['expected']}"
+    if kind == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
+        return f"{path}.name", f"there is no {context['tag']!r}; {_nearest(str(context['tag']), tags)}"
+    if kind == "union_tag_not_found":
+        return path, "a 'name' is missing, which says what this is"
+    if kind == "missing":
+        return path, "missing; give it a value"
+    if kind == "value_error":
+        return path, detail["msg"].removeprefix("Value error, ")
+    if kind == "too_short":
+        return path, f"{shown} holds too little; give at least {context['min_length']}"
+    if kind == "string_pattern_mismatch":
+        return path, f"{shown} is not allowed; use letters, digits, '.', '_' and '-' only"
+    for prefix, words in KINDS.items():
+        if kind.startswith(f"{prefix}_"):
+            return path, f"{shown} is not allowed; it must be {words}"
+    return path, f"{shown} is not allowed ({detail['msg']})"
+
+
+def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
+    """The models that the last place of `loc` belongs to, and `loc` as the user writes it: without union tags."""
+    models, path = [model], ""
+    *steps, last = [*loc] or [""]
+    for step in steps:
+        if isinstance(step, int):
+            path += f"[{step}]"
+            continue
+        fields = [one.model_fields[step] for one in models if step in one.model_fields]
+        if fields:
+            models = [found for field in fields for found in _models(field.annotation)]
+            path += f".{step}" if path else step
+        elif tagged := [one for one in models if step in _tags(one)]:
+            models = tagged  # a discriminated union's choice, which isn't written in the file
+        elif not any(step == one.__name__ for one in models):
+            path += f".{step}" if path else step
+    if isinstance(last, int):
+        return models, f"{path}[{last}]"
+    tags = {tag for one in models for tag in (*_tags(one), one.__name__)}
+    tag = last in tags and all(last not in one.model_fields for one in models)
+    return models, path if tag or not last else (f"{path}.{last}" if path else last)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in typing.get_args(annotation) for found in _models(part)]
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    field = model.model_fields.get("name")
+    return typing.get_args(field.annotation) if field else ()
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

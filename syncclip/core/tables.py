@@ -1,0 +1,81 @@
+"""What commands print: tables for the terminal, plain text where it goes to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    pass
+
+
+PROTOCOLS = (
+    ("base", "base"),
+    ("novel", "novel"),
+    ("hm", "HM"),
+    ("open_base", "open base"),
+    ("open_novel", "open novel"),
+    ("open_all", "open all"),
+    ("open_hm", "open HM"),
+    ("ece", "ECE"),
+)
+"""Keys of `results.json` and their headings. Open: among all classes; otherwise among those of the picture's half."""
+
+
+def show(table: Table | str) -> None:
+    """Print to stdout, as wide as the terminal, or as wide as it needs to be where there is none."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table, highlight=False, markup=not isinstance(table, str))
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose numbers are set to the right; None is an empty cell, floats get one decimal."""
+    rows = [list(row) for row in rows]
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column, heading in enumerate(headings):
+        numbers = all(isinstance(row[column], int | float | None) for row in rows)
+        shown.add_column(heading, justify="right" if numbers and rows else "left")
+    for row in rows:
+        shown.add_row(*map(_cell, row))
+    return shown
+
+
+def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    marks = ["---"] * len(headings)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])
+
+
+def results_table(results: Mapping[str, Any], title: str) -> Table:
+    """Every protocol's numbers of one run, in per cent."""
+    return table(title, [heading for _, heading in PROTOCOLS], [[results.get(key) for key, _ in PROTOCOLS]])
+
+
+def size(count: int) -> str:
+    """Bytes for people: `1.4 MB`."""
+    amount, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Time for people: `8 s`, `12.5 min`, `3.1 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,65 @@
+"""A benchmark as shards, local or remote: `benchmark.json` beside the shard folders `train/`, `val/` and `test/`."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets.dataset import SPLITS, TEMPLATE, Benchmark, Pictures, Split
+from syncclip.shards.reader import ShardSet
+from syncclip.storage import documents
+
+PACKED_FILE = "benchmark.json"
+WHOLE_TRAIN = "train.parquet"
+"""Class ids of the whole training split, of which `train/` holds the pictures that some choices of shots need."""
+
+
+class PackedBenchmark(BaseModel):
+    """What `benchmark.json` holds."""
+
+    name: str | None = None
+    classnames: list[str] = Field(min_length=1)
+    template: str = TEMPLATE
+    splits: dict[Split, int] | None = None
+    """Pictures of each split that there is; all three where it is not told."""
+    only: list[int] | None = None
+    """The ids that may be answered; None for all."""
+
+
+def load_packed(url: str, name: str | None = None) -> Benchmark:
+    """Open a packed benchmark.
+
+    Raises:
+        UserError: `benchmark.json` is missing or broken, or a split hasn't all the pictures that were packed.
+    """
+    file = storage.join(url, PACKED_FILE)
+    if not storage.exists(file):
+        raise UserError(f"{file}: missing; the benchmark's data is not where it should be.")
+    try:
+        packed = PackedBenchmark.model_validate_json(storage.read_bytes(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{file}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}.") from error
+    opened = {split: ShardSet(storage.join(url, split)) for split in packed.splits or SPLITS}
+    for split, count in (packed.splits or {}).items():
+        if len(opened[split]) != count:
+            raise UserError(
+                f"{storage.join(url, split)}: {len(opened[split])} of {count} pictures are there, a shard is missing "
+                "or damaged; `syncclip shards verify` tells which, pack the benchmark again"
+            )
+    splits: dict[Split, Pictures] = dict(opened)
+    whole = None
+    if storage.exists(storage.join(url, WHOLE_TRAIN)):
+        table = documents.read(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
+        whole = table["label"].to_numpy().astype(np.int64)
+    return Benchmark(
+        name=name or packed.name or url.rstrip("/").rpartition("/")[2],
+        classnames=packed.classnames,
+        template=packed.template,
+        splits=splits,
+        only=packed.only,
+        whole_train=whole,
+        part=None if whole is None else opened["train"].samples.index,
+    )

@@ -1,0 +1,180 @@
+"""A benchmark packed into shards once, so that a cluster streams its pictures from one place."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from syncclip import storage
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError
+from syncclip.datasets.dataset import Benchmark, Pictures, Split
+from syncclip.datasets.few_shot import choose_rows
+from syncclip.datasets.packed import PACKED_FILE, WHOLE_TRAIN, PackedBenchmark
+from syncclip.shards.images import decode_image
+from syncclip.shards.layout import committed
+from syncclip.shards.writer import Sample, write_shard
+
+SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+"""Those of the literature."""
+SHARD_IMAGES = 512
+QUALITY = 95
+"""Of the JPEG files that scaled pictures become."""
+PACKING = "packing.json"
+"""What is being packed; written first, so that nothing else is ever mixed into the folder."""
+READERS = 8
+
+Rows = npt.NDArray[np.int64]
+
+
+def pack(
+    benchmark: Benchmark,
+    url: str,
+    shots: Iterable[int] = SHOTS,
+    seeds: Iterable[int] = SEEDS,
+    resize: int | None = None,
+) -> dict[Split, int]:
+    """Write few-shot training, validation and test pictures as shards, and `benchmark.json` last.
+
+    The training split gets the pictures that any of the few-shot choices needs, of all classes; each keeps its number
+    in the whole split, so that the very same shots are chosen from the packed benchmark. Files are kept as they are
+    unless `resize` is given. Every picture is decoded once, for a broken one is best found here.
+
+    Killed at any time, the same call completes the folder: committed shards stay.
+
+    Args:
+        benchmark: with its classes in their first order (see `loading.read_benchmark`), for halves are chosen again
+            whenever it is loaded.
+        url: folder or URL to write to.
+        shots, seeds: of the few-shot choices.
+        resize: shorter side in pixels to which larger pictures are scaled down (bicubic) and saved as JPEG.
+
+    Returns:
+        Pictures of each split.
+
+    Raises:
+        UserError: the folder holds something else, a picture cannot be read, the benchmark was packed already.
+    """
+    if benchmark.whole_train is not None:
+        raise UserError(f"benchmark {benchmark.name!r} is packed already; copy its folder instead.")
+    assert benchmark.base_count is None
+    shots, seeds = sorted(set(shots)), sorted(set(seeds))
+    if not shots or shots[0] < 1 or not seeds:
+        raise UserError(f"--shots {shots} --seeds {seeds} choose nothing; give at least one of each, shots from 1.")
+    rows = {split: np.arange(len(images)) for split, images in benchmark.splits.items()}
+    if "train" in rows:
+        rows["train"] = _needed(benchmark.splits["train"].labels, len(benchmark.classnames), shots, seeds)
+    _claim(benchmark, url, shots, seeds, resize)
+    total = sum(map(len, rows.values()))
+    with Progress(total, "pictures", "pack") as progress:
+        for split, images in benchmark.splits.items():
+            _write_split(images, rows[split], storage.join(url, split), benchmark.classnames, resize, progress)
+    if "train" in rows and len(rows["train"]) < len(benchmark.splits["train"]):
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"label": pa.array(benchmark.splits["train"].labels, pa.int32())}), buffer)
+        storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
+    counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
+    described = PackedBenchmark(
+        name=benchmark.name,
+        classnames=benchmark.classnames,
+        template=benchmark.template,
+        splits=counts,
+        only=None if benchmark.only is None else benchmark.candidates,
+    )
+    storage.write_document(storage.join(url, PACKED_FILE), described)
+    return counts
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """The numbers of an option such as `--seeds 1,2,3`.
+
+    Raises:
+        UserError: they are none.
+    """
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give whole numbers with commas between them, such as 1,2,3.") from error
+
+
+def _needed(labels: Rows, classes: int, shots: Sequence[int], seeds: Sequence[int]) -> Rows:
+    """Rows of the training split that one of the choices needs, ascending."""
+    chosen = [choose_rows(labels, None, k, seed, range(classes))[0] for k, seed in itertools.product(shots, seeds)]
+    return np.unique(np.concatenate(chosen))
+
+
+def _claim(benchmark: Benchmark, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
+    """Say in the folder what will be packed there; refuse a folder of something else."""
+    digest = hashlib.sha256()
+    for split, images in benchmark.splits.items():
+        digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
+    mine = {
+        "benchmark": benchmark.name,
+        "classnames": benchmark.classnames,
+        "shots": list(shots),
+        "seeds": list(seeds),
+        "resize": resize,
+        "labels": digest.hexdigest(),
+    }
+    place = storage.join(url, PACKING)
+    if storage.exists(place):
+        there = json.loads(storage.read_bytes(place))
+        differs = [key for key in mine if there.get(key) != mine[key]]
+        if differs:
+            key = differs[0]
+            raise UserError(
+                f"{url}: something else is packed there: {key} is {there.get(key)!r} there and {mine[key]!r} here; "
+                "choose another folder."
+            )
+    elif storage.listdir(url):
+        raise UserError(f"{url}: not empty, and nothing that `shards pack` began; choose another folder.")
+    storage.write_bytes(place, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def _write_split(
+    images: Pictures, rows: Rows, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+) -> None:
+    names = [images.name(int(row)) for row in rows]
+    start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
+    there = committed(url)
+
+    def sample(place: int) -> Sample:
+        row = int(rows[place])
+        label = int(images.labels[row])
+        return Sample(
+            index=row,
+            label=label,
+            image_bytes=_file(images.read(row), images.name(row), resize),
+            text=classnames[label],
+            provenance={"source": names[place][start:]},
+        )
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="pack") as readers:
+        for shard, first in enumerate(range(0, len(rows), SHARD_IMAGES)):
+            places = range(first, min(first + SHARD_IMAGES, len(rows)))
+            if shard not in there:
+                write_shard(url, shard, readers.map(sample, places))
+            progress.update(len(places))
+
+
+def _file(data: bytes, name: str, resize: int | None) -> bytes:
+    """The file as it is, or scaled down."""
+    picture = decode_image(data, name)
+    shorter = min(picture.size)
+    if resize is None or shorter <= resize:
+        return data
+    width, height = (max(1, round(side * resize / shorter)) for side in picture.size)
+    buffer = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

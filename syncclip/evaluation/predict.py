@@ -1,0 +1,264 @@
+"""Every protocol from one pass over the test pictures.
+
+A picture gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
+successors), and among all classes (open vocabulary). Of both, a benchmark may leave out classes that none of its
+pictures shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is
+the share of pictures that are right, as in the CoOp family, not a mean over classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+import torch
+from PIL import Image
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.core.determinism import pinned
+from syncclip.core.settings import UserError
+from syncclip.evaluation.metrics import calibration_error
+from syncclip.storage import documents
+
+if TYPE_CHECKING:
+    from syncclip.methods import Method
+    from syncclip.shards.reader import ImageSet
+
+
+RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+
+WORST_PAIRS = 10
+"""Pairs of classes that results name as most often taken for each other."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a method said about n pictures; classes are ids among all C."""
+
+    row: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    half_prediction: npt.NDArray[np.int64]  # among the classes of the picture's own half
+    open_prediction: npt.NDArray[np.int64]  # among all classes
+    half_confidence: npt.NDArray[np.float64]  # probability of the predicted class
+    open_confidence: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
+        """One of several, in the order of the rows: all `count` pictures of a split, each once."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
+        order = np.argsort(columns["row"], kind="stable")
+        assert np.array_equal(columns["row"][order], np.arange(count)), "a picture came twice, or not at all"
+        return cls(**{name: column[order] for name, column in columns.items()})
+
+    def table(self) -> pa.Table:
+        """One row a picture."""
+        return pa.table({name: getattr(self, name) for name in self.__dataclass_fields__})
+
+    @classmethod
+    def read(cls, url: str) -> Predictions:
+        """The predictions that `save_evaluation` wrote."""
+        table = documents.read(storage.read_bytes(url))
+        return cls(**{name: table[name].to_numpy() for name in cls.__dataclass_fields__})
+
+
+def predict(
+    method: Method,
+    pictures: ImageSet,
+    transform: Callable[[Image.Image], Tensor],
+    batch: int = 256,
+    threads: int = 1,
+    candidates: Sequence[int] | None = None,
+    part: int = 0,
+    parts: int = 1,
+) -> Predictions:
+    """Run the method once over all pictures, or over one of several parts of them; texts are encoded once.
+
+    Parts are made of whole batches, so a forward pass holds the same pictures whatever the number of parts, and the
+    bits of what it says are the same too. Where there are fewer batches than parts, some parts are empty.
+
+    Args:
+        method: on the device to be used.
+        pictures: at least one.
+        transform: the backbone's evaluation transform, picture -> (3, H, W).
+        batch: pictures a forward pass; may change the last bits of a confidence.
+        threads: of torch.
+        candidates: ids that may be predicted, the pictures' own among them; None for all.
+        part: which of the parts, from 0.
+        parts: in how many the pictures are cut.
+
+    Raises:
+        UserError: there are no pictures, or one can't be read.
+    """
+    if len(pictures) == 0:
+        raise UserError("the split holds no pictures, so there is nothing to evaluate; add some or choose another")
+    labels = torch.from_numpy(np.array(pictures.labels, np.int64))
+    slices = batches(len(pictures), batch, part, parts)
+    rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
+    nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
+    found = [_choose(nothing, labels[:0], method.base, None)]
+    training = method.training
+    method.eval()
+    with pinned(threads), torch.no_grad():
+        for one, images in _decoded(pictures, transform, slices):
+            logits = method.logits(images.to(method.clip.device)).double().cpu()
+            found.append(_choose(logits, labels[one], method.base, candidates))
+    method.train(training)
+    half, opened, half_confidence, open_confidence = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+    return Predictions(
+        row=rows.astype(np.int64),
+        label=labels.numpy()[rows],
+        half_prediction=half,
+        open_prediction=opened,
+        half_confidence=half_confidence,
+        open_confidence=open_confidence,
+    )
+
+
+def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
+    """The rows of each forward pass over one of several parts of `count` pictures: neighbours, of whole batches.
+
+    >>> batches(10, 4, 1, 2)
+    [slice(4, 8, None), slice(8, 10, None)]
+    """
+    assert 0 <= part < parts
+    every = [slice(first, min(first + size, count)) for first in range(0, count, size)]
+    return every[len(every) * part // parts : len(every) * (part + 1) // parts]
+
+
+def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
+    """Every protocol's numbers, in percent; None where there are no pictures of a half.
+
+    Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
+    `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all pictures), `ece_base`,
+    `ece_novel` (own half); `counts` of pictures; `per_class`, a list of label, name, count, half, open; `confused`, the
+    pairs of classes that were most often taken for each other, see `confusions`.
+    """
+    p = predictions
+    is_base = p.label < base
+    half, opened = p.half_prediction == p.label, p.open_prediction == p.label
+    numbers: dict[str, Any] = {
+        "base": _share(half[is_base]),
+        "novel": _share(half[~is_base]),
+        "open_base": _share(opened[is_base]),
+        "open_novel": _share(opened[~is_base]),
+        "open_all": _share(opened),
+    }
+    numbers["hm"] = harmonic_mean(numbers["base"], numbers["novel"])
+    numbers["open_hm"] = harmonic_mean(numbers["open_base"], numbers["open_novel"])
+    numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
+    for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
+        numbers[name] = calibration_error(p.half_confidence[mask], half[mask], bins) if mask.any() else None
+    numbers["counts"] = {"base": int(is_base.sum()), "novel": int((~is_base).sum()), "all": len(p)}
+    numbers["per_class"] = [
+        {
+            "label": label,
+            "name": name,
+            "count": int((p.label == label).sum()),
+            "half": _share(half[p.label == label]),
+            "open": _share(opened[p.label == label]),
+        }
+        for label, name in enumerate(classnames)
+    ]
+    numbers["confused"] = confusions(p, classnames)
+    return numbers
+
+
+def confusions(predictions: Predictions, classnames: Sequence[str], most: int = WORST_PAIRS) -> list[dict[str, Any]]:
+    """The pairs of classes that were most often taken for each other among all classes, the worst first.
+
+    Each is labels (ascending), names, count (pictures of either that were taken for the other) and share (of the
+    pictures of both, in percent). Pairs of one count are in the order of their labels.
+    """
+    p = predictions
+    wrong = p.open_prediction != p.label
+    pairs = np.sort(np.stack([p.label[wrong], p.open_prediction[wrong]], axis=1), axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    shown = np.bincount(p.label, minlength=len(classnames))
+    return [
+        {
+            "labels": [a, b],
+            "names": [classnames[a], classnames[b]],
+            "count": int(count),
+            "share": float(100 * count / (shown[a] + shown[b])),
+        }
+        for (a, b), count in ((found[i].tolist(), counts[i]) for i in np.argsort(-counts, kind="stable")[:most])
+    ]
+
+
+def evaluate_method(
+    method: Method,
+    pictures: ImageSet,
+    transform: Callable[[Image.Image], Tensor],
+    batch: int = 256,
+    bins: int = 15,
+    threads: int = 1,
+    candidates: Sequence[int] | None = None,
+) -> tuple[dict[str, Any], Predictions]:
+    """`predict` and `results` in one call."""
+    predictions = predict(method, pictures, transform, batch, threads, candidates)
+    return results(predictions, method.classnames, method.base, bins), predictions
+
+
+def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
+    """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all."""
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(predictions.table(), buffer)
+    storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
+    text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
+    storage.write_bytes(storage.join(run_url, RESULTS), text.encode())
+
+
+def harmonic_mean(a: float | None, b: float | None) -> float | None:
+    """2ab / (a + b), 0 where both are 0; None where one is missing."""
+    if a is None or b is None:
+        return None
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def _choose(
+    logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(half prediction, open prediction, half confidence, open confidence) of (B, C) logits."""
+    if candidates is not None:
+        others = torch.ones(logits.shape[1], dtype=torch.bool)
+        others[list(candidates)] = False
+        assert not others[labels].any(), "a picture's own class must be a candidate"
+        logits = logits.masked_fill(others, -torch.inf)
+    open_confidence, opened = logits.softmax(1).max(1)
+    in_base = torch.arange(logits.shape[1])[None, :] < base
+    own_half = in_base == (labels < base)[:, None]
+    half_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
+    return half, opened, half_confidence, open_confidence
+
+
+def _decoded(
+    pictures: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows with their (B, 3, H, W) pictures; the next batch is decoded while the last one is used."""
+
+    def load(rows: slice) -> Tensor:
+        return torch.stack([transform(pictures.image(row)) for row in range(rows.start, rows.stop)])
+
+    with ThreadPoolExecutor(max_workers=1) as decoder:
+        ahead = [decoder.submit(load, rows) for rows in slices[:1]]
+        for rows, following in zip(slices, [*slices[1:], None], strict=False):
+            images = ahead.pop().result()
+            if following is not None:
+                ahead.append(decoder.submit(load, following))
+            yield rows, images
+
+
+def _share(right: npt.NDArray[np.bool_]) -> float | None:
+    return float(100 * right.mean()) if len(right) else None

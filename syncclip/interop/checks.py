@@ -1,0 +1,148 @@
+"""What a checkpoint and a recipe must agree on, and what they had better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.datasets import Benchmark
+from syncclip.interop.layouts import FixedWords, alike
+from syncclip.methods import MethodSettings
+
+Tensors = Mapping[str, Tensor]
+
+
+def check_numbers(learned: Tensors, place: str) -> None:
+    """Vectors of finite numbers, as many as the file holds: a few bytes can claim to be a tensor of any size.
+
+    Raises:
+        UserError: something else.
+    """
+    for name, tensor in learned.items():
+        plain = tensor.layout is torch.strided and tensor.is_floating_point() and not tensor.is_meta
+        held = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
+        if not (held and vectors and tensor.isfinite().all()):
+            raise UserError(f"{place}: {name} holds something else than finite numbers; take another checkpoint")
+
+
+def check_asked(settings: MethodSettings, shape: Mapping[str, int | bool], place: str, section: str) -> None:
+    """What was set by hand is what the shapes tell.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    defaults = type(settings)()
+    for key, value in shape.items():
+        asked = getattr(settings, key)
+        if asked not in (value, getattr(defaults, key)):
+            raise UserError(
+                f"{place}: has {key} {value}, but the recipe has {section}.{key}={asked}; leave it out, as the "
+                "checkpoint tells it, or take another checkpoint"
+            )
+
+
+def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
+    """Prompts are as wide as the tower that they enter, and it has all their blocks.
+
+    Raises:
+        UserError: they are for another backbone.
+    """
+    for tower in ("text", "vision"):
+        prompts = [tensor for name, tensor in learned.items() if name.startswith(f"{tower}_prompts.")]
+        if not prompts:
+            continue
+        width, layers = getattr(clip, f"{tower}_width"), getattr(clip, f"{tower}_layers")
+        named = f"the {tower} tower of {clip.backbone.name!r}"
+        if prompts[0].shape[-1] != width:
+            raise UserError(
+                f"{place}: trained with another backbone, as its {tower} prompts are {prompts[0].shape[-1]} wide and "
+                f"{named} is {width}; set backbone.name"
+            )
+        if len(prompts) > layers:
+            raise UserError(
+                f"{place}: trained with a deeper backbone, as {len(prompts)} blocks have {tower} prompts and {named} "
+                f"has {layers} blocks; set backbone.name"
+            )
+        if tower == "text" and prompts[0].shape[-2] > clip.context - 3:  # start, a word and end need places too
+            raise UserError(
+                f"{place}: has {prompts[0].shape[-2]} text vectors, more than the context of {clip.backbone.name!r} "
+                f"with {clip.context} tokens has room for; set backbone.name"
+            )
+
+
+def check_classes(count: int, benchmark: Benchmark, place: str) -> None:
+    """The published code trains on all classes, or on the base half.
+
+    Raises:
+        UserError: `count` is another number.
+    """
+    classes, base = len(benchmark.classnames), len(benchmark.base)
+    if count not in (classes, base):
+        raise UserError(
+            f"{place}: trained on {count} classes, but benchmark {benchmark.name!r} has {classes}, {base} of them base "
+            "classes; set benchmark.name, or use the prompts for other classes by --transfer"
+        )
+
+
+def check_position(method: str, settings: MethodSettings) -> None:
+    """The published code reads learned vectors where they were learned; only CoOp's may lie behind the name.
+
+    Raises:
+        UserError: it would load them and read them elsewhere.
+    """
+    position = getattr(settings, "position", "end")
+    if method != "coop" and position != "end":
+        raise UserError(
+            f"methods.{method}.position is {position!r}, but the published code of {method} knows 'end' alone and "
+            "would read the vectors elsewhere; train with position 'end' to export"
+        )
+
+
+def check_shapes(learned: Tensors, wanted: Tensors, place: str) -> None:
+    """The checkpoint has the very tensors that the method wants.
+
+    Raises:
+        UserError: one is missing, or of another shape; the sentence names it.
+    """
+    for name in [*wanted, *(learned.keys() - wanted.keys())]:
+        here, there = (tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, learned))
+        if here != there:
+            raise UserError(
+                f"{place}: {name} is {there or 'missing'} there and {here or 'unknown'} here; it was trained with "
+                "another backbone or on other classes"
+            )
+
+
+def notes_on_weights(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
+    """Sentences on signs that the prompts were learned on other weights of the same shapes."""
+    there: list[tuple[str, Tensor, Tensor | None]] = []
+    if words is not None:
+        there.append(("start token", words.before[:1, 0], clip.text.token_embedding.weight))
+    if "image_encoder.class_embedding" in state:
+        ours = getattr(clip.model.visual, "class_embedding", None)
+        there.append(("class token", state["image_encoder.class_embedding"], ours))
+    return [
+        f"the {token} of the checkpoint is not that of backbone {clip.backbone.name!r}: the prompts were learned on "
+        "other weights, and may mean nothing here"
+        for token, theirs, ours in there
+        if ours is None or theirs.shape[-1] != ours.shape[-1] or not alike(ours.cpu(), theirs).any()
+    ]
+
+
+def note_on_words(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
+    """A sentence on the first class whose words are others there than a method with these settings would have."""
+    names = classnames[: len(words.behind)]
+    differing = FixedWords.of(clip, names, settings).differing(words)
+    if not differing:
+        return None
+    said = f"class {differing[0]}, {names[differing[0]]!r}"
+    return (
+        f"behind the learned vectors the checkpoint has other words for {said}: it was trained with another phrase, "
+        "other class names or another order of the classes"
+    )

@@ -1,0 +1,143 @@
+"""From a checkpoint of a method's published code to a run that can be evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.clip.backbone import load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.datasets import load_benchmark
+from syncclip.interop import checks
+from syncclip.interop.dassl import Checkpoint, find_checkpoint, read_checkpoint
+from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, find_layout, recognise
+from syncclip.methods import build_method
+from syncclip.recipe.recipe import Recipe, digest
+from syncclip.runs.resolve import grounded
+from syncclip.storage.places import absolute
+from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord, versions
+
+
+@dataclass(frozen=True)
+class ImportedRun:
+    """A run whose prompts came from elsewhere.
+
+    Attributes:
+        source: the file.
+        settings: of the method, as the file's shapes tell them.
+        notes: signs that the file belongs to something else; also in the run's record.
+    """
+
+    url: str
+    name: str
+    source: str
+    settings: Mapping[str, int | bool]
+    notes: list[str]
+
+
+def import_prompts(
+    source: str, recipe: Recipe, out: str | None = None, epoch: int | None = None, transfer: bool = False
+) -> ImportedRun:
+    """Lay prompts that a method's published code trained down as a finished run, which `evaluate` takes.
+
+    How many vectors there are, and in how many blocks, follows from the file. Of the recipe count `training.method`,
+    `backbone`, `benchmark`, and those settings of the method that no shape tells. The record is written last; before
+    that there is no run.
+
+    Args:
+        source: a file, or a folder of which `find_checkpoint` takes one; so does `epoch`.
+        out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`.
+        transfer: use the prompts for other classes than they were trained on, as in tests across data sets.
+
+    Raises:
+        UserError: no checkpoint, an unsafe one, or one of another method, backbone, depth or number of classes; `out`
+            holds another run.
+    """
+    storage.configure(recipe.storage.options)
+    recipe = grounded(recipe)
+    layout = find_layout(recipe.training.method)
+    folders = list(dict.fromkeys([layout.folder, *(other.folder for other in LAYOUTS.values())]))
+    checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))
+    learned = _learned(recipe.training.method, layout, checkpoint)
+    shape = {key: read(learned) for key, read in layout.shape.items()}
+    recipe, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
+
+    data = safetensors.torch.save(learned)
+    name = f"{recipe.training.method}-imported"
+    run_hash = digest([recipe.hash, "imported", hashlib.sha256(data).hexdigest()])
+    url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
+    run = RunFolder(url, name, run_hash, recipe.to_yaml())
+    run.open()
+    run.write_recipe()
+    storage.write_bytes(run.path(PROMPTS), data)
+    origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
+    run.write(
+        RunRecord(name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes)
+    )
+    return ImportedRun(url, name, checkpoint.place, shape, notes)
+
+
+def _learned(method: str, layout: Layout, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What the method learns, by our names, in single precision and out of the file."""
+    likely = recognise(checkpoint.state)
+    if method not in likely:
+        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "no method's known here are in it"
+        raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")
+    learned = layout.learned(checkpoint.state)
+    checks.check_numbers(learned, checkpoint.place)
+    return {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in learned.items()}
+
+
+def _fitted(
+    recipe: Recipe,
+    layout: Layout,
+    checkpoint: Checkpoint,
+    learned: Mapping[str, Tensor],
+    shape: Mapping[str, int | bool],
+    transfer: bool,
+) -> tuple[Recipe, list[str]]:
+    """The recipe with all that the checkpoint tells of the method's settings, and sentences on what looks wrong."""
+    method, place = recipe.training.method, checkpoint.place
+    checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
+    benchmark, clip = load_benchmark(recipe.benchmark), PromptedClip(load_backbone(recipe.backbone))
+    checks.check_towers(learned, clip, place)
+    words = layout.fixed_words(checkpoint.state)
+    candidates = _candidates(recipe, shape)
+    recipe, notes = candidates[0], list[str]()
+    if words is not None and not transfer:
+        checks.check_classes(len(words.behind), benchmark, place)
+        recipe, notes = _worded(candidates, words, clip, benchmark.classnames)
+    built = build_method(method, clip, benchmark, recipe.methods.of(method), recipe.training.seed)
+    checks.check_shapes(learned, built.state_dict(), place)
+    return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)
+
+
+def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
+    """The recipe with what the shapes tell; where it names no phrase, with the method's usual one and with none."""
+    section, asked = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
+    values = {f"{section}.{key}": value for key, value in shape.items()}
+    phrase = getattr(asked, "phrase", None)
+    if not phrase or phrase != getattr(type(asked)(), "phrase", None):
+        return [recipe.with_values(values)]
+    without = recipe.with_values({**values, f"{section}.phrase": ""})
+    try:
+        return [recipe.with_values(values), without]
+    except UserError:  # the phrase has another number of words
+        return [without]
+
+
+def _worded(
+    candidates: list[Recipe], words: FixedWords, clip: PromptedClip, classnames: list[str]
+) -> tuple[Recipe, list[str]]:
+    """The recipe whose words are those of the checkpoint; else the first, and a sentence on what differs."""
+    settings = [recipe.methods.of(recipe.training.method) for recipe in candidates]
+    notes = [checks.note_on_words(words, clip, classnames, one) for one in settings]
+    fitting = notes.index(None) if None in notes else 0
+    return candidates[fitting], [note for note in [notes[fitting]] if note is not None]

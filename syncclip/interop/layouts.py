@@ -1,0 +1,269 @@
+"""What the methods' published code calls the parameters that it learns, and where it saves them: one table a method.
+
+MERGED The words of all classes that stand around the learned vectors, as published code saves them beside these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.methods import find_method
+from syncclip.methods.context import ContextSettings, context_places
+
+Tensors = Mapping[str, Tensor]
+Reading = Callable[[Tensors], int | bool]
+
+BLOCKS = range(1, 100)
+"""Blocks behind the first; no tower that open_clip knows has as many."""
+
+LEARNER = "prompt_learner."
+"""The part of the published models that holds the text prompts, and the fixed words around them."""
+
+FIXED_WORDS = "token_prefix", "token_suffix"
+
+CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from CLIP's own file"
+
+
+def tokens(prompts: str) -> Reading:
+    """How many vectors each block has."""
+    return lambda learned: learned[f"{prompts}.0"].shape[-2]
+
+
+def depth(prompts: str) -> Reading:
+    """How many blocks have prompts."""
+    return lambda learned: sum(name.startswith(f"{prompts}.") for name in learned)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The checkpoints of one method, as its published code writes and reads them.
+
+    Attributes:
+        repository: on GitHub, whose code it is.
+        folder: below the output folder, called as the trainer registers what it saves.
+        names: their name of a parameter in the whole model -> ours. `{block}` stands for 1, 2, ...; `{below}` for the
+            one before.
+        shape: settings of our method, each with how the tensors (by our names) tell it.
+        config: their settings that decide the shape of the model that is loaded into -> ours; below `TRAINER`.
+        root: the part of the model that is saved, to which the names in a file are relative; empty: all of it.
+        left_out: what their own files have besides, and ours have not.
+    """
+
+    repository: str
+    folder: str
+    names: Mapping[str, str]
+    shape: Mapping[str, Reading]
+    config: Mapping[str, str]
+    root: str = ""
+    left_out: tuple[str, ...] = (CLIP_WEIGHTS,)
+    pairs: Mapping[str, str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pairs = {
+            theirs.format(block=block, below=block - 1): ours.format(block=block)
+            for theirs, ours in self.names.items()
+            for block in (BLOCKS if "{" in theirs else BLOCKS[:1])
+        }
+        object.__setattr__(self, "pairs", pairs)
+
+    def whole(self, state: Tensors) -> dict[str, Tensor]:
+        """A file's tensors by their names in the whole model."""
+        # Training on several GPUs may have put a "module." before each.
+        names = {name: name.removeprefix("module.") for name in state}
+        return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
+
+    def learned(self, state: Tensors) -> dict[str, Tensor]:
+        """What the method learns, by our names, of a file's tensors; {} where one that all files have is missing."""
+        whole = self.whole(state)
+        if not all(theirs in whole for theirs in self.names if "{" not in theirs):
+            return {}
+        return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+
+    def fixed_words(self, state: Tensors) -> FixedWords | None:
+        """The words of all classes around the learned vectors, if a file's tensors hold them."""
+        whole = self.whole(state)
+        before, behind = (whole.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
+        if before is None or behind is None or before.dim() != 3 or before.shape[::2] != behind.shape[::2]:
+            return None
+        return FixedWords(before, behind)
+
+    def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
+        """A file's tensors, of ours and the words around them."""
+        theirs = {ours: theirs for theirs, ours in self.pairs.items()}
+        whole = {theirs[ours]: tensor for ours, tensor in learned.items()}
+        if words is not None:
+            whole |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
+        return {name.removeprefix(self.root): tensor for name, tensor in whole.items()}
+
+
+CONTEXT = {"prompt_learner.ctx": "text_prompts.0"}
+TEXT = {**CONTEXT, "text_encoder.transformer.resblocks.{block}.VPT_shallow": "text_prompts.{block}"}
+VISION = {
+    "image_encoder.VPT": "vision_prompts.0",
+    "image_encoder.transformer.resblocks.{block}.VPT_shallow": "vision_prompts.{block}",
+}
+TEXT_SHAPE = {"text_tokens": tokens("text_prompts"), "text_depth": depth("text_prompts")}
+VISION_SHAPE = {"visual_tokens": tokens("vision_prompts"), "visual_depth": depth("vision_prompts")}
+VISION_CONFIG = {"N_CTX_VISION": "visual_tokens", "PROMPT_DEPTH_VISION": "visual_depth"}
+BOTH_CONFIG = {"N_CTX_TEXT": "text_tokens", "PROMPT_DEPTH_TEXT": "text_depth", "CTX_INIT": "phrase", **VISION_CONFIG}
+
+
+def _below(trainer: str, config: Mapping[str, str]) -> dict[str, str]:
+    return {f"{trainer}.{theirs}": ours for theirs, ours in config.items()}
+
+
+COOP = Layout(
+    repository="KaiyangZhou/CoOp",
+    folder="prompt_learner",
+    root=LEARNER,
+    names=CONTEXT,
+    shape={
+        "text_tokens": tokens("text_prompts"),
+        "class_specific": lambda learned: learned["text_prompts.0"].dim() == 3,
+    },
+    config=_below(
+        "COOP",
+        {
+            "N_CTX": "text_tokens",
+            "CTX_INIT": "phrase",
+            "CSC": "class_specific",
+            "CLASS_TOKEN_POSITION": "position",
+        },
+    ),
+    left_out=(),
+)
+IVLP = Layout(
+    repository="muzairkhattak/multimodal-prompt-learning",
+    folder="VLPromptLearner",
+    names={**TEXT, **VISION},
+    shape={**TEXT_SHAPE, **VISION_SHAPE},
+    config=_below("IVLP", BOTH_CONFIG),
+)
+
+LAYOUTS = {
+    "coop": COOP,
+    "cocoop": Layout(
+        repository="KaiyangZhou/CoOp",
+        folder="prompt_learner",
+        root=LEARNER,
+        names={
+            **CONTEXT,
+            "prompt_learner.meta_net.linear1.weight": "meta_net.linear1.weight",
+            "prompt_learner.meta_net.linear1.bias": "meta_net.linear1.bias",
+            "prompt_learner.meta_net.linear2.weight": "meta_net.linear2.weight",
+            "prompt_learner.meta_net.linear2.bias": "meta_net.linear2.bias",
+        },
+        shape={"text_tokens": tokens("text_prompts")},
+        config=_below("COCOOP", {"N_CTX": "text_tokens", "CTX_INIT": "phrase"}),
+        left_out=(),
+    ),
+    "kgcoop": replace(
+        COOP,
+        repository="htyao89/KgCoOp",
+        left_out=("`bias_vectors` and `meta_net`, which that code builds and never uses",),
+    ),
+    "vpt": Layout(
+        repository="muzairkhattak/multimodal-prompt-learning",
+        folder="prompt_learner",
+        names=VISION,
+        shape=VISION_SHAPE,
+        config=_below("VPT", VISION_CONFIG),
+    ),
+    "ivlp": IVLP,
+    "maple": Layout(
+        repository="muzairkhattak/multimodal-prompt-learning",
+        folder="MultiModalPromptLearner",
+        names={
+            **CONTEXT,
+            "prompt_learner.proj.weight": "projections.0.weight",
+            "prompt_learner.proj.bias": "projections.0.bias",
+            "prompt_learner.compound_prompts_text.{below}": "text_prompts.{block}",
+            "prompt_learner.compound_prompt_projections.{below}.weight": "projections.{block}.weight",
+            "prompt_learner.compound_prompt_projections.{below}.bias": "projections.{block}.bias",
+        },
+        shape={"text_tokens": tokens("text_prompts"), "depth": depth("text_prompts")},
+        config=_below("MAPLE", {"N_CTX": "text_tokens", "PROMPT_DEPTH": "depth", "CTX_INIT": "phrase"}),
+    ),
+    "promptsrc": replace(IVLP, repository="muzairkhattak/PromptSRC", config=_below("PROMPTSRC", BOTH_CONFIG)),
+    "syncclip": Layout(
+        repository="XiaoBuL/SYNC-CLIP",
+        folder="SynCLIP",
+        names={
+            **IVLP.names,
+            "image_encoder.SYN_VPT": "synthetic_prompts.0",
+            "syn_prompt.{below}": "synthetic_prompts.{block}",
+        },
+        shape={**IVLP.shape, "domain_tokens": tokens("synthetic_prompts")},
+        config=_below("SynCLIP", {**BOTH_CONFIG, "N_CTX_VISION_SYN": "domain_tokens"}),
+        left_out=(CLIP_WEIGHTS, "each visual block's `syn_projection`, which that code builds and never uses"),
+    ),
+}
+"""By our names of the methods."""
+
+
+def find_layout(method: str) -> Layout:
+    """The layout of a method's published checkpoints.
+
+    Raises:
+        UserError: the method learns nothing, or no published code of it is known here.
+    """
+    if method not in LAYOUTS:
+        reason = "is none of them" if find_method(method).data else "learns nothing"
+        raise UserError(
+            f"training.method: {method!r} {reason}; checkpoints of published code are known for {', '.join(LAYOUTS)}"
+        )
+    return LAYOUTS[method]
+
+
+def recognise(state: Tensors) -> list[str]:
+    """The methods that explain most of a file's tensors; several where their files are alike."""
+    counts = {method: len(layout.learned(state)) for method, layout in LAYOUTS.items()}
+    most = max(counts.values())
+    return [method for method, count in counts.items() if count == most > 0]
+
+
+class FixedWords(NamedTuple):
+    """Token embeddings of all classes' sentences, as far as they are not learned.
+
+    Published code drops them when it loads, for then the current classes decide. Here they tell whether these are the
+    classes, phrase and weights that the prompts were learned with.
+    """
+
+    before: Tensor  # (C, 1, width), the start token
+    behind: Tensor  # (C, context - 1 - n, width), the rest of the phrase, the name, full stop, end and padding
+
+    @classmethod
+    def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
+        """Those of a method with these settings; the name is the last word, wherever it is put among the vectors.
+
+        Raises:
+            UserError: a sentence does not fit the context.
+        """
+        if isinstance(settings, ContextSettings):
+            tokens = context_places(clip, classnames, settings)
+        else:
+            tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+        n, length = tokens.slots.shape[1], tokens.embeddings.shape[1]
+        padding = clip.text.token_embedding.weight[0].detach()  # CLIP's tokenizer pads with token 0
+        whole = padding.expand(len(classnames), clip.context, -1).cpu().clone()
+        whole[:, :length] = tokens.embeddings.cpu()
+        return cls(whole[:, :1], whole[:, 1 + n :])
+
+    def differing(self, other: FixedWords) -> list[int]:
+        """The classes whose words behind the learned vectors differ, up to the rounding of half precision."""
+        length = min(self.behind.shape[1], other.behind.shape[1])
+        same = alike(self.behind[:, :length], other.behind[:, :length]).all(dim=-1)
+        return [int(label) for label in (~same).nonzero().flatten()]
+
+
+def alike(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Which vectors (…, width) are equal up to the rounding of half precision, or of a mean taken in it."""
+    ours, theirs = ours.float(), theirs.float()
+    near: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
+    return near

@@ -1,0 +1,99 @@
+"""The words of CLIP's vocabulary that are nearest to learned vectors of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.clip.backbone import load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.datasets import load_benchmark
+from syncclip.runs.resolve import finished_run
+from syncclip.training.run_folder import PROMPTS
+
+TEXT_PROMPTS = "text_prompts."
+END_OF_WORD = "</w>"
+
+
+class Neighbour(NamedTuple):
+    """A word of the vocabulary; a piece that a word goes on behind ends with a hyphen."""
+
+    word: str
+    distance: float  # Euclidean, between vector and token embedding
+
+
+def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
+    """The words whose token embeddings are nearest to each vector, nearest first.
+
+    Distances are those of the scripts `interpret_prompt.py` of CoOp and MaPLe; deeper blocks' vectors are compared
+    with token embeddings too, as there, though no word ever stands in those blocks.
+
+    Args:
+        vectors: (n, width).
+    """
+    embeddings = clip.text.token_embedding.weight.detach().float()
+    # Not by way of inner products, whose cancellation would put a word at some distance from itself.
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(vectors.to(embeddings), embeddings, compute_mode=exact)
+    nearest = distances.topk(min(count, len(embeddings)), largest=False)
+    return [
+        [Neighbour(_word(clip.backbone.tokenizer, token), distance) for token, distance in zip(*row, strict=True)]
+        for row in zip(nearest.indices.tolist(), nearest.values.tolist(), strict=True)
+    ]
+
+
+def _word(tokenizer: Any, token: int) -> str:
+    """A token as text, by open_clip's own tokenizer or one of Hugging Face's."""
+    if hasattr(tokenizer, "decoder"):
+        written = str(tokenizer.decoder.get(token, f"#{token}"))
+    else:
+        written = str(tokenizer.tokenizer.convert_ids_to_tokens(token))
+    letters, bytes_of = written.removesuffix(END_OF_WORD), _bytes()
+    if letters.startswith("<|") or not all(letter in bytes_of for letter in letters):
+        return written  # start and end, and vocabularies of another kind
+    text = bytes(bytes_of[letter] for letter in letters).decode(errors="replace")
+    return text if written.endswith(END_OF_WORD) else f"{text}-"
+
+
+@cache
+def _bytes() -> dict[str, int]:
+    """CLIP's vocabulary writes each byte as a letter; the byte of each letter."""
+    from open_clip.tokenizer import bytes_to_unicode
+
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}
+
+
+def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Headings and one row for each learned vector of a run's text: block, vector, and the `count` nearest words.
+
+    Blocks and vectors count from 1. Vectors that a class has of its own stand with its name.
+
+    Args:
+        run: a finished run's folder or URL.
+
+    Raises:
+        UserError: no finished run is there, or it learns no vectors of the text.
+    """
+    recipe, folder = finished_run(run)
+    learned = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
+    if not blocks:
+        raise UserError(f"{run}: method {recipe.training.method!r} learns no vectors of the text, so no word is near")
+    storage.configure(recipe.storage.options)
+    clip = PromptedClip(load_backbone(recipe.backbone))
+    own = learned[blocks[0][1]].dim() == 3
+    names = load_benchmark(recipe.benchmark).classnames if own else [""]
+    rows: list[Sequence[object]] = []
+    for block, prompts in blocks:
+        for name, vectors in zip(names, learned[prompts] if own else learned[prompts][None], strict=True):
+            for vector, words in enumerate(nearest_words(clip, vectors, count), start=1):
+                told = ", ".join(f"{word} {distance:.4f}" for word, distance in words)
+                rows.append([block + 1, *([name] if own else []), vector, told])
+    return ["block", *(["class"] if own else []), "vector", "nearest words, Euclidean distance"], rows

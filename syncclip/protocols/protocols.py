@@ -1,0 +1,149 @@
+"""The protocols as one table: what is trained on what, where it is tested, which numbers are shown.
+
+MERGED Published figures, each with its source, from `published.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from syncclip.core.settings import Settings, UserError
+from syncclip.datasets.catalog import DATASETS
+from syncclip.recipe.files import nearest
+
+TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
+"""The eleven data sets with training pictures."""
+HALVES = {"base": "base", "novel": "novel", "hm": "HM"}
+OPEN = {"open_base": "open base", "open_novel": "open novel", "open_hm": "open HM"}
+ACCURACY = {"open_all": "accuracy"}
+
+Apart = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Data set -> method -> recipe values."""
+SHORT: Apart = {"imagenet": {"coop": {"training.epochs": 50}}}
+"""CoOp's authors train on ImageNet for 50 epochs, however many shots there are (`COOP.md` of KaiyangZhou/CoOp)."""
+FINE: Apart = {
+    name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
+    for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
+}
+"""PromptSRC's authors have another Gaussian for few shots of these (their configuration of few-shot learning)."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One protocol of the literature.
+
+    Attributes:
+        recipe: which arms learn what; it is laid over the authors' recipe of each data set.
+        runs: the folder of its runs; protocols that read the same runs name the same.
+        metrics: keys of `results.json` and their headings. Of a single one, a table shows all data sets side by side.
+        datasets: that are trained on.
+        apart: values of a method's arms on data sets that its authors treat otherwise than the rest; over the recipe's.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    runs: str
+    metrics: Mapping[str, str]
+    datasets: tuple[str, ...] = TRAINED
+    apart: Apart = field(default_factory=dict)
+
+
+_PROTOCOLS = (
+    Protocol(
+        "base-to-novel", "Base to novel, each half among its own classes",
+        "protocols/base_to_novel", "base_to_novel", HALVES, apart=SHORT,
+    ),
+    Protocol(
+        "open-vocabulary", "Open vocabulary, both halves among all classes",
+        "protocols/base_to_novel", "base_to_novel", OPEN, apart=SHORT,
+    ),
+    Protocol(
+        "few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY,
+        apart={**SHORT, **FINE},
+    ),
+    Protocol(
+        "cross-dataset", "Prompts of ImageNet on other data sets",
+        "protocols/cross_dataset", "transfer", ACCURACY, ("imagenet",),
+    ),
+    Protocol(
+        "domain-generalisation", "Prompts of ImageNet on its variants",
+        "protocols/domain_generalisation", "transfer", ACCURACY, ("imagenet",),
+    ),
+    Protocol("losses", "What each part of SYNC-CLIP is worth (Table 5)", "protocols/losses", "losses", HALVES | OPEN),
+    Protocol(
+        "data-use", "Real, synthetic, both (Table 6)", "protocols/data_use", "data_use", HALVES | OPEN, apart=SHORT
+    ),
+    Protocol("growing", "Growing synthetic data (Figure 7)", "protocols/growing", "growing", HALVES | OPEN),
+)  # fmt: skip
+
+PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+AVERAGE = "average"
+
+
+class Figures(Settings):
+    """What one source tells of several methods: method -> metric -> per cent."""
+
+    protocol: str
+    over: str
+    setting: str
+    source: str
+    methods: dict[str, dict[str, float]]
+
+
+class Gain(Settings):
+    """What one source tells of the difference of two methods, in points."""
+
+    protocol: str
+    over: str
+    method: str
+    against: str
+    metric: str
+    points: float
+    source: str
+
+
+class Published(Settings):
+    """All that is known."""
+
+    figures: list[Figures]
+    gains: list[Gain]
+
+    def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
+        """Metric -> per cent of a method, trained as its authors did; empty where nothing is known."""
+        found: dict[str, float] = {}
+        for one in self.figures:
+            if (one.protocol, one.over) == (protocol, over):
+                found |= one.methods.get(method, {})
+        return found
+
+    def sources(self, protocol: str) -> Sequence[str]:
+        """Where the figures of a protocol come from."""
+        told = [f"{one.source}; {one.setting}" for one in self.figures if one.protocol == protocol]
+        return [*told, *(one.source for one in self.gains if one.protocol == protocol)]
+
+
+@cache
+def published() -> Published:
+    """The figures that come with the package."""
+    text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
+    return Published.model_validate(yaml.safe_load(text))

@@ -1,0 +1,193 @@
+"""A protocol from beginning to end: synthetic sets, runs on all data sets and seeds, tables beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets.check import require_root
+from syncclip.protocols import report
+from syncclip.protocols.protocols import Protocol, find_protocol
+from syncclip.protocols.scores import gather
+from syncclip.recipe.files import nearest
+from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import Arm
+from syncclip.runs import resolve
+from syncclip.storage import places
+from syncclip.studies import findings, outputs
+from syncclip.studies.cells import CellRun, prepare, run_cells
+from syncclip.studies.grid import cells
+from syncclip.studies.run import ensure_set, failures, with_amounts
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A finished reproduction: where it lies, its rows (see `scores.gather`), and its page."""
+
+    url: str
+    table: pd.DataFrame
+    page: str
+
+
+def reproduce(
+    name: str,
+    root: str,
+    datasets: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    out: str | None = None,
+    synthetic: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Reproduction:
+    """Run a protocol on whatever Ray finds, and write its tables and its page; see the package for the files.
+
+    Killed at any time, the same call goes on: shards, runs and tests that are done are not done again. All runs of the
+    first seed come before those of the next. A run that fails doesn't stop the others.
+
+    Args:
+        name: of the protocol.
+        root: the folder of all data sets, as CoOp lays them out.
+        datasets: to train on; all of the protocol by default.
+        methods: whose arms are run; all of the protocol by default.
+        out: folder or URL; by default `<storage.root>/reproduction`.
+        synthetic: folder or URL of synthetic sets, one for each data set and called like it, instead of drawing.
+        overrides: "section.key=value" for the recipes of all data sets; they win, over an arm's own values, too.
+
+    Raises:
+        UserError: no such protocol, data set or method; data or a set is missing; or, after everything else was
+            written, some runs failed: the sentence names them.
+    """
+    protocol = find_protocol(name)
+    recipes = recipes_of(protocol, root, datasets, methods, overrides)
+    first = next(iter(recipes.values()))
+    storage.configure(first.storage.options)
+    require_root(root)
+    _check_data(recipes)
+    url = places.absolute(out or storage.join(first.storage.root, "reproduction"))
+    prepared = {
+        one: _prepared(recipe, protocol, storage.join(url, one), synthetic and storage.join(synthetic, one))
+        for one, recipe in recipes.items()
+    }
+    waiting = [run for runs in prepared.values() for run in runs]
+    ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=name)
+    found = {run.url: run for run in ended}
+    prepared = {one: [found[run.url] for run in runs] for one, runs in prepared.items()}
+    for one, runs in prepared.items():
+        _write_study(recipes[one], storage.join(url, one, protocol.runs), runs)
+    table = gather(protocol, prepared)
+    page = report.write(protocol, table, url)
+    if failed := {f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error}:
+        raise UserError(failures(failed, len(waiting), url))
+    return Reproduction(url, table, page)
+
+
+def recipes_of(
+    protocol: Protocol,
+    root: str,
+    datasets: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> dict[str, Recipe]:
+    """Data set -> its recipe, of some data sets or of all that the protocol trains on.
+
+    Raises:
+        UserError: the protocol trains on no such data set; see `recipe_of` for the rest.
+    """
+    if unknown := [one for one in datasets if one not in protocol.datasets]:
+        raise UserError(f"{protocol.name} is not trained on {unknown[0]!r}; {nearest(unknown[0], protocol.datasets)}")
+    chosen = [one for one in protocol.datasets if not datasets or one in datasets]
+    return {one: recipe_of(protocol, one, root, methods, overrides) for one in chosen}
+
+
+def recipe_of(
+    protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> Recipe:
+    """The protocol's recipe over the authors' recipe of a data set, with the arms of some methods alone.
+
+    An arm's own values give way to those that its authors have for this data set, and both to the command line.
+
+    Raises:
+        UserError: no arm is of one of the methods; or an override is wrong.
+    """
+    recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
+    there = {arm.method for arm in recipe.study.arms}
+    if unknown := [method for method in methods if method not in there]:
+        raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {nearest(unknown[0], sorted(there))}")
+    given = {override.partition("=")[0] for override in overrides}
+    apart = protocol.apart.get(dataset, {})
+    arms = [
+        _yielding(arm, apart.get(arm.method, {}), given)
+        for arm in recipe.study.arms
+        if not methods or arm.method in methods
+    ]
+    values = {"name": dataset, "benchmark.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
+    return resolve.grounded(recipe.with_values(values))
+
+
+def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
+    """The arm with a data set's values over its own, and without those that the command line gives to all."""
+    values = {**arm.overrides, **apart}
+    return arm.model_copy(update={"overrides": {key: values[key] for key in values if key not in given}})
+
+
+def _check_data(recipes: Mapping[str, Recipe]) -> None:
+    """Refuse early what would be refused after hours."""
+    wanted = [
+        (settings, _choices(recipe) if settings is recipe.benchmark else set())
+        for recipe in recipes.values()
+        for settings in [
+            recipe.benchmark,
+            *(BenchmarkSettings(name=name, root=recipe.benchmark.root) for name in recipe.evaluation.transfer),
+        ]
+    ]
+    problems = {one.name: problem for one, choices in wanted if (problem := _problem(one, choices)) is not None}
+    if problems:
+        name, reason = next(iter(problems.items()))
+        also = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
+        raise UserError(
+            f"{len(problems)} of {len(wanted)} data sets can't be read; {name}: {reason}{also}; `syncclip benchmarks "
+            "check` tells more, and --dataset names those to go on with"
+        )
+
+
+def _choices(recipe: Recipe) -> set[tuple[int, int]]:
+    """The shots and seeds by which the runs of a data set choose real pictures."""
+    shots = {
+        arm.overrides.get("benchmark.shots", recipe.benchmark.shots)
+        for arm in recipe.study.arms
+        if arm.trained and arm.data != "synthetic"
+    }
+    given = recipe.benchmark.seed
+    return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
+
+
+def _problem(settings: BenchmarkSettings, choices: set[tuple[int, int]]) -> str | None:
+    try:
+        benchmark = load_benchmark(settings)
+        if benchmark.whole_train is not None:  # packed, perhaps without the pictures of a choice
+            for shots, seed in sorted(choices):
+                benchmark.few_shot(shots, seed)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | None) -> list[CellRun]:
+    """The runs of one data set, its synthetic set drawn where there is none."""
+    if synthetic is not None:
+        recipe = recipe.with_values({"training.synthetic": synthetic})
+    there = ensure_set(recipe, url)
+    recipe, _ = with_amounts(recipe, there)
+    return prepare(recipe, cells(recipe.study), storage.join(url, protocol.runs), there.url if there else None)
+
+
+def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
+    """What makes the folder of a data set one that `syncclip report` reads."""
+    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+    findings.write_state(recipe, url, runs, [])
+    outputs.write_table(storage.join(url, outputs.TABLE), findings.cell_table(runs, recipe.evaluation.split))

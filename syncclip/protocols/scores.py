@@ -1,0 +1,200 @@
+"""From runs to numbers: one row a run and benchmark, means over seeds, averages over data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from syncclip.evaluation.predict import harmonic_mean
+from syncclip.protocols.protocols import AVERAGE, Protocol, published
+from syncclip.runs.evaluate import transfer_results
+from syncclip.studies.cells import CellRun
+
+MEANS = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
+"""Metrics that are made of means, as the literature makes them: first the means, then their harmonic mean."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method as a protocol runs it: the arm, and how much it learns from."""
+
+    arm: str
+    method: str
+    data: str
+    shots: int
+    images_per_class: int | None
+
+    @property
+    def name(self) -> str:
+        """For tables: `syncclip, both`; the arm's name alone, where it tells the data itself."""
+        return self.arm if self.data == "none" or self.data in self.arm.split("-") else f"{self.arm}, {self.data}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a line reached on one data set, or on average; metrics without a finished run are absent.
+
+    Attributes:
+        done, wanted: runs.
+    """
+
+    means: Mapping[str, float]
+    done: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All numbers of a protocol.
+
+    Attributes:
+        tests: benchmarks that runs are tested on, in order.
+        targets: those that are averaged over; without the one trained on, where prompts go to others.
+        setting: what the runs stand on: backbone and seeds, in words.
+        whole: whether these are all that the protocol is about, so that an average can be held against published ones.
+        of: (line, benchmark or "average") -> its score.
+    """
+
+    protocol: Protocol
+    lines: Sequence[Line]
+    tests: Sequence[str]
+    targets: Sequence[str]
+    setting: str
+    whole: bool
+    of: Mapping[tuple[Line, str], Score]
+
+    def published(self, line: Line, over: str) -> dict[str, float]:
+        """Published figures that this line can be held against; averages only with all data sets."""
+        if over == AVERAGE and not self.whole:
+            return {}
+        usual = line.data in ("none", "both" if line.method == "syncclip" else "real")
+        return published().of(self.protocol.name, over, line.method) if usual else {}
+
+    def label(self, line: Line) -> str:
+        """What a table calls a line: its amount of synthetic pictures stands there where lines differ in it."""
+        amounts = {one.images_per_class for one in self.lines} - {None}
+        amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
+        return line.name + (amount if len(amounts) > 1 else "")
+
+    @property
+    def done(self) -> int:
+        """Tests that are done."""
+        return sum(self.of[line, test].done for line in self.lines for test in self.tests)
+
+    @property
+    def wanted(self) -> int:
+        """Tests that the protocol asks for, of the data sets and methods chosen."""
+        return sum(self.of[line, test].wanted for line in self.lines for test in self.tests)
+
+
+def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
+    """One row for each run and benchmark that it is tested on, done or not.
+
+    Columns: trained_on, tested_on, backbone, arm, method, data (none for zero-shot), shots, images_per_class (null
+    where it learns from no synthetic pictures), seed (null for zero-shot), status, and the protocol's metrics, per
+    cent.
+    """
+    rows = []
+    for dataset, cells in runs.items():
+        for run in cells:
+            arm, recipe = run.cell.arm, run.recipe
+            for test in [dataset, *recipe.evaluation.transfer]:
+                results = _results(run, test if test != dataset else None)
+                rows.append(
+                    {
+                        "trained_on": dataset,
+                        "tested_on": test,
+                        "backbone": " ".join(filter(None, [recipe.backbone.name, recipe.backbone.pretrained])),
+                        "arm": arm.name,
+                        "method": arm.method,
+                        "data": arm.data if arm.trained else "none",
+                        "shots": recipe.benchmark.shots,
+                        "images_per_class": run.cell.images_per_class,
+                        "seed": run.cell.seed,
+                        "status": run.status,
+                        **{metric: results.get(metric) for metric in protocol.metrics},
+                    }
+                )
+    table = pd.DataFrame(rows)
+    return table.astype({"images_per_class": "Int64", "seed": "Int64", **dict.fromkeys(protocol.metrics, "float64")})
+
+
+def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
+    """Means over seeds of every line on every benchmark, and averages over the benchmarks.
+
+    Prompts that are carried to other benchmarks are averaged over these alone, as in the literature. A mean is over the
+    seeds that are done; an average is there only where every benchmark has a mean.
+    """
+    groups: dict[tuple[Line, str], list[dict[str, Any]]] = {}
+    for row in table.to_dict("records"):
+        amount = None if pd.isna(row["images_per_class"]) else int(row["images_per_class"])
+        line = Line(row["arm"], row["method"], row["data"], row["shots"], amount)
+        groups.setdefault((line, row["tested_on"]), []).append({str(key): value for key, value in row.items()})
+    lines, tests = _ordered(line for line, _ in groups), list(dict.fromkeys(test for _, test in groups))
+    found = {key: _score(protocol, rows) for key, rows in groups.items()}
+    targets = [test for test in tests if test not in set(table["trained_on"])] or tests
+    for line in lines:
+        found[line, AVERAGE] = _average(protocol, [found[line, test] for test in targets])
+    whole = set(tests) >= set(protocol.datasets)
+    return Scores(protocol, lines, tests, targets, _setting(table), whole, found)
+
+
+def _ordered(found: Iterable[Line]) -> list[Line]:
+    """Lines method by method and arm by arm as they come, each with more and more pictures."""
+    lines = list(dict.fromkeys(found))
+    methods, arms = ([getattr(line, key) for line in lines] for key in ("method", "arm"))
+    return sorted(
+        lines,
+        key=lambda line: (
+            methods.index(line.method), arms.index(line.arm), line.shots, line.images_per_class or 0
+        ),
+    )  # fmt: skip
+
+
+def _setting(table: pd.DataFrame) -> str:
+    backbones = ", ".join(dict.fromkeys(table["backbone"]))
+    amounts = sorted(set(table["images_per_class"].dropna()))
+    seeds = ", ".join(map(str, sorted(set(table["seed"].dropna()))))
+    told = [backbones]
+    if len(amounts) == 1:
+        told.append(f"{amounts[0]} synthetic picture{'s' if amounts[0] > 1 else ''} of each class")
+    return "; ".join([*told, f"seeds {seeds}"] if seeds else told)
+
+
+def _score(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Score:
+    done = [row for row in rows if row["status"] == "done"]
+    means = {}
+    for metric in protocol.metrics:
+        values = [row[metric] for row in done if not pd.isna(row[metric])]
+        if values:
+            means[metric] = sum(values) / len(values)
+    return Score(_with_harmonic(means), len(done), len(rows))
+
+
+def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:
+    means = {
+        metric: sum(one.means[metric] for one in scores) / len(scores)
+        for metric in protocol.metrics
+        if all(metric in one.means for one in scores)
+    }
+    done, wanted = sum(one.done for one in scores), sum(one.wanted for one in scores)
+    return Score(_with_harmonic(means), done, wanted)
+
+
+def _with_harmonic(means: Mapping[str, float]) -> dict[str, float]:
+    made = {
+        metric: harmonic_mean(means[first], means[second])
+        for metric, (first, second) in MEANS.items()
+        if first in means and second in means
+    }
+    return {**means, **{metric: value for metric, value in made.items() if value is not None}}
+
+
+def _results(run: CellRun, other: str | None) -> dict[str, Any]:
+    """The numbers of a run on its own benchmark or on another; none where it isn't finished."""
+    if run.status != "done":
+        return {}
+    return run.results if other is None else transfer_results(run.url, other)

@@ -1,0 +1,111 @@
+"""Files of recipes: where they are found, how one extends others, plain values from their YAML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+
+SHIPPED = Path(__file__).parent / "shipped"
+"""Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml"))
+
+
+def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
+    """(plain values, label for messages) of a recipe, with those of the recipes that it extends under its own.
+
+    Args:
+        source, base: see `Recipe.load`.
+
+    Raises:
+        UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing.
+    """
+    url, label = _find(source)
+    config = _extended(url, label, [])
+    if base is not None:
+        config = _over(config, [_extended(*_find(base), [])])
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author.
+    return {"name": Path(label).stem, **{str(k): {} if v is None else v for k, v in values.items()}}, label
+
+
+def _extended(url: str, label: str, within: list[str]) -> DictConfig:
+    """A recipe's values over those of the recipes that it extends; `within` are those that extend it."""
+    config = _parse(url, label)
+    named = config.pop("extends", None) or []
+    layers = []
+    for base in [named] if isinstance(named, str) else named:
+        place, below = _find(_beside(url, str(base)))
+        if place in [*within, url]:
+            raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them stand alone")
+        layers.append(_extended(place, below, [*within, url]))
+    return _over(config, layers)
+
+
+def _over(config: DictConfig, layers: Sequence[DictConfig]) -> DictConfig:
+    """The values of a recipe over those of others, which don't give it their name."""
+    for layer in layers:
+        layer.pop("name", None)
+    return DictConfig(OmegaConf.merge(*layers, config))
+
+
+def _beside(url: str, base: str) -> str:
+    """The recipe that the one at `url` calls `base`: a shipped one, or a path from where it lies."""
+    folder = url.rpartition("/")[0]
+    absolute = base.startswith("/") or "://" in base
+    return base if base in shipped() or absolute or not folder else storage.join(folder, base)
+
+
+def _find(source: str) -> tuple[str, str]:
+    """(path or URL, label for messages) of a recipe."""
+    known, name = shipped(), source.removeprefix("recipes/").removesuffix(".yaml")
+    if name in known and (source == name or not storage.exists(source)):
+        return str(SHIPPED / f"{name}.yaml"), f"{name}.yaml"
+    if not storage.exists(source):
+        if re.fullmatch(r"[\w-]+", source):
+            raise UserError(
+                f"there is no recipe {source!r}; {nearest(source, known)} Shipped are {', '.join(known)}; "
+                "or give the path of a YAML file"
+            )
+        raise UserError(f"{source}: no such file; give a YAML file or a shipped recipe ({', '.join(known)})")
+    if storage.is_local(source) and storage.local_path(source).is_dir():
+        raise UserError(f"{source}: this is a folder; give a YAML file or a shipped recipe ({', '.join(shipped())})")
+    return source, source.rstrip("/").rpartition("/")[2]
+
+
+def _parse(url: str, label: str) -> DictConfig:
+    try:
+        config = OmegaConf.create(storage.read_bytes(url).decode(errors="replace"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{label}{place}: not readable as YAML ({getattr(error, 'problem', None) or error})") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
+    return config
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
+    """`did you mean 'x'?`, or all that there is where nothing is near."""
+    begun = [one for one in known if name and one.startswith(name)]
+    close = begun or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

@@ -1,0 +1,270 @@
+"""The recipe: one experiment as one typed value, composed of the settings that live beside their parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError, model_validator
+
+from syncclip import storage
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.core.settings import RefusalError, Settings, UserError, explain
+from syncclip.datasets import BenchmarkSettings
+from syncclip.methods import METHODS, MethodsSettings, find_method
+from syncclip.recipe.files import nearest, read, shipped
+from syncclip.recipe.study import StudySettings
+from syncclip.storage import StorageSettings
+from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.training.settings import EvaluationSettings, TrainingSettings
+
+COMMAND_LINE = "command line"
+
+NO_TRACE = (
+    "synthetic",
+    "ahead",
+    "cache_images",
+    "cache_bytes",
+    "cache_folder",
+    "check_shards",
+    "loaders",
+    "corrupt_limit",
+    "trackers",
+    "tracking_project",
+    "mlflow_uri",
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "keep_best",
+    "max_failures",
+)
+"""Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
+what it holds is told by its own plan."""
+
+ROUNDING = ("workers", "min_workers", "accumulate")
+"""Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
+
+
+class Recipe(Settings):
+    """Everything that decides an experiment. Each section is documented where its class is.
+
+    `methods` holds the settings of every method, so that a study can give each its own learning rate; a run reads
+    only those of `training.method`.
+    """
+
+    name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """How folders are called; the file's name where it is not given."""
+    benchmark: BenchmarkSettings = BenchmarkSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    methods: MethodsSettings = MethodsSettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    study: StudySettings = StudySettings()
+    storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Recipe:
+        for key, method, data in [
+            ("training", self.training.method, self.training.data),
+            *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
+        ]:
+            if method not in METHODS and ":" not in method:
+                raise RefusalError(f"{key}.method", f"there is no method {method!r}; {nearest(method, METHODS)}")
+            try:
+                self.methods.of(method)
+            except UserError as error:
+                raise RefusalError(f"{key}.method", str(error)) from error
+            uses = find_method(method).data
+            if uses and data not in uses:
+                choice = " or ".join(map(repr, uses))
+                raise RefusalError(f"{key}.data", f"{method!r} can't learn from {data!r}; give it {choice}")
+        return self
+
+    @classmethod
+    def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None) -> Recipe:
+        """Read a recipe and apply overrides; the overrides win.
+
+        Args:
+            source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
+                file may use OmegaConf's interpolation, such as `${training.seed}`, leave out whatever has a default,
+                and begin with `extends: RECIPE`, another recipe whose values stand where it has none of its own; of a
+                list of such, the later ones win.
+            overrides: "section.key=value"; the value is read as YAML.
+            base: a recipe that is extended as if it stood first in the file's list.
+
+        Raises:
+            UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
+                holds file, key, reason and remedy.
+        """
+        values, label = read(source, base)
+        recipe = _build(values, dict(_split(override) for override in overrides), label)
+        for arm in recipe.study.arms:
+            for settings in [arm.overrides, *({key: value} for key, many in arm.candidates.items() for value in many)]:
+                recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
+        return recipe
+
+    @classmethod
+    def of_benchmark(
+        cls,
+        source: str,
+        root: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Recipe:
+        """A recipe file, or for a benchmark's name or path a recipe of defaults.
+
+        Args:
+            root: the folder in which the benchmark is looked up.
+            values: further ones to be set; those that are None are left as they are.
+            overrides: "section.key=value", which win over all others.
+
+        Raises:
+            UserError: see `load`.
+        """
+        given = {"benchmark.root": root, **(values or {}), **dict(_split(override) for override in overrides)}
+        given = {key: value for key, value in given.items() if value is not None}
+        if source.endswith((".yaml", ".yml")):
+            return cls.load(source).with_values(given)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "benchmark"
+        return cls(name=name).with_values({"benchmark.name": source, **given})
+
+    @classmethod
+    def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe of an empty file, with overrides ("section.key=value").
+
+        Raises:
+            UserError: see `load`.
+        """
+        return cls().with_values(dict(_split(override) for override in overrides))
+
+    def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
+        """A copy in which `{"section.key": value}` are set, checked like any recipe.
+
+        Raises:
+            UserError: an unknown key, a wrong value or an impossible combination.
+        """
+        return _build(self.model_dump(mode="json"), values, origin, origin)
+
+    @property
+    def hash(self) -> str:
+        """Hex digest (16 digits) of all that decides a run's prompts and metrics, but for the synthetic set's content.
+
+        Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
+        """
+        alone = {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
+        benchmark = self.benchmark.model_dump(mode="json", exclude={"resize"})
+        if benchmark["seed"] is None:
+            benchmark["seed"] = self.training.seed
+        parts = {
+            "benchmark": benchmark,
+            "backbone": self.backbone.model_dump(mode="json"),
+            "method": self.methods.of(self.training.method).model_dump(mode="json"),
+            "training": training,
+        }
+        return digest(parts)
+
+    @property
+    def folder(self) -> str:
+        """Where everything of this recipe lies that is not sent elsewhere by `--out`: `<storage.root>/<name>`."""
+        return storage.join(self.storage.root, self.name)
+
+    @property
+    def argument(self) -> str:
+        """What a command is given to find this recipe: a shipped one's name, else the name of its file."""
+        return next((one for one in shipped() if one.rpartition("/")[2] == self.name), f"{self.name}.yaml")
+
+    def to_yaml(self) -> str:
+        """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
+
+        Passwords and keys among the storage options are left out, for the text is laid beside results.
+        """
+        values = self.model_dump(mode="json")
+        values["storage"]["options"] = _without_secrets(values["storage"]["options"])
+        text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+        return text
+
+
+def digest(value: object) -> str:
+    """Hex digest (16 digits) of a value made of JSON's types, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_secrets(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    secret = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
+    return {key: _without_secrets(inner) for key, inner in value.items() if not secret.search(str(key))}
+
+
+def _split(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UserError(f"{COMMAND_LINE}: {override!r} is no override; write section.key=value")
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
+    assert isinstance(value, dict)
+    return key, value["value"]
+
+
+def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
+    """A checked recipe from plain values; a mistake is told of `origin` if an override made it, or of `label`."""
+    values = json.loads(json.dumps(values, default=str))  # a deep copy
+    for key, value in overrides.items():
+        _set(values, key, value, origin)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        key, reason = explain(error, Recipe)
+        dotted = re.sub(r"\[(\d+)\]", r".\1", key)
+        section = f"{dotted}." if dotted else ""
+        of_override = any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(section) for one in overrides)
+        place = f"{key}: " if key and not reason.startswith(key) else ""
+        raise UserError(f"{origin if of_override else label}: {place}{reason}") from error
+
+
+def _set(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key in nested plain values; numbers count in lists."""
+    *path, last = key.split(".")
+    place: Any = values
+    for step in path:
+        if isinstance(place, list):
+            place = _item(place, step, key, origin)
+        else:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
+        if not isinstance(place, dict | list):
+            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
+    if isinstance(place, list):
+        _item(place, last, key, origin)
+        place[int(last)] = value
+    else:
+        place[last] = value
+
+
+def _item(items: list[Any], step: str, key: str, origin: str) -> Any:
+    if not step.isdigit() or int(step) >= len(items):
+        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
+    return items[int(step)]
+
+
+def learns_from_synthetic(recipe: Recipe) -> bool:
+    """Whether a run of this recipe reads the synthetic set."""
+    return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
+
+
+def shots_of(recipe: Recipe) -> tuple[int, int]:
+    """How many real pictures a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
+    seed = recipe.training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
+    return recipe.benchmark.shots, seed

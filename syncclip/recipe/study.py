@@ -1,0 +1,139 @@
+"""Settings of a study: which methods learn from what, over which amounts and seeds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from syncclip.core.settings import Settings
+
+UNTRAINED = "zeroshot"
+"""The method that learns nothing: one cell of it serves all amounts and seeds."""
+
+
+class Arm(Settings):
+    """One line of the study: a method and the data that it learns from."""
+
+    method: str
+    data: Literal["real", "synthetic", "both"] = "both"
+    name: str = ""
+    """How tables and folders call it; `method-data` where it is not given."""
+    images_per_class: list[int] | None = Field(default=None, min_length=1)
+    """Those of the study's amounts that this arm learns from; all where none are given."""
+    overrides: dict[str, Any] = Field(default={})
+    """Recipe values of this arm alone, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
+    candidates: dict[str, list[Any]] = Field(default={})
+    """Values among which `choose` picks on the validation split, key by key as in `overrides`; every combination is
+    tried."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("name") and values.get("method"):
+            method = str(values["method"]).rpartition(":")[2]
+            return {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
+        return values
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Arm:
+        if not self.name or set(self.name) & set("/\\ ") or self.name.startswith("."):
+            raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
+        empty = [key for key, values in self.candidates.items() if not values]
+        if empty:
+            raise ValueError(f"candidates of {empty[0]!r} in arm {self.name!r} are empty; give at least one value")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        """Whether the arm learns at all."""
+        return self.method != UNTRAINED
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the arm learns from synthetic pictures, so that their amount matters."""
+        return self.trained and self.data != "real"
+
+    def at(self, amounts: list[int]) -> list[int]:
+        """The arm's own among a study's amounts; the study's largest stands for larger ones that can't be had."""
+        if self.images_per_class is None:
+            return amounts
+        wanted = {min(n, max(amounts)) for n in self.images_per_class}
+        return [n for n in amounts if n in wanted]
+
+
+def _default_arms() -> list[Arm]:
+    return [
+        Arm(method=UNTRAINED),
+        Arm(method="ivlp", data="real"),
+        Arm(method="ivlp", data="synthetic"),
+        Arm(method="ivlp", data="both"),
+        Arm(method="syncclip", data="both"),
+    ]
+
+
+class StudySettings(Settings):
+    """Section `study` of a recipe: the grid arm x images per class x seed, and how it is run and analysed."""
+
+    added: ClassVar[tuple[str, ...]] = ("keep_images",)
+
+    arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
+    images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
+    """Amounts of synthetic pictures. They are drawn once, for the largest; smaller amounts are the first so many."""
+    seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
+    """A seed decides the shots, the start and the order."""
+    focus: str = "syncclip-both"
+    """The arm that is compared with all others and whose features are mapped; without it, the last arm is."""
+
+    cpus: float = Field(default=1, gt=0)
+    """CPUs that Ray sets aside for each cell."""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray sets aside for each cell; a fraction lets several share one."""
+    retries: int = Field(default=2, ge=0)
+    """How often a cell starts again after its process died or its machine was lost."""
+    keep_images: int = Field(default=256 << 20, ge=0)
+    """Bytes of tested pictures that a process keeps from cell to cell, decoded and cut to the CLIP's size."""
+
+    draws: int = Field(default=2000, ge=100)
+    """Bootstrap draws."""
+    level: float = Field(default=0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    forecast: list[int] = Field(default=[])
+    """Amounts to forecast; 4 and 16 times the largest where none are given."""
+    map_images: int = Field(default=1000, ge=1)
+    """Pictures of each domain in the feature map."""
+    choice_seeds: list[int] = Field(default=[1], min_length=1)
+    """Seeds with which `choose` tries the arms' candidates."""
+    choice_images_per_class: int | None = Field(default=None, ge=1)
+    """Synthetic pictures with which `choose` tries them; the largest amount where it is not given."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> StudySettings:
+        for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} holds a value twice: {values}")
+        if min(self.images_per_class) < 1:
+            raise ValueError(f"images_per_class is {self.images_per_class}; each amount must be at least 1")
+        if self.forecast and min(self.forecast) < 1:
+            raise ValueError(f"forecast is {self.forecast}; each amount must be at least 1")
+        for arm in self.arms:
+            if arm.synthetic and not arm.at(self.amounts):
+                raise ValueError(
+                    f"arm {arm.name!r} wants {arm.images_per_class} images per class, none of which is among the "
+                    f"study's {self.amounts}"
+                )
+        names = [arm.name for arm in self.arms]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f"two arms are called {double[0]!r}; give one of them a `name` of its own")
+        return self
+
+    @property
+    def amounts(self) -> list[int]:
+        """The amounts of synthetic pictures, ascending."""
+        return sorted(self.images_per_class)
+
+    @property
+    def focus_arm(self) -> Arm:
+        """The arm that comparisons are about."""
+        return next((arm for arm in self.arms if arm.name == self.focus), self.arms[-1])

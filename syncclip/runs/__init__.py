@@ -1,0 +1,1 @@
+"""syncclip.runs"""

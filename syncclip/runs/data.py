@@ -1,0 +1,158 @@
+"""The sets that a training learns from: found whole and of the right classes, and opened."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.datasets import Benchmark, load_benchmark
+from syncclip.recipe.recipe import Recipe, digest
+from syncclip.sets.imported import ImportedSet, read_set
+from syncclip.shards.cache import ShardCache
+from syncclip.shards.layout import committed, shard_name
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.stream.sampler import Source
+from syncclip.synthesis.plan import Plan
+from syncclip.training.settings import MixedSet, TrainingSettings
+
+
+def settled_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe, str]:
+    """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns.
+
+    Args:
+        find: where the one set of a recipe lies.
+
+    Raises:
+        UserError: see `synthetic_part`.
+    """
+    named = recipe.training.synthetic
+    if not isinstance(named, tuple):
+        url = find(recipe)
+        amount, identity = synthetic_part(recipe, url)
+        return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
+    alone = [settled_sets(recipe.with_values({"training.synthetic": one.url}), find) for one in named]
+    sets = [
+        {"url": settled.training.synthetic, "weight": one.weight}
+        for (settled, _), one in zip(alone, named, strict=True)
+    ]
+    identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
+    return recipe.with_values({"training.synthetic": sets}), identity
+
+
+def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
+    """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
+
+    The identity is a digest of all that decides those pictures; a set that grew since keeps the identity of its parts.
+
+    Raises:
+        UserError: the set is of other classes, holds too few pictures, or isn't finished that far.
+    """
+    plan = read_set(url)
+    if plan is None:
+        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.argument} --out {url}`")
+    _check_classes(recipe, plan, url)
+    wanted = recipe.training.images_per_class or plan.images_per_class
+    again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
+    if wanted > plan.images_per_class:
+        raise UserError(
+            f"training.images_per_class is {wanted}, but {url} holds "
+            f"{counted(plan.images_per_class, 'image')} per class; draw more with {again}"
+        )
+    there, shards = committed(url), plan.shards(wanted)
+    if missing := [shard for shard in shards if shard not in there]:
+        some = ", ".join(map(shard_name, missing[:3])) + (", …" if len(missing) > 3 else "")
+        raise UserError(
+            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short ({some}); finish the set with "
+            f"{again}"
+        )
+    amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
+    return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
+
+
+def real_sources(recipe: Recipe, benchmark: Benchmark, shots: int, seed: int) -> list[Source[ImageSet]]:
+    """The shots of the benchmark, and those of the sets in `training.real`.
+
+    Raises:
+        UserError: one of them shows other classes, or isn't there.
+    """
+    sources: list[Source[ImageSet]] = [_shots(recipe, benchmark, shots, seed)]
+    for one in recipe.training.real:
+        other = load_benchmark(recipe.benchmark.model_copy(update={"name": one.url, "root": None}))
+        _require_same(other.classnames, benchmark.classnames, f"{one.url} (training.real)", recipe)
+        sources.append(_shots(recipe, other, shots, seed, one.weight))
+    return sources
+
+
+def synthetic_sources(recipe: Recipe, classes: int) -> list[Source[ShardSet]]:
+    """The synthetic sets of a settled recipe.
+
+    Raises:
+        UserError: one is empty or damaged, shows a class that there is none of, or its window doesn't fit the cache.
+    """
+    training = recipe.training
+    assert training.synthetic is not None, "jobs names the set before anything is built"
+    named = (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
+    cache = shard_cache(training)
+    sources = []
+    for one in named:
+        images = ShardSet(one.url, training.corrupt_limit, cache)
+        images.check_labels(classes)
+        sources.append(Source(images, one.weight))
+    _check_room([source.images for source in sources], training)
+    return sources
+
+
+def shard_cache(training: TrainingSettings) -> ShardCache:
+    """Where remote shards are copied to: a folder that all workers of a machine share."""
+    folder = training.cache_folder or str(Path(tempfile.gettempdir()) / f"syncclip-{os.getuid()}" / "shards")
+    return ShardCache(training.cache_bytes, folder=folder, check=training.check_shards)
+
+
+def through(benchmark: Benchmark, cache: ShardCache) -> Benchmark:
+    """The benchmark, with those of its splits that are shards read through a cache."""
+    splits = benchmark.splits.items()
+    return replace(
+        benchmark,
+        splits={split: images.through(cache) if isinstance(images, ShardSet) else images for split, images in splits},
+    )
+
+
+def _shots(recipe: Recipe, benchmark: Benchmark, shots: int, seed: int, weight: float = 1.0) -> Source[ImageSet]:
+    cached = through(benchmark, shard_cache(recipe.training))
+    return Source(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
+
+
+def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
+    _require_same(plan.classnames, load_benchmark(recipe.benchmark).classnames, url, recipe)
+
+
+def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:
+    if list(found) != list(wanted):
+        pairs = enumerate(zip(found, wanted, strict=False))
+        first = next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
+        raise UserError(
+            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.benchmark.name!r}{first}; "
+            "take a set of this benchmark, or name another with training.synthetic=DIR"
+        )
+
+
+def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
+    """Refuse a window of remote shards that would be copied again and again; with no room at all none is copied."""
+    needed = 0
+    for images in sets:
+        if not storage.is_local(images.url):
+            shards = sorted((stats.bytes for stats in images.shards.values()), reverse=True)
+            needed += sum(shards if training.window is None else shards[: training.window + 1])  # the next one too
+    if 0 < training.cache_bytes < needed:
+        raise UserError(
+            f"training.cache_bytes is {training.cache_bytes:,}, but the shards that are in use at once take "
+            f"{needed:,}; set training.window to fewer shards, give it more room, or 0 to fetch each picture alone"
+        )

@@ -1,0 +1,211 @@
+"""What a finished run scores: on its own benchmark, and on others, over whose classes its prompts are laid.
+
+MERGED A run's test pictures shared out over the workers of a Ray cluster; the results are those of one, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import safetensors.torch
+
+from syncclip import storage
+from syncclip.core.ray_session import capacity, ray_session
+from syncclip.core.settings import UserError
+from syncclip.datasets import Benchmark, BenchmarkSettings
+from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, save_evaluation
+from syncclip.methods import Method, build_method
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import FrozenParts, Parts, assemble
+from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder, say
+from syncclip.training.trackers import show_results
+
+TRANSFER = "transfer"
+"""In a run's folder: a folder for each other benchmark that it was tested on."""
+
+
+def scored(
+    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+) -> dict[str, Any]:
+    """The results of a finished run on its benchmark; computed where they are missing or of other settings.
+
+    So are those on the benchmarks of `evaluation.transfer`, which `transfer_results` reads.
+
+    Args:
+        frozen: what earlier runs of this process loaded.
+        workers: of a cluster, which share the pictures out; None: this process looks at all of them. The results are
+            the same.
+    """
+    found = results_at(folder.url, recipe) or score(recipe, folder, frozen, workers)
+    for name in missing_transfers(recipe, folder.url):
+        transfer(recipe, folder, BenchmarkSettings(name=name, root=recipe.benchmark.root), frozen, workers)
+    return found
+
+
+def score(
+    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+) -> dict[str, Any]:
+    """Evaluate a finished run on its own benchmark, and write the results into its folder."""
+    parts = assemble(recipe, frozen)
+    try:
+        parts.method.load_state_dict(_prompts(folder))
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
+            "train the run anew in another folder"
+        ) from error
+    return _evaluate(recipe, folder, parts, folder.url, workers)
+
+
+def transfer(
+    recipe: Recipe,
+    folder: RunFolder,
+    other: BenchmarkSettings,
+    frozen: FrozenParts | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Evaluate a finished run over the classes of another benchmark; results go to its folder's `transfer/<name>`.
+
+    Raises:
+        UserError: what the method learned belongs to its own classes, or the benchmark isn't there.
+    """
+    elsewhere = recipe.model_copy(update={"benchmark": other})
+    parts = assemble(elsewhere, frozen)
+    if learns_for_each_class(recipe, parts):
+        raise UserError(
+            f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.benchmark.name!r}, "
+            f"which says nothing about those of {parts.benchmark.name!r}; test a run whose prompts all classes share"
+        )
+    prompts = _prompts(folder)
+    ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
+    if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
+        raise UserError(
+            f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.benchmark.name!r}, whose "
+            "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
+        )
+    parts.method.load_state_dict(prompts)
+    return _evaluate(elsewhere, folder, parts, _transfer_url(folder.url, other.name), workers)
+
+
+def transfer_results(run_url: str, name: str) -> dict[str, Any]:
+    """What `transfer` wrote about one benchmark."""
+    found = json.loads(storage.read_bytes(storage.join(_transfer_url(run_url, name), RESULTS)))
+    assert isinstance(found, dict)
+    return found
+
+
+def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
+    """The results that lie in a folder; None where there are none of the recipe's evaluation settings."""
+    place = storage.join(url, RESULTS)
+    if not storage.exists(place):
+        return None
+    found: dict[str, Any] = json.loads(storage.read_bytes(place))
+    same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
+    return found if same else None
+
+
+def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
+    """Those benchmarks of `evaluation.transfer` that the run was not tested on."""
+    return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
+
+
+def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
+    """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
+    settings = recipe.methods.of(recipe.training.method)
+    name, clip = parts.benchmark.classnames[0], parts.method.clip
+
+    def shapes(classes: int) -> list[tuple[int, ...]]:
+        few = Benchmark("few", [name] * classes, parts.benchmark.template, {})
+        method: Method = build_method(recipe.training.method, clip, few, settings, seed=0)
+        return [tuple(parameter.shape) for parameter in method.parameters()]
+
+    return shapes(2) != shapes(3)
+
+
+def _evaluate(recipe: Recipe, folder: RunFolder, parts: Parts, url: str, workers: int | None) -> dict[str, Any]:
+    """Let a method speak, and write what it says to `url`: here, or on the workers of a cluster."""
+    evaluation, method = recipe.evaluation, parts.method
+    pictures = parts.benchmark.split(evaluation.split)
+    if workers is None or not len(pictures):
+        predictions = predict(
+            method,
+            pictures,
+            parts.backbone.preprocess,
+            batch=evaluation.batch,
+            threads=recipe.training.threads,
+            candidates=parts.benchmark.only,
+        )
+    else:
+        prompts = storage.read_bytes(folder.path(PROMPTS))
+        predictions = shared_predictions(recipe, prompts, workers, len(pictures))
+    numbers = results(predictions, method.classnames, method.base, evaluation.bins)
+    numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
+    save_evaluation(url, numbers, predictions)
+    if url == folder.url:
+        show_results(folder, recipe.training, numbers, say)
+    return numbers
+
+
+def _prompts(folder: RunFolder) -> dict[str, Any]:
+    found: dict[str, Any] = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    return found
+
+
+def _transfer_url(run_url: str, name: str) -> str:
+    """Where the results on another benchmark lie; a path is called by its last part."""
+    return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
+
+
+RETRIES = 4
+"""How often a part starts again after its process died or its machine was lost."""
+
+
+def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, pictures: int) -> Predictions:
+    """What a run says about all pictures of its split, each part of them a Ray task.
+
+    A part is a pure function of what it is given, so one that is lost with its worker is done again and says the same.
+    Where the cluster has room for fewer workers, parts wait for each other.
+
+    Args:
+        recipe: of the run; its benchmark is the one that is tested on.
+        prompts: of the run, as its safetensors file has them.
+        workers: parts that the pictures are cut in.
+        pictures: how many there are.
+
+    Raises:
+        UserError: a worker can't read what the recipe names.
+    """
+    import ray
+
+    with ray_session():
+        gpu = recipe.training.device != "cpu" and workers <= capacity()["GPU"] < float("inf")
+        remote = ray.remote(predict_part).options(
+            num_cpus=recipe.training.threads,
+            num_gpus=1 if gpu or recipe.training.device == "cuda" else 0,
+            max_retries=RETRIES,
+        )
+        spec = {"recipe": recipe.model_dump(mode="json"), "prompts": prompts, "parts": workers}
+        try:
+            said = ray.get([remote.remote(spec, part) for part in range(workers)])
+        except ray.exceptions.RayTaskError as error:
+            raise getattr(error, "cause", error) from error
+    return Predictions.joined(said, pictures)
+
+
+def predict_part(spec: dict[str, Any], part: int) -> Predictions:
+    """One part's predictions; runs on a worker."""
+    recipe = Recipe.model_validate(spec["recipe"])
+    parts = assemble(recipe)
+    parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
+    return predict(
+        parts.method,
+        parts.benchmark.split(recipe.evaluation.split),
+        parts.backbone.preprocess,
+        batch=recipe.evaluation.batch,
+        threads=recipe.training.threads,
+        candidates=parts.benchmark.only,
+        part=part,
+        parts=spec["parts"],
+    )

@@ -1,0 +1,101 @@
+"""syncclip.runs.resolve"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from syncclip import storage
+from syncclip.clip.backbone import EMBEDDED
+from syncclip.core.settings import UserError
+from syncclip.datasets import load_benchmark
+from syncclip.datasets.loading import known
+from syncclip.recipe.recipe import Recipe, digest, learns_from_synthetic
+from syncclip.runs.data import settled_sets
+from syncclip.sets.imported import holds_set
+from syncclip.storage.places import absolute
+from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
+
+
+def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
+    """The recipe of the finished run in a folder or URL, and the folder.
+
+    Raises:
+        UserError: no run is there, or it isn't finished.
+    """
+    run = absolute(run)
+    place = storage.join(run, RECIPE)
+    if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
+        begun = "the run there is not finished" if storage.exists(place) else "no run there"
+        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
+    recipe = Recipe.load(place, overrides)
+    record = RunFolder(run, recipe.name, recipe.hash).record()
+    return recipe, RunFolder(run, record.name if record is not None else recipe.name, recipe.hash)
+
+
+def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
+    """Where the recipe's synthetic set lies: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
+    puts it without `out`: the first that holds a plan.
+
+    Raises:
+        UserError: it is in none of these places (the sentence names the command that makes it), or several are named.
+    """
+    named = recipe.training.synthetic
+    if isinstance(named, tuple):
+        raise UserError(
+            "training.synthetic lists several sets where only one can stand; make one of them: `syncclip shards merge`"
+        )
+    if named is not None:
+        places = [named, storage.join(named, "synthetic")]
+    else:
+        places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
+    for place in map(absolute, places):
+        if holds_set(place):
+            return place
+    raise UserError(
+        f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.argument} --out "
+        f"{places[0]}`, or name a set with training.synthetic=DIR"
+    )
+
+
+def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFolder]:
+    """The recipe with the set and amount that it will learn from written into it, and the run's folder.
+
+    The folder's hash stands for all that decides the run: the recipe's own, and what the set's part shows.
+
+    Raises:
+        UserError: see `train`.
+    """
+    storage.configure(recipe.storage.options)
+    recipe = grounded(recipe)
+    identity = ""
+    if learns_from_synthetic(recipe):
+        try:
+            recipe, identity = settled_sets(recipe, lambda one: find_synthetic(one, out))
+        except UserError:
+            load_benchmark(recipe.benchmark)  # if it isn't there either, that is the mistake to tell first
+            raise
+    else:
+        recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
+    training = recipe.training
+    method = training.method.rpartition(":")[2]  # of one's own, the class alone: ':' has a meaning in paths and URLs
+    parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
+    name = "-".join(str(part) for part in parts if part is not None)
+    run_hash = digest([recipe.hash, identity])
+    url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
+    return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
+
+
+def grounded(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
+    benchmark, backbone = recipe.benchmark, recipe.backbone
+    own = benchmark.root is None and not known(benchmark.name)
+    names = {
+        "benchmark.root": benchmark.root,
+        "benchmark.name": benchmark.name if own else None,
+        "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
+        "backbone.pretrained": backbone.pretrained,
+    }
+    names |= {f"training.real.{place}.url": one.url for place, one in enumerate(recipe.training.real)}
+    there = {key: name for key, name in names.items() if name and Path(name).expanduser().exists()}
+    return recipe.with_values({key: absolute(str(Path(name).expanduser())) for key, name in there.items()})

@@ -1,0 +1,1 @@
+"""syncclip.sets"""

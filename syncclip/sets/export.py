@@ -1,0 +1,196 @@
+"""Synthetic sets as others lay them out: a folder of folders, a data set of the Hugging Face hub, a split file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from syncclip import storage
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError
+from syncclip.sets.card import CARD, dataset_card, provenance_type
+from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
+from syncclip.shards.layout import ShardStats, committed, read_table, shard_name, table_name
+from syncclip.storage.places import absolute
+from syncclip.synthesis.plan import PLAN_NAME, Plan
+
+EXPORT = "export.json"
+"""What is being exported; written first, so that nothing else is ever mixed into the folder."""
+WRITERS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set that is exported."""
+
+    url: str
+    known: Plan | ImportedSet
+    shards: dict[int, ShardStats]
+    folders: list[str]
+    """A folder's name for each class."""
+
+    @property
+    def images(self) -> int:
+        """Pictures of the set."""
+        return sum(stats.count for stats in self.shards.values())
+
+    def table(self, shard: int) -> pa.Table:
+        """The table of a shard."""
+        return read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
+
+
+class Picture(NamedTuple):
+    """A file to be written, named by class and sample."""
+
+    path: str
+    label: int
+    data: bytes
+
+
+def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
+    """Write a whole set in a layout that others read; how many pictures.
+
+    A shard is in memory (or in a temporary file) at a time. Killed at any time, the same call goes on: files appear
+    whole or not at all, and those that are there are not written again.
+
+    Args:
+        url: folder or URL of the set.
+        out: folder or URL to write to.
+        to: one of `LAYOUTS`.
+        licence: of the pictures, as the hub abbreviates it; the card tells it.
+
+    Raises:
+        UserError: no such layout; no whole set is there, or it is damaged; the folder holds something else.
+    """
+    if to not in LAYOUTS:
+        raise UserError(f"--to {to}: there is no such layout; there are {', '.join(LAYOUTS)}")
+    out = absolute(out)
+    known = read_whole_set(url)
+    shards = committed(url)
+    source = Source(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
+    _claim(source, out, to)
+    with Progress(source.images, "pictures", "export") as progress:
+        LAYOUTS[to](source, out, progress, licence)
+    return source.images
+
+
+def folder_names(classnames: tuple[str, ...]) -> list[str]:
+    """A folder's name for each class: the class's own where a file system takes it and no other class has it."""
+    names = [re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", name).strip(" .") or "class" for name in classnames]
+    twice = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
+    return [f"{name} {label}" if name in twice else name for label, name in enumerate(names)]
+
+
+def _folder(source: Source, out: str, progress: Progress, _: str) -> None:
+    """A folder of folders, one a class."""
+    deque(_written(source, out, progress), maxlen=0)
+
+
+def _split_file(source: Source, out: str, progress: Progress, _: str) -> None:
+    """A split file as CoOp's readers take it, with all pictures in `train`, and the pictures beside it in `images`."""
+    names = source.known.classnames
+    train = [
+        (picture.path, picture.label, names[picture.label])
+        for picture in _written(source, storage.join(out, "images"), progress)
+    ]
+    name = re.sub(r"\W+", "_", source.known.benchmark).strip("_") or "synthetic"
+    content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
+    storage.write_bytes(storage.join(out, f"split_zhou_{name}.json"), content.encode())
+
+
+def _hugging_face(source: Source, out: str, progress: Progress, licence: str) -> None:
+    """The tars as they are, named as the hub's data sets name them, with a card last."""
+    folder = storage.join(out, "data")
+    there = storage.sizes(folder)
+    kind: pa.DataType = pa.null()
+    for place, (shard, stats) in enumerate(source.shards.items()):
+        name = f"train-{place:05d}-of-{len(source.shards):05d}.tar"
+        if there.get(name) != stats.bytes:
+            _copy(source, shard, storage.join(folder, name))
+        kind = provenance_type(source.table(shard)["provenance"], kind)
+        progress.update(stats.count)
+    for name in (PLAN_NAME, "imported.json"):
+        if storage.exists(storage.join(source.url, name)):
+            storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(source.url, name)))
+    recipe = storage.join(source.url, SET_RECIPE)
+    text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
+    card = dataset_card(source.known, list(source.shards.values()), kind, licence, text)
+    storage.write_bytes(storage.join(out, CARD), card.encode())
+
+
+LAYOUTS: dict[str, Callable[[Source, str, Progress, str], None]] = {
+    "folder": _folder,
+    "huggingface": _hugging_face,
+    "split-zhou": _split_file,
+}
+
+
+def _claim(source: Source, out: str, to: str) -> None:
+    place = storage.join(out, EXPORT)
+    mine = (json.dumps({"to": to, "set": content_of(source.url)}, indent=1) + "\n").encode()
+    if storage.read_bytes(place) != mine if storage.exists(place) else storage.listdir(out):
+        raise UserError(f"{out}: holds something else already; choose another folder")
+    storage.write_bytes(place, mine)
+
+
+def _pictures(source: Source, shard: int) -> Iterator[Picture]:
+    """The pictures of a shard."""
+    archive = _sound(source, shard, storage.read_bytes(storage.join(source.url, shard_name(shard))))
+    for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
+        start = row["jpg_offset"]
+        path = f"{source.folders[row['label']]}/{row['key']}.jpg"
+        yield Picture(path, row["label"], archive[start : start + row["jpg_size"]])
+
+
+def _written(source: Source, out: str, progress: Progress) -> Iterator[Picture]:
+    """Write all pictures below `out`, but for those that are there, and give each once it is there."""
+    there = {
+        f"{folder}/{name}": size
+        for folder in source.folders
+        for name, size in storage.sizes(storage.join(out, folder)).items()
+    }
+
+    def write(picture: Picture) -> Picture:
+        if there.get(picture.path) != len(picture.data):
+            storage.write_bytes(storage.join(out, picture.path), picture.data)
+        return picture
+
+    with ThreadPoolExecutor(WRITERS, thread_name_prefix="export") as writers:
+        for shard in source.shards:
+            for picture in writers.map(write, _pictures(source, shard)):
+                progress.update(1)
+                yield picture
+
+
+def _copy(source: Source, shard: int, target: str) -> None:
+    """Copy a tar, by way of a temporary file where it is remote."""
+    url = storage.join(source.url, shard_name(shard))
+    with tempfile.TemporaryDirectory(prefix="syncclip-") as folder:
+        here = storage.local_path(url) if storage.is_local(url) else Path(folder, "shard.tar")
+        if not storage.is_local(url):
+            storage.fetch(url, here)
+        with here.open("rb") as file:
+            _same(source, shard, storage.file_sha256(file))
+        storage.publish(here, target)
+
+
+def _sound(source: Source, shard: int, archive: bytes) -> bytes:
+    _same(source, shard, hashlib.sha256(archive).hexdigest())
+    return archive
+
+
+def _same(source: Source, shard: int, digest: str) -> None:
+    if digest != source.shards[shard].sha256:
+        raise UserError(
+            f"{source.url}: {shard_name(shard)} is damaged; mend the set with `syncclip shards verify --repair` first"
+        )

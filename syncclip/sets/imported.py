@@ -1,0 +1,270 @@
+"""Synthetic sets that others made: taken over into shards, they stand in for our own synthesis.
+
+Two kinds are read: a folder of pictures with a split file, as the authors' DALL-E and Stable Diffusion sets have it,
+and any WebDataset whose samples carry class ids. Files are kept as they are; only their order becomes index-major.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.progress import Progress
+from syncclip.core.settings import Settings, UserError
+from syncclip.datasets.dataset import Benchmark, Pictures, spoken
+from syncclip.datasets.files import FolderSet, few, require_files
+from syncclip.datasets.layouts import split_entries
+from syncclip.shards.images import UnreadableImageError, decode_image
+from syncclip.shards.layout import markers
+from syncclip.shards.webdataset import TarSet, index_tars, tars_in
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
+
+IMPORTED = "imported.json"
+
+
+class ImportedSet(Settings):
+    """What stands in for a plan; lies in the set's folder as imported.json.
+
+    Image k of class c is sample `k * classes + c`, where there is such an image.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("parts",)
+
+    format: int = 1
+    source: str
+    benchmark: str
+    classnames: tuple[str, ...]
+    counts: tuple[int, ...]
+    """Pictures of each class in the source."""
+    shard_size: int
+    parts: tuple[str, ...] = ()
+    """Digests of the sets that it was merged of; none where it was imported."""
+    content: str = ""
+    """Digest of all shards; empty until the last one is written."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, C."""
+        return len(self.classnames)
+
+    @property
+    def images_per_class(self) -> int:
+        """Of the class that has most; the others give all they have."""
+        return max(self.counts)
+
+    @property
+    def amounts(self) -> tuple[int, ...]:
+        """As a plan's."""
+        return (self.images_per_class,)
+
+    def shards(self, images_per_class: int | None = None) -> range:
+        """Numbers of the shards that hold the first `images_per_class` pictures of each class; all by default."""
+        wanted = self.images_per_class if images_per_class is None else images_per_class
+        return range(-(-wanted * self.classes // self.shard_size))
+
+
+def read_set(url: str) -> Plan | ImportedSet | None:
+    """What the synthetic set at `url` holds, drawn or imported; None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or its import was not finished.
+    """
+    found = _read(url)
+    if found is None:
+        return read_plan(url)
+    if not found.content:
+        made = "merge" if found.parts else "import"
+        raise UserError(f"{url}: this {made} was interrupted; run the same `syncclip shards {made}` again.")
+    return found
+
+
+def read_whole_set(url: str) -> Plan | ImportedSet:
+    """As `read_set`, of a set whose shards are all there.
+
+    Raises:
+        UserError: there is no set, or it isn't complete.
+    """
+    known = read_set(url)
+    if known is None:
+        raise UserError(f"{url}: no synthetic set there; name one that `synth` or `shards import` made.")
+    there = {stats.shard for stats in markers(url)}
+    if missing := [shard for shard in known.shards() if shard not in there]:
+        raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
+    return known
+
+
+def holds_set(url: str) -> bool:
+    """Whether a plan, or what stands in for one, is there."""
+    return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
+
+
+def import_set(source: str, benchmark: Benchmark, url: str, images: str | None = None) -> ImportedSet:
+    """Take over a synthetic set. Pictures that cannot be read leave a gap and are counted in their shard's marker.
+
+    Killed at any time, the same call writes the same shards.
+
+    Args:
+        source: a split file or the folder that holds it, of which the split `train` is read; or a folder or URL of
+            tars, of which those of `train/` are read where there is one.
+        benchmark: whose class ids the set uses, in its first order.
+        url: folder or URL to write to.
+        images: where the pictures of a split file lie; looked for beside it where not given.
+
+    Raises:
+        UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
+            another set.
+    """
+    pictures, texts = _open(source, benchmark, images)
+    classes = len(benchmark.classnames)
+    counts = np.bincount(pictures.labels, minlength=classes)
+    rounds = -(-SHARD_IMAGES // classes)
+    found = ImportedSet(
+        source=source.rstrip("/").rpartition("/")[2],
+        benchmark=benchmark.name,
+        classnames=tuple(benchmark.classnames),
+        counts=tuple(counts.tolist()),
+        shard_size=rounds * classes,
+    )
+    claim(found, url)
+    order = _index_major(pictures.labels, classes)
+    with Progress(len(order), "pictures", "import") as progress:
+        for shard in found.shards():
+            rows = order[(order[:, 0] // found.shard_size) == shard]
+            samples = [_sample(pictures, texts, benchmark, int(index), int(row)) for index, row in rows]
+            sound = [sample for sample in samples if sample is not None]
+            lost = len(samples) - len(sound)
+            write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
+            progress.update(len(rows))
+    return finish(found, url)
+
+
+def claim(found: ImportedSet, url: str) -> None:
+    """Say in a folder what will be written there; a folder that said so before goes on.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    before = _read(url)
+    if storage.listdir(url) if before is None else before.model_copy(update={"content": ""}) != found:
+        raise UserError(f"{url}: holds something else already; choose another folder.")
+    _write(found, url)
+
+
+def finish(found: ImportedSet, url: str) -> ImportedSet:
+    """Say in a folder that all is written, and what: from then on it is a set."""
+    finished = found.model_copy(update={"content": content_of(url)})
+    _write(finished, url)
+    return finished
+
+
+def content_of(url: str) -> str:
+    """Digest of the committed tars of a set."""
+    return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
+
+
+def _open(source: str, benchmark: Benchmark, images: str | None) -> tuple[Pictures, Sequence[str]]:
+    """The pictures of a source, with ids of the benchmark's classes, and a text for each ("" for none)."""
+    if tars := _tars(source):
+        members = index_tars(tars)
+        labels = [_checked(member.label, benchmark, f"{tars[member.tar]}:{member.key}") for member in members]
+        return TarSet(tars, members, labels), [member.text for member in members]
+    file = _split_file(source)
+    entries = split_entries(file)["train"]
+    folder = Path(images) if images is not None else _beside(file, entries[0][0])
+    labels = [_checked(label, benchmark, f"{file}: {path}") for path, label, _ in entries]
+    files = [f"{folder}/{path}" for path, _, _ in entries]
+    require_files(files, str(file))
+    names = {label: name for _, label, name in entries}
+    other = [f"{benchmark.classnames[one]!r} is {names[one]!r}" for one in names if not _same(one, names, benchmark)]
+    if 2 * len(other) > len(names):
+        raise UserError(
+            f"{file}: shows other classes than {benchmark.name!r}, or numbers them otherwise: {len(other)} of "
+            f"{len(names)} names differ ({few(other)}); name the benchmark that it was made for."
+        )
+    return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
+
+
+def _same(label: int, names: dict[int, str], benchmark: Benchmark) -> bool:
+    return spoken(names[label]).lower() == benchmark.classnames[label].lower()
+
+
+def _tars(source: str) -> list[str]:
+    if storage.is_local(source) and not storage.local_path(source).is_dir():
+        return []
+    return tars_in(source) or tars_in(storage.join(source, "train"))
+
+
+def _split_file(source: str) -> Path:
+    place = storage.local_path(source) if storage.is_local(source) else None
+    if place is None or not place.exists():
+        raise UserError(f"{source}: no such folder, or no tars in it; give a split file, its folder, or tars.")
+    if place.is_file():
+        return place
+    found = sorted(place.glob("split_*.json")) or sorted(place.glob("*.json"))
+    if len(found) != 1:
+        listed = (
+            f"several split files ({few(file.name for file in found)})" if found else "neither tars nor a split file"
+        )
+        raise UserError(f"{source}: holds {listed}; name the one to be read.")
+    return found[0]
+
+
+def _beside(file: Path, first: str) -> Path:
+    """The folder in which the first picture of a split file lies: the file's own, or one in it."""
+    for folder in [file.parent, *sorted(one for one in file.parent.iterdir() if one.is_dir())]:
+        if (folder / first).is_file():
+            return folder
+    raise UserError(f"{file}: {first} lies neither beside it nor in a folder beside it; name the folder with --images.")
+
+
+def _checked(label: str | int, benchmark: Benchmark, place: str) -> int:
+    if not isinstance(label, int):
+        raise UserError(
+            f"{place}: the class is told as {label!r}; class ids are numbers, as those of {benchmark.name!r}."
+        )
+    if not 0 <= label < len(benchmark.classnames):
+        raise UserError(
+            f"{place}: label {label} is out of range; {benchmark.name!r} has {len(benchmark.classnames)} classes "
+            f"(0 to {len(benchmark.classnames) - 1})."
+        )
+    return label
+
+
+def _index_major(labels: Iterable[int], classes: int) -> np.ndarray:
+    """(n, 2) sample index and row of every picture, by index."""
+    seen = [0] * classes
+    pairs = []
+    for row, label in enumerate(labels):
+        pairs.append((seen[label] * classes + int(label), row))
+        seen[label] += 1
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+
+
+def _sample(pictures: Pictures, texts: Sequence[str], benchmark: Benchmark, index: int, row: int) -> Sample | None:
+    """The sample of a row; None where the picture cannot be read."""
+    label, name = int(pictures.labels[row]), pictures.name(row)
+    data = pictures.read(row)
+    try:
+        decode_image(data, name)
+    except UnreadableImageError:
+        return None
+    source = "/".join(name.split("/")[-2:])
+    return Sample(index, label, data, texts[row] or benchmark.prompt(label), {"source": source})
+
+
+def _read(url: str) -> ImportedSet | None:
+    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set anew")
+
+
+def _write(found: ImportedSet, url: str) -> None:
+    storage.write_document(storage.join(url, IMPORTED), found)
+
+
+SET_RECIPE = "synthesis.yaml"
+"""The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""

@@ -1,0 +1,258 @@
+"""How good a synthetic set is, as a frozen CLIP sees it: read right, varied, near the real pictures, nothing twice.
+
+MERGED How good the synthetic set of a recipe is, by the recipe's own CLIP and real pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from syncclip import storage
+from syncclip.core.order import evenly
+from syncclip.core.progress import Progress
+from syncclip.core.settings import Settings, UserError
+from syncclip.datasets import load_benchmark
+from syncclip.recipe.recipe import Recipe
+from syncclip.sets.imported import read_set
+from syncclip.sets.shift import Floats, Labels, Shift, measure
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.prompts import PromptCoverage, coverage
+
+STATS_NAME = "stats.json"
+MOST = 20_000
+"""Pictures of each domain that are looked at: as many of each class as go into it, the first ones."""
+DUPLICATE = 0.99
+"""Cosine from which on two pictures are near-duplicates."""
+PAIRS = 20
+"""Pairs of near-duplicates that are named."""
+BATCH = 64
+BLOCK = 2048
+DIGITS = 5
+
+
+class ClassQuality(Settings):
+    """Of one class."""
+
+    name: str
+    images: int
+    """That were looked at."""
+    accuracy: float | None
+    """Per cent that the frozen CLIP reads as this class, among all; None where there is no picture."""
+    similarity: float | None
+    """Mean cosine of two different pictures; None of fewer than two."""
+    shift: float | None
+    """1 - cosine between the centres of real and synthetic pictures; None where one is missing."""
+
+
+class ShiftNumbers(Settings):
+    """See `synthesis.shift.Shift`."""
+
+    centroid_distance: float
+    relative_distance: float | None
+    overlap: float
+    frechet: float
+
+    @classmethod
+    def of(cls, shift: Shift) -> ShiftNumbers:
+        """The numbers of a shift, short enough for a file."""
+        return cls(
+            centroid_distance=round(shift.centroid_distance, DIGITS),
+            relative_distance=_known(shift.relative_distance),
+            overlap=round(shift.overlap, DIGITS),
+            frechet=round(shift.frechet, DIGITS),
+        )
+
+
+class SetQuality(Settings):
+    """What `stats.json` holds beside a set."""
+
+    format: int = 1
+    backbone: str
+    """The judge."""
+    images: int
+    """Pictures of the set."""
+    measured: int
+    """Pictures that were looked at."""
+    accuracy: float
+    """Per cent that the frozen CLIP reads as their own class, among all."""
+    similarity: float | None
+    """Mean cosine of two pictures of one class, mean over classes: the lower, the more varied."""
+    real_similarity: float | None
+    """The same of the real pictures, as a yardstick."""
+    shift: ShiftNumbers | None
+    """From the real pictures to the synthetic ones; None without real pictures."""
+    near_duplicates: int
+    """Pictures that resemble an earlier one, of any class, by a cosine of at least `duplicate`."""
+    duplicate: float
+    pairs: tuple[tuple[int, int], ...]
+    """Sample numbers of the first of them, each with the nearest earlier picture."""
+    prompts: PromptCoverage | None
+    """None for a set that was not drawn here."""
+    classes: tuple[ClassQuality, ...]
+
+
+class Seen(NamedTuple):
+    """Pictures as the judge sees them: (N, D) features of length 1, (N,) class ids and rows."""
+
+    features: Floats
+    labels: Labels
+    rows: Labels
+
+
+def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = MOST) -> SetQuality:
+    """Measure the set at `url` and keep the numbers there as stats.json, in the place of older ones.
+
+    Args:
+        url: folder or URL of the set.
+        clip: the judge, with one sentence for each class.
+        real: real pictures of the same classes, None for none.
+        most: pictures of each domain that are looked at.
+
+    Raises:
+        UserError: there is no set, or not one picture can be read.
+    """
+    plan = read_set(url)
+    if plan is None:
+        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth RECIPE --out {url}`")
+    images = ShardSet(url)
+    made = _see(images, clip, most, "synthetic")
+    if not len(made.rows):
+        raise UserError(f"{url}: not one picture can be read; see `syncclip shards verify {url}`")
+    true = None if real is None else _see(real, clip, most, "real")
+    shift = None
+    if true is not None and np.intersect1d(made.labels, true.labels).size:
+        shift = measure(true.features, true.labels, made.features, made.labels)
+    right = (made.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == made.labels
+    classes = _classes(plan.classnames, made, right, shift)
+    count, pairs = near_duplicates(made.features)
+    numbers = images.samples.index[made.rows]
+    quality = SetQuality(
+        backbone=clip.backbone.name,
+        images=len(images),
+        measured=len(made.rows),
+        accuracy=round(100 * float(right.mean()), DIGITS),
+        similarity=_mean([one.similarity for one in classes]),
+        real_similarity=None if true is None else _mean([similarity(part) for part in _by_class(true)]),
+        shift=None if shift is None else ShiftNumbers.of(shift),
+        near_duplicates=count,
+        duplicate=DUPLICATE,
+        pairs=tuple((int(numbers[later]), int(numbers[earlier])) for later, earlier in pairs),
+        prompts=coverage(plan.prompts, plan.template, plan.classnames, plan.images_per_class)
+        if isinstance(plan, Plan)
+        else None,
+        classes=classes,
+    )
+    storage.write_document(storage.join(url, STATS_NAME), quality)
+    return quality
+
+
+def similarity(features: Floats) -> float | None:
+    """Mean cosine of two different rows of (n, D) features of length 1; None of fewer than two."""
+    count = len(features)
+    return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
+
+
+def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
+    """How many rows of (N, D) features have an earlier near-duplicate, and the first `PAIRS` of them with the nearest.
+
+    Compares all pairs, a block at a time: 20,000 pictures take seconds.
+    """
+    small = features.astype(np.float32)
+    count = 0
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(small), BLOCK):
+        block = small[start : start + BLOCK]
+        cosines = block @ small[: start + len(block)].T
+        cosines[np.arange(cosines.shape[1]) >= np.arange(start, start + len(block))[:, None]] = -1  # not earlier
+        found = np.flatnonzero(cosines.max(axis=1) >= DUPLICATE)
+        count += len(found)
+        pairs += [(start + int(row), int(cosines[row].argmax())) for row in found[: PAIRS - len(pairs)]]
+    return count, pairs
+
+
+def _classes(
+    names: Sequence[str], made: Seen, right: npt.NDArray[np.bool_], shift: Shift | None
+) -> tuple[ClassQuality, ...]:
+    found = []
+    for label, name in enumerate(names):
+        mine = made.labels == label
+        found.append(
+            ClassQuality(
+                name=name,
+                images=int(mine.sum()),
+                accuracy=round(100 * float(right[mine].mean()), DIGITS) if mine.any() else None,
+                similarity=_known(similarity(made.features[mine])),
+                shift=_known(shift.per_class.get(label)) if shift is not None else None,
+            )
+        )
+    return tuple(found)
+
+
+def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
+    """What the judge sees of a set; pictures that can't be read are left out."""
+    rows = evenly(np.asarray(images.labels), most)
+    kept: list[int] = []
+    found = [np.zeros((0, 0))]
+    with Progress(len(rows), "pictures", f"quality ({name})") as progress:
+        for start in range(0, len(rows), BATCH):
+            chunk = rows[start : start + BATCH].tolist()
+            sound = {row: image for row in chunk if (image := _readable(images, row)) is not None}
+            if sound:
+                found.append(clip.features(list(sound.values())).double().cpu().numpy())
+                kept += sound
+            progress.update(len(chunk))
+    features: Floats = np.concatenate(found[1:]) if kept else found[0]
+    return Seen(features, np.asarray(images.labels)[kept], np.array(kept, np.int64))
+
+
+def _readable(images: ImageSet, row: int) -> Image.Image | None:
+    try:
+        return images.image(row)
+    except UserError:
+        return None
+
+
+def _by_class(seen: Seen) -> list[Floats]:
+    return [seen.features[seen.labels == label] for label in np.unique(seen.labels)]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _known(float(np.mean(known))) if known else None
+
+
+def _known(value: float | None) -> float | None:
+    """JSON knows no NaN."""
+    return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
+
+
+def appraise(recipe: Recipe, url: str) -> SetQuality:
+    """Measure the set at `url` and keep the numbers beside it as stats.json.
+
+    The real pictures are those of `evaluation.split`; a benchmark without that split has no shift.
+
+    Args:
+        recipe: names benchmark and backbone.
+        url: folder or URL of the set.
+
+    Raises:
+        UserError: there is no set, or it shows other classes than the benchmark.
+    """
+    benchmark = load_benchmark(recipe.benchmark)
+    plan = read_set(url)
+    if plan is not None and list(plan.classnames) != benchmark.classnames:
+        raise UserError(
+            f"{url} shows {plan.classes} classes of benchmark {plan.benchmark!r}, not the {len(benchmark.classnames)} "
+            f"of {benchmark.name!r}; name its benchmark with benchmark.name=NAME"
+        )
+    prompts = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")
+    return set_quality(url, clip, benchmark.splits.get(recipe.evaluation.split))

@@ -1,0 +1,123 @@
+"""Mending a set: what is damaged is thrown away and drawn again by the plan, to the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.sets.imported import ImportedSet, read_set
+from syncclip.shards.layout import shard_name, stats_name, table_name
+from syncclip.shards.verify import Problem, problems
+from syncclip.synthesis.driver import check_machine, synthesise_set
+from syncclip.synthesis.filters import build_filters
+from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import INDEX, commit_on_hub
+from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.references import Album
+
+
+def examine(url: str) -> list[Problem]:
+    """What is wrong with the shards of a set, by shard, and which of its plan are not there at all.
+
+    Raises:
+        UserError: a file of the set is of a newer version than this one.
+    """
+    found = list(problems(url))
+    expected = read_set(url)
+    if expected is not None:
+        there = {problem.shard for problem in found} | _names(url)
+        found += [
+            Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
+            for shard in expected.shards()
+            if shard not in there
+        ]
+    return sorted(found, key=lambda problem: problem.shard)
+
+
+def repair_set(
+    url: str,
+    broken: Iterable[int],
+    *,
+    actors: int = 1,
+    max_actors: int | None = None,
+    num_gpus: float = 0.0,
+    retries: int = 2,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[int]:
+    """Draw the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
+
+    Killed at any time, it leaves whole shards and gaps; the next repair, or `synth`, fills these.
+
+    Args:
+        broken: numbers of shards, as `examine` found them.
+        actors, max_actors, num_gpus, retries, storage_options: as of `synthesise_set`.
+
+    Returns:
+        The shards that were drawn again.
+
+    Raises:
+        UserError: the set has no plan, so that it can only be got again from where it came; shards that are none of
+            the plan's; this machine can't draw them, or something that they need is missing or another than the set
+            was drawn with. Nothing is thrown away then.
+    """
+    again = sorted(set(broken))
+    plan = _plan(url, len(again))
+    if foreign := [shard for shard in again if shard not in plan.shards()]:
+        raise UserError(
+            f"{url}: {shard_name(foreign[0])} is none of the {len(plan.shards())} shards of its plan; move it away"
+        )
+    if not again:
+        return []
+    check_machine(actors, plan.threads, num_gpus)
+    _check_material(plan, again, url)
+    for shard in again:
+        discard(url, shard)
+    synthesise_set(
+        plan,
+        url,
+        actors=actors,
+        max_actors=max_actors,
+        num_gpus=num_gpus,
+        retries=retries,
+        storage_options=storage_options,
+    )
+    return again
+
+
+def discard(url: str, shard: int) -> None:
+    """Remove a shard, its marker first: from then on it does not exist."""
+    for name in (stats_name, shard_name, table_name):
+        storage.remove(storage.join(url, name(shard)))
+
+
+def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
+    """Refuse where something is missing that drawing needs: weights, what filters judge by, pictures to start from."""
+    located = locate(plan.generator, plan.weights)
+    if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
+        commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
+    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is judged
+    if plan.generator.guide is not None:
+        album = Album(plan, url)
+        for shard in broken:
+            album.guides([plan.entry(index) for index in plan.shard_range(shard)])
+
+
+def _names(url: str) -> set[int]:
+    """Numbers of the shards of which a tar lies there."""
+    return {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
+
+
+def _plan(url: str, broken: int) -> Plan:
+    found = read_set(url)
+    if isinstance(found, Plan):
+        return found
+    count = f"{counted(broken, 'shard')} can't be drawn again"
+    if isinstance(found, ImportedSet):
+        remedy = "merge them" if found.parts else "import it"
+        raise UserError(f"{url}: {count}, for this set was not drawn but made of {found.source}; {remedy} anew")
+    raise UserError(
+        f"{url}: {count}, for there is no plan beside them; pack the benchmark anew, or copy the set once more"
+    )

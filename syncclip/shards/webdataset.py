@@ -1,0 +1,151 @@
+"""Any WebDataset of pictures with classes, as others write it: read in place, without tables or commit markers."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.shards.cache import ShardCache, ShardFile
+from syncclip.shards.images import decode_image
+from syncclip.shards.reader import Rows
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+LABEL_KEYS = ("label", "cls", "class")
+"""Where a sample has no `.cls` member: the keys of its `.json` that may hold the class."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where one picture lies, and what lies beside it in the tar."""
+
+    tar: int
+    offset: int
+    size: int
+    key: str
+    label: str | int
+    text: str
+
+
+def tars_in(url: str) -> list[str]:
+    """The tar files of a folder or prefix, by name; [] where there are none."""
+    return [
+        storage.join(url, name) for name in storage.sizes(url) if name.endswith(".tar") and not name.startswith(".")
+    ]
+
+
+def index_tars(urls: Sequence[str]) -> list[Member]:
+    """Read the headers of all tars, and the small members that tell classes; pictures are passed over.
+
+    Raises:
+        UserError: a tar is damaged, or a sample has no picture or no class.
+    """
+    return [member for number, url in enumerate(urls) for member in _index(number, url)]
+
+
+class TarSet:
+    """Labelled pictures in tars, read by offset. Safe to share between threads; open it anew in another process."""
+
+    def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
+        """
+        Args:
+            urls: of the tars that `members` count.
+            members: one for each picture.
+            labels: their class ids.
+        """
+        self._urls, self._members = list(urls), list(members)
+        self.labels: Rows = np.asarray(labels, np.int64)
+        self._cache = ShardCache()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def rows_of(self, label: int) -> Rows:
+        """The rows that show a class, ascending."""
+        return np.flatnonzero(self.labels == label).astype(np.int64)
+
+    def name(self, row: int) -> str:
+        """What a picture is called in a message: `…/0.tar:s0000017`."""
+        return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
+
+    def read(self, row: int) -> bytes:
+        """The picture's file, as it lies in the tar."""
+        member = self._members[row]
+        url = self._urls[member.tar]
+        return self._cache.read(ShardFile(url), member.offset, member.size)
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded picture, RGB.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        return decode_image(self.read(row), self.name(row))
+
+    def text(self, row: int) -> str:
+        """The caption beside a picture; "" where it has none."""
+        return self._members[row].text
+
+
+def _index(number: int, url: str) -> Iterator[Member]:
+    empty = True
+    try:
+        for member in _members(number, url):
+            empty = False
+            yield member
+    except tarfile.TarError as error:
+        raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
+    if empty:
+        raise UserError(f"{url}: an empty tar, it has no picture; fetch it anew, or remove it.")
+
+
+def _members(number: int, url: str) -> Iterator[Member]:
+    with storage.open_read(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        key = ""
+        parts: dict[str, tarfile.TarInfo] = {}
+        for member in tar:
+            if not member.isfile():
+                continue
+            path = PurePosixPath(member.name)
+            stem, _, kind = path.name.partition(".")
+            if (of := str(path.with_name(stem))) != key and parts:
+                yield _member(number, url, key, parts, tar)
+                parts = {}
+            key = of
+            parts[kind.lower()] = member
+        if parts:
+            yield _member(number, url, key, parts, tar)
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
+            raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+
+
+def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Member:
+    picture = next((parts[kind] for kind in PICTURES if kind in parts), None)
+    if picture is None:
+        raise UserError(f"{url}: sample {key!r} has no picture (.jpg, .png or .webp), only {', '.join(parts)}.")
+    label = _text(tar, parts.get("cls"))
+    if label is None and "json" in parts:
+        try:
+            told = json.loads(_text(tar, parts["json"]) or "")
+        except ValueError:
+            told = None
+        found = next((told[name] for name in LABEL_KEYS if name in told), None) if isinstance(told, dict) else None
+        label = None if found is None else str(found)
+    if not label:
+        raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
+    number_or_name = int(label) if label.removeprefix("-").isdecimal() else label
+    text = _text(tar, parts.get("txt")) or ""
+    return Member(number, picture.offset_data, picture.size, key, number_or_name, text)
+
+
+def _text(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> str | None:
+    file = tar.extractfile(member) if member is not None else None
+    return file.read().decode(errors="replace").strip() if file is not None else None

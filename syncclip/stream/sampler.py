@@ -1,0 +1,187 @@
+"""Several sets of the same classes, mixed: as one list of images, and by how often each is shown.
+
+MERGED Which synthetic images stand beside given labels: drawn from a window that moves over the shards of each set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from syncclip.core import order
+from syncclip.core.settings import UserError
+from syncclip.shards.reader import ImageSet, Rows, ShardSet
+
+Set = TypeVar("Set", bound=ImageSet)
+
+
+@dataclass(frozen=True)
+class Source(Generic[Set]):
+    """One of the sets that are mixed.
+
+    Of synthetic sets, `weight` is the chance of a draw beside the other sets that show a class. Of real ones it is how
+    often an epoch shows each picture: 1 once, 2 twice, 0.5 every other epoch.
+    """
+
+    images: Set
+    weight: float = 1.0
+    rows: Sequence[int] | Rows | None = None
+    """The rows to be used; None for all."""
+
+
+class JoinedSet:
+    """The images of several sets, those of the first before those of the next: an `ImageSet` again."""
+
+    def __init__(self, sets: Sequence[ImageSet]) -> None:
+        self.sets = list(sets)
+        self.starts: Rows = np.cumsum([0, *map(len, self.sets)]).astype(np.int64)
+        self.labels: Rows = np.concatenate([np.asarray(one.labels, np.int64) for one in self.sets])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows_of(self, label: int) -> Rows:
+        """Ascending rows of a class; empty where it has none."""
+        pairs = zip(self.sets, self.starts, strict=False)
+        return np.concatenate([one.rows_of(label) + start for one, start in pairs]).astype(np.int64)
+
+    def image(self, row: int) -> Image.Image:
+        """The RGB picture of a row, see its set's own `image`."""
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.sets[number].image(row - int(self.starts[number]))
+
+
+def joined(sources: Sequence[Source[Set]]) -> ImageSet:
+    """The images of all sources; those of the only one as they are."""
+    return sources[0].images if len(sources) == 1 else JoinedSet([source.images for source in sources])
+
+
+class RealEpochs:
+    """Which real images an epoch shows, as rows of the joined sets."""
+
+    def __init__(self, sources: Sequence[Source[Set]], seed: int) -> None:
+        self._seed = seed
+        starts = np.cumsum([0, *(len(source.images) for source in sources)])
+        self._rows = [
+            start + (np.arange(len(source.images)) if source.rows is None else np.asarray(source.rows, np.int64))
+            for source, start in zip(sources, starts, strict=False)
+        ]
+        self._counts = [
+            max(1, round(source.weight * len(rows))) for source, rows in zip(sources, self._rows, strict=True)
+        ]
+        if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
+            which = f" in set {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
+            raise UserError(f"there is no real image to train on{which}; give at least one shot per class")
+        self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
+        """All that are ever shown."""
+        self._even = self._counts == [len(rows) for rows in self._rows]
+        self._turns = lru_cache(maxsize=2)(self._turn)
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def shown(self, epoch: int) -> Rows:
+        """(len,) rows, before they are shuffled: each once where its set's weight is 1."""
+        return self.rows if self._even else self._turns(epoch)
+
+    def _turn(self, epoch: int) -> Rows:
+        parts = [
+            rows if count == len(rows) else rows[order.turn(len(rows), count, order.key(self._seed, number), epoch)]
+            for number, (rows, count) in enumerate(zip(self._rows, self._counts, strict=True))
+        ]
+        return np.concatenate(parts)
+
+
+AHEAD = 4
+"""Coming places of the window whose shards are fetched ahead, as far as the cache has room: a busy store then has time
+to be asked again."""
+
+
+class Partners:
+    """Draws from several sets: first the set, by its weight among those that show the class, then the image, uniformly.
+
+    The image comes from the set's window, or from all of its images of the class where the window holds none.
+    """
+
+    def __init__(self, sources: Sequence[Source[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
+        """
+        Args:
+            sources: at least one.
+            seed: of what is drawn.
+            width: shards of each set that are in use at once; None for all.
+            drawn: images of a step, of all sets together.
+        """
+        self._seed = seed
+        self._weights = np.array([source.weight for source in sources])
+        shares = self._weights / self._weights.sum()
+        self.windows = [
+            MovingWindow(
+                source.images,
+                width=width,
+                seed=order.key(order.SOURCE, seed, number) if number else seed,
+                drawn=max(1, round(drawn * share)),
+            )
+            for number, (source, share) in enumerate(zip(sources, shares, strict=True))
+        ]
+        self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
+
+    def draw(self, labels: Rows, purpose: int, epoch: int, step: int, place: int) -> Rows:
+        """(len(labels),) rows of the joined sets that show `labels`; `place` counts the steps of all epochs."""
+        choices = [window.choices(labels, place) for window in self.windows]
+        if len(self.windows) == 1:
+            sets = np.zeros(len(labels), np.int64)
+        else:
+            there = np.array([[len(rows) > 0 for rows in of_set] for of_set in choices]).T
+            sets = order.choose(there * self._weights, order.key(order.SOURCE, purpose, self._seed, epoch, step))
+        bounds = np.array([len(choices[number][i]) for i, number in enumerate(sets)], np.int64)
+        numbers = order.below(bounds, order.key(purpose, self._seed, epoch, step))
+        rows = [
+            self._starts[number] + choices[number][i][n]
+            for i, (number, n) in enumerate(zip(sets, numbers, strict=True))
+        ]
+        return np.array(rows, np.int64)
+
+
+class MovingWindow:
+    """The few shards of one set from which the images of a step come; those of coming places are fetched ahead."""
+
+    def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
+        self._images, self._seed = images, seed
+        self._shards, self._shard_of = np.unique(images.samples.shard, return_inverse=True)
+        self._width = len(self._shards) if width is None else width
+        if self._width < 1:
+            raise UserError(f"a window of {width} shards holds no image; give 1 or more")
+        self._dwell = order.dwell(len(images), len(self._shards), drawn)
+        self._index = lru_cache(maxsize=4)(self._by_label)
+
+    def shards(self, place: int) -> list[int]:
+        """The numbers of the shards in the window."""
+        return [int(self._shards[shard]) for shard in self._window(place // self._dwell)]
+
+    def choices(self, labels: Rows, place: int) -> list[Rows]:
+        """For each label the rows that show it: those in the window, or all where it holds none."""
+        slot = place // self._dwell
+        by_label, sorted_labels = self._index(self._window(slot))
+        if self._width < len(self._shards):
+            coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(slot + ahead))
+            self._images.hold(int(self._shards[shard]) for shard in coming)
+        first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
+        return [
+            by_label[a:b] if a < b else self._images.rows_of(int(label))
+            for a, b, label in zip(first, last, labels, strict=True)
+        ]
+
+    def _window(self, slot: int) -> tuple[int, ...]:
+        return order.window(len(self._shards), self._width, self._seed, slot)
+
+    def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
+        """Rows of the window's shards, by label, and their labels."""
+        rows = np.flatnonzero(np.isin(self._shard_of, window))
+        labels = self._images.labels[rows]
+        by_label = np.argsort(labels, kind="stable")
+        return rows[by_label], labels[by_label]

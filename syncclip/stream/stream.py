@@ -1,0 +1,258 @@
+"""The mixed stream: real images beside synthetic ones of the same and of novel classes, batch by batch.
+
+Which images make batch `step` of epoch `epoch` is a pure function of (seed, epoch, step) over the committed shards:
+resuming is a counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) see the same global batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from syncclip.core import order
+from syncclip.core.settings import UserError
+from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
+from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.stream.batch import Batch, empty_batch
+from syncclip.stream.sampler import Partners, RealEpochs, Source, joined
+
+REAL, SYNTHETIC = 0, 1  # domains
+
+Transform = Callable[[Image.Image, torch.Generator], Tensor]
+Room = Callable[[int, Tensor], Tensor]
+"""(images, one of them) -> (images, 3, H, W) of its type and laid out as it is, to be filled."""
+Data = Literal["real", "synthetic", "both"]
+
+_NONE: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class BatchIds:
+    """The whole batch of all ranks together, as rows of the two sets; a group that is not trained on is empty."""
+
+    real: Rows  # (B,) rows of the real set, showing `labels`
+    seen: Rows  # (B,) rows of the synthetic set, showing `labels`
+    novel: Rows  # (B,) rows of the synthetic set, showing `novel_labels`
+    labels: Rows  # (B,)
+    novel_labels: Rows  # (B,)
+
+
+class MixedStream:
+    """Endless global batches of B images a group: real, seen (synthetic, same labels), novel (synthetic, novel labels).
+
+    `data="real"` gives the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there is
+    no novel group. An epoch goes once through the real images in a new order; a last batch that is not full goes on
+    with the first images of the epoch. Synthetic partners are drawn uniformly from the images of their class in the
+    window, a few shards at a time (from all of its images, where the window holds none).
+
+    Reading is one path for all: bytes by offset, decode, cache, transform. A damaged image is replaced by the next
+    sound one of its class, counted, and named in the log. Safe to use from several threads; make it anew in another
+    process.
+    """
+
+    def __init__(
+        self,
+        real: ImageSet | Sequence[Source[ImageSet]] | None,
+        synthetic: ShardSet | Sequence[Source[ShardSet]] | None,
+        *,
+        transform: Transform,
+        batch: int,
+        seed: int,
+        base: Sequence[int],
+        novel: Sequence[int] = (),
+        data: Data = "both",
+        real_rows: Sequence[int] | Rows | None = None,
+        images_per_class: int | None = None,
+        window: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        corrupt_limit: int = 16,
+        cache_images: int = 256 << 20,
+    ) -> None:
+        """
+        Args:
+            real: Real images, or several sets of them; with `data="synthetic"` only their labels are used, and None
+                draws labels from `base`.
+            synthetic: The synthetic set, or several; None only with `data="real"`.
+            transform: (RGB picture, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
+                step, group, position); the picture is shared and must not be changed in place.
+            batch: Global B, a multiple of `world_size`.
+            seed: Of everything that is drawn.
+            base, novel: Class ids.
+            real_rows: The rows of one real set to train on, such as the few shots; None for all.
+            images_per_class: Only the first so many synthetic images of each class of each set; None for all.
+            window: Shards of a set from which the partners of one step come; None for all.
+            rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
+            corrupt_limit: Damaged images that may be replaced before it is an error.
+            cache_images: Bytes that decoded images may take in memory; results do not depend on it.
+
+        Raises:
+            UserError: A set or an image that is needed is missing, or the numbers do not fit each other.
+        """
+        if batch < 1 or batch % world_size:
+            raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
+        assert 0 <= rank < world_size
+        self.data, self.batch_size, self.seed = data, batch, seed
+        self.rank, self.world_size = rank, world_size
+        self.transform, self.corruption = transform, Corruption(corrupt_limit)
+        self._cache_images = cache_images
+        self._room: Room = empty_batch
+        self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
+        self._base = np.asarray(base, np.int64)
+        if real is None and data != "synthetic":
+            raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
+        if synthetic is None and data != "real":
+            raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
+        sources = [Source(real, rows=real_rows)] if real is not None and not isinstance(real, Sequence) else real or []
+        self.real = joined(sources) if sources else None
+        self._epochs = RealEpochs(sources, seed) if sources else None
+        self.synthetic: ImageSet | None = None
+        if synthetic is not None and data != "real":
+            drawn = [Source(synthetic)] if isinstance(synthetic, ShardSet) else synthetic
+            if images_per_class is not None:
+                drawn = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in drawn]
+            self.synthetic = joined(drawn)
+            self._check_labels(self.synthetic, ", ".join(one.images.url for one in drawn))
+            for one in drawn:
+                self.corruption.include(one.images.corruption.account())
+            self._partners = Partners(drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1))
+        self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
+        self._decoded = DecodedImages(cache_images)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that go once through the real images (the synthetic ones of base classes, where none are given)."""
+        return order.steps(self._epoch_images, self.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def ids(self, epoch: int, step: int) -> BatchIds:
+        """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
+        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
+        count = self.batch_size
+        if self._epochs is not None and self.real is not None:
+            real = self._epochs.shown(epoch)[order.batch_of(len(self._epochs), count, self.seed, epoch, step)]
+            labels = self.real.labels[real]
+        else:
+            real = _NONE
+            labels = self._base[self._draw(order.BASE_LABEL, epoch, step, np.full(count, len(self._base)))]
+        if self.synthetic is None:
+            return BatchIds(real, _NONE, _NONE, labels, _NONE)
+        ids = BatchIds(
+            real=real if self.data == "both" else _NONE,
+            seen=self._partners.draw(labels, order.SEEN, epoch, step, self._place(epoch, step)),
+            novel=_NONE,
+            labels=labels,
+            novel_labels=_NONE,
+        )
+        if not len(self.novel):
+            return ids
+        novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
+        partners = self._partners.draw(novel, order.NOVEL, epoch, step, self._place(epoch, step))
+        return replace(ids, novel=partners, novel_labels=novel)
+
+    def batch(self, epoch: int, step: int) -> Batch:
+        """This rank's part of the batch of a step, decoded and transformed.
+
+        Raises:
+            UserError: More images than `corrupt_limit` are damaged, or all of a class.
+        """
+        ids = self.ids(epoch, step)
+        mine = slice(self.rank, None, self.world_size)
+        groups = [
+            (self.real, ids.real[mine], ids.labels[mine], REAL),
+            (self.synthetic, ids.seen[mine], ids.labels[mine], SYNTHETIC),
+            (self.synthetic, ids.novel[mine], ids.novel_labels[mine], SYNTHETIC),
+        ]
+        count = sum(len(rows) for _, rows, _, _ in groups)
+        images: Tensor | None = None
+        generator = torch.Generator()
+        labels, domains, filled = [], [], 0
+        for number, (source, rows, shown, domain) in enumerate(groups):
+            positions = self.rank + np.arange(len(rows)) * self.world_size
+            seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number, last=positions)
+            for row, seed in zip(rows.tolist(), seeds, strict=True):
+                assert source is not None
+                generator.manual_seed(seed >> 1)
+                image = self.transform(self._image(source, row, domain), generator)
+                if images is None:
+                    images = self._room(count, image)
+                assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
+                images[filled].copy_(image)  # at once, while it lies in the processor's cache
+                filled += 1
+            labels.append(shown[: len(rows)])
+            domains.append(np.full(len(rows), domain, np.int64))
+        assert images is not None, "a batch shows something"
+        return Batch(
+            images=images,
+            labels=torch.from_numpy(np.concatenate(labels)),
+            domains=torch.from_numpy(np.concatenate(domains)),
+            sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
+        )
+
+    def window(self, epoch: int, step: int) -> list[list[int]]:
+        """The numbers of the shards from which the synthetic images of a step come, for each set."""
+        return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
+
+    def begin_anew(self, processes: int, room: Room) -> None:
+        """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
+
+        Args:
+            processes: How many there are.
+            room: Gives the memory for a batch's images.
+        """
+        self._room = room
+        self.corruption = Corruption(None)
+        self._decoded = DecodedImages(self._cache_images // processes)
+
+    def _place(self, epoch: int, step: int) -> int:
+        return epoch * self.steps_per_epoch + step
+
+    def _draw(self, purpose: int, epoch: int, step: int, bounds: Rows) -> Rows:
+        return order.below(bounds, order.key(purpose, self.seed, epoch, step))
+
+    def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
+        """The picture of a row, or of the next sound row of its class."""
+        image = self._decoded_or_none(source, row, domain)
+        if image is not None:
+            return image
+        label = int(source.labels[row])
+        rows = source.rows_of(label)
+        if domain == REAL and self._epochs is not None:
+            rows = self._epochs.rows[source.labels[self._epochs.rows] == label]
+        start = int(np.flatnonzero(rows == row)[0])
+        for candidate in np.roll(rows, -start)[1:].tolist():
+            image = self._decoded_or_none(source, candidate, domain)
+            if image is not None:
+                return image
+        raise UserError(f"class {label}: not one of its images ({len(rows)}) can be read; the log names them")
+
+    def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
+        try:
+            return self._decoded.get((domain, row), lambda: source.image(row))
+        except UnreadableImageError as error:
+            self.corruption.skip(error.name, error, error.images)
+            return None
+
+    def _base_images(self) -> int:
+        assert self.synthetic is not None
+        return int(np.isin(self.synthetic.labels, self._base).sum())
+
+    def _check_labels(self, synthetic: ImageSet, place: str) -> None:
+        shown = self._base
+        if self.real is not None and self._epochs is not None:
+            shown = np.unique(self.real.labels[self._epochs.rows])
+        missing = np.setdiff1d(np.concatenate([shown, self.novel]), synthetic.labels)
+        if len(missing):
+            some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+            raise UserError(
+                f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
+                "make a set of this benchmark, or loosen the filters"
+            )

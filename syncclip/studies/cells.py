@@ -1,0 +1,252 @@
+"""Running the cells of a grid: each is one short training in a Ray task, resumable and independent of the others."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from syncclip import jobs, storage
+from syncclip.core.progress import Progress
+from syncclip.core.ray_session import capacity, debugging, ray_session
+from syncclip.core.settings import UserError
+from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import StudySettings
+from syncclip.runs import resolve
+from syncclip.runs.build import FrozenParts
+from syncclip.runs.evaluate import missing_transfers
+from syncclip.studies.grid import Cell
+from syncclip.studies.outputs import CELLS, read_json, write_json
+from syncclip.studies.status import StudyStatusFile
+
+TIMING = "cell.json"
+"""In a cell's folder: seconds that the whole cell took, over all starts."""
+
+MOST_CELLS = 256
+"""Cells that are handed to a cluster at once, however far it may grow."""
+
+POLL = 2.0
+"""Seconds between two looks at the running cells, for the progress line."""
+
+Status = Literal["done", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class CellRun:
+    """A cell with what is to be run and where, and what became of it."""
+
+    cell: Cell
+    recipe: Recipe
+    url: str
+    hash: str
+    status: Status = "waiting"
+    error: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """What the cell took, None where it was not finished here."""
+        place = storage.join(self.url, TIMING)
+        return float(read_json(place)["seconds"]) if storage.exists(place) else None
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers of a finished cell."""
+        found = read_json(storage.join(self.url, RESULTS))
+        assert isinstance(found, dict)
+        return found
+
+
+def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
+    """The recipe of one cell's training: one worker, the arm's own values last.
+
+    Args:
+        recipe: of the study.
+        synthetic: where the synthetic set lies.
+    """
+    values: dict[str, Any] = {
+        "training.method": cell.arm.method,
+        "training.data": cell.arm.data,
+        "training.workers": 1,
+        "training.synthetic": synthetic if cell.arm.synthetic else None,
+        "training.images_per_class": cell.images_per_class,
+    }
+    if cell.seed is not None:
+        values["training.seed"] = cell.seed
+    return recipe.with_values({**values, **cell.arm.overrides}, f"study arm {cell.arm.name!r}")
+
+
+def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
+    """Settle every cell's recipe and see which are done. Nothing is written.
+
+    Raises:
+        UserError: a cell's folder holds the run of another recipe or another synthetic set.
+    """
+    found = []
+    for cell in cells:
+        url = storage.join(out, CELLS, cell.name)
+        settled, folder = resolve.settled_run(cell_recipe(recipe, cell, synthetic), url)
+        done = folder.finished(folder.open()) and _evaluated(url, recipe)
+        found.append(CellRun(cell, settled, url, folder.recipe_hash, "done" if done else "waiting"))
+    return found
+
+
+def _evaluated(url: str, recipe: Recipe) -> bool:
+    place = storage.join(url, RESULTS)
+    whole = storage.exists(place) and storage.exists(storage.join(url, PREDICTIONS))
+    return whole and read_json(place).get("split") == recipe.evaluation.split and not missing_transfers(recipe, url)
+
+
+def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
+    """Train and evaluate one cell in this process. Runs as a Ray task.
+
+    Args:
+        spec: recipe (resolved, plain data) and url of the cell.
+
+    Returns:
+        seconds, and error: None, or the sentence that says why the cell failed.
+    """
+    start = time.monotonic()
+    error = None
+    try:
+        recipe = Recipe.model_validate(spec["recipe"])
+        storage.configure(recipe.storage.options)
+        jobs.run_here(recipe, spec["url"], frozen=_frozen(recipe.study.keep_images))
+        place = storage.join(spec["url"], TIMING)
+        before = read_json(place)["seconds"] if storage.exists(place) else 0.0
+        write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
+    except Exception as problem:
+        if debugging():
+            raise
+        error = _sentence(problem)
+    return {"seconds": time.monotonic() - start, "error": error}
+
+
+@functools.lru_cache(maxsize=1)
+def _frozen(keep_bytes: int) -> FrozenParts:
+    """What this process keeps from cell to cell; Ray gives it one after the other."""
+    return FrozenParts(keep_bytes)
+
+
+def run_cells(
+    runs: Sequence[CellRun],
+    settings: StudySettings,
+    label: str = "study",
+    task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
+    out: str | None = None,
+) -> tuple[list[CellRun], dict[str, float]]:
+    """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
+
+    A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
+    to `settings.retries` times, from its newest checkpoint. Killed at any time, the same call runs what is not done.
+
+    Args:
+        runs: from `prepare`.
+        settings: of the study, for what a cell takes and how often it may start.
+        label: of the progress line.
+        task: what runs a cell; the same signature as `run_cell`.
+        out: the study's folder, in which its status is kept; None for no status.
+
+    Returns:
+        The runs with their new status, in the order given, and wall_seconds, busy_seconds and workers (the most at a
+        time) of this call.
+
+    Raises:
+        UserError: the cluster can never hold a cell.
+    """
+    waiting = [run for run in runs if run.status == "waiting"]
+    facts = {"wall_seconds": 0.0, "busy_seconds": 0.0, "workers": 0.0}
+    if not waiting:
+        return list(runs), facts
+    done = sum(run.status == "done" for run in runs)
+    outcomes: dict[str, CellRun] = {}
+    with ray_session(), ExitStack() as stack:
+        facts["workers"] = _slots(settings, first=True)
+        status = stack.enter_context(StudyStatusFile(out, len(runs), done)) if out is not None else None
+        progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
+        start = time.monotonic()
+
+        def given(running: list[str], slots: int) -> None:
+            facts["workers"] = max(facts["workers"], slots)
+            progress.update(0, running=len(running))
+            if status is not None:
+                status.running(running, slots)
+
+        for run, seconds, error in _finished(waiting, settings, task, given):
+            outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
+            facts["busy_seconds"] += seconds
+            facts["wall_seconds"] = time.monotonic() - start
+            failed = sum(one.status == "failed" for one in outcomes.values())
+            busy = facts["busy_seconds"] / (facts["workers"] * facts["wall_seconds"])
+            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
+            if status is not None:
+                status.ended(run.cell.name, seconds, error)
+    return [outcomes.get(run.url, run) for run in runs], facts
+
+
+def _finished(
+    waiting: Sequence[CellRun],
+    settings: StudySettings,
+    task: Callable[[dict[str, Any]], dict[str, Any]],
+    given: Callable[[list[str], int], None],
+) -> Iterable[tuple[CellRun, float, str | None]]:
+    """(run, seconds, error) of each cell as it ends.
+
+    Args:
+        given: told every few seconds of the cells that the cluster has, and how many it has room for.
+    """
+    import ray
+
+    remote = ray.remote(task).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries)
+    coming = list(reversed(waiting))
+    running: dict[Any, tuple[CellRun, float]] = {}
+    try:
+        while coming or running:
+            slots = _slots(settings)  # another number whenever a machine joins or is lost
+            while coming and len(running) < slots:
+                run = coming.pop()
+                spec = {"recipe": run.recipe.model_dump(mode="json"), "url": run.url}
+                running[remote.remote(spec)] = (run, time.monotonic())
+            given([run.cell.name for run, _ in running.values()], slots)
+            ready, _ = ray.wait(list(running), timeout=POLL)
+            for reference in ready:
+                run, since = running.pop(reference)
+                try:
+                    answer = ray.get(reference)
+                    yield run, answer["seconds"], answer["error"]
+                except ray.exceptions.RayError as problem:
+                    yield run, time.monotonic() - since, _sentence(problem)
+    finally:
+        for reference in running:  # after an interrupt nothing should go on in the background
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
+
+
+def _slots(settings: StudySettings, first: bool = False) -> int:
+    """Cells that may run at the same time, at least one; asking for so many is what makes a cluster grow.
+
+    Args:
+        first: refuse what the cluster can't hold; later on, the machine that could may come back.
+    """
+    there = capacity()
+    for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
+        if wanted > there[name]:
+            raise UserError(
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {there[name]:g} {name}s; "
+                "ask for less or join a larger cluster"
+            )
+    slots = min(there["CPU"] / settings.cpus, there["GPU"] / settings.gpus if settings.gpus else math.inf)
+    return max(1, int(min(slots, MOST_CELLS)))
+
+
+def _sentence(problem: BaseException) -> str:
+    """The cause of a failure in one line; the type only where it is not a user's mistake."""
+    cause = getattr(problem, "cause", None)
+    while isinstance(cause, BaseException):
+        problem, cause = cause, getattr(cause, "cause", None)
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or ["no reason given"]
+    return lines[0] if isinstance(problem, UserError) else f"{type(problem).__name__}: {lines[0]}"

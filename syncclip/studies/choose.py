@@ -1,0 +1,121 @@
+"""Choosing each arm's settings on the validation split, never on test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import Arm
+from syncclip.storage import places
+from syncclip.studies import outputs
+from syncclip.studies.cells import CellRun, prepare, run_cells
+from syncclip.studies.grid import cells
+from syncclip.studies.run import ensure_set, with_amounts
+
+METRIC = "open_hm"
+"""What settings are judged by: the open-vocabulary harmonic mean, to which all classes and both halves count."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen: the recipe with the chosen values in its arms, and the record that is written as
+    choices.json."""
+
+    recipe: Recipe
+    record: dict[str, Any]
+
+
+def choose(recipe: Recipe, out: str | None = None) -> Choice:
+    """Try every combination of each arm's `candidates` and keep the one that does best on validation pictures.
+
+    Each combination is trained at one amount of synthetic pictures with the `choice_seeds`, as the cells of a study
+    that evaluates on the validation split; the mean over the seeds decides, the earlier candidate wins a tie. Killed
+    at any time, the same call goes on.
+
+    Args:
+        recipe: whose `study.arms` have `candidates`.
+        out: folder or URL; by default `<storage.root>/<name>/choice`. It then holds choices.json (what was tried, how
+            it
+            did, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
+
+    Raises:
+        UserError: no arm has candidates, or a candidate's training failed.
+    """
+    settings = recipe.study
+    if not any(arm.candidates for arm in settings.arms):
+        raise UserError(
+            "study.arms: no arm has candidates to choose from; give e.g. candidates: {training.epochs: [5, 10]}"
+        )
+    storage.configure(recipe.storage.options)
+    url = places.absolute(out or storage.join(recipe.folder, "choice"))
+    synthetic = ensure_set(recipe, url if out else None)
+    grid, values = _grid(recipe)
+    grid, _ = with_amounts(grid, synthetic)
+    runs = prepare(grid, cells(grid.study), url, synthetic.url if synthetic else None)
+    runs, _ = run_cells(runs, grid.study, "choose")
+    if failed := [run for run in runs if run.status == "failed"]:
+        raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")
+    record: dict[str, Any] = {
+        "split": "val",
+        "metric": METRIC,
+        "images_per_class": grid.study.amounts[0],
+        "seeds": grid.study.seeds,
+        "arms": {name: _judge(tried, runs) for name, tried in values.items()},
+    }
+    chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
+    outputs.write_json(storage.join(url, outputs.CHOICES), record)
+    storage.write_bytes(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
+    return Choice(chosen, record)
+
+
+def combinations(candidates: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Every combination of values, the last key varying fastest."""
+    return [dict(zip(candidates, values, strict=True)) for values in itertools.product(*candidates.values())]
+
+
+def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]:
+    """A study of all candidates on the validation split, and {arm: {candidate's arm: values}}."""
+    settings = recipe.study
+    arms: list[Arm] = []
+    values: dict[str, dict[str, dict[str, Any]]] = {}
+    for arm in settings.arms:
+        if not (arm.candidates and arm.trained):
+            continue
+        for number, tried in enumerate(combinations(arm.candidates)):
+            name = f"{arm.name}-try{number}"
+            values.setdefault(arm.name, {})[name] = tried
+            overrides = {**arm.overrides, **tried}
+            arms.append(Arm(method=arm.method, data=arm.data, name=name, overrides=overrides))
+    grid = recipe.with_values(
+        {
+            "study.arms": [arm.model_dump(mode="json") for arm in arms],
+            "study.seeds": settings.choice_seeds,
+            "study.images_per_class": [settings.choice_images_per_class or settings.amounts[-1]],
+            "evaluation.split": "val",
+        },
+        "study.candidates",
+    )
+    return grid, values
+
+
+def _judge(tried: Mapping[str, Mapping[str, Any]], runs: list[CellRun]) -> dict[str, Any]:
+    candidates: list[dict[str, Any]] = []
+    for name, values in tried.items():
+        scores = {str(run.cell.seed): float(run.results[METRIC]) for run in runs if run.cell.arm.name == name}
+        candidates.append({"values": dict(values), METRIC: fmean(scores.values()), "by_seed": scores})
+    best = max(candidates, key=lambda candidate: candidate[METRIC])
+    return {"chosen": best["values"], METRIC: best[METRIC], "candidates": candidates}
+
+
+def _with_choices(recipe: Recipe, chosen: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    arms = []
+    for arm in recipe.study.arms:
+        values = {**arm.overrides, **chosen.get(arm.name, {})}
+        arms.append({**arm.model_dump(mode="json"), "overrides": values, "candidates": {}})
+    return recipe.with_values({"study.arms": arms}, "the chosen values")

@@ -1,0 +1,100 @@
+"""Features of real and synthetic pictures, before and after training: the material of the shift and of its map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.determinism import pinned
+from syncclip.core.order import evenly
+from syncclip.core.settings import UserError
+from syncclip.methods import Method, build_method
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import Parts, assemble
+from syncclip.sets.shift import Shift, measure, project
+from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.stream.stream import REAL, SYNTHETIC
+from syncclip.studies.bootstrap import Floats
+from syncclip.training.loop import load_prompts
+
+DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some pictures of one domain: their rows in the set, their classes, and the pictures as the backbone takes
+    them."""
+
+    rows: Rows
+    labels: Rows
+    images: torch.Tensor
+
+
+def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) -> tuple[dict[str, Shift], pd.DataFrame]:
+    """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
+
+    Under the trained one, real pictures get the prompts of real pictures and synthetic ones those of synthetic
+    pictures, where the method tells them apart.
+
+    Args:
+        recipe: of the run.
+        run_url: the finished run.
+        synthetic_url: the set; the pictures that the run may have learnt from come first in it.
+        limit: pictures of each domain, the same number of each class as far as they go.
+
+    Returns:
+        The shift under each model, and the map: model, domain, label, row, x, y.
+    """
+    parts = assemble(recipe)
+    load_prompts(run_url, parts.method)
+    frozen = build_method("zeroshot", PromptedClip(parts.backbone), parts.benchmark)
+    real, synthetic = parts.benchmark.split(recipe.evaluation.split), ShardSet(synthetic_url)
+    samples = {REAL: _sample(real, limit, parts), SYNTHETIC: _sample(synthetic, limit, parts)}
+    shifts, tables = {}, []
+    with pinned(recipe.training.threads), torch.inference_mode():
+        for model, method in (("frozen", frozen), ("trained", parts.method)):
+            features = {domain: _features(method, sample, domain, recipe) for domain, sample in samples.items()}
+            shifts[model] = measure(
+                features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
+            )
+            places = dict(zip((REAL, SYNTHETIC), project(features[REAL], features[SYNTHETIC]), strict=True))
+            tables += [_table(model, domain, samples[domain], places[domain]) for domain in samples]
+    return shifts, pd.concat(tables, ignore_index=True)
+
+
+def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
+    size, device = recipe.evaluation.batch, method.clip.device
+    found = []
+    for first in range(0, len(sample.images), size):
+        images = sample.images[first : first + size].to(device)
+        domains = torch.full((len(images),), domain, device=device)
+        found.append(method.image_features(images, domains).double().cpu().numpy())
+    return np.concatenate(found)
+
+
+def _sample(images: ImageSet, limit: int, parts: Parts) -> Sample:
+    found = list(_readable(images, evenly(images.labels, limit), parts))
+    if not found:
+        raise UserError("no picture of one of the domains can be read, so their shift can't be measured")
+    rows = np.array([row for row, _ in found], dtype=np.int64)
+    return Sample(rows, images.labels[rows], torch.stack([image for _, image in found]))
+
+
+def _readable(images: ImageSet, rows: Rows, parts: Parts) -> Iterator[tuple[int, torch.Tensor]]:
+    for row in rows.tolist():
+        try:
+            image = images.image(row)
+        except UserError:  # one picture more or less makes no difference to a map
+            continue
+        yield row, parts.backbone.preprocess(image)
+
+
+def _table(model: str, domain: int, sample: Sample, places: Floats) -> pd.DataFrame:
+    columns = {"label": sample.labels, "row": sample.rows, "x": places[:, 0], "y": places[:, 1]}
+    table: pd.DataFrame = pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns})
+    return table

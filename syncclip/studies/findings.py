@@ -1,0 +1,223 @@
+"""What a study's files hold: from finished cells to tables, curves, comparisons, shift and cost. See `outputs`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from syncclip import storage
+from syncclip.datasets import load_benchmark
+from syncclip.recipe.recipe import Recipe, digest
+from syncclip.studies import analysis, outputs, summary
+from syncclip.studies.bootstrap import METRICS
+from syncclip.studies.cells import CellRun
+from syncclip.studies.features import feature_map
+from syncclip.studies.fit import MIN_AMOUNTS
+from syncclip.studies.worth import marginal
+from syncclip.synthesis.plan import read_plan
+from syncclip.synthesis.summary import summarise
+
+CALIBRATION = ("ece", "ece_base", "ece_novel")
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """The set that a study learns from: where it lies, its pictures of each class, and what drawing it took this
+    time."""
+
+    url: str
+    images_per_class: int
+    wall_seconds: float | None = None
+    busy: float | None = None
+
+
+def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
+    """Write study.json: the grid, and how far it is."""
+    benchmark = load_benchmark(recipe.benchmark)
+    settings = recipe.study
+    state = {
+        "name": recipe.name,
+        "benchmark": benchmark.name,
+        "classnames": benchmark.classnames,
+        "base": len(benchmark.base),
+        "split": recipe.evaluation.split,
+        "synthetic": recipe.training.synthetic,
+        "focus": settings.focus_arm.name,
+        "arms": [{"name": arm.name, "method": arm.method, "data": arm.data} for arm in settings.arms],
+        "images_per_class": settings.amounts,
+        "dropped": list(dropped),
+        "seeds": settings.seeds,
+        "cells": [
+            {
+                "cell": run.cell.name,
+                "arm": run.cell.arm.name,
+                "images_per_class": run.cell.images_per_class,
+                "seed": run.cell.seed,
+                "status": run.status,
+                "error": run.error,
+            }
+            for run in runs
+        ],
+    }
+    outputs.write_json(storage.join(url, outputs.STATE), state)
+
+
+def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
+    """One row a finished cell; the columns are told in `outputs`."""
+    rows = []
+    for run in runs:
+        if run.status != "done":
+            continue
+        results = run.results
+        rows.append(
+            {
+                "cell": run.cell.name,
+                "arm": run.cell.arm.name,
+                "method": run.cell.arm.method,
+                "data": run.cell.arm.data if run.cell.arm.trained else "none",
+                "images_per_class": run.cell.images_per_class,
+                "seed": run.cell.seed,
+                "split": split,
+                **{name: results[name] for name in (*METRICS, *CALIBRATION)},
+                "seconds": run.seconds,
+                "hash": run.hash,
+            }
+        )
+    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *METRICS, *CALIBRATION]
+    table = pd.DataFrame(rows, columns=[*columns, "seconds", "hash"])
+    numbers = dict.fromkeys((*METRICS, *CALIBRATION, "seconds"), "float64")
+    typed: pd.DataFrame = table.astype({"images_per_class": "Int64", "seed": "Int64", **numbers})
+    return typed
+
+
+def write(
+    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]
+) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
+
+    Args:
+        recipe: of the study.
+        url: its folder.
+        runs: all cells.
+        synthetic: the set, None where no arm learns from one.
+        work: what running the cells took this time, from `run_cells`.
+
+    Returns:
+        The table of cells, and the comparisons.
+    """
+    settings, split = recipe.study, recipe.evaluation.split
+    table = cell_table(runs, split)
+    outputs.write_table(storage.join(url, outputs.TABLE), table)
+    finished = [(run.cell, run.url) for run in runs if run.status == "done"]
+    evidence = analysis.gather(finished, settings.arms, len(load_benchmark(recipe.benchmark).base))
+    found = analysis.series(evidence, settings)
+    fits = analysis.curves(found, settings)
+    described = {"level": settings.level, "draws": settings.draws, "split": split, "curves": fits}
+    outputs.write_json(storage.join(url, outputs.FIT), {**described, "models": analysis.models(found)})
+    pairs = analysis.comparisons(evidence, settings)
+    outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
+    if synthetic is not None:
+        _write_shift(recipe, url, runs, synthetic)
+    cost = _cost(url, runs, synthetic, work)
+    outputs.write_json(storage.join(url, outputs.COST), cost)
+    _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost["synthesis"] or {})
+    text = summary.markdown(recipe, table, fits, pairs)
+    storage.write_bytes(storage.join(url, outputs.TABLES), text.encode())
+    return table, pairs
+
+
+def _write_worth(
+    recipe: Recipe,
+    url: str,
+    evidence: analysis.Evidence,
+    focus: Mapping[str, analysis.Series],
+    drawing: Mapping[str, Any],
+) -> None:
+    """What the focus arm's pictures are worth: in points an hour of drawing, where the speed is known, and in real
+    pictures, where arms with several numbers of shots tell."""
+    settings = recipe.study
+    an_hour = 3600 * (drawing.get("images_per_second") or 0.0)
+    classes = len(load_benchmark(recipe.benchmark).classnames)
+    worth = {
+        "arm": settings.focus_arm.name,
+        "level": settings.level,
+        "images_per_hour": an_hour or None,
+        "marginal": {
+            metric: marginal(one.amounts, one.means, one.draws, an_hour, classes, settings.level)
+            for metric, one in focus.items()
+            if an_hour and len(one.amounts) >= MIN_AMOUNTS
+        },
+        "exchange": analysis.exchanges(evidence, settings, recipe.benchmark.shots),
+    }
+    outputs.write_json(storage.join(url, outputs.WORTH), worth)
+
+
+def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet) -> None:
+    """Map the focus arm's first seed at its largest amount; what was mapped already is not mapped again."""
+    focus = recipe.study.focus_arm.name
+    fit = [run for run in runs if run.status == "done" and run.cell.arm.name == focus and run.cell.arm.synthetic]
+    if not fit:
+        return
+    run = max(fit, key=lambda one: (one.cell.images_per_class or 0, -recipe.study.seeds.index(one.cell.seed or 0)))
+    key = digest([run.hash, recipe.evaluation.split, recipe.study.map_images, synthetic.images_per_class])
+    place, table_place = (storage.join(url, name) for name in (outputs.SHIFT, outputs.FEATURES))
+    if storage.exists(place) and storage.exists(table_place) and outputs.read_json(place).get("key") == key:
+        return
+    shifts, table = feature_map(run.recipe, run.url, synthetic.url, recipe.study.map_images)
+    counts = table[table["model"] == "frozen"]["domain"].value_counts()
+    outputs.write_table(table_place, table)
+    outputs.write_json(
+        place,
+        {
+            "cell": run.cell.name,
+            "arm": focus,
+            "images_per_class": run.cell.images_per_class,
+            "seed": run.cell.seed,
+            "split": recipe.evaluation.split,
+            "pictures": {domain: int(count) for domain, count in counts.items()},
+            "key": key,
+            **shifts,
+        },
+    )
+
+
+def _cost(
+    url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]
+) -> dict[str, Any]:
+    """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
+    place = storage.join(url, outputs.COST)
+    before = outputs.read_json(place) if storage.exists(place) else {}
+    seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
+    old = before.get("training") or {}
+    old_wall = 3600 * (old.get("wall_hours") or 0.0)
+    old_busy = old_wall * (old.get("workers") or 0) * (old.get("busy_share") or 0.0)
+    wall = old_wall + work["wall_seconds"]
+    workers = int(work["workers"]) or old.get("workers") or 0
+    busy = old_busy + work["busy_seconds"]
+    training = {
+        "cells": len(seconds),
+        "hours": sum(seconds) / 3600,
+        "wall_hours": wall / 3600 if wall else None,
+        "workers": workers or None,
+        "busy_share": min(1.0, busy / (wall * workers)) if wall and workers else None,
+    }
+    return {"synthesis": _synthesis_cost(synthetic, before.get("synthesis") or {}), "training": training}
+
+
+def _synthesis_cost(synthetic: SyntheticSet | None, before: Mapping[str, Any]) -> dict[str, Any] | None:
+    plan = read_plan(synthetic.url) if synthetic is not None else None
+    if synthetic is None or plan is None:
+        return None
+    drawn = summarise(plan, synthetic.url)
+    fresh = synthetic.wall_seconds is not None
+    return {
+        "images": drawn.images,
+        "rejects": drawn.rejects,
+        "hours": drawn.seconds / 3600,
+        "images_per_second": drawn.images / drawn.seconds if drawn.seconds else None,
+        "wall_hours": (synthetic.wall_seconds or 0.0) / 3600 if fresh else before.get("wall_hours"),
+        "busy_share": synthetic.busy if fresh else before.get("busy_share"),
+    }

@@ -1,0 +1,246 @@
+"""How error falls with the amount of synthetic data: error = a + b * n^(-c), intervals, forecast and an honest "flat".
+
+`a` is the error that no amount of this data removes, `b` what the first picture of each class leaves above it, `c`
+how fast the rest goes. For a given `c` the best `a` and `b` are a linear regression, so the search is over `c` alone
+and cannot end in a local minimum; it is done for thousands of bootstrap draws at once.
+
+MERGED Which model of the curve foretells amounts that it has not seen: a constant, a logarithm, or the power law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from syncclip.studies.bootstrap import Floats, Interval, interval, seed_weights
+
+SLOWEST, FASTEST = 0.05, 3.0
+"""Bounds of `c`. Outside them the curve cannot be told from a constant or from a single step over any amounts one can
+afford."""
+MIN_AMOUNTS = 3
+"""Three parameters need three amounts; with just three the curve passes through all points and only the bootstrap
+shows doubt."""
+
+Verdict = Literal["falls", "flat", "rises", "too few amounts"]
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """One curve (scalars) or one for each of R draws ((R,) arrays)."""
+
+    a: Floats
+    b: Floats
+    c: Floats
+
+    def __call__(self, amounts: Sequence[float] | Floats) -> Floats:
+        """Errors at some amounts: (N,) or (R, N)."""
+        n = np.asarray(amounts, dtype=np.float64)
+        return self.a[..., None] + self.b[..., None] * n ** -self.c[..., None]
+
+    def amount_for(self, error: Floats) -> Floats:
+        """The amount at which the curve reaches an error; infinite where it never does."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            n = ((error - self.a) / self.b) ** (-1 / self.c)
+        return np.where((error > self.a) & (self.b > 0), n, np.inf)
+
+
+def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw:
+    """Least squares fit with a >= 0, b >= 0, SLOWEST <= c <= FASTEST.
+
+    Args:
+        amounts: (A,) pictures per class, at least three different ones.
+        errors: (A,) errors, or (R, A) for R fits at once.
+
+    Returns:
+        The parameters, shaped () or (R,).
+    """
+    n = np.asarray(amounts, dtype=np.float64)
+    y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
+    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "three amounts or more, one error each"
+    low, high = np.full(len(y), np.log(SLOWEST)), np.full(len(y), np.log(FASTEST))
+    rows = np.arange(len(y))
+    for points in (96, 16, 16):  # each round looks closer around the best exponent of the round before
+        grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, points)
+        a, b, squares = _regress(n ** -np.exp(grid)[..., None], y)
+        best = squares.argmin(axis=1)
+        low, high = grid[rows, np.maximum(best - 1, 0)], grid[rows, np.minimum(best + 1, points - 1)]
+    law = PowerLaw(a[rows, best], b[rows, best], np.exp(grid[rows, best]))
+    return law if np.ndim(errors) == 2 else PowerLaw(law.a[0], law.b[0], law.c[0])
+
+
+def _regress(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
+    """Best a >= 0, b >= 0 of y = a + b x and the squared error left: x (R, K, A), y (R, A) -> (R, K) each."""
+    target = y[:, None, :]
+    x_mean, y_mean = x.mean(axis=-1), target.mean(axis=-1)
+    b = np.maximum(
+        ((x - x_mean[..., None]) * (target - y_mean[..., None])).sum(axis=-1) / x.var(axis=-1) / x.shape[-1], 0
+    )
+    a = y_mean - b * x_mean
+    through_zero = (x * target).sum(axis=-1) / (x * x).sum(axis=-1)
+    b = np.where(a < 0, np.maximum(through_zero, 0), b)
+    a = np.maximum(a, 0)
+    return a, b, ((a[..., None] + b[..., None] * x - target) ** 2).sum(axis=-1)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The curve's error at an amount."""
+
+    n: float
+    error: Interval
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a study can say about one arm and metric.
+
+    Attributes:
+        verdict: "falls" where the error's slope over log n is below zero beyond doubt, "rises" where above, else
+            "flat".
+        slope: points of error for each doubling of n.
+        law: the parameters with their intervals; None where the verdict is not "falls".
+        line: the fitted curve over the measured range, for drawing.
+        forecast: the curve at larger amounts.
+        plus_one: amount per class for one point less error than at the largest measured amount; infinite if never.
+        reachable: share of the draws in which that amount is finite.
+    """
+
+    amounts: list[int]
+    means: list[float]
+    standard_errors: list[float]
+    verdict: Verdict
+    slope: Interval
+    law: dict[str, Interval] | None = None
+    rmse: float | None = None
+    line: tuple[Point, ...] = ()
+    forecast: tuple[Point, ...] = ()
+    plus_one: Interval | None = None
+    reachable: float | None = None
+
+
+def fit_curve(
+    amounts: Sequence[int],
+    errors: Floats,
+    draws: Floats,
+    level: float = 0.95,
+    forecast: Sequence[int] = (),
+) -> Curve:
+    """Fit one arm's curve and say how sure it is.
+
+    Args:
+        amounts: (A,) pictures per class, ascending.
+        errors: (S, A) error of each seed at each amount, in points (100 - accuracy).
+        draws: (R, A) mean error in each bootstrap draw, from `seed_draws` or from draws of seeds and pictures.
+        level: coverage of the intervals.
+        forecast: amounts to forecast; only a falling curve is forecast.
+    """
+    n = np.asarray(amounts, dtype=np.float64)
+    means = errors.mean(axis=0)
+    spread = errors.std(axis=0, ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else np.full(len(n), np.nan)
+    known = {"amounts": list(amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
+    if len(n) < 2:
+        return Curve(**known, verdict="too few amounts", slope=Interval(np.nan, np.nan, np.nan))
+    steps = np.log2(n) - np.log2(n).mean()
+    steps /= steps @ steps
+    slope = interval(means @ steps, draws @ steps, level)
+    verdict: Verdict = "falls" if slope.high < 0 else "rises" if slope.low > 0 else "flat"
+    if len(n) < MIN_AMOUNTS:
+        return Curve(**known, verdict="too few amounts", slope=slope)
+    if verdict != "falls":
+        return Curve(**known, verdict=verdict, slope=slope)
+
+    law, drawn = fit_power_law(n, means), fit_power_law(n, draws)
+
+    def points(at: Floats) -> tuple[Point, ...]:
+        estimates, values = law(at), drawn(at)
+        return tuple(Point(float(x), interval(estimates[i], values[:, i], level)) for i, x in enumerate(at))
+
+    largest = n.max()
+    target = law([largest])[0] - 1, drawn([largest])[:, 0] - 1
+    needed = drawn.amount_for(target[1])
+    return Curve(
+        **known,
+        verdict=verdict,
+        slope=slope,
+        law={name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
+        rmse=float(np.sqrt(np.mean((law(n) - means) ** 2))),
+        line=points(np.geomspace(n.min(), largest, 33)),
+        forecast=points(np.asarray(forecast, dtype=np.float64)) if len(forecast) else (),
+        plus_one=interval(float(law.amount_for(np.asarray(target[0]))), needed, level),
+        reachable=float(np.isfinite(needed).mean()),
+    )
+
+
+def seed_draws(errors: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    """Mean errors with the seeds drawn again: (S, A) -> (R, A). A seed keeps its values at all amounts together."""
+    return seed_weights(len(errors), draws, generator) @ errors
+
+
+Model = Callable[[Floats, Floats, float], Floats]
+"""Amounts (A,) and errors (R, A) -> the errors (R,) that it expects at another amount."""
+
+
+def constant(amounts: Floats, errors: Floats, ahead: float) -> Floats:  # noqa: ARG001
+    """The mean of what was seen: more pictures change nothing."""
+    mean: Floats = errors.mean(axis=1)
+    return mean
+
+
+def logarithm(amounts: Floats, errors: Floats, ahead: float) -> Floats:
+    """Each doubling takes away as many points as the one before."""
+    steps = np.log(amounts) - np.log(amounts).mean()
+    slope = errors @ steps / (steps @ steps)
+    expected: Floats = errors.mean(axis=1) + slope * (np.log(ahead) - np.log(amounts).mean())
+    return expected
+
+
+def power_law(amounts: Floats, errors: Floats, ahead: float) -> Floats:
+    """`fit.fit_power_law`: it levels off."""
+    return fit_power_law(amounts, errors)([ahead])[:, 0]
+
+
+MODELS: dict[str, Model] = {"constant": constant, "logarithm": logarithm, "power law": power_law}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How far a model is off where it has not looked.
+
+    Attributes:
+        model: a key of `MODELS`.
+        miss: root mean square of its errors, in points.
+        best: share of the draws in which it misses least.
+    """
+
+    model: str
+    miss: float
+    best: float
+
+
+def held_out(amounts: Sequence[int], means: Floats, draws: Floats) -> tuple[HeldOut, ...]:
+    """Fit every model to the first amounts and ask it for the next one, for each next one that there is.
+
+    Args:
+        amounts: (A,) pictures per class, ascending.
+        means: (A,) measured errors, in points.
+        draws: (R, A) the same in each bootstrap draw.
+
+    Returns:
+        One entry a model, the best first; empty with fewer than four amounts.
+    """
+    n = np.asarray(amounts, dtype=np.float64)
+    if len(n) <= MIN_AMOUNTS:
+        return ()
+    rows = np.vstack([means, draws])
+    missed = {
+        name: np.sqrt(
+            np.mean([(model(n[:k], rows[:, :k], n[k]) - rows[:, k]) ** 2 for k in range(MIN_AMOUNTS, len(n))], axis=0)
+        )
+        for name, model in MODELS.items()
+    }
+    least = np.stack([miss[1:] for miss in missed.values()]).argmin(axis=0)
+    found = [HeldOut(name, float(miss[0]), float((least == i).mean())) for i, (name, miss) in enumerate(missed.items())]
+    return tuple(sorted(found, key=lambda one: one.miss))

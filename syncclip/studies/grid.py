@@ -1,0 +1,77 @@
+"""The cells of a study, in an order whose first results tell most: pure functions of the settings."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from syncclip.recipe.study import Arm, StudySettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    `images_per_class` is None where the arm learns from no synthetic pictures, `seed` where it learns nothing.
+    """
+
+    arm: Arm
+    images_per_class: int | None
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The cell's folder, e.g. `syncclip-both-16-seed1`."""
+        parts = [self.arm.name]
+        if self.images_per_class is not None:
+            parts.append(str(self.images_per_class))
+        if self.seed is not None:
+            parts.append(f"seed{self.seed}")
+        return "-".join(parts)
+
+
+def spread(amounts: list[int]) -> list[int]:
+    """Amounts in the order in which a curve takes shape: largest, smallest, then the middle of the widest gap left.
+
+    >>> spread([1, 2, 4, 8, 16])
+    [16, 1, 4, 2, 8]
+    """
+    ordered = sorted(amounts)
+    order = [len(ordered) - 1, 0][: len(ordered)]
+    while len(order) < len(ordered):
+        taken = sorted(order)
+        gaps = [(right - left, -left) for left, right in itertools.pairwise(taken)]
+        width, left = max(gaps)
+        order.append(-left + width // 2)
+    return [ordered[i] for i in order]
+
+
+def cells(settings: StudySettings, most: int | None = None) -> list[Cell]:
+    """All cells, the most telling first.
+
+    Everything for the first seed comes before the next seed begins, and within a seed all arms at the largest amount,
+    then at the smallest, then between.
+
+    Args:
+        settings: the grid.
+        most: synthetic pictures of each class that there are; larger amounts are cut down to it.
+    """
+    amounts = capped(settings.amounts, most)
+    order = [Cell(arm, None, None) for arm in settings.arms if not arm.trained]
+    for seed in settings.seeds:
+        order += [Cell(arm, None, seed) for arm in settings.arms if arm.trained and not arm.synthetic]
+        order += [
+            Cell(arm, n, seed)
+            for n in spread(amounts)
+            for arm in settings.arms
+            if arm.synthetic and n in arm.at(amounts)
+        ]
+    return order
+
+
+def capped(amounts: list[int], most: int | None) -> list[int]:
+    """The amounts that can be had: those up to `most`, and `most` itself where a larger one was asked for;
+    ascending."""
+    if most is None or max(amounts) <= most:
+        return sorted(amounts)
+    return sorted({n for n in amounts if n < most} | {most})

@@ -1,0 +1,117 @@
+"""A study from beginning to end: synthetic set, cells, findings. One function, for the command and the job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from syncclip import jobs, storage
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs import resolve
+from syncclip.sets.imported import read_set
+from syncclip.storage import places
+from syncclip.studies import findings, outputs, summary
+from syncclip.studies.cells import prepare, run_cells
+from syncclip.studies.findings import SyntheticSet
+from syncclip.studies.grid import capped, cells
+from syncclip.synthesis.plan import PLAN_NAME
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has run: where it lies, its table (see `outputs`), and why cells of it failed, by their names."""
+
+    url: str
+    table: pd.DataFrame
+    failed: Mapping[str, str]
+    cells: int
+
+    def check(self) -> None:
+        """Raise UserError where cells failed; the sentence names them."""
+        if self.failed:
+            raise UserError(failures(self.failed, self.cells, self.url))
+
+
+def study(recipe: Recipe, out: str | None = None) -> Study:
+    """Run the grid of a recipe and write everything that it shows; see `outputs` for the files.
+
+    The synthetic set is drawn first where it is missing or too small, then the cells run, then the findings are
+    written. Killed at any time, the same call goes on: shards and cells that are done are not done again.
+    A seed, an amount or an arm that is added later only runs its own cells.
+
+    Args:
+        recipe: its sections `study`, `evaluation` and those that a run needs.
+        out: folder or URL of the study; by default `<storage.root>/<name>/study`.
+
+    Raises:
+        UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
+            cell. Cells that fail don't end the study: `Study.check` tells of them.
+    """
+    storage.configure(recipe.storage.options)
+    url = folder_of(recipe, out)
+    synthetic = ensure_set(recipe, url if out else None)
+    recipe, dropped = with_amounts(recipe, synthetic)
+    runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
+    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+    findings.write_state(recipe, url, runs, dropped)
+    runs, work = run_cells(runs, recipe.study, out=url)
+    findings.write_state(recipe, url, runs, dropped)
+    table, pairs = findings.write(recipe, url, runs, synthetic, work)
+    if len(table):
+        summary.show(recipe, url, table, pairs)
+    failed = {run.cell.name: run.error or "" for run in runs if run.status == "failed"}
+    return Study(url, table, failed, len(runs))
+
+
+def folder_of(recipe: Recipe, out: str | None = None) -> str:
+    """Where a recipe's study lies."""
+    return places.absolute(out or storage.join(recipe.folder, "study"))
+
+
+def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
+    """The synthetic set for the study's largest amount: the one that the recipe names, else drawn where it is missing.
+
+    Args:
+        out: the study's folder where one was given: a set in it, or none elsewhere, means that it is kept there.
+
+    Returns:
+        None where no arm learns from synthetic pictures.
+    """
+    settings = recipe.study
+    if not any(arm.synthetic for arm in settings.arms):
+        return None
+    if recipe.training.synthetic is not None:
+        url = resolve.find_synthetic(recipe)
+        plan = read_set(url)
+        assert plan is not None, "find_synthetic only names folders with a set"
+        return SyntheticSet(url, plan.images_per_class)
+    place = storage.join(recipe.folder, "synthetic")
+    if out is not None:
+        beside = storage.join(out, "synthetic")
+        if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(place, PLAN_NAME)):
+            place = beside
+    drawn = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": settings.amounts[-1]}), place)
+    work = drawn.work
+    took = (work.seconds, work.busy) if work.images else (None, None)
+    return SyntheticSet(drawn.url, settings.amounts[-1], *took)
+
+
+def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe, list[int]]:
+    """The recipe with the set written into it and the amounts cut to what it holds; and the amounts that fell away."""
+    if synthetic is None:
+        return recipe, []
+    kept = capped(recipe.study.amounts, synthetic.images_per_class)
+    values = {"training.synthetic": synthetic.url, "study.images_per_class": kept}
+    return recipe.with_values(values), [n for n in recipe.study.amounts if n not in kept]
+
+
+def failures(failed: Mapping[str, str], total: int, url: str) -> str:
+    """What to tell of cells that failed, given with their reasons."""
+    name, reason = next(iter(failed.items()))
+    others = f" (others: {', '.join(list(failed)[1:6])}{', …' if len(failed) > 6 else ''})" if len(failed) > 1 else ""
+    return (
+        f"{len(failed)} of {total} cells failed in {url}; {name}: {reason}{others}; the same command tries them again"
+    )

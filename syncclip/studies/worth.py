@@ -1,0 +1,97 @@
+"""What one more picture is worth: in points an hour of drawing, and in real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from syncclip.studies.bootstrap import Floats, Interval, interval
+from syncclip.studies.fit import MIN_AMOUNTS, PowerLaw, fit_power_law
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """What drawing on gains at an amount of pictures a class: points for each hour of one generator."""
+
+    n: int
+    points_per_hour: Interval
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How real pictures would have to grow to reach what synthetic ones reached.
+
+    Attributes:
+        n: synthetic pictures a class.
+        shots: real pictures a class that alone do as well; infinite where no number does.
+        per_real: synthetic pictures that stand for one real picture more; infinite where they bring nothing, 0 where
+            no number of real ones does as well.
+    """
+
+    n: int
+    shots: Interval
+    per_real: Interval
+
+
+def marginal(
+    amounts: Sequence[int], means: Floats, draws: Floats, images_per_hour: float, classes: int, level: float = 0.95
+) -> tuple[Marginal, ...]:
+    """The slope of the fitted power law at each amount, paid in hours.
+
+    Args:
+        amounts: (A,) pictures per class, ascending, three or more.
+        means: (A,) measured errors, in points.
+        draws: (R, A) the same in each bootstrap draw.
+        images_per_hour: what one generator draws, rejects paid for.
+        classes: that share the hour's pictures.
+        level: coverage of the intervals.
+    """
+    n = np.asarray(amounts, dtype=np.float64)
+    each = images_per_hour / classes
+
+    def slopes(law: PowerLaw) -> Floats:
+        b, c = law.b[..., None], law.c[..., None]
+        return np.asarray(b * c * n ** (-c - 1) * each)
+
+    estimates, drawn = slopes(fit_power_law(n, means)), slopes(fit_power_law(n, draws))
+    return tuple(Marginal(amount, interval(estimates[i], drawn[:, i], level)) for i, amount in enumerate(amounts))
+
+
+def exchange(
+    shots: Sequence[int],
+    real: tuple[Floats, Floats],
+    amounts: Sequence[int],
+    synthetic: tuple[Floats, Floats],
+    own: int,
+    level: float = 0.95,
+) -> tuple[Exchange, ...]:
+    """How many synthetic pictures a real one is worth.
+
+    The errors of real pictures alone over their number are a power law too. Where it reaches the error that `own`
+    shots and n synthetic pictures reached, it tells so many shots; what they are more than `own`, n has replaced.
+
+    Args:
+        shots: (K,) real pictures per class of the runs without synthetic ones, ascending, three or more.
+        real: their errors (K,) and draws (R, K), in points.
+        amounts: (A,) synthetic pictures per class.
+        synthetic: the errors (A,) and draws (R, A) of the runs with `own` shots and so many synthetic pictures.
+        own: real pictures per class beside the synthetic ones.
+        level: coverage of the intervals.
+    """
+    assert len(shots) >= MIN_AMOUNTS, "a power law needs three amounts"
+
+    def reached(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:
+        law = fit_power_law(shots, np.atleast_2d(errors))
+        equal = np.stack([law.amount_for(column) for column in np.atleast_2d(targets).T], axis=1)  # (R, A)
+        more = equal - own
+        with np.errstate(divide="ignore"):
+            each = np.where(more > 0, np.asarray(amounts, dtype=np.float64) / more, np.inf)
+        return equal, each
+
+    (estimate, one), (drawn, ones) = reached(real[0], synthetic[0]), reached(real[1], synthetic[1])
+    return tuple(
+        Exchange(n, interval(estimate[0, i], drawn[:, i], level), interval(one[0, i], ones[:, i], level))
+        for i, n in enumerate(amounts)
+    )

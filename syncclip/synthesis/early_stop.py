@@ -1,0 +1,96 @@
+"""Whether every class has an accepted picture yet: filters that reject everything end a run early, in one sentence.
+
+What is committed stays, and no byte of it depends on when a run ends: only the driver looks here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.shards.layout import ShardStats
+from syncclip.synthesis.plan import Plan
+
+PATIENCE = 64
+"""Drawings of the whole set that may be rejected before a first one is accepted, and of a class where such pictures
+are left out."""
+
+
+class Harvest:
+    """Counts the rejected drawings of classes that have no accepted picture.
+
+    A set in which nothing at all was accepted is an error. Where rejects are left out (`keep: drop`), so is a class
+    that gets nothing; where the best of them is kept, a hard class is not.
+
+    Args:
+        plan: of the set.
+        done: markers of the shards that earlier runs committed; read only where they tell anything.
+
+    Raises:
+        UserError: their pictures tell already that nothing will be accepted.
+    """
+
+    def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
+        self.plan = plan
+        self._fertile: set[int] = set()
+        self._drawn: Counter[int] = Counter()
+        self._reasons: dict[int, Counter[str]] = {}
+        if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its pictures
+            for stats in done:
+                if stats.shard in plan.shards():
+                    reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
+                    planned = self._planned(stats.shard)
+                    self._count(planned, {label: reason for label in planned if not stats.per_class.get(label)})
+            self._check()
+
+    def take(self, shard: int, barren: str) -> None:
+        """Take in a shard that was just drawn.
+
+        Args:
+            shard: its number.
+            barren: JSON, class id -> the reason that rejected most, of its classes without an accepted picture.
+
+        Raises:
+            UserError: so many drawings were rejected that the filters are at fault; names class and reason.
+        """
+        if len(self._fertile) < self.plan.classes:
+            self._count(self._planned(shard), {int(label): reason for label, reason in json.loads(barren).items()})
+            self._check()
+
+    def _planned(self, shard: int) -> dict[int, int]:
+        """Class id -> pictures of it that a shard is to hold."""
+        entries, classes = self.plan.shard_range(shard), self.plan.classes
+        rounds, rest = divmod(len(entries), classes)
+        first = entries.start % classes
+        labels = range(classes) if rounds else [(first + i) % classes for i in range(rest)]
+        return {label: rounds + ((label - first) % classes < rest) for label in labels}
+
+    def _count(self, planned: Mapping[int, int], barren: Mapping[int, str]) -> None:
+        for label, pictures in planned.items():
+            if label not in barren:
+                self._fertile.add(label)
+                self._reasons.pop(label, None)
+            elif label not in self._fertile:
+                self._drawn[label] += pictures * self.plan.attempts  # without success each attempt is drawn
+                self._reasons.setdefault(label, Counter())[barren[label]] += pictures
+
+    def _check(self) -> None:
+        for label, reasons in self._reasons.items():
+            if self.plan.keep == "drop" and (drawn := self._drawn[label]) >= PATIENCE:
+                name = self.plan.classnames[label]
+                raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", reasons))
+        if not self._fertile and (drawn := sum(self._drawn.values())) >= PATIENCE:
+            name, others = self.plan.classnames[next(iter(self._drawn))], len(self._drawn) - 1
+            what = f"none of the first {drawn} drawings, of class {name!r} and {counted(others, 'other')},"
+            raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
+
+    def _sentence(self, what: str, reasons: Counter[str]) -> str:
+        reason, _ = reasons.most_common(1)[0]
+        otherwise = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
+        return (
+            f"{what} passed the filters, most were rejected by {reason!r}; loosen that filter in "
+            f"synthesis.filters and draw into another folder{otherwise}"
+        )

@@ -1,0 +1,130 @@
+"""What a family's call takes of the settings. Pipelines differ in that; what one wouldn't obey is refused."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from syncclip.core.settings import UserError
+from syncclip.synthesis.generators.settings import GeneratorSettings
+
+PICTURES = ("image", "mask_image", "control_image", "video", "num_frames")
+"""Parameters of pipelines that start from pictures or make films."""
+
+LEAST_BINNED = 16
+"""Latents of smaller sides have no table of sizes in the families that choose from one (PixArt, Sana)."""
+
+
+class Size(NamedTuple):
+    """Pixels."""
+
+    width: int
+    height: int
+
+
+def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
+    """The keyword arguments of every call of a pipeline, but for prompts, generators and pictures.
+
+    Args:
+        pipeline: a loaded one; with `guided`, the image-to-image form of its family.
+
+    Raises:
+        UserError: it is no text-to-image pipeline, or it wouldn't obey a setting.
+    """
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(type(pipeline).__call__).parameters
+    if not guided:
+        _refuse_other_tasks(pipeline, settings, parameters)
+    _refuse_sizes(pipeline, settings)
+    wanted: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
+    wanted["clean_caption"] = False  # how it cleans depends on which packages are installed
+    sample = _latent_side(pipeline)
+    if sample is not None and sample < LEAST_BINNED:
+        wanted["use_resolution_binning"] = False
+    if guided:
+        assert settings.guide is not None
+        wanted["strength"] = settings.guide.strength
+        wanted["width"], wanted["height"] = size_of(pipeline, settings)
+    else:
+        wanted |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
+        if settings.height and settings.width:
+            wanted["max_area"] = settings.height * settings.width  # else Flux Kontext takes its own
+    wanted |= _guidance(type(pipeline).__name__, settings, parameters)
+    return {key: value for key, value in wanted.items() if key in parameters}
+
+
+def size_of(pipeline: Any, settings: GeneratorSettings) -> Size:
+    """The size of the pictures that it draws from text alone: as asked for, or the family's own."""
+    side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
+    assert side or (settings.width and settings.height), type(pipeline)
+    return Size(settings.width or side, settings.height or side)
+
+
+def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """Negative prompt and true guidance, where the family has them."""
+    key = "synthesis.generator"
+    negative, true = settings.negative_prompt, settings.true_guidance
+    if negative is not None and "negative_prompt" not in parameters:
+        raise UserError(f"{key}.negative_prompt: a {name} takes none; remove it")
+    if true is not None and "true_cfg_scale" not in parameters:
+        raise UserError(f"{key}.true_guidance: a {name} has none; give guidance instead")
+    if true is None and negative is not None and "true_cfg_scale" in parameters:
+        raise UserError(f"{key}.negative_prompt: a {name} reads it only with true_guidance above 1; give that too")
+    found: dict[str, Any] = {}
+    if true is not None:
+        found["true_cfg_scale"] = true
+    if negative is not None or true is not None:
+        found["negative_prompt"] = negative or ""
+    return found
+
+
+def _refuse_other_tasks(
+    pipeline: Any, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    from diffusers.pipelines import auto_pipeline
+
+    drawing: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+    editing: Any = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
+    optional = type(pipeline) in drawing and type(pipeline) in editing  # draws with a picture and without
+    pictures = [] if optional else [name for name in PICTURES if name in parameters]
+    if "prompt" not in parameters or "generator" not in parameters or pictures:
+        needs = f"needs {pictures[0]!r}" if pictures else "takes no prompt or no generator"
+        raise UserError(
+            f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; give a text-to-image "
+            "pipeline"
+        )
+
+
+def _refuse_sizes(pipeline: Any, settings: GeneratorSettings) -> None:
+    """Refuse what a family would round silently (Flux) or fail at in its middle (PixArt)."""
+    step = _size_step(pipeline)
+    for key in ("height", "width"):
+        size = getattr(settings, key)
+        if size is not None and size % step:
+            nearest = max(step, round(size / step) * step)
+            raise UserError(
+                f"synthesis.generator.{key}: {size} pixels is not a multiple of {step}, which a "
+                f"{type(pipeline).__name__} needs; try {nearest}"
+            )
+
+
+def _size_step(pipeline: Any) -> int:
+    """Pixels of which sides must be multiples: a latent's, times the side of the denoiser's patches."""
+    side = getattr(pipeline, "vae_scale_factor", 8)
+    processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)
+    patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
+    return int(max(processor, side * patch if isinstance(patch, int) else side))
+
+
+def denoiser(pipeline: Any) -> Any | None:
+    """The network that is called at every step; None where a pipeline has several or none."""
+    return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+
+
+def _latent_side(pipeline: Any) -> int | None:
+    """The side of the latents that the family draws by default; the shorter one, where they aren't square."""
+    config = getattr(denoiser(pipeline), "config", None)
+    found = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
+    if isinstance(found, int):
+        return found
+    return min(found) if found else None

@@ -1,0 +1,128 @@
+"""One picture for each prompt and seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from syncclip.core.settings import UserError
+from syncclip.synthesis.generators.arguments import call_arguments, size_of
+from syncclip.synthesis.generators.loading import load
+from syncclip.synthesis.generators.locating import first_line, locate
+from syncclip.synthesis.generators.settings import GeneratorSettings
+
+NSFW = "nsfw"
+"""Key of a picture's `info` that holds the verdict of the pipeline's own safety checker, where it has one."""
+
+
+class Generator:
+    """Draws pictures with one pipeline; holds its weights.
+
+    Picture i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is drawn
+    in, on the kind of device and on torch's number of threads. Its noise is always made on the CPU.
+
+    Args:
+        settings: the pipeline and how to run it.
+        device: `cpu`, `cuda` or another torch device.
+        fingerprint: what `locate` gave when the plan was made; other weights than those are refused.
+
+    Raises:
+        UserError: the pipeline is missing, changed, can't be read, isn't text-to-image, or wouldn't obey a setting.
+    """
+
+    def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
+        self.settings = settings
+        self.device = device
+        self.pipeline = load(settings, locate(settings, fingerprint), device)
+        self._arguments = call_arguments(self.pipeline, settings)
+        if settings.guide is not None:
+            self._guided = _image_to_image(self.pipeline)
+            self._guided_arguments = call_arguments(self._guided, settings, guided=True)
+            self._size = size_of(self.pipeline, settings)
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
+    ) -> list[Image.Image]:
+        """One RGB picture for each (prompt, seed), drawn as one batch.
+
+        Args:
+            guides: the real picture that each starts from, None where it starts from noise; those with a guide are
+                drawn as a batch of their own. Nothing: all start from noise.
+        """
+        assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
+        guided = [i for i, guide in enumerate(guides) if guide is not None]
+        free = [i for i in range(len(seeds)) if i not in set(guided)]
+        drawn: dict[int, Image.Image] = {}
+        if free:
+            drawn |= zip(free, self._call(self.pipeline, self._arguments, prompts, seeds, free), strict=True)
+        if guided:
+            starts = [ImageOps.fit(guides[i].convert("RGB"), self._size) for i in guided]  # type: ignore[union-attr]
+            arguments = {**self._guided_arguments, "image": starts}
+            drawn |= zip(guided, self._call(self._guided, arguments, prompts, seeds, guided), strict=True)
+        return [drawn[i] for i in range(len(seeds))]
+
+    def _call(
+        self,
+        pipeline: Any,
+        arguments: dict[str, Any],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        rows: Sequence[int],
+    ) -> list[Image.Image]:
+        """The pictures of some rows, as one batch."""
+        import torch
+
+        if "negative_prompt" in arguments:
+            arguments = {**arguments, "negative_prompt": [arguments["negative_prompt"]] * len(rows)}
+        devices = [self.device] if self.device.startswith("cuda") else []
+        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(seeds[rows[0]])  # some schedulers also draw from torch's own generator
+            try:
+                output = pipeline(
+                    prompt=[prompts[i] for i in rows],
+                    generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in rows],
+                    output_type="pil",
+                    **arguments,
+                )
+            except Exception as error:
+                raise _told(error, self.settings) from error
+        pictures = [picture.convert("RGB") for picture in output.images]
+        flags = getattr(output, "nsfw_content_detected", None)
+        for picture, flag in zip(pictures, flags or (), strict=False):
+            picture.info[NSFW] = bool(flag)
+        return pictures
+
+
+def _image_to_image(pipeline: Any) -> Any:
+    """The image-to-image form of a pipeline's family, with the same weights."""
+    import inspect
+
+    import diffusers
+
+    auto: Any = diffusers.AutoPipelineForImage2Image
+    name = type(pipeline).__name__
+    missing = f"synthesis.generator.guide: a {name} can't start from real pictures; remove it, or use another pipeline"
+    try:
+        found = auto.from_pipe(pipeline)
+    except ValueError as error:
+        raise UserError(missing) from error
+    if "strength" not in inspect.signature(type(found).__call__).parameters:
+        raise UserError(missing)
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def _told(error: Exception, settings: GeneratorSettings) -> Exception:
+    """A sentence for what the user can cure; the error itself, where trying again may help."""
+    where = type(error).__module__
+    if settings.compile and where.startswith(("torch._dynamo", "torch._inductor")):
+        return UserError(
+            f"synthesis.generator.compile: torch.compile fails here ({first_line(error)}); set it to false"
+        )
+    if type(error) in (ValueError, TypeError):
+        return UserError(f"generator {settings.pipeline!r} can't draw like this: {first_line(error)}")
+    return error

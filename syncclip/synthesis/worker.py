@@ -1,0 +1,314 @@
+"""Making one shard: draw it, then commit it. What an actor does for a row, and the report that comes back.
+
+MERGED Drawing one shard: generate, judge, encode. All of it runs inside one row, and is a function of the plan.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import platform
+import time
+import traceback
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, cast
+
+from PIL import Image
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.synthesis.filters import Batch, Filter, build_filters
+from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.plan import Entry, Plan
+from syncclip.synthesis.references import Album
+from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
+
+
+class Report(NamedTuple):
+    """What comes back for a shard: a small row of numbers, or an error."""
+
+    shard: int
+    images: int = 0
+    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
+    generate: float = 0.0  # seconds of each stage
+    judge: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    started: float = 0.0  # seconds since the epoch
+    ended: float = 0.0
+    worker: str = ""  # machine and process that drew it
+    deaths: int = 0  # how many processes died of it before
+    error: str = ""
+    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted picture
+    fatal: bool = False  # trying again can't help
+    trace: str = ""
+
+
+class Unwritten(NamedTuple):
+    """A shard between drawing and commit; without pictures where drawing failed."""
+
+    report: Report
+    drawn: Drawn | None = None
+
+
+class ShardMaker:
+    """Makes whole shards; the state of an actor (the weights) lives here.
+
+    `draw` takes one shard at a time, while `commit` may run in another thread: so the writing of a shard and the
+    drawing of the next overlap. Neither ever raises: an error comes back in the report, since Ray Data ends a whole
+    run at the first exception. After any crash a shard is either committed or doesn't exist, and making it again
+    gives the same bytes.
+    """
+
+    def __init__(self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any]) -> None:
+        self.plan = Plan.model_validate_json(plan)
+        self.url, self.device, self.source = url, device, source
+        self._options = dict(options)
+        self._tools: tuple[Painter, list[Filter]] | None = None
+        self._album: Album | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Draw and commit the shard of a row."""
+        return self.commit(self.draw(int(row["shard"])))._asdict()
+
+    def draw(self, shard: int) -> Unwritten:
+        """Draw a shard into memory."""
+        report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
+        try:
+            painter, filters = self.tools()
+            report = report._replace(started=time.time())  # loading weights is no part of a shard
+            drawn = draw_shard(self.plan, shard, painter, filters, self._album)
+        except Exception as error:
+            return Unwritten(_failed(report, error))
+        stages: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in drawn.spent.items()}
+        rejects, barren = json.dumps(drawn.rejects), json.dumps(drawn.barren)
+        return Unwritten(report._replace(images=len(drawn.samples), rejects=rejects, barren=barren, **stages), drawn)
+
+    def commit(self, unwritten: Unwritten) -> Report:
+        """Write a drawn shard, its marker last."""
+        report, drawn = unwritten
+        begun = time.time()
+        if drawn is not None:
+            try:
+                write_rejects(self.url, report.shard, drawn.gallery)
+                write_shard(self.url, report.shard, drawn.samples, drawn.rejects, begun - report.started)
+            except Exception as error:
+                report = _failed(report, error)
+        ended = time.time()
+        return report._replace(write=ended - begun, ended=ended)
+
+    def tools(self) -> tuple[Painter, list[Filter]]:
+        """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
+        if self._tools is None:
+            import torch
+
+            torch.set_num_threads(self.plan.threads)  # the last bits of a sum depend on it
+            storage.configure(self._options)
+            plan = self.plan
+            prompts = [plan.template.replace("{}", name) for name in plan.classnames]
+            settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
+            painter = cast(Painter, Generator(settings, self.device, plan.weights))
+            if plan.generator.guide is not None:
+                self._album = Album(plan, self.url)
+            self._tools = painter, build_filters(plan.filters, prompts, self.device, self.url)
+        return self._tools
+
+
+def _failed(report: Report, error: Exception) -> Report:
+    fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
+    fatal = fatal and not isinstance(error, storage.UnreachableError)  # another round may reach the store
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return report._replace(images=0, error=name + text, fatal=fatal, trace=traceback.format_exc())
+
+
+SURPASSED = "surpassed"
+"""Reason of a picture that passed the filters but was not the best of its attempts."""
+
+
+class Painter(Protocol):
+    """Anything that draws a batch; `Generator` is one."""
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
+    ) -> list[Image.Image]: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A drawn and judged picture. `passed` filters let it through; `score` is the last judging one's."""
+
+    entry: Entry
+    jpeg: bytes
+    scores: dict[str, float | None]
+    passed: int
+    score: float
+    reason: str | None
+    """The filter that rejected it, None if none did."""
+
+    def beats(self, other: Candidate | None) -> bool:
+        """Whether it came further than an earlier attempt or, equally far, scored higher there."""
+        return other is None or (self.passed, self.score) > (other.passed, other.score)
+
+
+class Drawn(NamedTuple):
+    """A shard in memory."""
+
+    samples: list[Sample]
+    rejects: dict[str, int]
+    """Reason -> pictures that were drawn and not taken at first sight."""
+    spent: dict[str, float]
+    """Stage (generate, judge, encode) -> seconds. They overlap: a batch is judged while the next one is drawn."""
+    barren: dict[int, str]
+    """Class id -> the reason that rejected most, of the classes of which no picture was accepted."""
+    gallery: list[Reject]
+    """Thumbnails of some rejects."""
+
+
+def draw_shard(
+    plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter], album: Album | None = None
+) -> Drawn:
+    """Draw the pictures of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
+
+    Every pending picture is drawn with its first seed, in batches of `generator.batch_size` in the order of their
+    index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds two batches of
+    pictures, since the next one is drawn while one is judged and encoded, and one JPEG of each sample.
+    """
+    size = plan.batch
+    pending = list(plan.shard_range(shard))
+    chosen: dict[int, Candidate] = {}
+    rejects: Counter[str] = Counter()
+    refused: dict[int, Counter[str]] = defaultdict(Counter)
+    blurred = {one.name: one.blurred for one in filters}
+    gallery = Gallery(shard)
+    clock = Clock()
+    for one in filters:
+        one.begin()
+    for attempt in range(plan.attempts):
+        entries_of = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
+        for entries, images in _ahead(painter, album, entries_of, clock):
+            batch = _batch(entries, images)
+            accepted = []
+            for place, candidate in enumerate(judge(entries, batch, filters, plan.jpeg_quality, clock)):
+                entry, reason = candidate.entry, candidate.reason
+                before = chosen.get(entry.index)
+                if candidate.beats(before):
+                    chosen[entry.index] = candidate
+                    accepted += [place] if reason is None else []
+                if reason is not None:
+                    rejects[reason] += 1
+                    refused[entry.label][reason] += 1
+                    gallery.add(reason, images[place], entry, candidate.scores[reason], blurred[reason])
+                elif before is not None and before.reason is None:
+                    rejects[SURPASSED] += 1
+            for one in filters if accepted else ():
+                one.accept(batch.at(accepted))
+        if plan.choose == "first":
+            pending = [index for index in pending if chosen[index].reason is not None]
+    samples = [
+        _sample(plan, chosen[index])
+        for index in plan.shard_range(shard)
+        if chosen[index].reason is None or plan.keep == "best"
+    ]
+    fertile = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
+    barren = {label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in fertile}
+    return Drawn(samples, dict(rejects), clock.spent, barren, gallery.rejects)
+
+
+class Clock:
+    """Adds up where the time of a shard goes."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Count the time of the block for a stage."""
+        begun = time.perf_counter()
+        yield
+        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begun
+
+
+_drawer = ThreadPoolExecutor(1, "draw")
+"""One thread draws, for the life of the process: each thread that uses torch brings threads of its own."""
+
+
+def _ahead(
+    painter: Painter, album: Album | None, batches: Sequence[Sequence[Entry]], clock: Clock
+) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
+    """Batches with their pictures, in order; while one is worked on, the next is drawn."""
+
+    def draw(entries: Sequence[Entry]) -> list[Image.Image]:
+        with clock.of("generate"):
+            prompts, seeds = [entry.prompt for entry in entries], [entry.seed for entry in entries]
+            images = painter.draw(prompts, seeds, *([album.guides(entries)] if album is not None else ()))
+        assert len(images) == len(entries)
+        return images
+
+    waiting: list[tuple[Sequence[Entry], Future[list[Image.Image]]]] = []
+    for entries in batches:
+        waiting.append((entries, _drawer.submit(draw, entries)))
+        if len(waiting) > 1:
+            known, future = waiting.pop(0)
+            yield known, future.result()
+    for known, future in waiting:
+        yield known, future.result()
+
+
+def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
+    prompts, indices = [entry.prompt for entry in entries], [entry.index for entry in entries]
+    return Batch(images, [entry.label for entry in entries], prompts, indices)
+
+
+def judge(
+    entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int, clock: Clock
+) -> list[Candidate]:
+    """Pass a batch through the filters; each sees what the ones before it let through."""
+    scores: list[dict[str, float | None]] = [{} for _ in entries]
+    passed, last = [0] * len(entries), [0.0] * len(entries)
+    reasons: list[str | None] = [None] * len(entries)
+    for one in filters:
+        left = [i for i in range(len(entries)) if reasons[i] is None]
+        if not left:
+            break
+        with clock.of("judge"):
+            verdict = one.judge(batch.at(left))
+        for i, score, keep in zip(left, verdict.scores, verdict.keep, strict=True):
+            finite = math.isfinite(score)
+            scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
+            last[i] = score if finite else -math.inf
+            passed[i] += keep
+            reasons[i] = None if keep else one.name
+    with clock.of("encode"):
+        jpegs = [_encode(image, quality) for image in batch.images]
+    return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
+
+
+def _encode(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # full colour resolution: small pictures need it
+    return buffer.getvalue()
+
+
+def _sample(plan: Plan, candidate: Candidate) -> Sample:
+    entry = candidate.entry
+    provenance = {
+        "class": plan.classnames[entry.label],
+        "image": entry.image,
+        "attempt": entry.attempt,
+        "seed": entry.seed,
+        "generator": plan.generator.pipeline,
+        "weights": plan.weights,
+        "scores": candidate.scores,
+        "accepted": candidate.reason is None,
+    }
+    if plan.guides:
+        provenance["guide"] = plan.guide_of(entry.label, entry.image)
+    return Sample(entry.index, entry.label, candidate.jpeg, entry.prompt, provenance)

@@ -1,0 +1,272 @@
+"""A training on Ray Train: the plain loop on one worker or many, restarted where a worker or a node is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from syncclip import storage
+from syncclip.core.progress import Progress
+from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.stream.loader import LostLoaderError
+from syncclip.training import checkpoints, distributed
+from syncclip.training.loop import DivergedError, TrainJob, run
+from syncclip.training.prometheus import Gauges
+from syncclip.training.recorder import last_line
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord, say
+from syncclip.training.settings import TrainingSettings, check_shared
+
+Build = Callable[[dict[str, Any], int, int], TrainJob]
+"""(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
+
+RESIZE_SECONDS = 30.0
+"""How often an elastic training looks whether the cluster has room for more workers; each change starts all anew."""
+
+LOOK_SECONDS = 10.0
+"""How often it is looked whether the cluster still has room for the workers."""
+
+
+def check_cpus(training: TrainingSettings) -> None:
+    """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow.
+
+    Raises:
+        UserError: there are more.
+    """
+    import ray
+
+    workers, cpus = training.min_workers or training.workers, local_cpus()
+    if workers > cpus and cluster_address() is None and not ray.is_initialized():
+        raise UserError(
+            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many, or "
+            "name a cluster in RAY_ADDRESS"
+        )
+
+
+def train_on_ray(
+    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, cpus_per_worker: int = 1
+) -> RunRecord:
+    """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
+
+    A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
+    workers start again from the newest checkpoint, which the loop writes itself, so a killed driver loses no more than
+    that when the same call is made again, with as many workers or with others. With `min_workers` they are as many as
+    the cluster has room for at the time.
+
+    Args:
+        build: makes the job on each worker from `spec` alone; it also configures that process's storage.
+        spec: plain data (JSON), for instance a resolved recipe.
+        folder: of the run; on a cluster of several machines a URL or a path that all of them share.
+        settings: the same that `build` will give to the job.
+        cpus_per_worker: reserved for each worker.
+
+    Raises:
+        UserError: the folder or its checkpoints belong to another recipe; a batch that can't be shared out; more
+            workers than the cluster has CPUs, or, with `device: cuda`, than it has GPUs; the workers met a user's
+            mistake or a loss that is no number; or more of them were lost than `max_failures`.
+    """
+    json.dumps(spec)  # only plain data may travel
+    check_shared(settings.batch, settings.workers)
+    before = folder.open()
+    if before is not None and folder.finished(before):
+        say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")
+        return before
+    checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
+    heard = len(before.notes) if before is not None else 0
+    with ray_session():
+        scaling = _scaling(settings, cpus_per_worker)
+        with _shown(folder, heard, scaling):
+            _fit(build, spec, folder, scaling, settings)
+    record = folder.record()
+    assert record is not None, "the loop writes the record before anything else"
+    if record.status == "failed":
+        raise UserError(record.error or "training failed")
+    assert record.status == "finished", record
+    return record
+
+
+def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
+    """What each worker takes of the cluster; refused at once where it could never be had."""
+    from ray.train import ScalingConfig
+
+    there = capacity()
+    cpus, gpus = there["CPU"], there["GPU"]
+    least = settings.min_workers or settings.workers
+    key = "min_workers" if settings.min_workers else "workers"
+    if least * cpus_per_worker > cpus:
+        raise UserError(
+            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')} and a worker takes "
+            f"{cpus_per_worker}; use at most {counted(int(cpus // cpus_per_worker), 'worker')}"
+        )
+    if settings.device == "cuda" and least > gpus:
+        raise UserError(
+            f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
+        )
+    # Where nobody knows what the cluster may become, a GPU is waited for only if it was asked for.
+    sure = least <= gpus < math.inf
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)
+    return ScalingConfig(
+        num_workers=(least, settings.workers) if settings.min_workers else settings.workers,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        use_gpu=use_gpu,
+        resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+    )
+
+
+def _lack(scaling: Any) -> str:
+    """What keeps the workers from running, if the cluster as it stands has no room for them; "" where it has."""
+    import ray
+    from ray.util import placement_group_table
+
+    there, takes = ray.cluster_resources(), scaling.resources_per_worker
+    workers = scaling.num_workers
+    least, most = (workers, workers) if isinstance(workers, int) else workers
+    room = min(int(there.get(name, 0) // each) for name, each in takes.items())
+    if room < least:
+        return f"the cluster has room for {room} of {counted(least, 'worker')}; training waits for machines"
+    waiting = [list(one["bundles"].values()) for one in placement_group_table().values() if one["state"] == "PENDING"]
+    if any(least <= len(asked) <= most and all(one == takes for one in asked) for asked in waiting):
+        return f"the cluster is in use by others; training waits for room for {counted(least, 'worker')}"
+    return ""
+
+
+def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, settings: TrainingSettings) -> None:
+    from ray.train import FailureConfig, RunConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # The controller looks for the end this often; its default of 2 s is long beside a short training.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    if not debugging():
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
+    # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
+    with tempfile.TemporaryDirectory(prefix="syncclip-ray-train-") as state:
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"build": build, "spec": spec, "folder": folder},
+            scaling_config=scaling,
+            torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+            run_config=RunConfig(
+                name=f"{folder.name}-{folder.recipe_hash[:12]}",
+                storage_path=state,
+                failure_config=FailureConfig(max_failures=settings.max_failures),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            told = _told(getattr(error, "worker_failures", {}), settings.max_failures)
+            if told is None:
+                raise
+            raise told from error
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One rank's life. A mistake that every rank knows of is written into the record, so that it isn't tried again."""
+    import ray.train
+
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    folder: RunFolder = config["folder"]
+    job: TrainJob | None = None
+    try:
+        mistake: UserError | None = None
+        try:
+            job = config["build"](config["spec"], rank, world_size)
+        except UserError as error:
+            mistake = error
+        distributed.raise_first(mistake, world_size)
+        assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
+        run(job, rank, world_size, Gauges(folder.name, folder.url, job.settings.batch))
+    except UserError as error:
+        everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
+        if not everywhere:
+            raise
+        if rank == 0:
+            try:
+                record = folder.open() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
+                folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
+            except UserError:  # no room even for that: then Ray carries it, after it has tried again
+                raise error from None
+
+
+def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
+    """One sentence for what ended a training on its workers, by rank; None for a defect."""
+    from ray.exceptions import RayActorError
+
+    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    for cause in causes.values():
+        if isinstance(cause, UserError):
+            return cause
+    for rank, cause in sorted(causes.items()):  # beside it others complain that they lost touch
+        if isinstance(cause, LostLoaderError | RayActorError):
+            what = str(cause) if isinstance(cause, LostLoaderError) else "its process or its machine was lost"
+            return UserError(
+                f"worker {rank}: {what}; that is once more than training.max_failures={max_failures} allows, but the "
+                "same command goes on from the newest checkpoint"
+            )
+    return None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception of the user's code inside Ray's wrappers."""
+    while not isinstance(error, UserError | LostLoaderError):
+        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None) or error.__cause__
+        if inner is None:
+            break
+        error = inner
+    return error
+
+
+@contextlib.contextmanager
+def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
+    """Progress and notes while the workers are at it, read from what they write: their output doesn't come here.
+
+    Args:
+        heard: notes of earlier starts, which are not said again.
+        scaling: what the workers take; where the cluster hasn't that, it is said whom they wait for.
+    """
+    from ray.exceptions import RayError
+
+    ended = threading.Event()
+    pause = 1.0 if storage.is_local(folder.url) else 10.0
+
+    def watch() -> None:
+        said, lack, looked = heard, "", time.monotonic()
+        with Progress(None, "steps", "train") as progress:
+            last = False
+            while not last:
+                last = ended.wait(pause)
+                if not last and time.monotonic() - looked > LOOK_SECONDS:
+                    before, looked = lack, time.monotonic()
+                    with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # whoever trains tells of it
+                        lack = _lack(scaling)
+                    if lack and lack != before:
+                        say(lack)
+                with contextlib.suppress(OSError, UserError):
+                    record, line = folder.record(), last_line(folder.path(METRICS))
+                    if record is None:
+                        continue
+                    for note in record.notes[said:]:
+                        say(note)
+                    said = max(said, len(record.notes))
+                    if line is not None:
+                        progress.total = record.total_steps
+                        progress.update(max(0, line["step"] - progress.done), loss=float(line["total"]))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,295 @@
+"""What rank 0 does with the run folder: open it, write down what happens, close it as finished.
+
+MERGED What a run says about itself while it goes on: `metrics.jsonl`, reproducible to the byte, and TensorBoard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.training import checkpoints
+from syncclip.training.checkpoints import Checkpoint
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, say, versions
+from syncclip.training.settings import TrainingSettings
+from syncclip.training.trackers import Trackers
+
+Listener = Callable[[int, int, dict[str, float]], None]
+"""Told (steps made, steps in all, losses) at every line of metrics."""
+
+
+def open_run(
+    run: RunFolder, learnable: Mapping[str, Parameter], memory: Mapping[str, Tensor], total_steps: int, workers: int
+) -> tuple[RunRecord, Checkpoint | None]:
+    """The run's record, and the state to go on from; None as state where nothing is left to do, which is said.
+
+    The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are told of
+    and removed. The record's notes say what was resumed and what may differ for it.
+
+    Raises:
+        UserError: the folder, or a checkpoint in it, belongs to another recipe.
+    """
+    earlier = run.open()
+    if earlier is not None and run.finished(earlier):
+        say(f"run '{run.name}' is finished: {run.url} holds its prompts; nothing to do")
+        return earlier, None
+    record = RunRecord(
+        name=run.name,
+        recipe_hash=run.recipe_hash,
+        total_steps=total_steps,
+        workers=workers,
+        versions=versions(),
+        notes=earlier.notes if earlier is not None else [],
+    )
+
+    def note(sentence: str) -> None:
+        say(sentence)
+        record.notes.append(sentence)
+
+    folder = run.path(CHECKPOINTS)
+    state = checkpoints.newest(folder, run.recipe_hash, note)
+    if state is None:
+        state = Checkpoint(0, _copied(learnable), memory=_copied(memory), workers=workers)
+    else:
+        note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
+        if state.workers != workers:
+            made = counted(state.workers, "worker")
+            note(f"the checkpoint is of {made}, the run goes on with {workers}: the last bits may differ")
+        if earlier is not None and earlier.versions != record.versions:
+            changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
+            note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")
+    checkpoints.discard_after(folder, state.step)
+    record.steps, record.seconds = state.step, state.seconds
+    run.write_recipe()
+    run.write(record)
+    return record, state
+
+
+def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in values.items()}
+
+
+class Ledger:
+    """Metrics, events, checkpoints and the record of a run that goes on from `state`."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: TrainingSettings,
+        record: RunRecord,
+        state: Checkpoint,
+        listener: Listener | None = None,
+    ) -> None:
+        self._run, self._settings, self._record, self._listener = run, settings, record, listener
+        self._metrics = Metrics(run.path(METRICS), state.step)
+        self._trackers = Trackers(run, settings, state.step, self._note)
+        self._seconds_before = state.seconds
+        self._began = time.perf_counter()
+        self._logged = (state.step, self._began)
+        self._saved = self._began
+        self._totals: list[float] = []  # of the steps since the last checkpoint
+
+    def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
+        """Write the losses of step number `done` where a line is due."""
+        total = self._record.total_steps
+        self._totals.append(losses["total"])
+        if not log_due(done, total, self._settings.log_every):
+            return
+        self._metrics.write(step=done, epoch=epoch, lr=rate, **losses)
+        (step_before, time_before), self._logged = self._logged, (done, time.perf_counter())
+        batches = (done - step_before) / max(self._logged[1] - time_before, 1e-9)
+        scalars = {f"loss/{name}": value for name, value in losses.items()}
+        self._trackers.write(done, scalars | {"rate": rate, "speed/real_images_per_s": batches * self._settings.batch})
+        if self._listener is not None:
+            self._listener(done, total, losses)
+
+    def save(
+        self,
+        done: int,
+        learnable: Mapping[str, Parameter],
+        memory: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        validate: Callable[[], float] | None = None,
+    ) -> None:
+        """Commit a checkpoint; the lines of its steps are made durable before it.
+
+        Args:
+            validate: what the best one is chosen by, if it's that.
+        """
+        self._metrics.sync()
+        self._trackers.sync()
+        momentum: dict[str, Tensor] = {}
+        for name, parameter in learnable.items():
+            buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
+            if buffer is not None:  # none for a parameter that never had a gradient
+                momentum[name] = buffer
+        score = self._score(validate)
+        state = Checkpoint(done, dict(learnable), momentum, dict(memory), self._record.workers, self._seconds(), score)
+        checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
+        self._saved, self._totals = time.perf_counter(), []
+        self._record.steps, self._record.seconds = done, state.seconds
+        self._run.write(self._record)
+
+    def waited(self) -> bool:
+        """Whether a checkpoint is due by what only this rank knows.
+
+        Because the last one, or the start, lies back longer than the settings allow; or because a line of metrics found
+        no room: all ranks then meet, and are told if there still is none.
+        """
+        minutes = self._settings.checkpoint_minutes
+        late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
+        return late or self._metrics.behind
+
+    def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:
+        """Write the prompts and, last, that the run is finished."""
+        self._metrics.sync()
+        tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
+        storage.write_bytes(self._run.path(PROMPTS), safetensors.torch.save(tensors))
+        self._record.status, self._record.steps = "finished", self._record.total_steps
+        self._record.seconds = self._seconds()
+        self._record.notes.extend(notes)
+        if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
+            by, value = self._settings.keep_best, abs(best[1])
+            self._record.notes.append(f"of the checkpoints the best by {by} is that of step {best[0]} ({value:.4g})")
+        self._run.write(self._record)
+
+    def close(self) -> None:
+        """Let go of the files; called also after an error."""
+        self._metrics.close()
+        self._trackers.close(self._record.status == "finished")
+
+    def _score(self, validate: Callable[[], float] | None) -> float | None:
+        """How good the state is, higher being better; None where the settings don't ask."""
+        if self._settings.keep_best == "loss":
+            return -statistics.fmean(self._totals)
+        if self._settings.keep_best == "validation":
+            assert validate is not None, "whoever builds the job knows the validation pictures"
+            return validate()
+        return None
+
+    def _note(self, sentence: str) -> None:
+        say(sentence)
+        self._record.notes.append(sentence)
+
+    def _seconds(self) -> float:
+        return round(self._seconds_before + time.perf_counter() - self._began, 3)
+
+
+class Metrics:
+    """The losses of a run, one JSON object a line, in order of their steps and free of times.
+
+    Locally every line is appended at once; elsewhere, where nothing can be appended to, the file is replaced at
+    every `sync`. A line that belongs to a checkpoint is therefore there before the checkpoint is.
+
+    A line that finds no room ends nothing by itself: the run is `behind`, and the next `sync` writes all lines anew,
+    or says in one sentence why it can't.
+
+    Args:
+        path: of the file. Lines of an earlier start are kept up to `step`; later ones, also a line that a crash cut
+            short, are dropped, for those steps will be made again.
+        step: how many steps are made.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+
+    def __init__(self, path: str, step: int) -> None:
+        self._path = path
+        self._lines = [line for line in _lines(path) if line["step"] <= step] if step else []
+        self._file: IO[bytes] | None = None
+        self._replace()
+
+    @property
+    def behind(self) -> bool:
+        """Whether lines could not be appended to a local file."""
+        return self._file is None and storage.is_local(self._path)
+
+    def write(self, **values: Any) -> None:
+        """Add the line of a step."""
+        assert not self._lines or values["step"] > self._lines[-1]["step"]
+        line = _encoded(values)
+        self._lines.append(values)
+        if self._file is not None:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError:
+                self._let_go()
+
+    def sync(self) -> None:
+        """Make every line durable.
+
+        Raises:
+            UserError: there is no room for them, or no way to their place.
+        """
+        if self._file is not None:
+            try:
+                os.fsync(self._file.fileno())
+                return
+            except OSError:
+                self._let_go()
+        self._replace()
+
+    def close(self) -> None:
+        """Make every line durable, if that can be, and let go of the file."""
+        with contextlib.suppress(UserError):  # who closes after an error has told of that one
+            self.sync()
+        self._let_go()
+
+    def _replace(self) -> None:
+        storage.write_bytes(self._path, b"".join(map(_encoded, self._lines)))
+        if storage.is_local(self._path):
+            self._file = storage.local_path(self._path).open("ab")
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what is left in its buffer; the file is closed nevertheless
+                self._file.close()
+            self._file = None
+
+
+def last_line(path: str) -> dict[str, Any] | None:
+    """The newest whole line of a metrics file, None where there is none yet."""
+    lines = _lines(path)
+    return lines[-1] if lines else None
+
+
+def _lines(path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if storage.exists(path):
+        for line in storage.read_bytes(path).splitlines(keepends=True):
+            with contextlib.suppress(json.JSONDecodeError):
+                if line.endswith(b"\n"):
+                    found.append(json.loads(line))
+    return found
+
+
+def _encoded(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, allow_nan=False) + "\n").encode()
+
+
+def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:
+    """Whether a checkpoint is written once `done` of `total` steps are made; the end needs none, it has its prompts.
+
+    Args:
+        waited: whether the last one lies back longer than it may.
+    """
+    return 0 < done < total and (waited or done % every == 0)
+
+
+def log_due(done: int, total: int, every: int) -> bool:
+    """Whether the losses of step number `done`, counted from 1, become a line of metrics: first, last, `every`-th."""
+    return done in (1, total) or done % every == 0

@@ -1,0 +1,88 @@
+"""The count of a step's memory is that of the tensors which are really made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.memory import LiveBytes, imagined, peak_bytes, resident_bytes
+from benchmarks.methods import STEPS
+from syncclip.clip.prompted import PromptedClip
+from tests.benchmarks.test_plain import LEARNING, build, clip
+
+__all__ = ["clip"]
+
+
+def test_tensors_count_from_their_making_to_the_end_of_their_last_view() -> None:
+    before = torch.ones(100)
+    with LiveBytes() as count:
+        row = (before.view(10, 10) + 1)[0]
+        assert count.now == 400
+        other = before * 2
+        assert count.now == 800
+        del row
+        assert count.now == 400
+        other.add_(1)
+    assert (count.now, count.peak) == (400, 800)
+
+
+def test_memory_that_a_step_cannot_have_is_counted_all_the_same() -> None:
+    def step(images: Tensor) -> Tensor:
+        return (images * images).sum()
+
+    images = torch.zeros(1, requires_grad=True).expand(10**9).requires_grad_()
+    assert peak_bytes(step, images) >= 8 * 10**9
+
+
+def test_what_is_imagined_has_shapes_but_leaves_the_original_alone() -> None:
+    module = nn.Linear(3, 2)
+    module.extra = torch.ones(5)
+    copy, _ = imagined(module)
+    assert copy.weight.shape == (2, 3) and copy.extra.shape == (5,)
+    assert copy.weight.requires_grad and not torch.equal(module.weight, torch.zeros(2, 3))
+    assert type(module.weight) is nn.Parameter and type(copy.extra) is not Tensor
+
+
+def test_shared_tensors_are_resident_once() -> None:
+    module = nn.Linear(3, 2, bias=False)
+    assert resident_bytes(module, nn.Sequential(module)) == 24
+
+
+@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("side", STEPS)
+def test_the_imagined_peak_is_the_peak_of_the_tensors_made(clip: PromptedClip, name: str, side: str) -> None:
+    method, plain, batch = build(name, clip)
+    step = STEPS[side]
+    step(method, plain, batch)  # what is computed only once is computed
+    expected = peak_bytes(step, method, plain, batch)
+    with LiveBytes() as count:
+        step(method, plain, batch).backward()
+    assert count.peak == expected
+    assert all(parameter.grad is not None for parameter in method.parameters())
+
+
+SCRIPT = """
+import torch
+from benchmarks.memory import measured_peak_bytes, peak_bytes
+
+torch.set_num_threads(1)
+block = torch.nn.TransformerEncoderLayer(64, 4, 1024, 0.0, batch_first=True).requires_grad_(False)
+x = torch.randn(2000, 16, 64, requires_grad=True)
+step = lambda block, x: block(block(x)).square().mean()
+step(block, x[:2]).backward()  # libraries have their own memory from their first use on
+print(peak_bytes(step, block, x), measured_peak_bytes(step, block, x))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the system's count as Linux gives it")
+def test_the_systems_count_of_a_new_process_agrees() -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=True)
+    counted, measured = map(int, done.stdout.split())
+    assert counted > 3e8
+    assert measured == pytest.approx(counted, rel=0.2)

@@ -1,0 +1,91 @@
+"""The recipe that `init` writes for a user's pictures."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from syncclip import jobs
+from syncclip.cli import main
+from syncclip.cli.init import write_first_recipe
+from syncclip.datasets import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.recipe.recipe import Recipe
+from tests.conftest import TinyWorld
+
+
+def exported(benchmark: Benchmark, folder: Path) -> Path:
+    """The pictures of a benchmark as an image folder of files and a table that tells their classes."""
+    rows = []
+    for split in SPLITS:
+        images = benchmark.split(split)
+        for row, label in enumerate(images.labels):
+            path = f"{split}/{row:06d}.jpg"
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(images.read(row))  # type: ignore[attr-defined]
+            rows.append({"file_name": path, "label": int(label), "classname": benchmark.classnames[label]})
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def accuracies(run: jobs.Run) -> dict[str, object]:
+    return {key: value for key, value in run.results.items() if key != "run"}
+
+
+@pytest.mark.parametrize("values", [["method=zeroshot"], ["method=ivlp", "data=real"], ["method=syncclip"]])
+def test_exported_pictures_give_the_accuracy_of_the_benchmark_that_they_are_from(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, values: list[str]
+) -> None:
+    folder = exported(load_benchmark(BenchmarkSettings(name=tiny.benchmark)), tmp_path / "shapes")
+    place = write_first_recipe(str(folder), out=str(tmp_path / "first.yaml"))
+    own = Recipe.load(place).benchmark
+    overrides = [f"training.{value}" for value in [*values, f"synthetic={tiny_set}"]]
+    recipe = Recipe.load(tiny.recipe, overrides)
+    before = jobs.run_here(recipe, str(tmp_path / "before"))
+    after = jobs.run_here(recipe.model_copy(update={"benchmark": own}), str(tmp_path / "after"))
+    assert accuracies(after) == accuracies(before)
+
+
+@pytest.mark.slow
+def test_exported_icons_are_told_apart_as_the_shipped_ones(tmp_path: Path) -> None:
+    folder = exported(load_benchmark(BenchmarkSettings()), tmp_path / "icons")
+    place = write_first_recipe(str(folder), out=str(tmp_path / "first.yaml"))
+    overrides = ["training.method=zeroshot", "training.data=real"]
+    before = jobs.run_here(Recipe.load("demo", overrides), str(tmp_path / "before"))
+    after = jobs.run_here(Recipe.load(place, overrides), str(tmp_path / "after"))
+    assert accuracies(after) == accuracies(before)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_reaches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a demo that ran here has left its set in runs/
+    folder = exported(load_benchmark(BenchmarkSettings()), tmp_path / "icons")
+    place = str(tmp_path / "first.yaml")
+    assert main.run(["init", str(folder), "--out", place]) == 0
+    small = [
+        "study.arms=[{method: zeroshot}, {method: syncclip}]",
+        "study.images_per_class=[1]",
+        "study.draws=100",
+        "study.map_images=10",
+        "synthesis.generator.steps=1",
+        "synthesis.filters=[]",
+        "synthesis.actors=1",
+        "training.epochs=1",
+        "benchmark.shots=1",
+        "evaluation.split=val",
+    ]
+    for recipe, out in (("demo", "before"), (place, "after")):
+        assert main.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
+    before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
+    told = ["cell", "base", "novel", "hm", "open_base", "open_novel", "open_hm", "ece"]
+    pd.testing.assert_frame_equal(after[told], before[told])
+    assert len(before) == 2

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from syncclip.synthesis import tuning
+from syncclip.synthesis.tuning import Rate
+from tests.cli.test_main import Outcome
+from tests.conftest import TinyWorld
+
+POOL = ("synthesis.images_per_class=3000", "synthesis.actors={min: 1, max: 4}", "synthesis.cost.wait=60")
+
+
+@pytest.fixture
+def plan(tiny: TinyWorld, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return ["plan", tiny.recipe, *POOL]
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The forecast's rows: name -> cells."""
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in cells if len(row) == 3 and not row[0].isdigit()}
+
+
+def test_without_a_rate_it_says_how_to_give_one(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+    outcome = Outcome(capsys, *plan)
+    assert outcome.out.splitlines()[-1] == (
+        "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
+    )
+
+
+def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+    cost = ["synthesis.cost.price=2.5", "synthesis.cost.currency=EUR", "synthesis.cost.image_bytes=1000"]
+    outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--rate", "0.5")
+    assert outcome.status == 0, outcome.err
+    assert "1 to 4 actors at 0.5 images/s each: 12 s a shard" in outcome.out
+    found = rows(outcome.out)
+    assert list(found) == ["wall time", "actor hours", "EUR", "bytes"]
+    # 3,000 shards of 12 s: one actor for the first minute, four from then on.
+    assert found["wall time"] == ["2.5 h", "2.5 h to 2.5 h"]
+    assert found["actor hours"][0] == "10.00" and found["EUR"][0] == "25.01"
+    assert found["bytes"] == ["18.0 MB", ""]
+
+
+def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+    outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.rate=0.5", "synthesis.num_gpus=1")
+    assert "each machine is taken away 20 times an hour" in outcome.out
+    found = rows(outcome.out)
+    assert list(found) == ["wall time", "without preemptions", "GPU hours", "images thrown away"]
+    assert float(found["wall time"][0].removesuffix(" h")) > float(found["without preemptions"][0].removesuffix(" h"))
+    assert int(found["images thrown away"][0].replace(",", "")) > 0
+
+
+def test_a_probe_fills_in_what_nobody_gave(
+    capsys: pytest.CaptureFixture[str], plan: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "measure", lambda *_: Rate(images=0.25, image_bytes=2000.0, rejected=0.12, load=7.0))
+    outcome = Outcome(capsys, *plan, "--probe")
+    measured = "measured here: 0.25 images/s of one actor, 2.0 kB an image, 12 sent back for 100 finished, 7 s to load"
+    assert measured in outcome.out
+    assert rows(outcome.out)["bytes"] == ["36.0 MB", ""]
+    given = Outcome(capsys, *plan, "--probe", "--rate", "0.5")
+    assert "at 0.5 images/s each" in given.out and rows(given.out)["bytes"] == ["36.0 MB", ""]
+
+
+def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
+    outcome = Outcome(capsys, "plan", tiny.recipe, "--probe")
+    assert outcome.status == 0, outcome.err
+    assert "measured here: " in outcome.out and rows(outcome.out)["bytes"][0].endswith("kB")
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
+        ("synthesis.filters=[{name: safety}]", "brings no safety checker; name one by synthesis.filters' `checker`"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "synth"])
+def test_what_drawing_would_fail_at_is_refused_before(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, command: str, override: str, sentence: str
+) -> None:
+    assert sentence in Outcome(capsys, command, tiny.recipe, override).refusal
+
+
+def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+    outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--rate", "0.001")
+    assert outcome.refusal.endswith("make synthesis.shard_size smaller")

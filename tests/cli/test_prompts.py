@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from syncclip import jobs
+from syncclip.recipe.recipe import Recipe
+from tests.cli.test_main import Outcome
+from tests.conftest import TinyWorld
+
+NAMED = ("training.method=ivlp", "training.data=real", "methods.ivlp.text_tokens=2", "methods.ivlp.visual_depth=2")
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of the tiny world, made without Ray; tests only read it."""
+    return jobs.run_here(Recipe.load(tiny.recipe, NAMED), str(tmp_path_factory.mktemp("trained"))).url
+
+
+@pytest.fixture(scope="module")
+def published(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `export` writes of it."""
+    from syncclip.interop.exports import export_prompts
+
+    return Path(export_prompts(trained, str(tmp_path_factory.mktemp("published"))).url)
+
+
+def test_a_run_goes_out_comes_back_and_is_evaluated_alike(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, trained: str, tmp_path: Path
+) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    exported = Outcome(capsys, "prompts", "export", trained, "--out", str(out))
+    assert exported.status == 0, exported.err
+    assert exported.out.split() == [f"{out}/README.md", f"{out}/VLPromptLearner/model.pth.tar-2"]
+
+    imported = Outcome(capsys, "prompts", "import", str(out), tiny.recipe, "training.method=ivlp", "--out", str(back))
+    assert imported.status == 0, imported.err
+    assert "text_tokens 2" in imported.out
+    assert "visual_depth 2" in imported.out
+    assert imported.err == ""
+
+    evaluated = Outcome(capsys, "evaluate", str(back))
+    assert evaluated.status == 0, evaluated.err
+    before, after = (json.loads(Path(run, "results.json").read_text()) for run in (trained, back))
+    assert {**after, "run": before["run"]} == before
+
+
+def test_show_tells_the_words_near_each_vector(capsys: pytest.CaptureFixture[str], trained: str) -> None:
+    shown = Outcome(capsys, "prompts", "show", trained, "--words", "1")
+    assert shown.status == 0, shown.err
+    assert len([line for line in shown.out.splitlines() if "0." in line]) == 2 * 3, "vectors times blocks"
+    assert " a 0." in shown.out, "where the phrase began and two epochs didn't lead far"
+
+
+def test_an_epoch_can_be_chosen(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, published: Path, tmp_path: Path
+) -> None:
+    arguments = ("prompts", "import", str(published), tiny.recipe, "training.method=ivlp", "--out", str(tmp_path))
+    assert "no checkpoint of epoch 3; there are those of 2" in Outcome(capsys, *arguments, "--epoch", "3").refusal
+    assert Outcome(capsys, *arguments, "--epoch", "2").status == 0
+
+
+def test_what_looks_wrong_is_told_and_noted(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, published: Path, tmp_path: Path
+) -> None:
+    content = torch.load(published / "VLPromptLearner" / "model.pth.tar-2", weights_only=True)
+    content["state_dict"]["prompt_learner.token_prefix"].mul_(-1)
+    torch.save(content, tmp_path / "file")
+    arguments = ("prompts", "import", str(tmp_path / "file"), tiny.recipe, "training.method=ivlp")
+    outcome = Outcome(capsys, *arguments, "--out", str(tmp_path / "run"))
+    assert outcome.status == 0
+    assert outcome.err.startswith("note: the start token of the checkpoint is not that of backbone")
+    assert outcome.err.removeprefix("note: ").strip() in (tmp_path / "run" / "run.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["training.method=ivpl"], "did you mean 'ivlp'?"),
+        (["training.method=zeroshot"], "'zeroshot' learns nothing"),
+        (["training.method=maple"], "it looks like 'ivlp' or 'promptsrc'"),
+        (["training.method=ivlp", "backbone.name=icons"], "trained with another backbone"),
+        (["training.method=ivlp", "benchmark.name=icons"], "trained on 6 classes, but benchmark 'icons' has 88"),
+        (["training.method=ivlp", "methods.ivlp.text_depth=2"], "has text_depth 3, but the recipe has"),
+        (["training.method=ivlp", "benchmark.name=/no/such"], "/no/such does not exist"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    tiny: TinyWorld,
+    published: Path,
+    tmp_path: Path,
+    overrides: list[str],
+    part: str,
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("prompts", "import", str(published), tiny.recipe, *overrides, "--out", str(out))
+    assert part in Outcome(capsys, *arguments).refusal
+    assert not out.exists()
+
+
+def test_what_is_no_checkpoint_is_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(tmp_path / "mark"),)
+
+    torch.save({"state_dict": {}, "optimizer": Evil()}, tmp_path / "evil")
+    (tmp_path / "text").write_text("no pickle")
+    (tmp_path / "empty").mkdir()
+    for name, part in {
+        "nowhere": "no such file or folder",
+        "empty": "no model-best.pth.tar or model.pth.tar-N there",
+        "text": "no checkpoint that torch can read",
+        "evil": "asks to run 'posix.mkdir' while it is read",
+    }.items():
+        refusal = Outcome(capsys, "prompts", "import", str(tmp_path / name), tiny.recipe).refusal
+        assert refusal.startswith(f"{tmp_path}/{name}: ")
+        assert part in refusal
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in ("export", "show"):
+        assert "no run there" in Outcome(capsys, "prompts", command, str(tmp_path)).refusal
+
+
+def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Outcome(capsys, "prompts", "exprot").refusal == (
+        "there is no command 'exprot'; did you mean 'prompts export'?"
+    )

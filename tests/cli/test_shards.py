@@ -1,0 +1,123 @@
+"""`syncclip shards`: damage found and mended, sets merged and exported, and every mistake one sentence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.storage import places
+from tests.cli.test_main import Outcome
+from tests.object_store import faulty_bucket, s3_bucket
+from tests.sets import test_repair
+from tests.sets.test_merge import make_set
+from tests.synthesis.conftest import digests
+
+
+@pytest.fixture
+def damaged(tiny_set: str, tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    test_repair.flip(folder / "00001.tar", 2000)
+    return folder
+
+
+@pytest.mark.fault
+def test_a_damaged_set_is_repaired(
+    capsys: pytest.CaptureFixture[str], damaged: Path, tiny_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.draw_here)
+    assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
+    mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
+    assert mended.status == 0
+    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard drawn again", f"{damaged}: 2 shards, all sound"]
+    assert digests(damaged) == digests(Path(tiny_set))
+    assert Outcome(capsys, "shards", "verify", str(damaged)).status == 0
+
+
+@pytest.mark.fault
+def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
+    capsys: pytest.CaptureFixture[str], damaged: Path
+) -> None:
+    (damaged / "plan.json").unlink()
+    assert "there is no plan beside them" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    assert (damaged / "00001.tar").exists()
+
+
+@pytest.mark.fault
+def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
+    capsys: pytest.CaptureFixture[str], damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.draw_here)
+    plan = json.loads((damaged / "plan.json").read_text())
+    plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
+    (damaged / "plan.json").write_text(json.dumps(plan))
+    before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
+    refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    assert "filter 'safety': /gone holds no safety checker" in refusal
+    assert {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()} == before
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "show"])
+def test_a_marker_of_a_newer_format_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path, command: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    marker = folder / "00001_stats.json"
+    marker.write_text(marker.read_text().replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'))
+    refusal = Outcome(capsys, "shards", command, str(folder)).refusal
+    assert refusal.endswith("00001_stats.json: format 2, this syncclip reads up to 1; upgrade it")
+
+
+def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sets = [make_set(f"{tmp_path}/one", (1, 2, 1)), make_set(f"{tmp_path}/two", (1, 1, 1), first=100)]
+    merged = Outcome(capsys, "shards", "merge", *sets, "--out", f"{tmp_path}/all")
+    assert "7 pictures of 3 classes, 2 a class or more" in merged.out
+    assert Outcome(capsys, "shards", "verify", f"{tmp_path}/all").status == 0
+    for to, file in (("folder", "a/000000000.jpg"), ("huggingface", "README.md"), ("split-zhou", "split_zhou_b.json")):
+        out = f"{tmp_path}/{to}"
+        outcome = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", to, "--out", out)
+        assert "7 pictures" in outcome.out, outcome.err
+        assert Path(out, file).exists()
+    other = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", "tape", "--out", f"{tmp_path}/tape")
+    assert "there is no such layout" in other.refusal
+
+
+def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_bucket("looked-into") as bucket:
+        make_set(f"{bucket}/set", (1, 1, 1))
+        endpoint = f"storage.options.endpoint_url={places.options_of(bucket)['endpoint_url']}"
+        asked: list[tuple[list[str], str]] = [
+            (["shards", "verify", f"{bucket}/set"], "1 shard, all sound"),
+            (["shards", "ls", f"{bucket}/set"], "00000"),
+            (["shards", "show", f"{bucket}/set", "2"], "class: 2"),
+            (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 pictures"),
+            (["status", f"{bucket}/set"], "1 shard committed"),
+        ]
+        for command, answer in asked:
+            storage.configure({})
+            assert answer in Outcome(capsys, *command, endpoint).out, command
+
+
+@pytest.mark.fault
+def test_trouble_with_a_bucket_is_told_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.storage.faults.PAUSES", (0.01,) * 3)
+    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
+    with faulty_bucket("trouble") as (bucket, proxy):
+        make_set(f"{bucket}/set", (1, 1, 1))
+        proxy.spoil("403", 1000)
+        assert re.search(
+            r"cannot \w+ .*check the credentials", Outcome(capsys, "shards", "ls", f"{bucket}/set").refusal
+        )
+        proxy.spoil("500", 10_000)
+        assert "try again later" in Outcome(capsys, "shards", "ls", f"{bucket}/set").refusal
+        proxy.soothe()
+        assert Outcome(capsys, "shards", "ls", f"{bucket}/set").status == 0
+        assert "no committed shard there" in Outcome(capsys, "shards", "ls", "s3://absent/set").refusal

@@ -1,0 +1,135 @@
+"""Orders as functions of integers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncclip.core import order
+
+SEEDS = st.integers(-(2**70), 2**70)
+
+
+def test_bits_are_those_of_splitmix64() -> None:
+    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    assert order.bits(0, 4).tolist() == published
+
+
+@given(key=st.integers(0, 2**64 - 1), n=st.integers(0, 40), more=st.integers(0, 40))
+def test_a_number_does_not_depend_on_how_many_are_drawn(key: int, n: int, more: int) -> None:
+    assert order.bits(key, n).tolist() == order.bits(key, n + more)[:n].tolist()
+
+
+def test_keys_of_different_words_differ() -> None:
+    words = [(), (0,), (0, 0), (1,), (-1,), (0, 1), (1, 0), (2**64,), (2**64 - 1,), (-(2**64),), (2**65,), (1, 2, 3)]
+    assert len({order.key(*word) for word in words}) == len(words)
+    assert len({order.key(order.SEEN, 1, epoch, step) for epoch in range(100) for step in range(100)}) == 10_000
+
+
+@given(bounds=st.lists(st.integers(1, 2**31), max_size=50), key=st.integers(0, 2**64 - 1))
+def test_draws_stay_below_their_bounds(bounds: list[int], key: int) -> None:
+    drawn = order.below(np.array(bounds, np.int64), key)
+    assert all(0 <= number < bound for number, bound in zip(drawn.tolist(), bounds, strict=True))
+
+
+def test_draws_are_uniform() -> None:
+    counts = Counter(order.below(np.full(7000, 7), order.key(1)).tolist())
+    # 3 degrees of deviation of a binomial with n = 7000, p = 1/7: 3 * sqrt(7000 * 6) / 7 = 88
+    assert all(abs(counts[number] - 1000) < 88 for number in range(7))
+
+
+@given(n=st.integers(0, 60), seed=SEEDS, epoch=st.integers(0, 10**6))
+def test_a_permutation_holds_each_number_once(n: int, seed: int, epoch: int) -> None:
+    assert sorted(order.permutation(n, seed, epoch).tolist()) == list(range(n))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    assert len({tuple(order.permutation(20, seed, epoch)) for seed in range(10) for epoch in range(10)}) == 100
+
+
+def test_an_order_that_is_shared_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        order.permutation(3, 0, 0)[0] = 1
+
+
+@given(n=st.integers(1, 50), batch=st.integers(1, 20), seed=SEEDS, epoch=st.integers(0, 100))
+def test_an_epoch_goes_once_through_all_and_fills_its_last_batch(n: int, batch: int, seed: int, epoch: int) -> None:
+    steps = order.steps(n, batch)
+    taken = [row for step in range(steps) for row in order.batch_of(n, batch, seed, epoch, step).tolist()]
+    assert len(taken) == steps * batch
+    assert sorted(taken[:n]) == list(range(n))
+    assert taken[n:] == (taken * (1 + batch // n))[: len(taken) - n]
+    assert steps * batch - n < batch
+
+
+@given(shards=st.integers(1, 12), width=st.integers(1, 12), seed=SEEDS, slot=st.integers(0, 1000))
+def test_a_window_holds_that_many_different_shards_or_all(shards: int, width: int, seed: int, slot: int) -> None:
+    window = order.window(shards, width, seed, slot)
+    assert list(window) == sorted(set(window))
+    assert set(window) <= set(range(shards))
+    assert len(window) <= width
+    if shards <= width:
+        assert len(window) == shards
+    elif slot % shards <= shards - width:  # within one sweep
+        assert len(window) == width
+
+
+@given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS, slot=st.integers(0, 1000))
+def test_a_window_takes_in_at_most_one_new_shard_at_a_time(shards: int, width: int, seed: int, slot: int) -> None:
+    now, then = (set(order.window(shards, width, seed, s)) for s in (slot, slot + 1))
+    assert len(then - now) <= 1
+    assert len(now - then) <= 1
+
+
+@given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS)
+def test_a_sweep_shows_every_shard(shards: int, width: int, seed: int) -> None:
+    seen = {shard for slot in range(shards) for shard in order.window(shards, width, seed, slot)}
+    assert seen == set(range(shards))
+
+
+def test_every_sweep_has_an_order_of_its_own() -> None:
+    sweeps = {tuple(order.window(9, 1, 0, 9 * sweep + slot) for slot in range(9)) for sweep in range(20)}
+    assert len(sweeps) == 20
+
+
+@pytest.mark.parametrize(
+    ("images", "shards", "drawn", "steps"), [(1000, 10, 20, 5), (1000, 10, 30, 4), (10, 10, 64, 1), (90, 1, 0, 90)]
+)
+def test_a_window_stays_until_as_many_images_are_drawn_as_a_shard_holds(
+    images: int, shards: int, drawn: int, steps: int
+) -> None:
+    assert order.dwell(images, shards, drawn) == steps
+
+
+@given(n=st.integers(1, 20), count=st.integers(1, 50), seed=SEEDS, epochs=st.integers(1, 12))
+def test_over_turns_each_thing_comes_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
+    turns = [order.turn(n, count, seed, epoch) for epoch in range(epochs)]
+    assert all(len(turn) == count for turn in turns)
+    counts = np.bincount(np.concatenate(turns), minlength=n)
+    assert counts.sum() == count * epochs
+    assert counts.max() - counts.min() <= 1
+
+
+def test_columns_are_chosen_by_their_weights_and_never_without_any() -> None:
+    weights = np.tile([0.0, 1.0, 3.0, 0.0], (20000, 1))
+    counts = np.bincount(order.choose(weights, key=7), minlength=4)
+    assert counts[0] == counts[3] == 0
+    assert abs(counts[2] - 15000) < 3 * np.sqrt(20000 * 3 / 16)
+
+
+@given(n=st.integers(0, 50), world=st.integers(1, 9))
+def test_the_shares_of_all_ranks_hold_each_thing_once(n: int, world: int) -> None:
+    shares = [order.share(n, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@given(
+    words=st.lists(st.integers(0, 2**70), max_size=4), last=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
+)
+def test_many_keys_are_those_of_each(words: list[int], last: list[int]) -> None:
+    assert order.keys(*words, last=np.array(last)) == [order.key(*words, one) for one in last]

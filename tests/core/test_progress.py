@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+
+from syncclip.core.progress import Progress
+
+
+class Clock:
+    """Seconds that pass only when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_the_first_line_one_a_minute_and_the_last() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(300, "images", "synth", log, clock=clock) as progress:
+        for _ in range(300):
+            clock.now += 1.0
+            progress.update()
+    lines = log.getvalue().splitlines()
+    counts = [int(line.split()[1].split("/")[0]) for line in lines]
+    assert counts == [1, 61, 121, 181, 241, 300]
+
+
+def test_the_line_tells_count_rate_time_left_and_facts() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(96, "images", "synth", log, clock=clock)
+    clock.now += 4.0
+    progress.update(12, busy=0.93, rejected=2)
+    assert log.getvalue() == "synth: 12/96 images · 3 images/s · 0:28 left · busy 93 % · rejected 2\n"
+
+
+def test_items_of_an_earlier_run_count_but_not_in_the_rate() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(20, "shards", "synth", log, done=10, clock=clock)
+    clock.now += 5.0
+    progress.update(5)
+    assert progress.done == 15
+    assert progress.rate == 1.0
+
+
+def test_the_last_line_is_not_printed_twice() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(1, "runs", "study", log, clock=clock) as progress:
+        clock.now += 1.0
+        progress.update()
+    assert len(log.getvalue().splitlines()) == 1
+
+
+def test_an_unknown_total_shows_no_time_left() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(None, "images", "verify", log, clock=clock)
+    clock.now += 2.0
+    progress.update(4)
+    assert log.getvalue() == "verify: 4 images · 2 images/s · 0:02 taken\n"
+
+
+def test_what_ended_before_its_total_was_known_says_nothing() -> None:
+    log = io.StringIO()
+    with Progress(None, "steps", "train", log):
+        pass
+    assert log.getvalue() == ""
+    with Progress(7, "steps", "train", log):
+        pass
+    assert log.getvalue() == "train: 0/7 steps\n"
+
+
+def test_a_terminal_gets_a_live_line() -> None:
+    terminal = Terminal()
+    with Progress(10, "images", "synth", terminal) as progress:
+        progress.update(10, busy=0.5)
+    shown = terminal.getvalue()
+    assert "10/10" in shown
+    assert "busy" in shown

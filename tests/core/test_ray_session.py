@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from syncclip.core import ray_session
+
+
+def test_debugging_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYNCCLIP_DEBUG", raising=False)
+    assert not ray_session.debugging()
+    monkeypatch.setenv("SYNCCLIP_DEBUG", "1")
+    assert ray_session.debugging()
+
+
+def test_quiet_keeps_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
+    ray_session.quiet()
+    assert os.environ["RAY_DEDUP_LOGS"] == "0"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_initialised_ray_is_used_and_left_alone() -> None:
+    import ray
+
+    with ray_session.ray_session():
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
+    code = (
+        "import ray\nfrom syncclip.core.ray_session import ray_session\n"
+        "with ray_session(cpus=1):\n    print(ray.get(ray.remote(lambda: 41 + 1).remote()))\n"
+        "print(ray.is_initialized())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SYNCCLIP_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["42", "False"]
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_an_unreachable_cluster_is_told_in_one_sentence(address: str) -> None:
+    code = (
+        "from syncclip.core.ray_session import ray_session\n"
+        "try:\n    with ray_session():\n        pass\nexcept ValueError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert f"no Ray cluster answers at RAY_ADDRESS={address}" in done.stdout, done.stderr
+
+
+def promise(folder: Path, monkeypatch: pytest.MonkeyPatch, types: str) -> None:
+    """As on a head that `ray up` started: two CPUs of its own, and machines that it may start."""
+    file = folder / "ray_bootstrap_config.yaml"
+    file.write_text(f"available_node_types:\n{types}")
+    monkeypatch.setattr(ray_session, "BOOTSTRAP", file)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 10.0})
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv("RAY_USAGE_STATS_KUBERAY_IN_USE", raising=False)
+
+
+GPUS = """
+  head: {max_workers: 0, resources: {CPU: 2}}
+  draw-spot: {max_workers: 8, resources: {CPU: 8, GPU: 1}}
+  draw-on-demand: {max_workers: 2, resources: {CPU: 8, GPU: 1}}
+"""
+
+
+def test_a_cluster_counts_with_the_machines_that_it_may_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promise(tmp_path, monkeypatch, GPUS)
+
+    assert ray_session.capacity() == {"CPU": 80, "GPU": 10, "memory": 10}
+
+
+def test_machines_of_which_nothing_is_known_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promise(tmp_path, monkeypatch, "  local.cluster.node: {max_workers: 2, resources: {}}")
+
+    assert ray_session.capacity()["GPU"] == math.inf
+
+
+def test_a_cluster_that_cannot_grow_has_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promise(tmp_path, monkeypatch, GPUS)
+    monkeypatch.setattr(ray_session, "BOOTSTRAP", tmp_path / "none")
+
+    assert ray_session.capacity() == {"CPU": 2, "GPU": 0, "memory": 10}
+
+
+def test_what_another_cluster_may_start_says_nothing_of_a_ray_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise(tmp_path, monkeypatch, GPUS)
+    monkeypatch.delenv("RAY_ADDRESS")
+
+    assert ray_session.capacity()["GPU"] == 0
+
+
+def test_on_kubernetes_nobody_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    promise(tmp_path, monkeypatch, GPUS)
+    monkeypatch.setenv("RAY_USAGE_STATS_KUBERAY_IN_USE", "1")
+
+    assert ray_session.capacity()["GPU"] == math.inf
+
+
+def test_another_version_is_told_with_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.11.0\n    Python: 3.9.2\nThis process on "
+            "node 127.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+        )
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray_session, "_knock", lambda _: None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+
+    sentence = r"runs Ray 2\.11\.0 on Python 3\.9\.2, and here is Ray 2\.60\.0 on Python 3\.11\.7"
+    with pytest.raises(ValueError, match=sentence), ray_session.ray_session():
+        pass

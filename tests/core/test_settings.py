@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from pydantic import Field
+
+from syncclip.core.settings import Settings
+
+
+class Old(Settings):
+    steps: int = 20
+
+
+class New(Old):
+    added: ClassVar[tuple[str, ...]] = ("sizes", "speed")
+
+    sizes: tuple[int, ...] = ()
+    speed: float = Field(1.0, gt=0)
+
+
+class Whole(Settings):
+    parts: tuple[New, ...] = ()
+
+
+def test_added_fields_are_not_written_while_they_have_their_default() -> None:
+    assert New().model_dump_json() == Old().model_dump_json()
+    assert Whole(parts=(New(steps=3),)).model_dump() == {"parts": ({"steps": 3},)}
+
+
+@pytest.mark.parametrize("change", [{"sizes": (1, 2)}, {"speed": 2.0}])
+def test_added_fields_with_another_value_are_written(change: dict[str, Any]) -> None:
+    whole = Whole(parts=(New(**change),))
+    assert whole.model_dump() == {"parts": ({"steps": 20, **change},)}
+    assert Whole.model_validate_json(whole.model_dump_json()) == whole

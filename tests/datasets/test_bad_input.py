@@ -1,0 +1,245 @@
+"""Data that cannot be read, as a user meets it: the command ends with one sentence that tells what is wrong, where."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_main import Outcome
+from tests.worlds.benchmark import encoded, folder_of_folders, picture
+from tests.worlds.literature import miniature
+
+Spoil = Callable[[Path], object]
+Item = list[str | int]
+"""[path, class id, class name], as a split file has it."""
+
+
+def told(capsys: pytest.CaptureFixture[str], name: str, root: Path | None, out: Path) -> str:
+    """What a user hears who packs the data; nothing else may stand there but progress."""
+    outcome = Outcome(
+        capsys, "shards", "pack", name, "--out", str(out), *([] if root is None else ["--root", str(root)])
+    )
+    assert outcome.status == 2
+    (line,) = (line for line in outcome.err.splitlines() if not line.startswith("pack: "))
+    assert line.startswith("syncclip: ")
+    return line.removeprefix("syncclip: ")
+
+
+def remove(name: str) -> Spoil:
+    def spoil(folder: Path) -> None:
+        place = folder / name
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+    return spoil
+
+
+def write(name: str, data: bytes) -> Spoil:
+    return lambda folder: (folder / name).write_bytes(data)
+
+
+def link(name: str, target: str) -> Spoil:
+    return lambda folder: (folder / name).symlink_to(target)
+
+
+SPLIT_FILE = "dtd/split_zhou_DescribableTextures.json"
+
+
+def entries(change: Callable[[Item], Item | None]) -> Spoil:
+    """Change each entry of the split file of dtd, or leave it out."""
+
+    def spoil(root: Path) -> None:
+        content = json.loads((root / SPLIT_FILE).read_text())
+        changed = {split: [new for one in of if (new := change(one)) is not None] for split, of in content.items()}
+        (root / SPLIT_FILE).write_text(json.dumps(changed))
+
+    return spoil
+
+
+def five_gone(root: Path) -> None:
+    for path in sorted((root / "dtd" / "images" / "banded").iterdir())[:5]:
+        path.unlink()
+
+
+def first_picture(data: bytes) -> Spoil:
+    def spoil(root: Path) -> None:
+        sorted((root / "dtd" / "images" / "banded").iterdir())[0].write_bytes(data)
+
+    return spoil
+
+
+HALF = encoded(picture(0, 0))[:60]
+PUBLISHED: dict[str, tuple[Spoil, str]] = {
+    "no root": (remove("."), "data: this folder of the data sets does not exist; CoOp's instructions"),
+    "no data set": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
+    "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions tell where to get it"),
+    "pictures not on disk": (five_gone, "5 of the 35 pictures that it names are not on disk ("),
+    "a broken picture": (first_picture(HALF), ".jpg: unreadable image: "),
+    "an empty picture": (first_picture(b""), ".jpg: unreadable image: "),
+    "another file": (first_picture(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
+    "a class without a picture": (
+        entries(lambda item: None if item[1] == 1 else item),
+        f"{SPLIT_FILE}: ids run to 2, but 1 have no picture",
+    ),
+    "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; a base half and a novel"),
+    "a name without a token": (
+        entries(lambda item: [*item[:2], "_" if item[1] == 2 else item[2]]),
+        "'dtd': class 2 is called '', which no text encoder can read",
+    ),
+    "two names for a class": (
+        entries(lambda item: [*item[:2], str(item[0]) if item[1] == 2 else item[2]]),
+        f"{SPLIT_FILE}: class 2 is called both ",
+    ),
+    "a label out of range": (
+        entries(lambda item: [item[0], -1, item[2]] if item[1] == 2 else item),
+        "label -1 is out of range; ids count from 0",
+    ),
+    "a label far beyond all others": (
+        entries(lambda item: [item[0], 10**15, item[2]] if item[1] == 2 else item),
+        f"{SPLIT_FILE}: ids run to 1000000000000000, but 2, 3, 4, … have no picture",
+    ),
+    "a label of other digits": (
+        entries(lambda item: [item[0], "²", item[2]] if item[1] == 2 else item),
+        "is not [path, class id, class name]",
+    ),
+    "a name that no file can have": (
+        entries(lambda item: [f"x\0/{item[0]}", *item[1:]] if item[1] == 2 else item),
+        "9 of the 35 pictures that it names are not on disk (",
+    ),
+    "brackets without end": (write(SPLIT_FILE, b"[" * 100_000), f"{SPLIT_FILE}: not readable as JSON"),
+    "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "part"), PUBLISHED.values(), ids=PUBLISHED)
+def test_of_the_literature(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: Spoil, part: str) -> None:
+    miniature(tmp_path / "data", "dtd")
+    spoil(tmp_path / "data")
+    assert part in told(capsys, "dtd", tmp_path / "data", tmp_path / "packed")
+
+
+LISTS: dict[str, tuple[str, Spoil, str]] = {
+    "a loop": (
+        "imagenet_a",
+        link("imagenet-adversarial/imagenet-a/n00000001", "."),
+        "imagenet-a/n00000001: this link leads back to where it lies, a loop; remove it",
+    ),
+    "a picture that leads to itself": (
+        "imagenet_a",
+        link("imagenet-adversarial/imagenet-a/n01440764/loop.jpg", "loop.jpg"),
+        "n01440764/loop.jpg: this link leads to no file",
+    ),
+    "class names of another encoding": (
+        "imagenet",
+        write("imagenet/classnames.txt", "n01440764 jalapeño\n".encode("latin-1")),
+        "imagenet/classnames.txt: byte 16 is no UTF-8 text; save the list as UTF-8",
+    ),
+    "variants of another encoding": (
+        "fgvc_aircraft",
+        write("fgvc_aircraft/variants.txt", "\n737\nAn\xe9tonov\n".encode("latin-1")),
+        "fgvc_aircraft/variants.txt: byte 7 is no UTF-8 text",
+    ),
+    "a name that is not listed": (
+        "fgvc_aircraft",
+        write("fgvc_aircraft/images_variant_val.txt", b"\n1025794 Zeppelin\n"),
+        "fgvc_aircraft/images_variant_val.txt, line 2: 'Zeppelin' is not among the names of variants.txt",
+    ),
+    "no folder for a class": (
+        "imagenet",
+        remove("imagenet/images/train/n02012849"),
+        "1 of 12 classes of classnames.txt",
+    ),
+    "a number out of range": (
+        "imagenet_v2",
+        lambda root: (root / "imagenetv2/imagenetv2-matched-frequency-format-val/12").mkdir(),
+        "val/12: label out of range; folders are called by their place in classnames.txt, 0 to 11",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "spoil", "part"), LISTS.values(), ids=LISTS)
+def test_of_lists_and_folders(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, spoil: Spoil, part: str
+) -> None:
+    miniature(tmp_path / "data", name)
+    spoil(tmp_path / "data")
+    assert part in told(capsys, name, tmp_path / "data", tmp_path / "packed")
+
+
+def test_a_mark_of_the_encoding_before_a_list_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miniature(tmp_path, "imagenet_a")
+    file = tmp_path / "imagenet-adversarial" / "classnames.txt"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    outcome = Outcome(
+        capsys, "shards", "pack", "imagenet_a", "--root", str(tmp_path), "--out", str(tmp_path / "packed")
+    )
+    assert outcome.status == 0, outcome.err
+
+
+def emptied(folder: Path) -> None:
+    for path in (folder / "red_circle").iterdir():
+        path.unlink()
+
+
+def one_class(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != "red_circle":
+            shutil.rmtree(path)
+
+
+OWN: dict[str, tuple[Spoil, str]] = {
+    "no folder": (remove("."), "mine does not exist"),
+    "no pictures": (
+        lambda folder: [shutil.rmtree(path) for path in folder.iterdir()],
+        "holds no class folders",
+    ),
+    "a class without a picture": (emptied, "class 'red_circle' has 0 pictures; splitting needs at least 3"),
+    "one class": (one_class, "holds one class only ('red_circle'); telling classes apart needs at least 2"),
+    "two classes of one name": (
+        lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
+        "classes 4 and 5 are all called 'red circle', which no prompt can tell apart",
+    ),
+    "a name without a token": (
+        lambda folder: (folder / "red_circle").rename(folder / "_"),
+        "is called '', which no text encoder can read",
+    ),
+    "a broken picture": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
+    "another file": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
+    "a loop": (link("loop", ".."), "mine/loop: this link leads back to where it lies, a loop; remove it"),
+    "a picture that leads to itself": (
+        link("red_circle/x.png", "x.png"),
+        "red_circle/x.png: this link leads to no file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "part"), OWN.values(), ids=OWN)
+def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: Spoil, part: str) -> None:
+    folder_of_folders(tmp_path / "mine", per_class=4)
+    spoil(tmp_path / "mine")
+    assert part in told(capsys, str(tmp_path / "mine"), None, tmp_path / "packed")
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ("none.png,1,b", "table.csv: 1 of the 4 pictures that it names are not on disk ("),
+        ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids count from 0"),
+        ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
+        ("red_circle/000.png,2,c", "class(es) 1 have no picture; ids must count from 0 without gaps"),
+        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no picture"),
+        ("red_circle/003.png,²,b", "class '²' has 1 picture; splitting needs at least 3"),
+        ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
+        ("./red_circle/000.png,0,a", "red_circle/000.png stands in "),
+    ],
+)
+def test_of_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str, part: str) -> None:
+    folder_of_folders(tmp_path, per_class=4)
+    lines = ["path,label,classname", *(f"red_circle/{number:03d}.png,0,a" for number in range(3)), row]
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    assert part in told(capsys, str(tmp_path / "table.csv"), None, tmp_path / "packed")

@@ -1,0 +1,291 @@
+"""The literature's data sets, read from miniatures in the real file formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets.catalog import DATASETS
+from tests.worlds.benchmark import picture
+from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, Miniatures, miniature
+
+ALL = sorted(DATASETS)
+
+
+def load(root: Path, name: str) -> Benchmark:
+    return load_benchmark(BenchmarkSettings(name=name, root=str(root)))
+
+
+def test_the_table_lists_the_fifteen_with_what_is_known_of_them() -> None:
+    assert len(DATASETS) == 15
+    assert sum(dataset.train is not None for dataset in DATASETS.values()) == 11
+    assert all(dataset.terms and dataset.cite and "{}" in dataset.template for dataset in DATASETS.values())
+
+
+def test_the_documentation_has_the_pages_and_licences_of_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (https://\S+) \| [^|]+ \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
+    assert rows == [(one.name, one.page, one.terms) for one in DATASETS.values()]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_template_and_halves_are_those_of_the_files(miniatures: Miniatures, name: str) -> None:
+    benchmark, made = load(miniatures.root, name), miniatures.of[name]
+    assert benchmark.name == name
+    assert benchmark.classnames == made.classnames
+    assert benchmark.template == made.template == DATASETS[name].template
+    half = -(-len(made.classnames) // 2)
+    assert (benchmark.base, benchmark.novel) == ([*range(half)], [*range(half, len(made.classnames))])
+    assert benchmark.candidates == made.candidates
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_files_and_ids_of_every_split_are_in_the_published_order(miniatures: Miniatures, name: str) -> None:
+    benchmark, made = load(miniatures.root, name), miniatures.of[name]
+    assert set(benchmark.splits) == set(made.items)
+    for split, listed in made.items.items():
+        pictures = benchmark.split(split)  # type: ignore[arg-type]
+        paths = [path.relative_to(miniatures.root).as_posix() for path in pictures.paths]  # type: ignore[attr-defined]
+        assert list(zip(paths, pictures.labels.tolist(), strict=True)) == listed
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_pictures_can_be_looked_at(miniatures: Miniatures, name: str) -> None:
+    test = load(miniatures.root, name).split("test")
+    assert test.image(len(test) - 1).size == picture(0, 0, 24).size
+
+
+def test_classes_that_share_a_name_stay_two(miniatures: Miniatures) -> None:
+    benchmark = load(miniatures.root, "imagenet")
+    assert benchmark.classnames[2] == benchmark.classnames[3] == "crane"
+    assert len(benchmark.split("train").rows_of(2)) == len(benchmark.split("train").rows_of(3)) == 6
+
+
+def test_folders_called_by_numbers_are_classes_by_number_and_not_by_their_order(miniatures: Miniatures) -> None:
+    test = load(miniatures.root, "imagenet_v2").split("test")
+    found = {int(Path(test.name(row)).parent.name): int(label) for row, label in enumerate(test.labels)}
+    assert found == {number: number for number in range(12)}
+    assert sorted(map(str, found)) != [str(number) for number in sorted(found)], "the orders must differ to tell"
+
+
+def test_ids_of_variants_are_those_of_imagenet(miniatures: Miniatures) -> None:
+    for name in ("imagenet_sketch", "imagenet_a", "imagenet_r"):
+        test = load(miniatures.root, name).split("test")
+        assert {Path(test.name(row)).parent.name: int(label) for row, label in enumerate(test.labels)}.items() <= dict(
+            zip(WORDNET, range(12), strict=True)
+        ).items()
+
+
+def test_only_classes_with_pictures_are_candidates_of_a_and_r(miniatures: Miniatures) -> None:
+    assert load(miniatures.root, "imagenet_a").candidates == ADVERSARIAL
+    assert load(miniatures.root, "imagenet_r").candidates == RENDITION
+    assert load(miniatures.root, "imagenet_v2").candidates == list(range(12))
+
+
+def test_a_list_of_class_names_in_another_order_changes_no_id(tmp_path: Path) -> None:
+    for name in ("imagenet", "imagenet_a"):
+        made = miniature(tmp_path, name)
+        file = tmp_path / DATASETS[name].folder / "classnames.txt"
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join(reversed(lines)))
+        assert load(tmp_path, name).classnames == made.classnames
+        assert load(tmp_path, name).candidates == made.candidates
+
+
+def test_no_pickle_is_ever_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    miniature(tmp_path, "dtd")
+    file = tmp_path / "dtd" / "split_fewshot" / "shot_16-seed_1.pkl"
+    file.parent.mkdir()
+    file.write_bytes(pickle.dumps(Trap()))
+    load(tmp_path, "dtd").few_shot(16, seed=1)
+    assert not (tmp_path / "sprung").exists()
+
+
+def published_choice(items: list[tuple[str, int]], shots: int) -> list[tuple[str, int]]:
+    """One split's draw as it is documented, on the global generator, for items in their split's order."""
+    chosen = []
+    for label in dict.fromkeys(label for _, label in items):
+        of_label = [item for item in items if item[1] == label]
+        chosen += random.sample(of_label, shots) if len(of_label) >= shots else of_label
+    return chosen
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if DATASETS[name].train])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_shots_are_the_very_pictures_of_published_runs(miniatures: Miniatures, name: str, seed: int) -> None:
+    benchmark, items = load(miniatures.root, name), miniatures.of[name].items["train"]
+    for shots in (1, 2, 4, 8, 16):
+        random.seed(seed)
+        every = published_choice(items, shots)
+        base = [item for item in every if item[1] in benchmark.base]
+        for classes, expected in (("all", every), ("base", base)):
+            rows = benchmark.few_shot(shots, seed, classes)  # type: ignore[arg-type]
+            assert [items[row] for row in rows] == expected
+
+
+def refusal(root: Path, name: str = "dtd") -> str:
+    with pytest.raises(UserError) as caught:
+        load(root, name)
+    text = str(caught.value)
+    assert text.count("\n") == 0
+    return text
+
+
+def rewrite(root: Path, change: Callable[[dict[str, list[list[object]]]], None]) -> Path:
+    """Change the split file of the miniature dtd."""
+    file = root / "dtd" / "split_zhou_DescribableTextures.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return file
+
+
+def test_a_name_of_the_literature_needs_a_root() -> None:
+    with pytest.raises(UserError, match="benchmark.root=DIR"):
+        load_benchmark(BenchmarkSettings(name="dtd"))
+
+
+def test_a_missing_root_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'nowhere'}: this folder of the data sets does not exist" in refusal(tmp_path / "nowhere")
+
+
+def test_a_missing_data_set_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    assert "this folder of dtd does not exist; CoOp's instructions" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_missing_split_file_is_named_with_where_to_get_it(tmp_path: Path, name: str) -> None:
+    miniature(tmp_path, name)
+    file = tmp_path / DATASETS[name].folder / DATASETS[name].names
+    file.unlink()
+    said = refusal(tmp_path, name)
+    assert said.startswith(f"{file}: missing; CoOp's instructions") and "https://github.com/KaiyangZhou/CoOp" in said
+
+
+def test_a_missing_list_of_a_split_is_named(tmp_path: Path) -> None:
+    miniature(tmp_path, "fgvc_aircraft")
+    (tmp_path / "fgvc_aircraft" / "images_variant_val.txt").unlink()
+    assert "images_variant_val.txt: missing; CoOp's instructions" in refusal(tmp_path, "fgvc_aircraft")
+
+
+@pytest.mark.parametrize("name", ["dtd", "fgvc_aircraft"])
+def test_pictures_that_are_not_on_disk_are_counted_and_the_first_named(tmp_path: Path, name: str) -> None:
+    made = miniature(tmp_path, name)
+    gone = [path for path, _ in made.items["train"][:5]]
+    for path in gone:
+        (tmp_path / path).unlink()
+    said = refusal(tmp_path, name)
+    assert "5 of the " in said and "pictures that it names are not on disk" in said
+    assert sum(Path(path).name in said for path in gone) == 3
+
+
+def test_a_class_without_a_folder_is_named(tmp_path: Path) -> None:
+    miniature(tmp_path, "imagenet")
+    shutil.rmtree(tmp_path / "imagenet" / "images" / "train" / WORDNET[4])
+    assert "1 of 12 classes of classnames.txt have no folder there (maillot)" in refusal(tmp_path, "imagenet")
+
+
+def test_a_folder_that_no_class_is_called_by_is_named(tmp_path: Path) -> None:
+    miniature(tmp_path, "imagenet_a")
+    (tmp_path / "imagenet-adversarial" / "imagenet-a" / "n99999999").mkdir()
+    assert "n99999999: no class of classnames.txt is called so" in refusal(tmp_path, "imagenet_a")
+
+
+@pytest.mark.parametrize("called", ["12", "tench"])
+def test_a_numbered_folder_out_of_range_is_named(tmp_path: Path, called: str) -> None:
+    miniature(tmp_path, "imagenet_v2")
+    folder = tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / called
+    folder.mkdir()
+    assert f"{folder}: label out of range" in refusal(tmp_path, "imagenet_v2")
+
+
+def test_a_class_without_a_picture_is_named(tmp_path: Path) -> None:
+    miniature(tmp_path, "dtd")
+    rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] != 1] for s, v in content.items()}))
+    assert "ids run to 2, but 1 have no picture" in refusal(tmp_path)
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    miniature(tmp_path, "dtd")
+    rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] == 0] for s, v in content.items()}))
+    assert "has 1 class; a base half and a novel half need at least 2" in refusal(tmp_path)
+
+
+def test_an_id_with_two_names_is_refused(tmp_path: Path) -> None:
+    miniature(tmp_path, "dtd")
+    rewrite(tmp_path, lambda content: content["test"].append([content["test"][0][0], content["test"][0][1], "other"]))
+    assert "is called both" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("item", "part"),
+    [
+        (["banded/x.jpg", -1, "banded"], "label -1 is out of range"),
+        (["banded/x.jpg", "first", "banded"], "is not [path, class id, class name]"),
+        (["banded/x.jpg", 0], "is not [path, class id, class name]"),
+        (["../x.jpg", 0, "banded"], "leads out of the picture folder"),
+        (["/etc/passwd", 0, "banded"], "leads out of the picture folder"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object], part: str) -> None:
+    miniature(tmp_path, "dtd")
+    file = rewrite(tmp_path, lambda content: content["val"].append(item))
+    said = refusal(tmp_path)
+    assert said.startswith(f"{file}: val[9]: ") and part in said
+
+
+@pytest.mark.parametrize(
+    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "names no picture")]
+)
+def test_another_file_in_place_of_the_split_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    miniature(tmp_path, "dtd")
+    (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(text)
+    assert part in refusal(tmp_path)
+
+
+def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path) -> None:
+    miniature(tmp_path, "dtd")
+    rewrite(
+        tmp_path,
+        lambda content: content.update(
+            {s: [[p, i, "__" if i == 2 else n] for p, i, n in v] for s, v in content.items()}
+        ),
+    )
+    assert "class 2 is called '', which no text encoder can read" in refusal(tmp_path)
+
+
+def test_a_broken_picture_is_named_where_it_is_used(tmp_path: Path) -> None:
+    made = miniature(tmp_path, "dtd")
+    file = tmp_path / made.items["test"][2][0]
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError, match=f"{file}: unreadable image"):
+        load(tmp_path, "dtd").split("test").image(2)
+
+
+def test_a_file_that_is_no_picture_is_named_where_it_is_used(tmp_path: Path) -> None:
+    made = miniature(tmp_path, "dtd")
+    file = tmp_path / made.items["test"][2][0]
+    file.write_text("about")
+    with pytest.raises(UserError, match=f"{file}: unreadable image: not a JPEG, PNG or WebP image"):
+        load(tmp_path, "dtd").split("test").image(2)
+
+
+def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
+    miniature(tmp_path, "imagenet_a")
+    folder = tmp_path / "imagenet-adversarial" / "imagenet-a"
+    (folder / "n00000001").symlink_to(folder)
+    assert f"{folder / 'n00000001'}: this link leads back to where it lies" in refusal(tmp_path, "imagenet_a")

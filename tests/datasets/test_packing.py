@@ -1,0 +1,169 @@
+"""Benchmarks packed into shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from syncclip.core.settings import UserError
+from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark, packing
+from syncclip.datasets.packing import pack
+from syncclip.shards.layout import committed
+from syncclip.shards.verify import verify
+from tests.object_store import s3_bucket
+from tests.worlds.benchmark import folder_of_folders
+from tests.worlds.literature import Miniatures, miniature
+
+
+def load(name: str, root: Path | str | None = None, **settings: object) -> Benchmark:
+    return load_benchmark(BenchmarkSettings(name=name, root=None if root is None else str(root), **settings))  # type: ignore[arg-type]
+
+
+def shown(benchmark: Benchmark, split: str, row: int) -> tuple[bytes, int]:
+    images = benchmark.split(split)  # type: ignore[arg-type]
+    return images.read(row), int(images.labels[row])  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "SHARD_IMAGES", 5)
+
+
+@pytest.mark.parametrize("name", ["caltech101", "imagenet", "imagenet_a"])
+@pytest.mark.usefixtures("small_shards")
+def test_what_is_packed_is_what_was_there(miniatures: Miniatures, tmp_path: Path, name: str) -> None:
+    before = load(name, miniatures.root)
+    pack(before, str(tmp_path / name))
+    after = load(name, tmp_path)
+    assert (after.name, after.classnames, after.template) == (name, before.classnames, before.template)
+    assert (after.base, after.candidates) == (before.base, before.candidates)
+    assert set(after.splits) == set(before.splits)
+    for split in before.splits:
+        assert verify(str(tmp_path / name / split)) == []
+        if split != "train":
+            assert [shown(after, split, row) for row in range(len(after.split(split)))] == [
+                shown(before, split, row) for row in range(len(before.split(split)))
+            ]
+            pixels = [benchmark.split(split).image(1).tobytes() for benchmark in (before, after)]
+            assert pixels[0] == pixels[1]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_the_same_shots_are_chosen_from_a_packed_benchmark(miniatures: Miniatures, tmp_path: Path) -> None:
+    before = load("dtd", miniatures.root)
+    counts = pack(before, str(tmp_path), shots=[1, 2], seeds=[1, 3])
+    after = load(str(tmp_path))
+    assert counts["train"] == len(after.split("train")) < len(before.split("train"))
+    for shots in (1, 2):
+        for seed in (1, 3):
+            for classes in ("base", "all"):
+                old, new = (benchmark.few_shot(shots, seed, classes) for benchmark in (before, after))  # type: ignore[arg-type]
+                assert [shown(before, "train", row) for row in old] == [shown(after, "train", row) for row in new]
+
+
+def test_shots_that_were_not_packed_are_refused(miniatures: Miniatures, tmp_path: Path) -> None:
+    pack(load("dtd", miniatures.root), str(tmp_path), shots=[1], seeds=[1])
+    with pytest.raises(UserError, match="pack it again with --shots 4 --seeds 2"):
+        load(str(tmp_path)).few_shot(4, seed=2)
+
+
+def test_counts_are_exact(miniatures: Miniatures, tmp_path: Path) -> None:
+    counts = pack(load("dtd", miniatures.root), str(tmp_path), shots=[16], seeds=[1])
+    items = miniatures.of["dtd"].items
+    assert counts == {split: len(listed) for split, listed in items.items()}
+    for split, listed in items.items():
+        markers = committed(str(tmp_path / split)).values()
+        for label in range(3):
+            assert sum(m.per_class.get(label, 0) for m in markers) == sum(one == label for _, one in listed)
+    assert not (tmp_path / "train.parquet").exists()
+
+
+def test_pictures_are_scaled_only_if_asked_and_only_down(tmp_path: Path) -> None:
+    folder_of_folders(tmp_path / "mine", per_class=4, size=40)
+    wide = tmp_path / "mine" / "red_square" / "000.png"
+    Image.new("RGB", (90, 60), (9, 99, 199)).save(wide)
+    small = tmp_path / "mine" / "red_square" / "001.png"
+    Image.new("RGB", (20, 30)).save(small)
+    before = load(str(tmp_path / "mine"))
+    pack(before, str(tmp_path / "packed"), resize=30)
+    after = load(str(tmp_path / "packed"))
+    found = {}
+    for split in before.splits:
+        for row in range(len(after.split(split))):
+            source = before.split(split).name(row)  # type: ignore[attr-defined]
+            found[source] = (after.split(split).image(row).size, shown(after, split, row)[0])
+    assert found[str(wide)][0] == (45, 30)
+    assert found[str(small)] == ((20, 30), small.read_bytes())
+    assert all(size == (30, 30) for source, (size, _) in found.items() if source not in (str(wide), str(small)))
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_interrupted_packing_goes_on(
+    miniatures: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    benchmark = load("dtd", miniatures.root)
+    pack(benchmark, str(whole))
+    honest, calls = packing.write_shard, []
+
+    def dying(url: str, shard: int, *rest: object) -> object:
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        calls.append((url, shard))
+        return honest(url, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(packing, "write_shard", dying)
+    with pytest.raises(KeyboardInterrupt):
+        pack(benchmark, str(broken))
+    assert not (broken / "benchmark.json").exists()
+    first = list(calls)
+    calls.clear()
+    calls.extend([("", 0)] * 4)
+    pack(benchmark, str(broken))
+    assert not set(first) & set(calls)
+    files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.tar")}
+    assert files == {path.relative_to(broken): path.read_bytes() for path in broken.rglob("*.tar")}
+
+
+def test_a_folder_of_something_else_is_refused(miniatures: Miniatures, tmp_path: Path) -> None:
+    pack(load("dtd", miniatures.root), str(tmp_path / "a"))
+    with pytest.raises(UserError, match="something else is packed there: benchmark is 'dtd' there and 'eurosat' here"):
+        pack(load("eurosat", miniatures.root), str(tmp_path / "a"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty, and nothing that `shards pack` began"):
+        pack(load("dtd", miniatures.root), str(tmp_path / "b"))
+
+
+def test_a_broken_picture_is_found_while_packing(tmp_path: Path) -> None:
+    made = miniature(tmp_path, "dtd")
+    file = tmp_path / made.items["test"][0][0]
+    file.write_bytes(b"broken")
+    with pytest.raises(UserError, match=f"{file}: unreadable image"):
+        pack(load("dtd", tmp_path), str(tmp_path / "packed"))
+
+
+@pytest.mark.parametrize("base", ["drawn", ["wild cat", "face"]])
+def test_halves_of_a_packed_benchmark_are_those_of_the_files(
+    miniatures: Miniatures, tmp_path: Path, base: object
+) -> None:
+    pack(load("caltech101", miniatures.root), str(tmp_path))
+    before, after = load("caltech101", miniatures.root, base=base), load(str(tmp_path), base=base)
+    assert (after.classnames, after.base) == (before.classnames, before.base)
+    np.testing.assert_array_equal(after.split("test").labels, before.split("test").labels)
+    shots = [[shown(benchmark, "train", row) for row in benchmark.few_shot(2, 1)] for benchmark in (before, after)]
+    assert shots[0] == shots[1]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_benchmark_is_packed_to_s3_and_streamed_from_there(miniatures: Miniatures) -> None:
+    before = load("dtd", miniatures.root)
+    with s3_bucket() as bucket:
+        pack(before, f"{bucket}/packed/dtd", shots=[2], seeds=[1])
+        after = load("dtd", f"{bucket}/packed")
+        shots = [[shown(one, "train", row) for row in one.few_shot(2, 1)] for one in (before, after)]
+        assert shots[0] == shots[1]
+        assert shown(after, "test", 3) == shown(before, "test", 3)

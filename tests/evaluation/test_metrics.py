@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from syncclip.evaluation.metrics import calibration_error
+
+
+def brute_force(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
+    error = 0.0
+    for number in range(bins):
+        low, high = number / bins, (number + 1) / bins
+        inside = [i for i, c in enumerate(confidence) if low < c <= high]
+        if inside:
+            accuracy = sum(bool(right[i]) for i in inside) / len(inside)
+            error += len(inside) / len(confidence) * abs(accuracy - sum(confidence[i] for i in inside) / len(inside))
+    return 100 * error
+
+
+def test_two_bins_by_hand() -> None:
+    # bin (0, .5]: confidence .4, none of two right; bin (.5, 1]: confidence .8 and 1, both right
+    error = calibration_error(np.array([0.4, 0.4, 0.8, 1.0]), np.array([False, False, True, True]), bins=2)
+    assert error == pytest.approx(100 * (0.5 * 0.4 + 0.5 * 0.1))
+
+
+def test_a_sure_and_right_model_has_no_error() -> None:
+    assert calibration_error(np.ones(5), np.ones(5, bool)) == 0
+
+
+def test_it_equals_a_loop_over_bins() -> None:
+    generator = np.random.default_rng(0)
+    confidence, right = generator.uniform(0.01, 1, 500), generator.uniform(size=500) < 0.6
+    assert calibration_error(confidence, right, 15) == pytest.approx(brute_force(confidence, right, 15), rel=1e-9)

@@ -1,0 +1,103 @@
+"""What docs/reproduce.md tells is what the recipes and commands say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.hours import ASSUMED, Assumed, Training, grids, load
+from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, published
+from syncclip.protocols.run import recipe_of
+from syncclip.recipe.recipe import Recipe
+from tests.cli.test_main import Outcome
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table whose headings begin so."""
+    _, found, rest = PAGE.partition(f"\n| {heading}")
+    assert found, heading
+    lines = rest.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_estimate_is_what_the_command_prints() -> None:
+    for grid in grids(ASSUMED):
+        assert grid in PAGE
+
+
+def test_the_table_of_protocols_counts_their_runs() -> None:
+    told = {name: runs for name, _, runs, _ in table("protocol | what it is")}
+    assert list(told) == list(PROTOCOLS)
+    counted = {name: load(protocol).runs for name, protocol in PROTOCOLS.items()}
+    assert {name: int(runs) for name, runs in told.items() if runs != "the same"} == {
+        name: runs for name, runs in counted.items() if told[name] != "the same"
+    }
+    for name, runs in told.items():
+        first = next(one for one, protocol in PROTOCOLS.items() if protocol.runs == PROTOCOLS[name].runs)
+        assert (runs == "the same") == (first != name)
+
+
+def test_a_steps_seconds_make_the_hours_that_the_authors_tell() -> None:
+    mine = [one for one in load(PROTOCOLS["base-to-novel"]).trainings if one.method == "promptsrc"]
+    imagenet = [one for one in mine if one.dataset == "imagenet"]
+    assert sum(one.steps for one in imagenet) == 3 * 40_000
+    assert sum(one.hours(ASSUMED) for one in imagenet) == pytest.approx(18, abs=0.1)
+    assert sum(one.hours(ASSUMED) for one in mine) == pytest.approx(18 + 8, abs=0.1)
+
+
+def test_steps_are_counted_as_a_training_makes_them() -> None:
+    found = load(PROTOCOLS["base-to-novel"]).trainings
+    # DTD: 24 base classes of 16 pictures in batches of 8, 10 epochs, 3 seeds; each real picture has two synthetic ones.
+    assert Training("dtd", "syncclip", 3 * 10 * 24 * 16 // 8, 24) in found
+    # EuroSAT for KgCoOp: 80 pictures in batches of 128 are one filled batch.
+    assert Training("eurosat", "kgcoop", 3 * 100, 128) in load(PROTOCOLS["data-use"]).trainings
+    assert Training("eurosat", "coop", 1, 32).hours(Assumed()) == pytest.approx(32 * 0.006 / 3600)
+
+
+def test_the_settings_of_each_data_set_are_those_of_its_recipe() -> None:
+    for name, *told in table("| epochs | `synthetic_weight`"):
+        recipe = Recipe.load(f"datasets/{name}")
+        settings = recipe.methods.syncclip
+        found = [recipe.training.epochs, settings.synthetic_weight, settings.alignment_weight]
+        assert [float(number) for number in told] == found, name
+
+
+def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
+    recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
+    arms = {arm.method: arm for arm in recipe.study.arms}
+    for method, epochs, batch, rate, _ in table("| epochs | batch"):
+        run = recipe.with_values({"training.method": method, **arms[method].overrides})
+        told = (int(epochs.partition(";")[0]), int(batch), float(rate))
+        assert told == (run.training.epochs, run.training.batch, run.methods.of(method).learning_rate), method
+
+
+def test_published_figures_stand_as_they_come_along() -> None:
+    told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
+    names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
+             "PromptSRC": "promptsrc", "VPT, on real pictures of `data-use": "vpt",
+             "KgCoOp, on real pictures of `data-use": "kgcoop"}  # fmt: skip
+    for name, method in names.items():
+        figures = published().of("data-use", AVERAGE, method)
+        assert [float(number) for number in told[name]] == [figures[key] for key in ("base", "novel", "hm")]
+        assert published().of("base-to-novel", AVERAGE, method) in (figures, {})
+
+
+def test_the_plan_of_imagenet_says_what_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A thousand classes, of one picture each."""
+    names = [f"n{number:08d}" for number in range(1000)]
+    for split in ("train", "val"):
+        for name in names:
+            folder = tmp_path / "imagenet" / "images" / split / name
+            folder.mkdir(parents=True)
+            (folder / "1.JPEG").write_bytes(b"")
+    (tmp_path / "imagenet" / "classnames.txt").write_text("".join(f"{name} thing {name}\n" for name in names))
+    (line,) = re.findall(r"^syncclip (plan .* --rate .*)$", PAGE, re.MULTILINE)
+    outcome = Outcome(capsys, *line.replace("/data", str(tmp_path)).split())
+    assert outcome.status == 0, outcome.err
+    shown = PAGE.partition("The second says")[2].split("```")[1].strip().splitlines()
+    assert len(shown) == 5
+    assert [line for line in shown if line not in outcome.out.splitlines()] == []

@@ -1,0 +1,160 @@
+"""The protocols, and the authors' settings on which they stand."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.datasets.catalog import DATASETS
+from syncclip.methods import METHODS
+from syncclip.protocols.protocols import PROTOCOLS, TRAINED, Protocol, find_protocol
+from syncclip.protocols.run import recipe_of
+from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import Arm
+
+AUTHORS = {  # data set: (epochs, w_sce, w_fs), as published
+    "imagenet": (5, 0.5, 0.5),
+    "caltech101": (20, 0.2, 0.5),
+    "oxford_pets": (10, 0.1, 0.5),
+    "stanford_cars": (20, 0.2, 0.5),
+    "flowers102": (20, 1, 0.5),
+    "food101": (5, 0.2, 0.5),
+    "fgvc_aircraft": (10, 0.2, 2),
+    "sun397": (5, 0.1, 0.1),
+    "dtd": (10, 0.1, 1),
+    "eurosat": (10, 0.1, 3.5),
+    "ucf101": (10, 0.1, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_each_data_set_has_the_settings_of_the_authors(name: str) -> None:
+    recipe = Recipe.load(f"datasets/{name}")
+    settings, training = recipe.methods.syncclip, recipe.training
+    assert (training.epochs, settings.synthetic_weight, settings.alignment_weight) == AUTHORS[name]
+    assert (settings.learning_rate, training.batch, recipe.benchmark.shots) == (0.0025, 8, 16)
+    assert (training.warmup_epochs, training.warmup_rate, recipe.study.seeds) == (1, 1e-5, [1, 2, 3])
+    assert (recipe.benchmark.name, recipe.backbone.name, recipe.backbone.pretrained) == (name, "ViT-B-16", "openai")
+
+
+def test_the_protocols_train_on_the_eleven_data_sets() -> None:
+    assert set(TRAINED) == set(AUTHORS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
+def test_a_protocol_says_what_is_run_and_the_data_set_how(protocol: Protocol) -> None:
+    for name in protocol.datasets:
+        recipe = recipe_of(protocol, name, "/data")
+        assert (recipe.name, recipe.benchmark.root) == (name, "/data")
+        assert recipe.training.epochs == AUTHORS[name][0]
+        assert recipe.study.seeds == [1, 2, 3]
+        assert set(recipe.evaluation.transfer) <= set(DATASETS)
+
+
+def test_few_shot_has_one_arm_a_method_and_number_of_shots() -> None:
+    recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data")
+    shots = {(arm.method, arm.overrides["benchmark.shots"]) for arm in recipe.study.arms if arm.trained}
+    assert shots == {(method, k) for method in ("coop", "promptsrc", "syncclip") for k in (1, 2, 4, 8, 16)}
+    assert recipe.benchmark.base == "all"
+
+
+PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-novel configuration for ViT-B/16
+    "coop": (200, 32, 0.002),
+    "cocoop": (10, 1, 0.002),
+    "kgcoop": (100, 128, 0.002),
+    "vpt": (5, 4, 0.0025),
+    "maple": (5, 4, 0.0035),
+    "ivlp": (20, 4, 0.0025),
+    "promptsrc": (20, 4, 0.0025),
+    "syncclip": (10, 8, 0.0025),
+}
+
+
+def published_settings(recipe: Recipe, arm: Arm) -> tuple[int, int, float]:
+    """(epochs, batch, learning rate) with which a recipe trains one of its arms."""
+    run = recipe.with_values({"training.method": arm.method, **arm.overrides})
+    return run.training.epochs, run.training.batch, run.methods.of(arm.method).learning_rate
+
+
+def test_every_method_learns_from_each_kind_of_data_as_its_authors_have_it() -> None:
+    recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
+    assert {arm.method for arm in recipe.study.arms} == set(METHODS)
+    assert [(arm.method, arm.data) for arm in recipe.study.arms if arm.trained] == [
+        (method, data) for method in PUBLISHED for data in ("real", "synthetic", "both")
+    ]
+    for arm in recipe.study.arms[1:]:
+        assert published_settings(recipe, arm) == PUBLISHED[arm.method], arm.name
+
+
+@pytest.mark.parametrize("name", ["base-to-novel", "data-use"])
+def test_coop_has_fewer_epochs_on_imagenet(name: str) -> None:
+    found = {
+        dataset: {arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"}
+        for dataset in ("imagenet", "dtd")
+        for recipe in [recipe_of(PROTOCOLS[name], dataset, "/data")]
+    }
+    assert found == {"imagenet": {50}, "dtd": {200}}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "epochs", "gaussian"),
+    [("imagenet", [50] * 5, (30, 30)), ("ucf101", [50, 100, 100, 200, 200], (30, 30)),
+     ("eurosat", [50, 100, 100, 200, 200], (45, 5))],
+)  # fmt: skip
+def test_few_shots_are_learned_as_the_authors_of_a_method_have_it_for_a_data_set(
+    dataset: str, epochs: list[int], gaussian: tuple[float, float]
+) -> None:
+    recipe = recipe_of(PROTOCOLS["few-shot"], dataset, "/data")
+    assert [arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"] == epochs
+    for arm in recipe.study.arms:
+        if arm.method == "promptsrc":
+            settings = recipe.with_values(arm.overrides).methods.promptsrc
+            assert (settings.aggregation_mean, settings.aggregation_std) == gaussian
+
+
+def test_prompts_that_are_carried_far_are_shallow() -> None:
+    recipe = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data")
+    maple, promptsrc = recipe.methods.maple, recipe.methods.promptsrc
+    assert recipe.benchmark.base == "all", "each of the thousand classes has real pictures"
+    assert (maple.depth, maple.learning_rate) == (3, 0.0026)
+    assert (promptsrc.visual_depth, promptsrc.text_depth) == (3, 3)
+    assert {arm.method: published_settings(recipe, arm)[0] for arm in recipe.study.arms[1:]} == {
+        "coop": 50, "cocoop": 10, "maple": 2, "promptsrc": 20, "syncclip": 5,
+    }  # fmt: skip
+
+
+def test_what_imagenet_taught_is_tested_on_ten_others_and_on_four_variants() -> None:
+    others = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data").evaluation.transfer
+    assert sorted(others) == sorted(set(AUTHORS) - {"imagenet"})
+    variants = recipe_of(PROTOCOLS["domain-generalisation"], "imagenet", "/data").evaluation.transfer
+    assert sorted(variants) == sorted(set(DATASETS) - set(AUTHORS))
+
+
+def test_protocols_that_share_runs_train_alike() -> None:
+    for one, other in (("base-to-novel", "open-vocabulary"), ("cross-dataset", "domain-generalisation")):
+        first, second = (recipe_of(PROTOCOLS[name], "imagenet", "/data") for name in (one, other))
+        assert PROTOCOLS[one].runs == PROTOCOLS[other].runs
+        same = {"evaluation": first.evaluation, "name": first.name}
+        assert first == second.model_copy(update=same)
+
+
+def test_the_command_line_wins_over_an_arms_own_values() -> None:
+    recipe = recipe_of(PROTOCOLS["base-to-novel"], "dtd", "/data", overrides=["training.epochs=1"])
+    assert recipe.training.epochs == 1
+    coop = next(arm for arm in recipe.study.arms if arm.method == "coop")
+    assert coop.overrides == {"training.batch": 32}
+    recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", overrides=["methods.promptsrc.aggregation_mean=7"])
+    arm = next(arm for arm in recipe.study.arms if arm.method == "promptsrc")
+    assert recipe.with_values(arm.overrides).methods.promptsrc.aggregation_mean == 7
+
+
+def test_some_methods_alone() -> None:
+    recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", ["zeroshot", "coop"])
+    assert {arm.method for arm in recipe.study.arms} == {"zeroshot", "coop"}
+    with pytest.raises(UserError, match=r"few-shot has no method 'cop'; did you mean 'coop'"):
+        recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", ["cop"])
+
+
+def test_an_unknown_protocol_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no protocol 'base2novel'; did you mean 'base-to-novel'"):
+        find_protocol("base2novel")

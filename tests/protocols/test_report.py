@@ -1,0 +1,139 @@
+"""The tables and the page, of numbers that are known."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from syncclip.protocols import report
+from syncclip.protocols.dots import dot_plots, limits, ticks
+from syncclip.protocols.plots import APART, HEIGHT, TOP, apart, curve_plots
+from syncclip.protocols.protocols import PROTOCOLS
+from syncclip.protocols.scores import summarise
+from tests.protocols.fabricated import fabricated
+
+HALVES, OPEN, ACROSS, GROWING = (
+    PROTOCOLS[name] for name in ("base-to-novel", "open-vocabulary", "cross-dataset", "growing")
+)
+
+
+def halves(test: str, method: str, seed: int) -> dict[str, float] | None:
+    """PromptSRC a little below its authors' figures; SYNC-CLIP's third seed was not run."""
+    if (method, seed) == ("syncclip", 3):
+        return None
+    return {"base": 84.0, "novel": 76.5, "hm": 80.0}
+
+
+def test_ours_stand_beside_published_figures_with_the_difference() -> None:
+    average, *each = report.grids(summarise(HALVES, fabricated(HALVES, halves)))
+    row = next(row for row in average.rows if row[0] == "promptsrc, real")
+    assert list(average.headings[:5]) == ["method", "runs", "base", "published", "difference"]
+    assert list(row[1:5]) == ["33 of 33", "84.00", "84.26", "-0.26"]
+    assert list(row[5:8]) == ["76.50", "76.10", "+0.40"]
+    assert len(each) == 11
+    assert list(each[0].headings) == ["method", "runs", "base", "novel", "HM"]
+
+
+def test_missing_runs_are_told() -> None:
+    scores = summarise(HALVES, fabricated(HALVES, halves))
+    assert "66 of 77 tests are done; 11 are missing (–)." in report.told(scores)
+    row = next(row for row in report.grids(scores)[0].rows if row[0].startswith("syncclip"))
+    assert row[:3] == ["syncclip, both", "22 of 33", "84.00"]
+
+
+def test_a_run_that_was_never_made_shows_a_dash() -> None:
+    scores = summarise(HALVES, fabricated(HALVES, lambda *_: None))
+    assert {cell for row in report.grids(scores)[0].rows for cell in row[2::3]} == {"–"}
+    assert "0 of 77 tests are done; 77 are missing (–)." in report.told(scores)
+
+
+def test_some_data_sets_have_no_published_average_beside_them() -> None:
+    scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
+    assert any("2 of 11 data sets" in sentence for sentence in report.told(scores))
+    assert "published" not in report.grids(scores)[0].headings
+    assert not any(sentence.startswith("Published:") for sentence in report.told(scores))
+
+
+def test_a_published_gain_is_set_beside_ours() -> None:
+    def opened(test: str, method: str, seed: int) -> dict[str, float]:
+        return {"open_base": 70.0, "open_novel": {"syncclip": 66.5}.get(method, 65.0), "open_hm": 0.0}
+
+    told = report.told(summarise(OPEN, fabricated(OPEN, opened)))
+    assert "syncclip over promptsrc, open novel: +1.50 points here, +3.00 published." in told
+
+
+def test_of_one_metric_all_data_sets_stand_side_by_side() -> None:
+    table = fabricated(ACROSS, lambda *_: {"open_all": 50.0}, tests=["dtd", "eurosat"])
+    (grid,) = report.grids(summarise(ACROSS, table))
+    assert list(grid.headings) == ["method", "imagenet", "dtd", "eurosat", "average"]
+
+
+def test_the_files_are_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = fabricated(HALVES, halves)
+    page = report.write(HALVES, table, str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "base-to-novel.html",
+        "base-to-novel.md",
+        "base-to-novel.parquet",
+    ]
+    assert "http" not in Path(page).read_text().replace("http://www.w3.org", "")
+    assert len(pd.read_parquet(tmp_path / "base-to-novel.parquet")) == len(table)
+    assert "| promptsrc, real | 33 of 33 | 84.00 | 84.26 | -0.26 |" in (tmp_path / "base-to-novel.md").read_text()
+    assert "11 are missing" in capsys.readouterr().out
+
+
+def marks(plot: str, kind: str) -> list[str]:
+    """Classes of the plot's shapes of a kind."""
+    return [one.get("class", "") for one in ElementTree.fromstring(plot).iter(kind)]
+
+
+def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one() -> None:
+    plots = dot_plots(summarise(HALVES, fabricated(HALVES, halves)))
+    assert len(plots) == 3  # base, novel, HM
+    for plot in plots:
+        dots = marks(plot, "circle")
+        assert dots.count("one") == 3 * 11
+        assert dots.count("ours") == 3
+        assert dots.count("theirs") == 2  # of zero-shot and PromptSRC
+
+
+def growing(amount: int, *methods: str) -> pd.DataFrame:
+    """Runs with so many synthetic pictures, which raise every metric by as many points."""
+    return fabricated(GROWING, lambda *_: dict.fromkeys(GROWING.metrics, 50.0 + amount), methods=methods, amount=amount)
+
+
+def test_growing_numbers_become_curves_and_the_others_levels() -> None:
+    table = pd.concat([growing(0, "zeroshot", "promptsrc"), *(growing(amount, "syncclip") for amount in (4, 1, 16))])
+    plots = curve_plots(summarise(GROWING, table))
+    assert len(plots) == 6
+    for plot in plots:
+        assert marks(plot, "polyline") == ["series series0"]
+        assert marks(plot, "circle") == ["series series0"] * 3
+        assert marks(plot, "line").count("level") == 2
+    titles = [one.text for one in ElementTree.fromstring(plots[0]).iter("title")]
+    assert titles == ["syncclip, both, 1: 51.00", "syncclip, both, 4: 54.00", "syncclip, both, 16: 66.00"]
+    lines = [row[0] for row in report.grids(summarise(GROWING, table))[0].rows]
+    assert lines[2:] == [f"syncclip, both, {amount} synthetic" for amount in (1, 4, 16)]
+
+
+def test_where_nothing_grows_there_is_no_curve() -> None:
+    assert curve_plots(summarise(HALVES, fabricated(HALVES, halves))) == []
+
+
+def test_names_at_the_ends_of_curves_do_not_touch() -> None:
+    foot = TOP + HEIGHT
+    assert apart([50.0, 90.0]) == [50.0, 90.0]
+    assert apart([foot, 60.0, 61.0, foot]) == [foot - APART, 60.0, 60.0 + APART, foot]
+
+
+def test_an_axis_holds_all_values_and_has_round_ends() -> None:
+    assert limits([62.5, 84.3]) == (60, 90)
+    assert limits([70.0]) == (60, 80)
+    assert limits([100.0]) == (90, 100)
+    assert limits([]) == (0, 100)
+    assert [list(ticks(*ends))[:2] for ends in ((60, 70), (60, 80), (50, 100), (20, 100))] == [
+        [60, 62], [60, 65], [50, 60], [20, 40],
+    ]  # fmt: skip

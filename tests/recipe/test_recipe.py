@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from syncclip.core.settings import UserError
+from syncclip.recipe.files import shipped
+from syncclip.recipe.recipe import Recipe
+
+
+def refusal(source: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        Recipe.load(source, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_load_by_name(name: str) -> None:
+    assert Recipe.load(name).name == Path(name).name
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    source = written(tmp_path, "training: {epochs: 3, batch: 8}")
+    recipe = Recipe.load(source, ["training.epochs=5"])
+    assert (recipe.training.epochs, recipe.training.batch) == (5, 8)
+
+
+def test_a_recipe_is_called_by_its_file_unless_it_has_a_name(tmp_path: Path) -> None:
+    assert Recipe.load(written(tmp_path, "")).name == "mine"
+    assert Recipe.load(written(tmp_path, "name: other")).name == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("0.5", 0.5), ("2", 2.0)],
+)
+def test_values_are_read_as_yaml(text: str, value: float) -> None:
+    assert Recipe.load("icons", [f"methods.ivlp.learning_rate={text}"]).methods.ivlp.learning_rate == value
+
+
+def test_lists_sections_and_null_can_be_overridden() -> None:
+    recipe = Recipe.load(
+        "icons", ["study.seeds=[3, 4]", "synthesis.generator={steps: 7}", "benchmark.seed=null", "synthesis.filters=[]"]
+    )
+    assert recipe.study.seeds == [3, 4]
+    assert recipe.synthesis.generator.steps == 7
+    assert recipe.benchmark.seed is None
+    assert recipe.synthesis.filters == ()
+
+
+def test_places_in_lists_are_counted_from_zero() -> None:
+    assert Recipe.load("icons", ["synthesis.filters.0.minimum=9"]).synthesis.filters[0].minimum == 9
+    assert "synthesis.filters.7.minimum" in refusal("icons", "synthesis.filters.7.minimum=9")
+
+
+def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
+    assert Recipe.load(written(tmp_path, "training:\nname: recipe\n")) == Recipe()
+
+
+def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
+    written(tmp_path, "name: first\ntraining: {seed: 3, epochs: 4}\nsynthesis: {seed: '${training.seed}'}", "one.yaml")
+    written(tmp_path, "extends: one.yaml\ntraining: {seed: 5}", "two.yaml")
+    recipe = Recipe.load(written(tmp_path, "extends: two.yaml\ntraining: {batch: 8}"), ["training.epochs=2"])
+    training = recipe.training
+    assert (training.seed, training.epochs, training.batch, recipe.synthesis.seed) == (5, 2, 8, 5)
+    assert recipe.name == "mine"
+
+
+def test_a_recipe_can_extend_a_shipped_one(tmp_path: Path) -> None:
+    recipe = Recipe.load(written(tmp_path, "extends: icons\nstudy: {seeds: [9]}"))
+    assert recipe.with_values({"name": "icons", "study.seeds": [1, 2, 3, 4, 5]}) == Recipe.load("icons")
+
+
+def test_of_several_extended_recipes_the_later_ones_win(tmp_path: Path) -> None:
+    written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
+    written(tmp_path, "name: other\ntraining: {seed: 4, batch: 8}", "two.yaml")
+    recipe = Recipe.load(written(tmp_path, "extends: [one.yaml, two.yaml]\ntraining: {batch: 2}"))
+    training = recipe.training
+    assert (training.seed, training.epochs, training.batch, recipe.name) == (4, 4, 2, "mine")
+
+
+def test_a_recipe_can_be_laid_over_another(tmp_path: Path) -> None:
+    base = written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
+    recipe = Recipe.load(written(tmp_path, "training: {seed: 5}"), ["training.batch=2"], base=base)
+    assert (recipe.training.seed, recipe.training.epochs, recipe.training.batch, recipe.name) == (5, 4, 2, "mine")
+
+
+def test_extending_in_a_circle_or_nothing_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, "extends: mine.yaml", "other.yaml")
+    assert "extends: 'mine.yaml' extends it in turn" in refusal(written(tmp_path, "extends: other.yaml"))
+    assert "no such file" in refusal(written(tmp_path, "extends: nowhere.yaml"))
+
+
+def test_shipped_recipes_of_a_folder_are_found_by_name_and_by_path() -> None:
+    by_name = Recipe.load("studies/table5_losses")
+    assert by_name == Recipe.load("recipes/studies/table5_losses.yaml")
+    assert by_name.name == "table5_losses"
+
+
+def test_a_recipe_knows_how_a_command_finds_it(tmp_path: Path) -> None:
+    for source in ("icons", "studies/table5_losses"):
+        assert Recipe.load(source).argument == source
+    assert Recipe.load(written(tmp_path, "")).argument == "mine.yaml"
+
+
+def test_values_can_refer_to_each_other(tmp_path: Path) -> None:
+    source = written(tmp_path, "training: {seed: 7}\nsynthesis: {seed: '${training.seed}'}")
+    assert Recipe.load(source).synthesis.seed == 7
+
+
+def test_the_resolved_copy_loads_as_an_equal_recipe(tmp_path: Path) -> None:
+    recipe = Recipe.load("demo", ["training.epochs=7", "methods.syncclip.alignment_weight=0.3"])
+    assert Recipe.load(written(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_the_resolved_copy_holds_no_secrets() -> None:
+    options = "{key: AKIA, secret: xyz, anon: false, client_kwargs: {aws_session_token: t, region_name: eu}}"
+    text = Recipe.load("icons", [f"storage.options={options}"]).to_yaml()
+    assert yaml.safe_load(text)["storage"]["options"] == {"anon": False, "client_kwargs": {"region_name": "eu"}}
+
+
+def test_an_unknown_key_of_a_file_is_told_with_the_nearest(tmp_path: Path) -> None:
+    source = written(tmp_path, "synthesis: {images_per_clas: 3}", "icons.yaml")
+    assert refusal(source) == "icons.yaml: synthesis.images_per_clas: no such key; did you mean 'images_per_class'?"
+
+
+def test_an_unknown_key_of_the_command_line_is_told_as_such() -> None:
+    expected = "command line: synthesis.images_per_clas: no such key; did you mean 'images_per_class'?"
+    assert refusal("icons", "synthesis.images_per_clas=3") == expected
+
+
+def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
+    assert refusal(written(tmp_path, "trainin: {}")) == "mine.yaml: trainin: no such key; did you mean 'training'?"
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.epochs=many", "training.epochs: 'many' is not allowed; it must be a whole number"),
+        ("training.epochs=1.5", "training.epochs: 1.5 is not allowed; it must be a whole number"),
+        ("training.epochs=0", "training.epochs: 0 is not allowed; it must be at least 1"),
+        ("training.epochs=", "training.epochs: None is not allowed; it must be a whole number"),
+        ("training.data=fake", "training.data: 'fake' is not allowed; it must be 'real', 'synthetic' or 'both'"),
+        ("training=3", "training: 3 is not allowed; it must be a section with keys of its own"),
+        ("training.epochs.x=3", "training.epochs: {'x': 3} is not allowed; it must be a whole number"),
+        ("training.method=synclip", "training.method: there is no method 'synclip'; did you mean 'syncclip'?"),
+        ("study.arms=[{method: ivp}]", "study.arms[0].method: there is no method 'ivp'; did you mean 'ivlp'?"),
+        ("synthesis.filters=[{name: blanc}]", "synthesis.filters[0].name: there is no 'blanc'; did you mean 'blank'?"),
+        ("synthesis.filters.1.topp=3", "synthesis.filters[1].topp: no such key; did you mean 'top'?"),
+        ("study.seeds=3", "study.seeds: 3 is not allowed; it must be a list, such as [1, 2]"),
+        ("training.epochs=[1", "training.epochs: '[1' is not readable as YAML; quote it"),
+        ("epochs", "'epochs' is no override; write section.key=value"),
+    ],
+)
+def test_wrong_values_are_refused_with_key_reason_and_remedy(override: str, expected: str) -> None:
+    if override.startswith("training.epochs.x"):
+        assert refusal("icons", override).startswith("command line: training.epochs")
+    else:
+        assert refusal("icons", override) == f"command line: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["synthesis.images_per_class=0"], "synthesis.images_per_class: 0 images"),
+        (["training.workers=3", "training.batch=16"], "command line: training.workers is 3, but a batch of 16"),
+        (["training.workers=5", "training.batch=4"], "command line: training.workers is 5, but a batch of 4"),
+        (["methods.syncclip.domain_tokens=9"], "methods.syncclip: domain_tokens is 9"),
+        (["study.arms=[{method: ivlp}, {method: ivlp}]"], "two arms are called 'ivlp-both'"),
+    ],
+)
+def test_impossible_combinations_are_refused(overrides: list[str], part: str) -> None:
+    assert part in refusal("icons", *overrides)
+
+
+def test_the_values_of_a_studys_arms_are_checked_when_the_recipe_is_loaded() -> None:
+    sentence = refusal("icons", "study.arms=[{method: ivlp, overrides: {training.epoch: 3}}]")
+    assert sentence == "icons.yaml: study.arms 'ivlp-both': training.epoch: no such key; did you mean 'epochs'?"
+
+
+def test_an_unknown_recipe_is_told_with_the_nearest() -> None:
+    assert "did you mean 'icons'?" in refusal("icon")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    assert refusal(f"{tmp_path}/none.yaml").startswith(f"{tmp_path}/none.yaml: no such file")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("a: [1,\n", "mine.yaml, line 2"), ("training: {epochs: 1}\ntraining: {epochs: 2}", "mine.yaml, line 2")],
+)
+def test_broken_yaml_is_told_with_its_line(tmp_path: Path, text: str, place: str) -> None:
+    assert refusal(written(tmp_path, text)).startswith(f"{place}: not readable as YAML")
+
+
+def test_a_file_that_holds_no_sections_is_told(tmp_path: Path) -> None:
+    assert "mine.yaml: holds a list" in refusal(written(tmp_path, "- 1"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.seed=9",
+        "training.epochs=9",
+        "benchmark.shots=3",
+        "backbone.precision=fp32",
+        "methods.syncclip.learning_rate=0.01",
+        "training.data=real",
+    ],
+)
+def test_what_decides_a_run_changes_its_hash(override: str) -> None:
+    assert Recipe.load("icons", [override]).hash != Recipe.load("icons").hash
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "storage.root=/elsewhere",
+        "study.seeds=[9]",
+        "evaluation.split=val",
+        "methods.ivlp.learning_rate=0.01",
+        "training.synthetic=/elsewhere",
+        "training.checkpoint_every=7",
+        "training.keep_best=loss",
+        "training.workers=2",
+        "training.accumulate=2",
+        "synthesis.actors=2",
+        "name=other",
+    ],
+)
+def test_what_does_not_decide_a_run_leaves_its_hash(override: str) -> None:
+    assert Recipe.load("icons", [override]).hash == Recipe.load("icons").hash
+
+
+def test_with_values_gives_a_checked_copy() -> None:
+    recipe = Recipe.load("icons")
+    assert recipe.with_values({"training.seed": 5}).training.seed == 5
+    assert recipe.training.seed == 1
+    with pytest.raises(UserError, match="no such key"):
+        recipe.with_values({"training.sed": 5})

@@ -1,0 +1,319 @@
+"""The report: what the page says, what it holds, and that it survives whatever is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from syncclip.core.settings import UserError
+from syncclip.reports import report, summary_table
+from syncclip.reports.arms import describe_arms, summarise
+from syncclip.reports.figures import fits_for_page
+from syncclip.reports.images import picture_strips
+from syncclip.reports.verdict import Difference, judge, signed
+from syncclip.studies import outputs
+from tests.studies import fabricated
+
+
+@pytest.fixture(scope="module")
+def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fabricated.make_benchmark(tmp_path_factory.mktemp("benchmark") / "shapes")
+
+
+@pytest.fixture
+def study(tmp_path: Path, benchmark: Path) -> Path:
+    return fabricated.make_study(tmp_path / "study", benchmark)
+
+
+def page_of(folder: Path) -> str:
+    """The page, with plain spaces for those that keep a number and its sign together."""
+    return Path(report(str(folder))).read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+def payload_of(page: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def figures_of(page: str) -> set[str]:
+    return set(re.findall(r'data-figure="(\w+)"', page))
+
+
+def printed(table: Table) -> str:
+    console = Console(width=80)
+    with console.capture() as said:
+        console.print(table)
+    return said.get()
+
+
+def test_a_study_has_every_figure(study: Path) -> None:
+    expected = {"curve", "bars", "differences", "classes", "pictures", "map", "time", "rejects"}
+    assert figures_of(page_of(study)) == expected
+
+
+def test_a_run_has_its_scores_classes_pictures_and_losses(tmp_path: Path, benchmark: Path) -> None:
+    page = page_of(fabricated.make_run(tmp_path / "run", benchmark))
+    assert figures_of(page) == {"bars", "classes", "pictures", "history"}
+    assert "SYNC-CLIP: 55.0 % on base, 50.5 % on novel classes." in page
+
+
+def test_a_bare_set_shows_its_pictures_and_rejects(tmp_path: Path) -> None:
+    page = page_of(fabricated.make_set(tmp_path / "set"))
+    assert figures_of(page) == {"pictures", "rejects"}
+    assert "72 synthetic pictures of 12 classes." in page
+
+
+def test_a_run_in_the_folder_of_its_set_shows_both(tmp_path: Path, benchmark: Path) -> None:
+    run = fabricated.make_run(tmp_path / "run", benchmark)
+    fabricated.make_set(run / "synthetic")
+    assert payload_of(page_of(run))["pictures"]["made"] is True
+
+
+def test_a_recipes_own_folder_is_reported_by_its_study(study: Path) -> None:
+    assert report(str(study.parent)) == str(study / "report.html")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [outputs.FIT, outputs.COMPARISONS, outputs.SHIFT, outputs.FEATURES, outputs.COST, outputs.STATE, outputs.RECIPE],
+)
+def test_any_file_may_be_missing(study: Path, missing: str) -> None:
+    (study / missing).unlink()
+    assert "curve" in figures_of(page_of(study))
+
+
+def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
+    (study / outputs.FIT).write_text("{")
+    assert "fit.json could not be read and is left out" in page_of(study)
+
+
+def test_a_study_without_cells_or_set_still_has_its_curve(study: Path) -> None:
+    for part in ("cells", "synthetic"):
+        (study / part).rename(study.parent / part)
+    figures = figures_of(page_of(study))
+    assert "curve" in figures and "classes" not in figures
+
+
+def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
+    table = outputs.read_table(str(study / outputs.TABLE))
+    few = table[
+        (table["seed"].isna() | (table["seed"] == 1))
+        & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
+    ]
+    outputs.write_table(str(study / outputs.TABLE), few)
+    assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
+
+
+def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
+    table = outputs.read_table(str(study / outputs.TABLE))
+    outputs.write_table(str(study / outputs.TABLE), table.iloc[:0])
+    assert "No run of this study is finished yet." in page_of(study)
+
+
+def test_unfinished_runs_are_told(study: Path) -> None:
+    state = outputs.read_json(str(study / outputs.STATE))
+    state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
+    state["cells"][1]["error"] = "no space left on <device>"
+    outputs.write_json(str(study / outputs.STATE), state)
+    page = page_of(study)
+    assert "1 are still to be run and 1 failed" in page
+    assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
+
+
+def test_the_page_names_no_address_that_it_would_load(study: Path) -> None:
+    addresses: list[str] = []
+
+    class Loads(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            addresses.extend(value or "" for name, value in attrs if name in ("src", "href", "srcset") and tag != "a")
+
+    page = page_of(study)
+    Loads().feed(page)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+    addresses += re.findall(r"url\(\"?([^)\"]+)", style)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert "@import" not in style and "fetch(" not in page and "import(" not in page
+
+
+def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+    names = ["</script><script>alert(1)</script>", "a & <b>", *fabricated.NAMES[2:]]
+    page = page_of(fabricated.make_set(tmp_path / "set", names))
+    assert "<script>alert(1)" not in page
+    assert payload_of(page)["pictures"]["strips"][0]["name"] == names[0]
+
+
+def test_the_same_folder_gives_the_same_page(study: Path) -> None:
+    assert page_of(study) == page_of(study)
+
+
+def test_a_folder_that_is_neither_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no study\.parquet, results\.json, plan\.json; give the folder"):
+        report(str(tmp_path))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="it is not there"):
+        report(str(tmp_path / "nowhere"))
+
+
+def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
+    rows = [
+        {"method": "ivlp", "data": "both", "images_per_class": 4, "seed": s, "hm": hm}
+        for s, hm in ((1, 40.0), (2, 44.0))
+    ]
+    point = summarise(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
+    assert (point["n"], point["mean"], point["se"]) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
+
+
+def test_real_arms_count_as_without_synthetic_pictures() -> None:
+    rows = [{"method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
+    assert summarise(pd.DataFrame(rows))["ivlp-real"]["hm"][0]["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "opened", "said"),
+    [
+        ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic pictures helped: +1.0 points."),
+        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic pictures helped on one count of two: +1.0 points."),
+        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic pictures helped on one count of two: +0.9 points."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic pictures made no sure difference."),
+        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic pictures did harm: −1.2 points."),
+        ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic pictures helped and harmed: +1.0 points."),
+    ],
+)
+def test_the_headline_says_no_more_than_the_intervals(
+    own: tuple[float, ...], opened: tuple[float, ...], said: str
+) -> None:
+    real, both = describe_arms([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
+    found = [Difference(both, real, metric, *numbers) for metric, numbers in (("hm", own), ("open_hm", opened))]
+    assert judge(found, {}, both).headline == said
+
+
+def curve_of(**changes: object) -> dict:
+    """A curve of fit.json: error 40 + 10 / n."""
+
+    def number(value: float) -> dict[str, float]:
+        return {"estimate": value, "low": value - 1, "high": value + 2}
+
+    curve = {
+        "verdict": "falls",
+        "slope": number(-3),
+        "law": {"a": number(40), "b": number(10), "c": number(1)},
+        "line": [{"n": n, "error": number(40 + 10 / n)} for n in (1, 2, 4)],
+        "forecast": [{"n": 16, "error": number(40 + 10 / 16)}],
+        "plus_one": {"estimate": 6.7, "low": 5.2, "high": None},
+    }
+    return {"level": 0.9, "curves": {"syncclip-both": {"hm": curve | changes}}}
+
+
+def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both")])
+    curve = fits_for_page(curve_of(), arms)["syncclip-both"]["hm"]["curve"]
+    assert curve[0] == {"n": 1, "value": 50, "low": 48, "high": 51}
+    assert curve[-1] == pytest.approx({"n": 16, "value": 60 - 10 / 16, "low": 58 - 10 / 16, "high": 61 - 10 / 16})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "one more point would take about 7 pictures per class (at least 5, perhaps never)."),
+        (
+            {"plus_one": {"estimate": 430.2, "low": 254.6, "high": 2e6}},
+            "430 pictures per class (90 % interval 250 to over a million).",
+        ),
+        ({"plus_one": {"estimate": None, "low": 8.0, "high": None}}, "rises but has nearly levelled off"),
+        (
+            {"verdict": "flat"},
+            "no amount is surely better than another (+3.0 points for each doubling, 90 % interval +1.0 to +4.0).",
+        ),
+        ({"verdict": "rises"}, "gets worse with more pictures"),
+        ({"verdict": "too few amounts"}, "too few amounts for a curve."),
+    ],
+)
+def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both")])
+    assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"].replace("\u00a0", " ")
+
+
+def test_a_fits_sentence_says_which_model_foretold_best() -> None:
+    models = [{"model": "logarithm", "miss": 0.42, "best": 0.6}, {"model": "constant", "miss": 1.0, "best": 0.4}]
+    stored = curve_of() | {"models": {"syncclip-both": {"hm": models}}}
+    said = fits_for_page(stored, describe_arms([("syncclip-both", "syncclip", "both")]))["syncclip-both"]["hm"]["text"]
+    assert "a logarithm foretold amounts held out best: it missed by 0.4 points, and least in 60 % of the draws" in said
+
+
+@pytest.mark.parametrize(
+    ("shots", "per_real", "said"),
+    [
+        (7.1, 20.7, "64 synthetic pictures a class do as well as 7.1 real ones alone: 20.7 of them stand for one real"),
+        (None, 0.0, "With 64 synthetic pictures a class it does better than any number of real ones alone"),
+        (3.0, None, "64 synthetic pictures a class replace no real one."),
+    ],
+)
+def test_a_fits_sentence_says_what_pictures_are_worth(shots: float | None, per_real: float | None, said: str) -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
+    worth = {
+        "arm": "syncclip-both",
+        "marginal": {"hm": [{"n": 64, "points_per_hour": {"estimate": 0.0512}}]},
+        "exchange": {"hm": [{"n": 64, "shots": {"estimate": shots}, "per_real": {"estimate": per_real}}]},
+    }
+    stored = curve_of()
+    stored["curves"]["ivlp-both"] = stored["curves"]["syncclip-both"]
+    fits = fits_for_page(stored, arms, worth)
+    assert "At 64 a class an hour of drawing adds 0.051 points." in fits["syncclip-both"]["hm"]["text"]
+    assert said in fits["syncclip-both"]["hm"]["text"]
+    assert "synthetic pictures" not in fits["ivlp-both"]["hm"]["text"]
+
+
+def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
+    rows = outputs.read_json(str(study / outputs.COMPARISONS))
+    outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])
+    page = page_of(study)
+    assert "90 % interval" in page and "Paired differences with 90 % intervals" in page
+
+
+@pytest.mark.parametrize(("value", "said"), [(1.04, "+1.0"), (-0.26, "−0.3"), (-0.04, "0.0"), (0.0, "0.0")])
+def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float, said: str) -> None:
+    assert signed(value) == said
+
+
+def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:
+    (arm,) = describe_arms([("Mine-real", "package.module:Mine", "real")])
+    assert (arm.label, arm.short) == ("Mine on real pictures", "Mine real only")
+
+
+def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
+    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")])
+    assert [arm.label for arm in arms] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]
+    assert len({arm.tone for arm in arms}) == 2
+
+
+def test_pictures_stay_within_their_budget(benchmark: Path) -> None:
+    from syncclip.datasets import BenchmarkSettings, load_benchmark
+
+    real = load_benchmark(BenchmarkSettings(name=str(benchmark)))
+    found, _ = picture_strips(real.classnames, real, None, budget=6000)
+    assert len(found["strips"]) == 12 and sum(len(strip["src"]) * 3 / 4 for strip in found["strips"]) < 6500
+
+
+def test_an_unreadable_picture_is_counted_and_left_out(study: Path) -> None:
+    tar = study / "synthetic" / "00000.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
+    assert "1 unreadable pictures are left out of the page." in page_of(study)
+
+
+def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:
+    text = printed(summary_table(str(study)))
+    assert "SYNC-CLIP" in text and "…" not in text
+
+
+def test_a_set_has_a_terminal_table_too(tmp_path: Path) -> None:
+    text = printed(summary_table(str(fabricated.make_set(tmp_path / "set"))))
+    assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text

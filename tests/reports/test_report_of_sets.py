@@ -1,0 +1,89 @@
+"""What the page says of a synthetic set: its quality, and what its filters rejected."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from syncclip.reports import report
+from syncclip.sets.quality import STATS_NAME, ClassQuality, SetQuality, ShiftNumbers
+from syncclip.synthesis.prompts import PromptCoverage
+from syncclip.synthesis.rejects import SIDE, Reject, rejects_name, write_rejects
+from tests.studies import fabricated
+
+QUALITY = SetQuality(
+    backbone="icons",
+    images=72,
+    measured=72,
+    accuracy=61.4,
+    similarity=0.57,
+    real_similarity=0.42,
+    shift=ShiftNumbers(centroid_distance=0.3, relative_distance=0.73, overlap=42.0, frechet=0.2),
+    near_duplicates=5,
+    duplicate=0.99,
+    pairs=((14, 2),),
+    prompts=PromptCoverage(24, 48, 2, {"template": 72}),
+    classes=tuple(
+        ClassQuality(name=name, images=6, accuracy=float(5 * place), similarity=0.5, shift=None)
+        for place, name in enumerate(fabricated.NAMES)
+    ),
+)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    return fabricated.make_set(tmp_path / "set")
+
+
+def page_of(folder: Path) -> str:
+    return Path(report(str(folder))).read_text()
+
+
+def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Path) -> None:
+    (drawn / STATS_NAME).write_text(QUALITY.model_dump_json())
+    page = page_of(drawn)
+    assert 'href="#set"' in page
+    for label, number in (
+        ("read as their own class by the frozen CLIP", "61"),
+        ("similarity of two pictures of a class (real ones: 0.42)", "0.57"),
+        ("shift to the real pictures", "0.73"),
+        ("near-duplicates among 72 pictures", "5"),
+        ("different prompts", "24"),
+    ):
+        assert f"<dt>{label}</dt><dd>{number}<" in page
+    named = re.findall(r'<td class="words" data-value="([^"]*)">', page)
+    assert named == fabricated.NAMES
+
+
+def test_rejects_are_shown_by_reason_with_their_number(drawn: Path) -> None:
+    for shard, reason in ((0, "clip_score"), (1, "clip_score"), (1, "blank")):
+        colour = (200, 30, 30) if reason == "blank" else (30, 30, 200)
+        thumbnail = fabricated.jpeg(Image.new("RGB", (SIDE, SIDE), colour))
+        write_rejects(str(drawn), shard, [Reject(reason, 7 + shard, 3, 0, 0.1, thumbnail)] * 9)
+    page = page_of(drawn)
+    shown = re.findall(
+        r'<b>([^<]*)</b> <span class="quiet">([^<]*) in all</span>.*?src="data:image/webp;base64,([^"]*)"', page, re.S
+    )
+    assert [(reason, count) for reason, count, _ in shown] == [("clip score", "34"), ("blank", "7")]
+    strip = Image.open(io.BytesIO(base64.b64decode(shown[1][2]))).convert("RGB")
+    assert strip.size == (9 * SIDE, SIDE)
+    red, _, blue = strip.getpixel((SIDE // 2, SIDE // 2))  # type: ignore[misc]
+    assert red > 150 > blue
+    assert "Rejected drawings of dog, dog" in page
+
+
+def test_a_set_with_neither_has_no_such_part(drawn: Path) -> None:
+    assert 'href="#set"' not in page_of(drawn)
+
+
+def test_damaged_files_are_noted_and_left_out(drawn: Path) -> None:
+    (drawn / STATS_NAME).write_text('{"format": 1')
+    (drawn / rejects_name(0)).write_bytes(b"nonsense")
+    page = page_of(drawn)
+    assert "stats.json of the synthetic set could not be read" in page
+    assert "thumbnails of rejects could not be read" in page

@@ -1,0 +1,65 @@
+"""What is loaded once for runs that follow each other, and that it changes no bit of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncclip import jobs
+from syncclip.clip.backbone import load_backbone
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import FrozenParts
+from tests.conftest import TinyWorld
+
+KINDS = ("prompts.safetensors", "metrics.jsonl", "results.json")
+TEST_PICTURES = 24
+
+
+def recipe_of(tiny: TinyWorld, method: str, seed: int) -> Recipe:
+    values = ["training.data=real", "training.epochs=1", f"training.method={method}", f"training.seed={seed}"]
+    return Recipe.load(tiny.recipe, values)
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {kind: (folder / kind).read_bytes() for kind in KINDS}
+
+
+def test_runs_that_share_frozen_parts_have_the_bits_of_runs_alone(tiny: TinyWorld, tmp_path: Path) -> None:
+    frozen = FrozenParts(keep_bytes=1 << 20)
+    for method, seed in (("zeroshot", 1), ("kgcoop", 1), ("kgcoop", 2), ("ivlp", 1)):
+        name = f"{method}{seed}"
+        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "alone" / name))
+        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), frozen=frozen)
+        assert bits(tmp_path / "alone" / name) == bits(tmp_path / "shared" / name), name
+    assert frozen.loads == {"benchmark": 1, "clip": 1, "picture": TEST_PICTURES}
+
+
+def test_one_run_loads_once(tiny: TinyWorld, tmp_path: Path) -> None:
+    frozen = FrozenParts()
+    jobs.run_here(recipe_of(tiny, "kgcoop", 1), str(tmp_path), frozen=frozen)
+    assert (frozen.loads["benchmark"], frozen.loads["clip"]) == (1, 1)
+
+
+def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    from syncclip.methods.frozen import FrozenTexts
+    from syncclip.runs.build import assemble
+
+    encoded: list[str] = []
+    honest = FrozenTexts._encode
+    monkeypatch.setattr(FrozenTexts, "_encode", lambda self, text: encoded.append(text) or honest(self, text))
+    frozen = FrozenParts()
+    features = []
+    for seed in (1, 2):
+        parts = assemble(recipe_of(tiny, "kgcoop", seed), frozen)
+        features += [one() for one in parts.method.modules() if isinstance(one, FrozenTexts)]
+    assert len(features) == 2 and features[0] is features[1]
+    assert len(encoded) == len(set(encoded)) > 0
+
+
+def test_pictures_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
+    side = load_backbone(recipe_of(tiny, "zeroshot", 1).backbone).image_size
+    frozen = FrozenParts(keep_bytes=10 * 3 * side * side)
+    for name in "ab":
+        jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), frozen=frozen)
+    assert frozen.loads["picture"] == TEST_PICTURES + (TEST_PICTURES - 10)

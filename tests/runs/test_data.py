@@ -1,0 +1,265 @@
+"""The sets that a recipe names: several mixed, damaged ones, and ones of other classes."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from syncclip import jobs
+from syncclip.core.settings import UserError
+from syncclip.datasets import load_benchmark
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs import build, resolve
+from syncclip.runs.data import real_sources, synthetic_sources
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.stream.loader import batches
+from syncclip.stream.stream import MixedStream
+from tests.conftest import TinyWorld
+from tests.worlds.benchmark import CLASSES, tiny_benchmark
+
+
+def recipe_of(tiny: TinyWorld, *overrides: str) -> Recipe:
+    return Recipe.load(tiny.recipe, overrides)
+
+
+def opened(recipe: Recipe) -> MixedStream:
+    """The stream that a training of the recipe would read."""
+    settled, _ = resolve.settled_run(recipe)
+    mixed = build.stream(settled, build.assemble(settled))
+    assert mixed is not None
+    return mixed
+
+
+@pytest.fixture
+def copy(tiny_set: str, tmp_path: Path) -> Path:
+    """Two shards of six pictures, one of each class, to be damaged."""
+    return Path(shutil.copytree(tiny_set, tmp_path / "copy"))
+
+
+def test_sets_are_mixed_by_their_weights(tiny: TinyWorld, tiny_set: str, copy: Path, tmp_path: Path) -> None:
+    mixed = opened(recipe_of(tiny, f"training.synthetic=[{tiny_set},{{url: {copy}, weight: 3}}]"))
+    seen = [row for epoch in range(60) for row in mixed.ids(epoch, 0).seen.tolist()]
+    assert abs(np.mean(np.array(seen) >= 12) - 3 / 4) < 3 * np.sqrt(3 / 16 / len(seen))
+
+
+def test_a_run_is_named_by_its_sets_and_their_weights(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
+    def run_hash(synthetic: str) -> str:
+        return resolve.settled_run(recipe_of(tiny, f"training.synthetic={synthetic}"))[1].recipe_hash
+
+    assert run_hash(tiny_set) == run_hash(str(copy))  # the same plan draws both
+    mixed = run_hash(f"[{tiny_set},{{url: {copy}, weight: 3}}]")
+    assert mixed not in (run_hash(f"[{tiny_set},{copy}]"), run_hash(tiny_set))
+    assert mixed == run_hash(f"[{{url: {copy}}},{{url: {tiny_set}, weight: 3}}]")
+
+
+def test_a_mixed_run_trains_with_loader_processes_as_without(
+    tiny: TinyWorld, tiny_set: str, copy: Path, tmp_path: Path
+) -> None:
+    named = f"training.synthetic=[{tiny_set},{{url: {copy}, weight: 3}}]"
+    for name, loaders in (("none", 0), ("two", 2)):
+        jobs.run_here(recipe_of(tiny, named, f"training.loaders={loaders}"), str(tmp_path / name))
+    prompts = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("none", "two")]
+    assert prompts[0] == prompts[1]
+
+
+def test_shots_of_more_real_sets_are_learned_from_too(tiny: TinyWorld, tmp_path: Path) -> None:
+    other = tiny_benchmark(tmp_path / "other", train=2)
+    recipe = recipe_of(
+        tiny, f"training.real=[{{url: {other}, weight: 2}}]", "training.data=real", "training.method=ivlp"
+    )
+    mixed = opened(recipe)
+    assert len(mixed) * mixed.batch_size == 24  # 3 base classes x (4 shots once, 2 twice)
+    shown = Counter(row for step in range(len(mixed)) for row in mixed.ids(0, step).real.tolist())
+    assert sorted(shown.values()) == [1] * 12 + [2] * 6
+    assert recipe.hash != recipe_of(tiny, "training.data=real", "training.method=ivlp").hash
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("[]", "synthetic is an empty list"),
+        ("[a,{url: a/}]", "a is named twice among the sets that are mixed"),
+        ("[{url: a, weight: 0}]", r"training.synthetic\[0\].weight: 0 is not allowed; it must be"),
+        ("[{url: a, wieght: 1}]", r"training.synthetic\[0\].wieght: no such key; did you mean 'weight'"),
+        ("{a: 1}", "training.synthetic.*: .* is not allowed; it must be a text"),
+    ],
+)
+def test_lists_of_sets_that_make_no_sense_are_refused(tiny: TinyWorld, value: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        recipe_of(tiny, f"training.synthetic={value}")
+
+
+def test_a_study_is_of_one_set(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
+    with pytest.raises(UserError, match="lists several sets where only one can stand; .*shards merge"):
+        resolve.find_synthetic(recipe_of(tiny, f"training.synthetic=[{tiny_set},{copy}]"))
+
+
+def test_a_real_set_of_other_classes_is_refused(tiny: TinyWorld, tmp_path: Path) -> None:
+    other = tiny_benchmark(tmp_path / "other")
+    text = (other / "benchmark.json").read_text()
+    (other / "benchmark.json").write_text(text.replace("green circle", "green oval"))
+    recipe = recipe_of(tiny, f"training.real=[{other}]")
+    with pytest.raises(UserError, match=r"class 1 is 'green oval', not 'green circle'"):
+        real_sources(recipe, load_benchmark(recipe.benchmark), 4, 1)
+
+
+def test_an_empty_set_is_refused(tiny: TinyWorld, copy: Path) -> None:
+    for shard in range(2):
+        write_shard(str(copy), shard, [])
+    with pytest.raises(UserError, match="there is no image in 2 shards"):
+        opened(recipe_of(tiny, f"training.synthetic={copy}"))
+
+
+def jpeg(size: tuple[int, int], says: tuple[int, int]) -> bytes:
+    """A JPEG of one size whose header says another."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(file, "JPEG")
+    data = bytearray(file.getvalue())
+    place = data.find(b"\xff\xc0") + 5
+    data[place : place + 4] = says[0].to_bytes(2, "big") + says[1].to_bytes(2, "big")
+    return bytes(data)
+
+
+def rewrite(folder: Path, change: Callable[[Sample], Sample]) -> None:
+    """Write the second shard anew, with other samples."""
+    images = ShardSet(str(folder))
+    rows = np.flatnonzero(images.samples.shard == 1).tolist()
+    samples = [
+        Sample(int(images.samples.index[row]), int(images.labels[row]), images.read(row), images.text(row))
+        for row in rows
+    ]
+    write_shard(str(folder), 1, [change(sample) for sample in samples])
+
+
+def with_picture(data: bytes) -> Callable[[Sample], Sample]:
+    return lambda sample: Sample(sample.index, sample.label, data if sample.label == 2 else sample.image_bytes, "x")
+
+
+def flip(folder: Path) -> None:
+    data = bytearray((folder / "00001.tar").read_bytes())
+    data[1500] ^= 4
+    (folder / "00001.tar").write_bytes(bytes(data))
+
+
+SKIPPED: list[tuple[str, Callable[[Path], None], str, int, str]] = [
+    ("a flipped byte", flip, "00001.tar", 6, "its bytes are not those of its marker"),
+    (
+        "a lying header",
+        lambda at: rewrite(at, with_picture(jpeg((64, 64), (96, 64)))),
+        ".jpg",
+        1,
+        "64 x 96 pixels, but its data shows fewer",
+    ),
+    (
+        "a header that says less",
+        lambda at: rewrite(at, with_picture(jpeg((64, 64), (32, 64)))),
+        ".jpg",
+        1,
+        "64 x 32 pixels, but its data shows more",
+    ),
+    (
+        "a huge picture",
+        lambda at: rewrite(at, with_picture(jpeg((8, 8), (30000, 30000)))),
+        ".jpg",
+        1,
+        "900000000 pixels",
+    ),
+    ("a damaged table", lambda at: (at / "00001.parquet").write_bytes(b"PAR1") and None, ".parquet", 6, "unreadable"),
+    ("an empty shard", lambda at: write_shard(str(at), 1, []) and None, "00001.tar", 0, "an empty shard"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("damage", "name", "images", "reason"), [case[1:] for case in SKIPPED], ids=[c[0] for c in SKIPPED]
+)
+def test_what_is_damaged_is_named_and_skipped_or_refused_as_the_recipe_says(
+    tiny: TinyWorld, copy: Path, damage: Callable[[Path], None], name: str, images: int, reason: str
+) -> None:
+    damage(copy)
+    mixed = opened(recipe_of(tiny, f"training.synthetic={copy}", f"training.corrupt_limit={images}"))
+    for epoch, step, batch in batches(mixed, 12):
+        ids = mixed.ids(epoch, step)
+        assert batch.labels[-4:].tolist() == ids.novel_labels.tolist()
+    [(told, lost)] = mixed.corruption.names.items()
+    assert (told.endswith(name), lost) == (True, images)
+    assert reason in mixed.corruption.reasons[told]
+    if images:
+        with pytest.raises(UserError, match=f"{images} unreadable images, more than the limit of {images - 1}"):
+            strict = recipe_of(tiny, f"training.synthetic={copy}", f"training.corrupt_limit={images - 1}")
+            list(batches(opened(strict), 12))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda at: (at / "00001.tar").unlink(), r"1 of 2 shards are missing or cut short \(00001.tar\); finish"),
+        (
+            lambda at: (at / "00001.tar").write_bytes((at / "00001.tar").read_bytes()[:-600]),
+            r"1 of 2 shards are missing or cut short \(00001.tar\); finish",
+        ),
+        (
+            lambda at: rewrite(
+                at, lambda one: Sample(one.index, one.label + 6 * (one.label == 5), one.image_bytes, "x")
+            ),
+            r"00001.tar:000000011.jpg: class 11 is out of range, there are 6 \(0 to 5\); 1 image",
+        ),
+    ],
+    ids=["a missing shard", "a truncated tar", "a class out of range"],
+)
+def test_what_cannot_be_trained_on_is_refused_with_its_name(
+    tiny: TinyWorld, copy: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    damage(copy)
+    with pytest.raises(UserError, match=sentence):
+        opened(recipe_of(tiny, f"training.synthetic={copy}", "training.corrupt_limit=100"))
+
+
+@pytest.mark.fault
+def test_a_shard_that_goes_missing_later_is_named_too(tiny: TinyWorld, copy: Path) -> None:
+    mixed = opened(recipe_of(tiny, f"training.synthetic={copy}", "training.cache_images=0"))
+    (copy / "00001.tar").unlink()
+    list(batches(mixed, 6))
+    assert list(mixed.corruption.names) == [str(copy / "00001.tar")]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_packed_benchmark_has_all_its_pictures_or_is_refused(tmp_path: Path, split: str) -> None:
+    from syncclip.datasets.packing import pack
+    from syncclip.datasets.settings import BenchmarkSettings
+
+    pack(
+        load_benchmark(BenchmarkSettings(name=str(tiny_benchmark(tmp_path / "tiny")))),
+        str(tmp_path / "packed"),
+        [2],
+        [1],
+    )
+    settings = BenchmarkSettings(name=str(tmp_path / "packed"))
+    assert len(load_benchmark(settings).split("test")) == 4 * len(CLASSES)
+    rows = len(load_benchmark(settings).split(split))  # type: ignore[arg-type]
+    write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")])
+    with pytest.raises(UserError, match=rf"{split}: 1 of {rows} pictures are there"):
+        load_benchmark(settings)
+
+
+def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, tiny_set: str) -> None:
+    from syncclip import storage
+
+    url = f"memory://{tiny_set}"
+    for name in storage.sizes(tiny_set):
+        storage.write_bytes(f"{url}/{name}", storage.read_bytes(f"{tiny_set}/{name}"))
+    size = ShardSet(tiny_set).shards[0].bytes
+    named = f"training.synthetic={url}"
+    with pytest.raises(UserError, match=r"training.cache_bytes is .*, but the shards that are in use at once"):
+        synthetic_sources(recipe_of(tiny, named, f"training.cache_bytes={size}"), 6)
+    assert len(synthetic_sources(recipe_of(tiny, named, "training.cache_bytes=0"), 6)) == 1

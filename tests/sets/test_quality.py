@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from syncclip import storage
+from syncclip.clip.backbone import BackboneSettings, load_backbone
+from syncclip.core.settings import UserError
+from syncclip.sets.quality import DUPLICATE, PAIRS, near_duplicates, set_quality, similarity
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
+from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.plan import PLAN_NAME, draft
+from syncclip.synthesis.settings import SynthesisSettings
+from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
+from tests.worlds.clip import make_clip_folder
+
+PROMPTS = [f"a photo of a {name}." for name in CLASSES]
+TWICE = 14
+"""A sample that shows the very picture of sample 2."""
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> FrozenClip:
+    return FrozenClip(BackboneSettings(name=str(make_clip_folder(tmp_path_factory.mktemp("clip")))), PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three pictures of each of six classes."""
+    url = str(tmp_path_factory.mktemp("set"))
+    settings = SynthesisSettings(images_per_class=3, shard_size=18)
+    plan = draft(settings, benchmark="shapes", classnames=CLASSES, template="a photo of a {}.")
+    storage.write_bytes(storage.join(url, PLAN_NAME), plan.model_dump_json().encode())
+    variants = {index: 2 if index == TWICE else index for index in range(18)}
+    pictures = [encoded(picture(index % 6, variants[index])) for index in range(18)]
+    write_shard(url, 0, [Sample(index, index % 6, data, PROMPTS[index % 6]) for index, data in enumerate(pictures)])
+    return url
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return ShardSet(str(tiny_benchmark(tmp_path_factory.mktemp("real")) / "test"))
+
+
+def features(clip: FrozenClip, images: ShardSet) -> tuple[np.ndarray, np.ndarray]:
+    """Of pictures and class sentences, by open_clip's own forward pass."""
+    plain = load_backbone(BackboneSettings(name=clip.backbone.name))
+    with torch.inference_mode():
+        pixels = torch.stack([plain.preprocess(images.image(row)) for row in range(len(images))])
+        seen, read, _ = plain.model(pixels, plain.tokenizer(PROMPTS))
+    return seen.double().numpy(), read.double().numpy()
+
+
+def test_accuracy_similarity_and_shift_are_those_of_the_definitions(
+    clip: FrozenClip, drawn: str, real: ShardSet
+) -> None:
+    quality = set_quality(drawn, clip, real)
+    made = ShardSet(drawn)
+    (seen, read), (true, _) = features(clip, made), features(clip, real)
+    right = (seen @ read.T).argmax(axis=1) == made.labels
+    assert quality.accuracy == pytest.approx(100 * right.mean(), abs=1e-4)
+    for label, one in enumerate(quality.classes):
+        mine, others = seen[made.labels == label], true[real.labels == label]
+        assert (one.name, one.images) == (CLASSES[label], 3)
+        assert one.accuracy == pytest.approx(100 * right[made.labels == label].mean(), abs=1e-4)
+        assert one.similarity == pytest.approx(np.mean([a @ b for a, b in combinations(mine, 2)]), abs=1e-4)
+        centres = [part.mean(axis=0) / np.linalg.norm(part.mean(axis=0)) for part in (mine, others)]
+        assert one.shift == pytest.approx(1 - centres[0] @ centres[1], abs=1e-4)
+    assert quality.similarity == pytest.approx(np.mean([one.similarity for one in quality.classes]), abs=1e-4)
+    assert quality.shift is not None
+    assert quality.shift.centroid_distance == pytest.approx(np.mean([one.shift for one in quality.classes]), abs=1e-4)
+    assert quality.prompts is not None
+    assert (quality.prompts.distinct, quality.prompts.fewest) == (6, 1)
+
+
+def test_near_duplicates_are_counted_and_named(clip: FrozenClip, drawn: str, real: ShardSet) -> None:
+    seen, _ = features(clip, ShardSet(drawn))
+    expected = [n for n in range(1, 18) if max(seen[n] @ seen[k] for k in range(n)) >= DUPLICATE]
+    quality = set_quality(drawn, clip, real)
+    assert quality.near_duplicates == len(expected) > 0
+    assert [later for later, _ in quality.pairs] == expected[:PAIRS]
+    assert dict(quality.pairs)[TWICE] == 2
+
+
+def test_the_numbers_lie_beside_the_set_as_json(clip: FrozenClip, drawn: str, real: ShardSet) -> None:
+    quality = set_quality(drawn, clip, real)
+    assert json.loads((Path(drawn) / "stats.json").read_text()) == json.loads(quality.model_dump_json())
+
+
+def test_only_the_first_pictures_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, drawn: str) -> None:
+    quality = set_quality(drawn, clip, None, most=6)
+    assert (quality.images, quality.measured) == (18, 6)
+    assert {one.images for one in quality.classes} == {1}
+    assert quality.similarity is None and quality.shift is None and quality.real_similarity is None
+
+
+def test_blocks_find_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(40, 2))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    whole = near_duplicates(rows)
+    monkeypatch.setattr("syncclip.sets.quality.BLOCK", 7)
+    assert near_duplicates(rows) == whole
+    assert whole[0] == sum(max(rows[n] @ rows[k] for k in range(n)) >= DUPLICATE for n in range(1, 40)) > 3
+
+
+def test_one_picture_has_no_similarity() -> None:
+    assert similarity(np.ones((1, 1))) is None
+
+
+def test_an_empty_folder_is_told(clip: FrozenClip, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no synthetic set there; draw one with `syncclip synth"):
+        set_quality(str(tmp_path), clip, None)

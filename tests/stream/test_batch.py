@@ -1,0 +1,45 @@
+"""A batch on its way to another process or device."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+import torch
+
+from syncclip.stream.batch import Batch, empty_batch
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two real images, one seen and one novel one."""
+    return Batch(torch.rand(4, 3, 2, 2), torch.tensor([0, 2, 0, 3]), torch.tensor([0, 0, 1, 1]), (2, 1, 1))
+
+
+def same(one: Batch, other: Batch) -> bool:
+    pairs = [(one.images, other.images), (one.labels, other.labels), (one.domains, other.domains)]
+    return one.sizes == other.sizes and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_batch_comes_whole_out_of_another_process(batch: Batch) -> None:
+    assert same(pickle.loads(pickle.dumps(batch)), batch)
+
+
+def test_only_the_images_go_by_shared_memory(batch: Batch) -> None:
+    _, parts = batch.__reduce__()
+    assert [type(part) is torch.Tensor for part in parts] == [True, False, False, False]
+
+
+def test_all_of_a_batch_goes_to_a_device(batch: Batch) -> None:
+    moved = batch.to("meta")
+    assert {moved.images.device.type, moved.labels.device.type, moved.domains.device.type} == {"meta"}
+    assert moved.sizes == batch.sizes
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_memory_for_a_batch_is_laid_out_as_its_images_are(images: int) -> None:
+    planes, pixels = torch.zeros(3, 4, 5), torch.zeros(4, 5, 3, dtype=torch.uint8).permute(2, 0, 1)
+    part_of_larger = torch.zeros(3, 9, 9)[:, :4, :5]
+    for like, strides in ((planes, (20, 5, 1)), (pixels, (1, 15, 3)), (part_of_larger, (20, 5, 1))):
+        found = empty_batch(images, like)
+        assert (found.shape, found.dtype, found[0].stride()) == ((images, *like.shape), like.dtype, strides)

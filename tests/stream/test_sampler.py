@@ -1,0 +1,59 @@
+"""Partners from several synthetic sets; those of one are held in test_stream.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncclip.core import order
+from syncclip.stream.sampler import Partners, Source
+from tests.stream.test_stream import stored
+
+FIRST, SECOND = 30, 10  # images of the two sets
+
+
+def partners(weight: float = 1.0, width: int | None = None, seed: int = 1, **lacking: tuple[int, ...]) -> Partners:
+    sets = [Source(stored(5, 6, 2)), Source(stored(5, 2, 1, **lacking), weight)]
+    return Partners(sets, seed=seed, width=width, drawn=8)
+
+
+def draw(source: Partners, labels: list[int], step: int) -> list[int]:
+    return source.draw(np.array(labels), order.SEEN, 0, step, step).tolist()
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 1 / 2), (3.0, 3 / 4), (0.25, 1 / 5)])
+def test_a_weight_is_the_chance_of_a_set(weight: float, share: float) -> None:
+    source = partners(weight)
+    rows = [row for step in range(300) for row in draw(source, [0, 1, 2, 3, 4, 0, 1, 2], step)]
+    second = sum(row >= FIRST for row in rows) / len(rows)
+    assert abs(second - share) < 3 * np.sqrt(share * (1 - share) / len(rows))
+    of_second = Counter(row for row in rows if row >= FIRST)
+    assert len(of_second) == SECOND
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**40), step=st.integers(0, 500), width=st.sampled_from([None, 1, 2]))
+def test_partners_show_the_labels_that_they_are_drawn_for(seed: int, step: int, width: int | None) -> None:
+    source, labels = partners(2.0, width, seed), [4, 0, 0, 2, 3, 1, 4, 2]
+    rows = draw(source, labels, step)
+    assert [row % 5 for row in rows] == labels  # both sets are index-major, and the first ends with a whole round
+    assert rows == draw(partners(2.0, width, seed), labels, step)
+    for window, images, start in zip(source.windows, (stored(5, 6, 2), stored(5, 2, 1)), (0, FIRST), strict=True):
+        inside = [row - start for row in rows if start <= row < start + len(images)]
+        assert set(images.samples.shard[inside].tolist()) <= set(window.shards(step))
+
+
+def test_a_class_that_only_one_set_shows_comes_from_that_one() -> None:
+    source = partners(1000.0, without=(3, 8))
+    assert all(row < FIRST for step in range(50) for row in draw(source, [3] * 8, step))
+    assert all(row >= FIRST for step in range(20) for row in draw(source, [1] * 4, step))
+
+
+def test_windows_of_two_sets_move_on_their_own() -> None:
+    sets = [Source(stored(5, 6, 1)), Source(stored(5, 6, 1))]
+    source = Partners(sets, seed=1, width=1, drawn=2)
+    assert any(source.windows[0].shards(place) != source.windows[1].shards(place) for place in range(20))

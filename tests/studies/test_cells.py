@@ -1,0 +1,44 @@
+"""How many cells there is room for, and what a process keeps from one to the next."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.recipe.study import StudySettings
+from syncclip.studies import cells
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    there = {"CPU": 16.0, "GPU": 2.0}
+    monkeypatch.setattr(cells, "capacity", lambda: dict(there))
+    return there
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "room"),
+    [(1, 0, 16), (4, 0, 4), (0.5, 0, 32), (1, 1, 2), (1, 0.25, 8), (4, 0.25, 4), (1, 0.001, 16), (0.01, 0, 256)],
+)
+def test_the_scarcer_of_cores_and_shares_of_gpus_bounds_the_cells(
+    cluster: dict[str, float], cpus: float, gpus: float, room: int
+) -> None:
+    assert cells._slots(StudySettings(cpus=cpus, gpus=gpus), first=True) == room
+
+
+def test_room_follows_the_machines_and_never_ends(cluster: dict[str, float]) -> None:
+    settings = StudySettings(cpus=4, gpus=0.5)
+    assert cells._slots(settings, first=True) == 4
+    cluster.update(CPU=32.0, GPU=4.0)
+    assert cells._slots(settings) == 8
+    cluster.update(CPU=2.0, GPU=0.0)  # what is given out waits for the machine to come back
+    assert cells._slots(settings) == 1
+
+
+def test_a_cell_that_no_machine_could_hold_is_refused_at_the_start(cluster: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"study\.gpus is 3, but the cluster has 2 GPUs"):
+        cells._slots(StudySettings(gpus=3), first=True)
+
+
+def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:
+    assert cells._frozen(1 << 20) is cells._frozen(1 << 20)

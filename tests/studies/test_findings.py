@@ -1,0 +1,149 @@
+"""What a study finds, on a tiny world whose cells run in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from syncclip import jobs
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies import findings
+from syncclip.studies.bootstrap import METRICS
+from syncclip.studies.cells import prepare, run_cell
+from syncclip.studies.findings import SyntheticSet
+from syncclip.studies.grid import cells
+from syncclip.studies.run import with_amounts
+from tests.worlds.benchmark import CLASSES
+from tests.worlds.study import make_set, study_recipe, study_world
+
+WORK = {"wall_seconds": 10.0, "busy_seconds": 15.0, "workers": 2.0}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study whose files are written."""
+
+    url: str
+    table: pd.DataFrame
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    root = study_world(tmp_path_factory.mktemp("world"))
+    recipe = study_recipe(root)
+    url = str(root / "study")
+    made = make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
+    drawn = SyntheticSet(made, 4, wall_seconds=3.0, busy=0.5)
+    recipe, dropped = with_amounts(recipe, drawn)
+    runs = prepare(recipe, cells(recipe.study), url, drawn.url)
+    ended = []
+    for run in runs:
+        answer = run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})
+        assert answer["error"] is None
+        ended.append(replace(run, status="done"))
+    findings.write_state(recipe, url, ended, dropped)
+    table, _ = findings.write(recipe, url, ended, drawn, WORK)
+    return Finished(url, table)
+
+
+def read(found: Finished, name: str) -> Any:
+    return json.loads((Path(found.url) / name).read_text())
+
+
+def test_the_table_has_one_row_for_each_cell(finished: Finished) -> None:
+    table = pd.read_parquet(Path(finished.url) / "study.parquet")
+    assert len(table) == 1 + 2 + 2 * 3 * 2
+    assert set(METRICS) <= set(table.columns)
+    assert table["images_per_class"].isna().sum() == 3
+    assert (table["seconds"] > 0).all() and table["hash"].str.len().eq(16).all()
+    assert table.loc[table["method"] == "zeroshot", "data"].tolist() == ["none"]
+
+
+def test_every_cell_is_a_run_of_its_own(finished: Finished) -> None:
+    folders = {path.name for path in (Path(finished.url) / "cells").iterdir()}
+    assert folders == set(finished.table["cell"])
+    for name in folders:
+        results = read(finished, f"cells/{name}/results.json")
+        row = finished.table.set_index("cell").loc[name]
+        assert row["open_hm"] == results["open_hm"]
+
+
+def test_an_arms_own_values_reach_its_cells(finished: Finished) -> None:
+    recipe = Recipe.load(str(Path(finished.url) / "cells" / "syncclip-both-2-seed2" / "recipe.yaml"))
+    assert recipe.methods.syncclip.learning_rate == 0.01
+    assert (recipe.training.images_per_class, recipe.training.seed) == (2, 2)
+    steps = read(finished, "cells/ivlp-both-1-seed1/run.json")["total_steps"]
+    assert read(finished, "cells/ivlp-real-seed1/run.json")["total_steps"] == 2 * steps
+
+
+def test_a_cell_equals_the_same_run_by_itself(finished: Finished, tmp_path: Path) -> None:
+    recipe = Recipe.load(str(Path(finished.url) / "cells" / "syncclip-both-4-seed1" / "recipe.yaml"))
+    jobs.run_here(recipe, str(tmp_path / "alone"))
+    cell = Path(finished.url) / "cells" / "syncclip-both-4-seed1" / "prompts.safetensors"
+    assert (tmp_path / "alone" / "prompts.safetensors").read_bytes() == cell.read_bytes()
+
+
+def test_the_state_names_arms_amounts_and_cells(finished: Finished) -> None:
+    state = read(finished, "study.json")
+    assert state["classnames"] == CLASSES and state["base"] == 3
+    assert [arm["name"] for arm in state["arms"]] == ["zeroshot", "ivlp-real", "ivlp-both", "syncclip-both"]
+    assert {cell["status"] for cell in state["cells"]} == {"done"}
+
+
+def test_comparisons_pair_the_focus_arm_with_every_other(finished: Finished) -> None:
+    pairs = read(finished, "comparisons.json")
+    held = {(pair["images_per_class"], pair["against"]) for pair in pairs}
+    assert held == {(n, arm) for n in (1, 2, 4) for arm in ("zeroshot", "ivlp-real", "ivlp-both")} | {
+        (4, "syncclip-both")
+    }
+    assert {pair["metric"] for pair in pairs} == set(METRICS)
+    table = finished.table
+    pair = next(p for p in pairs if (p["images_per_class"], p["against"], p["metric"]) == (4, "ivlp-both", "open_hm"))
+    means = table[table["images_per_class"] == 4].groupby("arm")["open_hm"].mean()
+    assert pair["estimate"] == pytest.approx(means["syncclip-both"] - means["ivlp-both"])
+    assert pair["low"] <= pair["estimate"] <= pair["high"]
+
+
+def test_every_arm_with_amounts_has_a_curve(finished: Finished) -> None:
+    curves = read(finished, "fit.json")["curves"]
+    assert set(curves) == {"ivlp-both", "syncclip-both"}
+    table = finished.table
+    means = table[table["arm"] == "syncclip-both"].groupby("images_per_class")["open_hm"].mean()
+    assert curves["syncclip-both"]["open_hm"]["amounts"] == [1, 2, 4]
+    assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx((100 - means).tolist())
+
+
+def test_the_focus_arms_pictures_have_a_price_in_hours(finished: Finished) -> None:
+    worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
+    assert worth["arm"] == "syncclip-both"
+    assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
+    assert [one["n"] for one in worth["marginal"]["open_hm"]] == [1, 2, 4]
+    assert worth["exchange"] == {}  # one number of shots tells nothing of another
+
+
+def test_the_feature_map_shows_both_domains_under_both_models(finished: Finished) -> None:
+    features = pd.read_parquet(Path(finished.url) / "features.parquet")
+    assert features.groupby(["model", "domain"]).size().to_dict() == {
+        (model, domain): 12 for model in ("frozen", "trained") for domain in ("real", "synthetic")
+    }
+    assert np.isfinite(features[["x", "y"]]).all().all()
+    shift = read(finished, "shift.json")
+    assert shift["cell"] == "syncclip-both-4-seed1"
+    assert shift["frozen"]["centroid_distance"] != shift["trained"]["centroid_distance"]
+
+
+def test_the_cost_counts_pictures_and_hours(finished: Finished) -> None:
+    cost = read(finished, "cost.json")
+    assert cost["synthesis"]["images"] == 24 and cost["synthesis"]["images_per_second"] > 0
+    assert cost["training"]["cells"] == 15 and 0 < cost["training"]["busy_share"] <= 1
+
+
+def test_the_tables_name_every_arm(finished: Finished) -> None:
+    text = (Path(finished.url) / "tables.md").read_text()
+    assert all(arm in text for arm in ("zeroshot", "ivlp-real", "ivlp-both", "syncclip-both"))

@@ -1,0 +1,109 @@
+"""The scaling fit, held against curves whose parameters are known."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from syncclip.studies.fit import FASTEST, SLOWEST, Curve, fit_curve, fit_power_law, seed_draws
+
+FEW = [1, 4, 16, 64]
+MANY = [1, 2, 4, 8, 16, 32, 64]
+AMOUNTS = {"few": FEW, "many": MANY}
+
+
+@cache
+def noisy_curve(
+    seed: int, a: float, b: float, c: float, which: str, seeds: int = 5, noise: float = 0.5, level: float = 0.9
+) -> Curve:
+    generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
+    shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
+    errors = a + b * np.array(amounts, float) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
+    return fit_curve(amounts, errors, seed_draws(errors, 400, generator), level, [256, 1024])
+
+
+def test_parameters_of_a_curve_without_noise_are_found() -> None:
+    law = fit_power_law(MANY, 20 + 15 * np.array(MANY, float) ** -0.5)
+    assert [float(law.a), float(law.b), float(law.c)] == pytest.approx([20, 15, 0.5], rel=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fit_is_as_good_as_a_general_bounded_optimiser(seed: int) -> None:
+    n = np.array(MANY, float)
+    errors = 30 + 10 * n**-0.4 + np.random.default_rng(seed).normal(0, 0.7, len(n))
+    starts = [
+        least_squares(
+            lambda p: p[0] + p[1] * n ** -p[2] - errors,
+            (20, 10, c),
+            bounds=([0, 0, SLOWEST], [np.inf, np.inf, FASTEST]),
+        )
+        for c in (0.1, 0.5, 1.5)
+    ]
+    law = fit_power_law(MANY, errors)
+    assert ((law(n) - errors) ** 2).sum() <= 2 * min(start.cost for start in starts) * (1 + 1e-4)
+
+
+def test_many_curves_at_once_are_fitted_as_one_by_one() -> None:
+    errors = 25 + np.random.default_rng(0).normal(0, 3, (20, len(MANY)))
+    together = fit_power_law(MANY, errors)
+    for i, row in enumerate(errors):
+        alone = fit_power_law(MANY, row)
+        assert (together.a[i], together.b[i], together.c[i]) == (alone.a, alone.b, alone.c)
+
+
+def test_parameters_stay_within_their_bounds() -> None:
+    law = fit_power_law(FEW, np.random.default_rng(1).uniform(0, 5, (200, len(FEW))))
+    assert (law.a >= 0).all() and (law.b >= 0).all()
+    assert (law.c >= SLOWEST * 0.999).all() and (law.c <= FASTEST * 1.001).all()
+
+
+@pytest.mark.parametrize(("a", "b", "c", "which"), [(20, 15, 0.5, "few"), (30, 20, 0.3, "few"), (20, 15, 0.5, "many")])
+def test_true_parameters_lie_in_the_90_percent_interval(a: float, b: float, c: float, which: str) -> None:
+    hits = dict.fromkeys("abc", 0)
+    for seed in range(100):
+        law = noisy_curve(seed, a, b, c, which).law
+        assert law is not None
+        for name, true in zip("abc", (a, b, c), strict=True):
+            hits[name] += law[name].low <= true <= law[name].high
+    assert min(hits.values()) >= 85, hits
+
+
+def test_the_forecast_interval_holds_the_true_error() -> None:
+    hits = 0
+    for seed in range(100):
+        point = noisy_curve(seed, 30, 20, 0.3, "few").forecast[1]
+        hits += point.error.low <= 30 + 20 * 1024**-0.3 <= point.error.high
+    assert hits >= 85
+
+
+def test_a_flat_curve_is_called_flat_and_not_forecast() -> None:
+    curves = [noisy_curve(seed, 40, 0, 1, "few", level=0.95) for seed in range(100)]
+    assert sum(curve.verdict == "flat" for curve in curves) >= 90
+    assert all(curve.law is None and curve.forecast == () for curve in curves if curve.verdict == "flat")
+
+
+def test_a_rising_error_is_called_rising_and_not_forecast() -> None:
+    errors = 30 + np.log2(FEW) + np.random.default_rng(0).normal(0, 0.2, (5, len(FEW)))
+    curve = fit_curve(FEW, errors, seed_draws(errors, 500, np.random.default_rng(0)))
+    assert curve.verdict == "rises" and curve.law is None
+
+
+def test_the_amount_for_one_more_point_is_that_of_the_formula() -> None:
+    errors = np.tile(10 + 8 * np.array(FEW, float) ** -0.5, (3, 1))
+    curve = fit_curve(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    # at 64: 10 + 8 / 8 = 11; one point less is the asymptote itself, which is never reached
+    assert curve.plus_one is not None and curve.plus_one.estimate > 1e4
+    errors = np.tile(5 + 16 * np.array(FEW, float) ** -0.5, (3, 1))
+    curve = fit_curve(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    # at 64: 5 + 2 = 7; 6 = 5 + 16 / sqrt(n) at n = 256
+    assert curve.plus_one is not None and curve.plus_one.estimate == pytest.approx(256, rel=0.05)
+
+
+def test_two_amounts_are_too_few_for_a_curve() -> None:
+    errors = np.array([[40.0, 30.0], [41.0, 31.0]])
+    curve = fit_curve([1, 16], errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    assert curve.verdict == "too few amounts" and curve.law is None
+    assert curve.slope.estimate == pytest.approx(-2.5)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from syncclip.clip.backbone import BackboneSettings
+from syncclip.synthesis.filters import BlankSettings, ClipMarginSettings, ClipScoreSettings, FrozenClip, build_filters
+from tests.synthesis.filters.conftest import PROMPTS, batch, noise
+
+
+def test_filters_are_built_in_the_order_of_their_settings(backbone: BackboneSettings) -> None:
+    built = build_filters([ClipScoreSettings(backbone=backbone, top=1), BlankSettings()], PROMPTS)
+    assert [one.name for one in built] == ["clip_score", "blank"]
+
+
+def test_a_picture_is_encoded_once_for_all_filters_that_share_a_backbone(
+    backbone: BackboneSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, margin = build_filters(
+        [ClipScoreSettings(backbone=backbone, top=5), ClipMarginSettings(backbone=backbone)], PROMPTS
+    )
+    assert score.clip is margin.clip  # type: ignore[attr-defined]
+    clip: FrozenClip = score.clip  # type: ignore[attr-defined]
+    encoded: list[int] = []
+    plain = clip.model.encode_image
+    monkeypatch.setattr(clip.model, "encode_image", lambda pixels: encoded.append(len(pixels)) or plain(pixels))
+    pictures = batch([noise(seed) for seed in range(4)])
+    score.judge(pictures)
+    margin.judge(pictures.at([3, 1]))
+    assert encoded == [4]
+    assert torch.equal(clip.features(pictures.images)[[3, 1]], clip.features(pictures.at([3, 1]).images))
+    margin.judge(batch([noise(9)]))
+    assert encoded == [4, 1]
