@@ -31,10 +31,10 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def chaos(
     shards: Annotated[int, typer.Option(help="Shards of the set.")] = 400,
-    shard_size: Annotated[int, typer.Option(help="Pictures of a shard.")] = 16,
-    pace: Annotated[float, typer.Option(help="Seconds of a picture.")] = 0.05,
+    shard_size: Annotated[int, typer.Option(help="Images of a shard.")] = 16,
+    pace: Annotated[float, typer.Option(help="Seconds of an image.")] = 0.05,
     actors: Annotated[int, typer.Option(help="Actors that draw.")] = 2,
-    every: Annotated[float, typer.Option(help="Pictures between two kills, on average.")] = 320.0,
+    every: Annotated[float, typer.Option(help="Images between two kills, on average.")] = 320.0,
     faults: Annotated[float, typer.Option(help="Share of the requests to S3 that are spoilt.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Decides what is killed and spoilt.")] = 0,
     limit: Annotated[float, typer.Option(help="Seconds after which it gives up.")] = 3600.0,
@@ -77,7 +77,7 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """What happened, a count a row."""
     yield "shards", len(plan.shards())
-    yield "pictures", plan.total
+    yield "images", plan.total
     for kind, count in sorted(toll.kills.items()):
         yield f"killed: {kind}", count
     for fault, count in sorted(spoilt.items()):
@@ -85,8 +85,8 @@ def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple
     yield "commands given", toll.commands
     yield "commands that gave up", len(toll.refusals)
     yield "actors that died", toll.deaths
-    yield "pictures of shards whose writing failed", toll.failed
-    yield "pictures thrown away", toll.wasted
+    yield "images of shards whose writing failed", toll.failed
+    yield "images thrown away", toll.wasted
 
 
 def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
@@ -94,7 +94,7 @@ def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, st
     wall, wasted = predicted.wall, predicted.wasted
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
     yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
-    yield "pictures thrown away", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
+    yield "images thrown away", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a race is run over: CLIP, classes and pictures, and the two that run."""
+"""What a race is run over: CLIP, classes and images, and the two that run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Entrants:
 
     Attributes:
         batch: such as the authors train the method on.
-        tests: (B, 3, H, W) pictures of an evaluation batch.
+        tests: (B, 3, H, W) images of an evaluation batch.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Course:
     """The conditions of a race.
 
     Args:
-        classes: of ImageNet, evenly spread over its 1,000; SYNC-CLIP has real pictures of the first half, others of
+        classes: of ImageNet, evenly spread over its 1,000; SYNC-CLIP has real images of the first half, others of
             all.
-        batch: real pictures of a step; SYNC-CLIP's step has as many synthetic ones twice.
-        tests: pictures of an evaluation batch.
+        batch: real images of a step; SYNC-CLIP's step has as many synthetic ones twice.
+        tests: images of an evaluation batch.
     """
 
     classes: int = 100

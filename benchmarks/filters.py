@@ -1,10 +1,10 @@
-"""What each filter of synthetic pictures does to trained accuracy, on the embedded world.
+"""What each filter of synthetic images does to trained accuracy, on the embedded world.
 
     python -m benchmarks.filters OUT                       about half an hour on two quiet cores
     python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
 
 A set is drawn without filters, one with each filter alone, and one with all of them, from the same prompts and seeds.
-IVLP and SYNC-CLIP learn from real pictures and each set in turn. Interrupted, the same command goes on.
+IVLP and SYNC-CLIP learn from real images and each set in turn. Interrupted, the same command goes on.
 
 Each filter that has a continuous score is cut so that it rejects the same share (a quarter, or `--share`) of what is
 drawn without filters; the two duplicate filters and leakage have their defaults.
@@ -22,7 +22,7 @@ import pandas as pd
 from syncclip import jobs, storage
 from syncclip.core import tables
 from syncclip.core.ray_session import ray_session
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.sets.quality import STATS_NAME, SetQuality, appraise
 from syncclip.shards.reader import ShardSet
@@ -39,16 +39,16 @@ SCORED = {
     "clip_similarity": "minimum",
     "clip_margin": "minimum",
 }
-"""Filters that are cut at a share of the unfiltered pictures, and the setting that cuts."""
+"""Filters that are cut at a share of the unfiltered images, and the setting that cuts."""
 FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
 NONE, ALL = "none", "all"
 ROUNDS = 8
-"""Pictures of a class in a shard: duplicates are looked for within one."""
+"""Images of a class in a shard: duplicates are looked for within one."""
 
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
-    """For each filter of `SCORED`, the score below which `share` of the pictures of the set at `url` lie."""
-    benchmark, images = load_benchmark(recipe.benchmark), ShardSet(url)
+    """For each filter of `SCORED`, the score below which `share` of the images of the set at `url` lie."""
+    benchmark, images = load_dataset(recipe.dataset), ShardSet(url)
     loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
     prompts = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
@@ -79,7 +79,7 @@ def draw(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
 
 
 def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) -> pd.DataFrame:
-    """Train both methods on real pictures and each set; the study's table."""
+    """Train both methods on real images and each set; the study's table."""
     grid = [
         {"method": method, "data": "both", "name": f"{method}-{name}", "overrides": {"training.synthetic": url}}
         for name, url in sets.items()
@@ -92,7 +92,7 @@ def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) ->
 
 
 def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
-    """One line a set: pictures drawn for each that is kept, quality, and each method's gain over the unfiltered set."""
+    """One line a set: images drawn for each that is kept, quality, and each method's gain over the unfiltered set."""
     found: list[list[object]] = []
     for name, url in sets.items():
         summary = read_json(storage.join(url, SUMMARY_NAME))
@@ -116,12 +116,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
-    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered pictures that a cut rejects")
+    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered images that a cut rejects")
     parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
     asked = parser.parse_args()
     overrides = [f"synthesis.images_per_class={asked.images}", "synthesis.actors=2", *asked.override]
     recipe = Recipe.load(asked.recipe, overrides)
-    classes = len(load_benchmark(recipe.benchmark).classnames)
+    classes = len(load_dataset(recipe.dataset).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
     with ray_session():  # one for all sets and runs: to start it takes longer than to draw a small set
         run(recipe, places.absolute(asked.out), asked)
@@ -142,7 +142,7 @@ def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
     headings = ["filters", "drawn per kept", "CLIP reads, %", "similarity"]
     headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
     tables.show(
-        tables.table(f"Filters on {recipe.benchmark.name}, {asked.images} images a class", headings, rows(sets, table))
+        tables.table(f"Filters on {recipe.dataset.name}, {asked.images} images a class", headings, rows(sets, table))
     )
     tables.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
 

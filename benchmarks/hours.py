@@ -1,6 +1,6 @@
 """What the literature's protocols take on one GPU, by arithmetic: `python -m benchmarks.hours --help`.
 
-Nothing is measured here. Runs, steps and pictures are counted from the recipes; seconds are what others published, and
+Nothing is measured here. Runs, steps and images are counted from the recipes; seconds are what others published, and
 assumptions that stand below and can be given anew. Runs go one after the other.
 """
 
@@ -19,15 +19,15 @@ from syncclip.protocols.protocols import PROTOCOLS, Protocol
 from syncclip.protocols.run import recipe_of
 from syncclip.studies.grid import cells
 
-PICTURE = {"coop": 0.006, "kgcoop": 0.006, "cocoop": 0.160}
-"""Seconds of training a picture, by the README of KgCoOp, which doesn't tell the GPU."""
+IMAGE = {"coop": 0.006, "kgcoop": 0.006, "cocoop": 0.160}
+"""Seconds of training an image, by the README of KgCoOp, which doesn't tell the GPU."""
 
 
 class Assumed(NamedTuple):
     """What the counts are multiplied with."""
 
     rate: float = 5.0
-    """Pictures drawn a second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP a picture: in each of 25 steps 0.80
+    """Images drawn a second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP an image: in each of 25 steps 0.80
     twice, for the guidance, and 2.5 to decode, as torch's counter finds. A quarter of an H100's 989 TFLOP/s makes 5.8 a
     second."""
     imagenet_step: float = 0.54
@@ -36,7 +36,7 @@ class Assumed(NamedTuple):
     step: float = 0.20
     """The same on the ten other data sets: 8 hours for the 143,520 steps of three seeds."""
     tests: float = 1000.0
-    """Pictures tested a second: 35 GFLOP each are little to a GPU, so 16 cores that decode them decide."""
+    """Images tested a second: 35 GFLOP each are little to a GPU, so 16 cores that decode them decide."""
     price: float = 3.0
     """USD of an hour of the GPU."""
 
@@ -50,13 +50,13 @@ class Training(NamedTuple):
     dataset: str
     method: str
     steps: int
-    pictures: int
+    images: int
     """Of one step, all domains together."""
 
     def hours(self, assumed: Assumed) -> float:
         """GPU hours."""
-        if self.method in PICTURE:
-            return self.steps * self.pictures * PICTURE[self.method] / 3600
+        if self.method in IMAGE:
+            return self.steps * self.images * IMAGE[self.method] / 3600
         return self.steps * (assumed.imagenet_step if self.dataset == "imagenet" else assumed.step) / 3600
 
 
@@ -65,12 +65,12 @@ class Load(NamedTuple):
 
     runs: int
     drawn: int
-    """Synthetic pictures."""
+    """Synthetic images."""
     trainings: list[Training]
     tested: int
-    """Pictures of the data sets that were trained on, each run's."""
+    """Images of the data sets that were trained on, each run's."""
     carried: int
-    """Pictures of others, each run's."""
+    """Images of others, each run's."""
 
     @property
     def steps(self) -> int:
@@ -90,14 +90,14 @@ def load(protocol: Protocol) -> Load:
         carried += count.total() * sum(DATASETS[one].test or 0 for one in recipe.evaluation.transfer)
         if any(arm.synthetic for arm in recipe.study.arms):
             drawn += dataset.classes * recipe.study.amounts[-1]
-        base = dataset.classes if recipe.benchmark.base == "all" else (dataset.classes + 1) // 2
+        base = dataset.classes if recipe.dataset.base == "all" else (dataset.classes + 1) // 2
         novel = int(base < dataset.classes)
         groups = {"real": 1, "synthetic": 1 + novel, "both": 2 + novel}
         for arm in recipe.study.arms:
             if arm.trained:
                 epochs = arm.overrides.get("training.epochs", recipe.training.epochs)
                 batch = arm.overrides.get("training.batch", recipe.training.batch)
-                shown = base * arm.overrides.get("benchmark.shots", recipe.benchmark.shots)
+                shown = base * arm.overrides.get("dataset.shots", recipe.dataset.shots)
                 length = count[arm.name] * epochs * steps(shown, batch)
                 trainings.append(Training(name, arm.method, length, batch * groups[arm.data]))
     return Load(runs, drawn, trainings, tested, carried)
@@ -130,7 +130,7 @@ def grids(assumed: Assumed) -> tuple[str, str]:
     """All protocols, and the methods of base-to-novel, as Markdown."""
     return (
         tables.markdown_grid(
-            ["protocol", "runs", "pictures drawn", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
+            ["protocol", "runs", "images drawn", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
         ),
         tables.markdown_grid(
             ["method", "training steps", "GPU hours"], list(by_method(PROTOCOLS["base-to-novel"], assumed))
@@ -139,12 +139,12 @@ def grids(assumed: Assumed) -> tuple[str, str]:
 
 
 def main(
-    rate: Annotated[float, typer.Option(help="Pictures drawn a second; `syncclip plan --probe` tells.")] = ASSUMED.rate,
+    rate: Annotated[float, typer.Option(help="Images drawn a second; `syncclip plan --probe` tells.")] = ASSUMED.rate,
     imagenet_step: Annotated[
         float, typer.Option(help="Seconds of a training step on ImageNet.")
     ] = ASSUMED.imagenet_step,
     step: Annotated[float, typer.Option(help="Seconds of a training step on the other data sets.")] = ASSUMED.step,
-    tests: Annotated[float, typer.Option(help="Pictures tested a second.")] = ASSUMED.tests,
+    tests: Annotated[float, typer.Option(help="Images tested a second.")] = ASSUMED.tests,
     price: Annotated[float, typer.Option(help="USD of an hour of the GPU.")] = ASSUMED.price,
 ) -> None:
     """Print hours and money of all protocols, and of the methods of base-to-novel."""

@@ -6,7 +6,7 @@ bare loop has the files in memory, does nothing but decode and stack, and gives 
 random order of its own; the others read from end to end.
 
 Memory is that of a process that streams, after the same number of batches from sets of different size. The large set
-is laid down by hard links: tables and markers are real, the pictures are those of its first shard again.
+is laid down by hard links: tables and markers are real, the images are those of its first shard again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write(folder: Path, images: int, pixels: int) -> None:
 
 
 def enlarge(folder: Path, images: int) -> None:
-    """Add shards to a set until it has that many images; they take no room for pictures."""
+    """Add shards to a set until it has that many images; they take no room for images."""
     stats = ShardStats.model_validate_json((folder / stats_name(0)).read_bytes())
     table = pq.read_table(folder / table_name(0))
     for shard in range(len(list(folder.glob("*.tar"))), images // stats.count):
@@ -128,8 +128,8 @@ def files_of(folder: Path) -> list[bytes]:
 
 def _decoded(files: Sequence[bytes]) -> Iterator[Tensor]:
     for first in range(0, len(files), BATCH):
-        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in files[first : first + BATCH]]
-        yield torch.stack([to_tensor(picture) for picture in pictures])
+        decoded = [Image.open(io.BytesIO(data)).convert("RGB") for data in files[first : first + BATCH]]
+        yield torch.stack([to_tensor(one) for one in decoded])
 
 
 def _exhaust(files: Sequence[bytes], passes: int, done: Any) -> None:

@@ -33,7 +33,7 @@ from syncclip.methods import METHODS, Method, TrainingBatch, find_method
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 GIGA = 1e9
-PICTURES = 25  # test pictures a class: Caltech101 has 25, ImageNet 50
+IMAGES = 25  # test images a class: Caltech101 has 25, ImageNet 50
 CHUNK = 100
 """Classes at a time where the whole plain step does not fit; the cost of a text tower is additive over classes."""
 
@@ -66,8 +66,8 @@ class Race:
     Attributes:
         step: forward and backward of a training batch.
         evaluation: of one batch; ours has encoded the texts before, the plain one encodes them with every batch.
-        first: seconds of ours for the first picture of an evaluation, the texts included.
-        passes: so often the plain evaluation runs over the pictures.
+        first: seconds of ours for the first image of an evaluation, the texts included.
+        passes: so often the plain evaluation runs over the images.
         whole: the plain step ran over all classes at once.
         bytes: (ours, plain) at the peak of a step, weights included.
         measured: the same by the system's count, where that was asked for.
@@ -203,8 +203,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     methods: Annotated[list[str] | None, typer.Argument(help="Names; all of them by default.")] = None,
     classes: Annotated[int, typer.Option(help="Classes, of ImageNet's 1,000.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Real pictures of a training step.")] = 8,
-    tests: Annotated[int, typer.Option(min=1, help="Pictures of an evaluation batch.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Real images of a training step.")] = 8,
+    tests: Annotated[int, typer.Option(min=1, help="Images of an evaluation batch.")] = 100,
     repetitions: Annotated[int, typer.Option(min=1)] = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -221,7 +221,7 @@ def main(
     for name in names:
         find_method(name)
     course = Course(classes, batch, tests, cast(Literal["fp32", "bf16"], precision), device)
-    batches = math.ceil(classes * PICTURES / tests)
+    batches = math.ceil(classes * IMAGES / tests)
     text = heading(course, repetitions, batches)
     print(text)
     lines = [text]
@@ -250,7 +250,7 @@ def heading(course: Course, repetitions: int, batches: int) -> str:
 
 {processor(course.device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); Python \
 {platform.python_version()}, {packages}; {repetitions} repetitions; evaluation in batches of {course.tests}, \
-of {PICTURES} pictures a class {batches} of them.
+of {IMAGES} images a class {batches} of them.
 
 | method | step: ours | plain | gain | peak GB: ours | plain | share | test batch: ours | plain | gain | evaluation |
 |---|---|---|---|---|---|---|---|---|---|---|"""

@@ -4,7 +4,7 @@
 
 Efficiency: seconds in the generator divided by actor-seconds, from the first shard's start to the last one's commit.
 The start of Ray, of the actors and of the weights is told apart. The loop draws prompt after prompt with the same
-pipeline, steps, guidance and threads, and saves each picture, as scripts of published synthetic sets do.
+pipeline, steps, guidance and threads, and saves each image, as scripts of published synthetic sets do.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardMaker] = Shard
 
 
 def looped(plan: Plan, folder: Path, images: int) -> float:
-    """Pictures a second of a loop over prompts; the pipeline is loaded before."""
+    """Images a second of a loop over prompts; the pipeline is loaded before."""
     import torch
 
     torch.set_num_threads(plan.threads)
@@ -95,10 +95,10 @@ def looped(plan: Plan, folder: Path, images: int) -> float:
 
 def main(
     actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
-    images: Annotated[int, typer.Option(help="Pictures of each class that the real generator draws.")] = 8,
+    images: Annotated[int, typer.Option(help="Images of each class that the real generator draws.")] = 8,
     shards: Annotated[int, typer.Option(help="Shards that the light generator draws.")] = 30,
-    pace: Annotated[float, typer.Option(help="Seconds of a picture of the light generator.")] = 0.03,
-    loop: Annotated[int, typer.Option(help="Pictures of the loop.")] = 64,
+    pace: Annotated[float, typer.Option(help="Seconds of an image of the light generator.")] = 0.03,
+    loop: Annotated[int, typer.Option(help="Images of the loop.")] = 64,
     repetitions: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
 ) -> None:
     """Print efficiency, the shares of the other stages, and the ratio to the loop."""
@@ -112,13 +112,13 @@ def main(
             root = Path(place) / str(turn)
             for pixels in (64, 512):
                 course = drawn(light, root / str(pixels), actors, light_maker(pace, pixels))
-                print(f"| light, {pixels} px, {pace * 1000:.0f} ms a picture | {course.row} |")
+                print(f"| light, {pixels} px, {pace * 1000:.0f} ms an image | {course.row} |")
             course = drawn(real, root / "icons", actors)
             print(f"| icons | {course.row} |")
             alone = looped(real, root / "loop", loop)
             fresh = course.facts.rate * (course.facts.fresh + sum(course.facts.rejects.values())) / course.facts.fresh
             print(f"| loop, icons | | | {alone:.2f} | |")
-            print(f"\npictures drawn a second, graph / loop and actor: **{fresh / alone / actors:.2f}x**\n", flush=True)
+            print(f"\nimages drawn a second, graph / loop and actor: **{fresh / alone / actors:.2f}x**\n", flush=True)
 
 
 if __name__ == "__main__":

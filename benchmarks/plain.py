@@ -44,7 +44,7 @@ class Plain(nn.Module):
     """A method of ours, computed plainly.
 
     Attributes:
-        passes: so often the published evaluation runs over the test pictures.
+        passes: so often the published evaluation runs over the test images.
     """
 
     passes: ClassVar[int] = 1
@@ -151,7 +151,7 @@ class PlainKgCoOp(PlainCoOp):
 
 
 class PlainCoCoOp(PlainPrompted):
-    """Picture by picture: each has texts of its own."""
+    """Image by image: each has texts of its own."""
 
     method: CoCoOp
 
@@ -163,7 +163,7 @@ class PlainCoCoOp(PlainPrompted):
         return cross_entropy(self.conditional_scores(features, self.classes(batch)), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:  # noqa: ARG002
-        """One picture after the other, each with all its texts."""
+        """One image after the other, each with all its texts."""
         features, classes = self.image_features(batch.images), self.classes(batch)
         for feature, label in zip(torch.split(features, 1), torch.split(batch.labels, 1), strict=True):
             backward(cross_entropy(self.conditional_scores(feature, classes), label) / len(features))

@@ -57,7 +57,7 @@ def plan_of(strategy: str, classes: int, images: int) -> Plan:
     prompts: dict[str, Any] = {}
     if strategy == "mixture":
         words = [f"word {number}" for number in range(20)]
-        place = "seen from very near in the soft light of an early morning, picture"
+        place = "seen from very near in the soft light of an early morning, image"
         written = {name: [f"a {name} {place} {number}" for number in range(CAPTIONS)] for name in names}
         prompts["strategies"] = [
             {"name": "template", "weight": 2},

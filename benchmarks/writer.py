@@ -83,7 +83,7 @@ def main(
     repetitions: Annotated[int, typer.Option(help="Runs of each side.")] = 30,
 ) -> None:
     """Print the times of both sides and their ratio."""
-    print("| pictures | pixels | durable | ours | theirs | gain |\n|---|---|---|---|---|---|")
+    print("| images | pixels | durable | ours | theirs | gain |\n|---|---|---|---|---|---|")
     for count, pixels in ((128, 64), (64, 512), (1000, 64)):
         samples = samples_of(count, pixels)
         for durable in (False, True):

@@ -21,7 +21,7 @@ from syncclip.methods.frozen import FrozenTexts
 class TaskRes(Method):
     """Task residuals (arXiv 2211.10277): a learned vector is added to each class's frozen text feature.
 
-    With t the text features of length 1 and x the residuals: t + scale * x (equation 4 of the paper). Pictures see the
+    With t the text features of length 1 and x the residuals: t + scale * x (equation 4 of the paper). Images see the
     frozen vision tower. Logits, the loss on real, synthetic or both, evaluation and checkpoints come from `Method`.
     """
 

@@ -3,7 +3,7 @@
 The library is a few functions over a recipe, each of which the command of the same name calls:
 
     from syncclip import Recipe, evaluate, plan, report, synthesise, train
-    from syncclip.study.run import study
+    from syncclip.studies.run import study
 
     recipe = Recipe.load("icons", ["training.method=syncclip"])
     synthesise(recipe, "runs/set")
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from syncclip.sets.prepare import plan
 
 _HOMES = {
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "Run": "jobs",
-    "UserError": "settings",
+    "UserError": "core.settings",
     "evaluate": "jobs",
-    "plan": "jobs",
-    "report": "study.report",
+    "plan": "sets.prepare",
+    "report": "reports",
     "synthesise": "jobs",
     "train": "jobs",
 }

@@ -11,8 +11,9 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core import ray_session
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import FrozenParts, _job, build
@@ -28,7 +29,7 @@ from syncclip.synthesis.prompts.writer import write_captions
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import loop, ray_train
 from syncclip.training.recorder import Listener
-from syncclip.training.run_folder import RunFolder, say
+from syncclip.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,19 @@ def run_here(
     return _evaluated(recipe, folder, frozen)
 
 
-def evaluate(run: str, overrides: Sequence[str] = (), benchmark: str | None = None, root: str | None = None) -> Run:
-    """Evaluate a finished run in one pass over the pictures, and write `results.json` and `predictions.parquet` anew.
+def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:
+    """Evaluate a finished run in one pass over the images, and write `results.json` and `predictions.parquet` anew.
 
     Args:
         run: the run's folder or URL.
         overrides: of the sections `evaluation` and `storage` ("evaluation.split=val").
-        benchmark: another one, by its name or path, over whose classes the run's prompts are laid; results then go to
-            `transfer/<benchmark>` in the run's folder.
-        root: folder in which the other benchmark is looked up; by default the one of the run's own.
+        dataset: another one, by its name or path, over whose classes the run's prompts are laid; results then go to
+            `transfer/<dataset>` in the run's folder.
+        root: folder in which the other dataset is looked up; by default the one of the run's own.
 
     Raises:
         UserError: no finished run is there, or an override would make it another run; or what the run learned belongs
-            to its own classes, and another benchmark is named.
+            to its own classes, and another dataset is named.
     """
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
@@ -133,11 +134,11 @@ def evaluate(run: str, overrides: Sequence[str] = (), benchmark: str | None = No
                 f"command line: {override}: a finished run can't be changed; only evaluation.* and storage.* are free"
             )
     recipe, folder = finished_run(run, overrides)
-    if benchmark is None:
+    if dataset is None:
         results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
     else:
-        other = BenchmarkSettings(name=benchmark, root=root or recipe.benchmark.root)
-        place = grounded(recipe.model_copy(update={"benchmark": other})).benchmark
+        other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
+        place = grounded(recipe.model_copy(update={"dataset": other})).dataset
         results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
@@ -173,5 +174,5 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
         if url is None or url in files:
             raise UserError(f"{key}.file: captions need a file of their own; name one there, or with --out")
         files[url] = strategy.writer
-    names = [name for name in load_benchmark(recipe.benchmark).classnames if name not in prompts.classes]
+    names = [name for name in load_dataset(recipe.dataset).classnames if name not in prompts.classes]
     return {url: write_captions(writer, names, url) for url, writer in files.items()}

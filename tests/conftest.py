@@ -33,9 +33,9 @@ def ray_cluster() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Benchmark, CLIP and generator that load in milliseconds and mean nothing; see `tests/worlds`."""
+    """Dataset, CLIP and generator that load in milliseconds and mean nothing; see `tests/worlds`."""
 
-    benchmark: str
+    dataset: str
     backbone: str
     generator: str
     recipe: str
@@ -45,18 +45,18 @@ class TinyWorld:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     """One tiny world for the whole test session; tests write elsewhere."""
-    from tests.worlds.benchmark import tiny_benchmark
     from tests.worlds.clip import make_clip_folder
+    from tests.worlds.dataset import tiny_dataset
     from tests.worlds.generator import build_generator
 
     folder = tmp_path_factory.mktemp("tiny")
-    benchmark = tiny_benchmark(folder / "shapes")
+    dataset = tiny_dataset(folder / "shapes")
     backbone = make_clip_folder(folder / "clip")
     generator = build_generator(folder / "generator")
     recipe = folder / "tiny.yaml"
     recipe.write_text(
         f"""
-benchmark: {{name: {benchmark}, shots: 4}}
+dataset: {{name: {dataset}, shots: 4}}
 backbone: {{name: {backbone}}}
 synthesis:
   images_per_class: 2
@@ -72,7 +72,7 @@ study:
 storage: {{root: {folder / "runs"}}}
 """
     )
-    return TinyWorld(str(benchmark), str(backbone), str(generator), str(recipe))
+    return TinyWorld(str(dataset), str(backbone), str(generator), str(recipe))
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +86,7 @@ def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
-    """All fifteen data sets of the literature below one root; tests only read it."""
+    """All fifteen datasets of the literature below one root; tests only read it."""
     from syncclip.datasets.catalog import DATASETS
     from tests.worlds.literature import Miniatures, miniature
 

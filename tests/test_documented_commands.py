@@ -53,4 +53,4 @@ def test_a_command_that_is_shown_is_accepted(line: str) -> None:
 
 def test_the_pages_show_most_commands() -> None:
     shown = {line.partition(" ")[0] for line in commands()}
-    assert {"init", "plan", "synth", "train", "study", "reproduce", "shards", "benchmarks", "submit"} <= shown
+    assert {"init", "plan", "synth", "train", "study", "reproduce", "shards", "datasets", "submit"} <= shown

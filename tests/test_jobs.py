@@ -17,7 +17,7 @@ from syncclip.sets import prepare
 from syncclip.sets.prepare import with_material
 from syncclip.storage import places
 from tests.conftest import TinyWorld
-from tests.worlds.benchmark import folder_of_folders
+from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
 
@@ -30,7 +30,7 @@ def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
     return Recipe.load(tiny.recipe, [*named, *overrides])
 
 
-def test_the_checkpoint_that_is_best_on_validation_pictures_is_named_and_changes_no_bit(
+def test_the_checkpoint_that_is_best_on_validation_images_is_named_and_changes_no_bit(
     tiny: TinyWorld, tmp_path: Path
 ) -> None:
     recipe = here(tiny, None, "training.data=real", "training.method=ivlp")
@@ -83,19 +83,19 @@ def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: 
 
 
 def test_a_guided_set_holds_the_shots_that_its_plan_names_and_no_others(tiny: TinyWorld, tmp_path: Path) -> None:
-    guide = ["synthesis.generator.guide={strength: 0.5}", "benchmark.shots=2"]
+    guide = ["synthesis.generator.guide={strength: 0.5}", "dataset.shots=2"]
     recipe = Recipe.load(tiny.recipe, guide)
     plan = with_material(recipe, prepare.plan(recipe), str(tmp_path))
     assert [len(real) for real in plan.guides] == [2, 2, 2, 0, 0, 0]
     assert len(list((tmp_path / "guides").glob("*/00000.tar"))) == 1
-    assert prepare.plan(recipe.with_values({"benchmark.seed": recipe.training.seed})).guides == plan.guides
-    assert prepare.plan(recipe.with_values({"benchmark.seed": recipe.training.seed + 1})).guides != plan.guides
+    assert prepare.plan(recipe.with_values({"dataset.seed": recipe.training.seed})).guides == plan.guides
+    assert prepare.plan(recipe.with_values({"dataset.seed": recipe.training.seed + 1})).guides != plan.guides
     assert prepare.plan(Recipe.load(tiny.recipe)).guides == ()
 
 
-def test_an_unknown_benchmark_is_refused(tiny: TinyWorld) -> None:
+def test_an_unknown_dataset_is_refused(tiny: TinyWorld) -> None:
     with pytest.raises(UserError, match="did you mean 'icons'"):
-        prepare.plan(Recipe.load(tiny.recipe, ["benchmark.name=icon"]))
+        prepare.plan(Recipe.load(tiny.recipe, ["dataset.name=icon"]))
 
 
 def test_training_before_synthesis_names_the_command_that_comes_first(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -104,9 +104,9 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_benchmark_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
-    recipe = Recipe.load(tiny.recipe, ["benchmark.name=icns", f"storage.root={tmp_path}"])
-    with pytest.raises(UserError, match="unknown benchmark 'icns'; did you mean 'icons'"):
+def test_an_unknown_dataset_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = Recipe.load(tiny.recipe, ["dataset.name=icns", f"storage.root={tmp_path}"])
+    with pytest.raises(UserError, match="unknown dataset 'icns'; did you mean 'icons'"):
         resolve.settled_run(recipe)
 
 
@@ -163,7 +163,7 @@ def test_a_finished_run_is_not_made_again(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
-    monkeypatch.setattr(jobs, "assemble", None)
+    monkeypatch.setattr(build, "assemble", None)
     assert jobs.run_here(here(tiny, tiny_set), str(tmp_path)) == first
     assert jobs.train(here(tiny, tiny_set), str(tmp_path)) == first
 
@@ -199,14 +199,14 @@ def test_an_unfinished_set_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: 
 
 
 def test_a_set_of_other_classes_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
-    from tests.worlds.benchmark import folder_of_folders
+    from tests.worlds.dataset import folder_of_folders
 
     other = folder_of_folders(tmp_path / "other")
     with pytest.raises(UserError, match="not the 6 of"):
-        jobs.train(here(tiny, tiny_set, f"benchmark.name={other}"), str(tmp_path / "run"))
+        jobs.train(here(tiny, tiny_set, f"dataset.name={other}"), str(tmp_path / "run"))
 
 
-def test_learning_from_real_pictures_needs_no_set(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_learning_from_real_images_needs_no_set(tiny: TinyWorld, tmp_path: Path) -> None:
     run = jobs.run_here(here(tiny, None, "training.data=real", "training.method=ivlp"), str(tmp_path))
     assert run.name == "ivlp-real-seed1"
     assert 0 <= run.results["open_all"] <= 100
@@ -242,13 +242,13 @@ def test_a_folder_without_a_run_cannot_be_evaluated(tmp_path: Path) -> None:
         jobs.evaluate(str(tmp_path))
 
 
-def test_an_unreadable_picture_is_named(tiny: TinyWorld, tmp_path: Path) -> None:
-    from tests.worlds.benchmark import folder_of_folders
+def test_an_unreadable_image_is_named(tiny: TinyWorld, tmp_path: Path) -> None:
+    from tests.worlds.dataset import folder_of_folders
 
     folder = folder_of_folders(tmp_path / "own", splits={"train": 4, "test": 2})
     broken = folder / "test" / "red_circle" / "000.png"
-    broken.write_bytes(b"not a picture")
-    recipe = here(tiny, None, "training.method=zeroshot", f"benchmark.name={folder}")
+    broken.write_bytes(b"not an image")
+    recipe = here(tiny, None, "training.method=zeroshot", f"dataset.name={folder}")
     with pytest.raises(UserError, match=r"red_circle.000\.png"):
         jobs.run_here(recipe, str(tmp_path / "run"))
 
@@ -265,24 +265,24 @@ def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
     tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe.load(tiny.recipe, ["training.data=real"])
-    place = Path(recipe.benchmark.name)
+    place = Path(recipe.dataset.name)
     monkeypatch.chdir(place.parent)
-    settled, _ = resolve.settled_run(recipe.with_values({"benchmark.name": place.name}), str(tmp_path))
-    assert settled.benchmark.name == str(place)
+    settled, _ = resolve.settled_run(recipe.with_values({"dataset.name": place.name}), str(tmp_path))
+    assert settled.dataset.name == str(place)
     backbone = Path(recipe.backbone.name)
     monkeypatch.chdir(backbone.parent)
     for name in (backbone.name, f"local-dir:{backbone.name}"):
         settled, _ = resolve.settled_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
         assert settled.backbone.name == str(backbone)
     shipped, _ = resolve.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
-    assert (shipped.benchmark.name, shipped.backbone.name) == ("icons", "icons")
+    assert (shipped.dataset.name, shipped.backbone.name) == ("icons", "icons")
 
 
 @pytest.mark.parametrize(("name", "candidates"), [("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)])
 def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, name: str, candidates: list[int]
 ) -> None:
-    values = [f"benchmark.name={name}", f"benchmark.root={miniatures.root}", "training.method=zeroshot"]
+    values = [f"dataset.name={name}", f"dataset.root={miniatures.root}", "training.method=zeroshot"]
     run = jobs.run_here(here(tiny, None, *values, "training.data=real"), str(tmp_path))
     found = Predictions.read(f"{run.url}/predictions.parquet")
     assert len(found) == 2 * len(candidates) and len(run.results["per_class"]) == 12
@@ -292,7 +292,7 @@ def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
 def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path: Path) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "red_circle").rename(folder / "_".join(["very"] * 40))
-    values = [f"benchmark.name={folder}", "training.method=zeroshot", "training.data=real"]
+    values = [f"dataset.name={folder}", "training.method=zeroshot", "training.data=real"]
     with pytest.raises(UserError, match="does not fit the 16 tokens.*shorter class name"):
         jobs.run_here(here(tiny, None, *values), str(tmp_path / "run"))
 

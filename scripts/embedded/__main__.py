@@ -14,7 +14,7 @@ import torch
 from syncclip.embedded import folder
 
 from . import clip, generator
-from .benchmark import make_benchmark
+from .dataset import make_dataset
 from .masks import load_masks, make_masks
 from .notice import make_notice
 
@@ -27,7 +27,7 @@ def main(package: Path, work: Path, out: Path) -> None:
         make_masks(package, work / "masks.npz")
     masks = load_masks(work / "masks.npz")
     print(f"{len(masks.alpha)} pretraining drawings of {len(masks.concepts)} concepts", flush=True)
-    print(f"benchmark: {make_benchmark(package, masks, out / 'benchmark')}", flush=True)
+    print(f"dataset: {make_dataset(package, masks, out / 'dataset')}", flush=True)
     make_notice(package, out.parent / "NOTICE")
     clip.pretrain(masks, out / "clip", work, clip.Schedule())
     generator.pretrain(masks, out / "generator", work)

@@ -12,12 +12,12 @@ Overrides = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
 Root = Annotated[
-    str | None, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp lays them out.")
+    str | None, typer.Option("--root", metavar="DIR", help="The folder of all datasets, as CoOp lays them out.")
 ]
 Datasets = Annotated[list[str] | None, typer.Option("--dataset", metavar="NAME", help="Only this one; again for more.")]
 Methods = Annotated[list[str] | None, typer.Option("--method", metavar="NAME", help="Only this one; again for more.")]
 Synthetic = Annotated[
-    str | None, typer.Option("--synthetic", metavar="DIR", help="Synthetic sets, called like the data sets.")
+    str | None, typer.Option("--synthetic", metavar="DIR", help="Synthetic sets, called like the datasets.")
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 

@@ -1,4 +1,4 @@
-"""`syncclip benchmarks`: which benchmarks of the literature there are, and whether their data lies as it should."""
+"""`syncclip datasets`: which datasets of the literature there are, and whether their data lies as it should."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import typer
 from syncclip.cli.arguments import Root
 from syncclip.core.text import counted
 
-app = typer.Typer(help="See the literature's benchmarks, and check data that lies on your disk.")
+app = typer.Typer(help="See the literature's datasets, and check data that lies on your disk.")
 
 
 @app.command("ls")
 def ls(root: Root = None) -> None:
-    """List the literature's benchmarks: folder, counts, template, licence, what to cite."""
+    """List the literature's datasets: folder, counts, template, licence, what to cite."""
     from syncclip.core import tables
     from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS
     from syncclip.datasets.check import listing
 
     headings, rows = listing(root)
-    tables.show(tables.table("Benchmarks of the literature", headings, rows))
+    tables.show(tables.table("Datasets of the literature", headings, rows))
     for dataset in DATASETS.values():
         if dataset.licence is None:
             tables.show(f"the page of {dataset.name}: {dataset.page}")
@@ -29,16 +29,16 @@ def ls(root: Root = None) -> None:
 
 @app.command("check")
 def check_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `benchmarks ls`, `all`, or a path.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="One of `datasets ls`, `all`, or a path.")],
     root: Root = None,
-    pictures: Annotated[bool, typer.Option("--pictures", help="Open every picture, which takes long.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Open every image, which takes long.")] = False,
 ) -> None:
     """Tell what is there, what is missing, and how counts compare; exit status 1 if anything is wrong."""
     from syncclip.core import tables
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
 
-    checks = [check(one, root, pictures) for one in (DATASETS if name == "all" else [name])]
+    checks = [check(one, root, images) for one in (DATASETS if name == "all" else [name])]
     headings = ["name", *COUNTED, "state"]
     rows = [
         (

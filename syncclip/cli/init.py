@@ -1,4 +1,4 @@
-"""A first recipe for a user's pictures: look at the data, and write down what runs."""
+"""A first recipe for a user's images: look at the data, and write down what runs."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import grounded
 
 LOOKED_AT = 64
-"""Pictures that are opened to learn their sizes, at most one a class."""
+"""Images that are opened to learn their sizes, at most one a class."""
 
 _ICONS = """\
 # The embedded models, which run anywhere but know drawings of few things only. For photographs, let
 # `syncclip init` write the recipe with --photographs.
 extends: demo
 
-benchmark:
-{benchmark}"""
+dataset:
+{dataset}"""
 
 _PHOTOGRAPHS = """\
-benchmark:
-{benchmark}
+dataset:
+{dataset}
 # Fetched once from the Hugging Face hub; a GPU is wanted for both.
 backbone:
   name: ViT-B-16
@@ -61,34 +61,34 @@ def first_recipe(
     """A recipe, as commented YAML, for data that lies at `source`; and the same as it will be read.
 
     Args:
-        source: folder, table or shards; or a benchmark's name.
+        source: folder, table or shards; or a dataset's name.
         root: folder in which it is looked up.
         photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
-        overrides: "benchmark.key=value" for what the data does not tell, such as names of its classes.
+        overrides: "dataset.key=value" for what the data does not tell, such as names of its classes.
 
     Raises:
-        UserError: the data is no benchmark, one of the pictures looked at cannot be read, a name is too long for the
+        UserError: the data is no dataset, one of the images looked at cannot be read, a name is too long for the
             embedded CLIP, or an override is of another section.
     """
     _check_overrides(overrides)
-    given = grounded(Recipe.of_benchmark(source, root, overrides=overrides))
-    benchmark = load_benchmark(given.benchmark)
+    given = grounded(Recipe.of_dataset(source, root, overrides=overrides))
+    dataset = load_dataset(given.dataset)
     if not photographs:
-        _check_prompts(given, benchmark)
-    counts = np.bincount(benchmark.split("train").labels, minlength=len(benchmark.classnames))[benchmark.base]
-    values = given.benchmark.model_dump(mode="json", exclude_defaults=True)
-    values |= {"name": given.benchmark.name, "template": benchmark.template}
+        _check_prompts(given, dataset)
+    counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
+    values = given.dataset.model_dump(mode="json", exclude_defaults=True)
+    values |= {"name": given.dataset.name, "template": dataset.template}
     values |= {"shots": values.get("shots", min(16, int(counts.max())))}
-    notes = {"shots": f"pictures to train of a base class: {_range(counts.tolist())}"}
+    notes = {"shots": f"images to train of a base class: {_range(counts.tolist())}"}
     if "base" not in values:
         values["base"], notes["base"] = "first", "half of the classes; or drawn, all, or a list of names"
     lines = [
         f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
-        for key in BenchmarkSettings.model_fields
+        for key in DatasetSettings.model_fields
         if key in values
     ]
-    body = (_PHOTOGRAPHS if photographs else _ICONS).format(benchmark="\n".join(lines) + "\n")
-    return _facts(benchmark) + body, given
+    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset="\n".join(lines) + "\n")
+    return _facts(dataset) + body, given
 
 
 def write_first_recipe(
@@ -114,38 +114,38 @@ def write_first_recipe(
 
 def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
-        if not override.startswith("benchmark.") and "=" in override:
+        if not override.startswith("dataset.") and "=" in override:
             raise UserError(
-                f"{override.partition('=')[0]}: a first recipe takes values of `benchmark` alone, such as "
-                "benchmark.template; write others into it, or behind the command that runs it."
+                f"{override.partition('=')[0]}: a first recipe takes values of `dataset` alone, such as "
+                "dataset.template; write others into it, or behind the command that runs it."
             )
 
 
-def _check_prompts(recipe: Recipe, benchmark: Benchmark) -> None:
+def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse at once what the embedded CLIP would refuse after the drawing."""
     # Late: they take seconds to import, and whoever is refused for other reasons need not wait.
     from syncclip.clip.backbone import BackboneSettings, load_backbone
     from syncclip.clip.prompted import PromptedClip
     from syncclip.clip.tokens import TextTooLongError, prompt_texts
 
-    sentences = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
-    sentences += prompt_texts(benchmark.classnames, recipe.methods.ivlp.phrase, 0)
+    sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
+    sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.phrase, 0)
     try:
         PromptedClip(load_backbone(BackboneSettings())).lengths(sentences)
     except TextTooLongError as error:
         raise UserError(f"{error}; or let --photographs choose a CLIP that reads more.") from error
 
 
-def _facts(benchmark: Benchmark) -> str:
+def _facts(dataset: Dataset) -> str:
     """What was found, as comment lines."""
-    test = benchmark.split("test")
-    shown = [int(rows[0]) for label in benchmark.candidates[:LOOKED_AT] if len(rows := test.rows_of(label))]
+    test = dataset.split("test")
+    shown = [int(rows[0]) for label in dataset.candidates[:LOOKED_AT] if len(rows := test.rows_of(label))]
     sides = [min(test.image(row).size) for row in shown]
-    sizes = ", ".join(f"{len(benchmark.splits[split]):,} {split}" for split in SPLITS if split in benchmark.splits)
-    names = ", ".join(benchmark.classnames[:4]) + (", …" if len(benchmark.classnames) > 4 else "")
+    sizes = ", ".join(f"{len(dataset.splits[split]):,} {split}" for split in SPLITS if split in dataset.splits)
+    names = ", ".join(dataset.classnames[:4]) + (", …" if len(dataset.classnames) > 4 else "")
     return (
-        f"# Written by `syncclip init`: {len(benchmark.classnames)} classes ({names}), {len(benchmark.base)} of them\n"
-        f"# base; {sizes} pictures, whose shorter side is about {statistics.median(sides):.0f} pixels.\n\n"
+        f"# Written by `syncclip init`: {len(dataset.classnames)} classes ({names}), {len(dataset.base)} of them\n"
+        f"# base; {sizes} images, whose shorter side is about {statistics.median(sides):.0f} pixels.\n\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Looking into a synthetic set: what is there, how its synthesis does, and where one picture came from."""
+"""Looking into a synthetic set: what is there, how its synthesis does, and where one image came from."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def sample(url: str, index: int, save: str | None = None) -> str:
     if not len(rows):
         raise UserError(f"{url}: no sample {index}; the last of its {len(images):,} is {images.samples.index.max()}")
     row = int(rows[0])
-    picture = images.image(row)
+    image = images.image(row)
     lines = [
         images.name(row),
         f"class: {int(images.labels[row])}",
         f"prompt: {images.text(row)}",
-        f"picture: {picture.width} x {picture.height} px, {tables.size(int(images.samples.size[row]))}",
+        f"image: {image.width} x {image.height} px, {tables.size(int(images.samples.size[row]))}",
         f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
     ]
     if save is not None:

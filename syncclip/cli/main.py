@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-GROUPS = {"benchmarks": datasets.app, "shards": shards.app, "prompts": prompts.app}
+GROUPS = {"datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
@@ -58,12 +58,10 @@ def demo(overrides: Overrides = None, out: Out = None) -> None:
 
 @app.command()
 def init(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of pictures; or a name.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of images; or a name.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[benchmark.KEY=VALUE]...", help="What the data does not tell: classnames, template ..."
-        ),
+        typer.Argument(metavar="[dataset.KEY=VALUE]...", help="What the data does not tell: classnames, template ..."),
     ] = None,
     root: Root = None,
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Where the recipe goes.")] = None,
@@ -71,7 +69,7 @@ def init(
         bool, typer.Option("--photographs", help="With a large CLIP and Stable Diffusion, not the embedded models.")
     ] = False,
 ) -> None:
-    """Look at your own pictures and write a recipe for them that runs."""
+    """Look at your own images and write a recipe for them that runs."""
     from syncclip.cli.init import write_first_recipe
     from syncclip.core import tables
 
@@ -98,13 +96,13 @@ def synth(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> N
 
 @app.command()
 def train(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
-    """Train one method on real and synthetic pictures, and evaluate it; goes on where an interrupted run stopped."""
+    """Train one method on real and synthetic images, and evaluate it; goes on where an interrupted run stopped."""
     from syncclip import jobs
     from syncclip.core import tables
     from syncclip.recipe.recipe import Recipe
 
     run = jobs.train(Recipe.load(recipe, overrides or []), out)
-    tables.show(tables.results_table(run.results, f"{run.name}: accuracy on {run.split} pictures, %"))
+    tables.show(tables.results_table(run.results, f"{run.name}: accuracy on {run.split} images, %"))
     tables.show(run.url)
 
 
@@ -112,18 +110,18 @@ def train(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> N
 def evaluate(
     run: Folder,
     overrides: Overrides = None,
-    benchmark: Annotated[
-        str | None, typer.Option("--benchmark", metavar="NAME", help="Another benchmark, over whose classes to test.")
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", metavar="NAME", help="Another dataset, over whose classes to test.")
     ] = None,
     root: Root = None,
 ) -> None:
-    """Evaluate a trained run in one pass over the test pictures, by every protocol; also on other data."""
+    """Evaluate a trained run in one pass over the test images, by every protocol; also on other data."""
     from syncclip import jobs
     from syncclip.core import tables
 
-    found = jobs.evaluate(run, overrides or [], benchmark, root)
-    on = f" of {benchmark}" if benchmark else ""
-    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} pictures{on}, %"))
+    found = jobs.evaluate(run, overrides or [], dataset, root)
+    on = f" of {dataset}" if dataset else ""
+    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
 
 
 @app.command("study")
@@ -157,7 +155,7 @@ app.command()(reproduce.reproduce)
 
 @app.command()
 def choose(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
-    """Choose each study arm's settings among its candidates, on validation pictures only."""
+    """Choose each study arm's settings among its candidates, on validation images only."""
     from syncclip.core import tables
     from syncclip.recipe.recipe import Recipe
     from syncclip.studies import choose as choosing
@@ -167,7 +165,7 @@ def choose(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> 
         (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
         for arm, found in record["arms"].items()
     ]
-    tables.show(tables.table("Chosen on validation pictures", ["arm", "values", f"{record['metric']}, %"], rows))
+    tables.show(tables.table("Chosen on validation images", ["arm", "values", f"{record['metric']}, %"], rows))
 
 
 @app.command("report")

@@ -112,4 +112,4 @@ def prompts_table(drawn: Plan) -> Table:
         (label, name, "\n".join(samples(drawn.prompts, drawn.template, name, drawn.images_per_class, count)))
         for label, name in enumerate(drawn.classnames)
     ]
-    return tables.table(f"Prompts of benchmark {drawn.benchmark}", ["id", "class", "prompts"], rows)
+    return tables.table(f"Prompts of dataset {drawn.dataset}", ["id", "class", "prompts"], rows)

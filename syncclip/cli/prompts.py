@@ -24,11 +24,11 @@ def import_command(
         bool, typer.Option("--transfer", help="Use them for other classes than they were trained on.")
     ] = False,
 ) -> None:
-    """Make a run of prompts that a method's published code trained; the recipe names method, backbone, benchmark."""
+    """Make a run of prompts that a method's published code trained; the recipe names method, backbone, dataset."""
     from syncclip.core import tables
+    from syncclip.core.progress import say
     from syncclip.interop.imports import import_prompts
     from syncclip.recipe.recipe import Recipe
-    from syncclip.training.run_folder import say
 
     run = import_prompts(source, Recipe.load(recipe, overrides or []), out, epoch, transfer)
     for note in run.notes:

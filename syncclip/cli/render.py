@@ -31,19 +31,17 @@ def quality(found: SetQuality) -> str:
     """How good a set is, as a few lines; each class has its own in stats.json."""
     worst = sorted((one.accuracy, one.name) for one in found.classes if one.accuracy is not None)[:3]
     lines = [
-        f"{found.measured:,} of {found.images:,} pictures measured by the CLIP {found.backbone!r}",
+        f"{found.measured:,} of {found.images:,} images measured by the CLIP {found.backbone!r}",
         f"read as their own class: {found.accuracy:.1f} %; least so "
         + ", ".join(f"{name!r} {accuracy:.0f} %" for accuracy, name in worst),
-        f"near-duplicates of an earlier picture: {found.near_duplicates:,}"
+        f"near-duplicates of an earlier image: {found.near_duplicates:,}"
         + "".join(f"; sample {later} of {earlier}" for later, earlier in found.pairs[:1]),
     ]
     if found.similarity is not None:
         real = "" if found.real_similarity is None else f"; of real ones: {found.real_similarity:.3f}"
-        lines.append(f"similarity of two pictures of a class: {found.similarity:.3f}{real}")
+        lines.append(f"similarity of two images of a class: {found.similarity:.3f}{real}")
     if found.shift is not None and found.shift.relative_distance is not None:
-        lines.append(
-            f"shift to the real pictures, relative to that between classes: {found.shift.relative_distance:.3f}"
-        )
+        lines.append(f"shift to the real images, relative to that between classes: {found.shift.relative_distance:.3f}")
     if found.prompts is not None:
         lines.append(f"different prompts: {found.prompts.distinct:,}, at least {found.prompts.fewest:,} a class")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`syncclip reproduce`: a protocol of the literature on all its data sets, beside published figures."""
+"""`syncclip reproduce`: a protocol of the literature on all its datasets, beside published figures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def reproduce(
             "growing.",
         ),
     ],
-    root: Annotated[str, typer.Option("--root", metavar="DIR", help="The folder of all data sets, as CoOp has it.")],
+    root: Annotated[str, typer.Option("--root", metavar="DIR", help="The folder of all datasets, as CoOp has it.")],
     overrides: Overrides = None,
     dataset: Datasets = None,
     method: Methods = None,
     synthetic: Synthetic = None,
     out: Out = None,
 ) -> None:
-    """Run a protocol of the literature on all its data sets, and set published figures beside it."""
+    """Run a protocol of the literature on all its datasets, and set published figures beside it."""
     from syncclip.core import tables
     from syncclip.protocols.run import reproduce
 

@@ -1,4 +1,4 @@
-"""`syncclip shards`: looking into sets of shards, and making them of pictures that are there already."""
+"""`syncclip shards`: looking into sets of shards, and making them of images that are there already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
 
 
-app = typer.Typer(help="Look into sets of shards, and make them of pictures that are there already.")
+app = typer.Typer(help="Look into sets of shards, and make them of images that are there already.")
 
 
 @app.command("ls")
@@ -75,7 +75,7 @@ def show(
     folder: Folder,
     index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
     overrides: Overrides = None,
-    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the picture there.")] = None,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the image there.")] = None,
 ) -> None:
     """Show one sample: class, prompt, where it came from."""
     from syncclip.cli.inspect import sample
@@ -88,26 +88,26 @@ def show(
 @app.command("import")
 def import_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class ids.")],
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Whose class ids it uses.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Whose class ids it uses.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
     root: Root = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="DIR", help="Where the pictures of a split file lie.")
+        str | None, typer.Option("--images", metavar="DIR", help="Where the images of a split file lie.")
     ] = None,
 ) -> None:
     """Take over a synthetic set that others made, to be used by training.synthetic=DIR."""
     from syncclip import storage
     from syncclip.core import tables
-    from syncclip.datasets.loading import read_benchmark
+    from syncclip.datasets.loading import read_dataset
     from syncclip.recipe.recipe import Recipe
     from syncclip.sets.imported import import_set
 
-    recipe = Recipe.of_benchmark(benchmark, root)
+    recipe = Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
-    found = import_set(source, read_benchmark(recipe.benchmark), out, images)
-    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
+    found = import_set(source, read_dataset(recipe.dataset), out, images)
+    count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
     fewest = f"{min(found.counts)} to {max(found.counts)} a class"
-    tables.show(f"{pictures} of {classes}, {fewest}; use them by training.synthetic={out}")
+    tables.show(f"{count} of {classes}, {fewest}; use them by training.synthetic={out}")
 
 
 @app.command("merge")
@@ -115,13 +115,13 @@ def merge_command(
     sets: Annotated[list[str], typer.Argument(metavar="DIR...", help="Two sets or more, of the same classes.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
 ) -> None:
-    """Make one set of several; in each class the pictures of the first come first. Killed? The same call goes on."""
+    """Make one set of several; in each class the images of the first come first. Killed? The same call goes on."""
     from syncclip.core import tables
     from syncclip.sets.merge import merge_sets
 
     found = merge_sets(sets, out)
-    pictures, classes = counted(sum(found.counts), "picture"), counted(found.classes, "class", "classes")
-    tables.show(f"{pictures} of {classes}, {min(found.counts)} a class or more: {out}")
+    count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
+    tables.show(f"{count} of {classes}, {min(found.counts)} a class or more: {out}")
 
 
 @app.command("export")
@@ -131,19 +131,19 @@ def export_command(
     *,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
-    licence: Annotated[str, typer.Option("--license", help="Of the pictures, for the card (huggingface).")] = "unknown",
+    licence: Annotated[str, typer.Option("--license", help="Of the images, for the card (huggingface).")] = "unknown",
 ) -> None:
-    """Write a set as others lay out theirs: a folder a class, a data set of the hub, or a split file with pictures."""
+    """Write a set as others lay out theirs: a folder a class, a dataset of the hub, or a split file with images."""
     from syncclip.core import tables
     from syncclip.sets.export import export_set
 
     reach(overrides)
-    tables.show(f"{counted(export_set(folder, out, to, licence), 'picture')}: {out}")
+    tables.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
 
 
 @app.command("pack")
 def pack_command(
-    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="A name, a path, or a recipe's YAML file.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, a path, or a recipe's YAML file.")],
     root: Root = None,
     out: Out = None,
     resize: Annotated[
@@ -152,19 +152,19 @@ def pack_command(
     shots: Annotated[str, typer.Option("--shots", help="Shots per class that will be trained with.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be drawn by.")] = "1,2,3",
 ) -> None:
-    """Turn a benchmark's few-shot, validation and test pictures into shards, which a cluster streams from one place."""
+    """Turn a dataset's few-shot, validation and test images into shards, which a cluster streams from one place."""
     from syncclip import storage
     from syncclip.core import tables
-    from syncclip.datasets.loading import read_benchmark
+    from syncclip.datasets.loading import read_dataset
     from syncclip.datasets.packing import numbers, pack
     from syncclip.recipe.recipe import Recipe
 
-    recipe = Recipe.of_benchmark(benchmark, root, {"benchmark.resize": resize})
+    recipe = Recipe.of_dataset(dataset, root, {"dataset.resize": resize})
     url = out or storage.join(recipe.storage.root, "packed", recipe.name)
     storage.configure(recipe.storage.options)
-    read = read_benchmark(recipe.benchmark)
-    counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.benchmark.resize)
-    tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} pictures")
+    read = read_dataset(recipe.dataset)
+    counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.dataset.resize)
+    tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     tables.show(url)
 
 

@@ -48,7 +48,7 @@ class Submission:
     """`syncclip-<job>-<recipe or protocol>-<hash of all that decides the job>`."""
     job: Job
     recipe: Recipe
-    """It decides what travels along; a reproduction has one for each data set, alike in this."""
+    """It decides what travels along; a reproduction has one for each dataset, alike in this."""
     out: str | None
     arguments: tuple[str, ...] = ()
     """What stands behind the job's name instead of the recipe's file, which doesn't travel then."""
@@ -108,7 +108,7 @@ def reproduction(
     _check_keys(recipe)
     named = {"--root": root, "--synthetic": synthetic}
     paths = {option: path for option, path in named.items() if path is not None and storage.is_local(path)}
-    paths |= {key: path for key, path in local_paths(recipe, out).items() if key != "benchmark.root"}
+    paths |= {key: path for key, path in local_paths(recipe, out).items() if key != "dataset.root"}
     absolute = _absolute(paths, here or shared)
     out = absolute.pop("--out", out)
     options = {option: absolute.pop(option, path) for option, path in named.items()}
@@ -158,7 +158,7 @@ def local_paths(recipe: Recipe, out: str | None) -> dict[str, str]:
 def _is_path(key: str, text: str) -> bool:
     if key == "storage.root":
         return storage.is_local(text)
-    if not storage.is_local(text) or key == "name" or (key == "benchmark.name" and known(text)):
+    if not storage.is_local(text) or key == "name" or (key == "dataset.name" and known(text)):
         return False
     if text.startswith(("/", "~", "./", "../", "file://")):
         return True

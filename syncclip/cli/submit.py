@@ -61,7 +61,7 @@ def submit(
     if job is JobName.reproduce:
         if root is None:
             raise UserError(
-                "missing option '--root': reproduce needs the folder of all data sets; see `syncclip --help`"
+                "missing option '--root': reproduce needs the folder of all datasets; see `syncclip --help`"
             )
         given = recipe, root, dataset or [], method or [], out, synthetic, overrides or []
         build = partial(submission.reproduction, *given)
@@ -83,7 +83,7 @@ def run(build: Callable[..., Submission], address: str, *, wait: bool, any_versi
         build: makes the job, once it is known whether the cluster is `here`.
     """
     from syncclip.cli import following, submission
-    from syncclip.training.run_folder import say
+    from syncclip.core.progress import say
 
     client = submission.connect(address, any_version=any_version)
     one = build(here=submission.runs_here(client))

@@ -49,7 +49,7 @@ class Backbone:
     Attributes:
         model: open_clip's model, in evaluation mode, no parameter asks for a gradient.
         tokenizer: texts -> (n, context) token ids; takes `context_length`.
-        preprocess: PIL picture -> (3, image_size, image_size), as at evaluation.
+        preprocess: PIL image -> (3, image_size, image_size), as at evaluation.
         mean, std: of the three channels, on a scale from 0 to 1.
     """
 

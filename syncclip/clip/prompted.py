@@ -45,7 +45,7 @@ from syncclip.core.text import counted
 class PromptedClip(nn.Module):
     """Both towers of a `Backbone`, frozen. Features come out raw (not normalised) and in float32.
 
-    A tower that cannot take prompts still encodes whole texts or pictures.
+    A tower that cannot take prompts still encodes whole texts or images.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -180,10 +180,10 @@ class PromptedClip(nn.Module):
         Args:
             tokens: C texts with n free places.
             prompts: one entry per prompted block: (n, width) for all classes alike, (C, n, width) for each its own,
-                (B, C, n, width) or (B, 1, n, width) for each of B pictures.
+                (B, C, n, width) or (B, 1, n, width) for each of B images.
 
         Returns:
-            (C, D), or (B, C, D) where prompts are per picture.
+            (C, D), or (B, C, D) where prompts are per image.
         """
         if not prompts and self._text is None:
             return self._whole(self.model.encode_text, tokens.ids)
@@ -233,8 +233,8 @@ class PromptedClip(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            prompts: one entry per prompted block: (N, width) for all pictures alike, or (B, N, width) for each its own,
-                which is how pictures of several domains share one pass.
+            prompts: one entry per prompted block: (N, width) for all images alike, or (B, N, width) for each its own,
+                which is how images of several domains share one pass.
 
         Returns:
             (B, D).
@@ -259,7 +259,7 @@ class PromptedClip(nn.Module):
         return float32(x, self.backbone.precision)
 
     def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
-        """What open_clip itself makes of texts or pictures."""
+        """What open_clip itself makes of texts or images."""
         with self._autocast(()):
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)

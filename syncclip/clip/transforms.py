@@ -1,6 +1,6 @@
-"""From a picture to a tensor, for training and for evaluation; chance comes from a generator that is handed in.
+"""From an image to a tensor, for training and for evaluation; chance comes from a generator that is handed in.
 
-Both are small values that pickle, so that they travel to workers. The same picture and the same state of the generator
+Both are small values that pickle, so that they travel to workers. The same image and the same state of the generator
 give the same tensor anywhere.
 """
 
@@ -39,7 +39,7 @@ class TrainTransform:
     """A random crop of random area and aspect, resized to `size`; a mirror image now and then; normalisation.
 
     Args:
-        scale: the crop's area, as a range of shares of the picture.
+        scale: the crop's area, as a range of shares of the image.
         flip: the chance of a mirror image.
     """
 
@@ -71,9 +71,9 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """The picture as `preprocess` has it before it becomes a tensor, resized and cropped; as it is where none tells.
+    """The image as `preprocess` has it before it becomes a tensor, resized and cropped; as it is where none tells.
 
-    Such a picture is left as it is by the resize and the crop, so `preprocess` makes the same tensor of both.
+    Such an image is left as it is by the resize and the crop, so `preprocess` makes the same tensor of both.
     """
     found = image
     for step in getattr(preprocess, "transforms", ()):
@@ -88,7 +88,7 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop: area uniform, aspect log-uniform, as in torchvision's `RandomResizedCrop`.
 
-    Where ten tries do not fit the picture, the largest middle crop of an allowed aspect.
+    Where ten tries do not fit the image, the largest middle crop of an allowed aspect.
     """
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)

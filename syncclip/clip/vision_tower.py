@@ -30,7 +30,7 @@ class VisionTower(Protocol):
     def layers(self) -> int: ...
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, T, width) of pictures (B, 3, H, W): class token, if there is one, and patches, with positions."""
+        """(B, T, width) of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
 
     def norm(self, x: Tensor) -> Tensor:
         """What tokens and prompts pass before the first block."""
@@ -127,7 +127,7 @@ class TimmVision:
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
         """Each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
 
-        A prompt has no place in the picture, so like the class token it is not turned: sine 0, cosine 1.
+        A prompt has no place in the image, so like the class token it is not turned: sine 0, cosine 1.
         """
         turns: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
         still = turns.new_zeros(*turns.shape[:-2], prompts, turns.shape[-1])

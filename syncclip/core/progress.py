@@ -140,3 +140,8 @@ def _fact(name: str, value: Fact) -> str:
     if isinstance(value, float):
         return f"{value:.0%}".replace("%", " %") if name.endswith(("busy", "share")) else f"{value:.3g}"
     return str(value)
+
+
+def say(sentence: str) -> None:
+    """Tell the user something that is not a result: stdout belongs to results."""
+    print(sentence, file=sys.stderr, flush=True)

@@ -7,10 +7,31 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+
+RENAMED = {"benchmark": "dataset"}
+"""Keys that files of earlier versions hold, and what they are called now."""
+
+
+def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a file that may be an earlier version's, under the keys of today."""
+    return {(RENAMED[key] if RENAMED.get(key, key) not in values else key): value for key, value in values.items()}
+
+
+def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under the keys that they first had: digests are made of them, and stay as they were."""
+    first = {new: old for old, new in RENAMED.items()}
+    return {first.get(key, key): value for key, value in values.items()}
 
 
 class Settings(BaseModel):
@@ -24,6 +45,12 @@ class Settings(BaseModel):
     added: ClassVar[tuple[str, ...]] = ()
     """Fields that a later version brought. They aren't written while they have their default: so plans stay as they
     were, and with them the digests that name sets and runs."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_present_names(cls, values: Any) -> Any:
+        unknown = isinstance(values, Mapping) and any(old in values and old not in cls.model_fields for old in RENAMED)
+        return with_present_names(values) if unknown else values
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -22,7 +22,7 @@ PROTOCOLS = (
     ("open_hm", "open HM"),
     ("ece", "ECE"),
 )
-"""Keys of `results.json` and their headings. Open: among all classes; otherwise among those of the picture's half."""
+"""Keys of `results.json` and their headings. Open: among all classes; otherwise among those of the image's half."""
 
 
 def show(table: Table | str) -> None:

@@ -1,7 +1,7 @@
-"""The literature's benchmarks as one table: eleven data sets with training pictures, and four variants of ImageNet.
+"""The literature's datasets as one table: eleven datasets with training images, and four variants of ImageNet.
 
-They are read as CoOp's instructions lay them out below one folder; see `layouts` for how. The pictures are the users'
-own to get: nothing is fetched, and each data set's licence holds.
+They are read as CoOp's instructions lay them out below one folder; see `layouts` for how. The images are the users'
+own to get: nothing is fetched, and each dataset's licence holds.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 INSTRUCTIONS = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-"""Tells where pictures and split files come from, and how to lay them out."""
+"""Tells where images and split files come from, and how to lay them out."""
 
 Layout = Literal["split file", "name lists", "wordnet folders", "numbered folders"]
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """One benchmark of the literature: where its files lie, and what must be found in them.
+class CatalogEntry:
+    """One dataset of the literature: where its files lie, and what must be found in them.
 
     Attributes:
         folder: below the root.
-        images: where the pictures lie, below `folder`; "" for the folder itself.
+        images: where the images lie, below `folder`; "" for the folder itself.
         names: the file that gives classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
         layout: how the files are to be read.
         splits: below `images`, the folder of each split, where the layout has such.
-        classes: that are told apart; fewer than `classnames.txt` has where only some have pictures.
-        train, val, test: pictures; None where there is no such split.
-        licence: of the pictures, as their page or a copy of it tells; None where neither does, so that `page` must be
+        classes: that are told apart; fewer than `classnames.txt` has where only some have images.
+        train, val, test: images; None where there is no such split.
+        licence: of the images, as their page or a copy of it tells; None where neither does, so that `page` must be
             asked. `docs/data.md` says who told it.
-        page: the data set's own.
+        page: the dataset's own.
         partial: whether classes without a folder are no candidates, instead of a mistake.
     """
 
@@ -66,8 +66,8 @@ def _split_file(
     licence: str | None,
     page: str,
     cite: str,
-) -> Dataset:
-    return Dataset(
+) -> CatalogEntry:
+    return CatalogEntry(
         name, folder, images, f"split_zhou_{names}.json", "split file", classes, *counts, template, licence, page, cite
     )
 
@@ -83,9 +83,9 @@ def _variant(
     cite: str,
     layout: Layout = "wordnet folders",
     partial: bool = False,
-) -> Dataset:
+) -> CatalogEntry:
     """A test set for prompts that were learned on ImageNet; its ids are those of ImageNet."""
-    return Dataset(
+    return CatalogEntry(
         name=name,
         folder=folder,
         images=images,
@@ -108,7 +108,7 @@ RESEARCH = "non-commercial research"
 VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 
 _DATASETS = (
-    Dataset(
+    CatalogEntry(
         name="imagenet",
         folder="imagenet",
         images="images",
@@ -150,7 +150,7 @@ _DATASETS = (
         "scientific fair use", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
         "Bossard et al., ECCV 2014",
     ),
-    Dataset(
+    CatalogEntry(
         name="fgvc_aircraft",
         folder="fgvc_aircraft",
         images="images",
@@ -206,5 +206,5 @@ _DATASETS = (
     ),
 )  # fmt: skip
 
-DATASETS = {dataset.name: dataset for dataset in _DATASETS}
+DATASETS = {entry.name: entry for entry in _DATASETS}
 """By name. Counts are those of the published split files; templates are the hand-written ones of CoOp."""

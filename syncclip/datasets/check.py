@@ -1,4 +1,4 @@
-"""Is a benchmark there as it should be: what is missing, and do the counts agree with the literature's."""
+"""Is a dataset there as it should be: what is missing, and do the counts agree with the literature's."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from pathlib import Path
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, Dataset
-from syncclip.datasets.dataset import SPLITS, Benchmark, Pictures
+from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, SPLITS, CatalogEntry, Dataset, Images
 from syncclip.datasets.files import few
-from syncclip.datasets.loading import load_benchmark
-from syncclip.datasets.packed import PACKED_FILE
-from syncclip.datasets.settings import BenchmarkSettings
+from syncclip.datasets.loading import load_dataset
+from syncclip.datasets.packed import find_packed
+from syncclip.datasets.settings import DatasetSettings
 
 COUNTED = ("classes", *SPLITS)
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of one benchmark.
+    """What was found of one dataset.
 
     Attributes:
-        found, expected: classes that may be answered and pictures of each split; None where there is no such split,
-            nothing was found, or nothing is known of the benchmark.
+        found, expected: classes that may be answered and images of each split; None where there is no such split,
+            nothing was found, or nothing is known of the dataset.
         problems: one sentence each; none where all is as it should be.
     """
 
@@ -41,58 +40,58 @@ class Check:
         return f"{found or 0:,} of {expected:,}"
 
 
-def check(name: str, root: str | None, pictures: bool = False) -> Check:
-    """Look at one benchmark of the literature, or at a user's own data by its path.
+def check(name: str, root: str | None, images: bool = False) -> Check:
+    """Look at one dataset of the literature, or at a user's own data by its path.
 
     Args:
-        root: the folder of all data sets.
-        pictures: open every picture, which takes minutes to hours.
+        root: the folder of all datasets.
+        images: open every image, which takes minutes to hours.
 
     Raises:
-        UserError: a user's own data is no benchmark; one of the literature was asked for without a root, or the root
+        UserError: a user's own data is no dataset; one of the literature was asked for without a root, or the root
             is not there.
     """
-    dataset = DATASETS.get(name)
-    if dataset is not None:
+    entry = DATASETS.get(name)
+    if entry is not None:
         require_root(root)
-    expected = {what: getattr(dataset, what, None) for what in COUNTED}
+    expected = {what: getattr(entry, what, None) for what in COUNTED}
     try:
-        benchmark = load_benchmark(BenchmarkSettings(name=name, root=root))
+        dataset = load_dataset(DatasetSettings(name=name, root=root))
     except UserError as error:
-        if dataset is None:
+        if entry is None:
             raise
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
-    found: dict[str, int | None] = {"classes": len(benchmark.candidates)}
-    found |= {split: len(benchmark.splits[split]) if split in benchmark.splits else None for split in SPLITS}
-    if benchmark.whole_train is not None:  # packed with the pictures that some shots need
-        found["train"] = len(benchmark.whole_train)
+    found: dict[str, int | None] = {"classes": len(dataset.candidates)}
+    found |= {split: len(dataset.splits[split]) if split in dataset.splits else None for split in SPLITS}
+    if dataset.whole_train is not None:  # packed with the images that some shots need
+        found["train"] = len(dataset.whole_train)
     problems = []
-    if dataset is not None:
+    if entry is not None:
         problems += [
             f"{what}: {found[what] or 0:,} found, {expected[what] or 0:,} expected"
             for what in COUNTED
             if found[what] != expected[what]
         ]
-    return Check(name, found, expected, [*problems, *_empty(benchmark), *(_broken(benchmark) if pictures else ())])
+    return Check(name, found, expected, [*problems, *_empty(dataset), *(_broken(dataset) if images else ())])
 
 
 def require_root(root: str | None) -> None:
-    """Ask for the folder of all data sets.
+    """Ask for the folder of all datasets.
 
     Raises:
         UserError: none is named, or it is not there.
     """
     if not root:
-        raise UserError("the literature's data sets are read from your disk; say where they lie with --root DIR.")
+        raise UserError("the literature's datasets are read from your disk; say where they lie with --root DIR.")
     if storage.is_local(root) and not storage.local_path(root).is_dir():
         raise UserError(
-            f"{root}: this folder of the data sets does not exist; CoOp's instructions tell how to lay them out: "
+            f"{root}: this folder of the datasets does not exist; CoOp's instructions tell how to lay them out: "
             f"{INSTRUCTIONS}."
         )
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and one row for each benchmark of the literature, with whether it lies below `root`, packed or not.
+    """Headings and one row for each dataset of the literature, with whether it lies below `root`, packed or not.
 
     Raises:
         UserError: the root is not there.
@@ -102,41 +101,41 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]
     rows: list[Sequence[object]] = [
         (
-            dataset.name,
-            dataset.folder,
-            *(getattr(dataset, what) for what in COUNTED),
-            dataset.template,
-            dataset.terms,
-            dataset.cite,
-            *([] if root is None else ["yes" if _there(root, dataset) else "no"]),
+            entry.name,
+            entry.folder,
+            *(getattr(entry, what) for what in COUNTED),
+            entry.template,
+            entry.terms,
+            entry.cite,
+            *([] if root is None else ["yes" if _there(root, entry) else "no"]),
         )
-        for dataset in DATASETS.values()
+        for entry in DATASETS.values()
     ]
     return headings if root is None else [*headings, "there"], rows
 
 
-def _there(root: str, dataset: Dataset) -> bool:
-    unpacked = storage.is_local(root) and Path(storage.local_path(root), dataset.folder).is_dir()
-    return unpacked or storage.exists(storage.join(root, dataset.name, PACKED_FILE))
+def _there(root: str, entry: CatalogEntry) -> bool:
+    unpacked = storage.is_local(root) and Path(storage.local_path(root), entry.folder).is_dir()
+    return unpacked or find_packed(storage.join(root, entry.name)) is not None
 
 
-def _empty(benchmark: Benchmark) -> Iterable[str]:
-    """Classes that a split shows no picture of, though it could."""
-    for split, images in benchmark.splits.items():
-        without = sorted(set(benchmark.candidates) - set(images.labels.tolist()))
-        if without and not (split != "test" and set(without) <= set(benchmark.novel)):
-            names = few(f"{label} {benchmark.classnames[label]!r}" for label in without)
-            yield f"{split}: no picture of {len(without)} class(es): {names}"
+def _empty(dataset: Dataset) -> Iterable[str]:
+    """Classes that a split shows no image of, though it could."""
+    for split, images in dataset.splits.items():
+        without = sorted(set(dataset.candidates) - set(images.labels.tolist()))
+        if without and not (split != "test" and set(without) <= set(dataset.novel)):
+            names = few(f"{label} {dataset.classnames[label]!r}" for label in without)
+            yield f"{split}: no image of {len(without)} class(es): {names}"
 
 
-def _broken(benchmark: Benchmark) -> Iterable[str]:
-    for split, images in benchmark.splits.items():
+def _broken(dataset: Dataset) -> Iterable[str]:
+    for split, images in dataset.splits.items():
         broken = [reason for row in range(len(images)) if (reason := _unreadable(images, row)) is not None]
         if broken:
-            yield f"{split}: {len(broken):,} pictures cannot be read: {few(broken)}"
+            yield f"{split}: {len(broken):,} images cannot be read: {few(broken)}"
 
 
-def _unreadable(images: Pictures, row: int) -> str | None:
+def _unreadable(images: Images, row: int) -> str | None:
     try:
         images.image(row)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a benchmark is: named classes, a prompt template, splits of real pictures, and two halves of the classes."""
+"""What a dataset is: named classes, a prompt template, splits of real images, and two halves of the classes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 
 
-class Pictures(ImageSet, Protocol):
-    """A split's pictures, whose files can be had as they are."""
+class Images(ImageSet, Protocol):
+    """A split's images, whose files can be had as they are."""
 
     def read(self, row: int) -> bytes:
         """The file's bytes."""
 
     def name(self, row: int) -> str:
-        """What a picture is called in a message."""
+        """What an image is called in a message."""
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Classes, template and real pictures. A label is a position in `classnames`: names may repeat, ids never.
+class Dataset:
+    """Classes, template and real images. A label is a position in `classnames`: names may repeat, ids never.
 
-    The first ids, by default `ceil(C / 2)`, are the base classes, which have real training pictures; the rest are
+    The first ids, by default `ceil(C / 2)`, are the base classes, which have real training images; the rest are
     novel.
 
     Attributes:
         base_count: how many of the first ids are base; None for half of them, rounded up.
-        only: the ids among which a picture's class is looked for; None for all. A test set with pictures of few
+        only: the ids among which an image's class is looked for; None for all. A test set with images of few
             classes keeps the ids of the training set that it belongs to, and leaves the others out here.
         whole_train: (N,) class ids of the whole training split, where `splits["train"]` holds a part of it: the shots
             are drawn from the whole. Row i of the part is row `part[i]` of the whole.
@@ -47,7 +47,7 @@ class Benchmark:
     name: str
     classnames: list[str]
     template: str
-    splits: Mapping[Split, Pictures] = field(repr=False)
+    splits: Mapping[Split, Images] = field(repr=False)
     base_count: int | None = None
     only: Sequence[int] | None = field(default=None, repr=False)
     whole_train: npt.NDArray[np.int64] | None = field(default=None, repr=False)
@@ -56,28 +56,27 @@ class Benchmark:
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
             raise UserError(
-                f"benchmark {self.name!r} has {len(self.classnames)} class; "
-                "a base half and a novel half need at least 2."
+                f"dataset {self.name!r} has {len(self.classnames)} class; a base half and a novel half need at least 2."
             )
         for label, name in enumerate(self.classnames):
             if not spoken(name) or not name.isprintable():
                 raise UserError(
-                    f"benchmark {self.name!r}: class {label} is called {name!r}, which no text encoder can read; "
-                    "rename it, or give names with benchmark.classnames."
+                    f"dataset {self.name!r}: class {label} is called {name!r}, which no text encoder can read; "
+                    "rename it, or give names with dataset.classnames."
                 )
         if "{}" not in self.template:
             raise UserError(
-                f"benchmark {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
+                f"dataset {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
             )
         for split, images in self.splits.items():
             labels = np.asarray(images.labels)
             if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classnames):
                 raise UserError(
-                    f"benchmark {self.name!r}, split {split}: labels run from {labels.min()} to {labels.max()}, "
+                    f"dataset {self.name!r}, split {split}: labels run from {labels.min()} to {labels.max()}, "
                     f"but there are {len(self.classnames)} classes (0 to {len(self.classnames) - 1})."
                 )
             if self.only is not None and not set(np.unique(labels).tolist()) <= set(self.only):
-                raise UserError(f"benchmark {self.name!r}, split {split}: shows classes that are no candidates.")
+                raise UserError(f"dataset {self.name!r}, split {split}: shows classes that are no candidates.")
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.part is None)
 
@@ -93,7 +92,7 @@ class Benchmark:
 
     @property
     def candidates(self) -> list[int]:
-        """Ids among which a picture's class is looked for, ascending."""
+        """Ids among which an image's class is looked for, ascending."""
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
@@ -101,29 +100,29 @@ class Benchmark:
         return self.template.replace("{}", self.classnames[label])
 
     def split(self, name: Split) -> ImageSet:
-        """The pictures of a split.
+        """The images of a split.
 
         Raises:
-            UserError: the benchmark has no such split.
+            UserError: the dataset has no such split.
         """
         if name not in self.splits:
-            raise UserError(f"benchmark {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
+            raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> npt.NDArray[np.int64]:
-        """Rows of the training split for `shots` pictures per class, as the literature chooses them.
+        """Rows of the training split for `shots` images per class, as the literature chooses them.
 
         Args:
-            shots: pictures per class, at least 1; a class with fewer gives all it has.
+            shots: images per class, at least 1; a class with fewer gives all it has.
             seed: decides which.
             classes: "base" for base-to-novel, "all" for few-shot learning over every class.
 
         Raises:
-            UserError: fewer than one picture is asked for, a wanted class has none, or the benchmark was packed
-                without the pictures of this choice.
+            UserError: fewer than one image is asked for, a wanted class has none, or the dataset was packed
+                without the images of this choice.
         """
         if shots < 1:
-            raise UserError(f"benchmark.shots is {shots}; training on real pictures needs at least 1 per class.")
+            raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
         labels = np.asarray(self.split("train").labels if self.whole_train is None else self.whole_train)
         rows, _ = choose_rows(labels, None, shots, seed, wanted)
@@ -131,8 +130,8 @@ class Benchmark:
         if empty:
             names = ", ".join(repr(self.classnames[label]) for label in empty[:3])
             raise UserError(
-                f"benchmark {self.name!r}: {len(empty)} of the {classes} classes have no training picture ({names}); "
-                "add pictures or remove the class."
+                f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image ({names}); "
+                "add images or remove the class."
             )
         return rows if self.part is None else self._packed(rows, shots, seed)
 
@@ -144,7 +143,7 @@ class Benchmark:
         there[there] = self.part[places[there]] == rows[there]
         if not there.all():
             raise UserError(
-                f"benchmark {self.name!r} was packed without {int((~there).sum())} of the {len(rows)} pictures that "
+                f"dataset {self.name!r} was packed without {int((~there).sum())} of the {len(rows)} images that "
                 f"{shots} shots of seed {seed} need; pack it again with --shots {shots} --seeds {seed}."
             )
         return places.astype(np.int64)

@@ -1,4 +1,4 @@
-"""The few-shot choice of the literature: which training pictures a run may see."""
+"""The few-shot choice of the literature: which training images a run may see."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def choose_rows(
 
     Args:
         train, validation: labels of the splits in their own order; None where there is no validation split.
-        per_class: pictures of each class, at least 1.
+        per_class: images of each class, at least 1.
         seed: the run's seed.
         wanted: the class ids to keep.
 

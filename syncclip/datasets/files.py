@@ -1,4 +1,4 @@
-"""Pictures as single files, and the lists of them that the readers of all layouts make.
+"""Images as single files, and the lists of them that the readers of all layouts make.
 
 MERGED From labels as users write them, numbers or names, to class ids and names.
 """
@@ -26,17 +26,17 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """How folders, and cells of a table, may call a split."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
-"""Shares of each class's pictures, the literature's proportions."""
+"""Shares of each class's images, the literature's proportions."""
 
 Labelled = list[tuple[str, int]]
-"""Picture files with their class ids, in the order that the few-shot choice depends on."""
+"""Image files with their class ids, in the order that the few-shot choice depends on."""
 
 One = TypeVar("One", str, int)
-"""What stands for a picture where splits are drawn: its file, or its number."""
+"""What stands for an image where splits are drawn: its file, or its number."""
 
 
 class FolderSet:
-    """Labelled picture files, read one by one. A million of them take some 100 MB: paths are kept as text."""
+    """Labelled image files, read one by one. A million of them take some 100 MB: paths are kept as text."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]]) -> None:
         files = list(files)
@@ -67,14 +67,14 @@ class FolderSet:
             raise UserError(f"{self._files[row]}: cannot be read ({error.strerror or error}).") from error
 
     def name(self, row: int) -> str:
-        """What a picture is called in a message: its path."""
+        """What an image is called in a message: its path."""
         return self._files[row]
 
     def image(self, row: int) -> Image.Image:
-        """The decoded picture, RGB.
+        """The decoded image, RGB.
 
         Raises:
-            UserError: the file is gone, is not a picture, is broken, or has too many pixels.
+            UserError: the file is gone, is not an image, is broken, or has too many pixels.
         """
         return decode_image(self.read(row), self.name(row))
 
@@ -83,8 +83,8 @@ class FolderSet:
         return FolderSet([(self._files[row], int(self.labels[row])) for row in np.unique(np.asarray(rows, np.int64))])
 
 
-def pictures_in(folder: Path) -> list[str]:
-    """The picture files of a folder by name; hidden ones and those that are no pictures by extension are passed over.
+def images_in(folder: Path) -> list[str]:
+    """The image files of a folder by name; hidden ones and those that are no images by extension are passed over.
 
     Sorted, for the file system's own order, which some published choices depend on, is not the same on two machines.
 
@@ -155,7 +155,7 @@ def require_files(paths: Sequence[str], source: str) -> None:
             missing.append(path)
     if missing:
         raise UserError(
-            f"{source}: {len(missing):,} of the {len(paths):,} pictures that it names are not on disk "
+            f"{source}: {len(missing):,} of the {len(paths):,} images that it names are not on disk "
             f"({few(missing)}); unpack the data anew, or check where it lies."
         )
 
@@ -163,46 +163,46 @@ def require_files(paths: Sequence[str], source: str) -> None:
 def draw_splits(
     source: str, names: Sequence[str], by_class: Mapping[int, Sequence[One]], seed: int
 ) -> dict[Split, list[tuple[One, int]]]:
-    """Split the pictures of each class by a seed, in the literature's proportions.
+    """Split the images of each class by a seed, in the literature's proportions.
 
     Args:
         source: what to call the data in a message.
         names: of the classes by id.
-        by_class: class id -> its pictures, in an order that is always the same.
+        by_class: class id -> its images, in an order that is always the same.
 
     Raises:
-        UserError: a class has fewer than three pictures.
+        UserError: a class has fewer than three images.
     """
     splits: dict[Split, list[tuple[One, int]]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
     for label, name in enumerate(names):
-        pictures = list(by_class.get(label, ()))
-        if len(pictures) < 3:
+        images = list(by_class.get(label, ()))
+        if len(images) < 3:
             raise UserError(
-                f"{source}: class {name!r} has {counted(len(pictures), 'picture')}; splitting needs at least 3 "
+                f"{source}: class {name!r} has {counted(len(images), 'image')}; splitting needs at least 3 "
                 "(one each to train, validate and test)."
             )
-        generator.shuffle(pictures)
-        val, test = max(1, round(VAL_SHARE * len(pictures))), max(1, round(TEST_SHARE * len(pictures)))
+        generator.shuffle(images)
+        val, test = max(1, round(VAL_SHARE * len(images))), max(1, round(TEST_SHARE * len(images)))
         parts: dict[Split, list[One]] = {
-            "test": pictures[:test],
-            "val": pictures[test : test + val],
-            "train": pictures[test + val :],
+            "test": images[:test],
+            "val": images[test : test + val],
+            "train": images[test + val :],
         }
         for split, part in parts.items():
-            splits[split] += [(picture, label) for picture in sorted(part)]
+            splits[split] += [(image, label) for image in sorted(part)]
     return splits
 
 
 def hold_out(train: list[tuple[One, int]], seed: int) -> tuple[list[tuple[One, int]], list[tuple[One, int]]]:
-    """Take validation pictures from the training pictures, class by class, by a seed: (training, validation)."""
+    """Take validation images from the training images, class by class, by a seed: (training, validation)."""
     by_class: dict[int, list[One]] = {}
-    for picture, label in train:
-        by_class.setdefault(label, []).append(picture)
+    for image, label in train:
+        by_class.setdefault(label, []).append(image)
     generator = random.Random(seed)
     held: set[One] = set()
-    for _, pictures in sorted(by_class.items()):
-        held.update(generator.sample(pictures, round(VAL_SHARE * len(pictures)) if len(pictures) > 1 else 0))
+    for _, images in sorted(by_class.items()):
+        held.update(generator.sample(images, round(VAL_SHARE * len(images)) if len(images) > 1 else 0))
     return [one for one in train if one[0] not in held], [one for one in train if one[0] in held]
 
 
@@ -232,7 +232,7 @@ def few(values: Iterable[object]) -> str:
 
 @dataclass(frozen=True)
 class Given:
-    """The label of one picture as it stands in the data, where it stands, and the class's name if it is told there."""
+    """The label of one image as it stands in the data, where it stands, and the class's name if it is told there."""
 
     label: str | int
     place: str
@@ -242,18 +242,18 @@ class Given:
 def settle_classes(
     given: Sequence[Given], source: str, classnames: Sequence[str] | None
 ) -> tuple[list[str], list[int]]:
-    """Names by id, and the id of each picture.
+    """Names by id, and the id of each image.
 
     Labels that are all numbers are ids, and need names: told beside them, or given. Any others are names themselves,
     and ids follow their order.
 
     Args:
-        given: of each picture.
+        given: of each image.
         source: what to call the data in a message.
         classnames: names by id, where they are given; they win over those told.
 
     Raises:
-        UserError: an id out of range, without a picture, without a name or with two.
+        UserError: an id out of range, without an image, without a name or with two.
     """
     if not all(isinstance(one.label, int) for one in given):
         labels = sorted({str(one.label) for one in given})
@@ -269,8 +269,8 @@ def settle_classes(
         if one.name is not None and told.setdefault(number, one.name) != one.name:
             raise UserError(f"{one.place}: class {number} is called both {told[number]!r} and {one.name!r}.")
     if classnames is None and set(numbers) - set(told):
-        raise UserError(f"{source}: labels are numbers and nothing tells their names; give benchmark.classnames.")
+        raise UserError(f"{source}: labels are numbers and nothing tells their names; give dataset.classnames.")
     count = max(numbers) + 1 if limit is None else limit
     if without := first_gaps(set(numbers), count):
-        raise UserError(f"{source}: class(es) {few(without)} have no picture; ids must count from 0 without gaps.")
+        raise UserError(f"{source}: class(es) {few(without)} have no image; ids must count from 0 without gaps.")
     return list(classnames) if classnames is not None else [told[label] for label in range(count)], numbers

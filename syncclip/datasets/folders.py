@@ -1,6 +1,6 @@
-"""A user's own pictures: a folder of class folders is a benchmark, without any code.
+"""A user's own images: a folder of class folders is a dataset, without any code.
 
-Two layouts are read. Either every subfolder is a class (`cat/1.jpg`), and the pictures are split by a seed, class by
+Two layouts are read. Either every subfolder is a class (`cat/1.jpg`), and the images are split by a seed, class by
 class; or the subfolders are `train`, `test` and perhaps `val`, each with its class folders; a missing `val` is then
 taken from `train`.
 """
@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Benchmark, Split, spoken
-from syncclip.datasets.files import SPLIT_FOLDERS, FolderSet, Labelled, draw_splits, folders_in, hold_out, pictures_in
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
+from syncclip.datasets.files import SPLIT_FOLDERS, FolderSet, Labelled, draw_splits, folders_in, hold_out, images_in
 
 
-def load_folder(path: Path, template: str | None = None, split_seed: int = 0) -> Benchmark:
+def load_folder(path: Path, template: str | None = None, split_seed: int = 0) -> Dataset:
     """Read a folder of class folders, or of `train`, `test` and perhaps `val` with class folders in each.
 
     Class names are the folders' names with underscores as spaces; ids follow the sorted folder names. Hidden files and
-    files that are no pictures by their extension are passed over. Pictures are decoded only when they are used.
+    files that are no images by their extension are passed over. Images are decoded only when they are used.
 
     Args:
         path: the folder.
@@ -26,7 +26,7 @@ def load_folder(path: Path, template: str | None = None, split_seed: int = 0) ->
         split_seed: decides the split where the folder has none.
 
     Raises:
-        UserError: no class folder, one class only, two folders of one name, a class without the pictures that it
+        UserError: no class folder, one class only, two folders of one name, a class without the images that it
             needs, or a link that leads back.
     """
     folders = folders_in(path)
@@ -35,9 +35,9 @@ def load_folder(path: Path, template: str | None = None, split_seed: int = 0) ->
         classes, splits = _read_splits(path, named, split_seed)
     else:
         classes = _checked_classes(path, [folder.name for folder in folders])
-        by_class = {label: pictures_in(path / name) for label, name in enumerate(classes)}
+        by_class = {label: images_in(path / name) for label, name in enumerate(classes)}
         splits = draw_splits(str(path), classes, by_class, split_seed)
-    return Benchmark(
+    return Dataset(
         name=path.resolve().name,
         classnames=[spoken(name) for name in classes],
         template=template or TEMPLATE,
@@ -52,14 +52,14 @@ def split_folders(folders: list[Path]) -> dict[Split, Path] | None:
 
 
 def _read_splits(path: Path, named: dict[Split, Path], seed: int) -> tuple[list[str], dict[Split, Labelled]]:
-    found = {split: {folder.name: pictures_in(folder) for folder in folders_in(root)} for split, root in named.items()}
+    found = {split: {folder.name: images_in(folder) for folder in folders_in(root)} for split, root in named.items()}
     classes = _checked_classes(path, sorted({name for folders in found.values() for name in folders}))
     for name in classes:
-        # Pictures to train are asked for where it is known which classes are base: a novel class needs none.
+        # Images to train are asked for where it is known which classes are base: a novel class needs none.
         if not found["test"].get(name):
-            raise UserError(f"{named['test'] / name}: no picture to test class {name!r}; add some or remove the class.")
+            raise UserError(f"{named['test'] / name}: no image to test class {name!r}; add some or remove the class.")
     splits: dict[Split, Labelled] = {
-        split: [(picture, label) for label, name in enumerate(classes) for picture in folders.get(name, [])]
+        split: [(image, label) for label, name in enumerate(classes) for image in folders.get(name, [])]
         for split, folders in found.items()
     }
     if "val" not in splits:
@@ -70,7 +70,7 @@ def _read_splits(path: Path, named: dict[Split, Path], seed: int) -> tuple[list[
 def _checked_classes(path: Path, names: list[str]) -> list[str]:
     if not names:
         raise UserError(
-            f"{path}: holds no class folders; a benchmark has one subfolder of pictures for each class, or is a "
+            f"{path}: holds no class folders; a dataset has one subfolder of images for each class, or is a "
             "table of paths and labels."
         )
     if len(names) == 1:

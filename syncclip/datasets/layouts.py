@@ -1,4 +1,4 @@
-"""Reading the literature's data sets as they lie on disk: split files, name lists, folders called by WordNet ids.
+"""Reading the literature's datasets as they lie on disk: split files, name lists, folders called by WordNet ids.
 
 Everything is keyed by class id, for names may repeat. Files that a layout does not name (hidden ones, `README.txt`,
 Caltech's `BACKGROUND_Google`, CoOp's pickles of its own choices) are never opened.
@@ -12,9 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.catalog import INSTRUCTIONS, Dataset
-from syncclip.datasets.dataset import SPLITS, Split, spoken
-from syncclip.datasets.files import Labelled, few, first_gaps, folders_in, pictures_in, require_files, text_lines
+from syncclip.datasets.catalog import INSTRUCTIONS, SPLITS, CatalogEntry, Split, spoken
+from syncclip.datasets.files import Labelled, few, first_gaps, folders_in, images_in, require_files, text_lines
 
 
 @dataclass(frozen=True)
@@ -26,34 +25,34 @@ class Found:
     candidates: list[int]
 
 
-def read_layout(dataset: Dataset, root: Path) -> Found:
-    """Read one data set of the literature from the folder that holds them all. No picture is opened.
+def read_layout(entry: CatalogEntry, root: Path) -> Found:
+    """Read one dataset of the literature from the folder that holds them all. No image is opened.
 
     Raises:
-        UserError: the folder, a list or pictures are missing, or a list is not what it should be; the sentence says
+        UserError: the folder, a list or images are missing, or a list is not what it should be; the sentence says
             which, and where CoOp's instructions get it.
     """
-    folder = root / dataset.folder
-    for place, what in ((root, "folder of the data sets"), (folder, f"folder of {dataset.name}")):
+    folder = root / entry.folder
+    for place, what in ((root, "folder of the datasets"), (folder, f"folder of {entry.name}")):
         if not place.is_dir():
-            raise UserError(f"{place}: this {what} does not exist; {_where(dataset)}")
-    if not (folder / dataset.names).is_file():
-        raise UserError(f"{folder / dataset.names}: missing; {_where(dataset)}")
-    if not (folder / dataset.images).is_dir():
-        raise UserError(f"{folder / dataset.images}: the folder of the pictures is missing; {_where(dataset)}")
-    if dataset.layout == "split file":
-        names, splits = read_split_file(folder / dataset.names, folder / dataset.images)
+            raise UserError(f"{place}: this {what} does not exist; {_where(entry)}")
+    if not (folder / entry.names).is_file():
+        raise UserError(f"{folder / entry.names}: missing; {_where(entry)}")
+    if not (folder / entry.images).is_dir():
+        raise UserError(f"{folder / entry.images}: the folder of the images is missing; {_where(entry)}")
+    if entry.layout == "split file":
+        names, splits = read_split_file(folder / entry.names, folder / entry.images)
         return Found(names, splits, list(range(len(names))))
-    if dataset.layout == "name lists":
-        return _read_name_lists(dataset, folder)
-    return _read_class_folders(dataset, folder)
+    if entry.layout == "name lists":
+        return _read_name_lists(entry, folder)
+    return _read_class_folders(entry, folder)
 
 
 def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled]]:
-    """Class names and pictures of a `split_*.json`: for each split a list of [path below `images`, class id, name].
+    """Class names and images of a `split_*.json`: for each split a list of [path below `images`, class id, name].
 
     Raises:
-        UserError: not such a file, ids or names that contradict each other, or pictures that are not there.
+        UserError: not such a file, ids or names that contradict each other, or images that are not there.
     """
     entries = split_entries(file)
     names: dict[int, str] = {}
@@ -65,17 +64,17 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
                 raise UserError(f"{file}: class {label} is called both {names[label]!r} and {name!r}; mend the file.")
             splits[split].append((f"{images}/{path}", label))
     if not names:
-        raise UserError(f"{file}: names no picture at all; get the file anew ({INSTRUCTIONS}).")
+        raise UserError(f"{file}: names no image at all; get the file anew ({INSTRUCTIONS}).")
     if without := first_gaps(names, max(names) + 1):
         raise UserError(
-            f"{file}: ids run to {max(names)}, but {few(without)} have no picture; ids must count from 0 without gaps."
+            f"{file}: ids run to {max(names)}, but {few(without)} have no image; ids must count from 0 without gaps."
         )
     require_files([path for items in splits.values() for path, _ in items], str(file))
     return [spoken(names[label]) for label in range(len(names))], splits
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """The lists of a split file that are not empty: (path below the pictures, class id, name as it stands there).
+    """The lists of a split file that are not empty: (path below the images, class id, name as it stands there).
 
     Raises:
         UserError: not such a file, or a wrong entry; the sentence has its place.
@@ -99,58 +98,58 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
             if int(label) < 0:
                 raise UserError(f"{place}: label {label} is out of range; ids count from 0.")
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
-                raise UserError(f"{place}: {path!r} leads out of the picture folder; mend the file.")
+                raise UserError(f"{place}: {path!r} leads out of the image folder; mend the file.")
             return path, int(label), name
     raise UserError(f"{place}: {item!r} is not [path, class id, class name]; mend the file.")
 
 
-def _read_name_lists(dataset: Dataset, folder: Path) -> Found:
+def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
     """FGVC's lists: the order of `variants.txt` gives ids; `images_variant_train.txt` has `1234567 name words`."""
-    listed = folder / dataset.names
+    listed = folder / entry.names
     names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
     ids = {name: label for label, name in enumerate(names)}
     splits: dict[Split, Labelled] = {}
     for split in SPLITS:
         file = folder / f"images_variant_{split}.txt"
         if not file.is_file():
-            raise UserError(f"{file}: missing; {_where(dataset)}")
+            raise UserError(f"{file}: missing; {_where(entry)}")
         splits[split] = []
         for number, line in text_lines(file.read_bytes(), str(file)):
-            picture, _, name = line.partition(" ")
+            image, _, name = line.partition(" ")
             if name not in ids:
-                raise UserError(f"{file}, line {number}: {name!r} is not among the names of {dataset.names}.")
-            splits[split].append((f"{folder / dataset.images}/{picture}.jpg", ids[name]))
+                raise UserError(f"{file}, line {number}: {name!r} is not among the names of {entry.names}.")
+            splits[split].append((f"{folder / entry.images}/{image}.jpg", ids[name]))
         require_files([path for path, _ in splits[split]], str(file))
     return Found([spoken(name) for name in names], splits, list(range(len(names))))
 
 
-def _read_class_folders(dataset: Dataset, folder: Path) -> Found:
+def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
     """ImageNet and its variants: a class's id is the rank of its WordNet id among those of `classnames.txt`.
 
-    In ImageNet this is the rank of its folder. A variant with pictures of few classes keeps these ids, so that what was
+    In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that what was
     learned for a class is what is tested.
     """
-    listed = _classnames(folder / dataset.names)
+    listed = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
     names = [spoken(listed[wordnet]) for wordnet in ranks]
-    keys = list(listed) if dataset.layout == "numbered folders" else None
+    keys = list(listed) if entry.layout == "numbered folders" else None
     splits: dict[Split, Labelled] = {}
-    for split, below in dataset.splits:
-        place = folder / dataset.images / below
+    for split, below in entry.splits:
+        place = folder / entry.images / below
         if not place.is_dir():
-            raise UserError(f"{place}: the folder of the pictures is missing; {_where(dataset)}")
-        folders = {ranks[_wordnet(one, keys, listed, dataset)]: one for one in folders_in(place)}
+            raise UserError(f"{place}: the folder of the images is missing; {_where(entry)}")
+        folders = {ranks[_wordnet(one, keys, listed, entry)]: one for one in folders_in(place)}
         if not folders:
-            raise UserError(f"{place}: holds no class folders; {_where(dataset)}")
+            raise UserError(f"{place}: holds no class folders; {_where(entry)}")
         without = sorted(set(ranks.values()) - set(folders))
-        if without and not dataset.partial:
+        if without and not entry.partial:
             raise UserError(
-                f"{place}: {len(without):,} of {len(names):,} classes of {dataset.names} have no folder there "
-                f"({few([names[label] for label in without])}); unpack the data set anew."
+                f"{place}: {len(without):,} of {len(names):,} classes of {entry.names} have no folder there "
+                f"({few([names[label] for label in without])}); unpack the dataset anew."
             )
-        splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in pictures_in(one)]
-    # Every other class is no answer to any of the pictures.
-    candidates = sorted(folders) if dataset.partial else list(range(len(names)))
+        splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in images_in(one)]
+    # Every other class is no answer to any of the images.
+    candidates = sorted(folders) if entry.partial else list(range(len(names)))
     return Found(names, splits, candidates)
 
 
@@ -165,18 +164,18 @@ def _classnames(file: Path) -> dict[str, str]:
     return listed
 
 
-def _wordnet(folder: Path, keys: list[str] | None, listed: dict[str, str], dataset: Dataset) -> str:
+def _wordnet(folder: Path, keys: list[str] | None, listed: dict[str, str], entry: CatalogEntry) -> str:
     """The WordNet id that a class folder stands for, by its name or (given `keys`) by its number."""
     if keys is None:
         if folder.name not in listed:
-            raise UserError(f"{folder}: no class of {dataset.names} is called so; remove the folder or mend the list.")
+            raise UserError(f"{folder}: no class of {entry.names} is called so; remove the folder or mend the list.")
         return folder.name
     if not folder.name.isdecimal() or int(folder.name) >= len(keys):
         raise UserError(
-            f"{folder}: label out of range; folders are called by their place in {dataset.names}, 0 to {len(keys) - 1}."
+            f"{folder}: label out of range; folders are called by their place in {entry.names}, 0 to {len(keys) - 1}."
         )
     return keys[int(folder.name)]
 
 
-def _where(dataset: Dataset) -> str:
-    return f"CoOp's instructions tell where to get it and how to lay it out: {INSTRUCTIONS} ({dataset.name})."
+def _where(entry: CatalogEntry) -> str:
+    return f"CoOp's instructions tell where to get it and how to lay it out: {INSTRUCTIONS} ({entry.name})."

@@ -1,4 +1,4 @@
-"""From a benchmark's name, or the path of a user's data, to a `Benchmark`."""
+"""From a dataset's name, or the path of a user's data, to a `Dataset`."""
 
 from __future__ import annotations
 
@@ -12,153 +12,151 @@ import numpy as np
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
 from syncclip.datasets.base_novel import with_base
-from syncclip.datasets.catalog import DATASETS, Dataset
-from syncclip.datasets.dataset import Benchmark, Split
+from syncclip.datasets.catalog import DATASETS, CatalogEntry
+from syncclip.datasets.dataset import Dataset, Split
 from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import read_layout
-from syncclip.datasets.packed import PACKED_FILE, load_packed
-from syncclip.datasets.settings import BenchmarkSettings
+from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
+from syncclip.datasets.settings import DatasetSettings
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
 
-SHIPPED = {"icons": "icons/benchmark"}
-"""Benchmarks that come with the package, and their folders in it."""
+SHIPPED = {"icons": "icons/dataset"}
+"""Datasets that come with the package, and their folders in it."""
 
 
-def load_benchmark(settings: BenchmarkSettings) -> Benchmark:
-    """Load a shipped benchmark, one of the literature, or a user's own data, with the halves that are wanted.
+def load_dataset(settings: DatasetSettings) -> Dataset:
+    """Load a shipped dataset, one of the literature, or a user's own data, with the halves that are wanted.
 
-    Pictures are read when they are used, not here.
+    Images are read when they are used, not here.
 
     Raises:
-        UserError: nothing of that name, or what is there is no benchmark; the sentence names what there is. Or a base
-            class has no picture to train.
+        UserError: nothing of that name, or what is there is no dataset; the sentence names what there is. Or a base
+            class has no image to train.
     """
-    benchmark = with_base(read_benchmark(settings), settings.base, settings.base_seed)
-    if "train" in benchmark.splits:
-        _check_base(benchmark)
-    return benchmark
+    dataset = with_base(read_dataset(settings), settings.base, settings.base_seed)
+    if "train" in dataset.splits:
+        _check_base(dataset)
+    return dataset
 
 
-def read_benchmark(settings: BenchmarkSettings) -> Benchmark:
-    """`load_benchmark` with the classes in the order in which the data has them.
+def read_dataset(settings: DatasetSettings) -> Dataset:
+    """`load_dataset` with the classes in the order in which the data has them.
 
     Raises:
-        UserError: see `load_benchmark`.
+        UserError: see `load_dataset`.
     """
     published = _published(settings)
-    benchmark = published or _own(settings)
+    dataset = published or _own(settings)
     if settings.template is not None:
-        benchmark = replace(benchmark, template=settings.template)
+        dataset = replace(dataset, template=settings.template)
     if settings.classnames is not None:
-        if len(settings.classnames) != len(benchmark.classnames):
+        if len(settings.classnames) != len(dataset.classnames):
             raise UserError(
-                f"benchmark.classnames holds {len(settings.classnames)} names, but {benchmark.name!r} has "
-                f"{len(benchmark.classnames)} classes; give one name for each, in the order of their ids."
+                f"dataset.classnames holds {len(settings.classnames)} names, but {dataset.name!r} has "
+                f"{len(dataset.classnames)} classes; give one name for each, in the order of their ids."
             )
-        benchmark = replace(benchmark, classnames=settings.classnames)
+        dataset = replace(dataset, classnames=settings.classnames)
     if published is None or settings.classnames is not None:
-        _check_names(benchmark)
-    return benchmark
+        _check_names(dataset)
+    return dataset
 
 
-def load_dataset(dataset: Dataset, root: str) -> Benchmark:
-    """Read one data set of the literature below `root`.
+def load_entry(entry: CatalogEntry, root: str) -> Dataset:
+    """Read one dataset of the literature below `root`.
 
     Raises:
         UserError: see `layouts.read_layout`.
     """
     if not storage.is_local(root):
-        raise UserError(
-            f"{root}: {dataset.name} is read from a local folder; pack it once with `syncclip shards pack`."
-        )
-    found = read_layout(dataset, storage.local_path(root))
-    return Benchmark(
-        name=dataset.name,
+        raise UserError(f"{root}: {entry.name} is read from a local folder; pack it once with `syncclip shards pack`.")
+    found = read_layout(entry, storage.local_path(root))
+    return Dataset(
+        name=entry.name,
         classnames=found.classnames,
-        template=dataset.template,
+        template=entry.template,
         splits={split: FolderSet(files) for split, files in found.splits.items()},
         only=found.candidates if len(found.candidates) < len(found.classnames) else None,
     )
 
 
 def known(name: str) -> bool:
-    """Whether this is the name of a benchmark, and not a path."""
+    """Whether this is the name of a dataset, and not a path."""
     return name in SHIPPED or name in DATASETS
 
 
-def _published(settings: BenchmarkSettings) -> Benchmark | None:
-    """A benchmark that is called by its name, or was packed; None for anything else."""
+def _published(settings: DatasetSettings) -> Dataset | None:
+    """A dataset that is called by its name, or was packed; None for anything else."""
     name, root = settings.name, settings.root
     if root is None and name in SHIPPED:
         return load_packed(str(embedded.folder(SHIPPED[name])), name)
     if name in DATASETS and root is None:
         raise UserError(
-            f"benchmark {name!r} is read from your disk; say where the data sets lie with --root DIR, or in a recipe "
-            "with benchmark.root=DIR; `syncclip benchmarks ls` tells where to get them."
+            f"dataset {name!r} is read from your disk; say where the datasets lie with --root DIR, or in a recipe "
+            "with dataset.root=DIR; `syncclip datasets ls` tells where to get them."
         )
-    if storage.exists(storage.join(_place(settings), PACKED_FILE)):
+    if find_packed(_place(settings)):
         return load_packed(_place(settings))
-    return load_dataset(DATASETS[name], str(root)) if name in DATASETS else None
+    return load_entry(DATASETS[name], str(root)) if name in DATASETS else None
 
 
-def _own(settings: BenchmarkSettings) -> Benchmark:
+def _own(settings: DatasetSettings) -> Dataset:
     """A user's own data, by its path."""
     place = _place(settings)
     path = Path(place)
     if storage.is_local(place) and not path.exists():
         raise UserError(_nothing_there(settings, place))
     if path.is_file() and path.suffix not in KINDS:
-        raise UserError(f"{place}: a table of pictures ends in {', '.join(KINDS)}; or give the folder of the pictures.")
+        raise UserError(f"{place}: a table of images ends in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
     tars = {} if path.is_file() else find_tars(place)
     if tars:
         return load_webdataset(place, tars, name, settings.classnames, settings.split_seed)
     if not storage.is_local(place):
-        raise UserError(f"{place}: neither {PACKED_FILE} nor tars there; a remote benchmark must be packed as shards.")
+        raise UserError(f"{place}: neither {PACKED_FILE} nor tars there; a remote dataset must be packed as shards.")
     tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
     if tables:
         return load_table(tables, Path(name).stem, settings.classnames, settings.split_seed)
     return load_folder(path, split_seed=settings.split_seed)
 
 
-def _place(settings: BenchmarkSettings) -> str:
+def _place(settings: DatasetSettings) -> str:
     place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
     return str(storage.local_path(place)) if storage.is_local(place) else place
 
 
-def _check_names(benchmark: Benchmark) -> None:
+def _check_names(dataset: Dataset) -> None:
     """In a user's own data and names each stands for one class; in ImageNet's a few stand for two."""
-    twice = [name for name, count in Counter(benchmark.classnames).items() if count > 1]
+    twice = [name for name, count in Counter(dataset.classnames).items() if count > 1]
     if twice:
-        ids = [label for label, name in enumerate(benchmark.classnames) if name == twice[0]]
+        ids = [label for label, name in enumerate(dataset.classnames) if name == twice[0]]
         raise UserError(
-            f"benchmark {benchmark.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which "
-            "no prompt can tell apart; rename them, or give names with benchmark.classnames."
+            f"dataset {dataset.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which "
+            "no prompt can tell apart; rename them, or give names with dataset.classnames."
         )
 
 
-def _check_base(benchmark: Benchmark) -> None:
+def _check_base(dataset: Dataset) -> None:
     """Refuse early what the few-shot choice would refuse after the synthesis."""
-    train = benchmark.split("train").labels if benchmark.whole_train is None else benchmark.whole_train
+    train = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
     shown = set(np.unique(train).tolist())
-    without = [benchmark.classnames[label] for label in benchmark.base if label not in shown]
+    without = [dataset.classnames[label] for label in dataset.base if label not in shown]
     if without:
         raise UserError(
-            f"benchmark {benchmark.name!r}: no picture to train base class {without[0]!r}"
-            f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with benchmark.base."
+            f"dataset {dataset.name!r}: no image to train base class {without[0]!r}"
+            f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with dataset.base."
         )
 
 
-def _nothing_there(settings: BenchmarkSettings, place: str) -> str:
+def _nothing_there(settings: DatasetSettings, place: str) -> str:
     looks_like_a_path = settings.root is not None or settings.name.startswith(("~", ".")) or "/" in settings.name
     if looks_like_a_path:
-        return f"benchmark folder {place} does not exist."
+        return f"dataset folder {place} does not exist."
     names = [*SHIPPED, *DATASETS]
     near = difflib.get_close_matches(settings.name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
-        f"unknown benchmark {settings.name!r}; {hint}There are {', '.join(names)}; "
-        "or give the path of a folder with one subfolder of pictures for each class."
+        f"unknown dataset {settings.name!r}; {hint}There are {', '.join(names)}; "
+        "or give the path of a folder with one subfolder of images for each class."
     )

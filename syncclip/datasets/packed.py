@@ -1,4 +1,4 @@
-"""A benchmark as shards, local or remote: `benchmark.json` beside the shard folders `train/`, `val/` and `test/`."""
+"""A dataset as shards, local or remote: `dataset.json` beside the shard folders `train/`, `val/` and `test/`."""
 
 from __future__ import annotations
 
@@ -7,38 +7,47 @@ from pydantic import BaseModel, Field, ValidationError
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import SPLITS, TEMPLATE, Benchmark, Pictures, Split
+from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Images, Split
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import documents
 
-PACKED_FILE = "benchmark.json"
+PACKED_FILE = "dataset.json"
+FIRST_PACKED_FILE = "benchmark.json"
+"""How earlier versions called it."""
 WHOLE_TRAIN = "train.parquet"
-"""Class ids of the whole training split, of which `train/` holds the pictures that some choices of shots need."""
+"""Class ids of the whole training split, of which `train/` holds the images that some choices of shots need."""
 
 
-class PackedBenchmark(BaseModel):
-    """What `benchmark.json` holds."""
+class PackedDataset(BaseModel):
+    """What `dataset.json` holds."""
 
     name: str | None = None
     classnames: list[str] = Field(min_length=1)
     template: str = TEMPLATE
     splits: dict[Split, int] | None = None
-    """Pictures of each split that there is; all three where it is not told."""
+    """Images of each split that there is; all three where it is not told."""
     only: list[int] | None = None
     """The ids that may be answered; None for all."""
 
 
-def load_packed(url: str, name: str | None = None) -> Benchmark:
-    """Open a packed benchmark.
+def find_packed(url: str) -> str | None:
+    """Where the description of the packed dataset in a folder lies; None where nothing is packed."""
+    places = [storage.join(url, name) for name in (PACKED_FILE, FIRST_PACKED_FILE)]
+    return next((place for place in places if storage.exists(place)), None)
+
+
+def load_packed(url: str, name: str | None = None) -> Dataset:
+    """Open a packed dataset.
 
     Raises:
-        UserError: `benchmark.json` is missing or broken, or a split hasn't all the pictures that were packed.
+        UserError: `dataset.json` is missing or broken, or a split hasn't all the images that were packed.
     """
-    file = storage.join(url, PACKED_FILE)
-    if not storage.exists(file):
-        raise UserError(f"{file}: missing; the benchmark's data is not where it should be.")
+    file = find_packed(url)
+    if file is None:
+        file = storage.join(url, PACKED_FILE)
+        raise UserError(f"{file}: missing; the dataset's data is not where it should be.")
     try:
-        packed = PackedBenchmark.model_validate_json(storage.read_bytes(file))
+        packed = PackedDataset.model_validate_json(storage.read_bytes(file))
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{file}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}.") from error
@@ -46,15 +55,15 @@ def load_packed(url: str, name: str | None = None) -> Benchmark:
     for split, count in (packed.splits or {}).items():
         if len(opened[split]) != count:
             raise UserError(
-                f"{storage.join(url, split)}: {len(opened[split])} of {count} pictures are there, a shard is missing "
-                "or damaged; `syncclip shards verify` tells which, pack the benchmark again"
+                f"{storage.join(url, split)}: {len(opened[split])} of {count} images are there, a shard is missing "
+                "or damaged; `syncclip shards verify` tells which, pack the dataset again"
             )
-    splits: dict[Split, Pictures] = dict(opened)
+    splits: dict[Split, Images] = dict(opened)
     whole = None
     if storage.exists(storage.join(url, WHOLE_TRAIN)):
         table = documents.read(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
         whole = table["label"].to_numpy().astype(np.int64)
-    return Benchmark(
+    return Dataset(
         name=name or packed.name or url.rstrip("/").rpartition("/")[2],
         classnames=packed.classnames,
         template=packed.template,

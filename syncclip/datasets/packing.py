@@ -1,4 +1,4 @@
-"""A benchmark packed into shards once, so that a cluster streams its pictures from one place."""
+"""A dataset packed into shards once, so that a cluster streams its images from one place."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.core.progress import Progress
-from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import Benchmark, Pictures, Split
+from syncclip.core.settings import UserError, with_present_names
+from syncclip.datasets.dataset import Dataset, Images, Split
 from syncclip.datasets.few_shot import choose_rows
-from syncclip.datasets.packed import PACKED_FILE, WHOLE_TRAIN, PackedBenchmark
+from syncclip.datasets.packed import PACKED_FILE, WHOLE_TRAIN, PackedDataset
 from syncclip.shards.images import decode_image
 from syncclip.shards.layout import committed
 from syncclip.shards.writer import Sample, write_shard
@@ -30,7 +30,7 @@ SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 """Those of the literature."""
 SHARD_IMAGES = 512
 QUALITY = 95
-"""Of the JPEG files that scaled pictures become."""
+"""Of the JPEG files that scaled images become."""
 PACKING = "packing.json"
 """What is being packed; written first, so that nothing else is ever mixed into the folder."""
 READERS = 8
@@ -39,58 +39,58 @@ Rows = npt.NDArray[np.int64]
 
 
 def pack(
-    benchmark: Benchmark,
+    dataset: Dataset,
     url: str,
     shots: Iterable[int] = SHOTS,
     seeds: Iterable[int] = SEEDS,
     resize: int | None = None,
 ) -> dict[Split, int]:
-    """Write few-shot training, validation and test pictures as shards, and `benchmark.json` last.
+    """Write few-shot training, validation and test images as shards, and `dataset.json` last.
 
-    The training split gets the pictures that any of the few-shot choices needs, of all classes; each keeps its number
-    in the whole split, so that the very same shots are chosen from the packed benchmark. Files are kept as they are
-    unless `resize` is given. Every picture is decoded once, for a broken one is best found here.
+    The training split gets the images that any of the few-shot choices needs, of all classes; each keeps its number
+    in the whole split, so that the very same shots are chosen from the packed dataset. Files are kept as they are
+    unless `resize` is given. Every image is decoded once, for a broken one is best found here.
 
     Killed at any time, the same call completes the folder: committed shards stay.
 
     Args:
-        benchmark: with its classes in their first order (see `loading.read_benchmark`), for halves are chosen again
+        dataset: with its classes in their first order (see `loading.read_dataset`), for halves are chosen again
             whenever it is loaded.
         url: folder or URL to write to.
         shots, seeds: of the few-shot choices.
-        resize: shorter side in pixels to which larger pictures are scaled down (bicubic) and saved as JPEG.
+        resize: shorter side in pixels to which larger images are scaled down (bicubic) and saved as JPEG.
 
     Returns:
-        Pictures of each split.
+        Images of each split.
 
     Raises:
-        UserError: the folder holds something else, a picture cannot be read, the benchmark was packed already.
+        UserError: the folder holds something else, an image cannot be read, the dataset was packed already.
     """
-    if benchmark.whole_train is not None:
-        raise UserError(f"benchmark {benchmark.name!r} is packed already; copy its folder instead.")
-    assert benchmark.base_count is None
+    if dataset.whole_train is not None:
+        raise UserError(f"dataset {dataset.name!r} is packed already; copy its folder instead.")
+    assert dataset.base_count is None
     shots, seeds = sorted(set(shots)), sorted(set(seeds))
     if not shots or shots[0] < 1 or not seeds:
         raise UserError(f"--shots {shots} --seeds {seeds} choose nothing; give at least one of each, shots from 1.")
-    rows = {split: np.arange(len(images)) for split, images in benchmark.splits.items()}
+    rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
     if "train" in rows:
-        rows["train"] = _needed(benchmark.splits["train"].labels, len(benchmark.classnames), shots, seeds)
-    _claim(benchmark, url, shots, seeds, resize)
+        rows["train"] = _needed(dataset.splits["train"].labels, len(dataset.classnames), shots, seeds)
+    _claim(dataset, url, shots, seeds, resize)
     total = sum(map(len, rows.values()))
-    with Progress(total, "pictures", "pack") as progress:
-        for split, images in benchmark.splits.items():
-            _write_split(images, rows[split], storage.join(url, split), benchmark.classnames, resize, progress)
-    if "train" in rows and len(rows["train"]) < len(benchmark.splits["train"]):
+    with Progress(total, "images", "pack") as progress:
+        for split, images in dataset.splits.items():
+            _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
+    if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
         buffer = io.BytesIO()
-        pq.write_table(pa.table({"label": pa.array(benchmark.splits["train"].labels, pa.int32())}), buffer)
+        pq.write_table(pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())}), buffer)
         storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
     counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
-    described = PackedBenchmark(
-        name=benchmark.name,
-        classnames=benchmark.classnames,
-        template=benchmark.template,
+    described = PackedDataset(
+        name=dataset.name,
+        classnames=dataset.classnames,
+        template=dataset.template,
         splits=counts,
-        only=None if benchmark.only is None else benchmark.candidates,
+        only=None if dataset.only is None else dataset.candidates,
     )
     storage.write_document(storage.join(url, PACKED_FILE), described)
     return counts
@@ -114,14 +114,14 @@ def _needed(labels: Rows, classes: int, shots: Sequence[int], seeds: Sequence[in
     return np.unique(np.concatenate(chosen))
 
 
-def _claim(benchmark: Benchmark, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
+def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
     """Say in the folder what will be packed there; refuse a folder of something else."""
     digest = hashlib.sha256()
-    for split, images in benchmark.splits.items():
+    for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
     mine = {
-        "benchmark": benchmark.name,
-        "classnames": benchmark.classnames,
+        "dataset": dataset.name,
+        "classnames": dataset.classnames,
         "shots": list(shots),
         "seeds": list(seeds),
         "resize": resize,
@@ -129,7 +129,7 @@ def _claim(benchmark: Benchmark, url: str, shots: Sequence[int], seeds: Sequence
     }
     place = storage.join(url, PACKING)
     if storage.exists(place):
-        there = json.loads(storage.read_bytes(place))
+        there = with_present_names(json.loads(storage.read_bytes(place)))
         differs = [key for key in mine if there.get(key) != mine[key]]
         if differs:
             key = differs[0]
@@ -143,7 +143,7 @@ def _claim(benchmark: Benchmark, url: str, shots: Sequence[int], seeds: Sequence
 
 
 def _write_split(
-    images: Pictures, rows: Rows, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+    images: Images, rows: Rows, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
 ) -> None:
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
@@ -170,11 +170,11 @@ def _write_split(
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:
     """The file as it is, or scaled down."""
-    picture = decode_image(data, name)
-    shorter = min(picture.size)
+    image = decode_image(data, name)
+    shorter = min(image.size)
     if resize is None or shorter <= resize:
         return data
-    width, height = (max(1, round(side * resize / shorter)) for side in picture.size)
+    width, height = (max(1, round(side * resize / shorter)) for side in image.size)
     buffer = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
+    image.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""A user's own pictures as a table of paths and labels: a CSV or parquet file, or an image folder with metadata.
+"""A user's own images as a table of paths and labels: a CSV or parquet file, or an image folder with metadata.
 
-The image folder is that of Hugging Face's `datasets`: `metadata.csv`, `.jsonl` or `.parquet` beside the pictures, or
+The image folder is that of Hugging Face's `datasets`: `metadata.csv`, `.jsonl` or `.parquet` beside the images, or
 one in each of the folders `train`, `validation` and `test`.
 """
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Benchmark, Split, spoken
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
 from syncclip.datasets.files import (
     SPLIT_FOLDERS,
     FolderSet,
@@ -44,7 +44,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One picture: its file, its label as it stands in the table, and the split that it belongs to, if one is told."""
+    """One image: its file, its label as it stands in the table, and the split that it belongs to, if one is told."""
 
     path: str
     given: Given
@@ -72,7 +72,7 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
 
 def load_table(
     tables: dict[Split | None, Path], name: str, classnames: Sequence[str] | None = None, split_seed: int = 0
-) -> Benchmark:
+) -> Dataset:
     """Read tables of paths and labels; paths count from the folder where their table lies.
 
     Labels are texts, the classes' names, whose ids follow their order; or numbers, the ids, with names in a column of
@@ -80,23 +80,23 @@ def load_table(
 
     Args:
         tables: of each split, or of all (None).
-        name: what to call the benchmark.
+        name: what to call the dataset.
         classnames: names by id, where labels are numbers.
         split_seed: decides the split where the tables have none, and a missing validation split.
 
     Raises:
-        UserError: a table cannot be read, a column or a value is missing or wrong, pictures are not there, or a class
+        UserError: a table cannot be read, a column or a value is missing or wrong, images are not there, or a class
             has too few.
     """
     source = str(next(iter(tables.values())))
     rows = [row for split, file in tables.items() for row in _rows(file, split)]
     if not rows:
-        raise UserError(f"{source}: names no picture at all.")
+        raise UserError(f"{source}: names no image at all.")
     require_files([row.path for row in rows], source)
     names, labels = settle_classes([row.given for row in rows], source, classnames)
     _check_twice(rows)
     labelled = [(row.path, label) for row, label in zip(rows, labels, strict=True)]
-    return Benchmark(
+    return Dataset(
         name=name,
         classnames=[spoken(one) for one in names],
         template=TEMPLATE,
@@ -113,21 +113,21 @@ def _splits(rows: list[Row], labelled: Labelled, names: list[str], source: str, 
         return draw_splits(source, names, by_class, seed)
     if len(told) < len(rows):
         place = next(row.given.place for row in rows if row.split is None)
-        raise UserError(f"{place}: no split is told, though other pictures have one; tell it of all or of none.")
+        raise UserError(f"{place}: no split is told, though other images have one; tell it of all or of none.")
     splits: dict[Split, Labelled] = {}
     for row, one in zip(rows, labelled, strict=True):
         assert row.split is not None
         splits.setdefault(row.split, []).append(one)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no picture of split {needed!r}; add some, or tell no split to have one drawn.")
+            raise UserError(f"{source}: no image of split {needed!r}; add some, or tell no split to have one drawn.")
     if "val" not in splits:
         splits["train"], splits["val"] = hold_out(splits["train"], seed)
     return splits
 
 
 def _check_twice(rows: list[Row]) -> None:
-    """A picture that stands there twice could be trained on and tested, or be of two classes."""
+    """An image that stands there twice could be trained on and tested, or be of two classes."""
     first: dict[str, Row] = {}
     for row in rows:
         if (other := first.setdefault(os.path.normpath(row.path), row)) is not row:
@@ -156,7 +156,7 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
         if path in (None, "") or label in (None, ""):
             raise UserError(f"{place}: path or label is empty; fill it in or remove the row.")
         if not isinstance(path, str):
-            raise UserError(f"{place}: {columns['path']!r} holds no path; pictures must be files beside the table.")
+            raise UserError(f"{place}: {columns['path']!r} holds no path; images must be files beside the table.")
         if not isinstance(label, str | int) or isinstance(label, bool):
             raise UserError(f"{place}: label {label!r} is neither a name nor a whole number.")
         beginning = path.partition("/")[0] if "/" in path else ""

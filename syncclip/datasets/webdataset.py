@@ -1,7 +1,7 @@
-"""A user's own WebDataset shards as a benchmark: tars in one folder, or in folders `train`, `val` and `test`.
+"""A user's own WebDataset shards as a dataset: tars in one folder, or in folders `train`, `val` and `test`.
 
 Class ids are in the samples' `.cls` members (or `label` of their `.json`); names are given, stand one a line in
-`classnames.txt` beside the tars, as in the sets of CLIP_benchmark, or are the labels themselves.
+`classnames.txt` beside the tars, as in the sets of CLIP_dataset, or are the labels themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Benchmark, Split, spoken
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
 from syncclip.datasets.files import SPLIT_FOLDERS, Given, draw_splits, hold_out, settle_classes, text_lines
 from syncclip.shards.webdataset import Member, TarSet, index_tars, tars_in
 
@@ -34,17 +34,17 @@ def load_webdataset(
     name: str,
     classnames: Sequence[str] | None = None,
     split_seed: int = 0,
-) -> Benchmark:
+) -> Dataset:
     """Read the tars of a folder or prefix. Their headers are scanned here, each time; `shards pack` makes it faster.
 
     Args:
         tars: as `find_tars` found them.
-        name: what to call the benchmark.
+        name: what to call the dataset.
         classnames: names by id.
         split_seed: decides the split of a flat folder, and a missing validation split.
 
     Raises:
-        UserError: a damaged tar, a sample without picture or class, an id out of range, a class with too few pictures.
+        UserError: a damaged tar, a sample without image or class, an id out of range, a class with too few images.
     """
     urls = [one for of_split in tars.values() for one in of_split]
     members = index_tars(urls)
@@ -53,7 +53,7 @@ def load_webdataset(
     places = [Given(member.label, f"{urls[member.tar]}:{member.key}") for member in members]
     names, labels = settle_classes(places, url, classnames)
     rows = _splits(url, tars, urls, members, labels, names, split_seed)
-    return Benchmark(
+    return Dataset(
         name=name,
         classnames=[spoken(one) for one in names],
         template=TEMPLATE,

@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """The folder of an embedded part: "icons/clip", "icons/generator" or "icons/benchmark"."""
+    """The folder of an embedded part: "icons/clip", "icons/generator" or "icons/dataset"."""
     return Path(__file__).parent / name

@@ -1,9 +1,9 @@
-"""Every protocol from one pass over the test pictures.
+"""Every protocol from one pass over the test images.
 
-A picture gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
-successors), and among all classes (open vocabulary). Of both, a benchmark may leave out classes that none of its
-pictures shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is
-the share of pictures that are right, as in the CoOp family, not a mean over classes.
+An image gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
+successors), and among all classes (open vocabulary). Of both, a dataset may leave out classes that none of its
+images shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is
+the share of images that are right, as in the CoOp family, not a mean over classes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ WORST_PAIRS = 10
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method said about n pictures; classes are ids among all C."""
+    """What a method said about n images; classes are ids among all C."""
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
-    half_prediction: npt.NDArray[np.int64]  # among the classes of the picture's own half
+    half_prediction: npt.NDArray[np.int64]  # among the classes of the image's own half
     open_prediction: npt.NDArray[np.int64]  # among all classes
     half_confidence: npt.NDArray[np.float64]  # probability of the predicted class
     open_confidence: npt.NDArray[np.float64]
@@ -56,14 +56,14 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
-        """One of several, in the order of the rows: all `count` pictures of a split, each once."""
+        """One of several, in the order of the rows: all `count` images of a split, each once."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
         order = np.argsort(columns["row"], kind="stable")
-        assert np.array_equal(columns["row"][order], np.arange(count)), "a picture came twice, or not at all"
+        assert np.array_equal(columns["row"][order], np.arange(count)), "an image came twice, or not at all"
         return cls(**{name: column[order] for name, column in columns.items()})
 
     def table(self) -> pa.Table:
-        """One row a picture."""
+        """One row an image."""
         return pa.table({name: getattr(self, name) for name in self.__dataclass_fields__})
 
     @classmethod
@@ -75,7 +75,7 @@ class Predictions:
 
 def predict(
     method: Method,
-    pictures: ImageSet,
+    images: ImageSet,
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     threads: int = 1,
@@ -83,36 +83,36 @@ def predict(
     part: int = 0,
     parts: int = 1,
 ) -> Predictions:
-    """Run the method once over all pictures, or over one of several parts of them; texts are encoded once.
+    """Run the method once over all images, or over one of several parts of them; texts are encoded once.
 
-    Parts are made of whole batches, so a forward pass holds the same pictures whatever the number of parts, and the
+    Parts are made of whole batches, so a forward pass holds the same images whatever the number of parts, and the
     bits of what it says are the same too. Where there are fewer batches than parts, some parts are empty.
 
     Args:
         method: on the device to be used.
-        pictures: at least one.
-        transform: the backbone's evaluation transform, picture -> (3, H, W).
-        batch: pictures a forward pass; may change the last bits of a confidence.
+        images: at least one.
+        transform: the backbone's evaluation transform, image -> (3, H, W).
+        batch: images a forward pass; may change the last bits of a confidence.
         threads: of torch.
-        candidates: ids that may be predicted, the pictures' own among them; None for all.
+        candidates: ids that may be predicted, the images' own among them; None for all.
         part: which of the parts, from 0.
-        parts: in how many the pictures are cut.
+        parts: in how many the images are cut.
 
     Raises:
-        UserError: there are no pictures, or one can't be read.
+        UserError: there are no images, or one can't be read.
     """
-    if len(pictures) == 0:
-        raise UserError("the split holds no pictures, so there is nothing to evaluate; add some or choose another")
-    labels = torch.from_numpy(np.array(pictures.labels, np.int64))
-    slices = batches(len(pictures), batch, part, parts)
+    if len(images) == 0:
+        raise UserError("the split holds no images, so there is nothing to evaluate; add some or choose another")
+    labels = torch.from_numpy(np.array(images.labels, np.int64))
+    slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
     nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
     found = [_choose(nothing, labels[:0], method.base, None)]
     training = method.training
     method.eval()
     with pinned(threads), torch.no_grad():
-        for one, images in _decoded(pictures, transform, slices):
-            logits = method.logits(images.to(method.clip.device)).double().cpu()
+        for one, pixels in _decoded(images, transform, slices):
+            logits = method.logits(pixels.to(method.clip.device)).double().cpu()
             found.append(_choose(logits, labels[one], method.base, candidates))
     method.train(training)
     half, opened, half_confidence, open_confidence = (torch.cat(column).numpy() for column in zip(*found, strict=True))
@@ -127,7 +127,7 @@ def predict(
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
-    """The rows of each forward pass over one of several parts of `count` pictures: neighbours, of whole batches.
+    """The rows of each forward pass over one of several parts of `count` images: neighbours, of whole batches.
 
     >>> batches(10, 4, 1, 2)
     [slice(4, 8, None), slice(8, 10, None)]
@@ -138,11 +138,11 @@ def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]
 
 
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
-    """Every protocol's numbers, in percent; None where there are no pictures of a half.
+    """Every protocol's numbers, in percent; None where there are no images of a half.
 
     Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
-    `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all pictures), `ece_base`,
-    `ece_novel` (own half); `counts` of pictures; `per_class`, a list of label, name, count, half, open; `confused`, the
+    `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all images), `ece_base`,
+    `ece_novel` (own half); `counts` of images; `per_class`, a list of label, name, count, half, open; `confused`, the
     pairs of classes that were most often taken for each other, see `confusions`.
     """
     p = predictions
@@ -178,8 +178,8 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 def confusions(predictions: Predictions, classnames: Sequence[str], most: int = WORST_PAIRS) -> list[dict[str, Any]]:
     """The pairs of classes that were most often taken for each other among all classes, the worst first.
 
-    Each is labels (ascending), names, count (pictures of either that were taken for the other) and share (of the
-    pictures of both, in percent). Pairs of one count are in the order of their labels.
+    Each is labels (ascending), names, count (images of either that were taken for the other) and share (of the
+    images of both, in percent). Pairs of one count are in the order of their labels.
     """
     p = predictions
     wrong = p.open_prediction != p.label
@@ -199,7 +199,7 @@ def confusions(predictions: Predictions, classnames: Sequence[str], most: int = 
 
 def evaluate_method(
     method: Method,
-    pictures: ImageSet,
+    images: ImageSet,
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     bins: int = 15,
@@ -207,7 +207,7 @@ def evaluate_method(
     candidates: Sequence[int] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """`predict` and `results` in one call."""
-    predictions = predict(method, pictures, transform, batch, threads, candidates)
+    predictions = predict(method, images, transform, batch, threads, candidates)
     return results(predictions, method.classnames, method.base, bins), predictions
 
 
@@ -234,7 +234,7 @@ def _choose(
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False
-        assert not others[labels].any(), "a picture's own class must be a candidate"
+        assert not others[labels].any(), "an image's own class must be a candidate"
         logits = logits.masked_fill(others, -torch.inf)
     open_confidence, opened = logits.softmax(1).max(1)
     in_base = torch.arange(logits.shape[1])[None, :] < base
@@ -244,20 +244,20 @@ def _choose(
 
 
 def _decoded(
-    pictures: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
+    images: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows with their (B, 3, H, W) pictures; the next batch is decoded while the last one is used."""
+    """Slices of rows with their (B, 3, H, W) images; the next batch is decoded while the last one is used."""
 
     def load(rows: slice) -> Tensor:
-        return torch.stack([transform(pictures.image(row)) for row in range(rows.start, rows.stop)])
+        return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
 
     with ThreadPoolExecutor(max_workers=1) as decoder:
         ahead = [decoder.submit(load, rows) for rows in slices[:1]]
         for rows, following in zip(slices, [*slices[1:], None], strict=False):
-            images = ahead.pop().result()
+            pixels = ahead.pop().result()
             if following is not None:
                 ahead.append(decoder.submit(load, following))
-            yield rows, images
+            yield rows, pixels
 
 
 def _share(right: npt.NDArray[np.bool_]) -> float | None:

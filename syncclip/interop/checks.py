@@ -10,7 +10,7 @@ from torch import Tensor
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark
+from syncclip.datasets import Dataset
 from syncclip.interop.layouts import FixedWords, alike
 from syncclip.methods import MethodSettings
 
@@ -76,17 +76,17 @@ def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
             )
 
 
-def check_classes(count: int, benchmark: Benchmark, place: str) -> None:
+def check_classes(count: int, dataset: Dataset, place: str) -> None:
     """The published code trains on all classes, or on the base half.
 
     Raises:
         UserError: `count` is another number.
     """
-    classes, base = len(benchmark.classnames), len(benchmark.base)
+    classes, base = len(dataset.classnames), len(dataset.base)
     if count not in (classes, base):
         raise UserError(
-            f"{place}: trained on {count} classes, but benchmark {benchmark.name!r} has {classes}, {base} of them base "
-            "classes; set benchmark.name, or use the prompts for other classes by --transfer"
+            f"{place}: trained on {count} classes, but dataset {dataset.name!r} has {classes}, {base} of them base "
+            "classes; set dataset.name, or use the prompts for other classes by --transfer"
         )
 
 

@@ -64,7 +64,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if out != folder.url and storage.exists(folder.path(file)):
             storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
     results = json.loads(storage.read_bytes(there)) if storage.exists(there := folder.path(RESULTS)) else {}
-    card = model_card(recipe, folder.name, parts.benchmark, learned, results, record, layout)
+    card = model_card(recipe, folder.name, parts.dataset, learned, results, record, layout)
     storage.write_bytes(storage.join(out, CARD), card.encode())
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
@@ -73,4 +73,4 @@ def _words(parts: Parts, settings: MethodSettings) -> FixedWords | None:
     """The words of all classes around the learned vectors; None for a method without such vectors."""
     if not hasattr(settings, "phrase"):
         return None
-    return FixedWords.of(parts.method.clip, parts.benchmark.classnames, settings)
+    return FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)

@@ -14,7 +14,7 @@ from syncclip import storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.interop import checks
 from syncclip.interop.dassl import Checkpoint, find_checkpoint, read_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, find_layout, recognise
@@ -48,13 +48,13 @@ def import_prompts(
     """Lay prompts that a method's published code trained down as a finished run, which `evaluate` takes.
 
     How many vectors there are, and in how many blocks, follows from the file. Of the recipe count `training.method`,
-    `backbone`, `benchmark`, and those settings of the method that no shape tells. The record is written last; before
+    `backbone`, `dataset`, and those settings of the method that no shape tells. The record is written last; before
     that there is no run.
 
     Args:
         source: a file, or a folder of which `find_checkpoint` takes one; so does `epoch`.
         out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`.
-        transfer: use the prompts for other classes than they were trained on, as in tests across data sets.
+        transfer: use the prompts for other classes than they were trained on, as in tests across datasets.
 
     Raises:
         UserError: no checkpoint, an unsafe one, or one of another method, backbone, depth or number of classes; `out`
@@ -106,15 +106,15 @@ def _fitted(
     """The recipe with all that the checkpoint tells of the method's settings, and sentences on what looks wrong."""
     method, place = recipe.training.method, checkpoint.place
     checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
-    benchmark, clip = load_benchmark(recipe.benchmark), PromptedClip(load_backbone(recipe.backbone))
+    dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
     checks.check_towers(learned, clip, place)
     words = layout.fixed_words(checkpoint.state)
     candidates = _candidates(recipe, shape)
     recipe, notes = candidates[0], list[str]()
     if words is not None and not transfer:
-        checks.check_classes(len(words.behind), benchmark, place)
-        recipe, notes = _worded(candidates, words, clip, benchmark.classnames)
-    built = build_method(method, clip, benchmark, recipe.methods.of(method), recipe.training.seed)
+        checks.check_classes(len(words.behind), dataset, place)
+        recipe, notes = _worded(candidates, words, clip, dataset.classnames)
+    built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     checks.check_shapes(learned, built.state_dict(), place)
     return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.tables import PROTOCOLS
 from syncclip.core.text import counted
-from syncclip.datasets import Benchmark
+from syncclip.datasets import Dataset
 from syncclip.interop.layouts import Layout
 from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
@@ -24,7 +24,7 @@ CARD = "README.md"
 def model_card(
     recipe: Recipe,
     name: str,
-    benchmark: Benchmark,
+    dataset: Dataset,
     learned: Mapping[str, Tensor],
     results: Mapping[str, Any],
     record: RunRecord | None = None,
@@ -46,12 +46,12 @@ def model_card(
         "method": f"`{recipe.training.method}`, {idea}",
         "backbone": f"{backbone}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
-        "from": record.origin if record is not None and record.origin else _pictures(recipe),
-        "benchmark": f"{benchmark.name}, {len(benchmark.classnames)} classes, {len(benchmark.base)} of them base",
+        "from": record.origin if record is not None and record.origin else _images(recipe),
+        "dataset": f"{dataset.name}, {len(dataset.classnames)} classes, {len(dataset.base)} of them base",
     }
-    novel = [benchmark.classnames[label] for label in benchmark.novel]
+    novel = [dataset.classnames[label] for label in dataset.novel]
     sections = [
-        f"---\n{_head(recipe, name, benchmark, results)}---\n\n# {name}",
+        f"---\n{_head(recipe, name, dataset, results)}---\n\n# {name}",
         "Prompts for a frozen CLIP.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
         *(f"> {note}" for note in (record.notes if record is not None else ())),
@@ -59,30 +59,30 @@ def model_card(
         "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` tells the "
         "words near each learned vector of the text.",
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
-        f"## Classes\n\nBase: {', '.join(benchmark.classnames[: len(benchmark.base)])}.\n\nNovel: {', '.join(novel)}.",
+        f"## Classes\n\nBase: {', '.join(dataset.classnames[: len(dataset.base)])}.\n\nNovel: {', '.join(novel)}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _pictures(recipe: Recipe) -> str:
+def _images(recipe: Recipe) -> str:
     """What the prompts were learned from."""
     amount = recipe.training.images_per_class
     kinds = {
-        "real": f"{recipe.benchmark.shots} real pictures of each base class",
+        "real": f"{recipe.dataset.shots} real images of each base class",
         "synthetic": f"{amount} synthetic ones of each class" if amount else "synthetic ones",
     }
     return " and ".join(text for kind, text in kinds.items() if recipe.training.data in (kind, "both"))
 
 
-def _head(recipe: Recipe, name: str, benchmark: Benchmark, results: Mapping[str, Any]) -> str:
+def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     found = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=benchmark.name,
-            dataset_name=benchmark.name,
+            dataset_type=dataset.name,
+            dataset_name=dataset.name,
             dataset_split=results["split"],
             metric_type="expected_calibration_error" if key == "ece" else "accuracy",
             metric_name=f"{heading}, %",
@@ -118,8 +118,8 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*there, strict=True))
     return (
-        f"On {results['counts']['all']:,} pictures of the {results['split']} split, in %. Open: among all classes; "
-        f"otherwise among those of the picture's half.\n\n| {headings} |\n{'|---' * len(there)}|\n| {values} |"
+        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. Open: among all classes; "
+        f"otherwise among those of the image's half.\n\n| {headings} |\n{'|---' * len(there)}|\n| {values} |"
     )
 
 

@@ -14,7 +14,7 @@ from syncclip import storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.runs.resolve import finished_run
 from syncclip.training.run_folder import PROMPTS
 
@@ -89,7 +89,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     own = learned[blocks[0][1]].dim() == 3
-    names = load_benchmark(recipe.benchmark).classnames if own else [""]
+    names = load_dataset(recipe.dataset).classnames if own else [""]
     rows: list[Sequence[object]] = []
     for block, prompts in blocks:
         for name, vectors in zip(names, learned[prompts] if own else learned[prompts][None], strict=True):

@@ -76,7 +76,7 @@ class MethodsSettings(Settings):
 
 
 class Classes(Protocol):
-    """What a method needs to know of a benchmark."""
+    """What a method needs to know of a dataset."""
 
     @property
     def classnames(self) -> Sequence[str]: ...
@@ -105,9 +105,9 @@ def find_method(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, clip: PromptedClip, benchmark: Classes, settings: MethodSettings | None = None, seed: int | None = None
+    name: str, clip: PromptedClip, dataset: Classes, settings: MethodSettings | None = None, seed: int | None = None
 ) -> Method:
-    """A method with fresh prompts for the classes of a benchmark.
+    """A method with fresh prompts for the classes of a dataset.
 
     Args:
         settings: of the method's own kind; None: its defaults.
@@ -120,8 +120,8 @@ def build_method(
     method = find_method(name)
     settings = settings or method.Settings()
     assert isinstance(settings, method.Settings), (name, type(settings))
-    assert list(benchmark.base) == list(range(len(benchmark.base))), "base classes come first"
+    assert list(dataset.base) == list(range(len(dataset.base))), "base classes come first"
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return method(clip, benchmark.classnames, len(benchmark.base), benchmark.template, settings)
+        return method(clip, dataset.classnames, len(dataset.base), dataset.template, settings)

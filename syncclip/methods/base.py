@@ -25,7 +25,7 @@ class MethodSettings(Settings):
 
 
 class TrainingBatch(Protocol):
-    """What a loss is computed from: three groups of pictures, one behind the other; any may be empty.
+    """What a loss is computed from: three groups of images, one behind the other; any may be empty.
 
     Real ones; synthetic ones of the same classes, row by row; synthetic ones of novel classes.
     """
@@ -54,7 +54,7 @@ class Method(nn.Module):
 
     Attributes:
         data: what the method may be trained on; empty where nothing is learned.
-        base: the first so many classes are the ones with real training pictures.
+        base: the first so many classes are the ones with real training images.
         weights: what the terms of the loss are weighted with; 1 where not named.
         shares: how the work of a training step is divided; the loop sets it while it trains.
     """
@@ -82,7 +82,7 @@ class Method(nn.Module):
         """(C, D) features of all classes, or of some, of length 1."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(B, D) features of pictures, not normalised.
+        """(B, D) features of images, not normalised.
 
         Args:
             domains: (B,) 0 for real, 1 for synthetic; None: all real, as at test time.
@@ -93,9 +93,9 @@ class Method(nn.Module):
         """(count, D) `text_features` of the first classes, for a loss: the ranks of a training share the work."""
         return self.shares.texts(self.text_features, count)
 
-    def picture_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
+    def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, D) `image_features`, for a loss: piece by piece where the training's memory wants it."""
-        return self.shares.pictures(self.image_features, images, domains)
+        return self.shares.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).
@@ -113,16 +113,16 @@ class Method(nn.Module):
         return self.scores(self.image_features(images, domains), self._text_features_once())
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Among so many first classes a batch's pictures are told apart.
+        """Among so many first classes a batch's images are told apart.
 
-        Real pictures alone among base classes, as there are no others; with synthetic pictures, among all.
+        Real images alone among base classes, as there are no others; with synthetic images, among all.
         """
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The parts of the loss by name, unweighted; here one cross entropy, whatever a picture's origin."""
+        """The parts of the loss by name, unweighted; here one cross entropy, whatever an image's origin."""
         text = self.candidate_features(self.candidates(batch))
-        return {"classification": cross_entropy(self.scores(self.picture_features(batch.images), text), batch.labels)}
+        return {"classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
         """The terms and their weighted sum, "total"; a term that stands alone is not weighted."""

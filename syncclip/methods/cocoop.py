@@ -1,4 +1,4 @@
-"""CoCoOp: a learned context that each picture shifts."""
+"""CoCoOp: a learned context that each image shifts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from syncclip.methods.prompts import deep_prompts
 class CoCoOp(Method):
     """Conditional context optimisation (arXiv 2203.05557).
 
-    A small net turns a picture's feature, of length 1, into one vector, which is added to each learned vector of the
-    context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). So every picture has class features of its own,
-    and a step encodes a sentence for each pair of a picture and a candidate. The loss is the cross entropy.
+    A small net turns an image's feature, of length 1, into one vector, which is added to each learned vector of the
+    context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). So every image has class features of its own,
+    and a step encodes a sentence for each pair of an image and a candidate. The loss is the cross entropy.
 
     Source: the paper and its published code.
     """
@@ -46,17 +46,17 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) features of all classes, of length 1, before a picture shifts them."""
+        """(C, D) features of all classes, of length 1, before an image shifts them."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
-        """(B, n, width) vectors of each picture's context, given image features (B, D), not normalised."""
+        """(B, n, width) vectors of each image's context, given image features (B, D), not normalised."""
         shifts = self.meta_net(normalize(images, dim=-1))
         contexts: Tensor = self.text_prompts[0] + shifts[:, None]
         return contexts
 
     def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
-        """(B, C, D) text features of some classes, of length 1, with the context of each picture."""
+        """(B, C, D) text features of some classes, of length 1, with the context of each image."""
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
@@ -64,19 +64,19 @@ class CoCoOp(Method):
         contexts = self.contexts(images)
         if self.at_once is None or len(images) * candidates <= self.at_once:
             return self._scores(images, contexts, slice(candidates))
-        pictures = max(self.at_once // candidates, 1)
+        rows = max(self.at_once // candidates, 1)
         classes = [slice(i, min(i + self.at_once, candidates)) for i in range(0, candidates, self.at_once)]
-        rows = [
+        scores = [
             torch.cat([self._scores_again(some, theirs, each) for each in classes], dim=1)
-            for some, theirs in zip(torch.split(images, pictures), torch.split(contexts, pictures), strict=True)
+            for some, theirs in zip(torch.split(images, rows), torch.split(contexts, rows), strict=True)
         ]
-        return torch.cat(rows)
+        return torch.cat(scores)
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         return self.conditional_scores(self.image_features(images, domains), len(self.classnames))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        scores = self.conditional_scores(self.picture_features(batch.images), self.candidates(batch))
+        scores = self.conditional_scores(self.loss_features(batch.images), self.candidates(batch))
         return {"classification": cross_entropy(scores, batch.labels)}
 
     def _scores(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:

@@ -22,9 +22,9 @@ class CoOp(Method):
     between them (equation 4) or in front of them. All classes share the vectors, or each has its own (section 3.2:
     unified and class-specific context). The loss is the cross entropy.
 
-    Vectors of its own a class learns only where it is a candidate. Novel classes without pictures are none, so their
+    Vectors of its own a class learns only where it is a candidate. Novel classes without images are none, so their
     vectors stay as they started (weight decay shrinks them a little): noise, or the words of the phrase. Synthetic
-    pictures make all classes candidates.
+    images make all classes candidates.
 
     Source: the paper and its published code; there, a phrase switches class-specific vectors off, while here each class
     starts from it.

@@ -14,7 +14,7 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 
 
 class Ivlp(Method):
-    """Independent vision-language prompting (the baseline of arXiv 2210.03117), on whatever pictures it is given."""
+    """Independent vision-language prompting (the baseline of arXiv 2210.03117), on whatever images it is given."""
 
     class Settings(MethodSettings):
         visual_tokens: int = Field(4, ge=1)  # learned vectors among the image tokens of each prompted block

@@ -28,7 +28,7 @@ class KgCoOp(CoOp):
     class Settings(CoOp.Settings):
         phrase: Phrase = "a photo of a"
         knowledge_weight: float = Field(8.0, ge=0)  # lambda of the paper
-        template: Template | None = None  # of the hand-written sentences; None: the benchmark's own
+        template: Template | None = None  # of the hand-written sentences; None: the dataset's own
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
@@ -41,6 +41,6 @@ class KgCoOp(CoOp):
         candidates = self.candidates(batch)
         text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
         return {
-            "classification": cross_entropy(self.scores(self.picture_features(batch.images), text), batch.labels),
+            "classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels),
             "knowledge": 1 - cosine_similarity(text, frozen_text, dim=-1).mean(),
         }

@@ -1,4 +1,4 @@
-"""How the towers' work is divided: classes among the ranks of a training, and a rank's pictures in time."""
+"""How the towers' work is divided: classes among the ranks of a training, and a rank's images in time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Shares:
 
     Args:
         rank, ranks: this one among all; torch.distributed must be initialised if there are several.
-        pieces: into so many parts this rank's pictures are divided, which pass the tower one after the other. Once more
+        pieces: into so many parts this rank's images are divided, which pass the tower one after the other. Once more
             for the gradient, instead of all that lies in between being kept: memory falls with the size of a piece.
     """
 
@@ -43,11 +43,11 @@ class Shares:
         parts = zip(range(self.ranks), begins, self.gather(mine), strict=True)
         return torch.cat([part[rank * size - begin :] for rank, begin, part in parts])
 
-    def pictures(self, encode: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        """(B, D) features of this rank's pictures.
+    def images(self, encode: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+        """(B, D) features of this rank's images.
 
         Args:
-            encode: gives features of some pictures, from the same inputs of fewer rows.
+            encode: gives features of some images, from the same inputs of fewer rows.
             inputs: tensors of B rows each, or None.
         """
         if self.pieces == 1:

@@ -25,7 +25,7 @@ class PromptSrc(Ivlp):
         CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
 
     (section 3.2.1, consistency of features and of logits; with means over all entries, as in the published code, so
-    that the divergence of B pictures among C classes is divided by B C). At the end of the training the prompts are
+    that the divergence of B images among C classes is divided by B C). At the end of the training the prompts are
     the Gaussian-weighted mean of those after each epoch (section 3.2.2).
     """
 
@@ -56,7 +56,7 @@ class PromptSrc(Ivlp):
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
         text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
-        image = self.picture_features(batch.images)
+        image = self.loss_features(batch.images)
         with torch.no_grad():
             frozen_image = self.clip.encode_images(batch.images)
         scores, frozen_scores = self.scores(image, text), self.scores(frozen_image, frozen_text)

@@ -19,13 +19,13 @@ Negatives = Literal["hardest", "all"]
 
 
 class SyncClip(Ivlp):
-    """SYNC-CLIP (arXiv 2312.03805): real and synthetic pictures have visual prompts of their own and share the rest.
+    """SYNC-CLIP (arXiv 2312.03805): real and synthetic images have visual prompts of their own and share the rest.
 
-    Per prompted block, with R the real and S the synthetic prompt: real pictures see R, synthetic ones S followed by
+    Per prompted block, with R the real and S the synthetic prompt: real images see R, synthetic ones S followed by
     R[k:]. So R[:k] is the real domain's, S the synthetic domain's, R[k:] shared. Text prompts serve both. Test
-    pictures are real.
+    images are real.
 
-    Three losses: real pictures among base names; synthetic pictures, of base and of novel classes, among all names; and
+    Three losses: real images among base names; synthetic images, of base and of novel classes, among all names; and
     the alignment of the domains.
     """
 
@@ -53,7 +53,7 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """Per block (B, N, width): each picture's prompts, by its domain."""
+        """Per block (B, N, width): each image's prompts, by its domain."""
         synthetic = domains.bool()[:, None, None]
         return [
             torch.where(synthetic, torch.cat([own, real[len(own) :]]), real)
@@ -67,7 +67,7 @@ class SyncClip(Ivlp):
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         sizes = list(batch.sizes)
-        features = self.picture_features(batch.images, batch.domains)  # of all groups in one pass
+        features = self.loss_features(batch.images, batch.domains)  # of all groups in one pass
         real, seen, novel = torch.split(features, sizes)
         real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
         text = self.candidate_features(self.candidates(batch))
@@ -83,7 +83,7 @@ class SyncClip(Ivlp):
                 ]
             ).sum()
         if len(real) and len(seen):
-            # Among the real pictures of all ranks, or the nearest would depend on how many ranks there are.
+            # Among the real images of all ranks, or the nearest would depend on how many ranks there are.
             all_real, all_labels = (self.shares.gather(rows).flatten(0, 1) for rows in (real, real_labels))
             terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.shares.rank * len(real))
         return terms

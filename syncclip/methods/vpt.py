@@ -21,14 +21,14 @@ class Vpt(Method):
     stand the text features of one frozen sentence a class.
 
     Source: the paper, and the VPT of MaPLe's published code, which has the tokens behind the patches and the same
-    sentence for every data set.
+    sentence for every dataset.
     """
 
     class Settings(MethodSettings):
         learning_rate: float = Field(0.0025, gt=0)
         visual_tokens: int = Field(8, ge=1)  # learned vectors among the image tokens of each prompted block
         visual_depth: int | None = Field(None, ge=1)  # prompted blocks; 1: shallow; None: all
-        template: Template | None = "a photo of a {}."  # of the frozen texts; None: the benchmark's own
+        template: Template | None = "a photo of a {}."  # of the frozen texts; None: the dataset's own
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -17,12 +17,12 @@ from syncclip.methods.frozen import Template
 
 
 class ZeroShot(Method):
-    """CLIP (arXiv 2103.00020): a picture's class is the one whose sentence is nearest."""
+    """CLIP (arXiv 2103.00020): an image's class is the one whose sentence is nearest."""
 
     data = ()
 
     class Settings(MethodSettings):
-        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the benchmark's own one
+        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the dataset's own one
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -1,14 +1,14 @@
-"""The protocols of the literature, run on all their data sets, and held against published figures.
+"""The protocols of the literature, run on all their datasets, and held against published figures.
 
 Below the folder of a reproduction:
 
-<data set>/synthetic/
-    The synthetic set of a data set, which all protocols share.
-<data set>/<runs>/
+<dataset>/synthetic/
+    The synthetic set of a dataset, which all protocols share.
+<dataset>/<runs>/
     recipe.yaml, study.json, study.parquet and cells/, as a study has them; protocols that read the same runs
     (base-to-novel and open-vocabulary, cross-dataset and domain-generalisation) share them.
 <protocol>.parquet
-    One row for each run and each benchmark that it is tested on; see `scores.gather`.
+    One row for each run and each dataset that it is tested on; see `scores.gather`.
 <protocol>.md, <protocol>.html
     The tables; the page has a plot, too.
 """

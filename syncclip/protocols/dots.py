@@ -16,7 +16,7 @@ below the rows; room at the right for half a number."""
 
 
 def dot_plots(scores: Scores) -> list[str]:
-    """An SVG element a metric: a small dot is a data set, a large one the average, a ring the published figure."""
+    """An SVG element a metric: a small dot is a dataset, a large one the average, a ring the published figure."""
     return [_plot(scores, metric) for metric in scores.protocol.metrics]
 
 

@@ -1,4 +1,4 @@
-"""Averages over a growing number of pictures, a plot a metric, drawn by hand as SVG."""
+"""Averages over a growing number of images, a plot a metric, drawn by hand as SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SERIES = 8
 
 @dataclass(frozen=True)
 class Growth:
-    """Lines of one method that differ in one number of pictures only.
+    """Lines of one method that differ in one number of images only.
 
     Attributes:
         along: that number, by the name of a line's attribute.
@@ -34,15 +34,15 @@ class Growth:
 
     @property
     def numbers(self) -> list[int]:
-        """Of pictures, all that occur in a curve."""
+        """Of images, all that occur in a curve."""
         return sorted({getattr(line, self.along) for lines in self.curves.values() for line in lines})
 
 
-HEADINGS = {"shots": "real pictures of each class", "images_per_class": "synthetic pictures of each class"}
+HEADINGS = {"shots": "real images of each class", "images_per_class": "synthetic images of each class"}
 
 
 def growth(lines: Sequence[Line]) -> Growth | None:
-    """What grows in a protocol: shots or synthetic pictures; None where nothing has three different numbers."""
+    """What grows in a protocol: shots or synthetic images; None where nothing has three different numbers."""
     groups: dict[tuple[str, str], list[Line]] = {}
     for line in lines:
         groups.setdefault((line.method, line.data), []).append(line)

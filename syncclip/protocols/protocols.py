@@ -18,13 +18,13 @@ from syncclip.datasets.catalog import DATASETS
 from syncclip.recipe.files import nearest
 
 TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
-"""The eleven data sets with training pictures."""
+"""The eleven datasets with training images."""
 HALVES = {"base": "base", "novel": "novel", "hm": "HM"}
 OPEN = {"open_base": "open base", "open_novel": "open novel", "open_hm": "open HM"}
 ACCURACY = {"open_all": "accuracy"}
 
 Apart = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Data set -> method -> recipe values."""
+"""Dataset -> method -> recipe values."""
 SHORT: Apart = {"imagenet": {"coop": {"training.epochs": 50}}}
 """CoOp's authors train on ImageNet for 50 epochs, however many shots there are (`COOP.md` of KaiyangZhou/CoOp)."""
 FINE: Apart = {
@@ -39,11 +39,11 @@ class Protocol:
     """One protocol of the literature.
 
     Attributes:
-        recipe: which arms learn what; it is laid over the authors' recipe of each data set.
+        recipe: which arms learn what; it is laid over the authors' recipe of each dataset.
         runs: the folder of its runs; protocols that read the same runs name the same.
-        metrics: keys of `results.json` and their headings. Of a single one, a table shows all data sets side by side.
+        metrics: keys of `results.json` and their headings. Of a single one, a table shows all datasets side by side.
         datasets: that are trained on.
-        apart: values of a method's arms on data sets that its authors treat otherwise than the rest; over the recipe's.
+        apart: values of a method's arms on datasets that its authors treat otherwise than the rest; over the recipe's.
     """
 
     name: str
@@ -69,7 +69,7 @@ _PROTOCOLS = (
         apart={**SHORT, **FINE},
     ),
     Protocol(
-        "cross-dataset", "Prompts of ImageNet on other data sets",
+        "cross-dataset", "Prompts of ImageNet on other datasets",
         "protocols/cross_dataset", "transfer", ACCURACY, ("imagenet",),
     ),
     Protocol(

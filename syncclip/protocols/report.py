@@ -47,7 +47,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[Grid]:
-    """The tables: of one metric, all benchmarks side by side; of several, the average and then each benchmark."""
+    """The tables: of one metric, all datasets side by side; of several, the average and then each dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
@@ -64,7 +64,7 @@ def told(scores: Scores) -> list[str]:
     ]
     if not scores.whole:
         sentences.append(
-            f"Run on {len(scores.tests)} of {len(scores.protocol.datasets)} data sets, so no published average is set "
+            f"Run on {len(scores.tests)} of {len(scores.protocol.datasets)} datasets, so no published average is set "
             "beside these."
         )
     sentences += _gains(scores)
@@ -78,7 +78,7 @@ def told(scores: Scores) -> list[str]:
 
 def markdown(scores: Scores) -> str:
     """The tables and sentences as Markdown."""
-    parts = [f"# {scores.protocol.title}", "Accuracy on test pictures, per cent; means over seeds."]
+    parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", tables.markdown_grid(grid.headings, grid.rows)]
     return "\n\n".join([*parts, *told(scores)]) + "\n"
@@ -102,7 +102,7 @@ def _side_by_side(scores: Scores) -> Grid:
     (metric,) = scores.protocol.metrics
     over = [*scores.tests, AVERAGE] if len(scores.tests) > 1 else scores.tests
     rows = [[scores.label(line), *(_number(scores, line, one, metric) for one in over)] for line in scores.lines]
-    return Grid(f"{scores.protocol.metrics[metric].capitalize()} on each data set", ["method", *over], rows)
+    return Grid(f"{scores.protocol.metrics[metric].capitalize()} on each dataset", ["method", *over], rows)
 
 
 def _metrics(scores: Scores, over: str) -> Grid:
@@ -117,7 +117,7 @@ def _metrics(scores: Scores, over: str) -> Grid:
         for key in metrics:
             cells += [_number(scores, line, over, key), *(_beside(scores, line, over, key) if key in known else [])]
         rows.append([scores.label(line), f"{score.done} of {score.wanted}", *cells])
-    what = "Average over the data sets" if over == AVERAGE else over
+    what = "Average over the datasets" if over == AVERAGE else over
     return Grid(what, ["method", "runs", *headings], rows)
 
 

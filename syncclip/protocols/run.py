@@ -1,4 +1,4 @@
-"""A protocol from beginning to end: synthetic sets, runs on all data sets and seeds, tables beside published ones."""
+"""A protocol from beginning to end: synthetic sets, runs on all datasets and seeds, tables beside published ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.check import require_root
 from syncclip.protocols import report
 from syncclip.protocols.protocols import Protocol, find_protocol
@@ -51,15 +51,15 @@ def reproduce(
 
     Args:
         name: of the protocol.
-        root: the folder of all data sets, as CoOp lays them out.
+        root: the folder of all datasets, as CoOp lays them out.
         datasets: to train on; all of the protocol by default.
         methods: whose arms are run; all of the protocol by default.
         out: folder or URL; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL of synthetic sets, one for each data set and called like it, instead of drawing.
-        overrides: "section.key=value" for the recipes of all data sets; they win, over an arm's own values, too.
+        synthetic: folder or URL of synthetic sets, one for each dataset and called like it, instead of drawing.
+        overrides: "section.key=value" for the recipes of all datasets; they win, over an arm's own values, too.
 
     Raises:
-        UserError: no such protocol, data set or method; data or a set is missing; or, after everything else was
+        UserError: no such protocol, dataset or method; data or a set is missing; or, after everything else was
             written, some runs failed: the sentence names them.
     """
     protocol = find_protocol(name)
@@ -93,10 +93,10 @@ def recipes_of(
     methods: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> dict[str, Recipe]:
-    """Data set -> its recipe, of some data sets or of all that the protocol trains on.
+    """Dataset -> its recipe, of some datasets or of all that the protocol trains on.
 
     Raises:
-        UserError: the protocol trains on no such data set; see `recipe_of` for the rest.
+        UserError: the protocol trains on no such dataset; see `recipe_of` for the rest.
     """
     if unknown := [one for one in datasets if one not in protocol.datasets]:
         raise UserError(f"{protocol.name} is not trained on {unknown[0]!r}; {nearest(unknown[0], protocol.datasets)}")
@@ -107,9 +107,9 @@ def recipes_of(
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The protocol's recipe over the authors' recipe of a data set, with the arms of some methods alone.
+    """The protocol's recipe over the authors' recipe of a dataset, with the arms of some methods alone.
 
-    An arm's own values give way to those that its authors have for this data set, and both to the command line.
+    An arm's own values give way to those that its authors have for this dataset, and both to the command line.
 
     Raises:
         UserError: no arm is of one of the methods; or an override is wrong.
@@ -125,12 +125,12 @@ def recipe_of(
         for arm in recipe.study.arms
         if not methods or arm.method in methods
     ]
-    values = {"name": dataset, "benchmark.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
+    values = {"name": dataset, "dataset.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
     return resolve.grounded(recipe.with_values(values))
 
 
 def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
-    """The arm with a data set's values over its own, and without those that the command line gives to all."""
+    """The arm with a dataset's values over its own, and without those that the command line gives to all."""
     values = {**arm.overrides, **apart}
     return arm.model_copy(update={"overrides": {key: values[key] for key in values if key not in given}})
 
@@ -138,11 +138,11 @@ def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
     """Refuse early what would be refused after hours."""
     wanted = [
-        (settings, _choices(recipe) if settings is recipe.benchmark else set())
+        (settings, _choices(recipe) if settings is recipe.dataset else set())
         for recipe in recipes.values()
         for settings in [
-            recipe.benchmark,
-            *(BenchmarkSettings(name=name, root=recipe.benchmark.root) for name in recipe.evaluation.transfer),
+            recipe.dataset,
+            *(DatasetSettings(name=name, root=recipe.dataset.root) for name in recipe.evaluation.transfer),
         ]
     ]
     problems = {one.name: problem for one, choices in wanted if (problem := _problem(one, choices)) is not None}
@@ -150,35 +150,35 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
         name, reason = next(iter(problems.items()))
         also = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
         raise UserError(
-            f"{len(problems)} of {len(wanted)} data sets can't be read; {name}: {reason}{also}; `syncclip benchmarks "
+            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{also}; `syncclip datasets "
             "check` tells more, and --dataset names those to go on with"
         )
 
 
 def _choices(recipe: Recipe) -> set[tuple[int, int]]:
-    """The shots and seeds by which the runs of a data set choose real pictures."""
+    """The shots and seeds by which the runs of a dataset choose real images."""
     shots = {
-        arm.overrides.get("benchmark.shots", recipe.benchmark.shots)
+        arm.overrides.get("dataset.shots", recipe.dataset.shots)
         for arm in recipe.study.arms
         if arm.trained and arm.data != "synthetic"
     }
-    given = recipe.benchmark.seed
+    given = recipe.dataset.seed
     return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
 
 
-def _problem(settings: BenchmarkSettings, choices: set[tuple[int, int]]) -> str | None:
+def _problem(settings: DatasetSettings, choices: set[tuple[int, int]]) -> str | None:
     try:
-        benchmark = load_benchmark(settings)
-        if benchmark.whole_train is not None:  # packed, perhaps without the pictures of a choice
+        dataset = load_dataset(settings)
+        if dataset.whole_train is not None:  # packed, perhaps without the images of a choice
             for shots, seed in sorted(choices):
-                benchmark.few_shot(shots, seed)
+                dataset.few_shot(shots, seed)
     except UserError as error:
         return str(error)
     return None
 
 
 def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | None) -> list[CellRun]:
-    """The runs of one data set, its synthetic set drawn where there is none."""
+    """The runs of one dataset, its synthetic set drawn where there is none."""
     if synthetic is not None:
         recipe = recipe.with_values({"training.synthetic": synthetic})
     there = ensure_set(recipe, url)
@@ -187,7 +187,7 @@ def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | Non
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """What makes the folder of a data set one that `syncclip report` reads."""
+    """What makes the folder of a dataset one that `syncclip report` reads."""
     storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     findings.write_state(recipe, url, runs, [])
     outputs.write_table(storage.join(url, outputs.TABLE), findings.cell_table(runs, recipe.evaluation.split))

@@ -1,4 +1,4 @@
-"""From runs to numbers: one row a run and benchmark, means over seeds, averages over data sets."""
+"""From runs to numbers: one row a run and dataset, means over seeds, averages over datasets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Score:
-    """What a line reached on one data set, or on average; metrics without a finished run are absent.
+    """What a line reached on one dataset, or on average; metrics without a finished run are absent.
 
     Attributes:
         done, wanted: runs.
@@ -51,11 +51,11 @@ class Scores:
     """All numbers of a protocol.
 
     Attributes:
-        tests: benchmarks that runs are tested on, in order.
+        tests: datasets that runs are tested on, in order.
         targets: those that are averaged over; without the one trained on, where prompts go to others.
         setting: what the runs stand on: backbone and seeds, in words.
         whole: whether these are all that the protocol is about, so that an average can be held against published ones.
-        of: (line, benchmark or "average") -> its score.
+        of: (line, dataset or "average") -> its score.
     """
 
     protocol: Protocol
@@ -67,14 +67,14 @@ class Scores:
     of: Mapping[tuple[Line, str], Score]
 
     def published(self, line: Line, over: str) -> dict[str, float]:
-        """Published figures that this line can be held against; averages only with all data sets."""
+        """Published figures that this line can be held against; averages only with all datasets."""
         if over == AVERAGE and not self.whole:
             return {}
         usual = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if usual else {}
 
     def label(self, line: Line) -> str:
-        """What a table calls a line: its amount of synthetic pictures stands there where lines differ in it."""
+        """What a table calls a line: its amount of synthetic images stands there where lines differ in it."""
         amounts = {one.images_per_class for one in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
@@ -86,15 +86,15 @@ class Scores:
 
     @property
     def wanted(self) -> int:
-        """Tests that the protocol asks for, of the data sets and methods chosen."""
+        """Tests that the protocol asks for, of the datasets and methods chosen."""
         return sum(self.of[line, test].wanted for line in self.lines for test in self.tests)
 
 
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
-    """One row for each run and benchmark that it is tested on, done or not.
+    """One row for each run and dataset that it is tested on, done or not.
 
     Columns: trained_on, tested_on, backbone, arm, method, data (none for zero-shot), shots, images_per_class (null
-    where it learns from no synthetic pictures), seed (null for zero-shot), status, and the protocol's metrics, per
+    where it learns from no synthetic images), seed (null for zero-shot), status, and the protocol's metrics, per
     cent.
     """
     rows = []
@@ -111,7 +111,7 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
                         "arm": arm.name,
                         "method": arm.method,
                         "data": arm.data if arm.trained else "none",
-                        "shots": recipe.benchmark.shots,
+                        "shots": recipe.dataset.shots,
                         "images_per_class": run.cell.images_per_class,
                         "seed": run.cell.seed,
                         "status": run.status,
@@ -123,10 +123,10 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Means over seeds of every line on every benchmark, and averages over the benchmarks.
+    """Means over seeds of every line on every dataset, and averages over the datasets.
 
-    Prompts that are carried to other benchmarks are averaged over these alone, as in the literature. A mean is over the
-    seeds that are done; an average is there only where every benchmark has a mean.
+    Prompts that are carried to other datasets are averaged over these alone, as in the literature. A mean is over the
+    seeds that are done; an average is there only where every dataset has a mean.
     """
     groups: dict[tuple[Line, str], list[dict[str, Any]]] = {}
     for row in table.to_dict("records"):
@@ -143,7 +143,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
 
 
 def _ordered(found: Iterable[Line]) -> list[Line]:
-    """Lines method by method and arm by arm as they come, each with more and more pictures."""
+    """Lines method by method and arm by arm as they come, each with more and more images."""
     lines = list(dict.fromkeys(found))
     methods, arms = ([getattr(line, key) for line in lines] for key in ("method", "arm"))
     return sorted(
@@ -160,7 +160,7 @@ def _setting(table: pd.DataFrame) -> str:
     seeds = ", ".join(map(str, sorted(set(table["seed"].dropna()))))
     told = [backbones]
     if len(amounts) == 1:
-        told.append(f"{amounts[0]} synthetic picture{'s' if amounts[0] > 1 else ''} of each class")
+        told.append(f"{amounts[0]} synthetic image{'s' if amounts[0] > 1 else ''} of each class")
     return "; ".join([*told, f"seeds {seeds}"] if seeds else told)
 
 
@@ -194,7 +194,7 @@ def _with_harmonic(means: Mapping[str, float]) -> dict[str, float]:
 
 
 def _results(run: CellRun, other: str | None) -> dict[str, Any]:
-    """The numbers of a run on its own benchmark or on another; none where it isn't finished."""
+    """The numbers of a run on its own dataset or on another; none where it isn't finished."""
     if run.status != "done":
         return {}
     return run.results if other is None else transfer_results(run.url, other)

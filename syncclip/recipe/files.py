@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
-from syncclip.core.settings import UserError
+from syncclip.core.progress import say
+from syncclip.core.settings import RENAMED, UserError, with_present_names
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
@@ -92,7 +94,10 @@ def _find(source: str) -> tuple[str, str]:
 
 def _parse(url: str, label: str) -> DictConfig:
     try:
-        config = OmegaConf.create(storage.read_bytes(url).decode(errors="replace"))
+        text = storage.read_bytes(url).decode(errors="replace")
+        for old, new in RENAMED.items():
+            text = text.replace(f"${{{old}.", f"${{{new}.")
+        config = OmegaConf.create(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
@@ -101,7 +106,15 @@ def _parse(url: str, label: str) -> DictConfig:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
-    return config
+    for old in [key for key in RENAMED if key in config]:
+        tell_renamed(label, old)
+    return DictConfig(with_present_names(config))
+
+
+@functools.cache
+def tell_renamed(origin: str, old: str) -> None:
+    """Say once a process that a recipe calls a section as an earlier version did."""
+    say(f"{origin}: the section {old!r} is called {RENAMED[old]!r} now; it is still read")
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:

@@ -16,10 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.settings import RefusalError, Settings, UserError, explain
-from syncclip.datasets import BenchmarkSettings
+from syncclip.core.settings import RENAMED, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.datasets import DatasetSettings
 from syncclip.methods import METHODS, MethodsSettings, find_method
-from syncclip.recipe.files import nearest, read, shipped
+from syncclip.recipe.files import nearest, read, shipped, tell_renamed
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
@@ -61,7 +61,7 @@ class Recipe(Settings):
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """How folders are called; the file's name where it is not given."""
-    benchmark: BenchmarkSettings = BenchmarkSettings()
+    dataset: DatasetSettings = DatasetSettings()
     backbone: BackboneSettings = BackboneSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
     methods: MethodsSettings = MethodsSettings()
@@ -112,29 +112,29 @@ class Recipe(Settings):
         return recipe
 
     @classmethod
-    def of_benchmark(
+    def of_dataset(
         cls,
         source: str,
         root: str | None = None,
         values: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
     ) -> Recipe:
-        """A recipe file, or for a benchmark's name or path a recipe of defaults.
+        """A recipe file, or for a dataset's name or path a recipe of defaults.
 
         Args:
-            root: the folder in which the benchmark is looked up.
+            root: the folder in which the dataset is looked up.
             values: further ones to be set; those that are None are left as they are.
             overrides: "section.key=value", which win over all others.
 
         Raises:
             UserError: see `load`.
         """
-        given = {"benchmark.root": root, **(values or {}), **dict(_split(override) for override in overrides)}
+        given = {"dataset.root": root, **(values or {}), **dict(_split(override) for override in overrides)}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "benchmark"
-        return cls(name=name).with_values({"benchmark.name": source, **given})
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "dataset"
+        return cls(name=name).with_values({"dataset.name": source, **given})
 
     @classmethod
     def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
@@ -161,16 +161,16 @@ class Recipe(Settings):
         """
         alone = {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
         training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
-        benchmark = self.benchmark.model_dump(mode="json", exclude={"resize"})
-        if benchmark["seed"] is None:
-            benchmark["seed"] = self.training.seed
+        dataset = self.dataset.model_dump(mode="json", exclude={"resize"})
+        if dataset["seed"] is None:
+            dataset["seed"] = self.training.seed
         parts = {
-            "benchmark": benchmark,
+            "dataset": dataset,
             "backbone": self.backbone.model_dump(mode="json"),
             "method": self.methods.of(self.training.method).model_dump(mode="json"),
             "training": training,
         }
-        return digest(parts)
+        return digest(with_first_names(parts))
 
     @property
     def folder(self) -> str:
@@ -220,6 +220,7 @@ def _split(override: str) -> tuple[str, Any]:
 def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
     """A checked recipe from plain values; a mistake is told of `origin` if an override made it, or of `label`."""
     values = json.loads(json.dumps(values, default=str))  # a deep copy
+    overrides = {_present_name(key, origin): value for key, value in overrides.items()}
     for key, value in overrides.items():
         _set(values, key, value, origin)
     try:
@@ -231,6 +232,13 @@ def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, ori
         of_override = any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(section) for one in overrides)
         place = f"{key}: " if key and not reason.startswith(key) else ""
         raise UserError(f"{origin if of_override else label}: {place}{reason}") from error
+
+
+def _present_name(key: str, origin: str) -> str:
+    section, dot, rest = key.partition(".")
+    if section in RENAMED:
+        tell_renamed(origin, section)
+    return RENAMED.get(section, section) + dot + rest
 
 
 def _set(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
@@ -265,6 +273,6 @@ def learns_from_synthetic(recipe: Recipe) -> bool:
 
 
 def shots_of(recipe: Recipe) -> tuple[int, int]:
-    """How many real pictures a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
-    seed = recipe.training.seed if recipe.benchmark.seed is None else recipe.benchmark.seed
-    return recipe.benchmark.shots, seed
+    """How many real images a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
+    seed = recipe.training.seed if recipe.dataset.seed is None else recipe.dataset.seed
+    return recipe.dataset.shots, seed

@@ -51,7 +51,7 @@ class Arm(Settings):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the arm learns from synthetic pictures, so that their amount matters."""
+        """Whether the arm learns from synthetic images, so that their amount matters."""
         return self.trained and self.data != "real"
 
     def at(self, amounts: list[int]) -> list[int]:
@@ -79,7 +79,7 @@ class StudySettings(Settings):
 
     arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
     images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
-    """Amounts of synthetic pictures. They are drawn once, for the largest; smaller amounts are the first so many."""
+    """Amounts of synthetic images. They are drawn once, for the largest; smaller amounts are the first so many."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """A seed decides the shots, the start and the order."""
     focus: str = "syncclip-both"
@@ -92,7 +92,7 @@ class StudySettings(Settings):
     retries: int = Field(default=2, ge=0)
     """How often a cell starts again after its process died or its machine was lost."""
     keep_images: int = Field(default=256 << 20, ge=0)
-    """Bytes of tested pictures that a process keeps from cell to cell, decoded and cut to the CLIP's size."""
+    """Bytes of tested images that a process keeps from cell to cell, decoded and cut to the CLIP's size."""
 
     draws: int = Field(default=2000, ge=100)
     """Bootstrap draws."""
@@ -101,11 +101,11 @@ class StudySettings(Settings):
     forecast: list[int] = Field(default=[])
     """Amounts to forecast; 4 and 16 times the largest where none are given."""
     map_images: int = Field(default=1000, ge=1)
-    """Pictures of each domain in the feature map."""
+    """Images of each domain in the feature map."""
     choice_seeds: list[int] = Field(default=[1], min_length=1)
     """Seeds with which `choose` tries the arms' candidates."""
     choice_images_per_class: int | None = Field(default=None, ge=1)
-    """Synthetic pictures with which `choose` tries them; the largest amount where it is not given."""
+    """Synthetic images with which `choose` tries them; the largest amount where it is not given."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> StudySettings:
@@ -130,7 +130,7 @@ class StudySettings(Settings):
 
     @property
     def amounts(self) -> list[int]:
-        """The amounts of synthetic pictures, ascending."""
+        """The amounts of synthetic images, ascending."""
         return sorted(self.images_per_class)
 
     @property

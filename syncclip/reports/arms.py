@@ -16,7 +16,7 @@ METRICS = {
     "open_hm": "Harmonic mean, all classes as candidates",
     "open_base": "Base classes, all classes as candidates",
     "open_novel": "Novel classes, all classes as candidates",
-    "open_all": "All test pictures, all classes as candidates",
+    "open_all": "All test images, all classes as candidates",
 }
 """Scores in per cent, in the order in which they are offered."""
 
@@ -62,7 +62,7 @@ class ArmLook:
 
     @property
     def synthetic(self) -> bool:
-        """Whether it learns from synthetic pictures."""
+        """Whether it learns from synthetic images."""
         return self.data in ("synthetic", "both")
 
 
@@ -103,8 +103,8 @@ def _names(name: str, method: str, data: str) -> tuple[str, str]:
     title = _METHODS.get(method, method)
     plain = {
         "none": (title, title.replace(" CLIP", "")),
-        "real": (f"{title} on real pictures", f"{title} real only"),
-        "synthetic": (f"{title} on synthetic pictures", f"{title} synthetic only"),
+        "real": (f"{title} on real images", f"{title} real only"),
+        "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
         "both": (f"{title} on both", f"{title} on both"),
     }
     label, short = plain.get(data, (f"{title}, {data}", f"{title}, {data}"))
@@ -123,7 +123,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]]]]
     """Mean and standard error over seeds: {arm: {metric: [{n, mean, se, seeds}]}}, by ascending n.
 
     Args:
-        table: one row a cell, with `method`, `data`, `images_per_class` (missing or 0: no synthetic pictures), and a
+        table: one row a cell, with `method`, `data`, `images_per_class` (missing or 0: no synthetic images), and a
             column for each metric.
 
     Returns:
@@ -142,7 +142,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]]]]
 
 
 def amounts(table: pd.DataFrame) -> list[int]:
-    """Synthetic pictures per class of each cell, 0 where it uses none."""
+    """Synthetic images per class of each cell, 0 where it uses none."""
     if "images_per_class" not in table:
         return [0] * len(table)
     unused = [

@@ -21,7 +21,7 @@ def fits_for_page(
     """The fits of fit.json by arm and metric, errors turned into accuracies.
 
     Args:
-        stored: fit.json, `curves` as {arm: {metric: curve}}; each a `syncclip.study.fit.Curve` with null for infinity.
+        stored: fit.json, `curves` as {arm: {metric: curve}}; each a `studies.fit.Curve` with null for infinity.
         worth: worth.json, where there is one.
 
     Returns:
@@ -93,7 +93,7 @@ def _sentence(curve: Mapping[str, Any], level: str) -> str:
         case "falls":
             return _forecast(curve, level)
         case "rises":
-            return f"gets worse with more pictures{a_doubling}."
+            return f"gets worse with more images{a_doubling}."
         case "flat":
             return f"flat, no amount is surely better than another{a_doubling}."
         case _:
@@ -112,7 +112,7 @@ def _forecast(curve: Mapping[str, Any], level: str) -> str:
             if _finite(high)
             else f" (at least {_amount(low)}, perhaps never)"
         )
-    return f"one more point would take about {_amount(needed)} pictures per class{sure}."
+    return f"one more point would take about {_amount(needed)} images per class{sure}."
 
 
 def _foretold(models: Sequence[Mapping[str, Any]] | None) -> str:
@@ -140,14 +140,13 @@ def _exchanged(worth: Mapping[str, Any], metric: str) -> str:
     shots, each = (last[key].get("estimate") for key in ("shots", "per_real"))
     if not _finite(shots):
         return (
-            f"With {last['n']} synthetic pictures a class it does better than any number of real ones alone, by this "
-            "fit."
+            f"With {last['n']} synthetic images a class it does better than any number of real ones alone, by this fit."
         )
     if not _finite(each):
-        return f"{last['n']} synthetic pictures a class replace no real one."
+        return f"{last['n']} synthetic images a class replace no real one."
     return (
-        f"{last['n']} synthetic pictures a class do as well as {shots:.1f} real ones alone: {each:.1f} of them stand "
-        "for one real picture more."
+        f"{last['n']} synthetic images a class do as well as {shots:.1f} real ones alone: {each:.1f} of them stand "
+        "for one real image more."
     )
 
 
@@ -191,11 +190,11 @@ def cost_for_page(found: Sources, arms: Sequence[ArmLook]) -> tuple[list[Tile], 
 
     tiles = []
     if count:
-        tiles.append(_tile("pictures drawn", _count(count)))
+        tiles.append(_tile("images drawn", _count(count)))
     if drawing.get("images_per_second"):
-        tiles.append(_tile("pictures drawn per second", _short(drawing["images_per_second"])))
+        tiles.append(_tile("images drawn per second", _short(drawing["images_per_second"])))
     elif count and seconds:
-        tiles.append(_tile("pictures per second and actor", _short(count / seconds)))
+        tiles.append(_tile("images per second and actor", _short(count / seconds)))
     if hours:
         tiles.append(_tile("of drawing", *_duration(3600 * (drawing.get("wall_hours") or hours))))
     if drawing.get("busy_share") is not None:

@@ -1,4 +1,4 @@
-"""Small real and synthetic pictures of every class, few enough bytes to live inside the page.
+"""Small real and synthetic images of every class, few enough bytes to live inside the page.
 
 MERGED The synthetic set for the page: how good it is, and what its filters rejected.
 """
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import SPLITS, Benchmark
+from syncclip.datasets import SPLITS, Dataset
 from syncclip.reports.figures import Tile
 from syncclip.reports.inputs import Sources
 from syncclip.sets.quality import STATS_NAME, SetQuality
@@ -29,32 +29,32 @@ SIDE = 64
 """Pixels of a side: what the embedded world has, and enough for a thumbnail of any other."""
 MOST_CLASSES = 200
 PER_SIDE = (8, 6, 4, 3, 2, 1)
-"""Pictures of each domain that are tried, largest first, until all fit the budget."""
+"""Images of each domain that are tried, largest first, until all fit the budget."""
 BUDGET = 850_000
-"""Bytes of all pictures; base64 makes a third more of them in the page."""
+"""Bytes of all images; base64 makes a third more of them in the page."""
 RIBBON = 15
 
 
-def picture_strips(
-    classnames: list[str], benchmark: Benchmark | None, synthetic: ShardSet | None, budget: int = BUDGET
+def image_strips(
+    classnames: list[str], dataset: Dataset | None, synthetic: ShardSet | None, budget: int = BUDGET
 ) -> tuple[dict[str, Any], int]:
-    """One image for each class, real pictures first, then synthetic ones, side by side.
+    """One image for each class, real images first, then synthetic ones, side by side.
 
     Args:
         classnames: names by class id.
-        benchmark: where real pictures are taken from (train, else val or test).
-        synthetic: where synthetic pictures are taken from, its first ones.
+        dataset: where real images are taken from (train, else val or test).
+        synthetic: where synthetic images are taken from, its first ones.
         budget: bytes of all strips together.
 
     Returns:
-        What the page needs, and how many pictures were unreadable and left out. Of more than `MOST_CLASSES` classes
+        What the page needs, and how many images were unreadable and left out. Of more than `MOST_CLASSES` classes
         every so-many-th is shown.
     """
     found: dict[int, tuple[list[Image.Image], list[Image.Image]]] = {}
     prompts: dict[int, str] = {}
     lost = 0
     for label in _spread(len(classnames), MOST_CLASSES):
-        real, lost_real = _real(benchmark, label)
+        real, lost_real = _real(dataset, label)
         made, lost_made = (
             _thumbs((synthetic, row) for row in synthetic.rows_of(label)[: PER_SIDE[0]]) if synthetic else ([], 0)
         )
@@ -77,10 +77,10 @@ def picture_strips(
     }, lost
 
 
-def _real(benchmark: Benchmark | None, label: int) -> tuple[list[Image.Image], int]:
-    if benchmark is None:
+def _real(dataset: Dataset | None, label: int) -> tuple[list[Image.Image], int]:
+    if dataset is None:
         return [], 0
-    sets = [benchmark.splits[split] for split in SPLITS if split in benchmark.splits]
+    sets = [dataset.splits[split] for split in SPLITS if split in dataset.splits]
     rows = [(images, row) for images in sets for row in images.rows_of(label)]
     return _thumbs(rows[: PER_SIDE[0]])
 
@@ -127,7 +127,7 @@ def _encode(found: dict[int, tuple[list[Image.Image], list[Image.Image]]], budge
 
 THUMBNAILS = 12
 """Rejects that are shown of each reason."""
-COLUMNS = ("class", "pictures", "read right, %", "similarity", "shift")
+COLUMNS = ("class", "images", "read right, %", "similarity", "shift")
 
 
 def quality_for_page(found: Sources) -> dict[str, Any] | None:
@@ -138,10 +138,10 @@ def quality_for_page(found: Sources) -> dict[str, Any] | None:
     tiles = [_tile("read as their own class by the frozen CLIP", f"{quality.accuracy:.0f}", "%")]
     if quality.similarity is not None:
         real = "" if quality.real_similarity is None else f" (real ones: {quality.real_similarity:.2f})"
-        tiles.append(_tile(f"similarity of two pictures of a class{real}", f"{quality.similarity:.2f}"))
+        tiles.append(_tile(f"similarity of two images of a class{real}", f"{quality.similarity:.2f}"))
     if quality.shift is not None and quality.shift.relative_distance is not None:
-        tiles.append(_tile("shift to the real pictures", f"{quality.shift.relative_distance:.2f}"))
-    tiles.append(_tile(f"near-duplicates among {_spaced(quality.measured)} pictures", _spaced(quality.near_duplicates)))
+        tiles.append(_tile("shift to the real images", f"{quality.shift.relative_distance:.2f}"))
+    tiles.append(_tile(f"near-duplicates among {_spaced(quality.measured)} images", _spaced(quality.near_duplicates)))
     if quality.prompts is not None:
         tiles.append(_tile("different prompts", _spaced(quality.prompts.distinct)))
     return {"tiles": tiles, "columns": COLUMNS, "rows": _rows(quality)}

@@ -11,8 +11,8 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from syncclip import storage
-from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.core.settings import UserError, with_present_names
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.layout import ShardStats, committed
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import documents
@@ -32,7 +32,7 @@ class Sources:
     url: str
     kind: Kind
     state: dict[str, Any] = field(default_factory=dict)
-    """What the study says of itself: benchmark, classes, arms, focus, cells."""
+    """What the study says of itself: dataset, classes, arms, focus, cells."""
     table: pd.DataFrame | None = None
     """One row a finished cell of the study."""
     fits: dict[str, Any] = field(default_factory=dict)
@@ -50,14 +50,14 @@ class Sources:
     plan: dict[str, Any] = field(default_factory=dict)
     stats: dict[int, ShardStats] = field(default_factory=dict)
     synthetic: ShardSet | None = None
-    benchmark: Benchmark | None = None
+    dataset: Dataset | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def classnames(self) -> list[str]:
-        """Names of the classes by id, from the benchmark or the set's plan; empty where neither is there."""
-        if self.benchmark is not None:
-            return list(self.benchmark.classnames)
+        """Names of the classes by id, from the dataset or the set's plan; empty where neither is there."""
+        if self.dataset is not None:
+            return list(self.dataset.classnames)
         named = self.state.get("classnames") or self.plan.get("classnames") or []
         return [str(name) for name in named]
 
@@ -113,7 +113,7 @@ def read_sources(url: str) -> Sources:
         found.record = reader.file("run.json", _object, {})
         found.history = reader.file("metrics.jsonl", _lines, [])
     _read_set(found)
-    _read_benchmark(found)
+    _read_dataset(found)
     return found
 
 
@@ -185,15 +185,15 @@ def _parent(url: str) -> str:
     return url.rstrip("/").rpartition("/")[0]
 
 
-def _read_benchmark(found: Sources) -> None:
-    named = found.state.get("benchmark") or found.plan.get("benchmark")
-    settings = found.section("benchmark") or ({"name": named} if named else {})
+def _read_dataset(found: Sources) -> None:
+    named = found.state.get("dataset") or found.plan.get("dataset")
+    settings = found.section("dataset") or ({"name": named} if named else {})
     if not settings:
         return
     try:
-        found.benchmark = load_benchmark(BenchmarkSettings(**settings))
+        found.dataset = load_dataset(DatasetSettings(**settings))
     except Exception as error:
-        found.notes.append(f"The benchmark's pictures are not at hand and are left out ({_first_line(error)}).")
+        found.notes.append(f"The dataset's images are not at hand and are left out ({_first_line(error)}).")
 
 
 def _first_line(error: Exception) -> str:
@@ -209,14 +209,14 @@ def _yaml(data: bytes) -> dict[str, Any]:
     found = OmegaConf.to_container(OmegaConf.create(data.decode()))
     if not isinstance(found, dict):
         raise ValueError("it is not a mapping")
-    return {str(key): value for key, value in found.items()}
+    return with_present_names({str(key): value for key, value in found.items()})
 
 
 def _object(data: bytes) -> dict[str, Any]:
     found = json.loads(data)
     if not isinstance(found, Mapping):
         raise ValueError("it is not an object")
-    return dict(found)
+    return with_present_names(found)
 
 
 def _list(data: bytes) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from syncclip.reports.arms import METRICS, ArmLook, amounts, arm_name, describe_arms, summarise
 from syncclip.reports.figures import fits_for_page
-from syncclip.reports.images import picture_strips
+from syncclip.reports.images import image_strips
 from syncclip.reports.inputs import Sources
 from syncclip.reports.verdict import Difference, differences, focus_of, per_cent
 
@@ -58,14 +58,14 @@ def _run_table(found: Sources) -> pd.DataFrame | None:
 
 def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dict[str, Any]:
     """Everything that the script draws; what is missing is None, and every number is finite or None."""
-    pictures, lost = None, 0
+    images, lost = None, 0
     if found.classnames:
         try:
-            pictures, lost = picture_strips(found.classnames, found.benchmark, found.synthetic)
+            images, lost = image_strips(found.classnames, found.dataset, found.synthetic)
         except Exception as error:  # a set that is being rewritten or was cut off must not cost the rest of the report
-            found.notes.append(f"The pictures could not be read and are left out ({error}).")
+            found.notes.append(f"The images could not be read and are left out ({error}).")
     if lost:
-        found.notes.append(f"{lost} unreadable pictures are left out of the page.")
+        found.notes.append(f"{lost} unreadable images are left out of the page.")
     payload = {
         "kind": found.kind,
         "base": found.base,
@@ -76,7 +76,7 @@ def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dic
         "level": level_of(found, numbers),
         "comparisons": [_comparison(one) for one in numbers.differences],
         "classes": _classes(found, numbers),
-        "pictures": pictures if pictures and pictures["strips"] else None,
+        "images": images if images and images["strips"] else None,
         "map": _map(found),
         "cost": cost,
         "history": _history(found.history),
@@ -208,7 +208,7 @@ def _spread(count: int) -> list[int]:
 _MEASURES = {
     "relative_distance": ("distance of a class's two centres, relative to that between classes", 2),
     "centroid_distance": ("distance of a class's two centres (1 − cosine)", 3),
-    "overlap": ("synthetic pictures nearest to their own class's real centre, %", 1),
+    "overlap": ("synthetic images nearest to their own class's real centre, %", 1),
     "frechet": ("Fréchet distance of the two domains", 3),
 }
 """Numbers of `syncclip.synthesis.shift.Shift` and their digits."""

@@ -1,4 +1,4 @@
-"""The page itself: one HTML file with style, script, numbers and pictures inside."""
+"""The page itself: one HTML file with style, script, numbers and images inside."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
     "classes": "Classes",
-    "pictures": "Pictures",
+    "images": "Images",
     "set": "Set",
     "map": "Domains",
     "training": "Training",
@@ -62,7 +62,7 @@ def render_page(found: Sources) -> str:
         "bars": bool(numbers.points),
         "differences": bool(numbers.differences),
         "classes": payload["classes"] is not None,
-        "pictures": payload["pictures"] is not None,
+        "images": payload["images"] is not None,
         "map": payload["map"] is not None,
         "history": payload["history"] is not None,
         "time": bool(cost["time"]),
@@ -85,9 +85,9 @@ def render_page(found: Sources) -> str:
         verdict=verdict,
         eyebrow=eyebrow_of(found, numbers),
         study=found.kind == "study",
-        pictures=payload["pictures"],
+        images=payload["images"],
         level=payload["level"],
-        ribbon_note=ribbon_note(payload["pictures"]),
+        ribbon_note=ribbon_note(payload["images"]),
         sections=[(key, label) for key, label in SECTIONS.items() if present.get(key)],
         has=has,
         tiles=tiles,
@@ -157,10 +157,10 @@ def _number(value: Any) -> float | None:
 
 
 def _attribution(found: Sources) -> str:
-    """Authors and licences of the pictures that are shipped; empty for a user's own."""
-    if found.benchmark is None or found.benchmark.name not in ("icons",):
+    """Authors and licences of the images that are shipped; empty for a user's own."""
+    if found.dataset is None or found.dataset.name not in ("icons",):
         return ""
-    for path in (embedded.folder("icons/benchmark") / "NOTICE", embedded.folder("NOTICE")):
+    for path in (embedded.folder("icons/dataset") / "NOTICE", embedded.folder("NOTICE")):
         if path.is_file():
             return path.read_text(encoding="utf-8")
     return ""

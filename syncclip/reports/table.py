@@ -43,7 +43,7 @@ def _set_table(found: Sources) -> Table:
     table = Table(box=_NARROW, show_edge=False, show_header=False)
     count = sum(shard.count for shard in found.stats.values())
     classes, shards = counted(len(found.classnames), "class", "classes"), counted(len(found.stats), "shard")
-    table.add_row("pictures", f"{count} of {classes} in {shards}")
+    table.add_row("images", f"{count} of {classes} in {shards}")
     rejects: Counter[str] = Counter()
     for shard in found.stats.values():
         rejects.update(shard.rejects)

@@ -21,8 +21,8 @@ def verdict_of(found: Sources, numbers: Numbers) -> Verdict:
         return _run(numbers)
     count = sum(shard.count for shard in found.stats.values())
     classes = counted(len(found.classnames), "class", "classes")
-    drawn = f"{counted(count, 'synthetic picture')} of {classes}."
-    said = drawn.replace(",", " ") if count else "No picture is drawn yet."
+    drawn = f"{counted(count, 'synthetic image')} of {classes}."
+    said = drawn.replace(",", " ") if count else "No image is drawn yet."
     generator = (found.plan.get("generator") or {}).get("pipeline")
     return Verdict(
         said,
@@ -36,9 +36,9 @@ def _run(numbers: Numbers) -> Verdict:
     if arm is None or "hm" not in scores:
         return Verdict(f"{arm.label if arm else 'This run'}: no results for both halves.")
     seen = {
-        "both": "base classes, seen in real and synthetic pictures, and novel classes, seen in synthetic ones alone",
-        "real": "base classes, seen in real pictures, and novel classes, not seen at all",
-        "synthetic": "base and novel classes, all seen in synthetic pictures alone",
+        "both": "base classes, seen in real and synthetic images, and novel classes, seen in synthetic ones alone",
+        "real": "base classes, seen in real images, and novel classes, not seen at all",
+        "synthetic": "base and novel classes, all seen in synthetic images alone",
     }.get(arm.data, "base and novel classes, none of them seen before")
     opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
     return Verdict(
@@ -58,19 +58,19 @@ def eyebrow_of(found: Sources, numbers: Numbers) -> str:
             found.recipe.get("name")
             or found.state.get("name")
             or found.record.get("name")
-            or found.plan.get("benchmark")
+            or found.plan.get("dataset")
             or ""
         ),
     ]
     if found.classnames:
         parts.append(f"{counted(len(found.classnames), 'class', 'classes')}, {found.base} of them base")
-    shots = found.section("benchmark").get("shots")
+    shots = found.section("dataset").get("shots")
     if shots and found.kind != "set":
-        parts.append(f"{counted(shots, 'real picture')} a base class")
+        parts.append(f"{counted(shots, 'real image')} a base class")
     if found.table is not None and "seed" in found.table:
         parts.append(counted(found.table["seed"].dropna().nunique(), "seed"))
     if numbers.differences and numbers.differences[0].n:
-        parts.append(f"up to {max(one.n or 0 for one in numbers.differences)} synthetic pictures a class")
+        parts.append(f"up to {max(one.n or 0 for one in numbers.differences)} synthetic images a class")
     return " · ".join(part for part in parts if part)
 
 
@@ -78,13 +78,13 @@ FAILED_NAMED = 10
 """Failed runs that are named, before the rest is only counted."""
 
 
-def ribbon_note(pictures: dict[str, object] | None) -> str:
+def ribbon_note(images: dict[str, object] | None) -> str:
     """What the strip under the headline shows."""
-    if not pictures:
+    if not images:
         return ""
-    if pictures["real"] and pictures["made"]:
-        return "Above: real pictures of the benchmark. Below: what the generator draws for the same class."
-    return "Real pictures of the benchmark." if pictures["real"] else "Drawn by the generator."
+    if images["real"] and images["made"]:
+        return "Above: real images of the dataset. Below: what the generator draws for the same class."
+    return "Real images of the dataset." if images["real"] else "Drawn by the generator."
 
 
 def unfinished(found: Sources) -> str | None:

@@ -17,7 +17,7 @@ Kind = Literal["gain", "loss", "unsure", "plain"]
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus another in points, paired, with its interval; `n`, `against_n`: synthetic pictures a class."""
+    """One arm minus another in points, paired, with its interval; `n`, `against_n`: synthetic images a class."""
 
     arm: ArmLook
     against: ArmLook
@@ -127,7 +127,7 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     """The headline of a study."""
     if focus is None:
         return Verdict(
-            "No arm of this study learns from synthetic pictures.", sentences=["So it cannot tell whether they help."]
+            "No arm of this study learns from synthetic images.", sentences=["So it cannot tell whether they help."]
         )
     mine = [one for one in found if one.arm == focus and one.against != focus]
     real = [one for one in mine if one.against.data == "real"]
@@ -138,24 +138,24 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         return Verdict(
             f"{focus.short} in numbers.",
             sentences=[
-                "This study has no run on real pictures alone with which the use of synthetic ones could be compared."
+                "This study has no run on real images alone with which the use of synthetic ones could be compared."
             ],
             answers=_cards(mine),
         )
     counts = [one for one in (own, opened) if one is not None]
     kinds = {one.kind for one in counts}
     if kinds == {"gain"}:
-        headline = "Synthetic pictures helped"
+        headline = "Synthetic images helped"
     elif kinds == {"gain", "unsure"}:
         lead = next(one for one in counts if one.kind == "gain")
-        headline = "Synthetic pictures helped on one count of two"
+        headline = "Synthetic images helped on one count of two"
     elif kinds == {"loss"} or kinds == {"loss", "unsure"}:
         lead = next(one for one in counts if one.kind == "loss")
-        headline = "Synthetic pictures did harm"
+        headline = "Synthetic images did harm"
     elif "gain" in kinds and "loss" in kinds:
-        headline = "Synthetic pictures helped and harmed"
+        headline = "Synthetic images helped and harmed"
     else:
-        headline = "Synthetic pictures made no sure difference"
+        headline = "Synthetic images made no sure difference"
     size = f"{signed(lead.difference)} points"
     sure = f"{per_cent(lead.level)} interval {signed(lead.low)} to {signed(lead.high)}"
     return Verdict(
@@ -170,7 +170,7 @@ def _first_sentence(lead: Difference, points: Points) -> str:
     series = points.get(lead.arm.id, {}).get(lead.metric, [])
     level = f" reaches {series[-1]['mean']:.1f}\u00a0% and" if series else ""
     amount = lead.n or (int(series[-1]["n"]) if series else 0)
-    given = f"Given {amount} generated picture{'' if amount == 1 else 's'} per class, " if amount else ""
+    given = f"Given {amount} generated image{'' if amount == 1 else 's'} per class, " if amount else ""
     where = "all classes as candidates" if lead.metric.startswith("open_") else "each half among its own classes"
     verb = {"gain": "beats", "loss": "falls behind"}.get(lead.kind, "cannot be told from")
     return (

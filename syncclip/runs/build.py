@@ -1,4 +1,4 @@
-"""From a recipe to the built parts of a run: benchmark, frozen CLIP with its method, stream of batches.
+"""From a recipe to the built parts of a run: dataset, frozen CLIP with its method, stream of batches.
 
 MERGED What earlier runs of a process loaded.
 """
@@ -19,8 +19,8 @@ from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
-from syncclip.datasets.dataset import Pictures, Split
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from syncclip.datasets.dataset import Images, Split
 from syncclip.evaluation.predict import evaluate_method
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe, learns_from_synthetic, shots_of
@@ -34,7 +34,7 @@ from syncclip.training.run_folder import RunFolder
 class Parts:
     """What a run is made of. The method is on its device, in evaluation mode, its prompts as they start."""
 
-    benchmark: Benchmark
+    dataset: Dataset
     backbone: Backbone
     method: Method
 
@@ -45,7 +45,7 @@ class Parts:
 
 
 def assemble(recipe: Recipe, frozen: FrozenParts | None = None) -> Parts:
-    """Load benchmark and backbone and build the method; the prompts' start depends on the training's seed.
+    """Load dataset and backbone and build the method; the prompts' start depends on the training's seed.
 
     Args:
         frozen: has what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
@@ -55,32 +55,32 @@ def assemble(recipe: Recipe, frozen: FrozenParts | None = None) -> Parts:
     """
     storage.configure(recipe.storage.options)
     frozen = frozen or FrozenParts()
-    benchmark = through(frozen.benchmark(recipe.benchmark), shard_cache(recipe.training))
+    dataset = through(frozen.dataset(recipe.dataset), shard_cache(recipe.training))
     clip = frozen.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
-    method = build_method(training.method, clip, benchmark, settings, training.seed)
-    benchmark = frozen.prepared(benchmark, recipe.benchmark, clip.backbone)
-    return Parts(benchmark, clip.backbone, method.to(_device(training.device)).eval())
+    method = build_method(training.method, clip, dataset, settings, training.seed)
+    dataset = frozen.prepared(dataset, recipe.dataset, clip.backbone)
+    return Parts(dataset, clip.backbone, method.to(_device(training.device)).eval())
 
 
 def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
     """This rank's batches; None for a method that learns nothing.
 
-    The few shots are drawn by `benchmark.seed`, or by the training's seed where none is given.
+    The few shots are drawn by `dataset.seed`, or by the training's seed where none is given.
     """
     training = recipe.training
     if not parts.method.data:
         return None
-    synthetic = synthetic_sources(recipe, len(parts.benchmark.classnames)) if learns_from_synthetic(recipe) else None
+    synthetic = synthetic_sources(recipe, len(parts.dataset.classnames)) if learns_from_synthetic(recipe) else None
     return MixedStream(
-        real_sources(recipe, parts.benchmark, *shots_of(recipe)),
+        real_sources(recipe, parts.dataset, *shots_of(recipe)),
         synthetic,
         transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,
         seed=training.seed,
-        base=parts.benchmark.base,
-        novel=parts.benchmark.novel,
+        base=parts.dataset.base,
+        novel=parts.dataset.novel,
         data=training.data,
         images_per_class=training.images_per_class,
         window=training.window,
@@ -92,17 +92,17 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
 
 
 def validation(recipe: Recipe, parts: Parts) -> Callable[[], float]:
-    """Gives the method's accuracy at the time on the validation pictures, in percent, among all classes.
+    """Gives the method's accuracy at the time on the validation images, in percent, among all classes.
 
     Raises:
-        UserError: the benchmark has no such pictures.
+        UserError: the dataset has no such images.
     """
-    pictures, transform = parts.benchmark.split("val"), parts.backbone.preprocess
+    images, transform = parts.dataset.split("val"), parts.backbone.preprocess
 
     def accuracy() -> float:
         evaluation, threads = recipe.evaluation, recipe.training.threads
         numbers, _ = evaluate_method(
-            parts.method, pictures, transform, evaluation.batch, threads=threads, candidates=parts.benchmark.only
+            parts.method, images, transform, evaluation.batch, threads=threads, candidates=parts.dataset.only
         )
         return float(numbers["open_all"])
 
@@ -121,54 +121,54 @@ TESTED: tuple[Split, ...] = ("val", "test")
 class FrozenParts:
     """Loads what recipes name, and keeps it while they name the same. Runs are the same bit for bit either way.
 
-    Benchmarks are kept as lists of pictures, one CLIP with all its weights, and of tested pictures as many as have
+    Datasets are kept as lists of images, one CLIP with all its weights, and of tested images as many as have
     room: decoded, and cut to the size that the CLIP sees. Not for several threads.
 
     Args:
-        keep_bytes: memory that kept pictures may take; those beyond are decoded each time.
+        keep_bytes: memory that kept images may take; those beyond are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
-        self.loads: dict[str, int] = {"benchmark": 0, "clip": 0, "picture": 0}
+        self.loads: dict[str, int] = {"dataset": 0, "clip": 0, "image": 0}
         """What was really done, by kind."""
         self._keeps, self._room = keep_bytes > 0, keep_bytes
-        self._benchmarks: dict[str, Benchmark] = {}
+        self._datasets: dict[str, Dataset] = {}
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
-        self._pictures: dict[tuple[str, str], dict[int, Image.Image]] = {}
+        self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
 
-    def benchmark(self, settings: BenchmarkSettings) -> Benchmark:
-        """The benchmark, as `load_benchmark` has it."""
+    def dataset(self, settings: DatasetSettings) -> Dataset:
+        """The dataset, as `load_dataset` has it."""
         key = _key(settings)
-        if key not in self._benchmarks:
-            self.loads["benchmark"] += 1
-            self._benchmarks[key] = load_benchmark(settings)
-        return self._benchmarks[key]
+        if key not in self._datasets:
+            self.loads["dataset"] += 1
+            self._datasets[key] = load_dataset(settings)
+        return self._datasets[key]
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
         """The CLIP, where the last run left it: whoever builds a method moves it to its device. Only one is kept."""
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # its memory is needed for the next
-            self._pictures.clear()
+            self._images.clear()
             self.loads["clip"] += 1
             self._clip = settings, PromptedClip(load_backbone(settings))
         return self._clip[1]
 
-    def prepared(self, benchmark: Benchmark, settings: BenchmarkSettings, backbone: Backbone) -> Benchmark:
-        """The same benchmark, of whose tested splits each picture is decoded once and comes cut to the CLIP's size.
+    def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
+        """The same dataset, of whose tested splits each image is decoded once and comes cut to the CLIP's size.
 
         What the CLIP's `preprocess` makes of the cut ones is the same to the bit.
         """
         if not self._keeps:
-            return benchmark
-        tested: Mapping[Split, Pictures] = {
-            split: KeptPictures(self, pictures, self._pictures.setdefault((_key(settings), split), {}), backbone)
-            for split, pictures in benchmark.splits.items()
+            return dataset
+        tested: Mapping[Split, Images] = {
+            split: KeptImages(self, images, self._images.setdefault((_key(settings), split), {}), backbone)
+            for split, images in dataset.splits.items()
             if split in TESTED
         }
-        return replace(benchmark, splits={**benchmark.splits, **tested})
+        return replace(dataset, splits={**dataset.splits, **tested})
 
     def room_for(self, image: Image.Image) -> bool:
-        """Whether a picture may be kept; its bytes are then taken."""
+        """Whether an image may be kept; its bytes are then taken."""
         size = 3 * image.width * image.height
         if size > self._room:
             return False
@@ -176,43 +176,41 @@ class FrozenParts:
         return True
 
 
-class KeptPictures:
-    """Pictures of which those that have room are decoded once. The first ones are kept: they are read in order."""
+class KeptImages:
+    """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
 
-    def __init__(
-        self, frozen: FrozenParts, pictures: Pictures, kept: dict[int, Image.Image], backbone: Backbone
-    ) -> None:
-        self._frozen, self._pictures, self._kept, self._backbone = frozen, pictures, kept, backbone
-        self.labels = pictures.labels
+    def __init__(self, frozen: FrozenParts, images: Images, kept: dict[int, Image.Image], backbone: Backbone) -> None:
+        self._frozen, self._images, self._kept, self._backbone = frozen, images, kept, backbone
+        self.labels = images.labels
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def rows_of(self, label: int) -> npt.NDArray[np.int64]:
         """The rows that show a class, ascending."""
-        return self._pictures.rows_of(label)
+        return self._images.rows_of(label)
 
     def read(self, row: int) -> bytes:
         """The file's bytes, as they are."""
-        return self._pictures.read(row)
+        return self._images.read(row)
 
     def name(self, row: int) -> str:
-        """What a picture is called in a message."""
-        return self._pictures.name(row)
+        """What an image is called in a message."""
+        return self._images.name(row)
 
     def image(self, row: int) -> Image.Image:
-        """The RGB picture of a row, cut to the CLIP's size."""
+        """The RGB image of a row, cut to the CLIP's size."""
         if row in self._kept:
             return self._kept[row]
-        self._frozen.loads["picture"] += 1
-        image = cut(self._pictures.image(row), self._backbone.preprocess)
+        self._frozen.loads["image"] += 1
+        image = cut(self._images.image(row), self._backbone.preprocess)
         if self._frozen.room_for(image):
             self._kept[row] = image
         return image
 
 
-def _key(settings: BenchmarkSettings) -> str:
-    """What decides a benchmark; which of its pictures are the shots is asked of it later."""
+def _key(settings: DatasetSettings) -> str:
+    """What decides a dataset; which of its images are the shots is asked of it later."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 

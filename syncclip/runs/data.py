@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, with_first_names
 from syncclip.core.text import counted
-from syncclip.datasets import Benchmark, load_benchmark
+from syncclip.datasets import Dataset, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.cache import ShardCache
@@ -50,10 +50,10 @@ def settled_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe,
 def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
 
-    The identity is a digest of all that decides those pictures; a set that grew since keeps the identity of its parts.
+    The identity is a digest of all that decides those images; a set that grew since keeps the identity of its parts.
 
     Raises:
-        UserError: the set is of other classes, holds too few pictures, or isn't finished that far.
+        UserError: the set is of other classes, holds too few images, or isn't finished that far.
     """
     plan = read_set(url)
     if plan is None:
@@ -74,19 +74,19 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
             f"{again}"
         )
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
-    return wanted, digest({**plan.model_dump(mode="json"), "amounts": amounts})
+    return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
 
 
-def real_sources(recipe: Recipe, benchmark: Benchmark, shots: int, seed: int) -> list[Source[ImageSet]]:
-    """The shots of the benchmark, and those of the sets in `training.real`.
+def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> list[Source[ImageSet]]:
+    """The shots of the dataset, and those of the sets in `training.real`.
 
     Raises:
         UserError: one of them shows other classes, or isn't there.
     """
-    sources: list[Source[ImageSet]] = [_shots(recipe, benchmark, shots, seed)]
+    sources: list[Source[ImageSet]] = [_shots(recipe, dataset, shots, seed)]
     for one in recipe.training.real:
-        other = load_benchmark(recipe.benchmark.model_copy(update={"name": one.url, "root": None}))
-        _require_same(other.classnames, benchmark.classnames, f"{one.url} (training.real)", recipe)
+        other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
+        _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
         sources.append(_shots(recipe, other, shots, seed, one.weight))
     return sources
 
@@ -116,22 +116,22 @@ def shard_cache(training: TrainingSettings) -> ShardCache:
     return ShardCache(training.cache_bytes, folder=folder, check=training.check_shards)
 
 
-def through(benchmark: Benchmark, cache: ShardCache) -> Benchmark:
-    """The benchmark, with those of its splits that are shards read through a cache."""
-    splits = benchmark.splits.items()
+def through(dataset: Dataset, cache: ShardCache) -> Dataset:
+    """The dataset, with those of its splits that are shards read through a cache."""
+    splits = dataset.splits.items()
     return replace(
-        benchmark,
+        dataset,
         splits={split: images.through(cache) if isinstance(images, ShardSet) else images for split, images in splits},
     )
 
 
-def _shots(recipe: Recipe, benchmark: Benchmark, shots: int, seed: int, weight: float = 1.0) -> Source[ImageSet]:
-    cached = through(benchmark, shard_cache(recipe.training))
+def _shots(recipe: Recipe, dataset: Dataset, shots: int, seed: int, weight: float = 1.0) -> Source[ImageSet]:
+    cached = through(dataset, shard_cache(recipe.training))
     return Source(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
 
 
 def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
-    _require_same(plan.classnames, load_benchmark(recipe.benchmark).classnames, url, recipe)
+    _require_same(plan.classnames, load_dataset(recipe.dataset).classnames, url, recipe)
 
 
 def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:
@@ -139,8 +139,8 @@ def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recip
         pairs = enumerate(zip(found, wanted, strict=False))
         first = next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
         raise UserError(
-            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.benchmark.name!r}{first}; "
-            "take a set of this benchmark, or name another with training.synthetic=DIR"
+            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.dataset.name!r}{first}; "
+            "take a set of this dataset, or name another with training.synthetic=DIR"
         )
 
 
@@ -154,5 +154,5 @@ def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
     if 0 < training.cache_bytes < needed:
         raise UserError(
             f"training.cache_bytes is {training.cache_bytes:,}, but the shards that are in use at once take "
-            f"{needed:,}; set training.window to fewer shards, give it more room, or 0 to fetch each picture alone"
+            f"{needed:,}; set training.window to fewer shards, give it more room, or 0 to fetch each image alone"
         )

@@ -1,6 +1,6 @@
-"""What a finished run scores: on its own benchmark, and on others, over whose classes its prompts are laid.
+"""What a finished run scores: on its own dataset, and on others, over whose classes its prompts are laid.
 
-MERGED A run's test pictures shared out over the workers of a Ray cluster; the results are those of one, bit for bit.
+MERGED A run's test images shared out over the workers of a Ray cluster; the results are those of one, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,42 +12,43 @@ from typing import Any
 import safetensors.torch
 
 from syncclip import storage
+from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, ray_session
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings
+from syncclip.datasets import Dataset, DatasetSettings
 from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, save_evaluation
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import FrozenParts, Parts, assemble
-from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder, say
+from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
-"""In a run's folder: a folder for each other benchmark that it was tested on."""
+"""In a run's folder: a folder for each other dataset that it was tested on."""
 
 
 def scored(
     recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """The results of a finished run on its benchmark; computed where they are missing or of other settings.
+    """The results of a finished run on its dataset; computed where they are missing or of other settings.
 
-    So are those on the benchmarks of `evaluation.transfer`, which `transfer_results` reads.
+    So are those on the datasets of `evaluation.transfer`, which `transfer_results` reads.
 
     Args:
         frozen: what earlier runs of this process loaded.
-        workers: of a cluster, which share the pictures out; None: this process looks at all of them. The results are
+        workers: of a cluster, which share the images out; None: this process looks at all of them. The results are
             the same.
     """
     found = results_at(folder.url, recipe) or score(recipe, folder, frozen, workers)
     for name in missing_transfers(recipe, folder.url):
-        transfer(recipe, folder, BenchmarkSettings(name=name, root=recipe.benchmark.root), frozen, workers)
+        transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), frozen, workers)
     return found
 
 
 def score(
     recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own benchmark, and write the results into its folder."""
+    """Evaluate a finished run on its own dataset, and write the results into its folder."""
     parts = assemble(recipe, frozen)
     try:
         parts.method.load_state_dict(_prompts(folder))
@@ -62,27 +63,27 @@ def score(
 def transfer(
     recipe: Recipe,
     folder: RunFolder,
-    other: BenchmarkSettings,
+    other: DatasetSettings,
     frozen: FrozenParts | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run over the classes of another benchmark; results go to its folder's `transfer/<name>`.
+    """Evaluate a finished run over the classes of another dataset; results go to its folder's `transfer/<name>`.
 
     Raises:
-        UserError: what the method learned belongs to its own classes, or the benchmark isn't there.
+        UserError: what the method learned belongs to its own classes, or the dataset isn't there.
     """
-    elsewhere = recipe.model_copy(update={"benchmark": other})
+    elsewhere = recipe.model_copy(update={"dataset": other})
     parts = assemble(elsewhere, frozen)
     if learns_for_each_class(recipe, parts):
         raise UserError(
-            f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.benchmark.name!r}, "
-            f"which says nothing about those of {parts.benchmark.name!r}; test a run whose prompts all classes share"
+            f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
+            f"which says nothing about those of {parts.dataset.name!r}; test a run whose prompts all classes share"
         )
     prompts = _prompts(folder)
     ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
     if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
         raise UserError(
-            f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.benchmark.name!r}, whose "
+            f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.dataset.name!r}, whose "
             "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
         )
     parts.method.load_state_dict(prompts)
@@ -90,7 +91,7 @@ def transfer(
 
 
 def transfer_results(run_url: str, name: str) -> dict[str, Any]:
-    """What `transfer` wrote about one benchmark."""
+    """What `transfer` wrote about one dataset."""
     found = json.loads(storage.read_bytes(storage.join(_transfer_url(run_url, name), RESULTS)))
     assert isinstance(found, dict)
     return found
@@ -107,17 +108,17 @@ def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
 
 
 def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
-    """Those benchmarks of `evaluation.transfer` that the run was not tested on."""
+    """Those datasets of `evaluation.transfer` that the run was not tested on."""
     return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
 
 
 def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
     """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
     settings = recipe.methods.of(recipe.training.method)
-    name, clip = parts.benchmark.classnames[0], parts.method.clip
+    name, clip = parts.dataset.classnames[0], parts.method.clip
 
     def shapes(classes: int) -> list[tuple[int, ...]]:
-        few = Benchmark("few", [name] * classes, parts.benchmark.template, {})
+        few = Dataset("few", [name] * classes, parts.dataset.template, {})
         method: Method = build_method(recipe.training.method, clip, few, settings, seed=0)
         return [tuple(parameter.shape) for parameter in method.parameters()]
 
@@ -127,19 +128,19 @@ def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
 def _evaluate(recipe: Recipe, folder: RunFolder, parts: Parts, url: str, workers: int | None) -> dict[str, Any]:
     """Let a method speak, and write what it says to `url`: here, or on the workers of a cluster."""
     evaluation, method = recipe.evaluation, parts.method
-    pictures = parts.benchmark.split(evaluation.split)
-    if workers is None or not len(pictures):
+    images = parts.dataset.split(evaluation.split)
+    if workers is None or not len(images):
         predictions = predict(
             method,
-            pictures,
+            images,
             parts.backbone.preprocess,
             batch=evaluation.batch,
             threads=recipe.training.threads,
-            candidates=parts.benchmark.only,
+            candidates=parts.dataset.only,
         )
     else:
         prompts = storage.read_bytes(folder.path(PROMPTS))
-        predictions = shared_predictions(recipe, prompts, workers, len(pictures))
+        predictions = shared_predictions(recipe, prompts, workers, len(images))
     numbers = results(predictions, method.classnames, method.base, evaluation.bins)
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(url, numbers, predictions)
@@ -154,7 +155,7 @@ def _prompts(folder: RunFolder) -> dict[str, Any]:
 
 
 def _transfer_url(run_url: str, name: str) -> str:
-    """Where the results on another benchmark lie; a path is called by its last part."""
+    """Where the results on another dataset lie; a path is called by its last part."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
@@ -162,17 +163,17 @@ RETRIES = 4
 """How often a part starts again after its process died or its machine was lost."""
 
 
-def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, pictures: int) -> Predictions:
-    """What a run says about all pictures of its split, each part of them a Ray task.
+def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int) -> Predictions:
+    """What a run says about all images of its split, each part of them a Ray task.
 
     A part is a pure function of what it is given, so one that is lost with its worker is done again and says the same.
     Where the cluster has room for fewer workers, parts wait for each other.
 
     Args:
-        recipe: of the run; its benchmark is the one that is tested on.
+        recipe: of the run; its dataset is the one that is tested on.
         prompts: of the run, as its safetensors file has them.
-        workers: parts that the pictures are cut in.
-        pictures: how many there are.
+        workers: parts that the images are cut in.
+        images: how many there are.
 
     Raises:
         UserError: a worker can't read what the recipe names.
@@ -191,7 +192,7 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, pictures: i
             said = ray.get([remote.remote(spec, part) for part in range(workers)])
         except ray.exceptions.RayTaskError as error:
             raise getattr(error, "cause", error) from error
-    return Predictions.joined(said, pictures)
+    return Predictions.joined(said, images)
 
 
 def predict_part(spec: dict[str, Any], part: int) -> Predictions:
@@ -201,11 +202,11 @@ def predict_part(spec: dict[str, Any], part: int) -> Predictions:
     parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
     return predict(
         parts.method,
-        parts.benchmark.split(recipe.evaluation.split),
+        parts.dataset.split(recipe.evaluation.split),
         parts.backbone.preprocess,
         batch=recipe.evaluation.batch,
         threads=recipe.training.threads,
-        candidates=parts.benchmark.only,
+        candidates=parts.dataset.only,
         part=part,
         parts=spec["parts"],
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest, learns_from_synthetic
 from syncclip.runs.data import settled_sets
@@ -73,7 +73,7 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
         try:
             recipe, identity = settled_sets(recipe, lambda one: find_synthetic(one, out))
         except UserError:
-            load_benchmark(recipe.benchmark)  # if it isn't there either, that is the mistake to tell first
+            load_dataset(recipe.dataset)  # if it isn't there either, that is the mistake to tell first
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
@@ -88,11 +88,11 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
 
 def grounded(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
-    benchmark, backbone = recipe.benchmark, recipe.backbone
-    own = benchmark.root is None and not known(benchmark.name)
+    dataset, backbone = recipe.dataset, recipe.backbone
+    own = dataset.root is None and not known(dataset.name)
     names = {
-        "benchmark.root": benchmark.root,
-        "benchmark.name": benchmark.name if own else None,
+        "dataset.root": dataset.root,
+        "dataset.name": dataset.name if own else None,
         "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
         "backbone.pretrained": backbone.pretrained,
     }

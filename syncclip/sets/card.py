@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from syncclip.core.settings import with_present_names
 from syncclip.core.text import counted
 from syncclip.sets.imported import ImportedSet
 from syncclip.shards.layout import ShardStats
@@ -17,8 +18,8 @@ from syncclip.synthesis.plan import Plan
 
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
-SHARED = ("name", "benchmark", "backbone", "synthesis")
-"""Sections of a recipe that a card shows; others may hold credentials, and decide no picture."""
+SHARED = ("name", "dataset", "backbone", "synthesis")
+"""Sections of a recipe that a card shows; others may hold credentials, and decide no image."""
 
 
 def dataset_card(
@@ -30,7 +31,7 @@ def dataset_card(
         known: the set's plan, or what stands in for one.
         shards: markers of all its shards.
         provenance: arrow type of the `.json` members, of all shards; null where there are none.
-        licence: of the pictures, as the hub abbreviates it.
+        licence: of the images, as the hub abbreviates it.
         recipe: what the set was drawn by, in YAML; "" where it isn't known.
     """
     counts: Counter[int] = Counter()
@@ -39,21 +40,21 @@ def dataset_card(
     images, of_each = sum(counts.values()), [counts[label] for label in range(known.classes)]
     fewest, most = min(of_each), max(of_each)
     facts = {
-        "pictures": f"{images:,}",
-        "classes": f"{known.classes:,}, those of {known.benchmark}",
-        "pictures of a class": f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
+        "images": f"{images:,}",
+        "classes": f"{known.classes:,}, those of {known.dataset}",
+        "images of a class": f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
         **_origin(known),
         "licence": licence,
     }
     sections = [
         f"---\n{yaml.safe_dump(_head(known, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
-        f"# Synthetic pictures of {known.benchmark}",
-        "Pictures that a generator drew, for learning only: they show what it believes of a class, not the world.",
+        f"# Synthetic images of {known.dataset}",
+        "Images that a generator drew, for learning only: they show what it believes of a class, not the world.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
-        "Each sample has a picture (`jpg`), the number of its class (`cls`), its prompt or caption (`txt`) and where "
-        "it came from (`json`). Any first part of the shards shows the classes evenly, as far as there are pictures.",
-        '## Use\n\n```python\nfrom datasets import load_dataset\n\npictures = load_dataset("FOLDER", split="train")\n'
-        'print(pictures.features["cls"].names)\n```',
+        "Each sample has an image (`jpg`), the number of its class (`cls`), its prompt or caption (`txt`) and where "
+        "it came from (`json`). Any first part of the shards shows the classes evenly, as far as there are images.",
+        '## Use\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'
+        'print(images.features["cls"].names)\n```',
         *([f"## Recipe\n\n```yaml\n{shared(recipe)}```"] if recipe else []),
         "Made with syncclip.",
     ]
@@ -75,9 +76,9 @@ def provenance_type(column: pa.ChunkedArray, known: pa.DataType) -> pa.DataType:
 
 def shared(recipe: str) -> str:
     """The sections of a recipe that decide a set, without the folders of the machine that drew it."""
-    values = {key: value for key, value in yaml.safe_load(recipe).items() if key in SHARED}
-    if isinstance(values.get("benchmark"), dict):
-        values["benchmark"].pop("root", None)
+    values = {key: value for key, value in with_present_names(yaml.safe_load(recipe)).items() if key in SHARED}
+    if isinstance(values.get("dataset"), dict):
+        values["dataset"].pop("root", None)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

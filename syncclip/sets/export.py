@@ -1,4 +1,4 @@
-"""Synthetic sets as others lay them out: a folder of folders, a data set of the Hugging Face hub, a split file."""
+"""Synthetic sets as others lay them out: a folder of folders, a dataset of the Hugging Face hub, a split file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source:
 
     @property
     def images(self) -> int:
-        """Pictures of the set."""
+        """Images of the set."""
         return sum(stats.count for stats in self.shards.values())
 
     def table(self, shard: int) -> pa.Table:
@@ -49,7 +49,7 @@ class Source:
         return read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
 
 
-class Picture(NamedTuple):
+class Image(NamedTuple):
     """A file to be written, named by class and sample."""
 
     path: str
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
 
 
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
-    """Write a whole set in a layout that others read; how many pictures.
+    """Write a whole set in a layout that others read; how many images.
 
     A shard is in memory (or in a temporary file) at a time. Killed at any time, the same call goes on: files appear
     whole or not at all, and those that are there are not written again.
@@ -67,7 +67,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
         url: folder or URL of the set.
         out: folder or URL to write to.
         to: one of `LAYOUTS`.
-        licence: of the pictures, as the hub abbreviates it; the card tells it.
+        licence: of the images, as the hub abbreviates it; the card tells it.
 
     Raises:
         UserError: no such layout; no whole set is there, or it is damaged; the folder holds something else.
@@ -79,7 +79,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     shards = committed(url)
     source = Source(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
     _claim(source, out, to)
-    with Progress(source.images, "pictures", "export") as progress:
+    with Progress(source.images, "images", "export") as progress:
         LAYOUTS[to](source, out, progress, licence)
     return source.images
 
@@ -97,19 +97,19 @@ def _folder(source: Source, out: str, progress: Progress, _: str) -> None:
 
 
 def _split_file(source: Source, out: str, progress: Progress, _: str) -> None:
-    """A split file as CoOp's readers take it, with all pictures in `train`, and the pictures beside it in `images`."""
+    """A split file as CoOp's readers take it, with all images in `train`, and the images beside it in `images`."""
     names = source.known.classnames
     train = [
-        (picture.path, picture.label, names[picture.label])
-        for picture in _written(source, storage.join(out, "images"), progress)
+        (image.path, image.label, names[image.label])
+        for image in _written(source, storage.join(out, "images"), progress)
     ]
-    name = re.sub(r"\W+", "_", source.known.benchmark).strip("_") or "synthetic"
+    name = re.sub(r"\W+", "_", source.known.dataset).strip("_") or "synthetic"
     content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
     storage.write_bytes(storage.join(out, f"split_zhou_{name}.json"), content.encode())
 
 
 def _hugging_face(source: Source, out: str, progress: Progress, licence: str) -> None:
-    """The tars as they are, named as the hub's data sets name them, with a card last."""
+    """The tars as they are, named as the hub's datasets name them, with a card last."""
     folder = storage.join(out, "data")
     there = storage.sizes(folder)
     kind: pa.DataType = pa.null()
@@ -143,33 +143,33 @@ def _claim(source: Source, out: str, to: str) -> None:
     storage.write_bytes(place, mine)
 
 
-def _pictures(source: Source, shard: int) -> Iterator[Picture]:
-    """The pictures of a shard."""
+def _images(source: Source, shard: int) -> Iterator[Image]:
+    """The images of a shard."""
     archive = _sound(source, shard, storage.read_bytes(storage.join(source.url, shard_name(shard))))
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
         start = row["jpg_offset"]
         path = f"{source.folders[row['label']]}/{row['key']}.jpg"
-        yield Picture(path, row["label"], archive[start : start + row["jpg_size"]])
+        yield Image(path, row["label"], archive[start : start + row["jpg_size"]])
 
 
-def _written(source: Source, out: str, progress: Progress) -> Iterator[Picture]:
-    """Write all pictures below `out`, but for those that are there, and give each once it is there."""
+def _written(source: Source, out: str, progress: Progress) -> Iterator[Image]:
+    """Write all images below `out`, but for those that are there, and give each once it is there."""
     there = {
         f"{folder}/{name}": size
         for folder in source.folders
         for name, size in storage.sizes(storage.join(out, folder)).items()
     }
 
-    def write(picture: Picture) -> Picture:
-        if there.get(picture.path) != len(picture.data):
-            storage.write_bytes(storage.join(out, picture.path), picture.data)
-        return picture
+    def write(image: Image) -> Image:
+        if there.get(image.path) != len(image.data):
+            storage.write_bytes(storage.join(out, image.path), image.data)
+        return image
 
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="export") as writers:
         for shard in source.shards:
-            for picture in writers.map(write, _pictures(source, shard)):
+            for image in writers.map(write, _images(source, shard)):
                 progress.update(1)
-                yield picture
+                yield image
 
 
 def _copy(source: Source, shard: int, target: str) -> None:

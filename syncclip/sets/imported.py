@@ -1,6 +1,6 @@
 """Synthetic sets that others made: taken over into shards, they stand in for our own synthesis.
 
-Two kinds are read: a folder of pictures with a split file, as the authors' DALL-E and Stable Diffusion sets have it,
+Two kinds are read: a folder of images with a split file, as the authors' DALL-E and Stable Diffusion sets have it,
 and any WebDataset whose samples carry class ids. Files are kept as they are; only their order becomes index-major.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
-from syncclip.datasets.dataset import Benchmark, Pictures, spoken
+from syncclip.datasets.dataset import Dataset, Images, spoken
 from syncclip.datasets.files import FolderSet, few, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.shards.images import UnreadableImageError, decode_image
@@ -38,10 +38,10 @@ class ImportedSet(Settings):
 
     format: int = 1
     source: str
-    benchmark: str
+    dataset: str
     classnames: tuple[str, ...]
     counts: tuple[int, ...]
-    """Pictures of each class in the source."""
+    """Images of each class in the source."""
     shard_size: int
     parts: tuple[str, ...] = ()
     """Digests of the sets that it was merged of; none where it was imported."""
@@ -64,7 +64,7 @@ class ImportedSet(Settings):
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards that hold the first `images_per_class` pictures of each class; all by default."""
+        """Numbers of the shards that hold the first `images_per_class` images of each class; all by default."""
         wanted = self.images_per_class if images_per_class is None else images_per_class
         return range(-(-wanted * self.classes // self.shard_size))
 
@@ -104,39 +104,39 @@ def holds_set(url: str) -> bool:
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
-def import_set(source: str, benchmark: Benchmark, url: str, images: str | None = None) -> ImportedSet:
-    """Take over a synthetic set. Pictures that cannot be read leave a gap and are counted in their shard's marker.
+def import_set(source: str, dataset: Dataset, url: str, images: str | None = None) -> ImportedSet:
+    """Take over a synthetic set. Images that cannot be read leave a gap and are counted in their shard's marker.
 
     Killed at any time, the same call writes the same shards.
 
     Args:
         source: a split file or the folder that holds it, of which the split `train` is read; or a folder or URL of
             tars, of which those of `train/` are read where there is one.
-        benchmark: whose class ids the set uses, in its first order.
+        dataset: whose class ids the set uses, in its first order.
         url: folder or URL to write to.
-        images: where the pictures of a split file lie; looked for beside it where not given.
+        images: where the images of a split file lie; looked for beside it where not given.
 
     Raises:
         UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
             another set.
     """
-    pictures, texts = _open(source, benchmark, images)
-    classes = len(benchmark.classnames)
-    counts = np.bincount(pictures.labels, minlength=classes)
+    source_images, texts = _open(source, dataset, images)
+    classes = len(dataset.classnames)
+    counts = np.bincount(source_images.labels, minlength=classes)
     rounds = -(-SHARD_IMAGES // classes)
     found = ImportedSet(
         source=source.rstrip("/").rpartition("/")[2],
-        benchmark=benchmark.name,
-        classnames=tuple(benchmark.classnames),
+        dataset=dataset.name,
+        classnames=tuple(dataset.classnames),
         counts=tuple(counts.tolist()),
         shard_size=rounds * classes,
     )
     claim(found, url)
-    order = _index_major(pictures.labels, classes)
-    with Progress(len(order), "pictures", "import") as progress:
+    order = _index_major(source_images.labels, classes)
+    with Progress(len(order), "images", "import") as progress:
         for shard in found.shards():
             rows = order[(order[:, 0] // found.shard_size) == shard]
-            samples = [_sample(pictures, texts, benchmark, int(index), int(row)) for index, row in rows]
+            samples = [_sample(source_images, texts, dataset, int(index), int(row)) for index, row in rows]
             sound = [sample for sample in samples if sample is not None]
             lost = len(samples) - len(sound)
             write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
@@ -168,30 +168,30 @@ def content_of(url: str) -> str:
     return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
 
 
-def _open(source: str, benchmark: Benchmark, images: str | None) -> tuple[Pictures, Sequence[str]]:
-    """The pictures of a source, with ids of the benchmark's classes, and a text for each ("" for none)."""
+def _open(source: str, dataset: Dataset, images: str | None) -> tuple[Images, Sequence[str]]:
+    """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
     if tars := _tars(source):
         members = index_tars(tars)
-        labels = [_checked(member.label, benchmark, f"{tars[member.tar]}:{member.key}") for member in members]
+        labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]
         return TarSet(tars, members, labels), [member.text for member in members]
     file = _split_file(source)
     entries = split_entries(file)["train"]
     folder = Path(images) if images is not None else _beside(file, entries[0][0])
-    labels = [_checked(label, benchmark, f"{file}: {path}") for path, label, _ in entries]
+    labels = [_checked(label, dataset, f"{file}: {path}") for path, label, _ in entries]
     files = [f"{folder}/{path}" for path, _, _ in entries]
     require_files(files, str(file))
     names = {label: name for _, label, name in entries}
-    other = [f"{benchmark.classnames[one]!r} is {names[one]!r}" for one in names if not _same(one, names, benchmark)]
+    other = [f"{dataset.classnames[one]!r} is {names[one]!r}" for one in names if not _same(one, names, dataset)]
     if 2 * len(other) > len(names):
         raise UserError(
-            f"{file}: shows other classes than {benchmark.name!r}, or numbers them otherwise: {len(other)} of "
-            f"{len(names)} names differ ({few(other)}); name the benchmark that it was made for."
+            f"{file}: shows other classes than {dataset.name!r}, or numbers them otherwise: {len(other)} of "
+            f"{len(names)} names differ ({few(other)}); name the dataset that it was made for."
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
 
 
-def _same(label: int, names: dict[int, str], benchmark: Benchmark) -> bool:
-    return spoken(names[label]).lower() == benchmark.classnames[label].lower()
+def _same(label: int, names: dict[int, str], dataset: Dataset) -> bool:
+    return spoken(names[label]).lower() == dataset.classnames[label].lower()
 
 
 def _tars(source: str) -> list[str]:
@@ -216,28 +216,28 @@ def _split_file(source: str) -> Path:
 
 
 def _beside(file: Path, first: str) -> Path:
-    """The folder in which the first picture of a split file lies: the file's own, or one in it."""
+    """The folder in which the first image of a split file lies: the file's own, or one in it."""
     for folder in [file.parent, *sorted(one for one in file.parent.iterdir() if one.is_dir())]:
         if (folder / first).is_file():
             return folder
     raise UserError(f"{file}: {first} lies neither beside it nor in a folder beside it; name the folder with --images.")
 
 
-def _checked(label: str | int, benchmark: Benchmark, place: str) -> int:
+def _checked(label: str | int, dataset: Dataset, place: str) -> int:
     if not isinstance(label, int):
         raise UserError(
-            f"{place}: the class is told as {label!r}; class ids are numbers, as those of {benchmark.name!r}."
+            f"{place}: the class is told as {label!r}; class ids are numbers, as those of {dataset.name!r}."
         )
-    if not 0 <= label < len(benchmark.classnames):
+    if not 0 <= label < len(dataset.classnames):
         raise UserError(
-            f"{place}: label {label} is out of range; {benchmark.name!r} has {len(benchmark.classnames)} classes "
-            f"(0 to {len(benchmark.classnames) - 1})."
+            f"{place}: label {label} is out of range; {dataset.name!r} has {len(dataset.classnames)} classes "
+            f"(0 to {len(dataset.classnames) - 1})."
         )
     return label
 
 
 def _index_major(labels: Iterable[int], classes: int) -> np.ndarray:
-    """(n, 2) sample index and row of every picture, by index."""
+    """(n, 2) sample index and row of every image, by index."""
     seen = [0] * classes
     pairs = []
     for row, label in enumerate(labels):
@@ -246,16 +246,16 @@ def _index_major(labels: Iterable[int], classes: int) -> np.ndarray:
     return np.array(sorted(pairs), np.int64).reshape(-1, 2)
 
 
-def _sample(pictures: Pictures, texts: Sequence[str], benchmark: Benchmark, index: int, row: int) -> Sample | None:
-    """The sample of a row; None where the picture cannot be read."""
-    label, name = int(pictures.labels[row]), pictures.name(row)
-    data = pictures.read(row)
+def _sample(images: Images, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
+    """The sample of a row; None where the image cannot be read."""
+    label, name = int(images.labels[row]), images.name(row)
+    data = images.read(row)
     try:
         decode_image(data, name)
     except UnreadableImageError:
         return None
     source = "/".join(name.split("/")[-2:])
-    return Sample(index, label, data, texts[row] or benchmark.prompt(label), {"source": source})
+    return Sample(index, label, data, texts[row] or dataset.prompt(label), {"source": source})
 
 
 def _read(url: str) -> ImportedSet | None:

@@ -1,4 +1,4 @@
-"""One set of several that show the same classes: the pictures of the first come first, then those of the next."""
+"""One set of several that show the same classes: the images of the first come first, then those of the next."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Source:
     """One of the sets that are merged."""
 
     name: str
-    """What the merged pictures' provenance calls it."""
+    """What the merged images' provenance calls it."""
     known: Plan | ImportedSet
     images: ShardSet
 
 
 def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
-    """Write the pictures of several sets as one, index-major: image k of class c is sample k * classes + c.
+    """Write the images of several sets as one, index-major: image k of class c is sample k * classes + c.
 
-    In each class the pictures of the first set come first, so that its smaller amounts are those of the merged set.
-    Where a class has fewer pictures than others it leaves gaps at the end. Files, texts and provenance are kept; to the
+    In each class the images of the first set come first, so that its smaller amounts are those of the merged set.
+    Where a class has fewer images than others it leaves gaps at the end. Files, texts and provenance are kept; to the
     provenance come the set and the index there. What the merged set says of itself is what an imported one says.
 
     A shard is in memory at a time; remote ones are copied to a bounded place on the disk. Killed at any time, the same
@@ -57,7 +57,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
     counts = np.bincount(index % known.classes, minlength=known.classes)
     found = ImportedSet(
         source=" + ".join(one.name for one in sources),
-        benchmark=known.benchmark,
+        dataset=known.dataset,
         classnames=known.classnames,
         counts=tuple(counts.tolist()),
         shard_size=-(-SHARD_IMAGES // known.classes) * known.classes,
@@ -66,7 +66,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
     claim(found, url)
     bounds = np.searchsorted(index[order], np.arange(len(found.shards()) + 1) * found.shard_size)
     there = committed(url)
-    with Progress(len(order), "pictures", "merge") as progress:
+    with Progress(len(order), "images", "merge") as progress:
         for shard in found.shards():
             places = order[bounds[shard] : bounds[shard + 1]]
             if shard not in there:
@@ -77,7 +77,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
 
 def index_major(labels: Rows, classes: int) -> Rows:
-    """(n,) the index of each picture: `k * classes + label`, where it is picture k of its class in the given order."""
+    """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
     by_label = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_label], labels[by_label])
     ranks = np.empty(len(labels), np.int64)
@@ -106,7 +106,7 @@ def _open(urls: Sequence[str]) -> list[Source]:
             plan = one.known.model_dump_json(exclude={"amounts", "shard_size"})
             if (same := drawn.setdefault(plan, one.images.url)) != one.images.url:
                 raise UserError(
-                    f"{one.images.url} and {same} were drawn by the same plan, so their pictures are the same; draw "
+                    f"{one.images.url} and {same} were drawn by the same plan, so their images are the same; draw "
                     "one with another synthesis.seed"
                 )
     return sources

@@ -1,6 +1,6 @@
-"""How good a synthetic set is, as a frozen CLIP sees it: read right, varied, near the real pictures, nothing twice.
+"""How good a synthetic set is, as a frozen CLIP sees it: read right, varied, near the real images, nothing twice.
 
-MERGED How good the synthetic set of a recipe is, by the recipe's own CLIP and real pictures.
+MERGED How good the synthetic set of a recipe is, by the recipe's own CLIP and real images.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from syncclip import storage
 from syncclip.core.order import evenly
 from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.sets.imported import read_set
 from syncclip.sets.shift import Floats, Labels, Shift, measure
@@ -28,9 +28,9 @@ from syncclip.synthesis.prompts import PromptCoverage, coverage
 
 STATS_NAME = "stats.json"
 MOST = 20_000
-"""Pictures of each domain that are looked at: as many of each class as go into it, the first ones."""
+"""Images of each domain that are looked at: as many of each class as go into it, the first ones."""
 DUPLICATE = 0.99
-"""Cosine from which on two pictures are near-duplicates."""
+"""Cosine from which on two images are near-duplicates."""
 PAIRS = 20
 """Pairs of near-duplicates that are named."""
 BATCH = 64
@@ -45,11 +45,11 @@ class ClassQuality(Settings):
     images: int
     """That were looked at."""
     accuracy: float | None
-    """Per cent that the frozen CLIP reads as this class, among all; None where there is no picture."""
+    """Per cent that the frozen CLIP reads as this class, among all; None where there is no image."""
     similarity: float | None
-    """Mean cosine of two different pictures; None of fewer than two."""
+    """Mean cosine of two different images; None of fewer than two."""
     shift: float | None
-    """1 - cosine between the centres of real and synthetic pictures; None where one is missing."""
+    """1 - cosine between the centres of real and synthetic images; None where one is missing."""
 
 
 class ShiftNumbers(Settings):
@@ -78,29 +78,29 @@ class SetQuality(Settings):
     backbone: str
     """The judge."""
     images: int
-    """Pictures of the set."""
+    """Images of the set."""
     measured: int
-    """Pictures that were looked at."""
+    """Images that were looked at."""
     accuracy: float
     """Per cent that the frozen CLIP reads as their own class, among all."""
     similarity: float | None
-    """Mean cosine of two pictures of one class, mean over classes: the lower, the more varied."""
+    """Mean cosine of two images of one class, mean over classes: the lower, the more varied."""
     real_similarity: float | None
-    """The same of the real pictures, as a yardstick."""
+    """The same of the real images, as a yardstick."""
     shift: ShiftNumbers | None
-    """From the real pictures to the synthetic ones; None without real pictures."""
+    """From the real images to the synthetic ones; None without real images."""
     near_duplicates: int
-    """Pictures that resemble an earlier one, of any class, by a cosine of at least `duplicate`."""
+    """Images that resemble an earlier one, of any class, by a cosine of at least `duplicate`."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
-    """Sample numbers of the first of them, each with the nearest earlier picture."""
+    """Sample numbers of the first of them, each with the nearest earlier image."""
     prompts: PromptCoverage | None
     """None for a set that was not drawn here."""
     classes: tuple[ClassQuality, ...]
 
 
 class Seen(NamedTuple):
-    """Pictures as the judge sees them: (N, D) features of length 1, (N,) class ids and rows."""
+    """Images as the judge sees them: (N, D) features of length 1, (N,) class ids and rows."""
 
     features: Floats
     labels: Labels
@@ -113,11 +113,11 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     Args:
         url: folder or URL of the set.
         clip: the judge, with one sentence for each class.
-        real: real pictures of the same classes, None for none.
-        most: pictures of each domain that are looked at.
+        real: real images of the same classes, None for none.
+        most: images of each domain that are looked at.
 
     Raises:
-        UserError: there is no set, or not one picture can be read.
+        UserError: there is no set, or not one image can be read.
     """
     plan = read_set(url)
     if plan is None:
@@ -125,7 +125,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     images = ShardSet(url)
     made = _see(images, clip, most, "synthetic")
     if not len(made.rows):
-        raise UserError(f"{url}: not one picture can be read; see `syncclip shards verify {url}`")
+        raise UserError(f"{url}: not one image can be read; see `syncclip shards verify {url}`")
     true = None if real is None else _see(real, clip, most, "real")
     shift = None
     if true is not None and np.intersect1d(made.labels, true.labels).size:
@@ -163,7 +163,7 @@ def similarity(features: Floats) -> float | None:
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
     """How many rows of (N, D) features have an earlier near-duplicate, and the first `PAIRS` of them with the nearest.
 
-    Compares all pairs, a block at a time: 20,000 pictures take seconds.
+    Compares all pairs, a block at a time: 20,000 images take seconds.
     """
     small = features.astype(np.float32)
     count = 0
@@ -197,11 +197,11 @@ def _classes(
 
 
 def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
-    """What the judge sees of a set; pictures that can't be read are left out."""
+    """What the judge sees of a set; images that can't be read are left out."""
     rows = evenly(np.asarray(images.labels), most)
     kept: list[int] = []
     found = [np.zeros((0, 0))]
-    with Progress(len(rows), "pictures", f"quality ({name})") as progress:
+    with Progress(len(rows), "images", f"quality ({name})") as progress:
         for start in range(0, len(rows), BATCH):
             chunk = rows[start : start + BATCH].tolist()
             sound = {row: image for row in chunk if (image := _readable(images, row)) is not None}
@@ -237,22 +237,22 @@ def _known(value: float | None) -> float | None:
 def appraise(recipe: Recipe, url: str) -> SetQuality:
     """Measure the set at `url` and keep the numbers beside it as stats.json.
 
-    The real pictures are those of `evaluation.split`; a benchmark without that split has no shift.
+    The real images are those of `evaluation.split`; a dataset without that split has no shift.
 
     Args:
-        recipe: names benchmark and backbone.
+        recipe: names dataset and backbone.
         url: folder or URL of the set.
 
     Raises:
-        UserError: there is no set, or it shows other classes than the benchmark.
+        UserError: there is no set, or it shows other classes than the dataset.
     """
-    benchmark = load_benchmark(recipe.benchmark)
+    dataset = load_dataset(recipe.dataset)
     plan = read_set(url)
-    if plan is not None and list(plan.classnames) != benchmark.classnames:
+    if plan is not None and list(plan.classnames) != dataset.classnames:
         raise UserError(
-            f"{url} shows {plan.classes} classes of benchmark {plan.benchmark!r}, not the {len(benchmark.classnames)} "
-            f"of {benchmark.name!r}; name its benchmark with benchmark.name=NAME"
+            f"{url} shows {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} "
+            f"of {dataset.name!r}; name its dataset with dataset.name=NAME"
         )
-    prompts = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")
-    return set_quality(url, clip, benchmark.splits.get(recipe.evaluation.split))
+    return set_quality(url, clip, dataset.splits.get(recipe.evaluation.split))

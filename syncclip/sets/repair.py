@@ -94,7 +94,7 @@ def discard(url: str, shard: int) -> None:
 
 
 def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Refuse where something is missing that drawing needs: weights, what filters judge by, pictures to start from."""
+    """Refuse where something is missing that drawing needs: weights, what filters judge by, images to start from."""
     located = locate(plan.generator, plan.weights)
     if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
@@ -119,5 +119,5 @@ def _plan(url: str, broken: int) -> Plan:
         remedy = "merge them" if found.parts else "import it"
         raise UserError(f"{url}: {count}, for this set was not drawn but made of {found.source}; {remedy} anew")
     raise UserError(
-        f"{url}: {count}, for there is no plan beside them; pack the benchmark anew, or copy the set once more"
+        f"{url}: {count}, for there is no plan beside them; pack the dataset anew, or copy the set once more"
     )

@@ -1,4 +1,4 @@
-"""How far synthetic pictures are from real ones, as a CLIP sees them, and a map of both.
+"""How far synthetic images are from real ones, as a CLIP sees them, and a map of both.
 
 Features have length 1 before anything is measured. Numbers are given for the frozen CLIP and for a trained one, whose
 feature space is another: so beside the plain distance there is one relative to the distance between classes, which a
@@ -23,7 +23,7 @@ class Shift:
     Attributes:
         centroid_distance: mean over classes of 1 - cosine between the class's real and its synthetic centre.
         relative_distance: the same, divided by the mean of 1 - cosine between centres of different classes, both real.
-        overlap: per cent of synthetic pictures whose nearest real class centre is that of their own class.
+        overlap: per cent of synthetic images whose nearest real class centre is that of their own class.
         frechet: Fréchet distance of the two clouds, each taken as a normal distribution (as FID, on CLIP features of
             length 1).
         per_class: class id -> its centroid distance.

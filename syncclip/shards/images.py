@@ -1,4 +1,4 @@
-"""The one place where bytes become pictures, and the account of those that could not.
+"""The one place where bytes become images, and the account of those that could not.
 
 MERGED JPEGs that lie about their size: libjpeg decodes as many pixels as the header says and no word of the rest.
 """
@@ -42,7 +42,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
     Args:
         data: The whole file.
         name: What to call it in an error.
-        max_pixels: Larger pictures are refused from their header, before any pixel is allocated.
+        max_pixels: Larger images are refused from their header, before any pixel is allocated.
 
     Raises:
         UnreadableImageError: Not such an image, cut off, damaged, too large, or of another size than its data shows.
@@ -114,7 +114,7 @@ class Corruption:
 
 
 class DecodedImages:
-    """Decoded pictures, the least recently used forgotten beyond a number of bytes."""
+    """Decoded images, the least recently used forgotten beyond a number of bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
@@ -122,7 +122,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """The picture kept under a key, else the one that `decode` gives; its errors pass through."""
+        """The image kept under a key, else the one that `decode` gives; its errors pass through."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)
@@ -139,17 +139,17 @@ class DecodedImages:
 
 
 SURPLUS = 50
-"""A fiftieth of a picture's data may be too much: some cameras and programs leave a few bytes behind it."""
+"""A fiftieth of an image's data may be too much: some cameras and programs leave a few bytes behind it."""
 
 _END = b"\xff\xd9"
 _SMALL_BLOCK = 1032  # bytes; of larger ones glibc doesn't give the last one back as it was
 
 
 class JpegFile(io.BytesIO):
-    """A picture's file that hands the last piece of a JPEG's data out alone, and knows whether it was asked for.
+    """An image's file that hands the last piece of a JPEG's data out alone, and knows whether it was asked for.
 
     A decoder that didn't need it was done before: the header speaks of fewer pixels than there are data. Pixels are the
-    same as from a plain file, which this is to other kinds of pictures, to arithmetically coded JPEGs, whose decoder
+    same as from a plain file, which this is to other kinds of images, to arithmetically coded JPEGs, whose decoder
     can't wait in the middle, and to progressive ones, which are read to their end in any case.
     """
 
@@ -159,7 +159,7 @@ class JpegFile(io.BytesIO):
 
     @property
     def surplus(self) -> bool:
-        """Whether the picture, now decoded, was done without the last piece of its data."""
+        """Whether the image, now decoded, was done without the last piece of its data."""
         return self._last is not None and self.tell() <= self._last
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -171,7 +171,7 @@ class JpegFile(io.BytesIO):
 
 
 def decode(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
-    """The RGB picture of a JPEG that was opened and not loaded.
+    """The RGB image of a JPEG that was opened and not loaded.
 
     Args:
         data: the whole file.
@@ -192,7 +192,7 @@ def decode(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The picture itself where it is RGB already."""
+    """The image itself where it is RGB already."""
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -200,15 +200,15 @@ def as_rgb(image: Image.Image) -> Image.Image:
 def ends_early(data: bytes, decoded: Image.Image) -> bool:
     """Whether a JPEG's data ends before its header's last pixel: libjpeg then fills up with grey.
 
-    What fills up is even, so only a picture with an even last corner is looked at twice. Bytes put behind the data are
+    What fills up is even, so only an image with an even last corner is looked at twice. Bytes put behind the data are
     more pixels to a decoder that is short of them, and nothing to one that has them all.
 
     Args:
-        decoded: the RGB picture that was made of the data.
+        decoded: the RGB image that was made of the data.
     """
     width, height = decoded.size
     if decoded.getpixel((width - 1, height - 1)) != decoded.getpixel((max(0, width - 2), height - 1)):
-        return False  # by far the most pictures
+        return False  # by far the most images
     corner = decoded.crop((max(0, width - 4), max(0, height - 2), width, height))
     end = data.rfind(_END)
     if end < 0 or any(low != high for low, high in corner.getextrema()):  # type: ignore[misc]
@@ -219,7 +219,7 @@ def ends_early(data: bytes, decoded: Image.Image) -> bool:
 
 
 def _blocks_beside_a_line(size: int) -> list[bytearray]:
-    """Memory to hold while a picture is decoded, so that its line of `size` bytes doesn't begin at a multiple of 32.
+    """Memory to hold while an image is decoded, so that its line of `size` bytes doesn't begin at a multiple of 32.
 
     libjpeg-turbo writes such a line around the cache, from which Pillow reads it the next moment; decoding then takes
     up to half as long again, in every second process and all through its life. glibc gives the block that was freed

@@ -37,7 +37,7 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, row: int) -> Image.Image:
-        """The RGB picture of a row; `UnreadableImageError` where it cannot be decoded."""
+        """The RGB image of a row; `UnreadableImageError` where it cannot be decoded."""
 
     def rows_of(self, label: int) -> Rows:
         """Ascending rows of a class; empty where it has none."""
@@ -139,7 +139,7 @@ class ShardSet:
         return self.cache.read(self._file(int(samples.shard[row])), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """The RGB picture of a row.
+        """The RGB image of a row.
 
         Raises:
             UnreadableImageError: It cannot be decoded, or is larger than `max_pixels`; or its shard is damaged or was

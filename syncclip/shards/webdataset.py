@@ -1,4 +1,4 @@
-"""Any WebDataset of pictures with classes, as others write it: read in place, without tables or commit markers."""
+"""Any WebDataset of images with classes, as others write it: read in place, without tables or commit markers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import decode_image
 from syncclip.shards.reader import Rows
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+IMAGES = ("jpg", "jpeg", "png", "webp")
 LABEL_KEYS = ("label", "cls", "class")
 """Where a sample has no `.cls` member: the keys of its `.json` that may hold the class."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where one picture lies, and what lies beside it in the tar."""
+    """Where one image lies, and what lies beside it in the tar."""
 
     tar: int
     offset: int
@@ -42,22 +42,22 @@ def tars_in(url: str) -> list[str]:
 
 
 def index_tars(urls: Sequence[str]) -> list[Member]:
-    """Read the headers of all tars, and the small members that tell classes; pictures are passed over.
+    """Read the headers of all tars, and the small members that tell classes; images are passed over.
 
     Raises:
-        UserError: a tar is damaged, or a sample has no picture or no class.
+        UserError: a tar is damaged, or a sample has no image or no class.
     """
     return [member for number, url in enumerate(urls) for member in _index(number, url)]
 
 
 class TarSet:
-    """Labelled pictures in tars, read by offset. Safe to share between threads; open it anew in another process."""
+    """Labelled images in tars, read by offset. Safe to share between threads; open it anew in another process."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
         """
         Args:
             urls: of the tars that `members` count.
-            members: one for each picture.
+            members: one for each image.
             labels: their class ids.
         """
         self._urls, self._members = list(urls), list(members)
@@ -72,17 +72,17 @@ class TarSet:
         return np.flatnonzero(self.labels == label).astype(np.int64)
 
     def name(self, row: int) -> str:
-        """What a picture is called in a message: `…/0.tar:s0000017`."""
+        """What an image is called in a message: `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
-        """The picture's file, as it lies in the tar."""
+        """The image's file, as it lies in the tar."""
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def image(self, row: int) -> Image.Image:
-        """The decoded picture, RGB.
+        """The decoded image, RGB.
 
         Raises:
             UnreadableImageError: it cannot be decoded.
@@ -90,7 +90,7 @@ class TarSet:
         return decode_image(self.read(row), self.name(row))
 
     def text(self, row: int) -> str:
-        """The caption beside a picture; "" where it has none."""
+        """The caption beside an image; "" where it has none."""
         return self._members[row].text
 
 
@@ -103,7 +103,7 @@ def _index(number: int, url: str) -> Iterator[Member]:
     except tarfile.TarError as error:
         raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
     if empty:
-        raise UserError(f"{url}: an empty tar, it has no picture; fetch it anew, or remove it.")
+        raise UserError(f"{url}: an empty tar, it has no image; fetch it anew, or remove it.")
 
 
 def _members(number: int, url: str) -> Iterator[Member]:
@@ -128,9 +128,9 @@ def _members(number: int, url: str) -> Iterator[Member]:
 
 
 def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Member:
-    picture = next((parts[kind] for kind in PICTURES if kind in parts), None)
-    if picture is None:
-        raise UserError(f"{url}: sample {key!r} has no picture (.jpg, .png or .webp), only {', '.join(parts)}.")
+    image = next((parts[kind] for kind in IMAGES if kind in parts), None)
+    if image is None:
+        raise UserError(f"{url}: sample {key!r} has no image (.jpg, .png or .webp), only {', '.join(parts)}.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
         try:
@@ -143,7 +143,7 @@ def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], 
         raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
     number_or_name = int(label) if label.removeprefix("-").isdecimal() else label
     text = _text(tar, parts.get("txt")) or ""
-    return Member(number, picture.offset_data, picture.size, key, number_or_name, text)
+    return Member(number, image.offset_data, image.size, key, number_or_name, text)
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> str | None:

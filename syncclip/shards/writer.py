@@ -90,7 +90,7 @@ def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[byt
     for sample, provenance in zip(samples, provenances, strict=True):
         key = sample_key(sample.index)
         members = [("cls", str(sample.label).encode()), ("jpg", sample.image_bytes)]
-        if sample.provenance:  # every member costs at least 1 KiB: a picture without provenance goes without the file
+        if sample.provenance:  # every member costs at least 1 KiB: an image without provenance goes without the file
             members.append(("json", provenance.encode()))
         members.append(("txt", sample.text.encode()))
         for kind, data in members:

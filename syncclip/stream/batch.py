@@ -38,7 +38,7 @@ class Batch:
 def empty_batch(images: int, like: Tensor) -> Tensor:
     """(images, 3, H, W) memory, laid out as one of them, `like` (3, H, W), is.
 
-    What comes from a picture has its colours side by side. To take them apart costs 50 µs at 224 pixels, a plain copy
+    What comes from an image has its colours side by side. To take them apart costs 50 µs at 224 pixels, a plain copy
     15, and decoding 250.
     """
     return torch.empty_like(like.expand(images, *like.shape))

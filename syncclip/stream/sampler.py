@@ -25,7 +25,7 @@ class Source(Generic[Set]):
     """One of the sets that are mixed.
 
     Of synthetic sets, `weight` is the chance of a draw beside the other sets that show a class. Of real ones it is how
-    often an epoch shows each picture: 1 once, 2 twice, 0.5 every other epoch.
+    often an epoch shows each image: 1 once, 2 twice, 0.5 every other epoch.
     """
 
     images: Set
@@ -51,7 +51,7 @@ class JoinedSet:
         return np.concatenate([one.rows_of(label) + start for one, start in pairs]).astype(np.int64)
 
     def image(self, row: int) -> Image.Image:
-        """The RGB picture of a row, see its set's own `image`."""
+        """The RGB image of a row, see its set's own `image`."""
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.sets[number].image(row - int(self.starts[number]))
 

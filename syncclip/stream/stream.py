@@ -80,8 +80,8 @@ class MixedStream:
             real: Real images, or several sets of them; with `data="synthetic"` only their labels are used, and None
                 draws labels from `base`.
             synthetic: The synthetic set, or several; None only with `data="real"`.
-            transform: (RGB picture, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
-                step, group, position); the picture is shared and must not be changed in place.
+            transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
+                step, group, position); the image is shared and must not be changed in place.
             batch: Global B, a multiple of `world_size`.
             seed: Of everything that is drawn.
             base, novel: Class ids.
@@ -219,7 +219,7 @@ class MixedStream:
         return order.below(bounds, order.key(purpose, self.seed, epoch, step))
 
     def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
-        """The picture of a row, or of the next sound row of its class."""
+        """The image of a row, or of the next sound row of its class."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image
@@ -254,5 +254,5 @@ class MixedStream:
             some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise UserError(
                 f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
-                "make a set of this benchmark, or loosen the filters"
+                "make a set of this dataset, or loosen the filters"
             )

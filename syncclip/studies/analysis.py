@@ -16,7 +16,7 @@ from syncclip.studies.fit import MIN_AMOUNTS, Curve, HeldOut, fit_curve, held_ou
 from syncclip.studies.grid import Cell
 from syncclip.studies.worth import Exchange, exchange
 
-SHOTS = "benchmark.shots"
+SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
 """The draws of an analysis are always the same, so that repeating it gives the same file."""
 
@@ -78,9 +78,9 @@ class Series:
     """The errors of one arm and metric over its amounts.
 
     Attributes:
-        amounts: (A,) synthetic pictures per class, ascending.
+        amounts: (A,) synthetic images per class, ascending.
         errors: (S, A) of each seed, in points (100 - accuracy).
-        draws: (R, A) mean over seeds in each draw of seeds and pictures; the same draws for every arm.
+        draws: (R, A) mean over seeds in each draw of seeds and images; the same draws for every arm.
     """
 
     amounts: list[int]
@@ -95,7 +95,7 @@ class Series:
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
-    """The errors of every arm that learns from synthetic pictures, for every metric: {arm: {metric: Series}}.
+    """The errors of every arm that learns from synthetic images, for every metric: {arm: {metric: Series}}.
 
     Only seeds finished at every amount count, so that all points of a curve stand on the same shots.
     """
@@ -150,9 +150,9 @@ def models(found: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, tup
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
-    """What the focus arm's synthetic pictures are worth in real ones, for every metric.
+    """What the focus arm's synthetic images are worth in real ones, for every metric.
 
-    Empty unless a method learned from real pictures alone with three or more numbers of shots (`benchmark.shots` in
+    Empty unless a method learned from real images alone with three or more numbers of shots (`dataset.shots` in
     the arms' overrides).
 
     Args:
@@ -187,7 +187,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
 
 
 def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
-    """Shots, ascending -> the arm that learned from so many real pictures alone, of the method with most such arms."""
+    """Shots, ascending -> the arm that learned from so many real images alone, of the method with most such arms."""
     methods: dict[str, dict[int, Arm]] = {}
     for arm in evidence.arms:
         if arm.trained and not arm.synthetic and evidence.amounts(arm):
@@ -233,7 +233,7 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[dict[str, A
                     "high": interval.high,
                     "level": settings.level,
                     "seeds": len(ordered),
-                    "pictures": len(first.novel),
+                    "images": len(first.novel),
                 }
             )
     return found

@@ -1,7 +1,7 @@
-"""Bootstrap over seeds and test pictures: how sure is a difference between two arms?
+"""Bootstrap over seeds and test images: how sure is a difference between two arms?
 
-Two sources of chance are drawn again together: the seed (shots, start, order of a training) and the test pictures.
-Both arms of a comparison see the same seeds and the same pictures in every draw, so what they share cancels.
+Two sources of chance are drawn again together: the seed (shots, start, order of a training) and the test images.
+Both arms of a comparison see the same seeds and the same images in every draw, so what they share cancels.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Answers:
     """What the runs of one arm answered, one row a run.
 
     Attributes:
-        own: (S, P) bool, right among the candidates of the picture's own half.
+        own: (S, P) bool, right among the candidates of the image's own half.
         open: (S, P) bool, right among all classes.
-        novel: (P,) bool, whether the picture shows a novel class.
+        novel: (P,) bool, whether the image shows a novel class.
     """
 
     own: npt.NDArray[np.bool_]
@@ -34,7 +34,7 @@ class Answers:
     novel: npt.NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        assert self.own.shape == self.open.shape and self.own.shape[1:] == self.novel.shape, "one answer a picture"
+        assert self.own.shape == self.open.shape and self.own.shape[1:] == self.novel.shape, "one answer an image"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Draws:
 
     Attributes:
         seeds: (R, S) weights of the seeds, each row's sum is 1.
-        pictures: (R, P) how often each picture is taken.
+        images: (R, P) how often each image is taken.
     """
 
     seeds: Floats
-    pictures: npt.NDArray[np.uint16]
+    images: npt.NDArray[np.uint16]
 
 
 def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -74,21 +74,21 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floa
 
 
 def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: np.random.Generator) -> Draws:
-    """Draw seeds' weights and, with replacement, pictures.
+    """Draw seeds' weights and, with replacement, images.
 
-    Pictures are drawn within each half, whose sizes are part of the benchmark and not of chance.
+    Images are drawn within each half, whose sizes are part of the dataset and not of chance.
 
     Args:
         seeds: S.
-        novel: (P,) which pictures show a novel class.
+        novel: (P,) which images show a novel class.
         draws: R.
         generator: source of randomness.
     """
-    pictures = np.zeros((draws, len(novel)), dtype=np.uint16)
+    images = np.zeros((draws, len(novel)), dtype=np.uint16)
     for half in (np.flatnonzero(~novel), np.flatnonzero(novel)):
         if half.size:
-            pictures[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
-    return Draws(seed_weights(seeds, draws, generator), pictures)
+            images[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
+    return Draws(seed_weights(seeds, draws, generator), images)
 
 
 def harmonic_mean(first: Floats, second: Floats) -> Floats:
@@ -97,17 +97,17 @@ def harmonic_mean(first: Floats, second: Floats) -> Floats:
     return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
 
 
-def run_metrics(answers: Answers, pictures: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
+def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
     """Every metric of every run, in per cent.
 
     Args:
-        answers: S runs on P pictures.
-        pictures: (R, P) counts of the pictures in each draw; every picture once where None.
+        answers: S runs on P images.
+        images: (R, P) counts of the images in each draw; every image once where None.
 
     Returns:
-        For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no pictures.
+        For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no images.
     """
-    counts = np.ones((1, len(answers.novel)), dtype=np.uint16) if pictures is None else pictures
+    counts = np.ones((1, len(answers.novel)), dtype=np.uint16) if images is None else images
     found: dict[str, Floats] = {}
     halves = {"base": ~answers.novel, "novel": answers.novel, "all": np.ones_like(answers.novel)}
     for prefix, right in (("", answers.own), ("open_", answers.open)):
@@ -118,7 +118,7 @@ def run_metrics(answers: Answers, pictures: npt.NDArray[np.uint16] | None = None
 
 
 def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Floats:
-    """Per cent right of the pictures taken: (S, P), (R, P) -> (R, S). A few draws at a time, to bound the memory."""
+    """Per cent right of the images taken: (S, P), (R, P) -> (R, S). A few draws at a time, to bound the memory."""
     weights = right.T.astype(np.float64)
     starts = range(0, len(counts), DRAWS_AT_ONCE)
     hits = np.concatenate([counts[i : i + DRAWS_AT_ONCE].astype(np.float64) @ weights for i in starts])
@@ -130,10 +130,10 @@ def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Flo
 def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
     """Each metric of an arm, mean over its seeds, in every draw: (R,). One run stands for every seed.
 
-    Pictures and seeds are drawn apart and their deviations added. Drawing both at once would count twice what a seed
-    answers differently by chance: in the spread between seeds, and again in the pictures drawn for each of them.
+    Images and seeds are drawn apart and their deviations added. Drawing both at once would count twice what a seed
+    answers differently by chance: in the spread between seeds, and again in the images drawn for each of them.
     """
-    drawn = run_metrics(answers, draws.pictures)
+    drawn = run_metrics(answers, draws.images)
     if len(answers.own) == 1:
         return {name: values[:, 0] for name, values in drawn.items()}
     as_they_are = run_metrics(answers)
@@ -165,7 +165,7 @@ def difference(first: Answers, second: Answers, draws: Draws, level: float = 0.9
         draws: see `make_draws`.
         level: coverage of the intervals: percentiles over the draws.
     """
-    assert np.array_equal(first.novel, second.novel), "both arms answer about the same pictures"
+    assert np.array_equal(first.novel, second.novel), "both arms answer about the same images"
     runs = [run_metrics(arm) for arm in (first, second)]
     drawn = [arm_draws(arm, draws) for arm in (first, second)]
     return {

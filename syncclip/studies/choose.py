@@ -32,9 +32,9 @@ class Choice:
 
 
 def choose(recipe: Recipe, out: str | None = None) -> Choice:
-    """Try every combination of each arm's `candidates` and keep the one that does best on validation pictures.
+    """Try every combination of each arm's `candidates` and keep the one that does best on validation images.
 
-    Each combination is trained at one amount of synthetic pictures with the `choice_seeds`, as the cells of a study
+    Each combination is trained at one amount of synthetic images with the `choice_seeds`, as the cells of a study
     that evaluates on the validation split; the mean over the seeds decides, the earlier candidate wins a tie. Killed
     at any time, the same call goes on.
 

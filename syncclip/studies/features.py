@@ -1,4 +1,4 @@
-"""Features of real and synthetic pictures, before and after training: the material of the shift and of its map."""
+"""Features of real and synthetic images, before and after training: the material of the shift and of its map."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 @dataclass(frozen=True)
 class Sample:
-    """Some pictures of one domain: their rows in the set, their classes, and the pictures as the backbone takes
+    """Some images of one domain: their rows in the set, their classes, and the images as the backbone takes
     them."""
 
     rows: Rows
@@ -38,22 +38,22 @@ class Sample:
 def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) -> tuple[dict[str, Shift], pd.DataFrame]:
     """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
 
-    Under the trained one, real pictures get the prompts of real pictures and synthetic ones those of synthetic
-    pictures, where the method tells them apart.
+    Under the trained one, real images get the prompts of real images and synthetic ones those of synthetic
+    images, where the method tells them apart.
 
     Args:
         recipe: of the run.
         run_url: the finished run.
-        synthetic_url: the set; the pictures that the run may have learnt from come first in it.
-        limit: pictures of each domain, the same number of each class as far as they go.
+        synthetic_url: the set; the images that the run may have learnt from come first in it.
+        limit: images of each domain, the same number of each class as far as they go.
 
     Returns:
         The shift under each model, and the map: model, domain, label, row, x, y.
     """
     parts = assemble(recipe)
     load_prompts(run_url, parts.method)
-    frozen = build_method("zeroshot", PromptedClip(parts.backbone), parts.benchmark)
-    real, synthetic = parts.benchmark.split(recipe.evaluation.split), ShardSet(synthetic_url)
+    frozen = build_method("zeroshot", PromptedClip(parts.backbone), parts.dataset)
+    real, synthetic = parts.dataset.split(recipe.evaluation.split), ShardSet(synthetic_url)
     samples = {REAL: _sample(real, limit, parts), SYNTHETIC: _sample(synthetic, limit, parts)}
     shifts, tables = {}, []
     with pinned(recipe.training.threads), torch.inference_mode():
@@ -80,7 +80,7 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
 def _sample(images: ImageSet, limit: int, parts: Parts) -> Sample:
     found = list(_readable(images, evenly(images.labels, limit), parts))
     if not found:
-        raise UserError("no picture of one of the domains can be read, so their shift can't be measured")
+        raise UserError("no image of one of the domains can be read, so their shift can't be measured")
     rows = np.array([row for row, _ in found], dtype=np.int64)
     return Sample(rows, images.labels[rows], torch.stack([image for _, image in found]))
 
@@ -89,7 +89,7 @@ def _readable(images: ImageSet, rows: Rows, parts: Parts) -> Iterator[tuple[int,
     for row in rows.tolist():
         try:
             image = images.image(row)
-        except UserError:  # one picture more or less makes no difference to a map
+        except UserError:  # one image more or less makes no difference to a map
             continue
         yield row, parts.backbone.preprocess(image)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from syncclip import storage
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
 from syncclip.studies.bootstrap import METRICS
@@ -25,7 +25,7 @@ CALIBRATION = ("ece", "ece_base", "ece_novel")
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """The set that a study learns from: where it lies, its pictures of each class, and what drawing it took this
+    """The set that a study learns from: where it lies, its images of each class, and what drawing it took this
     time."""
 
     url: str
@@ -36,13 +36,13 @@ class SyntheticSet:
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
     """Write study.json: the grid, and how far it is."""
-    benchmark = load_benchmark(recipe.benchmark)
+    dataset = load_dataset(recipe.dataset)
     settings = recipe.study
     state = {
         "name": recipe.name,
-        "benchmark": benchmark.name,
-        "classnames": benchmark.classnames,
-        "base": len(benchmark.base),
+        "dataset": dataset.name,
+        "classnames": dataset.classnames,
+        "base": len(dataset.base),
         "split": recipe.evaluation.split,
         "synthetic": recipe.training.synthetic,
         "focus": settings.focus_arm.name,
@@ -112,7 +112,7 @@ def write(
     table = cell_table(runs, split)
     outputs.write_table(storage.join(url, outputs.TABLE), table)
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
-    evidence = analysis.gather(finished, settings.arms, len(load_benchmark(recipe.benchmark).base))
+    evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
     fits = analysis.curves(found, settings)
     described = {"level": settings.level, "draws": settings.draws, "split": split, "curves": fits}
@@ -136,11 +136,11 @@ def _write_worth(
     focus: Mapping[str, analysis.Series],
     drawing: Mapping[str, Any],
 ) -> None:
-    """What the focus arm's pictures are worth: in points an hour of drawing, where the speed is known, and in real
-    pictures, where arms with several numbers of shots tell."""
+    """What the focus arm's images are worth: in points an hour of drawing, where the speed is known, and in real
+    images, where arms with several numbers of shots tell."""
     settings = recipe.study
     an_hour = 3600 * (drawing.get("images_per_second") or 0.0)
-    classes = len(load_benchmark(recipe.benchmark).classnames)
+    classes = len(load_dataset(recipe.dataset).classnames)
     worth = {
         "arm": settings.focus_arm.name,
         "level": settings.level,
@@ -150,7 +150,7 @@ def _write_worth(
             for metric, one in focus.items()
             if an_hour and len(one.amounts) >= MIN_AMOUNTS
         },
-        "exchange": analysis.exchanges(evidence, settings, recipe.benchmark.shots),
+        "exchange": analysis.exchanges(evidence, settings, recipe.dataset.shots),
     }
     outputs.write_json(storage.join(url, outputs.WORTH), worth)
 
@@ -177,7 +177,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
             "images_per_class": run.cell.images_per_class,
             "seed": run.cell.seed,
             "split": recipe.evaluation.split,
-            "pictures": {domain: int(count) for domain, count in counts.items()},
+            "images": {domain: int(count) for domain, count in counts.items()},
             "key": key,
             **shifts,
         },

@@ -1,6 +1,6 @@
 """How error falls with the amount of synthetic data: error = a + b * n^(-c), intervals, forecast and an honest "flat".
 
-`a` is the error that no amount of this data removes, `b` what the first picture of each class leaves above it, `c`
+`a` is the error that no amount of this data removes, `b` what the first image of each class leaves above it, `c`
 how fast the rest goes. For a given `c` the best `a` and `b` are a linear regression, so the search is over `c` alone
 and cannot end in a local minimum; it is done for thousands of bootstrap draws at once.
 
@@ -51,7 +51,7 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
     """Least squares fit with a >= 0, b >= 0, SLOWEST <= c <= FASTEST.
 
     Args:
-        amounts: (A,) pictures per class, at least three different ones.
+        amounts: (A,) images per class, at least three different ones.
         errors: (A,) errors, or (R, A) for R fits at once.
 
     Returns:
@@ -131,9 +131,9 @@ def fit_curve(
     """Fit one arm's curve and say how sure it is.
 
     Args:
-        amounts: (A,) pictures per class, ascending.
+        amounts: (A,) images per class, ascending.
         errors: (S, A) error of each seed at each amount, in points (100 - accuracy).
-        draws: (R, A) mean error in each bootstrap draw, from `seed_draws` or from draws of seeds and pictures.
+        draws: (R, A) mean error in each bootstrap draw, from `seed_draws` or from draws of seeds and images.
         level: coverage of the intervals.
         forecast: amounts to forecast; only a falling curve is forecast.
     """
@@ -184,7 +184,7 @@ Model = Callable[[Floats, Floats, float], Floats]
 
 
 def constant(amounts: Floats, errors: Floats, ahead: float) -> Floats:  # noqa: ARG001
-    """The mean of what was seen: more pictures change nothing."""
+    """The mean of what was seen: more images change nothing."""
     mean: Floats = errors.mean(axis=1)
     return mean
 
@@ -224,7 +224,7 @@ def held_out(amounts: Sequence[int], means: Floats, draws: Floats) -> tuple[Held
     """Fit every model to the first amounts and ask it for the next one, for each next one that there is.
 
     Args:
-        amounts: (A,) pictures per class, ascending.
+        amounts: (A,) images per class, ascending.
         means: (A,) measured errors, in points.
         draws: (R, A) the same in each bootstrap draw.
 

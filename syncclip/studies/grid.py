@@ -12,7 +12,7 @@ from syncclip.recipe.study import Arm, StudySettings
 class Cell:
     """One run of a study.
 
-    `images_per_class` is None where the arm learns from no synthetic pictures, `seed` where it learns nothing.
+    `images_per_class` is None where the arm learns from no synthetic images, `seed` where it learns nothing.
     """
 
     arm: Arm
@@ -54,7 +54,7 @@ def cells(settings: StudySettings, most: int | None = None) -> list[Cell]:
 
     Args:
         settings: the grid.
-        most: synthetic pictures of each class that there are; larger amounts are cut down to it.
+        most: synthetic images of each class that there are; larger amounts are cut down to it.
     """
     amounts = capped(settings.amounts, most)
     order = [Cell(arm, None, None) for arm in settings.arms if not arm.trained]

@@ -2,10 +2,10 @@
 
 study.parquet
     One row a finished cell: cell, arm, method, data, images_per_class (null where the arm learns from no synthetic
-    picture), seed (null for zero-shot), split, every metric of `bootstrap.METRICS`, ece, ece_base, ece_novel (all per
+    image), seed (null for zero-shot), split, every metric of `bootstrap.METRICS`, ece, ece_base, ece_novel (all per
     cent), seconds (of the whole cell), hash.
 study.json
-    name, benchmark, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an
+    name, dataset, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an
     arm), arms [{name, method, data}], images_per_class, dropped (amounts beyond what the set holds), seeds,
     cells [{cell, arm, images_per_class, seed, status (done, failed or waiting), error}].
 progress.json
@@ -22,7 +22,7 @@ worth.json
     exchange {metric: [`worth.Exchange`]}; {} where it can't be told.
 comparisons.json
     A list of {arm, images_per_class, against, against_images_per_class, metric, estimate, low, high, level, seeds
-    (a number), pictures}: points of accuracy, `arm` minus `against`.
+    (a number), images}: points of accuracy, `arm` minus `against`.
 shift.json, features.parquet
     See `shift.Shift`; features: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of
     the synthetic set), x, y.

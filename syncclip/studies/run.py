@@ -78,7 +78,7 @@ def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
         out: the study's folder where one was given: a set in it, or none elsewhere, means that it is kept there.
 
     Returns:
-        None where no arm learns from synthetic pictures.
+        None where no arm learns from synthetic images.
     """
     settings = recipe.study
     if not any(arm.synthetic for arm in settings.arms):

@@ -49,13 +49,13 @@ def lines(table: pd.DataFrame) -> list[Line]:
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Mapping[str, Any]]) -> None:
     """Print the means, and what the focus arm gains over the others."""
-    title = f"{recipe.name}: accuracy on {recipe.evaluation.split} pictures, % (mean ± standard error over seeds)"
+    title = f"{recipe.name}: accuracy on {recipe.evaluation.split} images, % (mean ± standard error over seeds)"
     headings = ["arm", "images/class", "seeds", *HEADINGS.values()]
     tables.show(tables.table(title, headings, [_cells(line) for line in lines(table)]))
     rows = _compared(pairs)
     if rows:
         level = f"{pairs[0]['level']:.0%}".replace("%", " %")
-        title = f"{pairs[0]['arm']} minus the others, points ({level} intervals over seeds and pictures)"
+        title = f"{pairs[0]['arm']} minus the others, points ({level} intervals over seeds and images)"
         tables.show(tables.table(title, ["images/class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows))
     tables.show(url)
 
@@ -70,7 +70,7 @@ def markdown(
     level = f"{recipe.study.level:.0%}".replace("%", " %")
     parts = [
         f"# {recipe.name}",
-        f"Accuracy on {recipe.evaluation.split} pictures, per cent; mean ± standard error over seeds.",
+        f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds.",
         tables.markdown_grid(
             ["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]
         ),
@@ -84,7 +84,7 @@ def markdown(
     rows = _compared(pairs)
     if rows:
         parts += [
-            f"{pairs[0]['arm']} minus the others, points; {level} intervals, seeds and pictures drawn again.",
+            f"{pairs[0]['arm']} minus the others, points; {level} intervals, seeds and images drawn again.",
             tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
         ]
     rows = [
@@ -95,7 +95,7 @@ def markdown(
     ]
     if rows:
         parts += [
-            f"Error = a + b n^(-c) over n synthetic pictures per class; {level} intervals.",
+            f"Error = a + b n^(-c) over n synthetic images per class; {level} intervals.",
             tables.markdown_grid(
                 ["arm", "error of", "verdict", "a", "b", "c", "forecast accuracy", "images per class for +1 point"],
                 rows,
@@ -105,7 +105,7 @@ def markdown(
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """A row for each method and amount: what it reaches on real, on synthetic pictures, and on both.
+    """A row for each method and amount: what it reaches on real, on synthetic images, and on both.
 
     Empty unless several methods learned from all three, each by one arm.
     """

@@ -1,4 +1,4 @@
-"""What one more picture is worth: in points an hour of drawing, and in real pictures."""
+"""What one more image is worth: in points an hour of drawing, and in real images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncclip.studies.fit import MIN_AMOUNTS, PowerLaw, fit_power_law
 
 @dataclass(frozen=True)
 class Marginal:
-    """What drawing on gains at an amount of pictures a class: points for each hour of one generator."""
+    """What drawing on gains at an amount of images a class: points for each hour of one generator."""
 
     n: int
     points_per_hour: Interval
@@ -21,12 +21,12 @@ class Marginal:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How real pictures would have to grow to reach what synthetic ones reached.
+    """How real images would have to grow to reach what synthetic ones reached.
 
     Attributes:
-        n: synthetic pictures a class.
-        shots: real pictures a class that alone do as well; infinite where no number does.
-        per_real: synthetic pictures that stand for one real picture more; infinite where they bring nothing, 0 where
+        n: synthetic images a class.
+        shots: real images a class that alone do as well; infinite where no number does.
+        per_real: synthetic images that stand for one real image more; infinite where they bring nothing, 0 where
             no number of real ones does as well.
     """
 
@@ -41,11 +41,11 @@ def marginal(
     """The slope of the fitted power law at each amount, paid in hours.
 
     Args:
-        amounts: (A,) pictures per class, ascending, three or more.
+        amounts: (A,) images per class, ascending, three or more.
         means: (A,) measured errors, in points.
         draws: (R, A) the same in each bootstrap draw.
         images_per_hour: what one generator draws, rejects paid for.
-        classes: that share the hour's pictures.
+        classes: that share the hour's images.
         level: coverage of the intervals.
     """
     n = np.asarray(amounts, dtype=np.float64)
@@ -67,17 +67,17 @@ def exchange(
     own: int,
     level: float = 0.95,
 ) -> tuple[Exchange, ...]:
-    """How many synthetic pictures a real one is worth.
+    """How many synthetic images a real one is worth.
 
-    The errors of real pictures alone over their number are a power law too. Where it reaches the error that `own`
-    shots and n synthetic pictures reached, it tells so many shots; what they are more than `own`, n has replaced.
+    The errors of real images alone over their number are a power law too. Where it reaches the error that `own`
+    shots and n synthetic images reached, it tells so many shots; what they are more than `own`, n has replaced.
 
     Args:
-        shots: (K,) real pictures per class of the runs without synthetic ones, ascending, three or more.
+        shots: (K,) real images per class of the runs without synthetic ones, ascending, three or more.
         real: their errors (K,) and draws (R, K), in points.
-        amounts: (A,) synthetic pictures per class.
-        synthetic: the errors (A,) and draws (R, A) of the runs with `own` shots and so many synthetic pictures.
-        own: real pictures per class beside the synthetic ones.
+        amounts: (A,) synthetic images per class.
+        synthetic: the errors (A,) and draws (R, A) of the runs with `own` shots and so many synthetic images.
+        own: real images per class beside the synthetic ones.
         level: coverage of the intervals.
     """
     assert len(shots) >= MIN_AMOUNTS, "a power law needs three amounts"

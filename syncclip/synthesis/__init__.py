@@ -1,12 +1,12 @@
 """Text-to-image generation, fanned out by Ray Data into WebDataset shards.
 
 settings   section `synthesis` of a recipe
-plan       which picture has which class, prompt and seed; which shard holds it: pure functions
+plan       which image has which class, prompt and seed; which shard holds it: pure functions
 prompts    from a class name to a sentence
-generators any diffusers text-to-image pipeline, one torch.Generator a picture
-guides     the few real pictures that drawn ones may start from
+generators any diffusers text-to-image pipeline, one torch.Generator an image
+guides     the few real images that drawn ones may start from
 tuning     batch size and attention, measured before a plan is settled
-filters    judges of drawn pictures
+filters    judges of drawn images
 drawing    one shard: generate, judge, encode
 maker      what an actor does for a row: draw, commit, report
 pool       Ray Data actors that draw shards; bounded restarts, errors as rows
@@ -15,6 +15,6 @@ facts      the state of a run, added up from reports; status and metrics show it
 harvest    whether filters reject everything, which ends a run
 rejects    thumbnails of what filters rejected
 summary    totals, from the markers alone
-quality    how good a set is: read right, varied, near the real pictures, nothing twice
-shift      how far synthetic pictures are from real ones
+quality    how good a set is: read right, varied, near the real images, nothing twice
+shift      how far synthetic images are from real ones
 """

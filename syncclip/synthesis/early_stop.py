@@ -1,4 +1,4 @@
-"""Whether every class has an accepted picture yet: filters that reject everything end a run early, in one sentence.
+"""Whether every class has an accepted image yet: filters that reject everything end a run early, in one sentence.
 
 What is committed stays, and no byte of it depends on when a run ends: only the driver looks here.
 """
@@ -15,12 +15,12 @@ from syncclip.shards.layout import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Drawings of the whole set that may be rejected before a first one is accepted, and of a class where such pictures
+"""Drawings of the whole set that may be rejected before a first one is accepted, and of a class where such images
 are left out."""
 
 
 class Harvest:
-    """Counts the rejected drawings of classes that have no accepted picture.
+    """Counts the rejected drawings of classes that have no accepted image.
 
     A set in which nothing at all was accepted is an error. Where rejects are left out (`keep: drop`), so is a class
     that gets nothing; where the best of them is kept, a hard class is not.
@@ -30,7 +30,7 @@ class Harvest:
         done: markers of the shards that earlier runs committed; read only where they tell anything.
 
     Raises:
-        UserError: their pictures tell already that nothing will be accepted.
+        UserError: their images tell already that nothing will be accepted.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -38,7 +38,7 @@ class Harvest:
         self._fertile: set[int] = set()
         self._drawn: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
-        if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its pictures
+        if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its images
             for stats in done:
                 if stats.shard in plan.shards():
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
@@ -51,7 +51,7 @@ class Harvest:
 
         Args:
             shard: its number.
-            barren: JSON, class id -> the reason that rejected most, of its classes without an accepted picture.
+            barren: JSON, class id -> the reason that rejected most, of its classes without an accepted image.
 
         Raises:
             UserError: so many drawings were rejected that the filters are at fault; names class and reason.
@@ -61,7 +61,7 @@ class Harvest:
             self._check()
 
     def _planned(self, shard: int) -> dict[int, int]:
-        """Class id -> pictures of it that a shard is to hold."""
+        """Class id -> images of it that a shard is to hold."""
         entries, classes = self.plan.shard_range(shard), self.plan.classes
         rounds, rest = divmod(len(entries), classes)
         first = entries.start % classes
@@ -69,13 +69,13 @@ class Harvest:
         return {label: rounds + ((label - first) % classes < rest) for label in labels}
 
     def _count(self, planned: Mapping[int, int], barren: Mapping[int, str]) -> None:
-        for label, pictures in planned.items():
+        for label, images in planned.items():
             if label not in barren:
                 self._fertile.add(label)
                 self._reasons.pop(label, None)
             elif label not in self._fertile:
-                self._drawn[label] += pictures * self.plan.attempts  # without success each attempt is drawn
-                self._reasons.setdefault(label, Counter())[barren[label]] += pictures
+                self._drawn[label] += images * self.plan.attempts  # without success each attempt is drawn
+                self._reasons.setdefault(label, Counter())[barren[label]] += images
 
     def _check(self) -> None:
         for label, reasons in self._reasons.items():

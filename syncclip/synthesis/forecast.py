@@ -78,7 +78,7 @@ class Forecast:
     """Paid: of GPUs where actors use any, else of actors."""
     money: Spread | None
     wasted: Spread
-    """Pictures that are drawn and lost."""
+    """Images that are drawn and lost."""
     bytes: float | None
 
 

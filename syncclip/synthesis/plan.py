@@ -1,4 +1,4 @@
-"""What a synthetic set holds: class, prompt and seed of every picture, as pure functions of integers.
+"""What a synthetic set holds: class, prompt and seed of every image, as pure functions of integers.
 
 Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced and the first k images
 of each class are a prefix. Shards are cut at the amounts that were asked for, so a set that grows only gains shards.
@@ -37,12 +37,12 @@ BATCH_GUESS = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One attempt at one picture."""
+    """One attempt at one image."""
 
     index: int
     label: int
     image: int
-    """Number of the picture within its class."""
+    """Number of the image within its class."""
     attempt: int
     prompt: str
     seed: int
@@ -54,7 +54,7 @@ class Plan(Settings):
     added: ClassVar[tuple[str, ...]] = ("guides",)
 
     format: int = FORMAT
-    benchmark: str
+    dataset: str
     classnames: tuple[str, ...]
     template: str
     prompts: PromptSettings
@@ -72,24 +72,22 @@ class Plan(Settings):
     amounts: tuple[int, ...]
     """Images per class, each time that more were asked for; ascending."""
     guides: tuple[tuple[str, ...], ...] = ()
-    """For each class the digests of the real pictures that its pictures start from; see `guides.digests`."""
+    """For each class the digests of the real images that its images start from; see `guides.digests`."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Plan:
         if not self.classnames:
-            raise ValueError(f"benchmark {self.benchmark!r} has no classes, so there is nothing to draw")
+            raise ValueError(f"dataset {self.dataset!r} has no classes, so there is nothing to draw")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
             raise ValueError(f"amounts {list(self.amounts)} must be positive and ascending")
         if self.total > MAX_IMAGES:
             raise ValueError(
-                f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} pictures "
+                f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} images "
                 "that a set can hold; make several sets with different seeds"
             )
         if self.generator.guide is not None and not any(self.guides):
-            raise ValueError(
-                f"generator.guide: there are no real pictures of {self.benchmark!r} to start from; remove it"
-            )
-        check_classes(self.prompts, self.classnames, self.benchmark)
+            raise ValueError(f"generator.guide: there are no real images of {self.dataset!r} to start from; remove it")
+        check_classes(self.prompts, self.classnames, self.dataset)
         return self
 
     @property
@@ -104,17 +102,17 @@ class Plan(Settings):
 
     @property
     def total(self) -> int:
-        """Pictures of the whole set."""
+        """Images of the whole set."""
         return self.amounts[-1] * self.classes
 
     @property
     def batch(self) -> int:
-        """Pictures drawn at once; a guess, where it is still to be measured."""
+        """Images drawn at once; a guess, where it is still to be measured."""
         size = self.generator.batch_size
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Digest of the real picture from which picture `image` of a class starts at every attempt; None: noise."""
+        """Digest of the real image from which image `image` of a class starts at every attempt; None: noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
@@ -138,7 +136,7 @@ class Plan(Settings):
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards that hold the first `images_per_class` pictures of each class; all by default."""
+        """Numbers of the shards that hold the first `images_per_class` images of each class; all by default."""
         if images_per_class is None:
             images_per_class = self.images_per_class
         assert 0 <= images_per_class <= self.images_per_class
@@ -170,7 +168,7 @@ class Plan(Settings):
 def draft(
     settings: SynthesisSettings,
     *,
-    benchmark: str,
+    dataset: str,
     classnames: Sequence[str],
     template: str,
     backbone: BackboneSettings | None = None,
@@ -189,7 +187,7 @@ def draft(
         check_scope([one.name for one in settings.filters], shard_size, len(classnames))
     try:
         return Plan(
-            benchmark=benchmark,
+            dataset=dataset,
             classnames=tuple(classnames),
             template=template,
             prompts=settings.prompts,
@@ -269,7 +267,7 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
             old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
         if key == "guides":
             kept = len({*chain(*(old or ()))} & {*chain(*(new or ()))})
-            old, new = f"{sum(map(len, old or ()))} pictures", f"{sum(map(len, new or ()))}, {kept} of them the same"
+            old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))}, {kept} of them the same"
         found.append(f"{key} is {_short(old)} there and {_short(new)} here")
     return found
 

@@ -35,20 +35,20 @@ class Metrics(Heartbeat):
         def counter(name: str, description: str, *tags: str) -> Any:
             return Counter(f"syncclip_{name}", description, ("set", *tags))
 
-        self._images = counter("images", "Pictures that this run committed.")
+        self._images = counter("images", "Images that this run committed.")
         self._shards = counter("shards", "Shards that came back, by outcome: committed or failed.", "outcome")
-        self._rejects = counter("rejects", "Pictures that were drawn and not taken, by reason.", "reason")
+        self._rejects = counter("rejects", "Images that were drawn and not taken, by reason.", "reason")
         self._stages = counter("stage_seconds", "Seconds of work by stage, summed over actors.", "stage")
         self._restarts = counter("restarts", "Shards begun again since the process that drew them had died.")
         self._seconds: Any = Histogram(
             "syncclip_shard_seconds", "From the start of a shard to its commit.", list(SHARD_SECONDS), ("set",)
         )
-        self._planned = Gauge("syncclip_images_planned", "Pictures that the set will hold.", ("set",))
-        self._done = Gauge("syncclip_images_done", "Pictures that are committed, earlier runs included.", ("set",))
+        self._planned = Gauge("syncclip_images_planned", "Images that the set will hold.", ("set",))
+        self._done = Gauge("syncclip_images_done", "Images that are committed, earlier runs included.", ("set",))
         self._actors = Gauge("syncclip_actors", "Actors that draw now.", ("set",))
 
     def count(self, report: Report, images: int) -> None:
-        """Take in a shard's report; `images` are its planned pictures."""
+        """Take in a shard's report; `images` are its planned images."""
         self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
         for stage in STAGES:
             if spent := getattr(report, stage):

@@ -1,4 +1,4 @@
-"""Thumbnails of rejected pictures: a few for each reason, beside the first shards of a set.
+"""Thumbnails of rejected images: a few for each reason, beside the first shards of a set.
 
 They show what a filter throws away, and are no part of the set. Which ones are kept is a function of the shard alone.
 """
@@ -43,7 +43,7 @@ _NAME = re.compile(r"\d{5,}_rejects\.parquet")
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected picture: why, which sample it was meant to be, the rejecting filter's score, and a thumbnail."""
+    """A rejected image: why, which sample it was meant to be, the rejecting filter's score, and a thumbnail."""
 
     reason: str
     index: int

@@ -1,4 +1,4 @@
-"""The seed of every attempt at every picture of a set: one for each, no two alike."""
+"""The seed of every attempt at every image of a set: one for each, no two alike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seed_of(seed: int, index: int, attempt: int) -> int:
     """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), so no two attempts of a set share one.
 
     torch's CPU generator looks at 32 bits of a seed only. Seeds that were merely hashed would collide there, and
-    within a class a collision is the same picture twice. Four Feistel rounds with SHA-256 mix and never collide.
+    within a class a collision is the same image twice. Four Feistel rounds with SHA-256 mix and never collide.
     """
     assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
     left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)

@@ -1,4 +1,4 @@
-"""Section `synthesis` of a recipe: how many pictures are drawn, by what, and who draws them."""
+"""Section `synthesis` of a recipe: how many images are drawn, by what, and who draws them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class CostSettings(Settings):
     """What `syncclip plan` reckons with. No byte depends on it."""
 
     rate: float | None = Field(None, gt=0)
-    """Finished pictures a second of one actor; None: `--rate`, or `--probe` measures it."""
+    """Finished images a second of one actor; None: `--rate`, or `--probe` measures it."""
     image_bytes: float | None = Field(None, gt=0)
-    """Bytes of a picture in the set; None: `--probe` measures it."""
+    """Bytes of an image in the set; None: `--probe` measures it."""
     price: float | None = Field(None, ge=0)
     """Of one hour: of a GPU where actors use any, else of an actor."""
     currency: str = "USD"
@@ -68,16 +68,16 @@ class SynthesisSettings(Settings):
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
     """In the order in which they judge; what one rejects, the next doesn't see."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
-    """How often a picture is drawn at most."""
+    """How often an image is drawn at most."""
     choose: Literal["first", "best"] = "first"
     """Take the first attempt that passes, or draw all attempts and take the one with the last filter's best score."""
     keep: Literal["best", "drop"] = "best"
-    """Where no attempt passes: keep the best of them, or leave the picture out."""
+    """Where no attempt passes: keep the best of them, or leave the image out."""
     shard_size: int | None = None
-    """Pictures in a shard; None: the fewest whole rounds over the classes that make 64, and at least a batch."""
+    """Images in a shard; None: the fewest whole rounds over the classes that make 64, and at least a batch."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     threads: int = Field(1, ge=1)
-    """torch threads of an actor. The last bits of a picture depend on it, so it belongs to the plan."""
+    """torch threads of an actor. The last bits of an image depend on it, so it belongs to the plan."""
     actors: Actors = 1
     """A number, or `{min: 1, max: 8}` for a pool that grows where a cluster does."""
     num_gpus: float = Field(0.0, ge=0)

@@ -38,16 +38,16 @@ class Status(Settings):
     seen: float
     """The last sign of life."""
     images: int
-    """Pictures that are committed, those of earlier runs among them."""
+    """Images that are committed, those of earlier runs among them."""
     planned: int
     rate: float = 0.0
-    """Pictures a second."""
+    """Images a second."""
     remaining: float | None = None
     """Seconds left at this rate."""
     busy: dict[str, float] = Field(default_factory=dict)
     """Stage -> share of the actors' time."""
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Reason -> pictures of this run that were drawn and not taken."""
+    """Reason -> images of this run that were drawn and not taken."""
     actors: int = 0
     """Actors that draw now."""
     failed: int = 0
@@ -160,13 +160,13 @@ class Facts:
     """How far a synthesis is and where its time goes, for whoever watches it."""
 
     total: int
-    """Pictures that the set will hold."""
+    """Images that the set will hold."""
     images: int
-    """Pictures that are committed, those of earlier runs among them."""
+    """Images that are committed, those of earlier runs among them."""
     most: int
     """Actors that draw at the same time, at most."""
     fresh: int = 0
-    """Pictures that this run committed."""
+    """Images that this run committed."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> seconds of work, summed over actors."""
     elapsed: float = 0.0
@@ -182,7 +182,7 @@ class Facts:
 
     @property
     def rate(self) -> float:
-        """Pictures a second, 0 before the first shard."""
+        """Images a second, 0 before the first shard."""
         return self.fresh / self.elapsed if self.elapsed > 0 else 0.0
 
     @property
@@ -215,7 +215,7 @@ class Facts:
         return self.shares["generate"]
 
     def count(self, report: Report, size: int) -> None:
-        """Take in the report of a shard of `size` planned pictures."""
+        """Take in the report of a shard of `size` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = deque([*self._recent, report.worker], maxlen=2 * self.most)
         self.elapsed = max(self.elapsed, report.ended - min(self._first.values()))

@@ -25,7 +25,7 @@ class Work(Settings):
 
     @property
     def rate(self) -> float:
-        """Pictures a second."""
+        """Images a second."""
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -37,21 +37,21 @@ class SetSummary(Settings):
     """Whether every shard of the plan is committed."""
     images: int
     dropped: int
-    """Pictures of committed shards that were left out since no attempt passed the filters."""
+    """Images of committed shards that were left out since no attempt passed the filters."""
     planned: int
     classes: int
     fewest: int
-    """Pictures of the class that has fewest."""
+    """Images of the class that has fewest."""
     most: int
     empty: tuple[str, ...]
-    """Names of classes without a single picture."""
+    """Names of classes without a single image."""
     shards: int
     bytes: int
     """Of all tars."""
     seconds: float
     """What the committed shards took to make, summed over actors."""
     rejects: dict[str, int]
-    """Reason -> pictures that were drawn and not taken at first sight."""
+    """Reason -> images that were drawn and not taken at first sight."""
     work: Work = Field(Work(), exclude=True)
 
 

@@ -65,11 +65,11 @@ class Rate(NamedTuple):
     """What one actor makes of a plan on this machine."""
 
     images: float
-    """Finished pictures a second: drawn, judged, drawn again where a filter said so, encoded and written."""
+    """Finished images a second: drawn, judged, drawn again where a filter said so, encoded and written."""
     image_bytes: float
-    """Of a picture in the set, its share of the tar included."""
+    """Of an image in the set, its share of the tar included."""
     rejected: float
-    """Pictures that filters sent back for each finished one."""
+    """Images that filters sent back for each finished one."""
     load: float
     """Seconds that the first shard takes longer: weights are read, the device warms up."""
 
@@ -77,7 +77,7 @@ class Rate(NamedTuple):
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
     """Draw a shard of `BATCHES` batches twice, with the plan's generator and filters.
 
-    The first time loads the weights and warms the device up, the second is measured. Rejected pictures are drawn again
+    The first time loads the weights and warms the device up, the second is measured. Rejected images are drawn again
     in smaller batches than a whole shard would give, so many rejects make the rate a little too low.
 
     Args:

@@ -46,13 +46,13 @@ class Report(NamedTuple):
     worker: str = ""  # machine and process that drew it
     deaths: int = 0  # how many processes died of it before
     error: str = ""
-    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted picture
+    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted image
     fatal: bool = False  # trying again can't help
     trace: str = ""
 
 
 class Unwritten(NamedTuple):
-    """A shard between drawing and commit; without pictures where drawing failed."""
+    """A shard between drawing and commit; without images where drawing failed."""
 
     report: Report
     drawn: Drawn | None = None
@@ -130,7 +130,7 @@ def _failed(report: Report, error: Exception) -> Report:
 
 
 SURPASSED = "surpassed"
-"""Reason of a picture that passed the filters but was not the best of its attempts."""
+"""Reason of an image that passed the filters but was not the best of its attempts."""
 
 
 class Painter(Protocol):
@@ -143,7 +143,7 @@ class Painter(Protocol):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A drawn and judged picture. `passed` filters let it through; `score` is the last judging one's."""
+    """A drawn and judged image. `passed` filters let it through; `score` is the last judging one's."""
 
     entry: Entry
     jpeg: bytes
@@ -163,11 +163,11 @@ class Drawn(NamedTuple):
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> pictures that were drawn and not taken at first sight."""
+    """Reason -> images that were drawn and not taken at first sight."""
     spent: dict[str, float]
     """Stage (generate, judge, encode) -> seconds. They overlap: a batch is judged while the next one is drawn."""
     barren: dict[int, str]
-    """Class id -> the reason that rejected most, of the classes of which no picture was accepted."""
+    """Class id -> the reason that rejected most, of the classes of which no image was accepted."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
 
@@ -175,11 +175,11 @@ class Drawn(NamedTuple):
 def draw_shard(
     plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter], album: Album | None = None
 ) -> Drawn:
-    """Draw the pictures of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
+    """Draw the images of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
 
-    Every pending picture is drawn with its first seed, in batches of `generator.batch_size` in the order of their
+    Every pending image is drawn with its first seed, in batches of `generator.batch_size` in the order of their
     index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds two batches of
-    pictures, since the next one is drawn while one is judged and encoded, and one JPEG of each sample.
+    images, since the next one is drawn while one is judged and encoded, and one JPEG of each sample.
     """
     size = plan.batch
     pending = list(plan.shard_range(shard))
@@ -243,7 +243,7 @@ _drawer = ThreadPoolExecutor(1, "draw")
 def _ahead(
     painter: Painter, album: Album | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
-    """Batches with their pictures, in order; while one is worked on, the next is drawn."""
+    """Batches with their images, in order; while one is worked on, the next is drawn."""
 
     def draw(entries: Sequence[Entry]) -> list[Image.Image]:
         with clock.of("generate"):
@@ -293,7 +293,7 @@ def judge(
 
 def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # full colour resolution: small pictures need it
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # full colour resolution: small images need it
     return buffer.getvalue()
 
 

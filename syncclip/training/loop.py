@@ -68,8 +68,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     most the steps since the last checkpoint are made again.
 
     With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
-    that are means over pictures this is what one rank computes, up to the order of summation. What a loss compares
-    across the pictures of a batch, or across classes, the method gathers from all ranks (see `Shares`).
+    that are means over images this is what one rank computes, up to the order of summation. What a loss compares
+    across the images of a batch, or across classes, the method gathers from all ranks (see `Shares`).
 
     Args:
         job: what to train on what.
@@ -195,10 +195,10 @@ def _replaced(stream: MixedStream | None) -> list[str]:
     lost, empty = ([name for name, images in names.items() if (images > 0) == unread] for unread in (True, False))
     notes = []
     if lost:
-        pictures = sum(names[name] for name in lost)
-        notes.append(f"{pictures} unreadable picture(s) were replaced by others of their class: {_some(lost)}")
+        count = sum(names[name] for name in lost)
+        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {_some(lost)}")
     if empty:
-        notes.append(f"{counted(len(empty), 'shard')} without any picture passed over: {_some(empty)}")
+        notes.append(f"{counted(len(empty), 'shard')} without any image passed over: {_some(empty)}")
     return notes
 
 

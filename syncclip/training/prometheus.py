@@ -20,7 +20,7 @@ class Gauges:
         self._done = Gauge("syncclip_training_steps_done", "Steps made, those of earlier starts included.", tags)
         self._planned = Gauge("syncclip_training_steps_planned", "Steps of the whole training.", tags)
         self._loss = Gauge("syncclip_training_loss", "Each term of the loss, and their weighted sum.", (*tags, "term"))
-        self._speed = Gauge("syncclip_training_images_per_second", "Real pictures of all workers.", tags)
+        self._speed = Gauge("syncclip_training_images_per_second", "Real images of all workers.", tags)
 
     def __call__(self, done: int, total: int, losses: dict[str, float]) -> None:
         (before, began), self._last = self._last, (done, time.perf_counter())

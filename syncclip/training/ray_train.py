@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
-from syncclip.core.progress import Progress
+from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
@@ -23,7 +23,7 @@ from syncclip.training import checkpoints, distributed
 from syncclip.training.loop import DivergedError, TrainJob, run
 from syncclip.training.prometheus import Gauges
 from syncclip.training.recorder import last_line
-from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord, say
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]

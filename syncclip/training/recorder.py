@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, say, versions
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
@@ -176,7 +177,7 @@ class Ledger:
         if self._settings.keep_best == "loss":
             return -statistics.fmean(self._totals)
         if self._settings.keep_best == "validation":
-            assert validate is not None, "whoever builds the job knows the validation pictures"
+            assert validate is not None, "whoever builds the job knows the validation images"
             return validate()
         return None
 

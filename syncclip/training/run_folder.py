@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from syncclip.core.settings import UserError
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
-DECIDING = ("benchmark.", "backbone.", "methods.", "training.")
+DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 """Keys of a recipe that may make a run another one; what a study or an evaluation says beside them is no reason."""
 
 
@@ -103,11 +102,6 @@ class RunFolder:
         found = differences(storage.read_bytes(path).decode(), self.recipe_text)
         changes = [change for change in found if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
-
-
-def say(sentence: str) -> None:
-    """Tell the user something that is not a result: stdout belongs to results."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def versions() -> dict[str, str]:

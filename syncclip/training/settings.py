@@ -15,7 +15,7 @@ class MixedSet(Settings):
     url: str
     weight: float = Field(1.0, gt=0)
     """Of a synthetic set: the chance of a draw, beside the other sets that show a class. Of a real one: how often an
-    epoch shows each picture."""
+    epoch shows each image."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,7 +56,7 @@ class TrainingSettings(Settings):
     ) = None
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
     real: tuple[MixedSet, ...] = ()
-    """More benchmarks of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
+    """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
     images_per_class: int | None = Field(None, ge=1)  # the first so many synthetic images of each class; None: all
     seed: int = Field(1, ge=0)
 
@@ -66,8 +66,8 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(5e-4, ge=0)
     warmup_epochs: int = Field(1, ge=0)
     warmup_rate: float = Field(1e-5, gt=0)
-    scale: tuple[float, float] = (0.08, 1.0)  # range of the random resized crop's area, as a share of the picture
-    flip: float = Field(0.5, ge=0, le=1)  # chance of a mirrored picture
+    scale: tuple[float, float] = (0.08, 1.0)  # range of the random resized crop's area, as a share of the image
+    flip: float = Field(0.5, ge=0, le=1)  # chance of a mirrored image
 
     workers: int = Field(1, ge=1)  # ranks that share every batch
     min_workers: int | None = Field(None, ge=1)
@@ -75,19 +75,19 @@ class TrainingSettings(Settings):
     many as `workers`."""
     max_failures: int = Field(2, ge=0)  # times that lost workers are replaced before a run is given up
     accumulate: int = Field(1, ge=1)
-    """Parts in which a worker's pictures of a step pass the tower, one after the other. The step stays that of the
+    """Parts in which a worker's images of a step pass the tower, one after the other. The step stays that of the
     whole batch; only memory is saved, for the time of one more pass."""
     threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
     device: Literal["auto", "cpu", "cuda"] = "auto"
     window: int | None = Field(None, ge=1)  # synthetic shards that a step draws from; None: all of the set
-    cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded pictures that may be kept in memory
+    cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded images that may be kept in memory
     cache_bytes: int = Field(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
     cache_folder: str | None = None
     """Where those copies lie, for all workers of a machine; None: a folder of the user's among the temporary files."""
     check_shards: bool = True  # hold each shard against its marker's sha256 when it is copied or first opened
     ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches; of loaders, batches that each has ready
     loaders: int = Field(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
-    corrupt_limit: int = Field(16, ge=0)  # unreadable pictures that are replaced by others before training stops
+    corrupt_limit: int = Field(16, ge=0)  # unreadable images that are replaced by others before training stops
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
@@ -98,14 +98,14 @@ class TrainingSettings(Settings):
     checkpoint_minutes: float | None = Field(None, gt=0)  # one more whenever so much time went by since the last
     keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run
     keep_best: Literal["loss", "validation"] | None = None
-    """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation pictures."""
+    """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation images."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> TrainingSettings:
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(
-                f"scale is [{low}, {high}], but must hold two shares of a picture, 0 < smaller <= larger <= 1"
+                f"scale is [{low}, {high}], but must hold two shares of an image, 0 < smaller <= larger <= 1"
             )
         if self.synthetic == ():
             raise ValueError("synthetic is an empty list; name a set, or leave the key out")
@@ -125,7 +125,7 @@ def check_shared(batch: int, workers: int, who: str = "training.workers is") -> 
     """Refuse a number of workers that cannot take equal parts of a batch.
 
     Raises:
-        UserError: more workers than pictures, or parts of different size.
+        UserError: more workers than images, or parts of different size.
     """
     if batch % workers:
         fitting = max(n for n in range(1, workers) if batch % n == 0)
@@ -141,9 +141,9 @@ class EvaluationSettings(Settings):
     added: ClassVar[tuple[str, ...]] = ("workers",)
 
     split: Literal["test", "val"] = "test"
-    batch: int = Field(256, ge=1)  # pictures a forward pass
+    batch: int = Field(256, ge=1)  # images a forward pass
     bins: int = Field(15, ge=1)  # of the calibration error
     workers: int | None = Field(None, ge=1)
-    """Workers of a cluster that share the pictures; None: after a training as many as trained, else this process."""
+    """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])
-    """Other benchmarks that a finished run is tested on, over their classes; looked up in `benchmark.root`."""
+    """Other datasets that a finished run is tested on, over their classes; looked up in `dataset.root`."""

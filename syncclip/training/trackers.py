@@ -67,7 +67,7 @@ class Mlflow:
             raise ValueError("name its server by training.mlflow_uri or MLFLOW_TRACKING_URI")
         self._client = MlflowClient(place)
         experiment = self._experiment(settings.tracking_project)
-        tags = {"syncclip.run": _identity(run), "syncclip.folder": run.url, "syncclip.recipe.recipe": run.recipe_hash}
+        tags = {"syncclip.run": _identity(run), "syncclip.folder": run.url, "syncclip.recipe": run.recipe_hash}
         found = self._client.search_runs([experiment], f"tags.`syncclip.run` = '{tags['syncclip.run']}'")
         self._run: str = (
             found[0] if found else self._client.create_run(experiment, tags=tags, run_name=run.name)

@@ -29,12 +29,12 @@ def test_an_actor_lives_from_its_first_batch_to_its_last() -> None:
 
 def test_the_simulation_gets_the_quiet_rate_and_the_storms_own_deaths() -> None:
     plan = light_plan(200, 16)
-    quiet = Toll(wanted=3200, notes=QUIET, ended=90.0)  # two actors, 80 s: 20 pictures a second each
+    quiet = Toll(wanted=3200, notes=QUIET, ended=90.0)  # two actors, 80 s: 20 images a second each
     notes = [*QUIET, Note(130.0, 1, "draw", 4), Note(130.0, 2, "draw", 4)]
     toll = Toll(wanted=3200, notes=notes, ended=170.0, deaths=8, kills=Counter(actor=8))
     predicted = prediction(plan, quiet, toll, actors=2)
     assert predicted.quiet == pytest.approx(80.0)
     assert 80.0 + 20.0 < predicted.wall.mean < 80.0 + 40.0  # a death in 30 s of an actor costs it 10 s
     rows = {row[0]: row[1:] for row in against(toll, predicted)}
-    assert rows["seconds"][0] == "160" and rows["pictures thrown away"][0] == str(16 - 3200)
+    assert rows["seconds"][0] == "160" and rows["images thrown away"][0] == str(16 - 3200)
     assert dict(figures(plan, toll, {"503": 3}))["S3: 503"] == 3

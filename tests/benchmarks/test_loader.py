@@ -19,7 +19,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("side", [*OURS, "bare", "webdataset"])
-def test_every_side_gives_the_same_pictures(folder: Path, side: str) -> None:
+def test_every_side_gives_the_same_images(folder: Path, side: str) -> None:
     sums = sorted(int(image.sum(dtype=torch.int64)) for batch in SIDES[side](folder, 0, 1) for image in batch)
     expected = sorted(int(image.sum(dtype=torch.int64)) for batch in SIDES["bare"](folder, 0, 1) for image in batch)
     # Ours fills its last batch from the epoch's beginning.

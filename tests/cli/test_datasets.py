@@ -1,4 +1,4 @@
-"""`syncclip benchmarks`, `shards pack` and `init` as a user calls them."""
+"""`syncclip datasets`, `shards pack` and `init` as a user calls them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from tests.cli.test_main import Outcome
-from tests.worlds.benchmark import CLASSES, folder_of_folders
+from tests.worlds.dataset import CLASSES, folder_of_folders
 from tests.worlds.literature import Miniatures
 from tests.worlds.webdataset import samples, tar
 
 
 def test_the_literature_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = Outcome(capsys, "benchmarks", "ls")
+    outcome = Outcome(capsys, "datasets", "ls")
     assert outcome.status == 0
     assert "imagenet_sketch" in outcome.out and "CC BY-SA 4.0" in outcome.out and "DATASETS.md" in outcome.out
     assert "the page of imagenet_r: https://github.com/hendrycks/imagenet-r\n" in outcome.out
@@ -24,48 +24,48 @@ def test_the_literature_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_check_tells_counts_and_what_is_wrong(capsys: pytest.CaptureFixture[str], miniatures: Miniatures) -> None:
-    outcome = Outcome(capsys, "benchmarks", "check", "dtd", "--root", str(miniatures.root))
+    outcome = Outcome(capsys, "datasets", "check", "dtd", "--root", str(miniatures.root))
     assert outcome.status == 1
     assert "3 of 47" in outcome.out and "dtd: test: 12 found, 1,692 expected" in outcome.out
 
 
 def test_all_are_checked_at_once(capsys: pytest.CaptureFixture[str], miniatures: Miniatures) -> None:
-    outcome = Outcome(capsys, "benchmarks", "check", "all", "--root", str(miniatures.root))
+    outcome = Outcome(capsys, "datasets", "check", "all", "--root", str(miniatures.root))
     assert outcome.status == 1 and all(f"\n{name}: " in outcome.out for name in miniatures.of)
 
 
 def test_sound_data_of_ones_own_is_told_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    outcome = Outcome(capsys, "benchmarks", "check", str(folder_of_folders(tmp_path / "mine")), "--pictures")
+    outcome = Outcome(capsys, "datasets", "check", str(folder_of_folders(tmp_path / "mine")), "--images")
     assert outcome.status == 0 and "as it should be" in outcome.out
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["check", "dtdd"], "unknown benchmark 'dtdd'; did you mean 'dtd'?"),
+        (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
         (["check", "dtd"], "say where they lie with --root DIR"),
-        (["check", "all", "--root", "nowhere"], "nowhere: this folder of the data sets does not exist; CoOp's"),
-        (["ls", "--root", "nowhere"], "nowhere: this folder of the data sets does not exist; CoOp's"),
+        (["check", "all", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
+        (["ls", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
     ],
 )
 def test_nothing_to_be_looked_at_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
-    assert part in Outcome(capsys, "benchmarks", *arguments).refusal
+    assert part in Outcome(capsys, "datasets", *arguments).refusal
 
 
-def test_a_benchmark_is_packed(capsys: pytest.CaptureFixture[str], miniatures: Miniatures, tmp_path: Path) -> None:
+def test_a_dataset_is_packed(capsys: pytest.CaptureFixture[str], miniatures: Miniatures, tmp_path: Path) -> None:
     arguments = ["--root", str(miniatures.root), "--out", str(tmp_path / "dtd"), "--shots", "1,2", "--seeds", "1"]
     outcome = Outcome(capsys, "shards", "pack", "dtd", *arguments)
-    assert outcome.status == 0 and "12 test pictures" in outcome.out
-    assert load_benchmark(BenchmarkSettings(name="dtd", root=str(tmp_path))).template == "{} texture."
+    assert outcome.status == 0 and "12 test images" in outcome.out
+    assert load_dataset(DatasetSettings(name="dtd", root=str(tmp_path))).template == "{} texture."
     assert Outcome(capsys, "shards", "verify", str(tmp_path / "dtd" / "test")).status == 0
 
 
 def test_a_recipe_says_what_is_packed_and_how(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(f"benchmark: {{name: {folder}, resize: 16}}\nstorage: {{root: {tmp_path / 'runs'}}}\n")
+    recipe.write_text(f"dataset: {{name: {folder}, resize: 16}}\nstorage: {{root: {tmp_path / 'runs'}}}\n")
     assert Outcome(capsys, "shards", "pack", str(recipe)).status == 0
-    packed = load_benchmark(BenchmarkSettings(name=str(tmp_path / "runs" / "packed" / "mine")))
+    packed = load_dataset(DatasetSettings(name=str(tmp_path / "runs" / "packed" / "mine")))
     assert packed.split("test").image(0).size == (16, 16)
 
 
@@ -73,7 +73,7 @@ def test_wrong_numbers_are_refused(capsys: pytest.CaptureFixture[str], tmp_path:
     folder = str(folder_of_folders(tmp_path / "mine", per_class=4))
     assert "--shots few: give whole numbers" in Outcome(capsys, "shards", "pack", folder, "--shots", "few").refusal
     assert "choose nothing" in Outcome(capsys, "shards", "pack", folder, "--shots", "0").refusal
-    assert "benchmark.resize" in Outcome(capsys, "shards", "pack", folder, "--resize", "0").refusal
+    assert "dataset.resize" in Outcome(capsys, "shards", "pack", folder, "--resize", "0").refusal
 
 
 @pytest.mark.parametrize("models", [[], ["--photographs"]])
@@ -81,14 +81,14 @@ def test_a_first_recipe_is_written_and_reads_the_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder_of_folders(tmp_path / "my pictures: 1", per_class=6)
-    assert Outcome(capsys, "init", "my pictures: 1", *models).status == 0
+    folder_of_folders(tmp_path / "my images: 1", per_class=6)
+    assert Outcome(capsys, "init", "my images: 1", *models).status == 0
     (written,) = tmp_path.glob("*.yaml")
     recipe = Recipe.load(str(written))
-    assert recipe.benchmark.shots == 3
-    assert len(load_benchmark(recipe.benchmark).classnames) == 6
+    assert recipe.dataset.shots == 3
+    assert len(load_dataset(recipe.dataset).classnames) == 6
     assert (recipe.backbone.name == "icons") == (not models)
-    assert "is there already" in Outcome(capsys, "init", "my pictures: 1", *models).refusal
+    assert "is there already" in Outcome(capsys, "init", "my images: 1", *models).refusal
 
 
 def test_a_first_recipe_takes_what_the_data_does_not_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ def test_a_first_recipe_takes_what_the_data_does_not_tell(capsys: pytest.Capture
     assert "nothing tells their names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", place).refusal
     told = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
     told |= {"template": "the {}"}
-    values = [f"benchmark.{key}={json.dumps(value)}" for key, value in told.items()]
+    values = [f"dataset.{key}={json.dumps(value)}" for key, value in told.items()]
     assert Outcome(capsys, "init", str(tmp_path / "mine"), *values, "--out", place).status == 0
-    written = Recipe.load(place).benchmark
+    written = Recipe.load(place).dataset
     assert written.model_dump(include=set(told)) == told
-    assert load_benchmark(written).classnames[0] == "red circle: #1"
-    assert "takes values of `benchmark` alone" in Outcome(capsys, "init", "icons", "training.epochs=1").refusal
+    assert load_dataset(written).classnames[0] == "red circle: #1"
+    assert "takes values of `dataset` alone" in Outcome(capsys, "init", "icons", "training.epochs=1").refusal
 
 
 def test_names_too_long_for_the_embedded_models_are_told_at_once(
@@ -122,7 +122,7 @@ def test_what_a_first_recipe_describes_can_be_planned(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("place", "part"), [("nowhere", "does not exist"), ("empty", "holds no class folders")])
-def test_data_that_is_no_benchmark_gets_no_recipe(
+def test_data_that_is_no_dataset_gets_no_recipe(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, part: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -130,7 +130,7 @@ def test_data_that_is_no_benchmark_gets_no_recipe(
     assert not (tmp_path / "r.yaml").exists()
 
 
-def test_a_broken_picture_stops_a_first_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_broken_image_stops_a_first_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=3)
     for file in (folder / "red_circle").iterdir():
         file.write_bytes(b"broken")

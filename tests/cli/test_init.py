@@ -1,4 +1,4 @@
-"""The recipe that `init` writes for a user's pictures."""
+"""The recipe that `init` writes for a user's images."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 from syncclip import jobs
 from syncclip.cli import main
 from syncclip.cli.init import write_first_recipe
-from syncclip.datasets import SPLITS, Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 
 
-def exported(benchmark: Benchmark, folder: Path) -> Path:
-    """The pictures of a benchmark as an image folder of files and a table that tells their classes."""
+def exported(dataset: Dataset, folder: Path) -> Path:
+    """The images of a dataset as an image folder of files and a table that tells their classes."""
     rows = []
     for split in SPLITS:
-        images = benchmark.split(split)
+        images = dataset.split(split)
         for row, label in enumerate(images.labels):
             path = f"{split}/{row:06d}.jpg"
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(images.read(row))  # type: ignore[attr-defined]
-            rows.append({"file_name": path, "label": int(label), "classname": benchmark.classnames[label]})
+            rows.append({"file_name": path, "label": int(label), "classname": dataset.classnames[label]})
     with (folder / "metadata.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
@@ -38,22 +38,22 @@ def accuracies(run: jobs.Run) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("values", [["method=zeroshot"], ["method=ivlp", "data=real"], ["method=syncclip"]])
-def test_exported_pictures_give_the_accuracy_of_the_benchmark_that_they_are_from(
+def test_exported_images_give_the_accuracy_of_the_dataset_that_they_are_from(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, values: list[str]
 ) -> None:
-    folder = exported(load_benchmark(BenchmarkSettings(name=tiny.benchmark)), tmp_path / "shapes")
+    folder = exported(load_dataset(DatasetSettings(name=tiny.dataset)), tmp_path / "shapes")
     place = write_first_recipe(str(folder), out=str(tmp_path / "first.yaml"))
-    own = Recipe.load(place).benchmark
+    own = Recipe.load(place).dataset
     overrides = [f"training.{value}" for value in [*values, f"synthetic={tiny_set}"]]
     recipe = Recipe.load(tiny.recipe, overrides)
     before = jobs.run_here(recipe, str(tmp_path / "before"))
-    after = jobs.run_here(recipe.model_copy(update={"benchmark": own}), str(tmp_path / "after"))
+    after = jobs.run_here(recipe.model_copy(update={"dataset": own}), str(tmp_path / "after"))
     assert accuracies(after) == accuracies(before)
 
 
 @pytest.mark.slow
 def test_exported_icons_are_told_apart_as_the_shipped_ones(tmp_path: Path) -> None:
-    folder = exported(load_benchmark(BenchmarkSettings()), tmp_path / "icons")
+    folder = exported(load_dataset(DatasetSettings()), tmp_path / "icons")
     place = write_first_recipe(str(folder), out=str(tmp_path / "first.yaml"))
     overrides = ["training.method=zeroshot", "training.data=real"]
     before = jobs.run_here(Recipe.load("demo", overrides), str(tmp_path / "before"))
@@ -68,7 +68,7 @@ def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a demo that ran here has left its set in runs/
-    folder = exported(load_benchmark(BenchmarkSettings()), tmp_path / "icons")
+    folder = exported(load_dataset(DatasetSettings()), tmp_path / "icons")
     place = str(tmp_path / "first.yaml")
     assert main.run(["init", str(folder), "--out", place]) == 0
     small = [
@@ -80,7 +80,7 @@ def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_re
         "synthesis.filters=[]",
         "synthesis.actors=1",
         "training.epochs=1",
-        "benchmark.shots=1",
+        "dataset.shots=1",
         "evaluation.split=val",
     ]
     for recipe, out in (("demo", "before"), (place, "after")):

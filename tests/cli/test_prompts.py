@@ -84,9 +84,9 @@ def test_what_looks_wrong_is_told_and_noted(
         (["training.method=zeroshot"], "'zeroshot' learns nothing"),
         (["training.method=maple"], "it looks like 'ivlp' or 'promptsrc'"),
         (["training.method=ivlp", "backbone.name=icons"], "trained with another backbone"),
-        (["training.method=ivlp", "benchmark.name=icons"], "trained on 6 classes, but benchmark 'icons' has 88"),
+        (["training.method=ivlp", "dataset.name=icons"], "trained on 6 classes, but dataset 'icons' has 88"),
         (["training.method=ivlp", "methods.ivlp.text_depth=2"], "has text_depth 3, but the recipe has"),
-        (["training.method=ivlp", "benchmark.name=/no/such"], "/no/such does not exist"),
+        (["training.method=ivlp", "dataset.name=/no/such"], "/no/such does not exist"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_sentence(

@@ -1,4 +1,4 @@
-"""`syncclip reproduce` and `syncclip evaluate --benchmark`, as they are typed."""
+"""`syncclip reproduce` and `syncclip evaluate --dataset`, as they are typed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def test_mistakes_are_told_in_one_sentence(capsys: pytest.CaptureFixture[str], t
     assert "missing option '--root'" in refusal(capsys, "reproduce", "few-shot")
     assert "did you mean 'few-shot'?" in refusal(capsys, "reproduce", "fewshot", "--root", str(tmp_path))
     assert "did you mean 'base-to-novel'?" in refusal(capsys, "reproduce", "base", "--root", str(tmp_path))
-    assert "data sets can't be read" in refusal(capsys, "reproduce", "few-shot", "--root", str(tmp_path))
+    assert "datasets can't be read" in refusal(capsys, "reproduce", "few-shot", "--root", str(tmp_path))
     assert "did you mean 'epochs'?" in refusal(
         capsys, "reproduce", "few-shot", "training.epoch=1", "--root", str(tmp_path)
     )
 
 
-def test_a_run_is_tested_on_another_benchmark(
+def test_a_run_is_tested_on_another_dataset(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"]), str(tmp_path))
-    assert main.run(["evaluate", str(tmp_path), "--benchmark", "dtd", "--root", str(miniatures.root)]) == 0
-    assert "zeroshot-real-seed1: accuracy on test pictures of dtd, %" in capsys.readouterr().out
+    assert main.run(["evaluate", str(tmp_path), "--dataset", "dtd", "--root", str(miniatures.root)]) == 0
+    assert "zeroshot-real-seed1: accuracy on test images of dtd, %" in capsys.readouterr().out
     assert (tmp_path / "transfer" / "dtd" / "results.json").is_file()

@@ -75,12 +75,12 @@ def test_a_marker_of_a_newer_format_is_refused(
 def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sets = [make_set(f"{tmp_path}/one", (1, 2, 1)), make_set(f"{tmp_path}/two", (1, 1, 1), first=100)]
     merged = Outcome(capsys, "shards", "merge", *sets, "--out", f"{tmp_path}/all")
-    assert "7 pictures of 3 classes, 2 a class or more" in merged.out
+    assert "7 images of 3 classes, 2 a class or more" in merged.out
     assert Outcome(capsys, "shards", "verify", f"{tmp_path}/all").status == 0
     for to, file in (("folder", "a/000000000.jpg"), ("huggingface", "README.md"), ("split-zhou", "split_zhou_b.json")):
         out = f"{tmp_path}/{to}"
         outcome = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", to, "--out", out)
-        assert "7 pictures" in outcome.out, outcome.err
+        assert "7 images" in outcome.out, outcome.err
         assert Path(out, file).exists()
     other = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", "tape", "--out", f"{tmp_path}/tape")
     assert "there is no such layout" in other.refusal
@@ -96,7 +96,7 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
             (["shards", "verify", f"{bucket}/set"], "1 shard, all sound"),
             (["shards", "ls", f"{bucket}/set"], "00000"),
             (["shards", "show", f"{bucket}/set", "2"], "class: 2"),
-            (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 pictures"),
+            (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 images"),
             (["status", f"{bucket}/set"], "1 shard committed"),
         ]
         for command, answer in asked:

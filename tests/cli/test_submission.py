@@ -50,9 +50,9 @@ def test_the_command_on_the_cluster_reads_the_recipe_beside_it() -> None:
     [
         ((), None, "storage.root: runs is a path"),
         ((), "results", "--out: results is a path"),
-        ((BUCKET, "benchmark.root=/data"), None, "benchmark.root: /data is a path"),
+        ((BUCKET, "dataset.root=/data"), None, "dataset.root: /data is a path"),
         ((BUCKET, "training.synthetic=./set"), None, "training.synthetic: ./set is a path"),
-        ((BUCKET, "benchmark.name=birds"), None, "benchmark.name: birds is a path"),
+        ((BUCKET, "dataset.name=birds"), None, "dataset.name: birds is a path"),
     ],
 )
 def test_paths_of_this_machine_are_refused_where_the_cluster_is_elsewhere(
@@ -67,7 +67,7 @@ def test_paths_of_this_machine_are_refused_where_the_cluster_is_elsewhere(
 
 def test_names_that_are_no_paths_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("icons", "syncclip", "ivlp"):  # folders that happen to be called like a benchmark or a method
+    for folder in ("icons", "syncclip", "ivlp"):  # folders that happen to be called like a dataset or a method
         (tmp_path / folder).mkdir()
 
     assert of(BUCKET, "synthesis.generator.pipeline=stabilityai/sdxl-turbo").recipe.training.method == "syncclip"
@@ -143,7 +143,7 @@ def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: py
 
     assert of(here=True).recipe.storage.root == str(tmp_path / "runs")
     assert of(here=True, out="set").out == str(tmp_path / "set")
-    assert of("benchmark.root=/data", shared=True).recipe.benchmark.root == "/data"
+    assert of("dataset.root=/data", shared=True).recipe.dataset.root == "/data"
 
 
 def test_keys_are_not_sent() -> None:
@@ -168,7 +168,7 @@ def test_the_package_and_the_recipe_travel_and_nothing_else(tmp_path: Path) -> N
 
 
 def test_the_embedded_world_stays_here_where_nothing_uses_it(tmp_path: Path) -> None:
-    other = ("benchmark.name=s3://bucket/birds", "backbone.name=ViT-B-16", "synthesis.generator.pipeline=a/b")
+    other = ("dataset.name=s3://bucket/birds", "backbone.name=ViT-B-16", "synthesis.generator.pipeline=a/b")
 
     assert not any("embedded/icons" in name for name in laid_out(of(BUCKET, *other), tmp_path / "job"))
 

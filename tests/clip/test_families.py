@@ -68,7 +68,7 @@ def equal(ours: Tensor, theirs: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_without_prompts_pictures_are_those_of_open_clip(clip: PromptedClip) -> None:
+def test_without_prompts_images_are_those_of_open_clip(clip: PromptedClip) -> None:
     equal(clip.encode_images(images()), clip.model.encode_image(images(), normalize=False))
 
 
@@ -86,7 +86,7 @@ def test_vision_prompts_are_tokens_of_the_models_own_pass(clip: PromptedClip, de
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_each_picture_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
+def test_each_image_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
     prompts = [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
     apart = [clip.encode_images(images()[i : i + 1], [p[i] for p in prompts]) for i in range(3)]
     equal(clip.encode_images(images(), prompts), torch.cat(apart))
@@ -102,12 +102,12 @@ def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, famil
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_each_class_and_each_picture_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
+def test_each_class_and_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
     tokens = clip.text_context(NAMES, "", 3)
     prompts = torch.randn(2, len(NAMES), 3, clip.text_width)
     apart = [
-        whole_texts(clip, [f"x x x {name}."], family.start, [prompts[picture, c]])
-        for picture in range(2)
+        whole_texts(clip, [f"x x x {name}."], family.start, [prompts[image, c]])
+        for image in range(2)
         for c, name in enumerate(NAMES)
     ]
     equal(clip.encode_text(tokens, [prompts]), torch.cat(apart).view(2, len(NAMES), -1))

@@ -90,7 +90,7 @@ def test_texts_of_like_length_go_together_and_give_what_the_whole_context_gives(
         torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-4)
 
 
-def test_each_picture_may_have_prompts_for_texts_of_any_length(clip: PromptedClip) -> None:
+def test_each_image_may_have_prompts_for_texts_of_any_length(clip: PromptedClip) -> None:
     tokens = clip.text_context(["cat"] * 40 + ["the old blue car in the rain"] * 2, "", 2)
     contexts = torch.randn(3, 1, 2, clip.text_width)
     each = torch.stack([clip.encode_text(tokens, [context]) for context in contexts])
@@ -121,7 +121,7 @@ def test_each_class_may_have_prompts_of_its_own(clip: PromptedClip) -> None:
 
 
 @pytest.mark.parametrize("classes", [1, len(NAMES)])
-def test_each_picture_may_have_text_prompts_of_its_own(clip: PromptedClip, classes: int) -> None:
+def test_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, classes: int) -> None:
     tokens = clip.text_context(NAMES, "", 3)
     first, second = torch.randn(2, classes, 3, clip.text_width), torch.randn(3, clip.text_width)
     expected = torch.stack([clip.encode_text(tokens, [each, second]) for each in first])
@@ -172,7 +172,7 @@ def test_some_of_the_texts_are_encoded_as_among_all(clip: PromptedClip) -> None:
     torch.testing.assert_close(some, clip.encode_text(tokens, prompts)[1:3], rtol=0, atol=1e-6)
 
 
-def test_each_picture_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
+def test_each_image_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
     images, prompts = torch.randn(3, 3, 32, 32), [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
     expected = torch.cat([clip.encode_images(images[i : i + 1], [p[i] for p in prompts]) for i in range(3)])
     torch.testing.assert_close(clip.encode_images(images, prompts), expected, rtol=0, atol=1e-5)
@@ -268,6 +268,6 @@ def test_a_resnet_cannot_take_prompts(resnet: PromptedClip) -> None:
         resnet.vision_width  # noqa: B018
 
 
-def test_a_resnet_still_encodes_pictures(resnet: PromptedClip) -> None:
+def test_a_resnet_still_encodes_images(resnet: PromptedClip) -> None:
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(resnet.encode_images(images), resnet.model.encode_image(images), rtol=0, atol=1e-5)

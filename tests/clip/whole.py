@@ -28,7 +28,7 @@ def changed(blocks: Iterable[nn.Module], changes: Iterable[Callable[[Tensor], Te
             hook.remove()
 
 
-def whole_images(model: Any, pictures: Tensor, prompts: list[Tensor]) -> Tensor:
+def whole_images(model: Any, images: Tensor, prompts: list[Tensor]) -> Tensor:
     """The model's own pass with prompts before the patches, where ours are behind them.
 
     Either way they have no position, so the feature is the same. Eva turns all tokens but so many first ones; here the
@@ -48,7 +48,7 @@ def whole_images(model: Any, pictures: Tensor, prompts: list[Tensor]) -> Tensor:
     for attention in still:
         attention.num_prefix_tokens += n
     with changed([norm, *blocks[1:]], changes):
-        features: Tensor = model.encode_image(pictures, normalize=False)
+        features: Tensor = model.encode_image(images, normalize=False)
     for attention in still:
         attention.num_prefix_tokens -= n
     taken_out.remove()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_main import Outcome
-from tests.worlds.benchmark import encoded, folder_of_folders, picture
+from tests.worlds.dataset import encoded, folder_of_folders, make_image
 from tests.worlds.literature import miniature
 
 Spoil = Callable[[Path], object]
@@ -64,25 +64,25 @@ def five_gone(root: Path) -> None:
         path.unlink()
 
 
-def first_picture(data: bytes) -> Spoil:
+def first_image(data: bytes) -> Spoil:
     def spoil(root: Path) -> None:
         sorted((root / "dtd" / "images" / "banded").iterdir())[0].write_bytes(data)
 
     return spoil
 
 
-HALF = encoded(picture(0, 0))[:60]
+HALF = encoded(make_image(0, 0))[:60]
 PUBLISHED: dict[str, tuple[Spoil, str]] = {
-    "no root": (remove("."), "data: this folder of the data sets does not exist; CoOp's instructions"),
-    "no data set": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
+    "no root": (remove("."), "data: this folder of the datasets does not exist; CoOp's instructions"),
+    "no dataset": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
     "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions tell where to get it"),
-    "pictures not on disk": (five_gone, "5 of the 35 pictures that it names are not on disk ("),
-    "a broken picture": (first_picture(HALF), ".jpg: unreadable image: "),
-    "an empty picture": (first_picture(b""), ".jpg: unreadable image: "),
-    "another file": (first_picture(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
-    "a class without a picture": (
+    "images not on disk": (five_gone, "5 of the 35 images that it names are not on disk ("),
+    "a broken image": (first_image(HALF), ".jpg: unreadable image: "),
+    "an empty image": (first_image(b""), ".jpg: unreadable image: "),
+    "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
+    "a class without an image": (
         entries(lambda item: None if item[1] == 1 else item),
-        f"{SPLIT_FILE}: ids run to 2, but 1 have no picture",
+        f"{SPLIT_FILE}: ids run to 2, but 1 have no image",
     ),
     "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; a base half and a novel"),
     "a name without a token": (
@@ -99,7 +99,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     ),
     "a label far beyond all others": (
         entries(lambda item: [item[0], 10**15, item[2]] if item[1] == 2 else item),
-        f"{SPLIT_FILE}: ids run to 1000000000000000, but 2, 3, 4, … have no picture",
+        f"{SPLIT_FILE}: ids run to 1000000000000000, but 2, 3, 4, … have no image",
     ),
     "a label of other digits": (
         entries(lambda item: [item[0], "²", item[2]] if item[1] == 2 else item),
@@ -107,7 +107,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     ),
     "a name that no file can have": (
         entries(lambda item: [f"x\0/{item[0]}", *item[1:]] if item[1] == 2 else item),
-        "9 of the 35 pictures that it names are not on disk (",
+        "9 of the 35 images that it names are not on disk (",
     ),
     "brackets without end": (write(SPLIT_FILE, b"[" * 100_000), f"{SPLIT_FILE}: not readable as JSON"),
     "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
@@ -127,7 +127,7 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
         link("imagenet-adversarial/imagenet-a/n00000001", "."),
         "imagenet-a/n00000001: this link leads back to where it lies, a loop; remove it",
     ),
-    "a picture that leads to itself": (
+    "an image that leads to itself": (
         "imagenet_a",
         link("imagenet-adversarial/imagenet-a/n01440764/loop.jpg", "loop.jpg"),
         "n01440764/loop.jpg: this link leads to no file",
@@ -194,11 +194,11 @@ def one_class(folder: Path) -> None:
 
 OWN: dict[str, tuple[Spoil, str]] = {
     "no folder": (remove("."), "mine does not exist"),
-    "no pictures": (
+    "no images": (
         lambda folder: [shutil.rmtree(path) for path in folder.iterdir()],
         "holds no class folders",
     ),
-    "a class without a picture": (emptied, "class 'red_circle' has 0 pictures; splitting needs at least 3"),
+    "a class without an image": (emptied, "class 'red_circle' has 0 images; splitting needs at least 3"),
     "one class": (one_class, "holds one class only ('red_circle'); telling classes apart needs at least 2"),
     "two classes of one name": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
@@ -208,10 +208,10 @@ OWN: dict[str, tuple[Spoil, str]] = {
         lambda folder: (folder / "red_circle").rename(folder / "_"),
         "is called '', which no text encoder can read",
     ),
-    "a broken picture": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
+    "a broken image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "another file": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
     "a loop": (link("loop", ".."), "mine/loop: this link leads back to where it lies, a loop; remove it"),
-    "a picture that leads to itself": (
+    "an image that leads to itself": (
         link("red_circle/x.png", "x.png"),
         "red_circle/x.png: this link leads to no file",
     ),
@@ -228,12 +228,12 @@ def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: 
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ("none.png,1,b", "table.csv: 1 of the 4 pictures that it names are not on disk ("),
+        ("none.png,1,b", "table.csv: 1 of the 4 images that it names are not on disk ("),
         ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids count from 0"),
         ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
-        ("red_circle/000.png,2,c", "class(es) 1 have no picture; ids must count from 0 without gaps"),
-        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no picture"),
-        ("red_circle/003.png,²,b", "class '²' has 1 picture; splitting needs at least 3"),
+        ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must count from 0 without gaps"),
+        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no image"),
+        ("red_circle/003.png,²,b", "class '²' has 1 image; splitting needs at least 3"),
         ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
         ("./red_circle/000.png,0,a", "red_circle/000.png stands in "),
     ],

@@ -1,4 +1,4 @@
-"""What `benchmarks ls` and `benchmarks check` tell."""
+"""What `datasets ls` and `datasets check` tell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.check import check, listing
 from syncclip.datasets.packing import pack
-from tests.worlds.benchmark import folder_of_folders
+from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, Miniatures, miniature
 
 
@@ -40,24 +40,24 @@ def test_what_is_missing_is_a_problem(tmp_path: Path) -> None:
     assert "this folder of dtd does not exist" in problem
 
 
-def test_broken_pictures_are_counted_where_all_are_opened(tmp_path: Path) -> None:
+def test_broken_images_are_counted_where_all_are_opened(tmp_path: Path) -> None:
     made = miniature(tmp_path, "dtd")
     for path, _ in made.items["test"][3:5]:
         (tmp_path / path).write_bytes(b"broken")
-    *_, last = check("dtd", str(tmp_path), pictures=True).problems
-    assert last.startswith("test: 2 pictures cannot be read: ") and made.items["test"][3][0] in last
+    *_, last = check("dtd", str(tmp_path), images=True).problems
+    assert last.startswith("test: 2 images cannot be read: ") and made.items["test"][3][0] in last
     assert len(check("dtd", str(tmp_path)).problems) == 4
 
 
 def test_a_packed_one_counts_the_whole_training_split(miniatures: Miniatures, tmp_path: Path) -> None:
-    whole = load_benchmark(BenchmarkSettings(name="dtd", root=str(miniatures.root)))
+    whole = load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root)))
     assert pack(whole, str(tmp_path / "dtd"), shots=[1], seeds=[1])["train"] == 3
     assert check("dtd", str(tmp_path)).found == check("dtd", str(miniatures.root)).found
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
 def test_the_folder_of_all_data_sets_must_be_named_and_there(root: str | None) -> None:
-    with pytest.raises(UserError, match=r"--root DIR|nowhere: this folder of the data sets does not exist; CoOp's"):
+    with pytest.raises(UserError, match=r"--root DIR|nowhere: this folder of the datasets does not exist; CoOp's"):
         check("dtd", root)
 
 
@@ -72,11 +72,11 @@ def test_the_listing_tells_which_folders_are_there(tmp_path: Path) -> None:
     there = {row[0]: row[headings.index("there")] for row in rows}
     assert [name for name, found in there.items() if found == "yes"] == ["eurosat"] and len(there) == 15
     assert "there" not in listing(None)[0]
-    with pytest.raises(UserError, match="nowhere: this folder of the data sets does not exist"):
+    with pytest.raises(UserError, match="nowhere: this folder of the datasets does not exist"):
         listing("nowhere")
 
 
 def test_the_listing_knows_packed_ones(miniatures: Miniatures, tmp_path: Path) -> None:
-    pack(load_benchmark(BenchmarkSettings(name="imagenet_a", root=str(miniatures.root))), str(tmp_path / "imagenet_a"))
+    pack(load_dataset(DatasetSettings(name="imagenet_a", root=str(miniatures.root))), str(tmp_path / "imagenet_a"))
     headings, rows = listing(str(tmp_path))
     assert [row[0] for row in rows if row[headings.index("there")] == "yes"] == ["imagenet_a"]

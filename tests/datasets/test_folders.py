@@ -1,4 +1,4 @@
-"""A folder of class folders as a benchmark."""
+"""A folder of class folders as a dataset."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.folders import load_folder
-from tests.worlds.benchmark import CLASSES, folder_of_folders, picture
+from tests.worlds.dataset import CLASSES, folder_of_folders, make_image
 
 
 def test_class_names_are_folder_names_with_spaces(tmp_path: Path) -> None:
@@ -19,14 +19,14 @@ def test_class_names_are_folder_names_with_spaces(tmp_path: Path) -> None:
 
 
 def test_plain_class_folders_are_split_class_by_class(tmp_path: Path) -> None:
-    benchmark = load_folder(folder_of_folders(tmp_path, per_class=10))
+    dataset = load_folder(folder_of_folders(tmp_path, per_class=10))
     for split, count in (("train", 5), ("val", 2), ("test", 3)):
-        assert [len(benchmark.split(split).rows_of(label)) for label in range(6)] == [count] * 6
+        assert [len(dataset.split(split).rows_of(label)) for label in range(6)] == [count] * 6
 
 
-def test_every_picture_is_in_one_split(tmp_path: Path) -> None:
-    benchmark = load_folder(folder_of_folders(tmp_path, per_class=7))
-    paths = [path for split in ("train", "val", "test") for path in benchmark.split(split).paths]
+def test_every_image_is_in_one_split(tmp_path: Path) -> None:
+    dataset = load_folder(folder_of_folders(tmp_path, per_class=7))
+    paths = [path for split in ("train", "val", "test") for path in dataset.split(split).paths]
     assert len(paths) == len(set(paths)) == 42
 
 
@@ -38,28 +38,28 @@ def test_the_split_is_a_function_of_its_seed(tmp_path: Path) -> None:
 
 def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 3, "validation": 1, "test": 2})
-    benchmark = load_benchmark(BenchmarkSettings(name=str(tmp_path)))
-    assert [len(benchmark.split(split)) for split in ("train", "val", "test")] == [18, 6, 12]
-    assert {path.parts[-3] for path in benchmark.split("val").paths} == {"validation"}
+    dataset = load_dataset(DatasetSettings(name=str(tmp_path)))
+    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [18, 6, 12]
+    assert {path.parts[-3] for path in dataset.split("val").paths} == {"validation"}
 
 
 def test_a_missing_validation_folder_is_taken_from_training(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 5, "test": 2})
-    benchmark = load_folder(tmp_path)
-    assert [len(benchmark.split(split)) for split in ("train", "val", "test")] == [24, 6, 12]
+    dataset = load_folder(tmp_path)
+    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [24, 6, 12]
 
 
-def test_a_novel_class_needs_no_training_picture(tmp_path: Path) -> None:
+def test_a_novel_class_needs_no_training_image(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 2, "val": 1, "test": 1})
     shutil.rmtree(tmp_path / "train" / "red_square")
     assert load_folder(tmp_path).classnames == sorted(CLASSES)
 
 
-def test_a_base_class_without_training_pictures_is_named(tmp_path: Path) -> None:
+def test_a_base_class_without_training_images_is_named(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 2, "val": 1, "test": 1})
     shutil.rmtree(tmp_path / "train" / "blue_circle")
-    with pytest.raises(UserError, match="no picture to train base class 'blue circle'"):
-        load_benchmark(BenchmarkSettings(name=str(tmp_path)))
+    with pytest.raises(UserError, match="no image to train base class 'blue circle'"):
+        load_dataset(DatasetSettings(name=str(tmp_path)))
 
 
 def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
@@ -68,29 +68,29 @@ def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / ".cache").mkdir()
     (tmp_path / "red_circle" / "notes.txt").write_text("about")
     (tmp_path / "red_circle" / ".hidden.png").write_bytes(b"?")
-    benchmark = load_folder(tmp_path)
-    assert sum(len(benchmark.split(split)) for split in ("train", "val", "test")) == 24
+    dataset = load_folder(tmp_path)
+    assert sum(len(dataset.split(split)) for split in ("train", "val", "test")) == 24
 
 
-def test_pictures_are_read_as_rgb(tmp_path: Path) -> None:
+def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=4)
     train = load_folder(tmp_path).split("train")
     row = int(train.rows_of(4)[0])
     variant = int(train.paths[row].stem)
     assert train.paths[row].parent.name == "red_circle"
-    assert train.image(row).tobytes() == picture(0, variant).tobytes()
+    assert train.image(row).tobytes() == make_image(0, variant).tobytes()
 
 
-def test_a_broken_picture_is_one_sentence_with_its_path(tmp_path: Path) -> None:
+def test_a_broken_image_is_one_sentence_with_its_path(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=4)
     broken = tmp_path / "red_circle" / "000.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    benchmark = load_folder(tmp_path)
+    dataset = load_folder(tmp_path)
     split, row = next(
-        (s, benchmark.split(s).paths.index(broken)) for s in benchmark.splits if broken in benchmark.split(s).paths
+        (s, dataset.split(s).paths.index(broken)) for s in dataset.splits if broken in dataset.split(s).paths
     )
     with pytest.raises(UserError, match=f"{broken}: unreadable image"):
-        benchmark.split(split).image(row)
+        dataset.split(split).image(row)
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
 def test_an_empty_class_is_named(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=4)
     (tmp_path / "yellow_star").mkdir()
-    with pytest.raises(UserError, match="class 'yellow_star' has 0 pictures"):
+    with pytest.raises(UserError, match="class 'yellow_star' has 0 images"):
         load_folder(tmp_path)
 
 
@@ -139,13 +139,13 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
     folder = folder_of_folders(tmp_path, per_class=4)
     shutil.copytree(folder / "red_circle", folder / "red circle")
     with pytest.raises(UserError, match="classes 4 and 5 are all called 'red circle'"):
-        load_benchmark(BenchmarkSettings(name=str(folder)))
+        load_dataset(DatasetSettings(name=str(folder)))
 
 
 def test_given_names_stand_for_those_of_the_folders(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d", "e", "f"]
-    settings = BenchmarkSettings(name=str(folder_of_folders(tmp_path, per_class=4)), classnames=names)
-    assert load_benchmark(settings).classnames == names
+    settings = DatasetSettings(name=str(folder_of_folders(tmp_path, per_class=4)), classnames=names)
+    assert load_dataset(settings).classnames == names
 
 
 @pytest.mark.parametrize("name", ["_", " ", "bell\a"])

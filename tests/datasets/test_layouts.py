@@ -1,4 +1,4 @@
-"""The literature's data sets, read from miniatures in the real file formats."""
+"""The literature's datasets, read from miniatures in the real file formats."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
-from tests.worlds.benchmark import picture
+from tests.worlds.dataset import make_image
 from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, Miniatures, miniature
 
 ALL = sorted(DATASETS)
 
 
-def load(root: Path, name: str) -> Benchmark:
-    return load_benchmark(BenchmarkSettings(name=name, root=str(root)))
+def load(root: Path, name: str) -> Dataset:
+    return load_dataset(DatasetSettings(name=name, root=str(root)))
 
 
 def test_the_table_lists_the_fifteen_with_what_is_known_of_them() -> None:
@@ -40,35 +40,35 @@ def test_the_documentation_has_the_pages_and_licences_of_the_table() -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_names_template_and_halves_are_those_of_the_files(miniatures: Miniatures, name: str) -> None:
-    benchmark, made = load(miniatures.root, name), miniatures.of[name]
-    assert benchmark.name == name
-    assert benchmark.classnames == made.classnames
-    assert benchmark.template == made.template == DATASETS[name].template
+    dataset, made = load(miniatures.root, name), miniatures.of[name]
+    assert dataset.name == name
+    assert dataset.classnames == made.classnames
+    assert dataset.template == made.template == DATASETS[name].template
     half = -(-len(made.classnames) // 2)
-    assert (benchmark.base, benchmark.novel) == ([*range(half)], [*range(half, len(made.classnames))])
-    assert benchmark.candidates == made.candidates
+    assert (dataset.base, dataset.novel) == ([*range(half)], [*range(half, len(made.classnames))])
+    assert dataset.candidates == made.candidates
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_files_and_ids_of_every_split_are_in_the_published_order(miniatures: Miniatures, name: str) -> None:
-    benchmark, made = load(miniatures.root, name), miniatures.of[name]
-    assert set(benchmark.splits) == set(made.items)
+    dataset, made = load(miniatures.root, name), miniatures.of[name]
+    assert set(dataset.splits) == set(made.items)
     for split, listed in made.items.items():
-        pictures = benchmark.split(split)  # type: ignore[arg-type]
-        paths = [path.relative_to(miniatures.root).as_posix() for path in pictures.paths]  # type: ignore[attr-defined]
-        assert list(zip(paths, pictures.labels.tolist(), strict=True)) == listed
+        images = dataset.split(split)  # type: ignore[arg-type]
+        paths = [path.relative_to(miniatures.root).as_posix() for path in images.paths]  # type: ignore[attr-defined]
+        assert list(zip(paths, images.labels.tolist(), strict=True)) == listed
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_pictures_can_be_looked_at(miniatures: Miniatures, name: str) -> None:
+def test_images_can_be_looked_at(miniatures: Miniatures, name: str) -> None:
     test = load(miniatures.root, name).split("test")
-    assert test.image(len(test) - 1).size == picture(0, 0, 24).size
+    assert test.image(len(test) - 1).size == make_image(0, 0, 24).size
 
 
 def test_classes_that_share_a_name_stay_two(miniatures: Miniatures) -> None:
-    benchmark = load(miniatures.root, "imagenet")
-    assert benchmark.classnames[2] == benchmark.classnames[3] == "crane"
-    assert len(benchmark.split("train").rows_of(2)) == len(benchmark.split("train").rows_of(3)) == 6
+    dataset = load(miniatures.root, "imagenet")
+    assert dataset.classnames[2] == dataset.classnames[3] == "crane"
+    assert len(dataset.split("train").rows_of(2)) == len(dataset.split("train").rows_of(3)) == 6
 
 
 def test_folders_called_by_numbers_are_classes_by_number_and_not_by_their_order(miniatures: Miniatures) -> None:
@@ -86,7 +86,7 @@ def test_ids_of_variants_are_those_of_imagenet(miniatures: Miniatures) -> None:
         ).items()
 
 
-def test_only_classes_with_pictures_are_candidates_of_a_and_r(miniatures: Miniatures) -> None:
+def test_only_classes_with_images_are_candidates_of_a_and_r(miniatures: Miniatures) -> None:
     assert load(miniatures.root, "imagenet_a").candidates == ADVERSARIAL
     assert load(miniatures.root, "imagenet_r").candidates == RENDITION
     assert load(miniatures.root, "imagenet_v2").candidates == list(range(12))
@@ -126,14 +126,14 @@ def published_choice(items: list[tuple[str, int]], shots: int) -> list[tuple[str
 
 @pytest.mark.parametrize("name", [name for name in ALL if DATASETS[name].train])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_shots_are_the_very_pictures_of_published_runs(miniatures: Miniatures, name: str, seed: int) -> None:
-    benchmark, items = load(miniatures.root, name), miniatures.of[name].items["train"]
+def test_the_shots_are_the_very_images_of_published_runs(miniatures: Miniatures, name: str, seed: int) -> None:
+    dataset, items = load(miniatures.root, name), miniatures.of[name].items["train"]
     for shots in (1, 2, 4, 8, 16):
         random.seed(seed)
         every = published_choice(items, shots)
-        base = [item for item in every if item[1] in benchmark.base]
+        base = [item for item in every if item[1] in dataset.base]
         for classes, expected in (("all", every), ("base", base)):
-            rows = benchmark.few_shot(shots, seed, classes)  # type: ignore[arg-type]
+            rows = dataset.few_shot(shots, seed, classes)  # type: ignore[arg-type]
             assert [items[row] for row in rows] == expected
 
 
@@ -155,12 +155,12 @@ def rewrite(root: Path, change: Callable[[dict[str, list[list[object]]]], None])
 
 
 def test_a_name_of_the_literature_needs_a_root() -> None:
-    with pytest.raises(UserError, match="benchmark.root=DIR"):
-        load_benchmark(BenchmarkSettings(name="dtd"))
+    with pytest.raises(UserError, match="dataset.root=DIR"):
+        load_dataset(DatasetSettings(name="dtd"))
 
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'nowhere'}: this folder of the data sets does not exist" in refusal(tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: this folder of the datasets does not exist" in refusal(tmp_path / "nowhere")
 
 
 def test_a_missing_data_set_is_named_with_where_to_get_it(tmp_path: Path) -> None:
@@ -183,13 +183,13 @@ def test_a_missing_list_of_a_split_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["dtd", "fgvc_aircraft"])
-def test_pictures_that_are_not_on_disk_are_counted_and_the_first_named(tmp_path: Path, name: str) -> None:
+def test_images_that_are_not_on_disk_are_counted_and_the_first_named(tmp_path: Path, name: str) -> None:
     made = miniature(tmp_path, name)
     gone = [path for path, _ in made.items["train"][:5]]
     for path in gone:
         (tmp_path / path).unlink()
     said = refusal(tmp_path, name)
-    assert "5 of the " in said and "pictures that it names are not on disk" in said
+    assert "5 of the " in said and "images that it names are not on disk" in said
     assert sum(Path(path).name in said for path in gone) == 3
 
 
@@ -213,10 +213,10 @@ def test_a_numbered_folder_out_of_range_is_named(tmp_path: Path, called: str) ->
     assert f"{folder}: label out of range" in refusal(tmp_path, "imagenet_v2")
 
 
-def test_a_class_without_a_picture_is_named(tmp_path: Path) -> None:
+def test_a_class_without_a_image_is_named(tmp_path: Path) -> None:
     miniature(tmp_path, "dtd")
     rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] != 1] for s, v in content.items()}))
-    assert "ids run to 2, but 1 have no picture" in refusal(tmp_path)
+    assert "ids run to 2, but 1 have no image" in refusal(tmp_path)
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_an_id_with_two_names_is_refused(tmp_path: Path) -> None:
         (["banded/x.jpg", -1, "banded"], "label -1 is out of range"),
         (["banded/x.jpg", "first", "banded"], "is not [path, class id, class name]"),
         (["banded/x.jpg", 0], "is not [path, class id, class name]"),
-        (["../x.jpg", 0, "banded"], "leads out of the picture folder"),
-        (["/etc/passwd", 0, "banded"], "leads out of the picture folder"),
+        (["../x.jpg", 0, "banded"], "leads out of the image folder"),
+        (["/etc/passwd", 0, "banded"], "leads out of the image folder"),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object], part: str) -> None:
@@ -249,7 +249,7 @@ def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "names no picture")]
+    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "names no image")]
 )
 def test_another_file_in_place_of_the_split_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
     miniature(tmp_path, "dtd")
@@ -268,7 +268,7 @@ def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path) -> None
     assert "class 2 is called '', which no text encoder can read" in refusal(tmp_path)
 
 
-def test_a_broken_picture_is_named_where_it_is_used(tmp_path: Path) -> None:
+def test_a_broken_image_is_named_where_it_is_used(tmp_path: Path) -> None:
     made = miniature(tmp_path, "dtd")
     file = tmp_path / made.items["test"][2][0]
     file.write_bytes(file.read_bytes()[:50])
@@ -276,7 +276,7 @@ def test_a_broken_picture_is_named_where_it_is_used(tmp_path: Path) -> None:
         load(tmp_path, "dtd").split("test").image(2)
 
 
-def test_a_file_that_is_no_picture_is_named_where_it_is_used(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_named_where_it_is_used(tmp_path: Path) -> None:
     made = miniature(tmp_path, "dtd")
     file = tmp_path / made.items["test"][2][0]
     file.write_text("about")

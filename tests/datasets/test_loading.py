@@ -1,4 +1,4 @@
-"""Finding and reading a packed benchmark, and what a benchmark promises."""
+"""Finding and reading a packed dataset, and what a dataset promises."""
 
 from __future__ import annotations
 
@@ -8,63 +8,63 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
-from tests.worlds.benchmark import CLASSES, tiny_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
+from tests.worlds.dataset import CLASSES, tiny_dataset
 
 
 def load(folder: Path, **settings: object):  # type: ignore[no-untyped-def]
-    return load_benchmark(BenchmarkSettings(name=str(folder), **settings))
+    return load_dataset(DatasetSettings(name=str(folder), **settings))
 
 
 def test_a_packed_folder_gives_names_halves_and_splits(tmp_path: Path) -> None:
-    benchmark = load(tiny_benchmark(tmp_path / "shapes", train=3, val=1, test=2))
-    assert benchmark.name == "shapes"
-    assert benchmark.classnames == CLASSES
-    assert (benchmark.base, benchmark.novel) == ([0, 1, 2], [3, 4, 5])
-    assert [len(benchmark.split(split)) for split in ("train", "val", "test")] == [18, 6, 12]
-    assert benchmark.prompt(0) == "a photo of a red circle."
-    assert benchmark.split("test").image(0).mode == "RGB"
+    dataset = load(tiny_dataset(tmp_path / "shapes", train=3, val=1, test=2))
+    assert dataset.name == "shapes"
+    assert dataset.classnames == CLASSES
+    assert (dataset.base, dataset.novel) == ([0, 1, 2], [3, 4, 5])
+    assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [18, 6, 12]
+    assert dataset.prompt(0) == "a photo of a red circle."
+    assert dataset.split("test").image(0).mode == "RGB"
 
 
 def test_the_name_may_be_looked_up_in_a_root_folder(tmp_path: Path) -> None:
-    tiny_benchmark(tmp_path / "mine")
-    settings = BenchmarkSettings(name="mine", root=str(tmp_path))
-    assert load_benchmark(settings).classnames == CLASSES
+    tiny_dataset(tmp_path / "mine")
+    settings = DatasetSettings(name="mine", root=str(tmp_path))
+    assert load_dataset(settings).classnames == CLASSES
 
 
-def test_a_template_of_the_recipe_replaces_the_benchmarks_own(tmp_path: Path) -> None:
-    assert load(tiny_benchmark(tmp_path / "b"), template="a {} drawn.").prompt(3) == "a red square drawn."
+def test_a_template_of_the_recipe_replaces_the_datasets_own(tmp_path: Path) -> None:
+    assert load(tiny_dataset(tmp_path / "b"), template="a {} drawn.").prompt(3) == "a red square drawn."
 
 
 def test_a_template_without_a_place_for_the_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no '\{\}'"):
-        load(tiny_benchmark(tmp_path / "b"), template="a photo.")
+        load(tiny_dataset(tmp_path / "b"), template="a photo.")
 
 
 def test_few_shots_are_of_base_classes_only(tmp_path: Path) -> None:
-    benchmark = load(tiny_benchmark(tmp_path / "b", train=4))
-    rows = benchmark.few_shot(2, seed=1)
-    assert sorted(benchmark.split("train").labels[rows].tolist()) == [0, 0, 1, 1, 2, 2]
+    dataset = load(tiny_dataset(tmp_path / "b", train=4))
+    rows = dataset.few_shot(2, seed=1)
+    assert sorted(dataset.split("train").labels[rows].tolist()) == [0, 0, 1, 1, 2, 2]
 
 
 def test_few_shots_of_all_classes_hold_the_base_shots(tmp_path: Path) -> None:
-    benchmark = load(tiny_benchmark(tmp_path / "b", train=4))
-    assert set(benchmark.few_shot(2, seed=1)) < set(benchmark.few_shot(2, seed=1, classes="all"))
+    dataset = load(tiny_dataset(tmp_path / "b", train=4))
+    assert set(dataset.few_shot(2, seed=1)) < set(dataset.few_shot(2, seed=1, classes="all"))
 
 
 def test_more_shots_than_there_are_gives_all_there_are(tmp_path: Path) -> None:
-    benchmark = load(tiny_benchmark(tmp_path / "b", train=4))
-    assert len(benchmark.few_shot(16, seed=1)) == 12
+    dataset = load(tiny_dataset(tmp_path / "b", train=4))
+    assert len(dataset.few_shot(16, seed=1)) == 12
 
 
 def test_zero_shots_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 1"):
-        load(tiny_benchmark(tmp_path / "b")).few_shot(0, seed=1)
+        load(tiny_dataset(tmp_path / "b")).few_shot(0, seed=1)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="unknown benchmark 'icon'; did you mean 'icons'"):
-        load_benchmark(BenchmarkSettings(name="icon"))
+    with pytest.raises(UserError, match="unknown dataset 'icon'; did you mean 'icons'"):
+        load_dataset(DatasetSettings(name="icon"))
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -73,23 +73,23 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_labels_outside_the_class_list_are_refused(tmp_path: Path) -> None:
-    folder = tiny_benchmark(tmp_path / "b")
-    (folder / "benchmark.json").write_text(json.dumps({"classnames": CLASSES[:4]}))
+    folder = tiny_dataset(tmp_path / "b")
+    (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES[:4]}))
     with pytest.raises(UserError, match="labels run from 0 to 5, but there are 4 classes"):
         load(folder)
 
 
 def test_a_broken_description_is_named(tmp_path: Path) -> None:
-    folder = tiny_benchmark(tmp_path / "b")
-    (folder / "benchmark.json").write_text(json.dumps({"classnames": []}))
-    with pytest.raises(UserError, match=r"benchmark.json: classnames"):
+    folder = tiny_dataset(tmp_path / "b")
+    (folder / "dataset.json").write_text(json.dumps({"classnames": []}))
+    with pytest.raises(UserError, match=r"dataset.json: classnames"):
         load(folder)
 
 
 def test_given_class_names_that_stand_twice_are_refused_with_both_places(tmp_path: Path) -> None:
-    folder = tiny_benchmark(tmp_path / "b")
+    folder = tiny_dataset(tmp_path / "b")
     for names in ([*CLASSES[:5], CLASSES[1]], []):
         with pytest.raises(UserError) as refusal:
-            load_benchmark(BenchmarkSettings(name=str(folder), classnames=names))
+            load_dataset(DatasetSettings(name=str(folder), classnames=names))
         told = f"classes 1 and 5 are all called {CLASSES[1]!r}" if names else "classnames holds 0 names"
         assert told in str(refusal.value)

@@ -1,4 +1,4 @@
-"""Benchmarks packed into shards."""
+"""Datasets packed into shards."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark, packing
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packing
 from syncclip.datasets.packing import pack
 from syncclip.shards.layout import committed
 from syncclip.shards.verify import verify
 from tests.object_store import s3_bucket
-from tests.worlds.benchmark import folder_of_folders
+from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import Miniatures, miniature
 
 
-def load(name: str, root: Path | str | None = None, **settings: object) -> Benchmark:
-    return load_benchmark(BenchmarkSettings(name=name, root=None if root is None else str(root), **settings))  # type: ignore[arg-type]
+def load(name: str, root: Path | str | None = None, **settings: object) -> Dataset:
+    return load_dataset(DatasetSettings(name=name, root=None if root is None else str(root), **settings))  # type: ignore[arg-type]
 
 
-def shown(benchmark: Benchmark, split: str, row: int) -> tuple[bytes, int]:
-    images = benchmark.split(split)  # type: ignore[arg-type]
+def shown(dataset: Dataset, split: str, row: int) -> tuple[bytes, int]:
+    images = dataset.split(split)  # type: ignore[arg-type]
     return images.read(row), int(images.labels[row])  # type: ignore[attr-defined]
 
 
@@ -47,12 +47,12 @@ def test_what_is_packed_is_what_was_there(miniatures: Miniatures, tmp_path: Path
             assert [shown(after, split, row) for row in range(len(after.split(split)))] == [
                 shown(before, split, row) for row in range(len(before.split(split)))
             ]
-            pixels = [benchmark.split(split).image(1).tobytes() for benchmark in (before, after)]
+            pixels = [dataset.split(split).image(1).tobytes() for dataset in (before, after)]
             assert pixels[0] == pixels[1]
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_the_same_shots_are_chosen_from_a_packed_benchmark(miniatures: Miniatures, tmp_path: Path) -> None:
+def test_the_same_shots_are_chosen_from_a_packed_dataset(miniatures: Miniatures, tmp_path: Path) -> None:
     before = load("dtd", miniatures.root)
     counts = pack(before, str(tmp_path), shots=[1, 2], seeds=[1, 3])
     after = load(str(tmp_path))
@@ -60,7 +60,7 @@ def test_the_same_shots_are_chosen_from_a_packed_benchmark(miniatures: Miniature
     for shots in (1, 2):
         for seed in (1, 3):
             for classes in ("base", "all"):
-                old, new = (benchmark.few_shot(shots, seed, classes) for benchmark in (before, after))  # type: ignore[arg-type]
+                old, new = (dataset.few_shot(shots, seed, classes) for dataset in (before, after))  # type: ignore[arg-type]
                 assert [shown(before, "train", row) for row in old] == [shown(after, "train", row) for row in new]
 
 
@@ -81,7 +81,7 @@ def test_counts_are_exact(miniatures: Miniatures, tmp_path: Path) -> None:
     assert not (tmp_path / "train.parquet").exists()
 
 
-def test_pictures_are_scaled_only_if_asked_and_only_down(tmp_path: Path) -> None:
+def test_images_are_scaled_only_if_asked_and_only_down(tmp_path: Path) -> None:
     folder_of_folders(tmp_path / "mine", per_class=4, size=40)
     wide = tmp_path / "mine" / "red_square" / "000.png"
     Image.new("RGB", (90, 60), (9, 99, 199)).save(wide)
@@ -105,8 +105,8 @@ def test_an_interrupted_packing_goes_on(
     miniatures: Miniatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    benchmark = load("dtd", miniatures.root)
-    pack(benchmark, str(whole))
+    dataset = load("dtd", miniatures.root)
+    pack(dataset, str(whole))
     honest, calls = packing.write_shard, []
 
     def dying(url: str, shard: int, *rest: object) -> object:
@@ -117,12 +117,12 @@ def test_an_interrupted_packing_goes_on(
 
     monkeypatch.setattr(packing, "write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
-        pack(benchmark, str(broken))
-    assert not (broken / "benchmark.json").exists()
+        pack(dataset, str(broken))
+    assert not (broken / "dataset.json").exists()
     first = list(calls)
     calls.clear()
     calls.extend([("", 0)] * 4)
-    pack(benchmark, str(broken))
+    pack(dataset, str(broken))
     assert not set(first) & set(calls)
     files = {path.relative_to(whole): path.read_bytes() for path in whole.rglob("*.tar")}
     assert files == {path.relative_to(broken): path.read_bytes() for path in broken.rglob("*.tar")}
@@ -130,7 +130,7 @@ def test_an_interrupted_packing_goes_on(
 
 def test_a_folder_of_something_else_is_refused(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load("dtd", miniatures.root), str(tmp_path / "a"))
-    with pytest.raises(UserError, match="something else is packed there: benchmark is 'dtd' there and 'eurosat' here"):
+    with pytest.raises(UserError, match="something else is packed there: dataset is 'dtd' there and 'eurosat' here"):
         pack(load("eurosat", miniatures.root), str(tmp_path / "a"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_is_refused(miniatures: Miniatures, tmp_path:
         pack(load("dtd", miniatures.root), str(tmp_path / "b"))
 
 
-def test_a_broken_picture_is_found_while_packing(tmp_path: Path) -> None:
+def test_a_broken_image_is_found_while_packing(tmp_path: Path) -> None:
     made = miniature(tmp_path, "dtd")
     file = tmp_path / made.items["test"][0][0]
     file.write_bytes(b"broken")
@@ -147,19 +147,19 @@ def test_a_broken_picture_is_found_while_packing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("base", ["drawn", ["wild cat", "face"]])
-def test_halves_of_a_packed_benchmark_are_those_of_the_files(
+def test_halves_of_a_packed_dataset_are_those_of_the_files(
     miniatures: Miniatures, tmp_path: Path, base: object
 ) -> None:
     pack(load("caltech101", miniatures.root), str(tmp_path))
     before, after = load("caltech101", miniatures.root, base=base), load(str(tmp_path), base=base)
     assert (after.classnames, after.base) == (before.classnames, before.base)
     np.testing.assert_array_equal(after.split("test").labels, before.split("test").labels)
-    shots = [[shown(benchmark, "train", row) for row in benchmark.few_shot(2, 1)] for benchmark in (before, after)]
+    shots = [[shown(dataset, "train", row) for row in dataset.few_shot(2, 1)] for dataset in (before, after)]
     assert shots[0] == shots[1]
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_a_benchmark_is_packed_to_s3_and_streamed_from_there(miniatures: Miniatures) -> None:
+def test_a_dataset_is_packed_to_s3_and_streamed_from_there(miniatures: Miniatures) -> None:
     before = load("dtd", miniatures.root)
     with s3_bucket() as bucket:
         pack(before, f"{bucket}/packed/dtd", shots=[2], seeds=[1])

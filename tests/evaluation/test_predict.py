@@ -26,7 +26,7 @@ from syncclip.evaluation.predict import (
 
 
 class TableMethod(nn.Module):
-    """Knows every picture's scores by heart: a picture's colour is its row."""
+    """Knows every image's scores by heart: an image's colour is its row."""
 
     def __init__(self, scores: Tensor, base: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class TableMethod(nn.Module):
 
 
 class Rows:
-    """Pictures that show nothing but their own row."""
+    """Images that show nothing but their own row."""
 
     def __init__(self, labels: list[int]) -> None:
         self.labels = np.array(labels, dtype=np.int64)
@@ -58,18 +58,18 @@ def transform(image: Image.Image) -> Tensor:
     return torch.tensor([float(image.getpixel((0, 0))[0])])  # type: ignore[index]
 
 
-def random_world(pictures: int = 60, classes: int = 5, base: int = 3) -> tuple[TableMethod, Rows, Tensor]:
+def random_world(images: int = 60, classes: int = 5, base: int = 3) -> tuple[TableMethod, Rows, Tensor]:
     generator = torch.Generator().manual_seed(3)
-    scores = 2 * torch.randn(pictures, classes, generator=generator)
-    labels = torch.randint(classes, (pictures,), generator=generator).tolist()
+    scores = 2 * torch.randn(images, classes, generator=generator)
+    labels = torch.randint(classes, (images,), generator=generator).tolist()
     return TableMethod(scores, base), Rows(labels), scores
 
 
-def test_every_protocol_equals_a_loop_over_pictures() -> None:
-    method, pictures, scores = random_world()
-    numbers, _ = evaluate_method(method, pictures, transform, batch=7)
+def test_every_protocol_equals_a_loop_over_images() -> None:
+    method, images, scores = random_world()
+    numbers, _ = evaluate_method(method, images, transform, batch=7)
     hits: dict[str, list[bool]] = {"base": [], "novel": [], "open_base": [], "open_novel": []}
-    for row, label in enumerate(pictures.labels.tolist()):
+    for row, label in enumerate(images.labels.tolist()):
         half, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
         hits[half].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
         hits[f"open_{half}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
@@ -85,14 +85,14 @@ def test_every_protocol_equals_a_loop_over_pictures() -> None:
 def test_only_candidates_are_predicted() -> None:
     method, _, scores = random_world()
     candidates = [0, 2, 4]
-    pictures = Rows([candidates[row % 3] for row in range(60)])
-    numbers, predictions = evaluate_method(method, pictures, transform, candidates=candidates)
+    images = Rows([candidates[row % 3] for row in range(60)])
+    numbers, predictions = evaluate_method(method, images, transform, candidates=candidates)
     best = [max(candidates, key=lambda c: float(scores[row, c])) for row in range(60)]
     assert predictions.open_prediction.tolist() == best != scores.argmax(1).tolist()
     assert numbers["open_all"] == pytest.approx(
-        100 * sum(guess == label for guess, label in zip(best, pictures.labels, strict=True)) / 60
+        100 * sum(guess == label for guess, label in zip(best, images.labels, strict=True)) / 60
     )
-    for row, label in enumerate(pictures.labels.tolist()):
+    for row, label in enumerate(images.labels.tolist()):
         half = [c for c in candidates if (c < 3) == (label < 3)]
         assert predictions.half_prediction[row] == max(half, key=lambda c: float(scores[row, c]))
         confidence = float(scores[row, candidates].softmax(0).max())
@@ -100,52 +100,52 @@ def test_only_candidates_are_predicted() -> None:
 
 
 def test_accuracy_of_each_class_equals_a_loop() -> None:
-    method, pictures, scores = random_world()
-    numbers, _ = evaluate_method(method, pictures, transform)
+    method, images, scores = random_world()
+    numbers, _ = evaluate_method(method, images, transform)
     for label, found in enumerate(numbers["per_class"]):
-        rows = [row for row, shown in enumerate(pictures.labels) if shown == label]
+        rows = [row for row, shown in enumerate(images.labels) if shown == label]
         right = sum(int(scores[row].argmax()) == label for row in rows)
         assert (found["label"], found["name"], found["count"]) == (label, f"class {label}", len(rows))
         assert found["open"] == pytest.approx(100 * right / len(rows))
         assert found["half"] >= found["open"]
 
 
-def test_every_picture_is_seen_once() -> None:
-    method, pictures, _ = random_world()
-    evaluate_method(method, pictures, transform, batch=8)
+def test_every_image_is_seen_once() -> None:
+    method, images, _ = random_world()
+    evaluate_method(method, images, transform, batch=8)
     assert method.passes == list(range(60))
 
 
 def test_confidences_are_probabilities_of_the_predictions() -> None:
-    method, pictures, scores = random_world()
-    predictions = predict(method, pictures, transform)
-    for row, label in enumerate(pictures.labels.tolist()):
+    method, images, scores = random_world()
+    predictions = predict(method, images, transform)
+    for row, label in enumerate(images.labels.tolist()):
         half = slice(0, 3) if label < 3 else slice(3, 5)
         assert predictions.half_confidence[row] == pytest.approx(float(scores[row, half].softmax(0).max()), rel=1e-5)
         assert predictions.open_confidence[row] == pytest.approx(float(scores[row].softmax(0).max()), rel=1e-5)
 
 
 def test_without_novel_classes_their_numbers_are_missing() -> None:
-    method, pictures, _ = random_world(classes=3, base=3)
-    numbers, _ = evaluate_method(method, pictures, transform)
+    method, images, _ = random_world(classes=3, base=3)
+    numbers, _ = evaluate_method(method, images, transform)
     assert [numbers[name] for name in ("novel", "hm", "open_novel", "open_hm", "ece_novel")] == [None] * 5
     assert numbers["base"] == numbers["open_base"] == numbers["open_all"]
 
 
-def test_a_class_without_pictures_has_no_accuracy() -> None:
+def test_a_class_without_images_has_no_accuracy() -> None:
     method = TableMethod(torch.eye(3), 2)
     numbers, _ = evaluate_method(method, Rows([0, 1, 1]), transform)
     assert [found["open"] for found in numbers["per_class"]] == [100.0, 50.0, None]
 
 
 def test_an_empty_split_is_refused() -> None:
-    with pytest.raises(UserError, match="holds no pictures"):
+    with pytest.raises(UserError, match="holds no images"):
         predict(TableMethod(torch.eye(3), 2), Rows([]), transform)
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
-    method, pictures, _ = random_world()
-    numbers, predictions = evaluate_method(method, pictures, transform)
+    method, images, _ = random_world()
+    numbers, predictions = evaluate_method(method, images, transform)
     save_evaluation(str(tmp_path), numbers, predictions)
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     found = Predictions.read(str(tmp_path / "predictions.parquet"))
@@ -154,26 +154,26 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_two_evaluations_write_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
-        method, pictures, _ = random_world()
-        save_evaluation(str(tmp_path / name), *evaluate_method(method, pictures, transform))
+        method, images, _ = random_world()
+        save_evaluation(str(tmp_path / name), *evaluate_method(method, images, transform))
     for file in ("results.json", "predictions.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 @given(count=st.integers(1, 300), size=st.integers(1, 40), parts=st.integers(1, 9))
-def test_parts_of_whole_batches_hold_every_picture_once(count: int, size: int, parts: int) -> None:
+def test_parts_of_whole_batches_hold_every_image_once(count: int, size: int, parts: int) -> None:
     shared = [batches(count, size, part, parts) for part in range(parts)]
     assert [one for part in shared for one in part] == batches(count, size)
     assert [row for part in shared for one in part for row in range(one.start, one.stop)] == list(range(count))
     assert max(map(len, shared)) - min(map(len, shared)) <= 1
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 11])  # 60 pictures are 9 batches of 7, so some of 11 parts are empty
+@pytest.mark.parametrize("parts", [1, 2, 3, 11])  # 60 images are 9 batches of 7, so some of 11 parts are empty
 def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None:
-    method, pictures, _ = random_world()
-    save_evaluation(str(tmp_path / "one"), *evaluate_method(method, pictures, transform, batch=7))
-    found = [predict(method, pictures, transform, batch=7, part=part, parts=parts) for part in range(parts)]
-    joined = Predictions.joined(found[::-1], len(pictures))
+    method, images, _ = random_world()
+    save_evaluation(str(tmp_path / "one"), *evaluate_method(method, images, transform, batch=7))
+    found = [predict(method, images, transform, batch=7, part=part, parts=parts) for part in range(parts)]
+    joined = Predictions.joined(found[::-1], len(images))
     save_evaluation(str(tmp_path / "many"), results(joined, method.classnames, method.base), joined)
     for file in ("results.json", "predictions.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "many" / file).read_bytes()
@@ -181,10 +181,10 @@ def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None
 
 @pytest.mark.parametrize("chosen", [[0, 1, 1], [0]])
 def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]) -> None:
-    method, pictures, _ = random_world()
-    found = [predict(method, pictures, transform, batch=7, part=part, parts=2) for part in chosen]
+    method, images, _ = random_world()
+    found = [predict(method, images, transform, batch=7, part=part, parts=2) for part in chosen]
     with pytest.raises(AssertionError, match="came twice, or not at all"):
-        Predictions.joined(found, len(pictures))
+        Predictions.joined(found, len(images))
 
 
 def test_the_worst_pairs_by_hand() -> None:

@@ -36,7 +36,7 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
     (residuals,) = load_file(tmp_path / "run" / "prompts.safetensors").values()
     base = len(residuals) // 2 + len(residuals) % 2
     assert residuals[:base].abs().sum() > 0
-    assert torch.equal(residuals[base:], torch.zeros_like(residuals[base:])), "novel classes have no real pictures"
+    assert torch.equal(residuals[base:], torch.zeros_like(residuals[base:])), "novel classes have no real images"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tests.worlds.chaos import times_there
 from tests.worlds.light import LEDGER, PACE, light_plan
 
 SHARDS, SHARD_SIZE = 100, 4
-PICTURE_SECONDS = 6.0
+IMAGE_SECONDS = 6.0
 """A shard takes four times that: a commit is seen about ten seconds later, before the next one."""
 
 REPORTS = {"metrics_report_interval_ms": 4000}
@@ -41,11 +41,11 @@ REPORTS = {"metrics_report_interval_ms": 4000}
 @pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="left out: Prometheus isn't here; Debian's package prometheus brings it"
 )
-def test_the_dashboard_tells_how_many_pictures_a_running_synthesis_has_made(tmp_path: Path) -> None:
+def test_the_dashboard_tells_how_many_images_a_running_synthesis_has_made(tmp_path: Path) -> None:
     url, asked = str(tmp_path / "set"), tmp_path / "asked.json"
     plan = light_plan(SHARDS, SHARD_SIZE)
     asked.write_text(plan.model_dump_json())
-    light = {PACE: str(PICTURE_SECONDS), LEDGER: str(tmp_path / "ledger"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    light = {PACE: str(IMAGE_SECONDS), LEDGER: str(tmp_path / "ledger"), "PYTHONPATH": os.pathsep.join(sys.path)}
     with (
         ray_head(f"--system-config={json.dumps(REPORTS)}", **light) as head,
         prometheus(head, tmp_path) as server,
@@ -54,7 +54,7 @@ def test_the_dashboard_tells_how_many_pictures_a_running_synthesis_has_made(tmp_
 
         client = JobSubmissionClient(head.address)
         job = client.submit_job(entrypoint=f"python -m tests.worlds.light {asked} {url} 1")
-        query = panel("Pictures made")
+        query = panel("Images made")
         told: list[float | None] = []
 
         def right() -> bool:

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.writer import Sample, write_shard
 from tests.methods import parity
-from tests.worlds.benchmark import encoded, picture
+from tests.worlds.dataset import encoded, make_image
 
 FOLDERS = {
     "coop": "prompt_learner",
@@ -77,7 +77,7 @@ class Case:
 
     @property
     def overrides(self) -> list[str]:
-        """What a recipe must say beside method, backbone and benchmark: what no shape tells, where it is not usual."""
+        """What a recipe must say beside method, backbone and dataset: what no shape tells, where it is not usual."""
         config, section = self.config, f"methods.{self.method}"
         phrase, position = config.get("CTX_INIT"), config.get("CLASS_TOKEN_POSITION", "end")
         asked = [f"{section}.position={position}"] if position != "end" else []
@@ -106,10 +106,10 @@ def recipe(worlds: Path, case: Case, *overrides: str) -> Recipe:
         worlds: see the fixture of this name.
     """
     names = case.fixture.classnames
-    benchmark = worlds / f"benchmark-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
-    if not benchmark.exists():
-        write_benchmark(benchmark, names)
-    named = [f"backbone.name={worlds / 'clip'}", f"benchmark.name={benchmark}", f"training.method={case.method}"]
+    dataset = worlds / f"dataset-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
+    if not dataset.exists():
+        write_dataset(dataset, names)
+    named = [f"backbone.name={worlds / 'clip'}", f"dataset.name={dataset}", f"training.method={case.method}"]
     (file := worlds / "mine.yaml").write_text("{}")
     return Recipe.load(str(file), [*named, *case.overrides, *overrides])
 
@@ -149,17 +149,17 @@ def write_clip(folder: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "open_clip_model.safetensors")
 
 
-def write_benchmark(folder: Path, classnames: list[str]) -> None:
-    """One picture of each class in each split."""
+def write_dataset(folder: Path, classnames: list[str]) -> None:
+    """One image of each class in each split."""
     for split in ("train", "val", "test"):
         samples = [
-            Sample(index=i, label=i, image_bytes=encoded(picture(i, 0)), text=name, provenance={})
+            Sample(index=i, label=i, image_bytes=encoded(make_image(i, 0)), text=name, provenance={})
             for i, name in enumerate(classnames)
         ]
         write_shard(str(folder / split), 0, samples)
     described = {"name": "published", "classnames": classnames, "template": "a photo of a {}."}
     counts = dict.fromkeys(("train", "val", "test"), len(classnames))
-    (folder / "benchmark.json").write_text(json.dumps({**described, "splits": counts}))
+    (folder / "dataset.json").write_text(json.dumps({**described, "splits": counts}))
 
 
 def state_dict(case: Case, half: bool = False, classes: int | None = None) -> dict[str, Tensor]:

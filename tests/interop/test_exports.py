@@ -127,10 +127,10 @@ def test_the_card_tells_recipe_classes_origin_and_their_settings(exported: Expor
     assert f"{sum(tensor.numel() for tensor in learned.values()):,} values in {len(learned)} tensors" in text
 
 
-def test_the_card_of_a_trained_run_tells_its_pictures(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+def test_the_card_of_a_trained_run_tells_its_images(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}", "training.epochs=1"])
     text = Path(export_prompts(jobs.run_here(recipe, str(tmp_path / "run")).url).card).read_text()
-    assert "| from | 4 real pictures of each base class and 2 synthetic ones of each class |" in text
+    assert "| from | 4 real images of each base class and 2 synthetic ones of each class |" in text
 
 
 def test_a_folder_with_another_run_is_left_alone(exported: ExportedRun, tmp_path: Path, worlds: Path) -> None:

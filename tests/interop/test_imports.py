@@ -135,7 +135,7 @@ def test_a_block_that_is_missing_is_named(road: Road) -> None:
 def test_another_number_of_classes_is_refused_unless_it_is_meant(road: Road) -> None:
     state = published.state_dict(IVLP, classes=2)
     text = road.refusal(IVLP, state)
-    assert f"trained on 2 classes, but benchmark 'published' has {len(IVLP.fixture.classnames)}" in text
+    assert f"trained on 2 classes, but dataset 'published' has {len(IVLP.fixture.classnames)}" in text
     check_logits(road(IVLP, state, transfer=True), IVLP)
 
 

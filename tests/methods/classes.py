@@ -1,4 +1,4 @@
-"""Five classes, of which three have real pictures, and batches of noise that claims to show them."""
+"""Five classes, of which three have real images, and batches of noise that claims to show them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Classes:
     base: list[int] = field(default_factory=lambda: [0, 1, 2])
 
 
-BENCHMARK = Classes()
+DATASET = Classes()
 
 
 def batch(real: int = 4, seen: int = 4, novel: int = 4) -> Batch:

@@ -157,7 +157,7 @@ def build(fixture: Fixture, official_start: bool = False) -> Method:
 
 
 def batch_of(fixture: Fixture) -> Batch:
-    """Real pictures, and where the file has them seen and novel synthetic ones."""
+    """Real images, and where the file has them seen and novel synthetic ones."""
     real, labels = fixture["in.images"], fixture["in.labels"]
     if "in.syn_images" not in fixture.tensors:
         return Batch(real, labels, torch.zeros_like(labels), (len(real), 0, 0))
@@ -260,7 +260,7 @@ def check_syncclip(fixture: Fixture) -> None:
 
 
 def check_forward(fixture: Fixture, method: Method) -> None:
-    """Text features, and image features of real pictures."""
+    """Text features, and image features of real images."""
     text, raw = method.text_features(), method.image_features(fixture["in.images"])
     fixture.differs("normalised", "out.text_features", text)
     fixture.differs("raw", "out.image_features_raw", raw)

@@ -1,4 +1,4 @@
-"""CoCoOp: each picture's own context, and how many sentences are in the text tower at a time."""
+"""CoCoOp: each image's own context, and how many sentences are in the text tower at a time."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.methods import Method, build_method
 from syncclip.methods.cocoop import CoCoOp
-from tests.methods.classes import BENCHMARK, batch
+from tests.methods.classes import DATASET, batch
 from tests.methods.parity import Batch
 
 
 def build(clip: PromptedClip, at_once: int | None = None) -> CoCoOp:
     """With a net whose shifts are large enough to matter."""
-    method = build_method("cocoop", clip, BENCHMARK, CoCoOp.Settings(prompts_at_once=at_once), seed=0)
+    method = build_method("cocoop", clip, DATASET, CoCoOp.Settings(prompts_at_once=at_once), seed=0)
     assert isinstance(method, CoCoOp)
     with torch.no_grad():
         method.meta_net.linear1.bias.fill_(0.5)
     return method
 
 
-def gradients(method: Method, pictures: Batch) -> dict[str, Tensor]:
+def gradients(method: Method, images: Batch) -> dict[str, Tensor]:
     method.zero_grad()
-    method.loss(pictures)["total"].backward()
+    method.loss(images)["total"].backward()
     return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
 
 
-def test_a_picture_has_the_scores_that_it_has_alone(clip: PromptedClip) -> None:
+def test_a_image_has_the_scores_that_it_has_alone(clip: PromptedClip) -> None:
     method, images = build(clip), torch.randn(3, 3, 32, 32)
     alone = torch.cat([method.logits(image[None]) for image in images])
     torch.testing.assert_close(method.logits(images), alone, rtol=0, atol=1e-4)
 
 
-def test_a_picture_shifts_all_vectors_alike(clip: PromptedClip) -> None:
+def test_a_image_shifts_all_vectors_alike(clip: PromptedClip) -> None:
     method, features = build(clip), torch.randn(3, clip.dim)
     shifts = method.contexts(features) - method.text_prompts[0]
     expected = method.meta_net(normalize(features, dim=-1))
@@ -57,13 +57,13 @@ def test_without_a_shift_it_is_coop(clip: PromptedClip) -> None:
 
 @pytest.mark.parametrize("at_once", [1, 2, 3, 4, 5, 7, 12, 60])
 def test_in_turn_gives_the_numbers_of_all_at_once(clip: PromptedClip, at_once: int) -> None:
-    pictures, whole, in_turn = batch(), build(clip), build(clip, at_once)
+    images, whole, in_turn = batch(), build(clip), build(clip, at_once)
     rounding = {"rtol": 0, "atol": 1e-5}
-    torch.testing.assert_close(in_turn.loss(pictures)["total"], whole.loss(pictures)["total"], **rounding)
-    torch.testing.assert_close(in_turn.logits(pictures.images), whole.logits(pictures.images), **rounding)
-    expected = gradients(whole, pictures)
+    torch.testing.assert_close(in_turn.loss(images)["total"], whole.loss(images)["total"], **rounding)
+    torch.testing.assert_close(in_turn.logits(images.images), whole.logits(images.images), **rounding)
+    expected = gradients(whole, images)
     assert set(expected) == {name for name, _ in whole.named_parameters()}
-    torch.testing.assert_close(gradients(in_turn, pictures), expected, **rounding)
+    torch.testing.assert_close(gradients(in_turn, images), expected, **rounding)
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7, 12])
@@ -101,11 +101,11 @@ def test_in_turn_keeps_little_for_the_gradient(clip: PromptedClip) -> None:
 def test_only_candidates_are_encoded(
     clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int]
 ) -> None:
-    method, pictures, right, met = build(clip), batch(*sizes), clip.encode_text, []
+    method, images, right, met = build(clip), batch(*sizes), clip.encode_text, []
     candidates = 3 if sizes == (4, 0, 0) else 5
-    expected = cross_entropy(method.logits(pictures.images)[:, :candidates], pictures.labels)
+    expected = cross_entropy(method.logits(images.images)[:, :candidates], images.labels)
     monkeypatch.setattr(clip, "encode_text", lambda tokens, *a: met.append(len(tokens.ids)) or right(tokens, *a))
-    losses = method.loss(pictures)
+    losses = method.loss(images)
     assert met == [candidates]
     assert set(losses) == {"classification", "total"}
     torch.testing.assert_close(losses["total"], expected)

@@ -13,18 +13,18 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.maple import Maple
-from tests.methods.classes import BENCHMARK, batch
+from tests.methods.classes import DATASET, batch
 
 
 @pytest.mark.parametrize(("sizes", "candidates"), [((4, 0, 0), 3), ((0, 4, 4), 5), ((4, 4, 4), 5)])
 def test_the_loss_is_one_cross_entropy(clip: PromptedClip, sizes: tuple[int, int, int], candidates: int) -> None:
-    method, pictures = build_method("maple", clip, BENCHMARK), batch(*sizes)
-    expected = cross_entropy(method.logits(pictures.images)[:, :candidates], pictures.labels)
-    torch.testing.assert_close(method.loss(pictures)["total"], expected)
+    method, images = build_method("maple", clip, DATASET), batch(*sizes)
+    expected = cross_entropy(method.logits(images.images)[:, :candidates], images.labels)
+    torch.testing.assert_close(method.loss(images)["total"], expected)
 
 
 def test_only_text_prompts_and_projections_are_learned(clip: PromptedClip) -> None:
-    method = build_method("maple", clip, BENCHMARK, Maple.Settings(depth=2))
+    method = build_method("maple", clip, DATASET, Maple.Settings(depth=2))
     assert {name: tuple(value.shape) for name, value in method.state_dict().items()} == {
         "text_prompts.0": (2, 16),
         "text_prompts.1": (2, 16),
@@ -36,7 +36,7 @@ def test_only_text_prompts_and_projections_are_learned(clip: PromptedClip) -> No
 
 
 def test_each_block_of_the_vision_tower_sees_the_texts_prompt_projected(clip: PromptedClip) -> None:
-    method, images = build_method("maple", clip, BENCHMARK), batch().images
+    method, images = build_method("maple", clip, DATASET), batch().images
     state = method.state_dict()
     prompts = [
         state[f"text_prompts.{block}"] @ state[f"projections.{block}.weight"].T + state[f"projections.{block}.bias"]
@@ -45,14 +45,14 @@ def test_each_block_of_the_vision_tower_sees_the_texts_prompt_projected(clip: Pr
     torch.testing.assert_close(method.image_features(images), clip.encode_images(images, prompts))
 
 
-def test_text_prompts_of_every_block_learn_from_pictures(clip: PromptedClip) -> None:
-    method = build_method("maple", clip, BENCHMARK)
+def test_text_prompts_of_every_block_learn_from_images(clip: PromptedClip) -> None:
+    method = build_method("maple", clip, DATASET)
     method.image_features(batch().images).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in method.parameters())
 
 
 def test_deeper_projections_start_alike_and_learn_apart(clip: PromptedClip) -> None:
-    method = build_method("maple", clip, BENCHMARK)
+    method = build_method("maple", clip, DATASET)
     first, second, third = (project.weight for project in method.projections)
     assert torch.equal(second, third) and not torch.equal(first, second)
     assert second is not third
@@ -62,7 +62,7 @@ def test_deeper_projections_start_alike_and_learn_apart(clip: PromptedClip) -> N
 
 
 def test_at_depth_one_only_the_inputs_have_prompts(clip: PromptedClip) -> None:
-    method = build_method("maple", clip, BENCHMARK, Maple.Settings(depth=1))
+    method = build_method("maple", clip, DATASET, Maple.Settings(depth=1))
     assert sorted(method.state_dict()) == ["projections.0.bias", "projections.0.weight", "text_prompts.0"]
 
 
@@ -70,14 +70,14 @@ def test_the_depth_is_bounded_by_the_lower_tower() -> None:
     vision = CLIPVisionCfg(layers=3, width=32, head_width=16, patch_size=8, image_size=32)
     model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=16, heads=1, layers=2))
     low = PromptedClip(Backbone("low", model, SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
-    assert len(build_method("maple", low, BENCHMARK).text_prompts) == 2
+    assert len(build_method("maple", low, DATASET).text_prompts) == 2
     with pytest.raises(UserError, match="depth: 3 blocks shall have prompts, but this tower has 2; use at most 2"):
-        build_method("maple", low, BENCHMARK, Maple.Settings(depth=3))
+        build_method("maple", low, DATASET, Maple.Settings(depth=3))
 
 
 def test_prompts_that_do_not_fit_the_context_are_refused(clip: PromptedClip) -> None:
     with pytest.raises(UserError, match="fewer text tokens"):
-        build_method("maple", clip, BENCHMARK, Maple.Settings(text_tokens=15))
+        build_method("maple", clip, DATASET, Maple.Settings(text_tokens=15))
 
 
 def test_the_published_settings_are_the_defaults(clip: PromptedClip) -> None:

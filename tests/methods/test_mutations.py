@@ -21,7 +21,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def loss_weight(patch: pytest.MonkeyPatch) -> None:
-    """Synthetic cross entropies as a mean over 2B pictures instead of a sum of two means."""
+    """Synthetic cross entropies as a mean over 2B images instead of a sum of two means."""
     right = SyncClip.terms
     halved = {"synthetic": 0.5}
     patch.setattr(SyncClip, "terms", lambda s, b: {n: halved.get(n, 1.0) * t for n, t in right(s, b).items()})

@@ -91,7 +91,7 @@ def raw_features_into_the_net(patch: pytest.MonkeyPatch) -> None:
 
 
 def shift_of_the_first_vector(patch: pytest.MonkeyPatch) -> None:
-    """A picture shifts one vector of its context, not all."""
+    """An image shifts one vector of its context, not all."""
     right = CoCoOp.contexts
 
     def wrong(method: CoCoOp, images: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def shift_of_the_first_vector(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(CoCoOp, "contexts", wrong)
 
 
-def shifts_of_other_pictures(patch: pytest.MonkeyPatch) -> None:
+def shifts_of_other_images(patch: pytest.MonkeyPatch) -> None:
     right = CoCoOp.contexts
     patch.setattr(CoCoOp, "contexts", lambda s, images: right(s, images).roll(1, dims=0))
 
@@ -171,7 +171,7 @@ MISTAKES: list[tuple[Plant, Callable[[Fixture], None], list[Fixture]]] = [
     (raw_text_features, text_methods.check_coop, AT_END),
     (raw_features_into_the_net, text_methods.check_cocoop, COCOOP),
     (shift_of_the_first_vector, text_methods.check_cocoop, COCOOP),
-    (shifts_of_other_pictures, text_methods.check_cocoop, COCOOP),
+    (shifts_of_other_images, text_methods.check_cocoop, COCOOP),
     (shift_without_gradient, text_methods.check_cocoop, COCOOP),
     (linear_net, text_methods.check_cocoop, COCOOP),
     (knowledge_weighted_twice, text_methods.check_kgcoop, KGCOOP),

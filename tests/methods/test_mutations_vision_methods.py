@@ -94,8 +94,8 @@ def reversed_divergence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(promptsrc, "divergence", lambda teacher, student: right(student, teacher))
 
 
-def divergence_a_picture(patch: pytest.MonkeyPatch) -> None:
-    """Divided by the number of pictures, not by that of the classes too."""
+def divergence_a_image(patch: pytest.MonkeyPatch) -> None:
+    """Divided by the number of images, not by that of the classes too."""
     right = promptsrc.divergence
     patch.setattr(promptsrc, "divergence", lambda teacher, student: right(teacher, student) * teacher.shape[1])
 
@@ -143,7 +143,7 @@ def detached_student(patch: pytest.MonkeyPatch) -> None:
 
 
 def prompted_teacher(patch: pytest.MonkeyPatch) -> None:
-    """The teacher's pictures are seen with prompts."""
+    """The teacher's images are seen with prompts."""
     right = PromptSrc.terms
 
     def wrong(method: PromptSrc, batch: parity.Batch) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ MISTAKES: dict[str, list[Plant]] = {
     ],
     "promptsrc": [
         reversed_divergence,
-        divergence_a_picture,
+        divergence_a_image,
         divergence_at_another_temperature,
         swapped_weights,
         weight_of_the_text_forgotten,

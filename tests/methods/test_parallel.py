@@ -1,4 +1,4 @@
-"""However many processes share the classes and pictures of a step, losses and gradients are those of one alone."""
+"""However many processes share the classes and images of a step, losses and gradients are those of one alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.datasets import Benchmark
+from syncclip.datasets import Dataset
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -27,8 +27,8 @@ from syncclip.training import distributed
 from tests.worlds.clip import make_clip_folder
 
 NAMES = ["cat", "golden_retriever", "blue car", "red", "old house", "oak", "a very small dog"]
-BENCHMARK = Benchmark("shapes", NAMES, "a photo of a {}.", {})
-PICTURES = 8  # a group
+DATASET = Dataset("shapes", NAMES, "a photo of a {}.", {})
+IMAGES = 8  # a group
 WORLDS = (4, 2)  # 7 classes among 4: shares of 2, the last of which begins earlier
 METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "coop": ("coop", CoOp.Settings(class_specific=True, text_tokens=2)),
@@ -52,14 +52,14 @@ def build(folder: Path, name: str) -> Method:
     """In float64, so that what is left of a difference is the sharing's fault."""
     method, settings = METHODS[name]
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
-    return build_method(method, clip, BENCHMARK, settings, seed=1).double().train()
+    return build_method(method, clip, DATASET, settings, seed=1).double().train()
 
 
 def batch(rank: int = 0, world_size: int = 1) -> Batch:
-    """Real, seen and novel pictures; of each group the rank has those at rank, rank + world size, ..."""
+    """Real, seen and novel images; of each group the rank has those at rank, rank + world size, ..."""
     generator = torch.Generator().manual_seed(7)
     mine = slice(rank, None, world_size)
-    images = torch.randn(3, PICTURES, 3, 32, 32, generator=generator, dtype=torch.float64)[:, mine]
+    images = torch.randn(3, IMAGES, 3, 32, 32, generator=generator, dtype=torch.float64)[:, mine]
     shown = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])[mine]
     novel = torch.tensor([4, 5, 6, 4, 5, 6, 4, 5])[mine]
     each = len(shown)
@@ -172,7 +172,7 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 
 @pytest.mark.parametrize("pieces", [2, 3, 50])
 @pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple"])
-def test_pictures_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
+def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)
         piecewise.shares = Shares(pieces=pieces)
@@ -182,7 +182,7 @@ def test_pictures_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: 
         torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
 
 
-def test_no_more_pictures_than_a_piece_pass_the_tower_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_images_than_a_piece_pass_the_tower_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     encode = PromptedClip.encode_images
     monkeypatch.setattr(PromptedClip, "encode_images", lambda *a: sizes.append(len(a[1])) or encode(*a))

@@ -13,27 +13,27 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.promptsrc import TEMPLATES, PromptSrc, divergence, gaussian_weights
-from tests.methods.classes import BENCHMARK, batch
+from tests.methods.classes import DATASET, batch
 
 
 def built(clip: PromptedClip, **values: Any) -> PromptSrc:
     """With two templates, where no others are named."""
     settings = PromptSrc.Settings(**{"templates": ("a {}.", "the {}"), **values})
-    method = build_method("promptsrc", clip, BENCHMARK, settings)
+    method = build_method("promptsrc", clip, DATASET, settings)
     assert isinstance(method, PromptSrc)
     return method
 
 
 @pytest.mark.parametrize(("sizes", "candidates"), [((4, 0, 0), 3), ((0, 4, 4), 5), ((4, 4, 4), 5)])
 def test_all_terms_are_over_the_candidates(clip: PromptedClip, sizes: tuple[int, int, int], candidates: int) -> None:
-    method, pictures = built(clip), batch(*sizes)
-    losses = method.loss(pictures)
-    scores = method.logits(pictures.images)[:, :candidates]
-    frozen_text, frozen_images = method.frozen_texts()[:candidates], clip.encode_images(pictures.images)
+    method, given = built(clip), batch(*sizes)
+    losses = method.loss(given)
+    scores = method.logits(given.images)[:, :candidates]
+    frozen_text, frozen_images = method.frozen_texts()[:candidates], clip.encode_images(given.images)
     frozen_scores = clip.logit_scale * cosine_similarity(frozen_images[:, None], frozen_text, dim=-1)
-    images = normalize(method.image_features(pictures.images), dim=-1)
+    images = normalize(method.image_features(given.images), dim=-1)
     expected = {
-        "classification": cross_entropy(scores, pictures.labels),
+        "classification": cross_entropy(scores, given.labels),
         "text": (method.text_features()[:candidates] - frozen_text).abs().mean(),
         "image": (images - normalize(frozen_images, dim=-1)).abs().mean(),
         "logits": divergence(frozen_scores, scores),
@@ -81,9 +81,9 @@ def test_the_teacher_is_frozen_and_its_texts_are_encoded_once(
 
 
 def test_the_published_templates_that_are_too_long_are_left_out(clip: PromptedClip) -> None:
-    method = build_method("promptsrc", clip, BENCHMARK)
+    method = build_method("promptsrc", clip, DATASET)
     fitting = [template for template in TEMPLATES if _fits(clip, template)]
-    named = build_method("promptsrc", clip, BENCHMARK, PromptSrc.Settings(templates=tuple(fitting)))
+    named = build_method("promptsrc", clip, DATASET, PromptSrc.Settings(templates=tuple(fitting)))
     assert torch.equal(method.frozen_texts(), named.frozen_texts())
 
 

@@ -10,22 +10,22 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.vpt import Vpt
-from tests.methods.classes import BENCHMARK, Classes, batch
+from tests.methods.classes import DATASET, Classes, batch
 
 OTHER_WORDS = Classes(template="the {} there")
 
 
 @pytest.mark.parametrize(("sizes", "candidates"), [((4, 0, 0), 3), ((0, 4, 4), 5), ((4, 4, 4), 5)])
 def test_the_loss_is_one_cross_entropy(clip: PromptedClip, sizes: tuple[int, int, int], candidates: int) -> None:
-    method, pictures = build_method("vpt", clip, BENCHMARK), batch(*sizes)
-    expected = cross_entropy(method.logits(pictures.images)[:, :candidates], pictures.labels)
-    losses = method.loss(pictures)
+    method, images = build_method("vpt", clip, DATASET), batch(*sizes)
+    expected = cross_entropy(method.logits(images.images)[:, :candidates], images.labels)
+    losses = method.loss(images)
     assert losses.keys() == {"classification", "total"}
     torch.testing.assert_close(losses["total"], expected)
 
 
 def test_deep_every_block_has_tokens_of_its_own(clip: PromptedClip) -> None:
-    method = build_method("vpt", clip, BENCHMARK)
+    method = build_method("vpt", clip, DATASET)
     assert {name: tuple(value.shape) for name, value in method.state_dict().items()} == {
         f"vision_prompts.{block}": (8, 32) for block in range(3)
     }
@@ -34,25 +34,25 @@ def test_deep_every_block_has_tokens_of_its_own(clip: PromptedClip) -> None:
 
 
 def test_shallow_the_tokens_enter_at_the_input_alone(clip: PromptedClip) -> None:
-    method, images = build_method("vpt", clip, BENCHMARK, Vpt.Settings(visual_depth=1)), batch().images
+    method, images = build_method("vpt", clip, DATASET, Vpt.Settings(visual_depth=1)), batch().images
     assert list(method.state_dict()) == ["vision_prompts.0"]
     expected = clip.encode_images(images, [method.state_dict()["vision_prompts.0"]])
     assert torch.equal(method.image_features(images), expected)
 
 
-def test_the_sentence_is_the_same_for_all_benchmarks(clip: PromptedClip) -> None:
-    zeroshot = build_method("zeroshot", clip, BENCHMARK)
-    for benchmark in (BENCHMARK, OTHER_WORDS):
-        torch.testing.assert_close(build_method("vpt", clip, benchmark).text_features(), zeroshot.text_features())
+def test_the_sentence_is_the_same_for_all_datasets(clip: PromptedClip) -> None:
+    zeroshot = build_method("zeroshot", clip, DATASET)
+    for dataset in (DATASET, OTHER_WORDS):
+        torch.testing.assert_close(build_method("vpt", clip, dataset).text_features(), zeroshot.text_features())
 
 
-def test_the_sentence_can_be_the_benchmarks_own(clip: PromptedClip) -> None:
+def test_the_sentence_can_be_the_datasets_own(clip: PromptedClip) -> None:
     method = build_method("vpt", clip, OTHER_WORDS, Vpt.Settings(template=None))
     torch.testing.assert_close(method.text_features(), build_method("zeroshot", clip, OTHER_WORDS).text_features())
 
 
 def test_a_training_encodes_the_sentences_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, calls, right = build_method("vpt", clip, BENCHMARK), [], clip.encode_text
+    method, calls, right = build_method("vpt", clip, DATASET), [], clip.encode_text
     monkeypatch.setattr(clip, "encode_text", lambda *a: calls.append(1) or right(*a))
     for _ in range(3):
         method.loss(batch())["total"].backward()
@@ -61,7 +61,7 @@ def test_a_training_encodes_the_sentences_once(clip: PromptedClip, monkeypatch: 
 
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip) -> None:
     with pytest.raises(UserError, match=r"visual_depth: 4 blocks .* this tower has 3; use at most 3"):
-        build_method("vpt", clip, BENCHMARK, Vpt.Settings(visual_depth=4))
+        build_method("vpt", clip, DATASET, Vpt.Settings(visual_depth=4))
 
 
 def test_a_template_without_a_place_for_the_name_is_refused() -> None:

@@ -79,7 +79,7 @@ def check_aggregation(fixture: Fixture) -> None:
 
 
 def halves(batch: Batch) -> list[Batch]:
-    """A batch of real pictures, cut in two."""
+    """A batch of real images, cut in two."""
     middle = len(batch.images) // 2
     return [
         Batch(batch.images[part], batch.labels[part], batch.domains[part], (len(batch.labels[part]), 0, 0))

@@ -9,7 +9,7 @@ import pandas as pd
 from syncclip.protocols.protocols import Protocol
 
 Numbers = Callable[[str, str, int], dict[str, float] | None]
-"""(benchmark tested on, method, seed) -> metrics of that run; None for one that is missing."""
+"""(dataset tested on, method, seed) -> metrics of that run; None for one that is missing."""
 
 
 def fabricated(
@@ -20,7 +20,7 @@ def fabricated(
     methods: Sequence[str] = ("zeroshot", "promptsrc", "syncclip"),
     amount: int = 16,
 ) -> pd.DataFrame:
-    """One row a run and benchmark, as `gather` makes them; three seeds of whatever is trained."""
+    """One row a run and dataset, as `gather` makes them; three seeds of whatever is trained."""
     rows = []
     for dataset in datasets or protocol.datasets:
         for method in methods:

@@ -51,9 +51,9 @@ def test_a_steps_seconds_make_the_hours_that_the_authors_tell() -> None:
 
 def test_steps_are_counted_as_a_training_makes_them() -> None:
     found = load(PROTOCOLS["base-to-novel"]).trainings
-    # DTD: 24 base classes of 16 pictures in batches of 8, 10 epochs, 3 seeds; each real picture has two synthetic ones.
+    # DTD: 24 base classes of 16 images in batches of 8, 10 epochs, 3 seeds; each real image has two synthetic ones.
     assert Training("dtd", "syncclip", 3 * 10 * 24 * 16 // 8, 24) in found
-    # EuroSAT for KgCoOp: 80 pictures in batches of 128 are one filled batch.
+    # EuroSAT for KgCoOp: 80 images in batches of 128 are one filled batch.
     assert Training("eurosat", "kgcoop", 3 * 100, 128) in load(PROTOCOLS["data-use"]).trainings
     assert Training("eurosat", "coop", 1, 32).hours(Assumed()) == pytest.approx(32 * 0.006 / 3600)
 
@@ -78,8 +78,8 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
 def test_published_figures_stand_as_they_come_along() -> None:
     told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
-             "PromptSRC": "promptsrc", "VPT, on real pictures of `data-use": "vpt",
-             "KgCoOp, on real pictures of `data-use": "kgcoop"}  # fmt: skip
+             "PromptSRC": "promptsrc", "VPT, on real images of `data-use": "vpt",
+             "KgCoOp, on real images of `data-use": "kgcoop"}  # fmt: skip
     for name, method in names.items():
         figures = published().of("data-use", AVERAGE, method)
         assert [float(number) for number in told[name]] == [figures[key] for key in ("base", "novel", "hm")]
@@ -87,7 +87,7 @@ def test_published_figures_stand_as_they_come_along() -> None:
 
 
 def test_the_plan_of_imagenet_says_what_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A thousand classes, of one picture each."""
+    """A thousand classes, of one image each."""
     names = [f"n{number:08d}" for number in range(1000)]
     for split in ("train", "val"):
         for name in names:

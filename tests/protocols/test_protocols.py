@@ -12,7 +12,7 @@ from syncclip.protocols.run import recipe_of
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 
-AUTHORS = {  # data set: (epochs, w_sce, w_fs), as published
+AUTHORS = {  # dataset: (epochs, w_sce, w_fs), as published
     "imagenet": (5, 0.5, 0.5),
     "caltech101": (20, 0.2, 0.5),
     "oxford_pets": (10, 0.1, 0.5),
@@ -32,9 +32,9 @@ def test_each_data_set_has_the_settings_of_the_authors(name: str) -> None:
     recipe = Recipe.load(f"datasets/{name}")
     settings, training = recipe.methods.syncclip, recipe.training
     assert (training.epochs, settings.synthetic_weight, settings.alignment_weight) == AUTHORS[name]
-    assert (settings.learning_rate, training.batch, recipe.benchmark.shots) == (0.0025, 8, 16)
+    assert (settings.learning_rate, training.batch, recipe.dataset.shots) == (0.0025, 8, 16)
     assert (training.warmup_epochs, training.warmup_rate, recipe.study.seeds) == (1, 1e-5, [1, 2, 3])
-    assert (recipe.benchmark.name, recipe.backbone.name, recipe.backbone.pretrained) == (name, "ViT-B-16", "openai")
+    assert (recipe.dataset.name, recipe.backbone.name, recipe.backbone.pretrained) == (name, "ViT-B-16", "openai")
 
 
 def test_the_protocols_train_on_the_eleven_data_sets() -> None:
@@ -45,7 +45,7 @@ def test_the_protocols_train_on_the_eleven_data_sets() -> None:
 def test_a_protocol_says_what_is_run_and_the_data_set_how(protocol: Protocol) -> None:
     for name in protocol.datasets:
         recipe = recipe_of(protocol, name, "/data")
-        assert (recipe.name, recipe.benchmark.root) == (name, "/data")
+        assert (recipe.name, recipe.dataset.root) == (name, "/data")
         assert recipe.training.epochs == AUTHORS[name][0]
         assert recipe.study.seeds == [1, 2, 3]
         assert set(recipe.evaluation.transfer) <= set(DATASETS)
@@ -53,9 +53,9 @@ def test_a_protocol_says_what_is_run_and_the_data_set_how(protocol: Protocol) ->
 
 def test_few_shot_has_one_arm_a_method_and_number_of_shots() -> None:
     recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data")
-    shots = {(arm.method, arm.overrides["benchmark.shots"]) for arm in recipe.study.arms if arm.trained}
+    shots = {(arm.method, arm.overrides["dataset.shots"]) for arm in recipe.study.arms if arm.trained}
     assert shots == {(method, k) for method in ("coop", "promptsrc", "syncclip") for k in (1, 2, 4, 8, 16)}
-    assert recipe.benchmark.base == "all"
+    assert recipe.dataset.base == "all"
 
 
 PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-novel configuration for ViT-B/16
@@ -115,7 +115,7 @@ def test_few_shots_are_learned_as_the_authors_of_a_method_have_it_for_a_data_set
 def test_prompts_that_are_carried_far_are_shallow() -> None:
     recipe = recipe_of(PROTOCOLS["cross-dataset"], "imagenet", "/data")
     maple, promptsrc = recipe.methods.maple, recipe.methods.promptsrc
-    assert recipe.benchmark.base == "all", "each of the thousand classes has real pictures"
+    assert recipe.dataset.base == "all", "each of the thousand classes has real images"
     assert (maple.depth, maple.learning_rate) == (3, 0.0026)
     assert (promptsrc.visual_depth, promptsrc.text_depth) == (3, 3)
     assert {arm.method: published_settings(recipe, arm)[0] for arm in recipe.study.arms[1:]} == {

@@ -52,7 +52,7 @@ def test_a_run_that_was_never_made_shows_a_dash() -> None:
 
 def test_some_data_sets_have_no_published_average_beside_them() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
-    assert any("2 of 11 data sets" in sentence for sentence in report.told(scores))
+    assert any("2 of 11 datasets" in sentence for sentence in report.told(scores))
     assert "published" not in report.grids(scores)[0].headings
     assert not any(sentence.startswith("Published:") for sentence in report.told(scores))
 
@@ -101,7 +101,7 @@ def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one() ->
 
 
 def growing(amount: int, *methods: str) -> pd.DataFrame:
-    """Runs with so many synthetic pictures, which raise every metric by as many points."""
+    """Runs with so many synthetic images, which raise every metric by as many points."""
     return fabricated(GROWING, lambda *_: dict.fromkeys(GROWING.metrics, 50.0 + amount), methods=methods, amount=amount)
 
 

@@ -1,4 +1,4 @@
-"""Every protocol on miniatures of the literature's data sets, with the embedded models."""
+"""Every protocol on miniatures of the literature's datasets, with the embedded models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.packing import pack
 from syncclip.protocols.protocols import PROTOCOLS, TRAINED
 from syncclip.protocols.run import Reproduction, recipe_of, reproduce
@@ -21,7 +21,7 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import ensure_set
 from syncclip.synthesis.plan import settle
-from tests.worlds.benchmark import encoded, picture
+from tests.worlds.dataset import encoded, make_image
 from tests.worlds.literature import ADVERSARIAL, FEW, RENDITION, Miniatures, split_file_miniature
 
 EMBEDDED = [
@@ -35,11 +35,11 @@ EMBEDDED = [
     "study.images_per_class=[2]",
     "training.epochs=1",
     "methods.promptsrc.aggregation_mean=1",
-    "benchmark.template=a {}.",
+    "dataset.template=a {}.",
 ]
 """One epoch of the embedded models on one core; a short template, for the embedded CLIP reads 16 tokens."""
 DRAWN = "eurosat"
-"""The one data set whose pictures are generated; those of the others are painted, which is faster."""
+"""The one dataset whose images are generated; those of the others are painted, which is faster."""
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def root(miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 def paint(root: str, name: str, url: str) -> None:
-    """Put the set that `reproduce` would draw where it would be drawn, its pictures painted."""
+    """Put the set that `reproduce` would draw where it would be drawn, its images painted."""
     from syncclip.sets import prepare
     from syncclip.synthesis.generators import locate
 
@@ -62,13 +62,13 @@ def paint(root: str, name: str, url: str) -> None:
     plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
-        samples = [Sample(e.index, e.label, encoded(picture(e.label, 50 + e.index)), e.prompt) for e in entries]
+        samples = [Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index)), e.prompt) for e in entries]
         write_shard(url, shard, samples)
 
 
 @pytest.fixture(scope="module")
 def out(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all protocols, with painted sets of all data sets but one."""
+    """The folder of all protocols, with painted sets of all datasets but one."""
     folder = tmp_path_factory.mktemp("reproduction")
     for name in TRAINED:
         if name != DRAWN:
@@ -78,7 +78,7 @@ def out(root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def halves(root: str, out: Path, ray_cluster: None) -> Reproduction:
-    """Base to novel on all eleven data sets and three seeds, made once."""
+    """Base to novel on all eleven datasets and three seeds, made once."""
     return run("base-to-novel", root, out, methods=["zeroshot", "syncclip"])
 
 
@@ -170,7 +170,7 @@ class TestOnRay:
     def test_a_set_of_others_stands_in_for_our_own(self, root: str, tmp_path: Path) -> None:
         made = split_file_miniature(tmp_path / "dalle", "eurosat", seed=9)
         source = tmp_path / "dalle" / "eurosat" / "split_zhou_EuroSAT.json"
-        real = load_benchmark(BenchmarkSettings(name="eurosat", root=root))
+        real = load_dataset(DatasetSettings(name="eurosat", root=root))
         import_set(str(source), real, str(tmp_path / "sets" / "eurosat"))
         assert len(made.items["train"]) == 6 * 2 + FEW
         done = reproduce(
@@ -201,22 +201,20 @@ def test_runs_that_fail_are_named_after_the_tables_of_all_others_are_written(
 
 
 def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"11 of 11 data sets can't be read; imagenet: .*also: caltech101, .*--dataset"):
+    with pytest.raises(UserError, match=r"11 of 11 datasets can't be read; imagenet: .*also: caltech101, .*--dataset"):
         reproduce("base-to-novel", str(tmp_path), out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_shots_that_were_not_packed_are_told_before_anything_is_drawn(miniatures: Miniatures, tmp_path: Path) -> None:
-    pack(load_benchmark(BenchmarkSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
-    with pytest.raises(
-        UserError, match=r"pictures that 1 shots of seed 2 need; pack it again with --shots 1 --seeds 2"
-    ):
+    pack(load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
+    with pytest.raises(UserError, match=r"images that 1 shots of seed 2 need; pack it again with --shots 1 --seeds 2"):
         reproduce("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_of_all_data_sets_is_told_once() -> None:
-    with pytest.raises(UserError, match=r"^nowhere: this folder of the data sets does not exist"):
+    with pytest.raises(UserError, match=r"^nowhere: this folder of the datasets does not exist"):
         reproduce("base-to-novel", "nowhere")
 
 

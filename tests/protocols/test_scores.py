@@ -1,4 +1,4 @@
-"""Means over seeds and averages over data sets."""
+"""Means over seeds and averages over datasets."""
 
 from __future__ import annotations
 

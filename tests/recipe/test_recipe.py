@@ -50,11 +50,11 @@ def test_values_are_read_as_yaml(text: str, value: float) -> None:
 
 def test_lists_sections_and_null_can_be_overridden() -> None:
     recipe = Recipe.load(
-        "icons", ["study.seeds=[3, 4]", "synthesis.generator={steps: 7}", "benchmark.seed=null", "synthesis.filters=[]"]
+        "icons", ["study.seeds=[3, 4]", "synthesis.generator={steps: 7}", "dataset.seed=null", "synthesis.filters=[]"]
     )
     assert recipe.study.seeds == [3, 4]
     assert recipe.synthesis.generator.steps == 7
-    assert recipe.benchmark.seed is None
+    assert recipe.dataset.seed is None
     assert recipe.synthesis.filters == ()
 
 
@@ -213,7 +213,7 @@ def test_a_file_that_holds_no_sections_is_told(tmp_path: Path) -> None:
     [
         "training.seed=9",
         "training.epochs=9",
-        "benchmark.shots=3",
+        "dataset.shots=3",
         "backbone.precision=fp32",
         "methods.syncclip.learning_rate=0.01",
         "training.data=real",

@@ -14,7 +14,7 @@ def test_an_arm_is_named_after_method_and_data() -> None:
     assert Arm(method="package.module:Mine", data="real").name == "Mine-real"
 
 
-def test_only_arms_that_learn_from_synthetic_pictures_have_amounts() -> None:
+def test_only_arms_that_learn_from_synthetic_images_have_amounts() -> None:
     arms = StudySettings().arms
     assert [arm.name for arm in arms if arm.synthetic] == ["ivlp-synthetic", "ivlp-both", "syncclip-both"]
 

@@ -16,20 +16,20 @@ from syncclip.core.settings import UserError
 from syncclip.reports import report, summary_table
 from syncclip.reports.arms import describe_arms, summarise
 from syncclip.reports.figures import fits_for_page
-from syncclip.reports.images import picture_strips
+from syncclip.reports.images import image_strips
 from syncclip.reports.verdict import Difference, judge, signed
 from syncclip.studies import outputs
 from tests.studies import fabricated
 
 
 @pytest.fixture(scope="module")
-def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fabricated.make_benchmark(tmp_path_factory.mktemp("benchmark") / "shapes")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fabricated.make_dataset(tmp_path_factory.mktemp("dataset") / "shapes")
 
 
 @pytest.fixture
-def study(tmp_path: Path, benchmark: Path) -> Path:
-    return fabricated.make_study(tmp_path / "study", benchmark)
+def study(tmp_path: Path, dataset: Path) -> Path:
+    return fabricated.make_study(tmp_path / "study", dataset)
 
 
 def page_of(folder: Path) -> str:
@@ -53,26 +53,26 @@ def printed(table: Table) -> str:
 
 
 def test_a_study_has_every_figure(study: Path) -> None:
-    expected = {"curve", "bars", "differences", "classes", "pictures", "map", "time", "rejects"}
+    expected = {"curve", "bars", "differences", "classes", "images", "map", "time", "rejects"}
     assert figures_of(page_of(study)) == expected
 
 
-def test_a_run_has_its_scores_classes_pictures_and_losses(tmp_path: Path, benchmark: Path) -> None:
-    page = page_of(fabricated.make_run(tmp_path / "run", benchmark))
-    assert figures_of(page) == {"bars", "classes", "pictures", "history"}
+def test_a_run_has_its_scores_classes_images_and_losses(tmp_path: Path, dataset: Path) -> None:
+    page = page_of(fabricated.make_run(tmp_path / "run", dataset))
+    assert figures_of(page) == {"bars", "classes", "images", "history"}
     assert "SYNC-CLIP: 55.0 % on base, 50.5 % on novel classes." in page
 
 
-def test_a_bare_set_shows_its_pictures_and_rejects(tmp_path: Path) -> None:
+def test_a_bare_set_shows_its_images_and_rejects(tmp_path: Path) -> None:
     page = page_of(fabricated.make_set(tmp_path / "set"))
-    assert figures_of(page) == {"pictures", "rejects"}
-    assert "72 synthetic pictures of 12 classes." in page
+    assert figures_of(page) == {"images", "rejects"}
+    assert "72 synthetic images of 12 classes." in page
 
 
-def test_a_run_in_the_folder_of_its_set_shows_both(tmp_path: Path, benchmark: Path) -> None:
-    run = fabricated.make_run(tmp_path / "run", benchmark)
+def test_a_run_in_the_folder_of_its_set_shows_both(tmp_path: Path, dataset: Path) -> None:
+    run = fabricated.make_run(tmp_path / "run", dataset)
     fabricated.make_set(run / "synthetic")
-    assert payload_of(page_of(run))["pictures"]["made"] is True
+    assert payload_of(page_of(run))["images"]["made"] is True
 
 
 def test_a_recipes_own_folder_is_reported_by_its_study(study: Path) -> None:
@@ -145,7 +145,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     names = ["</script><script>alert(1)</script>", "a & <b>", *fabricated.NAMES[2:]]
     page = page_of(fabricated.make_set(tmp_path / "set", names))
     assert "<script>alert(1)" not in page
-    assert payload_of(page)["pictures"]["strips"][0]["name"] == names[0]
+    assert payload_of(page)["images"]["strips"][0]["name"] == names[0]
 
 
 def test_the_same_folder_gives_the_same_page(study: Path) -> None:
@@ -171,7 +171,7 @@ def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
     assert (point["n"], point["mean"], point["se"]) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
 
 
-def test_real_arms_count_as_without_synthetic_pictures() -> None:
+def test_real_arms_count_as_without_synthetic_images() -> None:
     rows = [{"method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
     assert summarise(pd.DataFrame(rows))["ivlp-real"]["hm"][0]["n"] == 0
 
@@ -179,12 +179,12 @@ def test_real_arms_count_as_without_synthetic_pictures() -> None:
 @pytest.mark.parametrize(
     ("own", "opened", "said"),
     [
-        ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic pictures helped: +1.0 points."),
-        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic pictures helped on one count of two: +1.0 points."),
-        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic pictures helped on one count of two: +0.9 points."),
-        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic pictures made no sure difference."),
-        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic pictures did harm: −1.2 points."),
-        ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic pictures helped and harmed: +1.0 points."),
+        ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic images helped: +1.0 points."),
+        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic images helped on one count of two: +1.0 points."),
+        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic images helped on one count of two: +0.9 points."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic images made no sure difference."),
+        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic images did harm: −1.2 points."),
+        ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic images helped and harmed: +1.0 points."),
     ],
 )
 def test_the_headline_says_no_more_than_the_intervals(
@@ -222,17 +222,17 @@ def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, "one more point would take about 7 pictures per class (at least 5, perhaps never)."),
+        ({}, "one more point would take about 7 images per class (at least 5, perhaps never)."),
         (
             {"plus_one": {"estimate": 430.2, "low": 254.6, "high": 2e6}},
-            "430 pictures per class (90 % interval 250 to over a million).",
+            "430 images per class (90 % interval 250 to over a million).",
         ),
         ({"plus_one": {"estimate": None, "low": 8.0, "high": None}}, "rises but has nearly levelled off"),
         (
             {"verdict": "flat"},
             "no amount is surely better than another (+3.0 points for each doubling, 90 % interval +1.0 to +4.0).",
         ),
-        ({"verdict": "rises"}, "gets worse with more pictures"),
+        ({"verdict": "rises"}, "gets worse with more images"),
         ({"verdict": "too few amounts"}, "too few amounts for a curve."),
     ],
 )
@@ -251,12 +251,12 @@ def test_a_fits_sentence_says_which_model_foretold_best() -> None:
 @pytest.mark.parametrize(
     ("shots", "per_real", "said"),
     [
-        (7.1, 20.7, "64 synthetic pictures a class do as well as 7.1 real ones alone: 20.7 of them stand for one real"),
-        (None, 0.0, "With 64 synthetic pictures a class it does better than any number of real ones alone"),
-        (3.0, None, "64 synthetic pictures a class replace no real one."),
+        (7.1, 20.7, "64 synthetic images a class do as well as 7.1 real ones alone: 20.7 of them stand for one real"),
+        (None, 0.0, "With 64 synthetic images a class it does better than any number of real ones alone"),
+        (3.0, None, "64 synthetic images a class replace no real one."),
     ],
 )
-def test_a_fits_sentence_says_what_pictures_are_worth(shots: float | None, per_real: float | None, said: str) -> None:
+def test_a_fits_sentence_says_what_images_are_worth(shots: float | None, per_real: float | None, said: str) -> None:
     arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
     worth = {
         "arm": "syncclip-both",
@@ -268,7 +268,7 @@ def test_a_fits_sentence_says_what_pictures_are_worth(shots: float | None, per_r
     fits = fits_for_page(stored, arms, worth)
     assert "At 64 a class an hour of drawing adds 0.051 points." in fits["syncclip-both"]["hm"]["text"]
     assert said in fits["syncclip-both"]["hm"]["text"]
-    assert "synthetic pictures" not in fits["ivlp-both"]["hm"]["text"]
+    assert "synthetic images" not in fits["ivlp-both"]["hm"]["text"]
 
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
@@ -285,7 +285,7 @@ def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float,
 
 def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:
     (arm,) = describe_arms([("Mine-real", "package.module:Mine", "real")])
-    assert (arm.label, arm.short) == ("Mine on real pictures", "Mine real only")
+    assert (arm.label, arm.short) == ("Mine on real images", "Mine real only")
 
 
 def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
@@ -294,19 +294,19 @@ def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
     assert len({arm.tone for arm in arms}) == 2
 
 
-def test_pictures_stay_within_their_budget(benchmark: Path) -> None:
-    from syncclip.datasets import BenchmarkSettings, load_benchmark
+def test_images_stay_within_their_budget(dataset: Path) -> None:
+    from syncclip.datasets import DatasetSettings, load_dataset
 
-    real = load_benchmark(BenchmarkSettings(name=str(benchmark)))
-    found, _ = picture_strips(real.classnames, real, None, budget=6000)
+    real = load_dataset(DatasetSettings(name=str(dataset)))
+    found, _ = image_strips(real.classnames, real, None, budget=6000)
     assert len(found["strips"]) == 12 and sum(len(strip["src"]) * 3 / 4 for strip in found["strips"]) < 6500
 
 
-def test_an_unreadable_picture_is_counted_and_left_out(study: Path) -> None:
+def test_an_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     tar = study / "synthetic" / "00000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
-    assert "1 unreadable pictures are left out of the page." in page_of(study)
+    assert "1 unreadable images are left out of the page." in page_of(study)
 
 
 def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 DRAWN = (
     "Object.fromEntries([...document.querySelectorAll('figure')].map(f => [f.dataset.figure, Number(f.dataset.drawn)]))"
 )
-MARKS = {"curve": 14, "bars": 10, "differences": 5, "classes": 12, "pictures": 14, "map": 480, "time": 6, "rejects": 3}
+MARKS = {"curve": 14, "bars": 10, "differences": 5, "classes": 12, "images": 14, "map": 480, "time": 6, "rejects": 3}
 """Marks that stand for data: 3 growing arms x 4 amounts + 2 still ones; 5 arms x 2 halves; and so on."""
 POINT = """(() => {
     const plot = document.querySelector('[data-figure=FIGURE] [data-plot] svg'), box = plot.getBoundingClientRect();
@@ -41,10 +41,10 @@ SHAPES = "document.querySelectorAll('[data-figure={}] [data-plot] :is(path, rect
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of the report of a study, a run and a set."""
     root = tmp_path_factory.mktemp("pages")
-    benchmark = fabricated.make_benchmark(root / "shapes")
+    dataset = fabricated.make_dataset(root / "shapes")
     folders = {
-        "study": fabricated.make_study(root / "study", benchmark),
-        "run": fabricated.make_run(root / "run", benchmark),
+        "study": fabricated.make_study(root / "study", dataset),
+        "run": fabricated.make_run(root / "run", dataset),
         "set": fabricated.make_set(root / "set"),
     }
     return {kind: Path(report(str(folder))).as_uri() for kind, folder in folders.items()}
@@ -101,9 +101,9 @@ def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         found["after"] = await page.run(LABEL)
         await page.run(CLICK.format("SYNC-CLIP"))
         found["without an arm"] = (await page.run(DRAWN))["curve"]
-        select = "document.querySelector('[data-figure=pictures] select')"
+        select = "document.querySelector('[data-figure=images] select')"
         await page.run(f"{select}.value = '3'; {select}.dispatchEvent(new Event('change'))")
-        found["picture"] = await page.run("document.querySelector('[data-figure=pictures] .thumb').ariaLabel")
+        found["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
         await page.run("document.getElementById('scheme').click()")
         found["scheme"] = await page.run("document.documentElement.dataset.scheme")
         await page.run("document.querySelector('#results thead th:nth-child(4) button').click()")
@@ -122,11 +122,11 @@ def expect(key: str, right: Callable[[Any], bool], answers: dict[str, Any]) -> N
 
 
 def test_pointing_at_the_curve_tells_every_arms_number(answers: dict[str, Any]) -> None:
-    expect("tip of curve", lambda tip: "pictures per class" in tip and "SYNC-CLIP" in tip and "±" in tip, answers)
+    expect("tip of curve", lambda tip: "images per class" in tip and "SYNC-CLIP" in tip and "±" in tip, answers)
 
 
 def test_tapping_a_class_tells_its_numbers(answers: dict[str, Any]) -> None:
-    expect("tip of classes", lambda tip: "test pictures" in tip and "change" in tip, answers)
+    expect("tip of classes", lambda tip: "test images" in tip and "change" in tip, answers)
 
 
 def test_pointing_at_the_map_names_the_class_and_the_domain(answers: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ def test_an_arm_can_be_hidden(answers: dict[str, Any]) -> None:
 
 
 def test_any_class_can_be_chosen(answers: dict[str, Any]) -> None:
-    expect("picture", lambda label: label == "real picture of dog, number 1", answers)
+    expect("image", lambda label: label == "real image of dog, number 1", answers)
 
 
 def test_the_scheme_can_be_changed(answers: dict[str, Any]) -> None:

@@ -50,9 +50,9 @@ def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Pat
     assert 'href="#set"' in page
     for label, number in (
         ("read as their own class by the frozen CLIP", "61"),
-        ("similarity of two pictures of a class (real ones: 0.42)", "0.57"),
-        ("shift to the real pictures", "0.73"),
-        ("near-duplicates among 72 pictures", "5"),
+        ("similarity of two images of a class (real ones: 0.42)", "0.57"),
+        ("shift to the real images", "0.73"),
+        ("near-duplicates among 72 images", "5"),
         ("different prompts", "24"),
     ):
         assert f"<dt>{label}</dt><dd>{number}<" in page

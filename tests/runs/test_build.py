@@ -13,7 +13,7 @@ from syncclip.runs.build import FrozenParts
 from tests.conftest import TinyWorld
 
 KINDS = ("prompts.safetensors", "metrics.jsonl", "results.json")
-TEST_PICTURES = 24
+TEST_IMAGES = 24
 
 
 def recipe_of(tiny: TinyWorld, method: str, seed: int) -> Recipe:
@@ -32,13 +32,13 @@ def test_runs_that_share_frozen_parts_have_the_bits_of_runs_alone(tiny: TinyWorl
         jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "alone" / name))
         jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), frozen=frozen)
         assert bits(tmp_path / "alone" / name) == bits(tmp_path / "shared" / name), name
-    assert frozen.loads == {"benchmark": 1, "clip": 1, "picture": TEST_PICTURES}
+    assert frozen.loads == {"dataset": 1, "clip": 1, "image": TEST_IMAGES}
 
 
 def test_one_run_loads_once(tiny: TinyWorld, tmp_path: Path) -> None:
     frozen = FrozenParts()
     jobs.run_here(recipe_of(tiny, "kgcoop", 1), str(tmp_path), frozen=frozen)
-    assert (frozen.loads["benchmark"], frozen.loads["clip"]) == (1, 1)
+    assert (frozen.loads["dataset"], frozen.loads["clip"]) == (1, 1)
 
 
 def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +57,9 @@ def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, m
     assert len(encoded) == len(set(encoded)) > 0
 
 
-def test_pictures_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_images_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
     side = load_backbone(recipe_of(tiny, "zeroshot", 1).backbone).image_size
     frozen = FrozenParts(keep_bytes=10 * 3 * side * side)
     for name in "ab":
         jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), frozen=frozen)
-    assert frozen.loads["picture"] == TEST_PICTURES + (TEST_PICTURES - 10)
+    assert frozen.loads["image"] == TEST_IMAGES + (TEST_IMAGES - 10)

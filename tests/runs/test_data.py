@@ -14,7 +14,7 @@ from PIL import Image
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
-from syncclip.datasets import load_benchmark
+from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build, resolve
 from syncclip.runs.data import real_sources, synthetic_sources
@@ -23,7 +23,7 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
 from syncclip.stream.stream import MixedStream
 from tests.conftest import TinyWorld
-from tests.worlds.benchmark import CLASSES, tiny_benchmark
+from tests.worlds.dataset import CLASSES, tiny_dataset
 
 
 def recipe_of(tiny: TinyWorld, *overrides: str) -> Recipe:
@@ -40,7 +40,7 @@ def opened(recipe: Recipe) -> MixedStream:
 
 @pytest.fixture
 def copy(tiny_set: str, tmp_path: Path) -> Path:
-    """Two shards of six pictures, one of each class, to be damaged."""
+    """Two shards of six images, one of each class, to be damaged."""
     return Path(shutil.copytree(tiny_set, tmp_path / "copy"))
 
 
@@ -71,7 +71,7 @@ def test_a_mixed_run_trains_with_loader_processes_as_without(
 
 
 def test_shots_of_more_real_sets_are_learned_from_too(tiny: TinyWorld, tmp_path: Path) -> None:
-    other = tiny_benchmark(tmp_path / "other", train=2)
+    other = tiny_dataset(tmp_path / "other", train=2)
     recipe = recipe_of(
         tiny, f"training.real=[{{url: {other}, weight: 2}}]", "training.data=real", "training.method=ivlp"
     )
@@ -103,12 +103,12 @@ def test_a_study_is_of_one_set(tiny: TinyWorld, tiny_set: str, copy: Path) -> No
 
 
 def test_a_real_set_of_other_classes_is_refused(tiny: TinyWorld, tmp_path: Path) -> None:
-    other = tiny_benchmark(tmp_path / "other")
-    text = (other / "benchmark.json").read_text()
-    (other / "benchmark.json").write_text(text.replace("green circle", "green oval"))
+    other = tiny_dataset(tmp_path / "other")
+    text = (other / "dataset.json").read_text()
+    (other / "dataset.json").write_text(text.replace("green circle", "green oval"))
     recipe = recipe_of(tiny, f"training.real=[{other}]")
     with pytest.raises(UserError, match=r"class 1 is 'green oval', not 'green circle'"):
-        real_sources(recipe, load_benchmark(recipe.benchmark), 4, 1)
+        real_sources(recipe, load_dataset(recipe.dataset), 4, 1)
 
 
 def test_an_empty_set_is_refused(tiny: TinyWorld, copy: Path) -> None:
@@ -139,7 +139,7 @@ def rewrite(folder: Path, change: Callable[[Sample], Sample]) -> None:
     write_shard(str(folder), 1, [change(sample) for sample in samples])
 
 
-def with_picture(data: bytes) -> Callable[[Sample], Sample]:
+def with_image(data: bytes) -> Callable[[Sample], Sample]:
     return lambda sample: Sample(sample.index, sample.label, data if sample.label == 2 else sample.image_bytes, "x")
 
 
@@ -153,21 +153,21 @@ SKIPPED: list[tuple[str, Callable[[Path], None], str, int, str]] = [
     ("a flipped byte", flip, "00001.tar", 6, "its bytes are not those of its marker"),
     (
         "a lying header",
-        lambda at: rewrite(at, with_picture(jpeg((64, 64), (96, 64)))),
+        lambda at: rewrite(at, with_image(jpeg((64, 64), (96, 64)))),
         ".jpg",
         1,
         "64 x 96 pixels, but its data shows fewer",
     ),
     (
         "a header that says less",
-        lambda at: rewrite(at, with_picture(jpeg((64, 64), (32, 64)))),
+        lambda at: rewrite(at, with_image(jpeg((64, 64), (32, 64)))),
         ".jpg",
         1,
         "64 x 32 pixels, but its data shows more",
     ),
     (
-        "a huge picture",
-        lambda at: rewrite(at, with_picture(jpeg((8, 8), (30000, 30000)))),
+        "a huge image",
+        lambda at: rewrite(at, with_image(jpeg((8, 8), (30000, 30000)))),
         ".jpg",
         1,
         "900000000 pixels",
@@ -234,22 +234,22 @@ def test_a_shard_that_goes_missing_later_is_named_too(tiny: TinyWorld, copy: Pat
 
 @pytest.mark.fault
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_a_packed_benchmark_has_all_its_pictures_or_is_refused(tmp_path: Path, split: str) -> None:
+def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split: str) -> None:
     from syncclip.datasets.packing import pack
-    from syncclip.datasets.settings import BenchmarkSettings
+    from syncclip.datasets.settings import DatasetSettings
 
     pack(
-        load_benchmark(BenchmarkSettings(name=str(tiny_benchmark(tmp_path / "tiny")))),
+        load_dataset(DatasetSettings(name=str(tiny_dataset(tmp_path / "tiny")))),
         str(tmp_path / "packed"),
         [2],
         [1],
     )
-    settings = BenchmarkSettings(name=str(tmp_path / "packed"))
-    assert len(load_benchmark(settings).split("test")) == 4 * len(CLASSES)
-    rows = len(load_benchmark(settings).split(split))  # type: ignore[arg-type]
+    settings = DatasetSettings(name=str(tmp_path / "packed"))
+    assert len(load_dataset(settings).split("test")) == 4 * len(CLASSES)
+    rows = len(load_dataset(settings).split(split))  # type: ignore[arg-type]
     write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")])
-    with pytest.raises(UserError, match=rf"{split}: 1 of {rows} pictures are there"):
-        load_benchmark(settings)
+    with pytest.raises(UserError, match=rf"{split}: 1 of {rows} images are there"):
+        load_dataset(settings)
 
 
 def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, tiny_set: str) -> None:

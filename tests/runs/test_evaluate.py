@@ -1,4 +1,4 @@
-"""A finished run on other benchmarks than its own: its prompts over their classes."""
+"""A finished run on other datasets than its own: its prompts over their classes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate
 from syncclip.shards.writer import Sample, write_shard
 from tests.conftest import TinyWorld
-from tests.worlds.benchmark import tiny_benchmark
+from tests.worlds.dataset import tiny_dataset
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
 
-SHORT = ["training.data=real", "training.epochs=1", "benchmark.shots=1"]
+SHORT = ["training.data=real", "training.epochs=1", "dataset.shots=1"]
 
 
 def trained(tiny: TinyWorld, miniatures: Miniatures, out: Path, *overrides: str) -> tuple[jobs.Run, Recipe]:
     """A run on the miniature of ImageNet."""
-    of = ["benchmark.name=imagenet", f"benchmark.root={miniatures.root}"]
+    of = ["dataset.name=imagenet", f"dataset.root={miniatures.root}"]
     recipe = Recipe.load(tiny.recipe, [*of, *SHORT, *overrides])
     return jobs.run_here(recipe, str(out)), recipe
 
 
-def test_prompts_are_laid_over_the_classes_of_another_benchmark(
+def test_prompts_are_laid_over_the_classes_of_another_dataset(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
-    found = jobs.evaluate(run.url, benchmark="dtd")
+    found = jobs.evaluate(run.url, dataset="dtd")
     own = json.loads((tmp_path / "results.json").read_text())
     assert [one["name"] for one in found.results["per_class"]] == miniatures.of["dtd"].classnames
     assert found.results["counts"]["all"] == len(miniatures.of["dtd"].items["test"])
@@ -46,13 +46,13 @@ def test_of_a_variant_only_the_classes_that_it_shows_are_candidates(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, name: str, candidates: list[int]
 ) -> None:
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
-    jobs.evaluate(run.url, benchmark=name)
+    jobs.evaluate(run.url, dataset=name)
     said = Predictions.read(str(tmp_path / "transfer" / name / "predictions.parquet"))
     assert set(np.unique(said.open_prediction)) <= set(candidates)
     assert sorted(set(said.label.tolist())) == candidates
 
 
-def test_a_recipe_names_the_benchmarks_that_its_run_is_tested_on(
+def test_a_recipe_names_the_datasets_that_its_run_is_tested_on(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp", "evaluation.transfer=[imagenet_v2, dtd]")
@@ -60,7 +60,7 @@ def test_a_recipe_names_the_benchmarks_that_its_run_is_tested_on(
     assert evaluate.transfer_results(run.url, "imagenet_v2")["counts"]["all"] == 24
 
 
-def test_a_benchmark_that_is_added_is_tested_without_another_training(
+def test_a_dataset_that_is_added_is_tested_without_another_training(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
@@ -78,18 +78,18 @@ def test_vectors_of_each_class_are_not_carried_to_other_classes(
     values = ["training.method=coop", "methods.coop.class_specific=true", "methods.coop.text_tokens=1"]
     run, _ = trained(tiny, miniatures, tmp_path, *values)
     with pytest.raises(UserError, match=r"'coop' learned something for each class of 'imagenet'.* those of 'dtd'"):
-        jobs.evaluate(run.url, benchmark="dtd")
+        jobs.evaluate(run.url, dataset="dtd")
     # As many classes would fit by their shapes; it is other classes nevertheless.
     with pytest.raises(UserError, match="learned something for each class"):
-        jobs.evaluate(run.url, benchmark="imagenet_v2")
+        jobs.evaluate(run.url, dataset="imagenet_v2")
 
 
-def test_another_benchmark_is_looked_up_where_it_is_said_to_be(
+def test_another_dataset_is_looked_up_where_it_is_said_to_be(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
     with pytest.raises(UserError, match=r"nowhere.*dtd"):
-        jobs.evaluate(run.url, benchmark="dtd", root=str(tmp_path / "nowhere"))
+        jobs.evaluate(run.url, dataset="dtd", root=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.fault
@@ -98,18 +98,18 @@ def test_another_benchmark_is_looked_up_where_it_is_said_to_be(
     [
         (lambda tar, _: tar.write_bytes(tar.read_bytes()[:-1] + b"\1"), "test/00000.tar: its bytes are not those of"),
         (
-            lambda _, at: write_shard(at, 0, [Sample(i, 0, b"no picture", "x") for i in range(24)]),
+            lambda _, at: write_shard(at, 0, [Sample(i, 0, b"no image", "x") for i in range(24)]),
             "000000000.jpg: unrea",
         ),
     ],
-    ids=["a byte that shows in no picture", "a picture that doesn't decode"],
+    ids=["a byte that shows in no image", "an image that doesn't decode"],
 )
-def test_no_tested_picture_is_skipped_or_replaced(
+def test_no_tested_image_is_skipped_or_replaced(
     tiny: TinyWorld, tmp_path: Path, damage: Callable[[Path, str], None], sentence: str
 ) -> None:
     run = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run"))
-    other = tiny_benchmark(tmp_path / "other")
+    other = tiny_dataset(tmp_path / "other")
     damage(other / "test" / "00000.tar", str(other / "test"))
     with pytest.raises(UserError, match=sentence):
-        jobs.evaluate(run.url, benchmark=str(other))
+        jobs.evaluate(run.url, dataset=str(other))
     assert not list((tmp_path / "run").glob("transfer/*/results.json"))

@@ -22,7 +22,7 @@ def run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
     return jobs.run_here(Recipe.load(tiny.recipe, values), str(tmp_path_factory.mktemp("run")))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 7])  # 24 pictures are 5 batches of 5, so two of 7 workers have none
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])  # 24 images are 5 batches of 5, so two of 7 workers have none
 def test_any_number_of_workers_writes_the_same_bytes(run: jobs.Run, workers: int) -> None:
     alone = [(Path(run.url) / file).read_bytes() for file in FILES]
     for file in FILES:
@@ -31,9 +31,9 @@ def test_any_number_of_workers_writes_the_same_bytes(run: jobs.Run, workers: int
     assert [(Path(run.url) / file).read_bytes() for file in FILES] == alone
 
 
-def test_a_benchmark_that_is_gone_is_one_sentence(run: jobs.Run, tmp_path: Path) -> None:
+def test_a_dataset_that_is_gone_is_one_sentence(run: jobs.Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        jobs.evaluate(run.url, ["evaluation.workers=2"], benchmark=str(tmp_path / "nowhere"))
+        jobs.evaluate(run.url, ["evaluation.workers=2"], dataset=str(tmp_path / "nowhere"))
 
 
 def test_a_training_of_two_workers_is_evaluated_by_both(tiny: TinyWorld, tmp_path: Path) -> None:

@@ -13,9 +13,7 @@ from syncclip.shards.reader import ShardSet
 from tests.conftest import TinyWorld
 
 
-def test_a_set_is_measured_by_its_recipes_clip_and_real_pictures(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
+def test_a_set_is_measured_by_its_recipes_clip_and_real_images(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     url = str(shutil.copytree(tiny_set, tmp_path / "set"))
     quality = appraise(Recipe.load(tiny.recipe), url)
     assert (quality.images, quality.measured) == (12, 12)
@@ -25,8 +23,8 @@ def test_a_set_is_measured_by_its_recipes_clip_and_real_pictures(
     assert len(ShardSet(url)) == 12  # the numbers beside it don't disturb readers
 
 
-def test_another_benchmarks_set_is_refused(tiny: TinyWorld, tiny_set: str) -> None:
-    with pytest.raises(UserError, match="shows 6 classes of benchmark 'shapes', not the 88 of 'icons'; name its"):
+def test_another_datasets_set_is_refused(tiny: TinyWorld, tiny_set: str) -> None:
+    with pytest.raises(UserError, match="shows 6 classes of dataset 'shapes', not the 88 of 'icons'; name its"):
         appraise(Recipe.load("icons"), tiny_set)
 
 
@@ -37,5 +35,5 @@ def test_the_command_tells_the_numbers_in_a_few_lines(
     (url / "synthesis.yaml").write_text(Recipe.load(tiny.recipe).to_yaml())
     assert main.run(["shards", "quality", str(url)]) == 0
     told = capsys.readouterr().out
-    assert "12 of 12 pictures measured" in told
-    assert "similarity of two pictures of a class" in told and "shift to the real pictures" in told
+    assert "12 of 12 images measured" in told
+    assert "similarity of two images of a class" in told and "shift to the real images" in told

@@ -15,7 +15,7 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import Benchmark
+from syncclip.datasets.dataset import Dataset
 from syncclip.sets import export
 from syncclip.sets.card import shared
 from syncclip.sets.export import export_set, folder_names
@@ -32,7 +32,7 @@ COUNTS = (3, 5, 4)
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """Twelve pictures of three classes in three shards, not all alike often."""
+    """Twelve images of three classes in three shards, not all alike often."""
     return make_set(f"{tmp_path}/set", COUNTS, classnames=NAMES)
 
 
@@ -40,18 +40,18 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def pictures(url: str) -> list[tuple[int, bytes]]:
+def contents(url: str) -> list[tuple[int, bytes]]:
     images = ShardSet(url)
     return [(int(label), images.read(row)) for row, label in enumerate(images.labels)]
 
 
-def test_a_folder_of_folders_holds_every_picture_below_its_class(url: str, tmp_path: Path) -> None:
+def test_a_folder_of_folders_holds_every_image_below_its_class(url: str, tmp_path: Path) -> None:
     assert export_set(url, f"{tmp_path}/out", "folder") == 12
     found = files(tmp_path / "out")
     assert json.loads(found.pop("export.json"))["to"] == "folder"
     folders = ["tabby_cat", "fir tree", "Größe"]
     assert sorted(found) == sorted(f"{folders[i % 3]}/{i:09d}.jpg" for i in ShardSet(url).samples.index.tolist())
-    assert sorted(found.values()) == sorted(picture for _, picture in pictures(url))
+    assert sorted(found.values()) == sorted(image for _, image in contents(url))
     assert found["fir tree/000000004.jpg"] == ShardSet(url).read(4)
 
 
@@ -72,10 +72,10 @@ def test_a_split_file_is_imported_again_as_the_same_set(url: str, tmp_path: Path
     assert content["val"] == content["test"] == []
     assert content["train"][1] == ["fir tree/000000001.jpg", 1, "fir tree"]
     assert len(content["train"]) == 12
-    benchmark = Benchmark(name="b", classnames=list(NAMES), template="a {}", splits={})
-    again = import_set(f"{tmp_path}/out", benchmark, f"{tmp_path}/again")
+    dataset = Dataset(name="b", classnames=list(NAMES), template="a {}", splits={})
+    again = import_set(f"{tmp_path}/out", dataset, f"{tmp_path}/again")
     assert again.counts == COUNTS
-    assert pictures(f"{tmp_path}/again") == pictures(url)
+    assert contents(f"{tmp_path}/again") == contents(url)
 
 
 @pytest.fixture
@@ -115,11 +115,11 @@ def test_an_export_for_the_hub_is_read_with_the_names_of_classes(
     assert told["license"] == "cc0-1.0"
     assert told["size_categories"] == ["n<1K"]
     assert told["dataset_info"]["splits"][0]["num_examples"] == 12
-    assert "| pictures of a class | 3 to 5 |" in body
+    assert "| images of a class | 3 to 5 |" in body
     assert "| made of | x |" in body
 
 
-def test_provenance_whose_parts_differ_from_picture_to_picture_is_read(
+def test_provenance_whose_parts_differ_from_image_to_image_is_read(
     tiny_set: str, tmp_path: Path, offline: Callable[..., Any]
 ) -> None:
     export_set(tiny_set, f"{tmp_path}/out", "huggingface")
@@ -137,14 +137,14 @@ def test_provenance_whose_parts_differ_from_picture_to_picture_is_read(
 def test_a_card_shows_what_was_drawn_and_no_credentials() -> None:
     recipe = {
         "name": "birds",
-        "benchmark": {"name": "birds", "root": "/home/me/data"},
+        "dataset": {"name": "birds", "root": "/home/me/data"},
         "synthesis": {"seed": 3},
         "storage": {"options": {"secret": "hush"}},
         "training": {"epochs": 3},
     }
     assert yaml.safe_load(shared(yaml.safe_dump(recipe))) == {
         "name": "birds",
-        "benchmark": {"name": "birds"},
+        "dataset": {"name": "birds"},
         "synthesis": {"seed": 3},
     }
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import import_set, read_set
@@ -18,31 +18,31 @@ from syncclip.shards.reader import ShardSet
 from syncclip.shards.verify import verify
 from tests.cli.test_main import Outcome
 from tests.conftest import TinyWorld
-from tests.worlds.benchmark import CLASSES, encoded, picture
+from tests.worlds.dataset import CLASSES, encoded, make_image
 from tests.worlds.webdataset import samples, tar
 
 COUNTS = [5, 4, 4, 4, 4, 3]
 
 
 @pytest.fixture(scope="module")
-def shapes(tiny: TinyWorld) -> Benchmark:
-    return load_benchmark(BenchmarkSettings(name=tiny.benchmark))
+def shapes(tiny: TinyWorld) -> Dataset:
+    return load_dataset(DatasetSettings(name=tiny.dataset))
 
 
 def authors_folder(folder: Path, images: str = "101_ObjectCategories") -> Path:
-    """`dalle_shapes/` with `dalle_shapes.json` beside the folder of the pictures, as the authors' sets lie."""
+    """`dalle_shapes/` with `dalle_shapes.json` beside the folder of the images, as the authors' sets lie."""
     listed = []
     for label, count in enumerate(COUNTS):
         for i in range(count):
             path = f"{CLASSES[label].replace(' ', '_')}/{i}.jpg"
             (folder / images / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / images / path).write_bytes(encoded(picture(label, 100 + i)))
+            (folder / images / path).write_bytes(encoded(make_image(label, 100 + i)))
             listed.append([path, label, CLASSES[label].replace(" ", "_")])
     (folder / "dalle_shapes.json").write_text(json.dumps({"train": listed, "val": listed[:2], "test": listed[:3]}))
     return folder
 
 
-def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: Benchmark, tmp_path: Path) -> None:
+def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: Dataset, tmp_path: Path) -> None:
     source, url = authors_folder(tmp_path / "dalle_shapes"), str(tmp_path / "set")
     found = import_set(str(source), shapes, url)
     assert (found.counts, found.images_per_class, found.source) == (tuple(COUNTS), 5, "dalle_shapes")
@@ -52,11 +52,11 @@ def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: B
     assert images.samples.index.tolist() == [index for index, _, _ in expected]
     for row, (_, label, i) in enumerate(expected):
         assert images.labels[row] == label
-        assert images.read(row) == encoded(picture(label, 100 + i))
+        assert images.read(row) == encoded(make_image(label, 100 + i))
     assert images.provenance(0) == {"source": "red_circle/0.jpg"}
 
 
-def test_pictures_may_lie_elsewhere(shapes: Benchmark, tmp_path: Path) -> None:
+def test_images_may_lie_elsewhere(shapes: Dataset, tmp_path: Path) -> None:
     source = authors_folder(tmp_path / "dalle_shapes", images="../StableDiffusion/shapes")
     with pytest.raises(UserError, match="red_circle/0.jpg lies neither beside it nor .* --images"):
         import_set(str(source), shapes, str(tmp_path / "set"))
@@ -65,17 +65,17 @@ def test_pictures_may_lie_elsewhere(shapes: Benchmark, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "train"])
-def test_a_webdataset_with_class_ids_becomes_a_set(shapes: Benchmark, tmp_path: Path, below: str) -> None:
+def test_a_webdataset_with_class_ids_becomes_a_set(shapes: Dataset, tmp_path: Path, below: str) -> None:
     tar(tmp_path / "wds" / below / "0.tar", samples(0, 3))
     tar(tmp_path / "wds" / below / "1.tar", samples(3, 1))
     found = import_set(str(tmp_path / "wds"), shapes, str(tmp_path / "set"))
     assert found.counts == (4,) * 6
     images = ShardSet(str(tmp_path / "set"))
     assert images.labels.tolist() == [*range(6)] * 4
-    assert images.image(13).tobytes() == picture(1, 2).tobytes() and images.text(13) == "a shape"
+    assert images.image(13).tobytes() == make_image(1, 2).tobytes() and images.text(13) == "a shape"
 
 
-def test_a_run_learns_from_an_imported_set(tiny: TinyWorld, shapes: Benchmark, tmp_path: Path) -> None:
+def test_a_run_learns_from_an_imported_set(tiny: TinyWorld, shapes: Dataset, tmp_path: Path) -> None:
     url = str(tmp_path / "set")
     import_set(str(authors_folder(tmp_path / "dalle_shapes")), shapes, url)
     values = [f"training.synthetic={url}", "training.method=syncclip"]
@@ -88,19 +88,19 @@ def test_a_run_learns_from_an_imported_set(tiny: TinyWorld, shapes: Benchmark, t
         jobs.run_here(Recipe.load(tiny.recipe, [*values, "training.images_per_class=6"]), str(tmp_path / "more"))
 
 
-def test_what_an_imported_set_shows_decides_the_run(tiny: TinyWorld, shapes: Benchmark, tmp_path: Path) -> None:
+def test_what_an_imported_set_shows_decides_the_run(tiny: TinyWorld, shapes: Dataset, tmp_path: Path) -> None:
     source = authors_folder(tmp_path / "dalle_shapes")
     hashes = []
     for name in ("a", "b", "c"):
         if name == "c":
-            (source / "101_ObjectCategories" / "red_circle" / "0.jpg").write_bytes(encoded(picture(0, 999)))
+            (source / "101_ObjectCategories" / "red_circle" / "0.jpg").write_bytes(encoded(make_image(0, 999)))
         import_set(str(source), shapes, str(tmp_path / name))
         recipe = Recipe.load(tiny.recipe, [f"training.synthetic={tmp_path / name}"])
         hashes.append(resolve.settled_run(recipe)[1].recipe_hash)
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_unreadable_pictures_leave_a_gap_and_are_counted(shapes: Benchmark, tmp_path: Path) -> None:
+def test_unreadable_images_leave_a_gap_and_are_counted(shapes: Dataset, tmp_path: Path) -> None:
     source = authors_folder(tmp_path / "dalle_shapes")
     (source / "101_ObjectCategories" / "green_circle" / "1.jpg").write_bytes(b"broken")
     import_set(str(source), shapes, str(tmp_path / "set"))
@@ -110,7 +110,7 @@ def test_unreadable_pictures_leave_a_gap_and_are_counted(shapes: Benchmark, tmp_
 
 
 def test_an_interrupted_import_is_no_set_and_goes_on(
-    shapes: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shapes: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, url = str(authors_folder(tmp_path / "dalle_shapes")), str(tmp_path / "set")
 
@@ -125,7 +125,7 @@ def test_an_interrupted_import_is_no_set_and_goes_on(
     assert import_set(source, shapes, url) == read_set(url) == import_set(source, shapes, url)
 
 
-def test_a_folder_that_holds_something_else_is_refused(shapes: Benchmark, tiny_set: str, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_refused(shapes: Dataset, tiny_set: str, tmp_path: Path) -> None:
     source = str(authors_folder(tmp_path / "dalle_shapes"))
     before = sorted(Path(tiny_set).iterdir())
     with pytest.raises(UserError, match="holds something else already"):
@@ -141,12 +141,12 @@ def shifted(listed: list[list[object]]) -> list[list[object]]:
     ("change", "part"),
     [
         (lambda listed: [*listed, ["red_circle/0.jpg", 6, "puce circle"]], "label 6 is out of range; 'shapes' has 6"),
-        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of the 25 pictures that it names"),
+        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of the 25 images that it names"),
         (shifted, "6 of 6 names differ"),
     ],
 )
 def test_a_split_file_that_does_not_fit_is_refused(
-    shapes: Benchmark, tmp_path: Path, change: Callable[[list[list[object]]], list[list[object]]], part: str
+    shapes: Dataset, tmp_path: Path, change: Callable[[list[list[object]]], list[list[object]]], part: str
 ) -> None:
     source = authors_folder(tmp_path / "dalle_shapes")
     file = source / "dalle_shapes.json"
@@ -156,7 +156,7 @@ def test_a_split_file_that_does_not_fit_is_refused(
     assert not (tmp_path / "set").exists()
 
 
-def test_a_webdataset_of_names_is_refused(shapes: Benchmark, tmp_path: Path) -> None:
+def test_a_webdataset_of_names_is_refused(shapes: Dataset, tmp_path: Path) -> None:
     tar(tmp_path / "wds" / "0.tar", [{"jpg": b"?", "cls": b"red circle"}])
     with pytest.raises(UserError, match="the class is told as 'red circle'; class ids are numbers"):
         import_set(str(tmp_path / "wds"), shapes, str(tmp_path / "set"))
@@ -165,7 +165,7 @@ def test_a_webdataset_of_names_is_refused(shapes: Benchmark, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("files", "part"), [([], "neither tars nor a split file"), (["a", "b"], "several split files")]
 )
-def test_a_folder_without_a_set_is_refused(shapes: Benchmark, tmp_path: Path, files: list[str], part: str) -> None:
+def test_a_folder_without_a_set_is_refused(shapes: Dataset, tmp_path: Path, files: list[str], part: str) -> None:
     (tmp_path / "source").mkdir()
     for name in files:
         (tmp_path / "source" / f"{name}.json").write_text("{}")
@@ -179,6 +179,6 @@ def test_the_command_tells_how_to_use_the_set(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:
     source = str(authors_folder(tmp_path / "dalle_shapes"))
-    outcome = Outcome(capsys, "shards", "import", source, tiny.benchmark, "--out", str(tmp_path / "set"))
+    outcome = Outcome(capsys, "shards", "import", source, tiny.dataset, "--out", str(tmp_path / "set"))
     assert outcome.status == 0
-    assert f"24 pictures of 6 classes, 3 to 5 a class; use them by training.synthetic={tmp_path / 'set'}" in outcome.out
+    assert f"24 images of 6 classes, 3 to 5 a class; use them by training.synthetic={tmp_path / 'set'}" in outcome.out

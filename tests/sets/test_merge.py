@@ -1,4 +1,4 @@
-"""Merging sets: every picture once, class-balanced as far as it can be, and each can be traced."""
+"""Merging sets: every image once, class-balanced as far as it can be, and each can be traced."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CLASSES = ("a", "b", "c")
 
 
 def make_set(url: str, counts: tuple[int, ...], first: int = 0, classnames: tuple[str, ...] = CLASSES) -> str:
-    """A set of `counts` pictures of each class that is there already; their colours count from `first`."""
-    known = ImportedSet(source="x", benchmark="b", classnames=classnames, counts=counts, shard_size=2 * len(counts))
+    """A set of `counts` images of each class that is there already; their colours count from `first`."""
+    known = ImportedSet(source="x", dataset="b", classnames=classnames, counts=counts, shard_size=2 * len(counts))
     claim(known, url)
     samples = [
         Sample(image * len(counts) + label, label, jpeg(first + image * len(counts) + label), f"text {first}", {"k": 1})
@@ -68,7 +68,7 @@ def test_indices_count_each_class_from_zero(labels: list[int]) -> None:
         seen[label] = seen.get(label, 0) + 1
 
 
-def test_the_first_set_comes_first_and_every_picture_once(tmp_path: Path) -> None:
+def test_the_first_set_comes_first_and_every_image_once(tmp_path: Path) -> None:
     one, two = make_set(f"{tmp_path}/one", (2, 2, 2)), make_set(f"{tmp_path}/two", (3, 3, 3), first=100)
     found = merge_sets([one, two], f"{tmp_path}/all")
     merged, first, second = rows(f"{tmp_path}/all"), rows(one), rows(two)
@@ -157,7 +157,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, pair: list[str]) 
     assert merge_sets(pair, f"{tmp_path}/all").counts == (2, 2, 2)
 
 
-def test_the_same_plan_twice_would_be_the_same_pictures_twice(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
+def test_the_same_plan_twice_would_be_the_same_images_twice(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         draw_here(make_plan(1, seed=seed), f"{tmp_path}/{name}")
     with pytest.raises(UserError, match="drawn by the same plan"):

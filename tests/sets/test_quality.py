@@ -17,12 +17,12 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters import FrozenClip
 from syncclip.synthesis.plan import PLAN_NAME, draft
 from syncclip.synthesis.settings import SynthesisSettings
-from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
 from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
 
 PROMPTS = [f"a photo of a {name}." for name in CLASSES]
 TWICE = 14
-"""A sample that shows the very picture of sample 2."""
+"""A sample that shows the very image of sample 2."""
 
 
 @pytest.fixture(scope="module")
@@ -32,24 +32,24 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> FrozenClip:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Three pictures of each of six classes."""
+    """Three images of each of six classes."""
     url = str(tmp_path_factory.mktemp("set"))
     settings = SynthesisSettings(images_per_class=3, shard_size=18)
-    plan = draft(settings, benchmark="shapes", classnames=CLASSES, template="a photo of a {}.")
+    plan = draft(settings, dataset="shapes", classnames=CLASSES, template="a photo of a {}.")
     storage.write_bytes(storage.join(url, PLAN_NAME), plan.model_dump_json().encode())
     variants = {index: 2 if index == TWICE else index for index in range(18)}
-    pictures = [encoded(picture(index % 6, variants[index])) for index in range(18)]
-    write_shard(url, 0, [Sample(index, index % 6, data, PROMPTS[index % 6]) for index, data in enumerate(pictures)])
+    images = [encoded(make_image(index % 6, variants[index])) for index in range(18)]
+    write_shard(url, 0, [Sample(index, index % 6, data, PROMPTS[index % 6]) for index, data in enumerate(images)])
     return url
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    return ShardSet(str(tiny_benchmark(tmp_path_factory.mktemp("real")) / "test"))
+    return ShardSet(str(tiny_dataset(tmp_path_factory.mktemp("real")) / "test"))
 
 
 def features(clip: FrozenClip, images: ShardSet) -> tuple[np.ndarray, np.ndarray]:
-    """Of pictures and class sentences, by open_clip's own forward pass."""
+    """Of images and class sentences, by open_clip's own forward pass."""
     plain = load_backbone(BackboneSettings(name=clip.backbone.name))
     with torch.inference_mode():
         pixels = torch.stack([plain.preprocess(images.image(row)) for row in range(len(images))])
@@ -93,7 +93,7 @@ def test_the_numbers_lie_beside_the_set_as_json(clip: FrozenClip, drawn: str, re
     assert json.loads((Path(drawn) / "stats.json").read_text()) == json.loads(quality.model_dump_json())
 
 
-def test_only_the_first_pictures_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, drawn: str) -> None:
+def test_only_the_first_images_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, drawn: str) -> None:
     quality = set_quality(drawn, clip, None, most=6)
     assert (quality.images, quality.measured) == (18, 6)
     assert {one.images for one in quality.classes} == {1}
@@ -110,7 +110,7 @@ def test_blocks_find_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> Non
     assert whole[0] == sum(max(rows[n] @ rows[k] for k in range(n)) >= DUPLICATE for n in range(1, 40)) > 3
 
 
-def test_one_picture_has_no_similarity() -> None:
+def test_one_image_has_no_similarity() -> None:
     assert similarity(np.ones((1, 1))) is None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
 from syncclip.sets.repair import examine, repair_set
 from syncclip.shards.layout import committed
@@ -21,7 +21,7 @@ from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, settle
-from syncclip.synthesis.references import lay, real_pictures
+from syncclip.synthesis.references import lay, real_images
 from syncclip.synthesis.worker import ShardMaker
 from tests.conftest import TinyWorld
 from tests.shards.sets import write_set
@@ -66,7 +66,7 @@ def damage(folder: Path, how: str) -> None:
     match how:
         case "a flipped byte":
             flip(tar)
-        case "a flipped byte of a picture":
+        case "a flipped byte of an image":
             flip(tar, 2500)
         case "a short tar":
             tar.write_bytes(tar.read_bytes()[:-512])
@@ -89,7 +89,7 @@ def damage(folder: Path, how: str) -> None:
 
 HOW = (
     "a flipped byte",
-    "a flipped byte of a picture",
+    "a flipped byte of an image",
     "a short tar",
     "no tar",
     "no table",
@@ -197,14 +197,14 @@ def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
 
 
 @pytest.mark.usefixtures("drawn_here")
-def test_nothing_is_thrown_away_where_a_picture_to_start_from_is_damaged(
+def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     make_plan: Callable[..., Plan], pipeline: Path, tiny: TinyWorld, tmp_path: Path
 ) -> None:
-    benchmark = load_benchmark(BenchmarkSettings(name=tiny.benchmark))
-    pictures, url = real_pictures(benchmark, shots=1, seed=1), str(tmp_path)
+    dataset = load_dataset(DatasetSettings(name=tiny.dataset))
+    images, url = real_images(dataset, shots=1, seed=1), str(tmp_path)
     generator = {"pipeline": str(pipeline), "guide": {}}
-    plan = make_plan(1, classes=tuple(benchmark.classnames), generator=generator, guides=references.digests(pictures))
-    lay(pictures, benchmark, url)
+    plan = make_plan(1, classes=tuple(dataset.classnames), generator=generator, guides=references.digests(images))
+    lay(images, dataset, url)
     settle(plan, url)
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()
@@ -244,7 +244,7 @@ def test_a_set_without_a_plan_says_where_to_get_it_again(tmp_path: Path) -> None
 def test_an_imported_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     storage.write_bytes(
         str(tmp_path / "imported.json"),
-        b'{"source": "dalle", "benchmark": "b", "classnames": ["a", "b"], "counts": [2, 2], "shard_size": 2, '
+        b'{"source": "dalle", "dataset": "b", "classnames": ["a", "b"], "counts": [2, 2], "shard_size": 2, '
         b'"content": "x"}',
     )
     write_set(str(tmp_path), classes=2, rounds=1)

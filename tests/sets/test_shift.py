@@ -73,7 +73,7 @@ def test_the_map_is_a_function_of_the_features() -> None:
     assert again[0][::-1] == pytest.approx(project(first, second)[0])
 
 
-def test_pictures_are_taken_evenly_from_the_classes() -> None:
+def test_images_are_taken_evenly_from_the_classes() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
     assert evenly(labels, 7).tolist() == [0, 1, 2, 4, 5, 6, 7]
     assert evenly(labels, 100).tolist() == list(range(9))

@@ -13,7 +13,7 @@ from open_clip_train import data
 
 
 def read_by_open_clip(pattern: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
-    """(sample that the picture shows, text) of all that one epoch of open_clip's own training loader gives.
+    """(sample that the image shows, text) of all that one epoch of open_clip's own training loader gives.
 
     webdataset >= 0.2.96 marks the end of every shard with a `{}` that open_clip <= 3.3 does not expect, whatever the
     shards hold (webdataset issue 384, open_clip issue 935); that one default is set back, as both threads advise.

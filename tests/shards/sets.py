@@ -1,4 +1,4 @@
-"""Tiny sets whose pictures tell which sample they are."""
+"""Tiny sets whose images tell which sample they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZE = 8
 
 
 def jpeg(index: int) -> bytes:
-    """An even picture whose colour is (about) a function of `index` alone, up to 4096 of them."""
+    """An even image whose colour is (about) a function of `index` alone, up to 4096 of them."""
     buffer = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), colour(index)).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
@@ -24,9 +24,9 @@ def colour(index: int) -> tuple[int, int, int]:
     return (index % 16 * 16 + 8, index // 16 % 16 * 16 + 8, index // 256 * 16 + 8)
 
 
-def index_of(picture: Image.Image) -> int:
-    """The sample that a picture shows."""
-    red, green, blue = (value // 16 for value in picture.getpixel((SIZE // 2, SIZE // 2)))  # type: ignore[union-attr]
+def index_of(image: Image.Image) -> int:
+    """The sample that an image shows."""
+    red, green, blue = (value // 16 for value in image.getpixel((SIZE // 2, SIZE // 2)))  # type: ignore[union-attr]
     return red + 16 * green + 256 * blue
 
 

@@ -25,7 +25,7 @@ def offset(size: int) -> int:
 
 
 def begins(width: int) -> list[int]:
-    """Where the line would begin, in each of 200 pictures' decoding amid other memory of the same size.
+    """Where the line would begin, in each of 200 images' decoding amid other memory of the same size.
 
     For a process of its own: in one where many tests left holes of that size, it may be looked for in vain.
     """

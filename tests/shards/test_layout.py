@@ -173,7 +173,7 @@ def test_a_set_in_memory_is_verified_alike(tmp_path: Path) -> None:
 
 
 def test_samples_without_provenance_are_sound(tmp_path: Path) -> None:
-    write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "a picture")])
+    write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "an image")])
     assert verify(str(tmp_path)) == []
 
 

@@ -9,20 +9,20 @@ from syncclip.core.settings import Settings, UserError
 
 
 class Note(Settings):
-    pictures: int
+    images: int
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     place = str(tmp_path / "note.json")
     assert storage.read_document(place, Note, "write it anew") is None
-    storage.write_document(place, Note(pictures=3))
-    assert (tmp_path / "note.json").read_text() == '{\n "pictures": 3\n}\n'
-    assert storage.read_document(place, Note, "write it anew") == Note(pictures=3)
+    storage.write_document(place, Note(images=3))
+    assert (tmp_path / "note.json").read_text() == '{\n "images": 3\n}\n'
+    assert storage.read_document(place, Note, "write it anew") == Note(images=3)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("{", "Invalid JSON"), ('{"pictures": "many"}', "pictures: Input should be"), ('{"shots": 1}', "pictures: Field")],
+    [("{", "Invalid JSON"), ('{"images": "many"}', "images: Input should be"), ('{"shots": 1}', "images: Field")],
 )
 def test_a_damaged_one_is_named_with_the_reason_and_the_remedy(text: str, complaint: str, tmp_path: Path) -> None:
     place = tmp_path / "note.json"

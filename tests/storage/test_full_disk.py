@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fault
 FILLS = """
 import sys
 from syncclip import storage
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from tests.shards.sets import sample
 from syncclip.shards.writer import write_shard
 try:

@@ -29,13 +29,13 @@ def test_one_set_is_itself() -> None:
 
 
 @given(epoch=st.integers(0, 50))
-def test_at_weight_one_each_chosen_picture_comes_once_an_epoch(epoch: int) -> None:
+def test_at_weight_one_each_chosen_image_comes_once_an_epoch(epoch: int) -> None:
     epochs = RealEpochs([Source(stored(3, 4, 4), rows=[0, 5]), Source(stored(5, 2, 1))], seed=1)
     assert epochs.shown(epoch).tolist() == [0, 5, *range(12, 22)] == epochs.rows.tolist()
 
 
 @given(weight=st.sampled_from([0.25, 0.5, 1.5, 2.0, 3.0]), seed=st.integers(0, 2**40), first=st.integers(0, 20))
-def test_a_weight_is_how_often_an_epoch_shows_a_picture(weight: float, seed: int, first: int) -> None:
+def test_a_weight_is_how_often_an_epoch_shows_a_image(weight: float, seed: int, first: int) -> None:
     epochs = RealEpochs([Source(stored(3, 4, 4)), Source(stored(5, 2, 1), weight)], seed)
     shown = [epochs.shown(epoch) for epoch in range(first, first + 4)]
     assert {len(rows) for rows in shown} == {len(epochs)} == {12 + round(10 * weight)}
@@ -46,6 +46,6 @@ def test_a_weight_is_how_often_an_epoch_shows_a_picture(weight: float, seed: int
     assert max(often) - min(often) <= 2  # a sweep that began before and one that ends after
 
 
-def test_a_set_without_a_picture_is_named() -> None:
+def test_a_set_without_a_image_is_named() -> None:
     with pytest.raises(UserError, match="no real image to train on in set 2 of 2"):
         RealEpochs([Source(stored(3, 4, 4)), Source(stored(3, 4, 4), rows=[])], seed=1)

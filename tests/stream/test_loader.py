@@ -129,7 +129,7 @@ def test_each_batch_is_copied_to_page_locked_memory_once_and_in_order(
 
 
 def as_it_lies(image: Image.Image, _: torch.Generator) -> torch.Tensor:
-    """Its colours side by side, as a picture has them."""
+    """Its colours side by side, as an image has them."""
     return F.pil_to_tensor(image)
 
 

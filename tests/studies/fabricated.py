@@ -30,7 +30,7 @@ ARMS = [
 """Name, method, data, the four accuracies at the largest amount, and how much of them the smallest amount lacks."""
 
 
-def picture(label: int, number: int, synthetic: bool = False) -> Image.Image:
+def make_image(label: int, number: int, synthetic: bool = False) -> Image.Image:
     """A polygon whose corners and colour tell the class; a synthetic one is soft and pale."""
     generator = np.random.default_rng([label, number, synthetic])
     tint = tuple(int(value) for value in generator.integers(150, 255, 3))
@@ -51,30 +51,33 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def make_benchmark(folder: Path, names: list[str] = NAMES) -> Path:
-    """Packed shards with a few pictures of each class."""
+def make_dataset(folder: Path, names: list[str] = NAMES) -> Path:
+    """Packed shards with a few images of each class."""
     folder.mkdir(parents=True)
-    (folder / "benchmark.json").write_text(json.dumps({"classnames": names, "template": "a photo of a {}."}))
+    (folder / "dataset.json").write_text(json.dumps({"classnames": names, "template": "a photo of a {}."}))
     for number, split in enumerate(("train", "val", "test")):
         labels = [label for _ in range(6) for label in range(len(names))]
         write_shard(
             str(folder / split),
             0,
-            [Sample(i, label, jpeg(picture(label, 100 * number + i)), names[label]) for i, label in enumerate(labels)],
+            [
+                Sample(i, label, jpeg(make_image(label, 100 * number + i)), names[label])
+                for i, label in enumerate(labels)
+            ],
         )
     return folder
 
 
 def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = None) -> Path:
-    """A synthetic set of six pictures of each class, with rejects in its markers."""
+    """A synthetic set of six images of each class, with rejects in its markers."""
     folder.mkdir(parents=True)
-    plan = {"benchmark": "shapes", "classnames": names, "generator": {"pipeline": "shapes"}, "amounts": [6]}
+    plan = {"dataset": "shapes", "classnames": names, "generator": {"pipeline": "shapes"}, "amounts": [6]}
     (folder / "plan.json").write_text(json.dumps(plan))
     for shard in range(2):
         samples = []
         for place in range(3 * len(names)):
             index, label = shard * 3 * len(names) + place, place % len(names)
-            drawn = picture(label, index, synthetic=True)
+            drawn = make_image(label, index, synthetic=True)
             if source is not None:
                 rows = source.rows_of(label)
                 drawn = source.image(int(rows[index // len(names) % len(rows)])).filter(ImageFilter.GaussianBlur(1.3))
@@ -83,7 +86,7 @@ def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = N
     return folder
 
 
-def make_study(folder: Path, benchmark: Path, names: list[str] = NAMES, source: ShardSet | None = None) -> Path:
+def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: ShardSet | None = None) -> Path:
     """All files of a finished study of five arms, with its set and its cells."""
     generator = np.random.default_rng(7)
     folder.mkdir(parents=True)
@@ -95,7 +98,7 @@ def make_study(folder: Path, benchmark: Path, names: list[str] = NAMES, source: 
         str(folder / outputs.STATE),
         {
             "name": "shapes",
-            "benchmark": "shapes",
+            "dataset": "shapes",
             "classnames": names,
             "base": (len(names) + 1) // 2,
             "synthetic": str(synthetic),
@@ -104,7 +107,7 @@ def make_study(folder: Path, benchmark: Path, names: list[str] = NAMES, source: 
         },
     )
     (folder / outputs.RECIPE).write_text(
-        f"name: shapes\nbenchmark:\n  name: {benchmark}\n  shots: 4\ntraining:\n  method: syncclip\n"
+        f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
     )
     outputs.write_json(
         str(folder / outputs.FIT), {"level": 0.95, "draws": 400, "split": "test", "curves": _curves(table, generator)}
@@ -128,7 +131,7 @@ def make_study(folder: Path, benchmark: Path, names: list[str] = NAMES, source: 
     return folder
 
 
-def make_run(folder: Path, benchmark: Path, names: list[str] = NAMES) -> Path:
+def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
     """A finished single run."""
     generator = np.random.default_rng(3)
     folder.mkdir(parents=True)
@@ -145,7 +148,7 @@ def make_run(folder: Path, benchmark: Path, names: list[str] = NAMES) -> Path:
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "run.json").write_text(json.dumps({"name": "shapes", "status": "finished", "seconds": 65.0}))
     (folder / "recipe.yaml").write_text(
-        f"name: shapes\nbenchmark:\n  name: {benchmark}\ntraining:\n  method: syncclip\n  data: both\n"
+        f"name: shapes\ndataset:\n  name: {dataset}\ntraining:\n  method: syncclip\n  data: both\n"
     )
     lines = [
         {
@@ -269,7 +272,7 @@ def _comparison(
         "high": estimate + 1.3,
         "level": 0.95,
         "seeds": len(SEEDS),
-        "pictures": 400,
+        "images": 400,
     }
 
 

@@ -1,4 +1,4 @@
-"""What synthetic pictures are worth in real ones, from answers that are made up."""
+"""What synthetic images are worth in real ones, from answers that are made up."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from syncclip.studies.analysis import SHOTS, Evidence, exchanges, models, series
 from syncclip.studies.bootstrap import Answers
 
 REAL = {1: 0.5, 4: 0.6, 16: 0.65}
-"""Shots -> share of the pictures that are right: the error is 30 % + 20 % / sqrt(shots)."""
-PICTURES = 4000
+"""Shots -> share of the images that are right: the error is 30 % + 20 % / sqrt(shots)."""
+IMAGES = 4000
 
 
 def answers(share: float) -> Answers:
     """Of each half, so large a share is right."""
-    right = np.tile(np.arange(PICTURES // 2) < share * PICTURES / 2, 2)[None]
-    return Answers(own=right, open=right, novel=np.arange(PICTURES) >= PICTURES // 2)
+    right = np.tile(np.arange(IMAGES // 2) < share * IMAGES / 2, 2)[None]
+    return Answers(own=right, open=right, novel=np.arange(IMAGES) >= IMAGES // 2)
 
 
 def evidence(shots: dict[int, float], focus: float = 0.65, own: int = 4) -> tuple[Evidence, StudySettings]:
@@ -29,7 +29,7 @@ def evidence(shots: dict[int, float], focus: float = 0.65, own: int = 4) -> tupl
     return Evidence(arms, cells), settings
 
 
-def test_the_focus_arm_is_told_in_shots_of_real_pictures_alone() -> None:
+def test_the_focus_arm_is_told_in_shots_of_real_images_alone() -> None:
     for one in exchanges(*evidence(REAL), shots=16)["open_hm"]:
         assert one.shots.estimate == pytest.approx(16, rel=0.05)
         assert one.per_real.estimate == pytest.approx(one.n / 12, rel=0.1)  # it has four itself

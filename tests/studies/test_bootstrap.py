@@ -1,4 +1,4 @@
-"""Metrics from answers, and the paired bootstrap over seeds and pictures."""
+"""Metrics from answers, and the paired bootstrap over seeds and images."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from syncclip.evaluation.predict import Predictions, results
 from syncclip.studies.bootstrap import METRICS, Answers, arm_draws, difference, make_draws, run_metrics, seed_weights
 
 
-def answers(seeds: int, pictures: int, right: float, generator: np.random.Generator) -> Answers:
-    own = generator.random((seeds, pictures)) < right
-    return Answers(own, own & (generator.random((seeds, pictures)) < 0.9), np.arange(pictures) % 2 == 1)
+def answers(seeds: int, images: int, right: float, generator: np.random.Generator) -> Answers:
+    own = generator.random((seeds, images)) < right
+    return Answers(own, own & (generator.random((seeds, images)) < 0.9), np.arange(images) % 2 == 1)
 
 
 def test_metrics_equal_those_of_the_evaluation() -> None:
@@ -27,7 +27,7 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
     )
 
 
-def test_counts_weigh_pictures_as_repeating_them_would() -> None:
+def test_counts_weigh_images_as_repeating_them_would() -> None:
     generator = np.random.default_rng(0)
     one = answers(2, 8, 0.6, generator)
     counts = np.array([[0, 1, 3, 1, 0, 2, 1, 0]], dtype=np.uint16)
@@ -53,7 +53,7 @@ def test_one_seed_always_weighs_one() -> None:
 def test_draws_keep_the_sizes_of_both_halves() -> None:
     novel = np.array([True] * 7 + [False] * 5)
     draws = make_draws(3, novel, 50, np.random.default_rng(0))
-    assert (draws.pictures[:, novel].sum(axis=1) == 7).all() and (draws.pictures[:, ~novel].sum(axis=1) == 5).all()
+    assert (draws.images[:, novel].sum(axis=1) == 7).all() and (draws.images[:, ~novel].sum(axis=1) == 5).all()
 
 
 def test_an_arm_does_not_differ_from_itself() -> None:
@@ -77,7 +77,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(200):
         generator = np.random.default_rng(trial)
-        shared = generator.random(300)  # how hard each picture is; both arms meet the same ones
+        shared = generator.random(300)  # how hard each image is; both arms meet the same ones
         luck = generator.normal(0, 0.02, (2, 5, 1))  # of each arm's seeds
         own = [
             shared[None] < 0.5 + gain + luck[i] + generator.normal(0, 0.1, (5, 300)) for i, gain in enumerate((0.04, 0))
@@ -89,7 +89,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     assert hits >= 170
 
 
-def test_pictures_that_both_arms_share_cancel_in_the_difference() -> None:
+def test_images_that_both_arms_share_cancel_in_the_difference() -> None:
     generator = np.random.default_rng(0)
     first = answers(1, 400, 0.5, generator)
     own = first.own.copy()

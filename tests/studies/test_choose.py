@@ -11,19 +11,19 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.choose import choose, combinations
-from tests.worlds.benchmark import tiny_benchmark
 from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import tiny_dataset
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     root = tmp_path_factory.mktemp("choice")
-    tiny_benchmark(root / "benchmark", train=2, val=6, test=1)
+    tiny_dataset(root / "dataset", train=2, val=6, test=1)
     make_clip_folder(root / "clip")
     candidates = {"methods.ivlp.learning_rate": [0.0025, 0.05], "training.epochs": [1, 3]}
     values: dict[str, Any] = {
-        "benchmark.name": str(root / "benchmark"),
-        "benchmark.shots": 2,
+        "dataset.name": str(root / "dataset"),
+        "dataset.shots": 2,
         "backbone.name": str(root / "clip"),
         "training.batch": 3,
         "training.warmup_epochs": 0,

@@ -19,7 +19,7 @@ from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import cells
 from syncclip.studies.run import with_amounts
-from tests.worlds.benchmark import CLASSES
+from tests.worlds.dataset import CLASSES
 from tests.worlds.study import make_set, study_recipe, study_world
 
 WORK = {"wall_seconds": 10.0, "busy_seconds": 15.0, "workers": 2.0}
@@ -119,7 +119,7 @@ def test_every_arm_with_amounts_has_a_curve(finished: Finished) -> None:
     assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx((100 - means).tolist())
 
 
-def test_the_focus_arms_pictures_have_a_price_in_hours(finished: Finished) -> None:
+def test_the_focus_arms_images_have_a_price_in_hours(finished: Finished) -> None:
     worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
     assert worth["arm"] == "syncclip-both"
     assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
@@ -138,7 +138,7 @@ def test_the_feature_map_shows_both_domains_under_both_models(finished: Finished
     assert shift["frozen"]["centroid_distance"] != shift["trained"]["centroid_distance"]
 
 
-def test_the_cost_counts_pictures_and_hours(finished: Finished) -> None:
+def test_the_cost_counts_images_and_hours(finished: Finished) -> None:
     cost = read(finished, "cost.json")
     assert cost["synthesis"]["images"] == 24 and cost["synthesis"]["images_per_second"] > 0
     assert cost["training"]["cells"] == 15 and 0 < cost["training"]["busy_share"] <= 1

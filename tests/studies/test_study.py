@@ -24,7 +24,7 @@ SMALL = ("study.seeds=[1]", "study.images_per_class=[1,2]")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with benchmark, CLIP, generator, a recipe of them, and a set of 4 images per class in `set`."""
+    """A folder with dataset, CLIP, generator, a recipe of them, and a set of 4 images per class in `set`."""
     root = study_world(tmp_path_factory.mktemp("world"))
     make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
     return root

@@ -30,7 +30,7 @@ def test_methods_stand_side_by_side_by_what_they_learn_from() -> None:
     assert found[0][2:] == [f"{mean:.1f} ± 1.0 / {mean:.1f} ± 1.0" for mean in (21, 31, 41)]
 
 
-def test_each_amount_has_a_row_and_real_pictures_know_no_amount() -> None:
+def test_each_amount_has_a_row_and_real_images_know_no_amount() -> None:
     more = [(arm, method, data, 64) for arm, method, data, amount in WHOLE if amount]
     found = by_data(table(*WHOLE, *more))
     assert [row[:2] for row in found] == [["coop", "16"], ["coop", "64"], ["vpt", "16"], ["vpt", "64"]]

@@ -19,15 +19,15 @@ def law(n: list[int], a: float, b: float, c: float) -> Floats:
     return np.asarray(a + b * np.array(n, float) ** -c)
 
 
-def test_an_hour_gains_the_slope_of_the_curve_times_its_pictures_a_class() -> None:
-    # 100 pictures an hour, 50 classes: two a class; the slope of 20 / sqrt(n) is 10 n^(-3/2)
+def test_an_hour_gains_the_slope_of_the_curve_times_its_images_a_class() -> None:
+    # 100 images an hour, 50 classes: two a class; the slope of 20 / sqrt(n) is 10 n^(-3/2)
     found = marginal(AMOUNTS, *exact(law(AMOUNTS, 30, 20, 0.5)), images_per_hour=100, classes=50)
     assert [one.n for one in found] == AMOUNTS
     for one in found:
         assert one.points_per_hour.estimate == pytest.approx(2 * 10 * one.n**-1.5, rel=0.02)
 
 
-def test_synthetic_pictures_are_told_in_real_ones() -> None:
+def test_synthetic_images_are_told_in_real_ones() -> None:
     # Real: 20 + 16 / sqrt(r), so 4 shots have 28. Beside them n synthetic ones take away half a point a doubling.
     real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(28 - 0.5 * (1 + np.log2(np.array(AMOUNTS, float))))
     for one, error in zip(exchange(SHOTS, real, AMOUNTS, mixed, own=4), mixed[0], strict=True):
@@ -36,12 +36,12 @@ def test_synthetic_pictures_are_told_in_real_ones() -> None:
         assert one.per_real.estimate == pytest.approx(one.n / (shots - 4), rel=0.1)
 
 
-def test_what_brings_nothing_replaces_no_real_picture() -> None:
+def test_what_brings_nothing_replaces_no_real_image() -> None:
     real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(np.full(len(AMOUNTS), 30.0))  # worse than the 4 shots alone
     assert all(np.isinf(one.per_real.estimate) for one in exchange(SHOTS, real, AMOUNTS, mixed, own=4))
 
 
-def test_what_no_number_of_real_pictures_reaches_is_infinite() -> None:
+def test_what_no_number_of_real_images_reaches_is_infinite() -> None:
     real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(np.full(len(AMOUNTS), 19.0))
     for one in exchange(SHOTS, real, AMOUNTS, mixed, own=4):
         assert np.isinf(one.shots.estimate) and one.per_real.estimate == 0

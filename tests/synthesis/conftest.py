@@ -32,7 +32,7 @@ def make_plan(pipeline: Path) -> Callable[..., Plan]:
     ) -> Plan:
         generator = {"pipeline": str(pipeline), "steps": steps, "batch_size": 4}
         asked = SynthesisSettings(images_per_class=images, **{"generator": generator, "filters": (), **settings})
-        return draft(asked, benchmark="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
+        return draft(asked, dataset="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
 
     return make
 

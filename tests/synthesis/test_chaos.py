@@ -25,7 +25,7 @@ def test_a_storm_of_kills_and_faults_changes_no_byte(tmp_path: Path) -> None:
     quiet = quiet_bytes(plan, tmp_path / "quiet")
     with faulty_bucket() as (bucket, proxy):
         proxy.spoil_some(0.05, seed=1)
-        # This seed hits every kind within the first third of the pictures, however late each kill comes.
+        # This seed hits every kind within the first third of the images, however late each kill comes.
         weather = Weather(proxy.endpoint, actors=2, pace=0.02, every=280.0, seed=162, limit=840.0)
         toll = storm(plan, f"{bucket}/set", tmp_path, weather)
         proxy.soothe()

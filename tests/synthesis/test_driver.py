@@ -105,7 +105,7 @@ def test_asking_for_fewer_draws_just_what_they_need(in_process: list[int], make_
 
 
 @pytest.mark.usefixtures("in_process")
-def test_rejects_and_dropped_pictures_are_summed_up(make_plan: MakePlan, tmp_path: Path) -> None:
+def test_rejects_and_dropped_images_are_summed_up(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(3, shard_size=6, filters=[{"name": "blank", "minimum": 127.5}], attempts=2, keep="drop")
     summary = synthesise_set(plan, str(tmp_path), show=False)
     assert summary.rejects == {"blank": 18}
@@ -124,7 +124,7 @@ def test_filters_that_reject_everything_end_the_run_early_and_again_at_once(
     refusal = "none of the first 72 drawings, of class 'cat' and 2 others, passed the filters, most were rejected by"
     with pytest.raises(UserError, match=refusal):
         synthesise_set(plan, str(tmp_path), show=False)
-    assert len(in_process) == 3  # of 100 shards, each with two pictures of three classes
+    assert len(in_process) == 3  # of 100 shards, each with two images of three classes
     with pytest.raises(UserError, match=refusal):
         synthesise_set(plan, str(tmp_path), show=False)
     assert len(in_process) == 3

@@ -20,11 +20,11 @@ def barren(*labels: int) -> str:
 
 @pytest.fixture
 def plan(make_plan: MakePlan) -> Plan:
-    """Three classes, two pictures of each in a shard, each drawn up to four times."""
+    """Three classes, two images of each in a shard, each drawn up to four times."""
     return make_plan(100, shard_size=6, attempts=4, keep="drop", filters=FILTERS)
 
 
-def test_a_class_without_an_accepted_picture_ends_the_run_and_is_named_with_the_reason(plan: Plan) -> None:
+def test_a_class_without_an_accepted_image_ends_the_run_and_is_named_with_the_reason(plan: Plan) -> None:
     harvest = Harvest(plan)
     for shard in range(PATIENCE // 8 - 1):
         harvest.take(shard, barren(1))
@@ -32,7 +32,7 @@ def test_a_class_without_an_accepted_picture_ends_the_run_and_is_named_with_the_
         harvest.take(PATIENCE // 8 - 1, barren(1))
 
 
-def test_one_accepted_picture_is_enough(plan: Plan) -> None:
+def test_one_accepted_image_is_enough(plan: Plan) -> None:
     harvest = Harvest(plan)
     harvest.take(0, barren(0))
     for shard in range(1, 100):

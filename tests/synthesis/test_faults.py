@@ -29,7 +29,7 @@ SHARDS = 6
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from syncclip.synthesis.graph import synthesise_set
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
 synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
                observe=lambda _: os.kill(os.getpid(), signal.SIGKILL))

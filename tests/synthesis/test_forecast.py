@@ -143,7 +143,7 @@ def test_shards_that_hardly_ever_live_to_their_end_are_refused() -> None:
 
 def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
     asked = SynthesisSettings(images_per_class=10_000, shard_size=1000, generator={"batch_size": 8})
-    plan = draft(asked, benchmark="large", classnames=[f"class {i}" for i in range(1000)], template="a {}.")
+    plan = draft(asked, dataset="large", classnames=[f"class {i}" for i in range(1000)], template="a {}.")
     cost = CostSettings(rate=2.0, image_bytes=50_000, price=0.5, preemptions=0.1, wait=120, load=60)
     found = forecast(plan, cost, 8, 64, num_gpus=1.0)
     assert found.seconds == 500.0
@@ -159,7 +159,7 @@ def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
 
 def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() -> None:
     asked = SynthesisSettings(images_per_class=4, shard_size=8, generator={"batch_size": 8})
-    plan = draft(asked, benchmark="small", classnames=["cat", "dog"], template="a {}.")
+    plan = draft(asked, dataset="small", classnames=["cat", "dog"], template="a {}.")
     whole, half = (forecast(plan, CostSettings(rate=1.0, load=0), 1, 1, gpus) for gpus in (1.0, 0.5))
     assert (whole.hours.mean, half.hours.mean) == pytest.approx((8 / 3600, 4 / 3600))
     assert whole.money is None and whole.bytes is None

@@ -23,7 +23,7 @@ def plan_of(classes: int = 3, images: int = 4, **settings: Any) -> Plan:
     settings = {"generator": {"batch_size": 1}, **settings}
     return draft(
         SynthesisSettings(images_per_class=images, **settings),
-        benchmark="tiny",
+        dataset="tiny",
         classnames=[f"class {label}" for label in range(classes)],
         template="a photo of a {}.",
     )
@@ -189,7 +189,7 @@ def test_fields_that_came_later_leave_the_identity_of_a_plan_as_it_was() -> None
 def test_the_recipes_backbone_judges_where_the_filter_names_none() -> None:
     settings = SynthesisSettings.model_validate({"filters": [{"name": "clip_score", "top": 1}]})
     judge = BackboneSettings(name="ViT-B-16", pretrained="openai")
-    plan = draft(settings, benchmark="tiny", classnames=["a", "b"], template="{}", backbone=judge)
+    plan = draft(settings, dataset="tiny", classnames=["a", "b"], template="{}", backbone=judge)
     assert plan.model_dump()["filters"][0]["backbone"]["name"] == "ViT-B-16"
 
 

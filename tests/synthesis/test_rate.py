@@ -17,7 +17,7 @@ from syncclip.synthesis.tuning import BATCHES, measure
 from syncclip.synthesis.worker import draw_shard
 
 
-def test_a_probe_measures_the_pictures_bytes_and_rejects_of_the_plan_itself(
+def test_a_probe_measures_the_images_bytes_and_rejects_of_the_plan_itself(
     make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(8, filters=[{"name": "blank", "minimum": 110}], attempts=2, threads=1)

@@ -7,76 +7,76 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.images import decode_image
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import references
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.references import Album, digests, lay, real_pictures
+from syncclip.synthesis.references import Album, digests, lay, real_images
 from syncclip.synthesis.worker import Report, ShardMaker, draw_shard
 from tests.conftest import TinyWorld
 
 
 @pytest.fixture
-def benchmark(tiny: TinyWorld) -> Benchmark:
-    return load_benchmark(BenchmarkSettings(name=tiny.benchmark))
+def dataset(tiny: TinyWorld) -> Dataset:
+    return load_dataset(DatasetSettings(name=tiny.dataset))
 
 
 @pytest.fixture
-def pictures(benchmark: Benchmark) -> list[list[bytes]]:
-    return real_pictures(benchmark, shots=2, seed=1)
+def images(dataset: Dataset) -> list[list[bytes]]:
+    return real_images(dataset, shots=2, seed=1)
 
 
 @pytest.fixture
-def plan(make_plan: Callable[..., Plan], benchmark: Benchmark, pictures: list[list[bytes]], pipeline: Path) -> Plan:
+def plan(make_plan: Callable[..., Plan], dataset: Dataset, images: list[list[bytes]], pipeline: Path) -> Plan:
     generator = {"pipeline": str(pipeline), "steps": 2, "batch_size": 3, "guide": {"strength": 0.6}}
-    classes = tuple(benchmark.classnames)
-    return make_plan(3, classes=classes, generator=generator, guides=digests(pictures), shard_size=2 * len(classes))
+    classes = tuple(dataset.classnames)
+    return make_plan(3, classes=classes, generator=generator, guides=digests(images), shard_size=2 * len(classes))
 
 
-def test_only_classes_with_shots_have_real_pictures(benchmark: Benchmark, pictures: list[list[bytes]]) -> None:
-    assert [len(of_class) for of_class in pictures] == [2] * len(benchmark.base) + [0] * len(benchmark.novel)
-    rows = benchmark.few_shot(2, 1)
-    files = {benchmark.splits["train"].read(int(row)) for row in rows}
-    assert {data for of_class in pictures for data in of_class} == files
+def test_only_classes_with_shots_have_real_images(dataset: Dataset, images: list[list[bytes]]) -> None:
+    assert [len(of_class) for of_class in images] == [2] * len(dataset.base) + [0] * len(dataset.novel)
+    rows = dataset.few_shot(2, 1)
+    files = {dataset.splits["train"].read(int(row)) for row in rows}
+    assert {data for of_class in images for data in of_class} == files
 
 
-def test_real_pictures_of_a_class_are_taken_in_turn_at_every_attempt(
-    plan: Plan, benchmark: Benchmark, pictures: list[list[bytes]], tmp_path: Path
+def test_real_images_of_a_class_are_taken_in_turn_at_every_attempt(
+    plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    lay(pictures, benchmark, str(tmp_path))
+    lay(images, dataset, str(tmp_path))
     album, classes = Album(plan, str(tmp_path)), plan.classes
     for image, attempt in ((0, 0), (1, 0), (2, 0), (2, 1)):
         (found,) = album.guides([plan.entry(image * classes, attempt)])
-        assert found is not None and found.tobytes() == decode_image(pictures[0][image % 2], "").tobytes()
+        assert found is not None and found.tobytes() == decode_image(images[0][image % 2], "").tobytes()
     assert album.guides([plan.entry(classes - 1)]) == [None]
 
 
 def test_laying_them_again_writes_nothing_and_a_lost_shard_is_written_again(
-    benchmark: Benchmark, pictures: list[list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, images: list[list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(references, "SHARD_PICTURES", 2)
-    lay(pictures, benchmark, str(tmp_path))
+    monkeypatch.setattr(references, "SHARD_IMAGES", 2)
+    lay(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in place.glob("*.tar")}
     (place / "00001_stats.json").unlink()
     (place / "00001.tar").unlink()
-    lay(pictures, benchmark, str(tmp_path))
+    lay(images, dataset, str(tmp_path))
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in place.glob("*.tar")}
     assert {file: data for file, (data, _) in after.items()} == {file: data for file, (data, _) in before.items()}
     assert [file.name for file in before if after[file] != before[file]] == ["00001.tar"]
 
 
-def test_missing_and_other_pictures_than_planned_are_refused(
-    plan: Plan, benchmark: Benchmark, pictures: list[list[bytes]], tmp_path: Path
+def test_missing_and_other_images_than_planned_are_refused(
+    plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="doesn't hold the real pictures .*; run `syncclip synth`"):
+    with pytest.raises(UserError, match="doesn't hold the real images .*; run `syncclip synth`"):
         Album(plan, str(tmp_path))
-    lay(pictures, benchmark, str(tmp_path))
+    lay(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()
     shutil.rmtree(place)
-    turned = [of_class[::-1] for of_class in pictures]
+    turned = [of_class[::-1] for of_class in images]
     flat = [(label, data) for label, of_class in enumerate(turned) for data in of_class]
     write_shard(str(place), 0, [Sample(index, label, data, "") for index, (label, data) in enumerate(flat)])
     with pytest.raises(UserError, match=r"00000.tar:000000000.jpg has changed; restore it"):
@@ -84,12 +84,12 @@ def test_missing_and_other_pictures_than_planned_are_refused(
 
 
 def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_started_from(
-    plan: Plan, benchmark: Benchmark, pictures: list[list[bytes]], tmp_path: Path
+    plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
     tars = []
     for name in ("one", "two"):
         url = str(tmp_path / name)
-        lay(pictures, benchmark, url)
+        lay(images, dataset, url)
         make = ShardMaker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
         for shard in (1, 0) if name == "two" else (0, 1):
             assert Report(**make({"shard": shard})).error == ""
@@ -98,16 +98,16 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
     album = Album(plan, str(tmp_path / "one"))
     samples = draw_shard(plan, 0, Generator(plan.generator), [], album).samples
     for sample in samples:
-        real = pictures[sample.label]
+        real = images[sample.label]
         image = sample.index // plan.classes
         assert sample.provenance["guide"] == (references.digest_of(real[image % 2]) if real else None)
 
 
-def test_guided_pictures_differ_from_those_of_text_alone_just_where_there_are_real_ones(
-    plan: Plan, benchmark: Benchmark, pictures: list[list[bytes]], tmp_path: Path
+def test_guided_images_differ_from_those_of_text_alone_just_where_there_are_real_ones(
+    plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    lay(pictures, benchmark, str(tmp_path))
+    lay(images, dataset, str(tmp_path))
     guided = draw_shard(plan, 0, Generator(plan.generator), [], Album(plan, str(tmp_path))).samples
     free = draw_shard(plan, 0, Generator(plan.generator), []).samples
     for one, other in zip(guided, free, strict=True):
-        assert (one.image_bytes == other.image_bytes) is (not pictures[one.label])
+        assert (one.image_bytes == other.image_bytes) is (not images[one.label])

@@ -50,7 +50,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
     return make_plan(10, shard_size=15, attempts=4)
 
 
-def test_without_filters_every_picture_is_its_first_attempt(make_plan: Callable[..., Plan]) -> None:
+def test_without_filters_every_image_is_its_first_attempt(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15)
     drawn = draw_shard(plan, 1, SeedPainter(), [])
     assert [sample.index for sample in drawn.samples] == list(range(15, 30))
@@ -59,7 +59,7 @@ def test_without_filters_every_picture_is_its_first_attempt(make_plan: Callable[
     assert drawn.rejects == {}
 
 
-def test_a_rejected_picture_goes_to_its_next_seed_and_is_counted(plan: Plan) -> None:
+def test_a_rejected_image_goes_to_its_next_seed_and_is_counted(plan: Plan) -> None:
     drawn, _ = draw(plan, 0, bound=100)
     for sample in drawn.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(4)]
@@ -72,7 +72,7 @@ def test_a_rejected_picture_goes_to_its_next_seed_and_is_counted(plan: Plan) -> 
     assert drawn.rejects == {"dark": wasted}
 
 
-def test_pictures_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Callable[..., Plan]) -> None:
+def test_images_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15, attempts=2, keep="drop")
     drawn, _ = draw(plan, 0, bound=150)
     passing = [i for i in range(15) if any(brightness(plan, i, attempt) > 150 for attempt in range(2))]
@@ -116,7 +116,7 @@ def test_batches_are_full_follow_the_index_and_hold_only_what_is_pending(plan: P
     assert painter.batches == expected
 
 
-def test_scores_and_prompt_travel_with_the_picture(plan: Plan) -> None:
+def test_scores_and_prompt_travel_with_the_image(plan: Plan) -> None:
     sample = draw(plan, 0, bound=-1)[0].samples[5]
     assert sample.text == "a photo of a fir tree."
     assert sample.provenance["class"] == "fir tree"
@@ -168,7 +168,7 @@ def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better
     assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in drawn.samples}
 
 
-def test_classes_without_an_accepted_picture_are_named_with_the_main_reason(plan: Plan) -> None:
+def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: Plan) -> None:
     drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(60, "black"), Brighter(255, "white")])
     for label in range(3):
         shades = [brightness(plan, i, a) for i in plan.shard_range(0) if i % 3 == label for a in range(4)]

@@ -55,7 +55,7 @@ class FakeStream:
 
 
 class FakeMethod(nn.Module):
-    """A linear classifier on noisy pictures, beside something frozen and something that is never used."""
+    """A linear classifier on noisy images, beside something frozen and something that is never used."""
 
     def __init__(self, noise: float = 0.1, poisoned_step: int | None = None) -> None:
         super().__init__()

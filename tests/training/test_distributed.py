@@ -141,7 +141,7 @@ def _wait(rank: int, folder: Path) -> None:
 
 
 def _damaged(rank: int, folder: Path) -> None:
-    """Each rank meets a damaged picture of its own: what a recipe allows, it allows to all of them together."""
+    """Each rank meets a damaged image of its own: what a recipe allows, it allows to all of them together."""
 
     def job(name: str, limit: int) -> TrainJob:
         made = fakes.job(folder / name, rank, 2, noise=0.0)
@@ -213,7 +213,7 @@ def test_two_ranks_that_found_no_room_end_with_the_bits_of_an_unbroken_run(ranks
 
 def test_what_any_rank_could_not_read_is_named_in_the_record(ranks_done: Path) -> None:
     assert json.loads((ranks_done / "two damaged" / "run.json").read_text())["notes"] == [
-        "2 unreadable picture(s) were replaced by others of their class: 0.jpg, 1.jpg"
+        "2 unreadable image(s) were replaced by others of their class: 0.jpg, 1.jpg"
     ]
     assert not list((ranks_done / "too many damaged" / "checkpoints").glob("*"))
 

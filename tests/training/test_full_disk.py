@@ -28,7 +28,7 @@ import resource, sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from tests.training import fakes
-from syncclip.settings import UserError
+from syncclip.core.settings import UserError
 from syncclip.training.loop import run
 job = fakes.job(sys.argv[1])
 job.method.large = torch.nn.Parameter(torch.zeros(10_000))

@@ -201,7 +201,7 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept_and_named(tmp_path: Path) -> 
     assert record(tmp_path).notes == [f"of the checkpoints the best by loss is that of step {best} ({means[best]:.4g})"]
 
 
-def test_the_best_checkpoint_on_validation_pictures_is_kept(tmp_path: Path) -> None:
+def test_the_best_checkpoint_on_validation_images_is_kept(tmp_path: Path) -> None:
     accuracies = iter([50.0, 70.0, 60.0, 10.0, 20.0, 30.0])
     made = fakes.job(tmp_path, keep_best="validation", keep_checkpoints=1)
     run(replace(made, validate=lambda: next(accuracies)))
@@ -274,8 +274,8 @@ def test_what_could_not_be_read_is_named_in_the_record_apart_from_empty_shards(t
     for name, images in (("a.jpg", 1), ("00001.tar", 0), ("b.tar", 6)):
         made.stream.corruption.skip(name, "so it is", images)
     assert run(made).notes == [
-        "7 unreadable picture(s) were replaced by others of their class: a.jpg, b.tar",
-        "1 shard without any picture passed over: 00001.tar",
+        "7 unreadable image(s) were replaced by others of their class: a.jpg, b.tar",
+        "1 shard without any image passed over: 00001.tar",
     ]
 
 

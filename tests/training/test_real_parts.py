@@ -73,7 +73,7 @@ def test_the_three_losses_of_sync_clip_are_logged_by_name(world: Path, tmp_path:
     assert first["total"] == pytest.approx(weighted, rel=1e-6)
 
 
-def test_training_lowers_the_loss_on_its_own_pictures(world: Path, tmp_path: Path) -> None:
+def test_training_lowers_the_loss_on_its_own_images(world: Path, tmp_path: Path) -> None:
     run(worlds.job(world, tmp_path, "ivlp", data="real", epochs=12, scale=(1.0, 1.0), flip=0.0))
     losses = [json.loads(line)["total"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
@@ -82,26 +82,26 @@ def test_training_lowers_the_loss_on_its_own_pictures(world: Path, tmp_path: Pat
 def test_prompts_that_are_loaded_evaluate_like_those_that_were_trained(world: Path, tmp_path: Path) -> None:
     trained = worlds.job(world, tmp_path, "syncclip")
     run(trained)
-    benchmark, loaded, transform = worlds.parts(world, "syncclip", seed=7)
+    dataset, loaded, transform = worlds.parts(world, "syncclip", seed=7)
     load_prompts(str(tmp_path), loaded)
-    numbers = [evaluate_method(m, benchmark.split("test"), transform)[0] for m in (trained.method, loaded)]
+    numbers = [evaluate_method(m, dataset.split("test"), transform)[0] for m in (trained.method, loaded)]
     assert numbers[0] == numbers[1]
 
 
 @pytest.mark.parametrize("method", ["zeroshot", "ivlp", "syncclip"])
-def test_accuracies_equal_a_loop_over_single_pictures(world: Path, method: str) -> None:
-    benchmark, built, transform = worlds.parts(world, method)
-    pictures = benchmark.split("test")
+def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) -> None:
+    dataset, built, transform = worlds.parts(world, method)
+    images = dataset.split("test")
     right: dict[str, list[bool]] = {name: [] for name in ("base", "novel", "open_base", "open_novel")}
-    for row, label in enumerate(pictures.labels.tolist()):
+    for row, label in enumerate(images.labels.tolist()):
         with torch.no_grad():
             text = built.text_features()
-            image = built.image_features(transform(pictures.image(row))[None])[0]
+            image = built.image_features(transform(images.image(row))[None])[0]
         cosines = [float(torch.nn.functional.cosine_similarity(image, one, dim=0)) for one in text]
-        half, candidates = ("base", benchmark.base) if label in benchmark.base else ("novel", benchmark.novel)
+        half, candidates = ("base", dataset.base) if label in dataset.base else ("novel", dataset.novel)
         right[half].append(max(candidates, key=cosines.__getitem__) == label)
         right[f"open_{half}"].append(cosines.index(max(cosines)) == label)
-    numbers, _ = evaluate_method(built, pictures, transform, batch=5)
+    numbers, _ = evaluate_method(built, images, transform, batch=5)
     assert {name: numbers[name] for name in right} == {
         n: pytest.approx(100 * sum(r) / len(r)) for n, r in right.items()
     }

@@ -5,7 +5,7 @@ import pytest
 from syncclip.training.settings import TrainingSettings
 
 
-def test_more_workers_than_pictures_in_a_batch_are_refused() -> None:
+def test_more_workers_than_images_in_a_batch_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"workers is 5, but a batch of 4 cannot be shared out evenly to so many; use 4 worker"
     ):

@@ -1,4 +1,4 @@
-"""Real parts, tiny: a benchmark of coloured shapes, a synthetic set of the same, a CLIP with random weights."""
+"""Real parts, tiny: a dataset of coloured shapes, a synthetic set of the same, a CLIP with random weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
-from syncclip.datasets import Benchmark, BenchmarkSettings, load_benchmark
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.base import TrainingBatch
 from syncclip.shards.reader import ShardSet
@@ -25,15 +25,15 @@ from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob
 from syncclip.training.settings import TrainingSettings
 from tests.training import fakes
-from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
 from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
 
 PER_CLASS, SHARDS = 4, 2
 
 
 def make(folder: Path) -> Path:
-    """Write `benchmark/`, `clip/` and `synthetic/` into a folder."""
-    tiny_benchmark(folder / "benchmark", train=3, val=1, test=3)
+    """Write `dataset/`, `clip/` and `synthetic/` into a folder."""
+    tiny_dataset(folder / "dataset", train=3, val=1, test=3)
     make_clip_folder(folder / "clip")
     each = PER_CLASS // SHARDS
     for shard in range(SHARDS):
@@ -41,7 +41,7 @@ def make(folder: Path) -> Path:
             Sample(
                 index=(shard * each + i) * len(CLASSES) + label,
                 label=label,
-                image_bytes=encoded(picture(label, 500 + shard * each + i).transpose(Image.Transpose.ROTATE_90)),
+                image_bytes=encoded(make_image(label, 500 + shard * each + i).transpose(Image.Transpose.ROTATE_90)),
                 text=CLASSES[label],
                 provenance={},
             )
@@ -54,10 +54,10 @@ def make(folder: Path) -> Path:
 
 def parts(
     world: Path, method: str, seed: int = 1, own: MethodSettings | None = None
-) -> tuple[Benchmark, Method, EvalTransform]:
-    benchmark = load_benchmark(BenchmarkSettings(name=str(world / "benchmark")))
+) -> tuple[Dataset, Method, EvalTransform]:
+    dataset = load_dataset(DatasetSettings(name=str(world / "dataset")))
     backbone = load_backbone(BackboneSettings(name=str(world / "clip")))
-    return benchmark, build_method(method, PromptedClip(backbone), benchmark, own, seed), eval_transform(backbone)
+    return dataset, build_method(method, PromptedClip(backbone), dataset, own, seed), eval_transform(backbone)
 
 
 def job(
@@ -69,7 +69,7 @@ def job(
     own: MethodSettings | None = None,
     **changes: Any,
 ) -> TrainJob:
-    """A training of a few steps; of 9 few-shot pictures 4 a step, so 3 steps an epoch.
+    """A training of a few steps; of 9 few-shot images 4 a step, so 3 steps an epoch.
 
     Args:
         own: the method's settings.
@@ -77,17 +77,17 @@ def job(
     """
     values = {"method": method, "epochs": 3, "batch": 4, "checkpoint_every": 2} | changes
     settings = TrainingSettings(**values)
-    benchmark, built, _ = parts(world, method, settings.seed, own)
+    dataset, built, _ = parts(world, method, settings.seed, own)
     stream = MixedStream(
-        benchmark.split("train"),
+        dataset.split("train"),
         None if settings.data == "real" else ShardSet(str(world / "synthetic")),
         transform=train_transform(built.clip.backbone, settings.scale, settings.flip),
         batch=settings.batch,
         seed=settings.seed,
-        base=benchmark.base,
-        novel=benchmark.novel,
+        base=dataset.base,
+        novel=dataset.novel,
         data=settings.data,
-        real_rows=benchmark.few_shot(3, settings.seed),
+        real_rows=dataset.few_shot(3, settings.seed),
         rank=rank,
         world_size=world_size,
     )

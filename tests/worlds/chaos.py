@@ -39,7 +39,7 @@ class Toll:
     """What happened to a set."""
 
     wanted: int
-    """Pictures of the set."""
+    """Images of the set."""
     kills: Counter[str] = field(default_factory=Counter)
     """Kind -> how many were killed."""
     deaths: int = 0
@@ -55,13 +55,13 @@ class Toll:
 
     @property
     def wasted(self) -> int:
-        """Pictures that were begun, and not for the set."""
-        return sum(note.pictures for note in self.notes if note.deed == "draw") - self.wanted
+        """Images that were begun, and not for the set."""
+        return sum(note.images for note in self.notes if note.deed == "draw") - self.wanted
 
     @property
     def failed(self) -> int:
-        """Pictures of shards that came back with an error."""
-        return sum(note.pictures for note in self.notes if note.deed == "fail")
+        """Images of shards that came back with an error."""
+        return sum(note.images for note in self.notes if note.deed == "fail")
 
     @property
     def alive(self) -> float:
@@ -73,7 +73,7 @@ class Toll:
 
     @property
     def drawing(self) -> float:
-        """Seconds from the first picture to the end."""
+        """Seconds from the first image to the end."""
         return self.ended - self.notes[0].time
 
 
@@ -84,9 +84,9 @@ class Weather(NamedTuple):
     """Of the S3 server."""
     actors: int
     pace: float
-    """Seconds of a picture."""
+    """Seconds of an image."""
     every: float = 0.0
-    """Mean of the exponentially distributed number of pictures between two kills; 0: none is killed."""
+    """Mean of the exponentially distributed number of images between two kills; 0: none is killed."""
     seed: int = 0
     limit: float = 3600.0
     """Seconds after which it is given up."""
@@ -134,7 +134,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
 
 
 class Killer:
-    """Kills with -9, whenever as many pictures were begun as chance says; without pictures nobody is in danger."""
+    """Kills with -9, whenever as many images were begun as chance says; without images nobody is in danger."""
 
     def __init__(self, ledger: Path, every: float, luck: random.Random) -> None:
         self.ledger, self.every, self.luck = ledger, every, luck
@@ -146,7 +146,7 @@ class Killer:
 
     def strike(self, driver: psutil.Process, family: set[psutil.Process]) -> None:
         """Kill one process of a command if it's time."""
-        drawn = sum(note.pictures for note in read_notes(self.ledger) if note.deed == "draw")
+        drawn = sum(note.images for note in read_notes(self.ledger) if note.deed == "draw")
         if drawn < self._next:
             return
         there: dict[Kind, list[psutil.Process]] = {"driver": [driver]}

@@ -41,7 +41,7 @@ def make_clip_folder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CLIP(dim, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
-        # open_clip's own start makes all features alike; larger weights make pictures and texts differ.
+        # open_clip's own start makes all features alike; larger weights make images and texts differ.
         weights = {
             name: value + 0.1 * torch.randn_like(value) if value.dim() else value
             for name, value in model.state_dict().items()

@@ -89,7 +89,7 @@ def make_family_folder(folder: Path, family: Family) -> Path:
         torch.manual_seed(0)
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
         for name, weight in model.named_parameters():
-            # The libraries' own start makes all features alike; larger weights make pictures and texts differ.
+            # The libraries' own start makes all features alike; larger weights make images and texts differ.
             if not name.startswith("logit"):
                 weight.data.add_(0.1 * torch.randn_like(weight))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")

@@ -1,4 +1,4 @@
-"""A tiny text-to-image pipeline: a Stable Diffusion folder with random weights, 64 x 64 pictures in milliseconds."""
+"""A tiny text-to-image pipeline: a Stable Diffusion folder with random weights, 64 x 64 images in milliseconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 def build_generator(folder: Path, seed: int = 0) -> Path:
     """Save a random-weight `StableDiffusionPipeline` (about 1 MB) into `folder` and return it.
 
-    The pictures mean nothing, but they are colourful, differ with prompt and seed, and are a pure function of
-    `seed` here and of prompt, picture's seed and settings there. The folder has the layout of the big ones:
+    The images mean nothing, but they are colourful, differ with prompt and seed, and are a pure function of
+    `seed` here and of prompt, image's seed and settings there. The folder has the layout of the big ones:
     CLIP tokenizer and text tower, UNet on 4 x 8 x 8 latents, 8-fold AutoencoderTiny, DPM-Solver++.
     """
     if (folder / "model_index.json").exists():

@@ -1,6 +1,6 @@
 """A generator that costs time and nothing else, in the place of diffusers, and a command that draws a set with it.
 
-`python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the pictures: same graph, same actors, same
+`python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the images: same graph, same actors, same
 storage. It reads its pace, its ledger and the S3 endpoint, if the set lies there, from the environment, as its actors
 do.
 """
@@ -35,11 +35,11 @@ class Note(NamedTuple):
     actor: int
     deed: str
     """`draw`: it begins a batch; `fail`: a shard could not be drawn or written, and will be drawn again."""
-    pictures: int
+    images: int
 
 
 class LightPainter:
-    """Pictures of noise that follow from their seeds, so many seconds each; each batch is noted when it is begun."""
+    """Images of noise that follow from their seeds, so many seconds each; each batch is noted when it is begun."""
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         write_note("draw", len(seeds))
@@ -69,12 +69,12 @@ def light_plan(shards: int, shard_size: int) -> Plan:
     generator = {"pipeline": "icons", "batch_size": BATCH}
     asked = SynthesisSettings(images_per_class=images, shard_size=shard_size, generator=generator, filters=())
     names = [f"class {label}" for label in range(CLASSES)]
-    return draft(asked, benchmark="light", classnames=names, template="a {}.")
+    return draft(asked, dataset="light", classnames=names, template="a {}.")
 
 
-def write_note(deed: str, pictures: int) -> None:
+def write_note(deed: str, images: int) -> None:
     """Add a line to the ledger at once: whoever is killed next has written it."""
-    line = f"{time.time():.3f} {os.getpid()} {deed} {pictures}\n"
+    line = f"{time.time():.3f} {os.getpid()} {deed} {images}\n"
     file = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
@@ -83,7 +83,7 @@ def write_note(deed: str, pictures: int) -> None:
 def read_notes(ledger: Path) -> list[Note]:
     """All that actors did, in the order of time."""
     rows = [line.split() for line in ledger.read_text().splitlines()]
-    return sorted(Note(float(when), int(actor), deed, int(pictures)) for when, actor, deed, pictures in rows)
+    return sorted(Note(float(when), int(actor), deed, int(images)) for when, actor, deed, images in rows)
 
 
 def main(plan: str, url: str, actors: int) -> int:

@@ -1,4 +1,4 @@
-"""Miniatures of the literature's data sets: generated pictures in the real file formats, traps included."""
+"""Miniatures of the literature's datasets: generated images in the real file formats, traps included."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.worlds.benchmark import encoded, picture
+from tests.worlds.dataset import encoded, make_image
 
 SPLIT_SIZES = {"train": 6, "val": 3, "test": 4}
-"""Pictures of each class; the last class of every miniature has fewer to train (see `FEW`)."""
+"""Images of each class; the last class of every miniature has fewer to train (see `FEW`)."""
 FEW = 2
 Items = dict[str, list[tuple[str, int]]]
 
@@ -23,28 +23,28 @@ class Miniature:
     classnames: list[str]
     """As they stand in a prompt, by id."""
     items: Items
-    """Split -> (path from the root of all data sets, class id), in the order of the split file."""
+    """Split -> (path from the root of all datasets, class id), in the order of the split file."""
     template: str
     candidates: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Miniatures:
-    """The root folder of all data sets, and what each of them must show."""
+    """The root folder of all datasets, and what each of them must show."""
 
     root: Path
     of: dict[str, Miniature]
 
 
 def save(path: Path, label: int, variant: int) -> None:
-    """Write a generated picture; `label` decides what it shows."""
+    """Write a generated image; `label` decides what it shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded(picture(label, variant, 24), "PNG" if path.suffix == ".png" else "JPEG"))
+    path.write_bytes(encoded(make_image(label, variant, 24), "PNG" if path.suffix == ".png" else "JPEG"))
 
 
 # In split files labels come in no order, names have underscores, and one name may stand for two ids.
 SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = {
-    # name: (folder, pictures below it, split file, [(name in the file, name in a prompt, path pattern)], template)
+    # name: (folder, images below it, split file, [(name in the file, name in a prompt, path pattern)], template)
     "caltech101": (
         "caltech-101",
         "101_ObjectCategories",
@@ -159,7 +159,7 @@ ADVERSARIAL, RENDITION = [0, 3, 5, 8, 11], [1, 3, 7, 11]
 
 
 def split_file_miniature(root: Path, name: str, seed: int = 0) -> Miniature:
-    """One of the nine data sets that a split file describes."""
+    """One of the nine datasets that a split file describes."""
     folder, images, file, classes, template = SPLIT_FILES[name]
     generator = random.Random(f"{name} {seed}")
     items: Items = {}
@@ -191,16 +191,16 @@ def aircraft_miniature(root: Path) -> Miniature:
         listed = [(label, number + 100 * label + i) for label in range(len(names)) for i in range(size)]
         number += 1000
         generator.shuffle(listed)
-        lines = [f"{picture_id} {names[label]}\n" for label, picture_id in listed]
+        lines = [f"{image_id} {names[label]}\n" for label, image_id in listed]
         (folder / f"images_variant_{split}.txt").write_text("".join(lines))
-        items[split] = [(f"fgvc_aircraft/images/{picture_id}.jpg", label) for label, picture_id in listed]
-        for label, picture_id in listed:
-            save(folder / "images" / f"{picture_id}.jpg", label, picture_id)
+        items[split] = [(f"fgvc_aircraft/images/{image_id}.jpg", label) for label, image_id in listed]
+        for label, image_id in listed:
+            save(folder / "images" / f"{image_id}.jpg", label, image_id)
     return Miniature("fgvc_aircraft", names, items, "a photo of a {}, a type of aircraft.", list(range(len(names))))
 
 
 def imagenet_miniature(root: Path) -> Miniature:
-    """Folders called by WordNet ids; no validation split; the pictures in the order of their names."""
+    """Folders called by WordNet ids; no validation split; the images in the order of their names."""
     folder = root / "imagenet"
     _classnames(folder)
     items: Items = {"train": [], "test": []}

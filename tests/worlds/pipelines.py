@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 SIDE = 64
-"""Pixels of the pictures that all of them draw by default."""
+"""Pixels of the images that all of them draw by default."""
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 
@@ -363,7 +363,7 @@ def __getattr__(name: str) -> Any:
     from PIL import ImageOps
 
     class Inverted(StableDiffusionPipeline):  # type: ignore[misc]
-        """Draws the negatives of Stable Diffusion's pictures."""
+        """Draws the negatives of Stable Diffusion's images."""
 
         @wraps(StableDiffusionPipeline.__call__)
         def __call__(self, *given: Any, **more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A tiny world for studies: benchmark, CLIP, generator, a recipe of them, and a synthetic set made without drawing."""
+"""A tiny world for studies: dataset, CLIP, generator, a recipe of them, and a synthetic set made without drawing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.sets import prepare
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import settle
-from tests.worlds.benchmark import CLASSES, encoded, picture, tiny_benchmark
 from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
 from tests.worlds.generator import build_generator
 
 RECIPE = """
 name: tiny
-benchmark: {{name: {root}/benchmark, shots: 2}}
+dataset: {{name: {root}/dataset, shots: 2}}
 backbone: {{name: {root}/clip}}
 synthesis:
   generator: {{pipeline: {root}/generator, steps: 1, batch_size: 6}}
@@ -37,7 +37,7 @@ storage: {{root: {root}/runs}}
 
 def study_world(root: Path) -> Path:
     """Build everything in a folder; the recipe is `tiny.yaml` there."""
-    tiny_benchmark(root / "benchmark")
+    tiny_dataset(root / "dataset")
     make_clip_folder(root / "clip")
     build_generator(root / "generator")
     (root / "tiny.yaml").write_text(RECIPE.format(root=root))
@@ -50,12 +50,13 @@ def study_recipe(root: Path, *overrides: str) -> Recipe:
 
 
 def make_set(recipe: Recipe, url: str) -> str:
-    """Write a set by the recipe's plan, its pictures painted instead of generated: no Ray, no pipeline."""
+    """Write a set by the recipe's plan, its images painted instead of generated: no Ray, no pipeline."""
     plan = settle(prepare.plan(recipe), url)
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
         samples = [
-            Sample(e.index, e.label, encoded(picture(e.label, 50 + e.index // len(CLASSES))), e.prompt) for e in entries
+            Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index // len(CLASSES))), e.prompt)
+            for e in entries
         ]
         write_shard(url, shard, samples, seconds=0.5)
     assert storage.exists(storage.join(url, "plan.json"))

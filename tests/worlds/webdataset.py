@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.worlds.benchmark import CLASSES, encoded, picture
+from tests.worlds.dataset import CLASSES, encoded, make_image
 
 
 def tar(file: Path, samples: Iterable[dict[str, bytes]], prefix: str = "s") -> Path:
@@ -29,5 +29,5 @@ def samples(start: int = 0, count: int = 10, kind: str = "cls") -> list[dict[str
     for i in range(start, start + count):
         for label in range(len(CLASSES)):
             cell = str(label) if kind == "cls" else json.dumps({"label": label, "caption": "x"})
-            made.append({kind: cell.encode(), "png": encoded(picture(label, i), "PNG"), "txt": b"a shape"})
+            made.append({kind: cell.encode(), "png": encoded(make_image(label, i), "PNG"), "txt": b"a shape"})
     return made

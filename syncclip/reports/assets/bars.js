@@ -15,7 +15,7 @@ figure("bars", (part) => {
   state.amount = amounts.at(-1) || 0;
   const row = html("div", { class: "control-row" });
   if (ready.length > 1) row.append(choice("Candidate classes", ready, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
-  if (amounts.length > 1) row.append(html("span", { class: "labelled" }, "pictures per class", choice("Synthetic pictures per class", amounts.map((n) => [n, String(n)]), state.amount, (value) => { state.amount = Number(value); part.redraw(); })));
+  if (amounts.length > 1) row.append(html("span", { class: "labelled" }, "images per class", choice("Synthetic images per class", amounts.map((n) => [n, String(n)]), state.amount, (value) => { state.amount = Number(value); part.redraw(); })));
   part.controls.append(row);
 
   return (width) => {
@@ -33,19 +33,19 @@ figure("bars", (part) => {
     const ceiling = Math.min(100, Math.ceil(Math.max(10, ...values) / 10) * 10);
     const x = linear([0, ceiling], [left, right]);
     const still = shown.find((arm) => arm.method === "zeroshot");
-    const picture = canvas(part, width, height, shown.map((arm) => `${arm.label}: base ${fixed(pick(arm, base).mean)}, novel ${fixed((pick(arm, novel) || {}).mean)} per cent`).join("; "));
+    const image = canvas(part, width, height, shown.map((arm) => `${arm.label}: base ${fixed(pick(arm, base).mean)}, novel ${fixed((pick(arm, novel) || {}).mean)} per cent`).join("; "));
     const defs = svg("defs");
-    picture.append(defs);
+    image.append(defs);
     for (const value of ticks(0, ceiling, narrow ? 4 : 6)) {
-      picture.append(line(x(value), top, x(value), height - 26, { class: "grid" }), text(x(value), height - 8, String(value), { class: "tick", "text-anchor": value ? "middle" : "start" }));
+      image.append(line(x(value), top, x(value), height - 26, { class: "grid" }), text(x(value), height - 8, String(value), { class: "tick", "text-anchor": value ? "middle" : "start" }));
     }
     let marks = 0;
     shown.forEach((arm, i) => {
       const y = top + i * step;
       const colour = tone(arm);
       defs.append(hatch(`${HATCH}-${i}`, colour));
-      if (narrow) picture.append(text(0, y + 15, arm.label, { class: "label strong" }));
-      else picture.append(text(left - 14, y + head + thick + gap / 2 + 4, arm.label, { class: "label strong", "text-anchor": "end" }));
+      if (narrow) image.append(text(0, y + 15, arm.label, { class: "label strong" }));
+      else image.append(text(left - 14, y + head + thick + gap / 2 + 4, arm.label, { class: "label strong", "text-anchor": "end" }));
       [base, novel].forEach((metric, half) => {
         const point = pick(arm, metric);
         if (!point) return;
@@ -64,11 +64,11 @@ figure("bars", (part) => {
         group.addEventListener("pointermove", show);
         group.addEventListener("pointerdown", show);
         group.addEventListener("pointerleave", hideTip);
-        picture.append(group);
+        image.append(group);
         marks += 1;
       });
       const both = pick(arm, mean);
-      if (both && !narrow) picture.append(text(width - 4, y + head + thick + gap / 2 + 5, `HM ${fixed(both.mean)}`, { class: "label", "text-anchor": "end" }));
+      if (both && !narrow) image.append(text(width - 4, y + head + thick + gap / 2 + 5, `HM ${fixed(both.mean)}`, { class: "label", "text-anchor": "end" }));
     });
     const cell = (point) => (point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : "");
     numbers(part.root, ["method and data", "base", "novel", "harmonic mean", "seeds"], shown.map((arm) => [arm.label, cell(pick(arm, base)), cell(pick(arm, novel)), cell(pick(arm, mean)), pick(arm, base).seeds.length || 1]));
@@ -93,11 +93,11 @@ figure("differences", (part) => {
     const air = 0.06 * (Math.max(0.5, ...ends) - Math.min(-0.5, ...ends));
     const x = linear([Math.min(-0.5, ...ends) - air, Math.max(0.5, ...ends) + air], [left, right]);
     const name = (entry) => `${entry.arm_label} over ${entry.against_label}`;
-    const picture = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} interval ${spread(entry.low, entry.high)}`).join("; "));
+    const image = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} interval ${spread(entry.low, entry.high)}`).join("; "));
     for (const value of ticks(x.invert(left), x.invert(right), narrow ? 5 : 7)) {
-      picture.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
+      image.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
     }
-    picture.append(line(x(0), top - 6, x(0), height - 30, { class: "zero" }),
+    image.append(line(x(0), top - 6, x(0), height - 30, { class: "zero" }),
       text(x(0) - 10, 16, x(0) - left > 60 || !narrow ? "◂ worse" : "", { class: "axis-note", "text-anchor": "end" }), text(x(0) + 10, 16, "better ▸", { class: "axis-note" }));
     shown.forEach((entry, i) => {
       const y = top + i * step + (narrow ? 38 : step / 2);
@@ -117,11 +117,11 @@ figure("differences", (part) => {
       if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));
       group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: sure, class: "point" }));
       const show = (event) => showTip(event.clientX, event.clientY, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} interval`, spread(entry.low, entry.high)),
-        entry.n ? tipRow(null, "pictures per class", String(entry.n)) : null);
+        entry.n ? tipRow(null, "images per class", String(entry.n)) : null);
       group.addEventListener("pointermove", show);
       group.addEventListener("pointerdown", show);
       group.addEventListener("pointerleave", hideTip);
-      picture.append(group);
+      image.append(group);
     });
     numbers(part.root, [`${metricName(state.metric)}`, "difference", `${payload.level} low`, `${payload.level} high`], shown.map((entry) => [name(entry), signed(entry.difference, 2), signed(entry.low, 2), signed(entry.high, 2)]));
     return shown.length;

@@ -1,29 +1,29 @@
-// Which classes gain and lose (a skyline, sorted), and real beside synthetic pictures of any class.
+// Which classes gain and lose (a skyline, sorted), and real beside synthetic images of any class.
 
 const classes = payload.classes;
-const strips = new Map(((payload.pictures || {}).strips || []).map((strip) => [strip.label, strip]));
+const strips = new Map(((payload.images || {}).strips || []).map((strip) => [strip.label, strip]));
 const chosenClass = { label: null, listeners: [] };
 function chooseClass(label, scroll = false) {
   chosenClass.label = label;
   for (const listener of chosenClass.listeners) listener(label);
-  const target = document.getElementById("pictures");
+  const target = document.getElementById("images");
   if (scroll && target) target.scrollIntoView({ behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth", block: "start" });
 }
 const className = (label) => (classes ? classes.names[label] : null) || (strips.get(label) || {}).name || `class ${label}`;
 const half = (label) => (payload.base ? (label < payload.base ? "base" : "novel") : "");
 
-/** One picture out of a class's strip (the strip is one image; the part is chosen by its background position). */
+/** One image out of a class's strip (the strip is one image; the part is chosen by its background position). */
 function thumb(strip, at, words) {
   const count = strip.real + strip.made;
-  const picture = html("span", { class: "thumb", role: "img", "aria-label": words });
-  picture.style.backgroundImage = `url(${strip.src})`;
-  picture.style.backgroundSize = `${count * 100}% 100%`;
-  picture.style.backgroundPosition = count > 1 ? `${(at / (count - 1)) * 100}% 0` : "0 0";
-  return picture;
+  const image = html("span", { class: "thumb", role: "img", "aria-label": words });
+  image.style.backgroundImage = `url(${strip.src})`;
+  image.style.backgroundSize = `${count * 100}% 100%`;
+  image.style.backgroundPosition = count > 1 ? `${(at / (count - 1)) * 100}% 0` : "0 0";
+  return image;
 }
 const firstThumb = (label) => {
   const strip = strips.get(label);
-  return strip ? thumb(strip, 0, `a picture of ${className(label)}`) : null;
+  return strip ? thumb(strip, 0, `an image of ${className(label)}`) : null;
 };
 
 figure("classes", (part) => {
@@ -55,37 +55,37 @@ figure("classes", (part) => {
     const slot = (area.right - area.left) / Math.max(1, bars.length);
     const wins = bars.filter((bar) => bar.change > 0).length;
     const losses = bars.filter((bar) => bar.change < 0).length;
-    const picture = canvas(part, width, height, against ? `${pair.label}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
-    picture.append(svg("defs", {}, hatch("class-gain", "var(--gain)"), hatch("class-loss", "var(--loss)")));
-    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, against ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
+    const image = canvas(part, width, height, against ? `${pair.label}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
+    image.append(svg("defs", {}, hatch("class-gain", "var(--gain)"), hatch("class-loss", "var(--loss)")));
+    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, against ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
     const rects = bars.map((bar, i) => {
       const kind = bar.change >= 0 ? "gain" : "loss";
       const rect = svg("rect", { x: area.left + i * slot + Math.min(1.5, slot * 0.12), width: Math.max(1, slot - Math.min(3, slot * 0.24)), y: Math.min(y(0), y(bar.change)),
         height: Math.max(1.5, Math.abs(y(bar.change) - y(0))), rx: Math.min(2, slot / 4), fill: half(bar.label) === "novel" ? `url(#class-${kind})` : `var(--${kind})`, class: "class-bar" });
-      picture.append(rect);
+      image.append(rect);
       return rect;
     });
-    picture.append(line(area.left, y(0), area.right, y(0), { class: "axis" }));
-    if (against && wins) picture.append(text(area.left + 4, y(0) + 19, `${wins} of ${bars.length} gain`, { class: "axis-note" }));
-    if (against && losses) picture.append(text(area.right - 2, y(0) - 9, `${losses} lose`, { class: "axis-note", "text-anchor": "end" }));
+    image.append(line(area.left, y(0), area.right, y(0), { class: "axis" }));
+    if (against && wins) image.append(text(area.left + 4, y(0) + 19, `${wins} of ${bars.length} gain`, { class: "axis-note" }));
+    if (against && losses) image.append(text(area.right - 2, y(0) - 9, `${losses} lose`, { class: "axis-note", "text-anchor": "end" }));
     let place = -1;
     const look = (index, clientX, clientY) => {
       if (rects[place]) rects[place].classList.remove("on");
       place = index;
       const bar = bars[index];
       rects[index].classList.add("on");
-      const frame = picture.getBoundingClientRect();
+      const frame = image.getBoundingClientRect();
       showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40,
-        html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test picture") : ""].filter(Boolean).join(" · ")))),
+        html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test image") : ""].filter(Boolean).join(" · ")))),
         tipRow(null, pair.arm_short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against_short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
     };
-    const indexAt = (event) => Math.floor((event.clientX - picture.getBoundingClientRect().left - area.left) / slot);
-    for (const kind of ["pointermove", "pointerdown"]) picture.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
+    const indexAt = (event) => Math.floor((event.clientX - image.getBoundingClientRect().left - area.left) / slot);
+    for (const kind of ["pointermove", "pointerdown"]) image.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
     const leave = () => { if (rects[place]) rects[place].classList.remove("on"); hideTip(); };
-    picture.addEventListener("pointerleave", leave);
-    picture.addEventListener("blur", leave);
-    picture.addEventListener("click", (event) => { const bar = bars[indexAt(event)]; if (bar && strips.has(bar.label) && event.pointerType !== "touch") chooseClass(bar.label, true); });
-    picture.addEventListener("keydown", (event) => {
+    image.addEventListener("pointerleave", leave);
+    image.addEventListener("blur", leave);
+    image.addEventListener("click", (event) => { const bar = bars[indexAt(event)]; if (bar && strips.has(bar.label) && event.pointerType !== "touch") chooseClass(bar.label, true); });
+    image.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (event.key === "Enter" && bars[place] && strips.has(bars[place].label)) chooseClass(bars[place].label, true);
       if (!step || !bars.length) return;
@@ -94,7 +94,7 @@ figure("classes", (part) => {
     });
 
     const listed = (title, chosen, kind) => html("div", { class: "ranking" }, html("h4", {}, title), html("ol", {}, ...chosen.map((bar) => html("li", {},
-      html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its pictures` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
+      html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its images` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
     const count = Math.min(5, Math.floor(bars.length / 2));
     if (count) part.plot.append(html("div", { class: "rankings" }, listed(against ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(against ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
     numbers(part.root, ["class", "half", pair.arm_short, ...(against ? [pair.against_short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
@@ -102,9 +102,9 @@ figure("classes", (part) => {
   };
 });
 
-figure("pictures", (part) => {
+figure("images", (part) => {
   const labels = [...strips.keys()];
-  let label = labels.includes(payload.pictures.start) ? payload.pictures.start : labels[0];
+  let label = labels.includes(payload.images.start) ? payload.images.start : labels[0];
   const list = html("select", { "aria-label": "Class", onchange: (event) => chooseClass(Number(event.target.value)) });
   const groups = payload.base ? ["base", "novel"] : [""];
   for (const group of groups) {
@@ -121,11 +121,11 @@ figure("pictures", (part) => {
   return () => {
     const strip = strips.get(label);
     list.value = label;
-    const pictures = (from, count, words) => html("div", { class: "film" }, ...Array.from({ length: count }, (_, i) => thumb(strip, from + i, `${words} ${className(label)}, number ${i + 1}`)));
-    const side = (title, note, from, count, words) => html("div", { class: "side" }, html("h4", {}, title), html("p", { class: "quiet" }, note), count ? pictures(from, count, words) : html("p", { class: "quiet" }, "none for this class"));
-    const sides = html("div", { class: payload.pictures.real && payload.pictures.made ? "sides" : "sides single" });
-    if (payload.pictures.real) sides.append(side("Real", strip.real_note || "from the benchmark", 0, strip.real, "real picture of"));
-    if (payload.pictures.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "drawn by the generator", strip.real, strip.made, "synthetic picture of"));
+    const images = (from, count, words) => html("div", { class: "film" }, ...Array.from({ length: count }, (_, i) => thumb(strip, from + i, `${words} ${className(label)}, number ${i + 1}`)));
+    const side = (title, note, from, count, words) => html("div", { class: "side" }, html("h4", {}, title), html("p", { class: "quiet" }, note), count ? images(from, count, words) : html("p", { class: "quiet" }, "none for this class"));
+    const sides = html("div", { class: payload.images.real && payload.images.made ? "sides" : "sides single" });
+    if (payload.images.real) sides.append(side("Real", strip.real_note || "from the dataset", 0, strip.real, "real image of"));
+    if (payload.images.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "drawn by the generator", strip.real, strip.made, "synthetic image of"));
     part.plot.append(sides);
     const scored = classes ? [...arms.values()].filter((arm) => classes.arms[arm.id]) : [];
     const protocol = scored.length && classes.arms[scored[0].id].own ? "own" : "open";

@@ -196,10 +196,10 @@ function figure(name, build) {
   }
 }
 const canvas = (part, width, height, description, focusable = false) => {
-  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
+  const image = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": `${part.title}. ${description}`, tabindex: focusable ? 0 : undefined });
-  part.plot.append(picture);
-  return picture;
+  part.plot.append(image);
+  return image;
 };
 const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
 const line = (x1, y1, x2, y2, attributes = {}) => svg("line", { x1, y1, x2, y2, ...attributes });

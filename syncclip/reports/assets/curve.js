@@ -1,4 +1,4 @@
-// The scaling curve: accuracy over synthetic pictures per class, one line an arm, fit with its interval, seeds as dots.
+// The scaling curve: accuracy over synthetic images per class, one line an arm, fit with its interval, seeds as dots.
 
 figure("curve", (part) => {
   const ready = (metric) => [...arms.keys()].some((id) => (payload.points[id] || {})[metric]);
@@ -39,21 +39,21 @@ figure("curve", (part) => {
     const air = Math.max((ceiling - floor) * 0.08, 0.5);
     const y = linear([floor - air, ceiling + air], [area.bottom, area.top]);
 
-    const best = drawn.map((arm) => { const last = seriesOf(arm).at(-1); return `${arm.label} ${fixed(last.mean)} % at ${last.n} pictures per class`; });
-    const picture = canvas(part, width, height, `${metricName(state.metric)} in per cent over synthetic pictures per class. ${best.join("; ")}.`, true);
+    const best = drawn.map((arm) => { const last = seriesOf(arm).at(-1); return `${arm.label} ${fixed(last.mean)} % at ${last.n} images per class`; });
+    const image = canvas(part, width, height, `${metricName(state.metric)} in per cent over synthetic images per class. ${best.join("; ")}.`, true);
     const clip = "curve-area";
-    picture.append(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top }))));
+    image.append(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top }))));
 
     if (end > most * 1.3) {
-      picture.append(svg("rect", { x: x(most * 1.12), y: area.top, width: area.right - x(most * 1.12), height: area.bottom - area.top, class: "beyond" }),
+      image.append(svg("rect", { x: x(most * 1.12), y: area.top, width: area.right - x(most * 1.12), height: area.bottom - area.top, class: "beyond" }),
         text(area.right - 6, area.bottom - 8, "forecast", { class: "axis-note", "text-anchor": "end" }));
     }
     for (const value of ticks(floor - air, ceiling + air, narrow ? 6 : 8)) {
-      picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, fixed(value, value % 1 ? 1 : 0), { class: "tick", "text-anchor": "end" }));
+      image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, fixed(value, value % 1 ? 1 : 0), { class: "tick", "text-anchor": "end" }));
     }
-    for (const n of amounts) picture.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
-    picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
-      text((area.left + area.right) / 2, height - 6, "synthetic pictures per class", { class: "axis-title", "text-anchor": "middle" }),
+    for (const n of amounts) image.append(line(x(n), area.bottom, x(n), area.bottom + 5, { class: "axis" }), text(x(n), area.bottom + 20, String(n), { class: "tick", "text-anchor": "middle" }));
+    image.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }),
+      text((area.left + area.right) / 2, height - 6, "synthetic images per class", { class: "axis-title", "text-anchor": "middle" }),
       text(0, 11, "accuracy, %", { class: "axis-note" }));
 
     let marks = 0;
@@ -98,15 +98,15 @@ figure("curve", (part) => {
       const last = curve.length > 1 ? curve.at(-1).value : series.at(-1).mean;
       labels.push({ y: y(last), arm, value: series.at(-1).mean });
     }
-    picture.append(inside, over);
+    image.append(inside, over);
     if (!narrow) {
       for (const label of settle(labels, 19, area.top + 6, area.bottom - 4)) {
-        picture.append(shape(label.arm.shape, area.right + 14, label.y, 4.5, { fill: tone(label.arm) }), text(area.right + 25, label.y + 4, label.arm.short, { class: "label" }));
+        image.append(shape(label.arm.shape, area.right + 14, label.y, 4.5, { fill: tone(label.arm) }), text(area.right + 25, label.y + 4, label.arm.short, { class: "label" }));
       }
     }
 
     const hair = line(0, area.top, 0, area.bottom, { class: "hair", visibility: "hidden" });
-    picture.append(hair);
+    image.append(hair);
     let place = -1;
     const look = (index, clientY) => {
       place = index;
@@ -116,20 +116,20 @@ figure("curve", (part) => {
       hair.setAttribute("visibility", "visible");
       const rows = drawn.map((arm) => ({ arm, point: seriesOf(arm).find((point) => point.n === n || point.n === 0) })).filter((row) => row.point);
       rows.sort((a, b) => b.point.mean - a.point.mean);
-      const frame = picture.getBoundingClientRect();
-      showTip(frame.left + x(n), clientY ?? frame.top + height / 2, tipTitle(`${plural(n, "picture")} per class`),
+      const frame = image.getBoundingClientRect();
+      showTip(frame.left + x(n), clientY ?? frame.top + height / 2, tipTitle(`${plural(n, "image")} per class`),
         ...rows.map(({ arm, point }) => tipRow(swatch(arm), arm.short, `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}`)));
     };
     const leave = () => { hair.setAttribute("visibility", "hidden"); hideTip(); };
     if (amounts.length) {
       const nearest = (event) => {
-        const at = event.clientX - picture.getBoundingClientRect().left;
+        const at = event.clientX - image.getBoundingClientRect().left;
         return amounts.map((n, i) => [Math.abs(x(n) - at), i]).sort((a, b) => a[0] - b[0])[0][1];
       };
-      for (const kind of ["pointermove", "pointerdown"]) picture.addEventListener(kind, (event) => look(nearest(event), event.clientY));
-      picture.addEventListener("pointerleave", leave);
-      picture.addEventListener("blur", leave);
-      picture.addEventListener("keydown", (event) => {
+      for (const kind of ["pointermove", "pointerdown"]) image.addEventListener(kind, (event) => look(nearest(event), event.clientY));
+      image.addEventListener("pointerleave", leave);
+      image.addEventListener("blur", leave);
+      image.addEventListener("keydown", (event) => {
         const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
         if (!step) return;
         event.preventDefault();

@@ -52,11 +52,11 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
 const ribbon = document.querySelector("[data-ribbon]");
 if (ribbon && strips.size) {
-  // Classes spread over the whole list, as many as one row holds; each is a real picture above a synthetic one.
-  const chosen = payload.pictures.ribbon.filter((label) => strips.has(label));
+  // Classes spread over the whole list, as many as one row holds; each is a real image above a synthetic one.
+  const chosen = payload.images.ribbon.filter((label) => strips.has(label));
   for (const label of chosen) {
     const strip = strips.get(label);
-    ribbon.append(html("button", { type: "button", "aria-label": `${className(label)}: show its pictures`, title: className(label), onclick: () => chooseClass(label, true) },
+    ribbon.append(html("button", { type: "button", "aria-label": `${className(label)}: show its images`, title: className(label), onclick: () => chooseClass(label, true) },
       strip.real ? thumb(strip, 0, "") : null, strip.made ? thumb(strip, strip.real, "") : null));
   }
 }

@@ -34,7 +34,7 @@ figure("map", (part) => {
       const middle = (rows) => [rows.reduce((sum, i) => sum + stage.x[i], 0) / rows.length, rows.reduce((sum, i) => sum + stage.y[i], 0) / rows.length];
       const indices = stage.x.map((_, i) => i);
       const panel = html("div", { class: "panel" }, html("h4", {}, stage.title, stage.number ? html("b", {}, stage.number) : null));
-      const picture = svg("svg", { width: size, height, viewBox: `0 0 ${size} ${height}`, role: "img", class: "map", "aria-label": `${stage.title}: ${indices.length} pictures of both domains${stage.number ? `, shift ${stage.number}` : ""}` });
+      const image = svg("svg", { width: size, height, viewBox: `0 0 ${size} ${height}`, role: "img", class: "map", "aria-label": `${stage.title}: ${indices.length} images of both domains${stage.number ? `, shift ${stage.number}` : ""}` });
       const [dots, ties] = [svg("g", { class: "dots" }), svg("g")];
       for (const i of indices) {
         const [, colour, mark] = domains[stage.domain[i]];
@@ -47,16 +47,16 @@ figure("map", (part) => {
         const [[x1, y1], [x2, y2]] = [middle(one), middle(other)];
         ties.append(svg("line", { x1: x(x1), y1: y(y1), x2: x(x2), y2: y(y2), class: "tie", "data-label": label }));
       }
-      picture.append(dots, ties);
+      image.append(dots, ties);
       const centres = [0, 1].map((domain) => indices.filter((i) => stage.domain[i] === domain)).map((rows) => (rows.length ? middle(rows) : null));
       if (centres[0] && centres[1]) {
         const [[x1, y1], [x2, y2]] = centres;
-        picture.append(line(x(x1), y(y1), x(x2), y(y2), { class: "gap-line" }));
-        centres.forEach(([cx, cy], domain) => picture.append(shape(domains[domain][2], x(cx), y(cy), 8, { fill: domains[domain][1], class: "centre" })));
+        image.append(line(x(x1), y(y1), x(x2), y(y2), { class: "gap-line" }));
+        centres.forEach(([cx, cy], domain) => image.append(shape(domains[domain][2], x(cx), y(cy), 8, { fill: domains[domain][1], class: "centre" })));
       }
       layers.push({ dots, ties });
       const look = (event) => {
-        const frame = picture.getBoundingClientRect();
+        const frame = image.getBoundingClientRect();
         const [px, py] = [event.clientX - frame.left, event.clientY - frame.top];
         let [best, distance] = [-1, 900];
         for (const i of indices) {
@@ -67,10 +67,10 @@ figure("map", (part) => {
         highlight(stage.label[best]);
         showTip(event.clientX, event.clientY, html("div", { class: "tip-head" }, firstThumb(stage.label[best]), html("div", {}, tipTitle(className(stage.label[best])), html("small", {}, domains[stage.domain[best]][0]))));
       };
-      picture.addEventListener("pointermove", look);
-      picture.addEventListener("pointerdown", look);
-      picture.addEventListener("pointerleave", () => { highlight(null); hideTip(); });
-      panel.append(picture);
+      image.addEventListener("pointermove", look);
+      image.addEventListener("pointerdown", look);
+      image.addEventListener("pointerleave", () => { highlight(null); hideTip(); });
+      panel.append(image);
       panels.append(panel);
     }
     numbers(part.root, ["measure", ...stages.map((stage) => stage.title)], payload.map.measures.map((measure) => [measure.label, ...measure.values]));
@@ -81,7 +81,7 @@ figure("map", (part) => {
 /** One bar cut into named parts, with a legend that carries the numbers. */
 function cutBar(part, width, parts, unit, colours) {
   const total = parts.reduce((sum, entry) => sum + entry.value, 0) || 1;
-  const picture = svg("svg", { width, height: 30, viewBox: `0 0 ${width} 30`, role: "img", "aria-label": `${part.title}: ${parts.map((entry) => `${entry.name} ${entry.text}`).join(", ")}` });
+  const image = svg("svg", { width, height: 30, viewBox: `0 0 ${width} 30`, role: "img", "aria-label": `${part.title}: ${parts.map((entry) => `${entry.name} ${entry.text}`).join(", ")}` });
   let at = 0;
   parts.forEach((entry, i) => {
     const wide = (entry.value / total) * width;
@@ -90,7 +90,7 @@ function cutBar(part, width, parts, unit, colours) {
     rect.addEventListener("pointermove", show);
     rect.addEventListener("pointerdown", show);
     rect.addEventListener("pointerleave", hideTip);
-    picture.append(rect);
+    image.append(rect);
     at += wide;
   });
   const legend = html("div", { class: "legend" }, ...parts.map((entry, i) => {
@@ -98,11 +98,11 @@ function cutBar(part, width, parts, unit, colours) {
     dot.style.background = colours[i];
     return html("span", {}, dot, `${entry.name} `, html("b", {}, entry.text));
   }));
-  part.plot.append(picture, legend);
+  part.plot.append(image, legend);
 }
 
 const COST_TONES = [1, 4, 2, 3, 5, 6, 7, 0].map((i) => `var(--tone-${i})`);
-for (const [name, unit] of [["time", "time"], ["rejects", "pictures"]]) {
+for (const [name, unit] of [["time", "time"], ["rejects", "images"]]) {
   figure(name, (part) => (width) => {
     const parts = payload.cost[name];
     cutBar(part, width, parts, unit, parts.map((entry) => `var(--${entry.colour})`));
@@ -121,22 +121,22 @@ figure("history", (part) => {
     const values = terms.flatMap((term) => term.values).filter(known);
     const x = linear([Math.min(...steps), Math.max(...steps)], [area.left, area.right]);
     const y = linear([Math.min(0, ...values), Math.max(...values) * 1.04], [area.bottom, area.top]);
-    const picture = canvas(part, width, height, terms.map((term) => `${term.name} ends at ${fixed(term.values.at(-1), 3)}`).join("; "));
-    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) picture.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, String(value), { class: "tick", "text-anchor": "end" }));
-    for (const value of ticks(steps[0], steps.at(-1), width < 640 ? 4 : 8).filter(Number.isInteger)) picture.append(text(x(value), area.bottom + 20, String(value), { class: "tick", "text-anchor": "middle" }));
-    picture.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }), text((area.left + area.right) / 2, height - 6, "step", { class: "axis-title", "text-anchor": "middle" }));
+    const image = canvas(part, width, height, terms.map((term) => `${term.name} ends at ${fixed(term.values.at(-1), 3)}`).join("; "));
+    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, String(value), { class: "tick", "text-anchor": "end" }));
+    for (const value of ticks(steps[0], steps.at(-1), width < 640 ? 4 : 8).filter(Number.isInteger)) image.append(text(x(value), area.bottom + 20, String(value), { class: "tick", "text-anchor": "middle" }));
+    image.append(line(area.left, area.bottom, area.right, area.bottom, { class: "axis" }), text((area.left + area.right) / 2, height - 6, "step", { class: "axis-title", "text-anchor": "middle" }));
     terms.forEach((term, i) => {
       const d = term.values.map((value, at) => (known(value) ? [x(steps[at]), y(value)] : null)).filter(Boolean).map(([px, py], at) => `${at ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`).join("");
-      picture.append(svg("path", { d, stroke: COST_TONES[i % COST_TONES.length], class: "fit" }));
+      image.append(svg("path", { d, stroke: COST_TONES[i % COST_TONES.length], class: "fit" }));
     });
     const look = (event) => {
-      const step = x.invert(event.clientX - picture.getBoundingClientRect().left);
+      const step = x.invert(event.clientX - image.getBoundingClientRect().left);
       const at = steps.reduce((best, value, i) => (Math.abs(value - step) < Math.abs(steps[best] - step) ? i : best), 0);
       showTip(event.clientX, event.clientY, tipTitle(`step ${steps[at]}`), ...terms.map((term) => tipRow(null, term.name, fixed(term.values[at], 3))));
     };
-    picture.addEventListener("pointermove", look);
-    picture.addEventListener("pointerdown", look);
-    picture.addEventListener("pointerleave", hideTip);
+    image.addEventListener("pointermove", look);
+    image.addEventListener("pointerdown", look);
+    image.addEventListener("pointerleave", hideTip);
     const picked = steps.length > 12 ? steps.map((_, i) => i).filter((i) => i % Math.ceil(steps.length / 12) === 0 || i === steps.length - 1) : steps.map((_, i) => i);
     numbers(part.root, ["step", ...terms.map((term) => term.name)], picked.map((i) => [steps[i], ...terms.map((term) => fixed(term.values[i], 4))]));
     return terms.length;

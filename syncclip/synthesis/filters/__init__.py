@@ -1,13 +1,13 @@
-"""Filters judge drawn pictures: one file a filter, its settings beside it.
+"""Filters judge drawn images: one file a filter, its settings beside it.
 
-blank            constant pictures
+blank            constant images
 safety           what a safety checker flags
 clip_score       not read as its own class
 clip_similarity  not near the sentence that it was drawn from
 clip_margin      nearer to another class
 clip_head        below or above an output of a head on CLIP features (aesthetic, NSFW)
 duplicates       near-duplicates within class and shard, by perceptual hash or by CLIP
-leakage          too close to a test picture
+leakage          too close to a test image
 
 judging      what a filter is
 frozen_clip  the CLIP that they share
@@ -74,14 +74,14 @@ def judged_by(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings)
 
 
 def pinned(
-    settings: Sequence[AnyFilterSettings], url: str, test_pictures: Callable[[], ImageSet]
+    settings: Sequence[AnyFilterSettings], url: str, test_images: Callable[[], ImageSet]
 ) -> tuple[AnyFilterSettings, ...]:
     """The same filters with the digests of what they need, all of which lies beside the set at `url` then.
 
     Args:
         settings: from a plan; those with a digest are held against what is there.
         url: folder or URL of the set.
-        test_pictures: gives the benchmark's test pictures; called only where they are needed.
+        test_images: gives the dataset's test images; called only where they are needed.
 
     Raises:
         UserError: something is missing, can't be read, or isn't what the set was begun with.
@@ -92,7 +92,7 @@ def pinned(
             case ClipHeadSettings():
                 found.append(pin_head(one, url))
             case LeakageSettings():
-                found.append(pin_leakage(one, url, test_pictures))
+                found.append(pin_leakage(one, url, test_images))
             case SafetySettings():
                 found.append(pin_safety(one))
             case _:

@@ -1,6 +1,6 @@
 """What a filter needs beside its settings: tensors that lie in the set's folder under the digest of their bytes.
 
-The digest is part of the plan. So a set can be drawn on by a machine that has none of the user's files, and no picture
+The digest is part of the plan. So a set can be drawn on by a machine that has none of the user's files, and no image
 is judged by other weights than the first one was.
 """
 

@@ -1,4 +1,4 @@
-"""What a filter is: it gives each picture of a batch a score and a decision."""
+"""What a filter is: it gives each image of a batch a score and a decision."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Batch:
-    """Drawn pictures, side by side with what they were drawn for."""
+    """Drawn images, side by side with what they were drawn for."""
 
     images: Sequence[Image.Image]
     labels: Sequence[int]
     """Class ids."""
     prompts: Sequence[str]
     indices: Sequence[int]
-    """Of the samples; several attempts at one picture share an index."""
+    """Of the samples; several attempts at one image share an index."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def at(self, places: Sequence[int]) -> Batch:
-        """The pictures at these places."""
+        """The images at these places."""
         columns = (self.images, self.labels, self.prompts, self.indices)
         return Batch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
 
 
 class Verdict(NamedTuple):
-    """One score (higher is better) and one decision for each picture of a batch."""
+    """One score (higher is better) and one decision for each image of a batch."""
 
     scores: list[float]
     keep: list[bool]
@@ -53,7 +53,7 @@ class Filter:
 
     @abstractmethod
     def judge(self, batch: Batch) -> Verdict:
-        """Score and decision for each picture of what earlier filters let through."""
+        """Score and decision for each image of what earlier filters let through."""
 
     def accept(self, batch: Batch) -> None:
-        """These pictures passed all filters and are taken; one with a known index takes the place of the earlier."""
+        """These images passed all filters and are taken; one with a known index takes the place of the earlier."""

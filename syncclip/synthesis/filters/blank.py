@@ -1,4 +1,4 @@
-"""Blank pictures: constant or nearly so, such as those that a safety checker blackens."""
+"""Blank images: constant or nearly so, such as those that a safety checker blackens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncclip.synthesis.filters.base import Batch, Filter, Verdict
 
 
 class BlankSettings(Settings):
-    """Rejects constant or nearly constant pictures, such as a safety checker's black ones."""
+    """Rejects constant or nearly constant images, such as a safety checker's black ones."""
 
     name: Literal["blank"] = "blank"
     minimum: float = Field(4.0, ge=0, le=127.5)

@@ -1,4 +1,4 @@
-"""The frozen CLIP behind the filters: all that name the same backbone share one, and each picture is encoded once."""
+"""The frozen CLIP behind the filters: all that name the same backbone share one, and each image is encoded once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REMEMBERED = 4096
 
 
 class FrozenClip:
-    """Features of length 1 of pictures and sentences.
+    """Features of length 1 of images and sentences.
 
     Args:
         settings: which CLIP.
@@ -39,7 +39,7 @@ class FrozenClip:
         self._sentences: dict[str, torch.Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(N, D) features of pictures. Of some of the pictures that were encoded last, nothing is computed again."""
+        """(N, D) features of images. Of some of the images that were encoded last, nothing is computed again."""
         import torch
 
         places = {id(image): place for place, image in enumerate(self._images)}  # kept alive here, so ids are theirs

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Rejects pictures by a head that was trained on a CLIP's features of length 1: too ugly, too naked.
+    """Rejects images by a head that was trained on a CLIP's features of length 1: too ugly, too naked.
 
     Published forms are one linear layer (LAION's first aesthetic predictor) and several with nothing, or a ReLU, in
     between (the improved one, on ViT-L-14). The threshold is on the head's raw output.

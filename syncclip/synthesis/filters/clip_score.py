@@ -1,8 +1,8 @@
-"""Whether a frozen CLIP reads a picture as its own class, among all classes of the set.
+"""Whether a frozen CLIP reads an image as its own class, among all classes of the set.
 
-MERGED How much nearer a picture is to its own class than to any other, as a frozen CLIP sees them.
+MERGED How much nearer an image is to its own class than to any other, as a frozen CLIP sees them.
 
-MERGED How near a picture is to the very sentence that it was drawn from, as a frozen CLIP sees both.
+MERGED How near an image is to the very sentence that it was drawn from, as a frozen CLIP sees both.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from syncclip.synthesis.filters.clip import FrozenClip
 
 
 class ClipScoreSettings(Settings):
-    """Rejects pictures that a frozen CLIP doesn't read, zero-shot, as their own class among the set's classes."""
+    """Rejects images that a frozen CLIP doesn't read, zero-shot, as their own class among the set's classes."""
 
     name: Literal["clip_score"] = "clip_score"
     backbone: BackboneSettings | None = None
@@ -64,7 +64,7 @@ class ClipScore(Filter):
 
 
 class ClipMarginSettings(Settings):
-    """Rejects pictures that look like another class, or too nearly so."""
+    """Rejects images that look like another class, or too nearly so."""
 
     name: Literal["clip_margin"] = "clip_margin"
     backbone: BackboneSettings | None = None
@@ -92,17 +92,17 @@ class ClipMargin(Filter):
 
 
 class ClipSimilaritySettings(Settings):
-    """Rejects pictures that don't show what their prompt says, whatever the other classes are.
+    """Rejects images that don't show what their prompt says, whatever the other classes are.
 
-    The cosine that good pictures have differs among CLIPs: about 0.25 to 0.35 for OpenAI's. The scores of a first
-    shard, which lie beside its pictures, tell where to cut.
+    The cosine that good images have differs among CLIPs: about 0.25 to 0.35 for OpenAI's. The scores of a first
+    shard, which lie beside its images, tell where to cut.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
     backbone: BackboneSettings | None = None
     """The judge; the recipe's backbone where it is not given."""
     minimum: float = Field(ge=-1, le=1)
-    """Least cosine between picture and prompt."""
+    """Least cosine between image and prompt."""
 
 
 class ClipSimilarity(Filter):

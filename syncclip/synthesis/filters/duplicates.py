@@ -1,6 +1,6 @@
-"""Near-duplicates of pictures that the same shard has of the same class already.
+"""Near-duplicates of images that the same shard has of the same class already.
 
-Shards are drawn independently and in any order, so a filter can't know other shards' pictures without making bytes
+Shards are drawn independently and in any order, so a filter can't know other shards' images without making bytes
 depend on that order. Duplicates across shards are counted afterwards, by `syncclip shards quality`.
 """
 
@@ -25,7 +25,7 @@ Vectors = npt.NDArray[np.float64]
 
 
 class DuplicateSettings(Settings):
-    """Rejects pictures that look the same, by a perceptual hash: no model is asked. Put it last among the filters."""
+    """Rejects images that look the same, by a perceptual hash: no model is asked. Put it last among the filters."""
 
     name: Literal["duplicate"] = "duplicate"
     bits: int = Field(4, ge=0, le=63)
@@ -33,23 +33,23 @@ class DuplicateSettings(Settings):
 
 
 class ClipDuplicateSettings(Settings):
-    """Rejects pictures that a frozen CLIP can hardly tell from one of their class. Put it last among the filters."""
+    """Rejects images that a frozen CLIP can hardly tell from one of their class. Put it last among the filters."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
     backbone: BackboneSettings | None = None
     """The judge; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Cosine from which on two pictures are near-duplicates."""
+    """Cosine from which on two images are near-duplicates."""
 
 
 class _Duplicates(Filter):
-    """Compares with the accepted pictures of the class, and with those before in the batch that it kept itself.
+    """Compares with the accepted images of the class, and with those before in the batch that it kept itself.
 
     The score is 1 - the largest similarity, 1 where there is nothing to compare with.
     """
 
     least: float
-    """Similarity from which on two pictures are near-duplicates."""
+    """Similarity from which on two images are near-duplicates."""
 
     def begin(self) -> None:
         self._accepted: dict[int, dict[int, Vectors]] = defaultdict(dict)  # label -> index -> vector
@@ -103,7 +103,7 @@ class ClipDuplicate(_Duplicates):
 
 
 def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
-    """Refuse duplicate filters where a shard has one picture of each class only, so that there is nothing to compare.
+    """Refuse duplicate filters where a shard has one image of each class only, so that there is nothing to compare.
 
     Raises:
         UserError: says how large shards must be.
@@ -111,7 +111,7 @@ def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
     found = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if found is not None and shard_size <= classes:
         raise UserError(
-            f"filter {found!r} compares pictures of a class within a shard, but shards of {shard_size} hold no two of "
+            f"filter {found!r} compares images of a class within a shard, but shards of {shard_size} hold no two of "
             f"any of {classes} classes; set synthesis.shard_size, for instance to {8 * classes} for eight of each"
         )
 

@@ -1,4 +1,4 @@
-"""Pictures that are too close to a test picture: a generator may have learnt them by heart."""
+"""Images that are too close to a test image: a generator may have learnt them by heart."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from syncclip.synthesis.filters import assets
 from syncclip.synthesis.filters.base import Batch, Filter, Verdict
 from syncclip.synthesis.filters.clip import FrozenClip
 
-PICTURES = 64
-"""Test pictures that are encoded at once."""
+IMAGES = 64
+"""Test images that are encoded at once."""
 
 
 class LeakageSettings(Settings):
-    """Rejects pictures that a frozen CLIP can hardly tell from one of the benchmark's test pictures, of any class."""
+    """Rejects images that a frozen CLIP can hardly tell from one of the dataset's test images, of any class."""
 
     name: Literal["leakage"] = "leakage"
     backbone: BackboneSettings | None = None
     """The judge; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Cosine from which on a picture counts as a copy."""
+    """Cosine from which on an image counts as a copy."""
     digest: str = ""
-    """Of the test pictures' features; filled in when a set is begun."""
+    """Of the test images' features; filled in when a set is begun."""
 
 
 class Leakage(Filter):
-    """See `LeakageSettings`; the score is 1 - the cosine to the nearest test picture."""
+    """See `LeakageSettings`; the score is 1 - the cosine to the nearest test image."""
 
     name = "leakage"
 
@@ -47,32 +47,32 @@ class Leakage(Filter):
         return Verdict([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
 
 
-def pin_leakage(settings: LeakageSettings, url: str, pictures: Callable[[], ImageSet]) -> LeakageSettings:
-    """Lay the test pictures' features beside the set at `url`, and note their digest. They are computed once.
+def pin_leakage(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
+    """Lay the test images' features beside the set at `url`, and note their digest. They are computed once.
 
     Raises:
-        UserError: the benchmark has no test pictures, or none that can be read.
+        UserError: the dataset has no test images, or none that can be read.
     """
     import torch
 
     if settings.digest and storage.exists(assets.place_of(url, settings.digest)):
         return settings
-    images = pictures()
+    images = test_images()
     assert settings.backbone is not None, "draft names the judge"
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     found = []
-    with Progress(len(images), "pictures", "leakage") as progress:
-        for start in range(0, len(images), PICTURES):
-            rows = range(start, min(start + PICTURES, len(images)))
+    with Progress(len(images), "images", "leakage") as progress:
+        for start in range(0, len(images), IMAGES):
+            rows = range(start, min(start + IMAGES, len(images)))
             sound = [image for row in rows if (image := _readable(images, row)) is not None]
             found += [clip.features(sound).half().cpu()] if sound else []
             progress.update(len(rows))
     if not found:
-        raise UserError("filter 'leakage': no test picture can be read; check the benchmark, or remove the filter")
+        raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
     digest = assets.lay(url, {"features": torch.cat(found)})
     if settings.digest and digest != settings.digest:
         raise UserError(
-            f"filter 'leakage': {assets.place_of(url, settings.digest)} is gone, and the test pictures are not those "
+            f"filter 'leakage': {assets.place_of(url, settings.digest)} is gone, and the test images are not those "
             "that the set was begun with; restore it or draw into another folder"
         )
     return settings.model_copy(update={"digest": digest})
@@ -81,5 +81,5 @@ def pin_leakage(settings: LeakageSettings, url: str, pictures: Callable[[], Imag
 def _readable(images: ImageSet, row: int) -> Image.Image | None:
     try:
         return images.image(row)
-    except UserError:  # nothing is like a picture that nobody can read
+    except UserError:  # nothing is like an image that nobody can read
         return None

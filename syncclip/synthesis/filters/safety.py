@@ -27,7 +27,7 @@ class SafetySettings(Settings):
 
 
 class Safety(Filter):
-    """See `SafetySettings`; the score is 1 for a safe picture and 0 for a flagged one."""
+    """See `SafetySettings`; the score is 1 for a safe image and 0 for a flagged one."""
 
     name = "safety"
     blurred = True

@@ -4,7 +4,7 @@ settings   section `synthesis.generator` of a recipe
 locating   where weights lie and what identifies them, without loading them
 loading    from a place to a pipeline on its device: class, scheduler, LoRA, attention, compilation
 calling    what a family's call takes of the settings, and what it refuses
-generator  one picture for each prompt and seed, from noise or from a real picture
+generator  one image for each prompt and seed, from noise or from a real image
 probing    the batch size and the attention that are fastest here
 """
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
-PICTURES = ("image", "mask_image", "control_image", "video", "num_frames")
-"""Parameters of pipelines that start from pictures or make films."""
+IMAGES = ("image", "mask_image", "control_image", "video", "num_frames")
+"""Parameters of pipelines that start from images or make films."""
 
 LEAST_BINNED = 16
 """Latents of smaller sides have no table of sizes in the families that choose from one (PixArt, Sana)."""
@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
-    """The keyword arguments of every call of a pipeline, but for prompts, generators and pictures.
+    """The keyword arguments of every call of a pipeline, but for prompts, generators and images.
 
     Args:
         pipeline: a loaded one; with `guided`, the image-to-image form of its family.
@@ -54,7 +54,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> Size:
-    """The size of the pictures that it draws from text alone: as asked for, or the family's own."""
+    """The size of the images that it draws from text alone: as asked for, or the family's own."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return Size(settings.width or side, settings.height or side)
@@ -85,10 +85,10 @@ def _refuse_other_tasks(
 
     drawing: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     editing: Any = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
-    optional = type(pipeline) in drawing and type(pipeline) in editing  # draws with a picture and without
-    pictures = [] if optional else [name for name in PICTURES if name in parameters]
-    if "prompt" not in parameters or "generator" not in parameters or pictures:
-        needs = f"needs {pictures[0]!r}" if pictures else "takes no prompt or no generator"
+    optional = type(pipeline) in drawing and type(pipeline) in editing  # draws with an image and without
+    images = [] if optional else [name for name in IMAGES if name in parameters]
+    if "prompt" not in parameters or "generator" not in parameters or images:
+        needs = f"needs {images[0]!r}" if images else "takes no prompt or no generator"
         raise UserError(
             f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; give a text-to-image "
             "pipeline"

@@ -109,7 +109,7 @@ def _pipeline_class(name: str | None) -> Any:
     except ImportError as error:
         raise UserError(
             f"synthesis.generator.pipeline_class: {module} can't be imported ({first_line(error)}); it must be "
-            "importable wherever pictures are drawn"
+            "importable wherever images are drawn"
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         where, hint = (module, "") if colon else ("diffusers", _nearest(name, "Pipeline"))
@@ -142,7 +142,7 @@ def _compile(pipeline: Any) -> None:
     if network is None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
-    # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then a picture's last bits
+    # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then an image's last bits
     # would depend on which batches its process drew before.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BATCH_SIZES)
     network.compile(backend=BACKEND, dynamic=False)

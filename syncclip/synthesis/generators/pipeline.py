@@ -1,4 +1,4 @@
-"""One picture for each prompt and seed."""
+"""One image for each prompt and seed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from syncclip.synthesis.generators.locating import first_line, locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 NSFW = "nsfw"
-"""Key of a picture's `info` that holds the verdict of the pipeline's own safety checker, where it has one."""
+"""Key of an image's `info` that holds the verdict of the pipeline's own safety checker, where it has one."""
 
 
 class Generator:
-    """Draws pictures with one pipeline; holds its weights.
+    """Draws images with one pipeline; holds its weights.
 
-    Picture i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is drawn
+    Image i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is drawn
     in, on the kind of device and on torch's number of threads. Its noise is always made on the CPU.
 
     Args:
@@ -46,10 +46,10 @@ class Generator:
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> list[Image.Image]:
-        """One RGB picture for each (prompt, seed), drawn as one batch.
+        """One RGB image for each (prompt, seed), drawn as one batch.
 
         Args:
-            guides: the real picture that each starts from, None where it starts from noise; those with a guide are
+            guides: the real image that each starts from, None where it starts from noise; those with a guide are
                 drawn as a batch of their own. Nothing: all start from noise.
         """
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
@@ -72,7 +72,7 @@ class Generator:
         seeds: Sequence[int],
         rows: Sequence[int],
     ) -> list[Image.Image]:
-        """The pictures of some rows, as one batch."""
+        """The images of some rows, as one batch."""
         import torch
 
         if "negative_prompt" in arguments:
@@ -90,11 +90,11 @@ class Generator:
                 )
             except Exception as error:
                 raise _told(error, self.settings) from error
-        pictures = [picture.convert("RGB") for picture in output.images]
+        images = [image.convert("RGB") for image in output.images]
         flags = getattr(output, "nsfw_content_detected", None)
-        for picture, flag in zip(pictures, flags or (), strict=False):
-            picture.info[NSFW] = bool(flag)
-        return pictures
+        for image, flag in zip(images, flags or (), strict=False):
+            image.info[NSFW] = bool(flag)
+        return images
 
 
 def _image_to_image(pipeline: Any) -> Any:
@@ -105,7 +105,7 @@ def _image_to_image(pipeline: Any) -> Any:
 
     auto: Any = diffusers.AutoPipelineForImage2Image
     name = type(pipeline).__name__
-    missing = f"synthesis.generator.guide: a {name} can't start from real pictures; remove it, or use another pipeline"
+    missing = f"synthesis.generator.guide: a {name} can't start from real images; remove it, or use another pipeline"
     try:
         found = auto.from_pipe(pipeline)
     except ValueError as error:

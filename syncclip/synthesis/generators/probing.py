@@ -20,14 +20,14 @@ STEPS = 4
 """Denoising steps of a trial: enough for them to outweigh the decoder."""
 
 CPU_LARGEST = 32
-"""Batches of more pictures save nothing on a CPU and take its memory."""
+"""Batches of more images save nothing on a CPU and take its memory."""
 
 Stopwatch = Callable[[int], float | None]
 """Batch size -> seconds for one batch; None where it doesn't fit into memory."""
 
 
 def open_questions(settings: GeneratorSettings, device: str) -> bool:
-    """Whether something has to be measured before the settings say all that decides a picture."""
+    """Whether something has to be measured before the settings say all that decides an image."""
     attention = settings.attention == "auto" and device.startswith("cuda") and xformers_installed()
     return settings.batch_size == "auto" or attention
 
@@ -43,10 +43,10 @@ def answered(
         device: where the set will be drawn; this process must be there.
         fingerprint: of the weights, as `locate` gave it.
         prompts: what is drawn; repeated as needed.
-        largest: the largest batch that can occur, the pictures of a shard.
+        largest: the largest batch that can occur, the images of a shard.
 
     Raises:
-        UserError: the generator can't be loaded, or not even one picture fits into memory.
+        UserError: the generator can't be loaded, or not even one image fits into memory.
     """
     if not open_questions(settings, device):
         return settings
@@ -69,7 +69,7 @@ def even_parts(whole: int) -> list[int]:
 
 
 def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGET) -> int:
-    """The smallest of ascending batch sizes to which no larger one is `GAIN` times as fast a picture.
+    """The smallest of ascending batch sizes to which no larger one is `GAIN` times as fast an image.
 
     Raises:
         UserError: not even the smallest fits into memory.
@@ -86,7 +86,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGE
         costs[size] = seconds / size
     if not costs:
         raise UserError(
-            f"generator: not even {sizes[0]} picture at once fits into memory; draw smaller ones, use dtype=bf16, or "
+            f"generator: not even {sizes[0]} image at once fits into memory; draw smaller ones, use dtype=bf16, or "
             "take a larger machine"
         )
     return next(size for size, cost in costs.items() if cost <= min(costs.values()) * GAIN)
@@ -101,7 +101,7 @@ def _stopwatch(generator: Generator, prompts: Sequence[str]) -> Stopwatch:
         try:
             for _ in range(2):  # the first time includes what is chosen and allocated once
                 begun = time.perf_counter()
-                generator.draw(texts, range(size))  # ends when the pictures are on the CPU
+                generator.draw(texts, range(size))  # ends when the images are on the CPU
                 best = min(best, time.perf_counter() - begun)
                 if best > BUDGET:
                     break

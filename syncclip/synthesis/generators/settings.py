@@ -25,18 +25,18 @@ class LoraSettings(Settings):
 
 
 class GuideSettings(Settings):
-    """Pictures of classes with real ones start from those instead of from noise.
+    """Images of classes with real ones start from those instead of from noise.
 
     Source: "real guidance" in He et al., ICLR 2023 (arXiv 2210.07574).
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """How much of a real picture is replaced: little of it changes near 0, nothing of it is left at 1. So many of the
+    """How much of a real image is replaced: little of it changes near 0, nothing of it is left at 1. So many of the
     steps are made, rounded down."""
 
 
 class GeneratorSettings(Settings):
-    """Which pipeline draws, and how. All of it decides the pictures' bytes."""
+    """Which pipeline draws, and how. All of it decides the images' bytes."""
 
     added: ClassVar[tuple[str, ...]] = ("pipeline_class", "true_guidance", "loras", "guide", "attention", "compile")
 
@@ -58,13 +58,13 @@ class GeneratorSettings(Settings):
     height: int | None = Field(None, ge=8)
     width: int | None = Field(None, ge=8)
     batch_size: int | Literal["auto"] = 8
-    """Pictures drawn at once. A picture's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
+    """Images drawn at once. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     loras: tuple[LoraSettings, ...] = ()
     """Added to the weights in this order, when they are loaded."""
     guide: GuideSettings | None = None
-    """Start from the few real pictures, where a class has some; None: draw all from text alone."""
+    """Start from the few real images, where a class has some; None: draw all from text alone."""
     attention: Attention = "auto"
     """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
     installed and measured to be faster before the first shard of a new set."""
@@ -73,7 +73,7 @@ class GeneratorSettings(Settings):
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def _some_pictures(cls, size: Any) -> Any:
+    def _some_images(cls, size: Any) -> Any:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
             raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
         return size

@@ -31,7 +31,7 @@ class PromptSettings(Settings):
 
     name: Literal["template"] = "template"
     templates: tuple[Template, ...] = ()
-    """Sentences with one `{}` for the class name; none: the benchmark's own template."""
+    """Sentences with one `{}` for the class name; none: the dataset's own template."""
     strategies: tuple[StrategySettings, ...] = ()
     """Instead of `templates`: several ways, mixed by their weights."""
     classes: dict[str, Sentences] = Field(default_factory=dict)
@@ -74,7 +74,7 @@ def _alone(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
 
 
 def prompt_of(settings: PromptSettings, template: str, classname: str, image: int) -> str:
-    """The prompt of image number `image` (0, 1, …) of a class; `template` is the benchmark's own."""
+    """The prompt of image number `image` (0, 1, …) of a class; `template` is the dataset's own."""
     sentences: Sequence[str] | None = settings.classes.get(classname)
     turn = image
     if sentences is None:
@@ -102,18 +102,18 @@ def strategy_of(settings: PromptSettings, classname: str, image: int) -> str:
     return settings.labels[turn_of(settings.weights, image)[0]]
 
 
-def check_classes(settings: PromptSettings, classnames: Sequence[str], benchmark: str) -> None:
+def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
     """Hold the sentences for single classes against the classes that there are.
 
     Raises:
         ValueError: a class has no sentences, or a name is no class's.
     """
-    _known(settings.classes, classnames, "classes", benchmark)
+    _known(settings.classes, classnames, "classes", dataset)
     for place, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
             where = f"strategies[{place}] ({strategy.name})"
             assert strategy.file is None, "files are read before a plan is made"
-            _known(strategy.sentences, classnames, where, benchmark)
+            _known(strategy.sentences, classnames, where, dataset)
             without = [name for name in classnames if name not in strategy.sentences and name not in settings.classes]
             if without:
                 more = f" and {len(without) - 1} more" if without[1:] else ""
@@ -123,13 +123,13 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], benchmark
                 )
 
 
-def _known(names: Iterable[str], classnames: Sequence[str], where: str, benchmark: str) -> None:
+def _known(names: Iterable[str], classnames: Sequence[str], where: str, dataset: str) -> None:
     classes = set(classnames)
     for name in names:
         if name not in classes:
             close = difflib.get_close_matches(name, classnames, n=1, cutoff=0.5)
             hint = f"did you mean {close[0]!r}?" if close else f"the first is {classnames[0]!r}"
-            raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of benchmark {benchmark!r}; {hint}")
+            raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of dataset {dataset!r}; {hint}")
 
 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:

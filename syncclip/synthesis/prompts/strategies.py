@@ -26,7 +26,7 @@ class SharedStrategy(Strategy):
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
-        """The sentences in turn; `template` is the benchmark's own."""
+        """The sentences in turn; `template` is the dataset's own."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Those of a class."""
@@ -62,7 +62,7 @@ class TemplateSettings(SharedStrategy):
 
     name: Literal["template"] = "template"
     templates: tuple[Template, ...] = ()
-    """None: the benchmark's own template."""
+    """None: the dataset's own template."""
 
     def shared(self, template: str) -> Sequence[str]:
         return self.templates or (template,)

@@ -8,7 +8,7 @@ from tests.synthesis.filters.conftest import batch, noise
 
 
 @pytest.mark.parametrize(
-    ("picture", "kept"),
+    ("image", "kept"),
     [
         (Image.new("RGB", (32, 32), "black"), False),
         (Image.new("RGB", (32, 32), (200, 30, 90)), False),
@@ -16,5 +16,5 @@ from tests.synthesis.filters.conftest import batch, noise
         (Image.merge("RGB", [Image.new("L", (32, 32)), noise(0).getchannel(0), Image.new("L", (32, 32))]), True),
     ],
 )
-def test_blank_rejects_constant_pictures_of_any_colour(picture: Image.Image, kept: bool) -> None:
-    assert Blank(BlankSettings()).judge(batch([picture])).keep == [kept]
+def test_blank_rejects_constant_images_of_any_colour(image: Image.Image, kept: bool) -> None:
+    assert Blank(BlankSettings()).judge(batch([image])).keep == [kept]

@@ -13,7 +13,7 @@ def test_filters_are_built_in_the_order_of_their_settings(backbone: BackboneSett
     assert [one.name for one in built] == ["clip_score", "blank"]
 
 
-def test_a_picture_is_encoded_once_for_all_filters_that_share_a_backbone(
+def test_a_image_is_encoded_once_for_all_filters_that_share_a_backbone(
     backbone: BackboneSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score, margin = build_filters(
@@ -24,10 +24,10 @@ def test_a_picture_is_encoded_once_for_all_filters_that_share_a_backbone(
     encoded: list[int] = []
     plain = clip.model.encode_image
     monkeypatch.setattr(clip.model, "encode_image", lambda pixels: encoded.append(len(pixels)) or plain(pixels))
-    pictures = batch([noise(seed) for seed in range(4)])
-    score.judge(pictures)
-    margin.judge(pictures.at([3, 1]))
+    images = batch([noise(seed) for seed in range(4)])
+    score.judge(images)
+    margin.judge(images.at([3, 1]))
     assert encoded == [4]
-    assert torch.equal(clip.features(pictures.images)[[3, 1]], clip.features(pictures.at([3, 1]).images))
+    assert torch.equal(clip.features(images.images)[[3, 1]], clip.features(images.at([3, 1]).images))
     margin.judge(batch([noise(9)]))
     assert encoded == [4, 1]

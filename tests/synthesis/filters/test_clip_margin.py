@@ -6,7 +6,7 @@ from syncclip.synthesis.filters import ClipMargin, ClipMarginSettings, FrozenCli
 from tests.synthesis.filters.conftest import batch, noise
 
 
-def test_a_picture_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -> None:
+def test_a_image_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -> None:
     image = noise(3)
     cosines = (clip.features([image]) @ clip.classes.T)[0].tolist()
     first, second = sorted(cosines, reverse=True)[:2]

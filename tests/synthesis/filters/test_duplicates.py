@@ -50,7 +50,7 @@ def test_other_classes_may_look_alike(duplicate: Filter) -> None:
     assert duplicate.judge(batch([noise(0), near(noise(0))], [0, 1])).keep == [True, True]
 
 
-def test_another_attempt_at_the_same_picture_is_no_duplicate_of_it(duplicate: Filter) -> None:
+def test_another_attempt_at_the_same_image_is_no_duplicate_of_it(duplicate: Filter) -> None:
     duplicate.accept(batch([noise(0)], indices=[7]))
     assert duplicate.judge(batch([near(noise(0))], indices=[7])).keep == [True]
     duplicate.accept(batch([noise(2)], indices=[7]))  # a better attempt takes its place
@@ -78,12 +78,12 @@ def test_so_many_bits_of_the_hash_may_differ(bits: int, kept: bool, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["duplicate", "clip_duplicate"])
-def test_shards_without_two_pictures_of_a_class_are_refused(name: str) -> None:
+def test_shards_without_two_images_of_a_class_are_refused(name: str) -> None:
     classes = [f"class {label}" for label in range(88)]
 
     def planned(**settings: object) -> int:
         asked = SynthesisSettings.model_validate({"filters": [{"name": name}], **settings})
-        return draft(asked, benchmark="many", classnames=classes, template="a {}").shard_size
+        return draft(asked, dataset="many", classnames=classes, template="a {}").shard_size
 
     with pytest.raises(UserError, match=rf"filter '{name}' compares .* set synthesis.shard_size, .* to 704 for eight"):
         planned(images_per_class=16)

@@ -13,8 +13,8 @@ from syncclip.synthesis.filters.leakage import pin_leakage
 from tests.synthesis.filters.conftest import batch, noise
 
 
-class Pictures:
-    """Noise as test pictures; the second can't be read."""
+class Images:
+    """Noise as test images; the second can't be read."""
 
     labels = None
 
@@ -31,10 +31,10 @@ def never() -> ImageSet:
     raise AssertionError("the features were to be computed once")
 
 
-def test_a_copy_of_a_test_picture_is_rejected_whatever_its_class(
+def test_a_copy_of_a_test_image_is_rejected_whatever_its_class(
     backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path
 ) -> None:
-    settings = pin_leakage(LeakageSettings(backbone=backbone, similarity=0.998), str(tmp_path), Pictures)
+    settings = pin_leakage(LeakageSettings(backbone=backbone, similarity=0.998), str(tmp_path), Images)
     copy = ImageEnhance.Brightness(noise(2)).enhance(0.98)
     verdict = Leakage(settings, clip, str(tmp_path)).judge(batch([noise(0), copy, noise(9)], [0, 3, 0]))
     assert verdict.keep == [False, False, True]
@@ -44,16 +44,16 @@ def test_a_copy_of_a_test_picture_is_rejected_whatever_its_class(
 def test_the_features_are_computed_once_and_again_only_if_they_are_gone(
     backbone: BackboneSettings, tmp_path: Path
 ) -> None:
-    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Pictures)
+    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Images)
     assert pin_leakage(settings, str(tmp_path), never) == settings
     for file in (tmp_path / "filters").iterdir():
         file.unlink()
-    assert pin_leakage(settings, str(tmp_path), Pictures) == settings
+    assert pin_leakage(settings, str(tmp_path), Images) == settings
     assert pin_leakage(settings, str(tmp_path), never) == settings
 
 
 def test_damaged_features_are_told(backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path) -> None:
-    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Pictures)
+    settings = pin_leakage(LeakageSettings(backbone=backbone), str(tmp_path), Images)
     (file,) = (tmp_path / "filters").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
     with pytest.raises(UserError, match="was damaged"):

@@ -69,7 +69,7 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     drawn = Generator(GeneratorSettings(pipeline=str(folder), steps=2)).draw(prompts, seeds)
     model = StableDiffusionSafetyChecker.from_pretrained(checker)
     processor = CLIPImageProcessor.from_pretrained(checker)
-    with torch.inference_mode():  # forbidden is what leads from the first picture to the second
+    with torch.inference_mode():  # forbidden is what leads from the first image to the second
         pixels = processor(drawn, return_tensors="pt").pixel_values
         cat, dog = torch.nn.functional.normalize(model.visual_projection(model.vision_model(pixels)[1]), dim=-1)
         model.concept_embeds[3] = dog - cat

@@ -24,7 +24,7 @@ Family = Callable[..., GeneratorSettings]
         ("flux", "FluxImg2ImgPipeline", "needs 'image'; give a text-to-image pipeline"),
     ],
 )
-def test_a_pipeline_that_needs_a_picture_is_refused(
+def test_a_pipeline_that_needs_a_image_is_refused(
     family: Family, tmp_path: Path, family_name: str, other: str, message: str
 ) -> None:
     shutil.copytree(family(family_name).pipeline, tmp_path, dirs_exist_ok=True)
@@ -44,5 +44,5 @@ def test_its_text_to_image_class_may_be_named_instead(family: Family, tmp_path: 
     assert generator.draw(["a cat"], [1])[0].size == (64, 64)
 
 
-def test_a_family_that_draws_with_pictures_and_without_is_taken(family: Family) -> None:
+def test_a_family_that_draws_with_images_and_without_is_taken(family: Family) -> None:
     assert Generator(family("flux", pipeline_class="FluxKontextPipeline")).draw(["a cat"], [1])[0].size == (64, 64)

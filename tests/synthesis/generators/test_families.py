@@ -1,4 +1,4 @@
-"""Each family of text-to-image pipelines, tiny and with random weights: what pictures depend on, what is obeyed."""
+"""Each family of text-to-image pipelines, tiny and with random weights: what images depend on, what is obeyed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a dog!", "a fir tree, at night"]
 SEEDS = [1, 2**32 - 1, 3]
 
-START_FROM_PICTURES = ("sd", "turbo", "lcm", "sdxl", "sd3", "flux")
+START_FROM_IMAGES = ("sd", "turbo", "lcm", "sdxl", "sd3", "flux")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -26,8 +26,8 @@ def generator(family: Family, request: pytest.FixtureRequest) -> Generator:
 
 
 def draw(generator: Generator, rows: list[int]) -> list[bytes]:
-    pictures = generator.draw([PROMPTS[i] for i in rows], [SEEDS[i] for i in rows])
-    return [picture.tobytes() for picture in pictures]
+    images = generator.draw([PROMPTS[i] for i in rows], [SEEDS[i] for i in rows])
+    return [image.tobytes() for image in images]
 
 
 def test_a_batch_has_the_same_bytes_whatever_was_drawn_before(generator: Generator) -> None:
@@ -37,7 +37,7 @@ def test_a_batch_has_the_same_bytes_whatever_was_drawn_before(generator: Generat
     assert len(set(first)) == 3
 
 
-def test_a_picture_has_the_same_bytes_among_any_neighbours(generator: Generator) -> None:
+def test_a_image_has_the_same_bytes_among_any_neighbours(generator: Generator) -> None:
     ordered, other = draw(generator, [0, 1, 2]), draw(generator, [0, 2, 2])
     assert [other[0], other[2]] == [ordered[0], ordered[2]]
 
@@ -60,8 +60,8 @@ def test_prompt_and_seed_are_heard(generator: Generator) -> None:
     assert len({one.tobytes(), other_seed.tobytes(), other_prompt.tobytes()}) == 3
 
 
-@pytest.mark.parametrize("name", START_FROM_PICTURES)
-def test_a_guided_picture_depends_on_its_real_one_and_on_nothing_beside_it(family: Family, name: str) -> None:
+@pytest.mark.parametrize("name", START_FROM_IMAGES)
+def test_a_guided_image_depends_on_its_real_one_and_on_nothing_beside_it(family: Family, name: str) -> None:
     generator = Generator(family(name, steps=4, guide={"strength": 0.5}))
     dark, light = Image.new("RGB", (80, 60), (20, 10, 30)), Image.new("L", (50, 90), 230)
     first = generator.draw(PROMPTS, SEEDS, [dark, light, None])
@@ -72,9 +72,9 @@ def test_a_guided_picture_depends_on_its_real_one_and_on_nothing_beside_it(famil
     assert exchanged[2].tobytes() == first[2].tobytes()
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(START_FROM_PICTURES)))
-def test_a_guide_is_refused_where_a_family_cannot_start_from_pictures(family: Family, name: str) -> None:
-    with pytest.raises(UserError, match=r"synthesis.generator.guide: a \w+Pipeline can't start from real pictures"):
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(START_FROM_IMAGES)))
+def test_a_guide_is_refused_where_a_family_cannot_start_from_images(family: Family, name: str) -> None:
+    with pytest.raises(UserError, match=r"synthesis.generator.guide: a \w+Pipeline can't start from real images"):
         Generator(family(name, guide={}))
 
 

@@ -16,7 +16,7 @@ PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
 def drawn(settings: GeneratorSettings) -> list[bytes]:
-    return [picture.tobytes() for picture in Generator(settings).draw(PROMPTS, [1, 2])]
+    return [image.tobytes() for image in Generator(settings).draw(PROMPTS, [1, 2])]
 
 
 def test_an_unknown_scheduler_is_refused_with_the_nearest(pipeline: Path) -> None:
@@ -78,7 +78,7 @@ def make_lora(settings: GeneratorSettings, folder: Path) -> Path:
     return folder
 
 
-def test_lora_weights_change_the_pictures_by_their_scale(family: Family, lora: Path) -> None:
+def test_lora_weights_change_the_images_by_their_scale(family: Family, lora: Path) -> None:
     plain = drawn(family("sd"))
     none, half, whole = (
         drawn(family("sd", loras=[{"weights": str(lora), "scale": scale}])) for scale in (0.0, 0.5, 1.0)
@@ -119,7 +119,7 @@ def test_lora_weights_without_peft_are_refused_with_the_cure(
         Generator(family("sd", loras=[{"weights": str(lora)}]))
 
 
-def test_a_compiled_denoiser_draws_the_same_pictures(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_denoiser_draws_the_same_images(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     seen: list[Any] = []
@@ -150,8 +150,8 @@ def test_what_is_compiled_follows_from_the_size_of_a_batch_alone(
 
     monkeypatch.setattr(loading, "BACKEND", backend)
     generator = Generator(family("pixart", compile=True))
-    for pictures in (2, 3, 1, 2):
-        generator.draw(["a cat"] * pictures, range(pictures))
+    for images in (2, 3, 1, 2):
+        generator.draw(["a cat"] * images, range(images))
     torch._dynamo.reset()
     assert len(compiled) == 3
     told = [value for inputs in compiled for one in inputs for value in (one, *getattr(one, "shape", ()))]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-def test_pictures_have_the_pipelines_own_size_and_differ_with_prompt_and_seed(pipeline: Path) -> None:
+def test_images_have_the_pipelines_own_size_and_differ_with_prompt_and_seed(pipeline: Path) -> None:
     generator = Generator(settings_of(pipeline))
     cat, dog, other = generator.draw([*PROMPTS, PROMPTS[0]], [1, 1, 2])
     assert cat.size == (64, 64) and cat.mode == "RGB"
@@ -52,11 +52,11 @@ def real() -> list[Image.Image]:
     return [Image.new("L", (90, 70), 20), Image.new("RGB", (40, 80), (230, 220, 240))]
 
 
-def brightness(picture: Image.Image) -> float:
-    return float(np.asarray(picture, float).mean())
+def brightness(image: Image.Image) -> float:
+    return float(np.asarray(image, float).mean())
 
 
-def test_a_weak_guide_gives_pictures_like_the_real_ones(pipeline: Path, real: list[Image.Image]) -> None:
+def test_a_weak_guide_gives_images_like_the_real_ones(pipeline: Path, real: list[Image.Image]) -> None:
     generator = Generator(settings_of(pipeline, steps=20, guide={"strength": 0.05}))
     dark, light = generator.draw(PROMPTS, [1, 2], real)
     other, _ = generator.draw(PROMPTS, [1, 2], [real[1], real[0]])
@@ -64,7 +64,7 @@ def test_a_weak_guide_gives_pictures_like_the_real_ones(pipeline: Path, real: li
     assert dark.tobytes() != other.tobytes()
 
 
-def test_a_guide_at_full_strength_leaves_nothing_of_the_real_picture(pipeline: Path, real: list[Image.Image]) -> None:
+def test_a_guide_at_full_strength_leaves_nothing_of_the_real_image(pipeline: Path, real: list[Image.Image]) -> None:
     near, far = (Generator(settings_of(pipeline, steps=10, guide={"strength": s})) for s in (0.2, 1.0))
     same_noise = [
         [np.asarray(generator.draw(PROMPTS[:1], [1], [one])[0], float) for one in real] for generator in (near, far)
@@ -73,7 +73,7 @@ def test_a_guide_at_full_strength_leaves_nothing_of_the_real_picture(pipeline: P
     assert difference[1] < difference[0]
 
 
-def test_pictures_without_a_guide_are_those_of_text_alone_whoever_is_beside_them(
+def test_images_without_a_guide_are_those_of_text_alone_whoever_is_beside_them(
     pipeline: Path, real: list[Image.Image]
 ) -> None:
     free = Generator(settings_of(pipeline)).draw(PROMPTS, [1, 2])
@@ -112,14 +112,14 @@ def test_what_draws_from_torchs_own_generator_is_a_function_of_the_batch_all_the
 
 
 def test_the_embedded_pipeline_draws_what_is_like_its_guide() -> None:
-    pictures = load_benchmark(BenchmarkSettings()).split("train")
-    real = [pictures.image(0), pictures.image(40)]
-    assert pictures.labels[0] != pictures.labels[40]
+    images = load_dataset(DatasetSettings()).split("train")
+    real = [images.image(0), images.image(40)]
+    assert images.labels[0] != images.labels[40]
     settings = GeneratorSettings(steps=10, guide={"strength": 0.2})  # type: ignore[arg-type]
     drawn = Generator(settings).draw(["a drawing."] * 2, [1, 2], real)
 
     def distance(one: Image.Image, other: Image.Image) -> float:
-        pair = [np.asarray(picture.resize((64, 64)), float) for picture in (one, other)]
+        pair = [np.asarray(image.resize((64, 64)), float) for image in (one, other)]
         return float(np.abs(pair[0] - pair[1]).mean())
 
     assert distance(drawn[0], real[0]) < 0.5 * distance(drawn[0], real[1])

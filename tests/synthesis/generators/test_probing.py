@@ -18,14 +18,14 @@ Family = Callable[..., GeneratorSettings]
 
 
 @given(st.integers(1, 5000))
-def test_parts_cut_a_shard_into_equal_batches_from_one_picture_to_all(whole: int) -> None:
+def test_parts_cut_a_shard_into_equal_batches_from_one_image_to_all(whole: int) -> None:
     parts = even_parts(whole)
     assert parts[0] == 1 and parts[-1] == whole and parts == sorted(set(parts))
     assert all(larger <= 2 * smaller for smaller, larger in pairwise(parts))
 
 
 def test_the_smallest_batch_near_the_best_is_taken() -> None:
-    seconds = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.4}  # a picture: 1, 0.6, 0.5, 0.4875, 0.525
+    seconds = {1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.4}  # an image: 1, 0.6, 0.5, 0.4875, 0.525
     assert best_batch(list(seconds), seconds.__getitem__) == 4
 
 
@@ -51,8 +51,8 @@ def test_trials_end_with_their_budget() -> None:
     assert asked == [1, 2]
 
 
-def test_too_little_memory_for_one_picture_is_told() -> None:
-    with pytest.raises(UserError, match="not even 1 picture at once fits into memory"):
+def test_too_little_memory_for_one_image_is_told() -> None:
+    with pytest.raises(UserError, match="not even 1 image at once fits into memory"):
         best_batch([1, 2], lambda size: None)
 
 

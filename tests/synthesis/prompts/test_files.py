@@ -21,7 +21,7 @@ def plan_of(prompts: dict[str, Any], images: int = 4) -> Plan:
     settings = SynthesisSettings(
         images_per_class=images, prompts=with_sentences(PromptSettings.model_validate(prompts))
     )
-    return draft(settings, benchmark="pets", classnames=CLASSES, template="a {}")
+    return draft(settings, dataset="pets", classnames=CLASSES, template="a {}")
 
 
 def captions(tmp_path: Path, **changes: Any) -> str:

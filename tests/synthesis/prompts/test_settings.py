@@ -13,7 +13,7 @@ from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of,
 from tests.synthesis.prompts import CLASSES, EVERYTHING
 
 
-def test_the_benchmarks_template_is_used_where_none_is_given() -> None:
+def test_the_datasets_template_is_used_where_none_is_given() -> None:
     assert prompt_of(PromptSettings(), "a photo of a {}.", "cat", 5) == "a photo of a cat."
 
 
@@ -103,7 +103,7 @@ def test_a_recipe_is_refused_in_one_sentence(strategy: str, sentence: str) -> No
     [
         (
             {"classes": {"cta": ["a cat"]}},
-            "prompts.classes: 'cta' is no class of benchmark 'pets'; did you mean 'cat'?",
+            "prompts.classes: 'cta' is no class of dataset 'pets'; did you mean 'cat'?",
         ),
         (
             {"strategies": [{"name": "descriptions", "sentences": {"cat": ["a cat"]}}]},

@@ -20,7 +20,7 @@ def box(sizes: list[int]) -> Combinations:
     return Combinations("{} " + " ".join(f"{{{name}}}" for name in lists), lists)
 
 
-def test_templates_are_taken_in_turn_and_the_benchmarks_own_where_none_is_given() -> None:
+def test_templates_are_taken_in_turn_and_the_datasets_own_where_none_is_given() -> None:
     assert settings.validate_python({"name": "template"}).of("cat", "my {}") == ("my {}",)
     assert settings.validate_python({"name": "template", "templates": ["a {}", "the {}"]}).of("cat", "my {}") == (
         "a {}",

@@ -23,7 +23,7 @@ TRAIN, VALIDATION = 24, 0.12
 TWIN, LEAK = 0.93, 0.98
 
 
-def make_benchmark(package: Path, masks: Masks, out: Path) -> dict[str, int]:
+def make_dataset(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     """Choose, render and split the pictures; write them as shards in which each picture names its source."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     sets = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
@@ -62,7 +62,7 @@ def make_benchmark(package: Path, masks: Masks, out: Path) -> dict[str, int]:
         )
         counts[split] = len(members)
     facts = {"name": "icons", "classnames": classnames, "template": TEMPLATE}
-    (out / "benchmark.json").write_text(json.dumps(facts, indent=1))
+    (out / "dataset.json").write_text(json.dumps(facts, indent=1))
     return counts
 
 

@@ -1,4 +1,4 @@
-"""Tiny benchmarks of coloured shapes, in the layouts that the package reads."""
+"""Tiny datasets of coloured shapes, in the layouts that the package reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = ["red circle", "green circle", "blue circle", "red square", "green squ
 COLOURS = {"red": (210, 40, 40), "green": (40, 170, 60), "blue": (50, 70, 210)}
 
 
-def picture(label: int, variant: int, size: int = 32) -> Image.Image:
+def make_image(label: int, variant: int, size: int = 32) -> Image.Image:
     """A coloured shape on a grey ground; place, size and ground are a function of (label, variant)."""
     generator = random.Random(1000 * label + variant)
     colour, shape = CLASSES[label % len(CLASSES)].split()
@@ -38,13 +38,13 @@ def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def tiny_benchmark(folder: Path, train: int = 4, val: int = 2, test: int = 4, size: int = 32) -> Path:
-    """Write six classes as a packed benchmark: `benchmark.json` beside the shard folders train/, val/ and test/.
+def tiny_dataset(folder: Path, train: int = 4, val: int = 2, test: int = 4, size: int = 32) -> Path:
+    """Write six classes as a packed dataset: `dataset.json` beside the shard folders train/, val/ and test/.
 
     Args:
         folder: where to write; made if it is not there.
-        train, val, test: pictures of each class in each split.
-        size: of a picture's side, pixels.
+        train, val, test: images of each class in each split.
+        size: of an image's side, pixels.
     """
     counts = {"train": train, "val": val, "test": test}
     variant = 0
@@ -53,7 +53,7 @@ def tiny_benchmark(folder: Path, train: int = 4, val: int = 2, test: int = 4, si
             Sample(
                 index=i * len(CLASSES) + label,
                 label=label,
-                image_bytes=encoded(picture(label, variant + i, size)),
+                image_bytes=encoded(make_image(label, variant + i, size)),
                 text=CLASSES[label],
                 provenance={"source": "shapes"},
             )
@@ -64,7 +64,7 @@ def tiny_benchmark(folder: Path, train: int = 4, val: int = 2, test: int = 4, si
         variant += count
     totals = {split: count * len(CLASSES) for split, count in counts.items()}
     described = {"name": "shapes", "classnames": CLASSES, "template": "a photo of a {}.", "splits": totals}
-    (folder / "benchmark.json").write_text(json.dumps(described))
+    (folder / "dataset.json").write_text(json.dumps(described))
     return folder
 
 
@@ -73,9 +73,9 @@ def folder_of_folders(folder: Path, per_class: int = 10, splits: dict[str, int] 
 
     Args:
         folder: where to write; made if it is not there.
-        per_class: pictures of each class, where there are no splits.
-        splits: folder name of each split and its pictures of each class; None for plain class folders.
-        size: of a picture's side, pixels.
+        per_class: images of each class, where there are no splits.
+        splits: folder name of each split and its images of each class; None for plain class folders.
+        size: of an image's side, pixels.
     """
     variant = 0
     for split, count in (splits or {"": per_class}).items():
@@ -83,6 +83,6 @@ def folder_of_folders(folder: Path, per_class: int = 10, splits: dict[str, int] 
             place = folder / split / name.replace(" ", "_")
             place.mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                (place / f"{i:03d}.png").write_bytes(encoded(picture(label, variant + i, size), "PNG"))
+                (place / f"{i:03d}.png").write_bytes(encoded(make_image(label, variant + i, size), "PNG"))
         variant += count
     return folder

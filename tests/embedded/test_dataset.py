@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from scripts.embedded.drawings import CONCEPTS, FAMILIES, concept_names, normalise
-from syncclip.datasets import BenchmarkSettings, load_benchmark
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.embedded import folder
 from syncclip.shards.reader import ShardSet
 
@@ -21,7 +21,7 @@ NAMES = {
 
 def sources(split: str) -> list[tuple[str, str, str, int]]:
     """(name of the set, set, icon, label) of every picture."""
-    pictures = ShardSet(str(folder("icons/benchmark") / split))
+    pictures = ShardSet(str(folder("icons/dataset") / split))
     found = []
     for row in range(len(pictures)):
         text = pictures.text(row)
@@ -52,7 +52,7 @@ def test_no_picture_comes_from_a_pretraining_set(splits: Splits) -> None:
 
 
 def test_a_picture_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
-    classes, concepts = load_benchmark(BenchmarkSettings()).classnames, concept_names()
+    classes, concepts = load_dataset(DatasetSettings()).classnames, concept_names()
     wrong = [
         (family, icon, classes[label])
         for part in splits.values()
@@ -70,10 +70,10 @@ def test_a_drawing_is_in_one_split_only(splits: Splits) -> None:
 
 
 def test_the_classes_are_those_of_the_pretraining_vocabulary_in_order() -> None:
-    benchmark = load_benchmark(BenchmarkSettings())
+    dataset = load_dataset(DatasetSettings())
 
-    assert benchmark.classnames == sorted(CONCEPTS["classes"])
-    assert len(benchmark.base) == len(benchmark.novel) == 44
+    assert dataset.classnames == sorted(CONCEPTS["classes"])
+    assert len(dataset.base) == len(dataset.novel) == 44
 
 
 def test_every_class_can_be_tested(splits: Splits) -> None:
