@@ -65,7 +65,7 @@ def plan_of(strategy: str, classes: int, images: int) -> Plan:
             {"name": "captions", "sentences": written},
         ]
     settings = SynthesisSettings.model_validate({"images_per_class": images, "prompts": prompts})
-    return draft(settings, benchmark="many", classnames=names, template="a photo of a {}.")
+    return draft(settings, dataset="many", classnames=names, template="a photo of a {}.")
 
 
 def planned(strategy: str, classes: int, images: int) -> Planned:

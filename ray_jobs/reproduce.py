@@ -9,7 +9,7 @@ DIR must be URLs or absolute paths that every node of the cluster sees.
 
 import sys
 
-from syncclip.cli.main import main
+from syncclip.cli import main
 
 if __name__ == "__main__":
     main(["reproduce", *sys.argv[1:]])

@@ -8,7 +8,7 @@ be a URL or an absolute path that every node of the cluster sees.
 
 import sys
 
-from syncclip.cli.main import main
+from syncclip.cli import main
 
 if __name__ == "__main__":
     main(["train", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syncclip.cli.main import main
+from syncclip.cli import main
 
 if __name__ == "__main__":
     main()

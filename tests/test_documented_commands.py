@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from syncclip.cli.main import app
+from syncclip.cli.app import app
 from syncclip.protocols.protocols import find_protocol
 from syncclip.protocols.run import recipes_of
 from syncclip.recipe.recipe import Recipe

@@ -34,7 +34,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: set[str]) -> None:
     }
 
     assert files - wheel == set()
-    assert {"syncclip/py.typed", "syncclip/recipes/icons.yaml", "syncclip/embedded/NOTICE"} <= wheel
+    assert {"syncclip/py.typed", "syncclip/recipe/shipped/icons.yaml", "syncclip/embedded/NOTICE"} <= wheel
 
 
 def test_the_wheel_holds_the_licence_and_the_notice(wheel: set[str]) -> None:

@@ -52,7 +52,7 @@ def files(folder: str | Path, *patterns: str) -> dict[str, bytes]:
 def test_a_submitted_protocol_leaves_its_tables(
     head: str, tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str
 ) -> None:
-    from syncclip.cli import main
+    from syncclip.cli import app
 
     protocol = ["base-to-novel", "--root", str(miniatures.root), "--dataset", "dtd", "--method", "zeroshot"]
     tiny_models = [f"backbone.name={tiny.backbone}", "backbone.pretrained=null", "backbone.precision=fp32"]
@@ -61,7 +61,7 @@ def test_a_submitted_protocol_leaves_its_tables(
     if by == "script":
         status, log = submit(head, "reproduce.py", *arguments)
     else:
-        status, log = main.run(["submit", "reproduce", "--address", head, *arguments]), capsys.readouterr().out
+        status, log = app.run(["submit", "reproduce", "--address", head, *arguments]), capsys.readouterr().out
     assert status == 0, log
     assert f"report: {tmp_path}/base-to-novel.html" in log
     assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["done"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from syncclip.cli.main import app
+from syncclip.cli.app import app
 from syncclip.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]

@@ -1,1 +1,8 @@
-"""Groups of subcommands of `syncclip`, one module each; like `cli`, they import what is heavy when it is needed."""
+"""The command `syncclip`: arguments come in, one call of the library is made, and what it found is printed.
+
+One module a subcommand or group of them; what is heavy is imported when it is needed.
+"""
+
+from syncclip.cli.app import main
+
+__all__ = ["main"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from syncclip import jobs
-from syncclip.cli import main
+from syncclip.cli import app
 from syncclip.cli.init import write_first_recipe
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -70,7 +70,7 @@ def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_re
     monkeypatch.chdir(tmp_path)  # a demo that ran here has left its set in runs/
     folder = exported(load_dataset(DatasetSettings()), tmp_path / "icons")
     place = str(tmp_path / "first.yaml")
-    assert main.run(["init", str(folder), "--out", place]) == 0
+    assert app.run(["init", str(folder), "--out", place]) == 0
     small = [
         "study.arms=[{method: zeroshot}, {method: syncclip}]",
         "study.images_per_class=[1]",
@@ -84,7 +84,7 @@ def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_re
         "evaluation.split=val",
     ]
     for recipe, out in (("demo", "before"), (place, "after")):
-        assert main.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
+        assert app.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
     before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
     told = ["cell", "base", "novel", "hm", "open_base", "open_novel", "open_hm", "ece"]
     pd.testing.assert_frame_equal(after[told], before[told])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs
-from syncclip.cli import main
+from syncclip.cli import app
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.worlds.literature import Miniatures
@@ -15,7 +15,7 @@ from tests.worlds.literature import Miniatures
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one sentence with which a command is refused."""
-    assert main.run(list(arguments)) == 2
+    assert app.run(list(arguments)) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
     return lines[0]
@@ -35,6 +35,6 @@ def test_a_run_is_tested_on_another_dataset(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"]), str(tmp_path))
-    assert main.run(["evaluate", str(tmp_path), "--dataset", "dtd", "--root", str(miniatures.root)]) == 0
+    assert app.run(["evaluate", str(tmp_path), "--dataset", "dtd", "--root", str(miniatures.root)]) == 0
     assert "zeroshot-real-seed1: accuracy on test images of dtd, %" in capsys.readouterr().out
     assert (tmp_path / "transfer" / "dtd" / "results.json").is_file()

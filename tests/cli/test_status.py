@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.cli.main import run
+from syncclip.cli.app import run
 from syncclip.synthesis.status import Facts, StatusFile
 from syncclip.training.run_folder import RunRecord
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.cli import main, submission
+from syncclip.cli import app, submission
 from syncclip.cli.submission import Submission
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
@@ -88,7 +88,7 @@ def test_a_reproduction_travels_as_it_was_typed(monkeypatch: pytest.MonkeyPatch,
     one = reproduction("study.seeds=[1, 2]", datasets=["dtd", "eurosat"], methods=["coop"], out="s3://bucket/out")
 
     assert one.identifier.startswith("syncclip-reproduce-base-to-novel-")
-    assert main.run(shlex.split(one.entrypoint)[3:]) == 0
+    assert app.run(shlex.split(one.entrypoint)[3:]) == 0
     assert typed == [
         *("base-to-novel", "s3://bucket/data", ["dtd", "eurosat"], ["coop"]),
         *("s3://bucket/out", None, ["study.seeds=[1, 2]"]),
@@ -160,7 +160,7 @@ def laid_out(one: Submission, folder: Path) -> set[str]:
 def test_the_package_and_the_recipe_travel_and_nothing_else(tmp_path: Path) -> None:
     files = laid_out(of(BUCKET), tmp_path / "job")
 
-    assert {"icons.yaml", "syncclip/__main__.py", "syncclip/recipes/icons.yaml"} <= files
+    assert {"icons.yaml", "syncclip/__main__.py", "syncclip/recipe/shipped/icons.yaml"} <= files
     assert "syncclip/embedded/icons/clip/open_clip_model.safetensors" in files
     assert {name.split("/")[0] for name in files} == {"icons.yaml", "syncclip"}
     assert not any("__pycache__" in name or "scripts" in name for name in files)
@@ -175,7 +175,7 @@ def test_the_embedded_world_stays_here_where_nothing_uses_it(tmp_path: Path) -> 
 
 def test_a_method_of_ones_own_travels_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = Path(__file__).parents[1] / "examples"
+    examples = Path(__file__).parents[2] / "examples"
     (tmp_path / "ownway.py").write_text((examples / "taskres.py").read_text())
 
     files = laid_out(of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "job")

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from syncclip import jobs
-from syncclip.cli import main, submission
+from syncclip.cli import app, submission
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.grid import cells
@@ -56,7 +56,7 @@ def no_token(monkeypatch: pytest.MonkeyPatch) -> None:
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit status of a command, and all that it said."""
     capsys.readouterr()
-    status = main.run([*arguments])
+    status = app.run([*arguments])
     said = capsys.readouterr()
     return status, said.out + said.err
 

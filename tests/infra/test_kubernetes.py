@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from syncclip.cli.main import app
+from syncclip.cli.app import app
 from syncclip.recipe.recipe import Recipe
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods
 

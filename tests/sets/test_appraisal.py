@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.cli import main
+from syncclip.cli import app
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.sets.quality import appraise
@@ -33,7 +33,7 @@ def test_the_command_tells_the_numbers_in_a_few_lines(
 ) -> None:
     url = Path(shutil.copytree(tiny_set, tmp_path / "set"))
     (url / "synthesis.yaml").write_text(Recipe.load(tiny.recipe).to_yaml())
-    assert main.run(["shards", "quality", str(url)]) == 0
+    assert app.run(["shards", "quality", str(url)]) == 0
     told = capsys.readouterr().out
     assert "12 of 12 images measured" in told
     assert "similarity of two images of a class" in told and "shift to the real images" in told

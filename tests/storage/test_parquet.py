@@ -49,7 +49,7 @@ def test_no_thread_is_left_to_let_go_of_the_bytes() -> None:
     """A thread of pyarrow's that does so while the interpreter ends aborts the process."""
     program = """
 import os, sys
-from syncclip import parquet
+from syncclip.storage import documents
 data = sys.stdin.buffer.read()
 before = os.listdir("/proc/self/task")
 documents.read(data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.cli.main import run
+from syncclip.cli.app import run
 from syncclip.core.settings import UserError
 from syncclip.studies.status import PROGRESS, StudyStatus, StudyStatusFile, read_study_status
 

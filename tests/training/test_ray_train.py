@@ -101,17 +101,17 @@ def killed_job(folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", WHOLE_JOB, str(folder), str(Path(__file__).parents[2])]
     log = folder.with_suffix(".log")
-    with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr):
+    with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as driver:
         deadline = time.monotonic() + 300
         while len(list((folder / "checkpoints").glob("step-*12.json"))) < 1:
-            assert ray_train.poll() is None and time.monotonic() < deadline, log.read_text()
+            assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        family = [psutil.Process(ray_train.pid), *psutil.Process(ray_train.pid).children(recursive=True)]
+        family = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
     psutil.wait_procs(family, timeout=60)
-    assert ray_train.returncode == -signal.SIGKILL
+    assert driver.returncode == -signal.SIGKILL
     assert not (folder / "prompts.safetensors").exists()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.cli import main
+from syncclip.cli import app
 from tests.conftest import TinyWorld
 
 
@@ -17,7 +17,7 @@ class Outcome:
 
     def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
         capsys.readouterr()
-        self.status = main.run(list(arguments))
+        self.status = app.run(list(arguments))
         self.out, self.err = capsys.readouterr()
 
     @property
@@ -32,7 +32,7 @@ class Outcome:
 
 def test_help_needs_neither_torch_nor_ray() -> None:
     code = (
-        "import sys\nfrom syncclip import cli\ncli.run(['--help'])\n"
+        "import sys\nfrom syncclip.cli import app\napp.run(['--help'])\n"
         "print(sorted({'torch', 'ray', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -106,14 +106,14 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
 def test_debug_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCCLIP_DEBUG", "0")
     with pytest.raises(ValueError, match="there is no recipe"):
-        main.run(["synth", "icon", "--debug"])
+        app.run(["synth", "icon", "--debug"])
 
 
 def test_an_interrupt_is_no_mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "app", interrupted)
+    monkeypatch.setattr(app, "app", interrupted)
     outcome = Outcome(capsys, "synth", "icons")
     assert outcome.status == 130
     assert "the same command goes on" in outcome.err
@@ -123,8 +123,8 @@ def test_a_mistake_inside_a_worker_is_told_like_any_other() -> None:
     class WrappedError(Exception):
         cause = ValueError("the generator\nis gone")
 
-    assert main.sentence(WrappedError()) == "the generator is gone"
-    assert main.sentence(RuntimeError("a defect")) is None
+    assert app.sentence(WrappedError()) == "the generator is gone"
+    assert app.sentence(RuntimeError("a defect")) is None
 
 
 def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
@@ -222,7 +222,7 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(main.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])},
         cwd=tmp_path,
     )
     assert done.stdout.startswith("syncclip ")

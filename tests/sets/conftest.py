@@ -1,0 +1,7 @@
+"""Sets are made of the same tiny plans as in the tests of synthesis."""
+
+from __future__ import annotations
+
+from tests.synthesis.conftest import make_plan, pipeline
+
+__all__ = ["make_plan", "pipeline"]
