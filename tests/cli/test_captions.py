@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.worlds.language import build_language_model
 

@@ -9,7 +9,7 @@ import pytest
 
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.worlds.dataset import CLASSES, folder_of_folders
 from tests.worlds.literature import Miniatures
 from tests.worlds.webdataset import samples, tar

@@ -4,7 +4,7 @@ import pytest
 
 from syncclip.synthesis import tuning
 from syncclip.synthesis.tuning import Rate
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 
 POOL = ("synthesis.images_per_class=3000", "synthesis.actors={min: 1, max: 4}", "synthesis.cost.wait=60")

@@ -9,7 +9,7 @@ import torch
 
 from syncclip import jobs
 from syncclip.recipe.recipe import Recipe
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 
 NAMED = ("training.method=ivlp", "training.data=real", "methods.ivlp.text_tokens=2", "methods.ivlp.visual_depth=2")

@@ -11,7 +11,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.storage import places
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.object_store import faulty_bucket, s3_bucket
 from tests.sets import test_repair
 from tests.sets.test_merge import make_set

@@ -18,7 +18,7 @@ from syncclip.cli import app, submission
 from syncclip.cli.submission import Submission
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 
 BUCKET = "storage.root=s3://bucket/runs"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.worlds.dataset import encoded, folder_of_folders, make_image
 from tests.worlds.literature import miniature
 

@@ -11,7 +11,7 @@ from benchmarks.hours import ASSUMED, Assumed, Training, grids, load
 from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, published
 from syncclip.protocols.run import recipe_of
 from syncclip.recipe.recipe import Recipe
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
 

@@ -16,7 +16,7 @@ from syncclip.runs import resolve
 from syncclip.sets.imported import import_set, read_set
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.verify import verify
-from tests.cli.test_main import Outcome
+from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import CLASSES, encoded, make_image
 from tests.worlds.webdataset import samples, tar
