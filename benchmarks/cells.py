@@ -41,7 +41,7 @@ def main(
             assert all((places[0] / name).read_bytes() == (places[1] / name).read_bytes() for name in BITS), seed
     ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
-    print(f"{base.benchmark.name}, {method}: {cells - 1} cells of a process, medians (range of ratios)")
+    print(f"{base.dataset.name}, {method}: {cells - 1} cells of a process, medians (range of ratios)")
     print(
         f"alone {plain:.2f} s a cell, on shared parts {ours:.2f} s: {plain / ours:.2f}x "
         f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"

@@ -48,10 +48,10 @@ ROUNDS = 8
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     """For each filter of `SCORED`, the score below which `share` of the images of the set at `url` lie."""
-    benchmark, images = load_dataset(recipe.dataset), ShardSet(url)
+    dataset, images = load_dataset(recipe.dataset), ShardSet(url)
     loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
-    prompts = [benchmark.prompt(label) for label in range(len(benchmark.classnames))]
+    prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     judges = build_filters(judged_by(settings, recipe.backbone), prompts)
     scores: dict[str, list[float]] = {judge.name: [] for judge in judges}
     for start in range(0, len(images), 64):
@@ -65,7 +65,7 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
 
 def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
     """Set -> its filters; duplicates are judged last, where they are compared with what was accepted."""
-    each = [{"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names]
+    each: list[dict[str, Any]] = [{"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names]
     return {**{one["name"]: [one] for one in each}, **({ALL: each} if len(each) > 1 else {})}
 
 

@@ -96,7 +96,7 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
                 gone = course.until(lambda: not course.workers(), "the last worker went; the head is alone again")
                 for command in (job, quiet):
                     if command.wait():
-                        raise RuntimeError(f"a command failed: {command.args}")
+                        raise RuntimeError(f"a command failed: {command.args!r}")
     return {
         "seconds until the first worker came": first,
         "seconds until all came": every,
