@@ -65,7 +65,9 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
 
 def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
     """Set -> its filters; duplicates are judged last, where they are compared with what was accepted."""
-    each: list[dict[str, Any]] = [{"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names]
+    each: list[dict[str, Any]] = [
+        {"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names
+    ]
     return {**{one["name"]: [one] for one in each}, **({ALL: each} if len(each) > 1 else {})}
 
 

@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class DasslCheckpoint:
     """What a file holds of interest. Tensors may lie in the file yet: a whole CLIP is not read for a few prompts."""
 
     place: str
@@ -71,7 +71,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
     raise UserError(f"{source}: no {wanted} there or in a folder {' or '.join(folders)}; give the file or its folder")
 
 
-def read_checkpoint(place: str) -> Checkpoint:
+def read_checkpoint(place: str) -> DasslCheckpoint:
     """Read a file without running anything that it brings.
 
     Besides tensors and plain values only the schedulers that Dassl saves whole may be in it; they are passed over.
@@ -89,7 +89,7 @@ def read_checkpoint(place: str) -> Checkpoint:
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{place}: holds no state dict of tensors; give a checkpoint of a method's published code")
     epoch = loaded.get("epoch")
-    return Checkpoint(place, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
+    return DasslCheckpoint(place, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
 
 def write_checkpoint(folder: str, state: Mapping[str, Tensor], epoch: int) -> str:

@@ -16,7 +16,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.interop import checks
-from syncclip.interop.dassl import Checkpoint, find_checkpoint, read_checkpoint
+from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, find_layout, recognise
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
@@ -84,7 +84,7 @@ def import_prompts(
     return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 
-def _learned(method: str, layout: Layout, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
     """What the method learns, by our names, in single precision and out of the file."""
     likely = recognise(checkpoint.state)
     if method not in likely:
@@ -98,7 +98,7 @@ def _learned(method: str, layout: Layout, checkpoint: Checkpoint) -> dict[str, T
 def _fitted(
     recipe: Recipe,
     layout: Layout,
-    checkpoint: Checkpoint,
+    checkpoint: DasslCheckpoint,
     learned: Mapping[str, Tensor],
     shape: Mapping[str, int | bool],
     transfer: bool,

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import Settings
-from syncclip.methods.parallel import Shares
+from syncclip.methods.parallel import WorkSplit
 
 DataUse = Literal["real", "synthetic", "both"]
 
@@ -56,7 +56,7 @@ class Method(nn.Module):
         data: what the method may be trained on; empty where nothing is learned.
         base: the first so many classes are the ones with real training images.
         weights: what the terms of the loss are weighted with; 1 where not named.
-        shares: how the work of a training step is divided; the loop sets it while it trains.
+        work: how the work of a training step is divided; the loop sets it while it trains.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -74,7 +74,7 @@ class Method(nn.Module):
         self.template = template
         self.settings = settings
         self.weights: Mapping[str, float] = {}
-        self.shares = Shares()
+        self.work = WorkSplit()
         self._evaluated: tuple[tuple[int, ...], Tensor] | None = None
 
     @abstractmethod
@@ -91,11 +91,11 @@ class Method(nn.Module):
 
     def candidate_features(self, count: int) -> Tensor:
         """(count, D) `text_features` of the first classes, for a loss: the ranks of a training share the work."""
-        return self.shares.texts(self.text_features, count)
+        return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, D) `image_features`, for a loss: piece by piece where the training's memory wants it."""
-        return self.shares.images(self.image_features, images, domains)
+        return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).

@@ -1,4 +1,4 @@
-"""How the towers' work is divided: classes among the ranks of a training, and a rank's images in time."""
+"""How a training step's encoding is split: classes across ranks, and each rank's images into pieces in turn."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
-class Shares:
-    """One rank's part of the work; alone and in one piece where nothing else is said.
+class WorkSplit:
+    """One rank's part of the work; by default a single rank, which encodes its images in one piece.
 
-    However the work is divided, features and gradients are those of one rank in one piece, up to the order of sums.
+    However the work is split, features and gradients equal those of one rank in one piece, up to the order of sums.
 
     Args:
-        rank, ranks: this one among all; torch.distributed must be initialised if there are several.
-        pieces: into so many parts this rank's images are divided, which pass the tower one after the other. Once more
-            for the gradient, instead of all that lies in between being kept: memory falls with the size of a piece.
+        rank, ranks: this rank and their number; with several, torch.distributed must be initialised.
+        pieces: number of parts in which this rank's images pass through the tower, one after the other. Activations
+            are recomputed for the gradient instead of kept, so memory falls with the size of a piece.
     """
 
     rank: int = 0
@@ -29,15 +29,15 @@ class Shares:
     pieces: int = 1
 
     def texts(self, encode: Callable[[slice], Tensor], count: int) -> Tensor:
-        """(count, D) features of the first classes, of which each rank encodes `count / ranks`, rounded up.
+        """(count, D) features of the first classes; each rank encodes `count / ranks` of them, rounded up.
 
         Args:
-            encode: gives features of some classes.
+            encode: features of a slice of the classes.
         """
         if self.ranks == 1:
             return encode(slice(count))
         size = -(-count // self.ranks)
-        # All shares are of one size, as `gather` needs it: where they don't add up the last ones begin earlier.
+        # `gather` needs parts of equal size: where the count is not divisible, the last ones begin earlier and overlap.
         begins = [min(rank * size, count - size) for rank in range(self.ranks)]
         mine = encode(slice(begins[self.rank], begins[self.rank] + size))
         parts = zip(range(self.ranks), begins, self.gather(mine), strict=True)
@@ -47,7 +47,7 @@ class Shares:
         """(B, D) features of this rank's images.
 
         Args:
-            encode: gives features of some images, from the same inputs of fewer rows.
+            encode: features of some images, given the same rows of every input.
             inputs: tensors of B rows each, or None.
         """
         if self.pieces == 1:
@@ -57,7 +57,7 @@ class Shares:
         return torch.cat([checkpoint(encode, *piece, use_reentrant=False) for piece in pieces])
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(ranks, ...) the tensors of all ranks, of one shape; each rank's gets the gradients of all ranks."""
+        """(ranks, ...) the equally shaped tensors of all ranks; gradients flow back to the rank that each came from."""
         if self.ranks == 1:
             return rows[None]
         gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)  # type: ignore[no-untyped-call]
@@ -65,7 +65,7 @@ class Shares:
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather whose gradient is the sum of what every rank found for this rank's rows."""
+    """all_gather whose gradient is the sum, over all ranks, of the gradients for this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rank: int, ranks: int) -> Tensor:
@@ -76,7 +76,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        # A reduce-scatter would send less, but gloo has none; beside the towers' work it's nothing.
+        # A reduce-scatter would send less, but gloo has none; next to the towers' work the cost is negligible.
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total[ctx.rank], None, None

@@ -84,8 +84,8 @@ class SyncClip(Ivlp):
             ).sum()
         if len(real) and len(seen):
             # Among the real images of all ranks, or the nearest would depend on how many ranks there are.
-            all_real, all_labels = (self.shares.gather(rows).flatten(0, 1) for rows in (real, real_labels))
-            terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.shares.rank * len(real))
+            all_real, all_labels = (self.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
+            terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.work.rank * len(real))
         return terms
 
 

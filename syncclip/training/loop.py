@@ -19,7 +19,7 @@ from syncclip import storage
 from syncclip.core.determinism import pinned
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.methods.parallel import Shares
+from syncclip.methods.parallel import WorkSplit
 from syncclip.stream.loader import batches, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
@@ -69,7 +69,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
     With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
     that are means over images this is what one rank computes, up to the order of summation. What a loss compares
-    across the images of a batch, or across classes, the method gathers from all ranks (see `Shares`).
+    across the images of a batch, or across classes, the method gathers from all ranks (see `WorkSplit`).
 
     Args:
         job: what to train on what.
@@ -98,7 +98,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             return record
         with distributed.agreed(world_size):
             ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
-        job.method.shares = Shares(rank, world_size, settings.accumulate)
+        job.method.work = WorkSplit(rank, world_size, settings.accumulate)
         try:
             if state.step < total:
                 with watched():
@@ -108,7 +108,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
                 if ledger is not None:
                     ledger.finish(learnable, _replaced(job.stream))
         finally:
-            job.method.shares = Shares()
+            job.method.work = WorkSplit()
             if ledger is not None:
                 ledger.close()
     return record

@@ -19,7 +19,7 @@ from syncclip.datasets import Dataset
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
-from syncclip.methods.parallel import Shares
+from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.stream.batch import Batch
@@ -122,7 +122,7 @@ def _share(rank: int, folder: Path, place: Path) -> None:
                     if hasattr(method, "frozen_texts"):  # encoded once and for all
                         method.frozen_texts()
                     texts.clear()
-                    method.shares = Shares(rank, world_size)
+                    method.work = WorkSplit(rank, world_size)
                     means, gradients = found(method, rank, world_size)
                 torch.save((means, gradients, texts), place / f"{name}.{rank}.{world_size}")
             dist.destroy_process_group()
@@ -175,7 +175,7 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)
-        piecewise.shares = Shares(pieces=pieces)
+        piecewise.work = WorkSplit(pieces=pieces)
         (means, gradients), (others, accumulated) = found(whole), found(piecewise)
     assert others == pytest.approx(means, rel=1e-12)
     for one, other in zip(gradients, accumulated, strict=True):
@@ -188,6 +188,6 @@ def test_no_more_images_than_a_piece_pass_the_tower_at_once(folder: Path, monkey
     monkeypatch.setattr(PromptedClip, "encode_images", lambda *a: sizes.append(len(a[1])) or encode(*a))
     with exact():
         method = build(folder, "syncclip")
-        method.shares = Shares(pieces=4)
+        method.work = WorkSplit(pieces=4)
         found(method)
     assert sizes == [6] * 8  # each piece of the 24 once, and once more for the gradient
