@@ -16,6 +16,7 @@ import typer
 
 from syncclip.cli import captions, datasets, plan, prompts, reproduce, shards, status, submit
 from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName, Root
+from syncclip.core.text import nearest
 
 app = typer.Typer(
     name="syncclip",
@@ -225,14 +226,12 @@ def sentence(error: BaseException) -> str | None:
 
 def _no_such_command(name: str, among: str | None = None) -> str:
     """The nearest command; of those with the same name, the one of the group `among`."""
-    import difflib
-
     commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
     for group, members in GROUPS.items():
         commands += [group, *(f"{group} {command.name}" for command in members.registered_commands)]
     words: dict[str, str] = {}
     for command in sorted(commands, key=lambda command: not command.startswith(f"{among} ")):
         words.setdefault(command.rpartition(" ")[2], command)
-    close = difflib.get_close_matches(name, words, n=1, cutoff=0.5)
-    hint = f"did you mean {words[close[0]]!r}?" if close else f"there are {', '.join(sorted(commands))}"
+    near = nearest(name, words)
+    hint = f"did you mean {words[near]!r}?" if near else f"there are {', '.join(sorted(commands))}"
     return f"there is no command {name!r}; {hint}"

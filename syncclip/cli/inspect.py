@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage
-from syncclip.core import tables
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, size
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.studies.status import PROGRESS, read_study_status
@@ -29,7 +28,7 @@ def listing(url: str) -> tuple[Sequence[str], list[Sequence[object]]]:
     if not shards:
         raise UserError(f"{url}: no committed shard there; draw a set with `syncclip synth RECIPE --out {url}`")
     rows: list[Sequence[object]] = [
-        (f"{i:05d}", s.count, len(s.per_class), tables.size(s.bytes), sum(s.rejects.values()), s.seconds, s.sha256[:12])
+        (f"{i:05d}", s.count, len(s.per_class), size(s.bytes), sum(s.rejects.values()), s.seconds, s.sha256[:12])
         for i, s in shards.items()
     ]
     every = list(shards.values())
@@ -39,7 +38,7 @@ def listing(url: str) -> tuple[Sequence[str], list[Sequence[object]]]:
             "all",
             sum(s.count for s in every),
             len(classes),
-            tables.size(sum(s.bytes for s in every)),
+            size(sum(s.bytes for s in every)),
             sum(sum(s.rejects.values()) for s in every),
             sum(s.seconds for s in every),
             "",
@@ -64,7 +63,7 @@ def sample(url: str, index: int, save: str | None = None) -> str:
         images.name(row),
         f"class: {int(images.labels[row])}",
         f"prompt: {images.text(row)}",
-        f"image: {image.width} x {image.height} px, {tables.size(int(images.samples.size[row]))}",
+        f"image: {image.width} x {image.height} px, {size(int(images.samples.size[row]))}",
         f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
     ]
     if save is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from syncclip.cli.arguments import Overrides, RecipeName
-from syncclip.core.text import counted
+from syncclip.core.text import counted, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +58,7 @@ def measured(recipe: Recipe, drawn: Plan, cost: CostSettings) -> CostSettings:
         ready = with_material(recipe, drawn, folder)
         found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
     tables.show(
-        f"measured here: {found.images:.3g} images/s of one actor, {tables.size(round(found.image_bytes))} an image, "
+        f"measured here: {found.images:.3g} images/s of one actor, {size(round(found.image_bytes))} an image, "
         f"{100 * found.rejected:.0f} sent back for 100 finished, {found.load:.0f} s to load"
     )
     new = {"rate": found.images, "image_bytes": found.image_bytes, "load": found.load}
@@ -77,7 +77,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
     found = forecast(drawn, cost, least, most, num_gpus)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(
-        f"{actors} at {cost.rate:.3g} images/s each: {tables.duration(found.seconds)} a shard"
+        f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")
     )
     return tables.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, num_gpus > 0))
@@ -85,19 +85,18 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
 
 def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str, str, str]]:
     """The forecast for people, a quantity a row."""
-    from syncclip.core import tables
 
     def row(name: str, spread: Spread, show: Callable[[float], str]) -> tuple[str, str, str]:
         return name, show(spread.mean), f"{show(spread.low)} to {show(spread.high)}"
 
-    yield row("wall time", found.wall, tables.duration)
+    yield row("wall time", found.wall, duration)
     if cost.preemptions:
-        yield "without preemptions", tables.duration(found.quiet), ""
+        yield "without preemptions", duration(found.quiet), ""
     yield row("GPU hours" if gpus else "actor hours", found.hours, "{:,.2f}".format)
     if found.money is not None:
         yield row(cost.currency, found.money, "{:,.2f}".format)
     if found.bytes is not None:
-        yield "bytes", tables.size(round(found.bytes)), ""
+        yield "bytes", size(round(found.bytes)), ""
     if cost.preemptions:
         yield row("images thrown away", found.wasted, "{:,.0f}".format)
 

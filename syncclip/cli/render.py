@@ -1,11 +1,10 @@
-"""syncclip.cli.render"""
+"""What commands print of a synthetic set: its summary and its quality."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncclip.core.tables import size
-from syncclip.core.text import counted
+from syncclip.core.text import counted, percent, size
 
 if TYPE_CHECKING:
     from syncclip.sets.quality import SetQuality
@@ -22,8 +21,9 @@ def summary(done: SetSummary) -> str:
         + (f"; left out: {done.dropped:,}" if done.dropped else "")
     ]
     if done.work.images:
-        busy = f"{done.work.busy:.0%}".replace("%", " %")
-        lines.append(f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {busy}")
+        lines.append(
+            f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {percent(done.work.busy)}"
+        )
     return "\n".join([*lines, done.url])
 
 

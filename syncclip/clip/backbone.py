@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from syncclip.clip.blocks import Precision
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import nearest
 from syncclip.embedded import folder
 
 EMBEDDED = "icons"
@@ -119,9 +119,9 @@ def _source(settings: BackboneSettings) -> str:
         return name
     known = open_clip.list_models()
     if name.replace("/", "-") not in known:
-        close = difflib.get_close_matches(name, [EMBEDDED, *known], n=1, cutoff=0.3) or [EMBEDDED]
+        near = nearest(name, [EMBEDDED, *known]) or EMBEDDED
         raise UserError(
-            f"backbone.name: no CLIP is called '{name}'; did you mean '{close[0]}'? "
+            f"backbone.name: no CLIP is called '{name}'; did you mean '{near}'? "
             f"Known are '{EMBEDDED}', a folder, 'hf-hub:owner/name' and open_clip's models"
         )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))

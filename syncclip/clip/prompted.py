@@ -34,12 +34,11 @@ from syncclip.clip.tokens import (
     of_like_length,
     prompt_texts,
     shared_length,
-    spoken,
     tokenize,
 )
 from syncclip.clip.vision_tower import VisionTower, vision_tower
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, spoken
 
 
 class PromptedClip(nn.Module):

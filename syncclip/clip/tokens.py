@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import spoken
 
 # Where the number of learned tokens is given beside a phrase, the phrase gives the starting values of at most so many;
 # longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published
@@ -93,11 +94,6 @@ def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
     """The sentence "<phrase> <name>." of every class; n times "X" in place of an empty phrase."""
     prefix = phrase or " ".join(["X"] * n)
     return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
-
-
-def spoken(classname: str) -> str:
-    """A class name as it stands in a sentence."""
-    return classname.replace("_", " ")
 
 
 class Frame(NamedTuple):

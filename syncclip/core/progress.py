@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from syncclip.core.text import duration, percent
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -90,7 +92,7 @@ class Progress:
         return (self.done - self._before) / seconds if seconds > 0 else 0.0
 
     def line(self) -> str:
-        """The state as one line: `synth: 12/96 images · 3.1 images/s · 0:27 left · busy 93 %`."""
+        """The state as one line: `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
         count = f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,}"
         return " · ".join([f"{self.label}: {count} {self.unit}", *self._details()])
 
@@ -99,9 +101,9 @@ class Progress:
         if self.rate > 0:
             parts.append(f"{self.rate:.3g} {self.unit}/s")
             if self.total is not None and self.done < self.total:
-                parts.append(f"{_duration((self.total - self.done) / self.rate)} left")
+                parts.append(f"{duration((self.total - self.done) / self.rate)} left")
             else:
-                parts.append(f"{_duration(self._clock() - self._start)} taken")
+                parts.append(f"{duration(self._clock() - self._start)} taken")
         return parts + [f"{name.replace('_', ' ')} {_fact(name, value)}" for name, value in self._facts.items()]
 
     def _print(self) -> None:
@@ -130,15 +132,9 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
     return live, live.add_task(label, total=total, completed=done, details="", unit="")
 
 
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-
-
 def _fact(name: str, value: Fact) -> str:
     if isinstance(value, float):
-        return f"{value:.0%}".replace("%", " %") if name.endswith(("busy", "share")) else f"{value:.3g}"
+        return percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"
     return str(value)
 
 

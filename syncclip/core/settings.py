@@ -5,7 +5,6 @@ MERGED What pydantic found wrong, as one sentence: key, reason and remedy.
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
@@ -18,6 +17,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+
+from syncclip.core.text import did_you_mean
 
 RENAMED = {"benchmark": "dataset"}
 """Keys that files of earlier versions hold, and what they are called now."""
@@ -119,7 +120,10 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
     shown = repr(given)
     if kind == "extra_forbidden":
         last = str(detail["loc"][-1])
-        return path, f"no such key; {_nearest(last, {name: None for one in models for name in one.model_fields})}"
+        return (
+            path,
+            f"no such key; {did_you_mean(last, dict.fromkeys(name for one in models for name in one.model_fields))}",
+        )
     if kind in LIMITS:
         name, words = LIMITS[kind]
         return path, f"{shown} is not allowed; it must be {words} {context[name]}"
@@ -127,7 +131,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
         return path, f"{shown} is not allowed; it must be {context['expected']}"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"{path}.name", f"there is no {context['tag']!r}; {_nearest(str(context['tag']), tags)}"
+        return f"{path}.name", f"there is no {context['tag']!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
         return path, "a 'name' is missing, which says what this is"
     if kind == "missing":
@@ -176,9 +180,3 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
     field = model.model_fields.get("name")
     return typing.get_args(field.annotation) if field else ()
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

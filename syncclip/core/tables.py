@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-
-if TYPE_CHECKING:
-    pass
-
 
 PROTOCOLS = (
     ("base", "base"),
@@ -54,23 +50,6 @@ def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def results_table(results: Mapping[str, Any], title: str) -> Table:
     """Every protocol's numbers of one run, in per cent."""
     return table(title, [heading for _, heading in PROTOCOLS], [[results.get(key) for key, _ in PROTOCOLS]])
-
-
-def size(count: int) -> str:
-    """Bytes for people: `1.4 MB`."""
-    amount, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if amount < 1000:
-            break
-        amount, unit = amount / 1000, larger
-    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-
-
-def duration(seconds: float) -> str:
-    """Time for people: `8 s`, `12.5 min`, `3.1 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
 
 
 def _cell(value: object) -> str:

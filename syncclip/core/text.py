@@ -1,8 +1,58 @@
-"""Counts as sentences name them."""
+"""How messages and tables write counts, quantities and names."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """`1 shard`, `1,234 shards`; `many` where it isn't `one` with an s."""
+    """`1 shard`, `1,234 shards`; `many` where the plural isn't `one` with an s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a whole percentage: `93 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def duration(seconds: float) -> str:
+    """Time in its two largest units: `42 s`, `7 min 5 s`, `3 h 20 min`, `2 d 5 h`; the second one is left out at 0."""
+    rest = max(0, round(seconds))
+    for unit, length, smaller, fraction in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if rest >= length:
+            whole, part = rest // length, rest % length // fraction
+            return f"{whole:,} {unit} {part} {smaller}" if part else f"{whole:,} {unit}"
+    return f"{rest} s"
+
+
+def size(count: int) -> str:
+    """Bytes in decimal units: `1.4 MB`."""
+    amount, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def spoken(classname: str) -> str:
+    """A class name as it stands in a sentence: underscores are spaces, and runs of white space are one space.
+
+    CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
+    """
+    return " ".join(classname.replace("_", " ").split())
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was probably meant: one that begins with `name`, else the one most alike; None if none is."""
+    known = list(known)
+    begun = [one for one in known if name and one.startswith(name)]
+    return next(iter(begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown name: `did you mean 'x'?`, or all known names where none is near."""
+    known = list(known)
+    near = nearest(name, known)
+    return f"there are {', '.join(known)}" if near is None else f"did you mean {near!r}?"

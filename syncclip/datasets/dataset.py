@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import spoken
 from syncclip.datasets.few_shot import choose_rows
 from syncclip.shards.reader import ImageSet
 
@@ -147,8 +148,3 @@ class Dataset:
                 f"{shots} shots of seed {seed} need; pack it again with --shots {shots} --seeds {seed}."
             )
         return places.astype(np.int64)
-
-
-def spoken(name: str) -> str:
-    """A class name as it stands in a prompt: underscores are spaces."""
-    return " ".join(name.replace("_", " ").split())

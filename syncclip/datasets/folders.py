@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
+from syncclip.core.text import spoken
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split
 from syncclip.datasets.files import SPLIT_FOLDERS, FolderSet, Labelled, draw_splits, folders_in, hold_out, images_in
 
 

@@ -12,8 +12,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import spoken
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
-from syncclip.datasets.dataset import SPLITS, Split, spoken
+from syncclip.datasets.dataset import SPLITS, Split
 from syncclip.datasets.files import Labelled, few, first_gaps, folders_in, images_in, require_files, text_lines
 
 

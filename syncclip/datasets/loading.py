@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import nearest
 from syncclip.datasets.base_novel import with_base
 from syncclip.datasets.catalog import DATASETS, CatalogEntry
 from syncclip.datasets.dataset import Dataset, Split
@@ -154,8 +154,8 @@ def _nothing_there(settings: DatasetSettings, place: str) -> str:
     if looks_like_a_path:
         return f"dataset folder {place} does not exist."
     names = [*SHIPPED, *DATASETS]
-    near = difflib.get_close_matches(settings.name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = nearest(settings.name, names)
+    hint = f"did you mean {near!r}? " if near else ""
     return (
         f"unknown dataset {settings.name!r}; {hint}There are {', '.join(names)}; "
         "or give the path of a folder with one subfolder of images for each class."

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
+from syncclip.core.text import spoken
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split
 from syncclip.datasets.files import (
     SPLIT_FOLDERS,
     FolderSet,

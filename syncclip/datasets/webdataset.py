@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Split, spoken
+from syncclip.core.text import spoken
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Split
 from syncclip.datasets.files import SPLIT_FOLDERS, Given, draw_splits, hold_out, settle_classes, text_lines
 from syncclip.shards.webdataset import Member, TarSet, index_tars, tars_in
 

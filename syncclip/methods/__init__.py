@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import did_you_mean
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -97,10 +97,7 @@ def find_method(name: str) -> type[Method]:
     if ":" in name:
         return own_method(name)
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)
-        raise UserError(
-            f"training.method: no method is called '{name}'; did you mean '{close[0]}'? There are {', '.join(METHODS)}"
-        )
+        raise UserError(f"training.method: no method is called '{name}'; {did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import Position, PromptTokens, spoken
+from syncclip.clip.tokens import Position, PromptTokens
+from syncclip.core.text import spoken
 from syncclip.methods.base import MethodSettings
 
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]

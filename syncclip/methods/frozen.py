@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import TextTooLongError, spoken
+from syncclip.clip.tokens import TextTooLongError
+from syncclip.core.text import spoken
 
 
 def _names_the_class(template: str) -> str:

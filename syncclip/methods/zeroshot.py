@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import PromptTokens, spoken
+from syncclip.clip.tokens import PromptTokens
+from syncclip.core.text import spoken
 from syncclip.methods.base import Method, MethodSettings
 from syncclip.methods.frozen import Template
 

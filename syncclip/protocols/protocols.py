@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import did_you_mean
 from syncclip.datasets.catalog import DATASETS
-from syncclip.recipe.files import nearest
 
 TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
 """The eleven datasets with training images."""
@@ -93,7 +93,7 @@ def find_protocol(name: str) -> Protocol:
         UserError: there is none.
     """
     if name not in PROTOCOLS:
-        raise UserError(f"there is no protocol {name!r}; {nearest(name, PROTOCOLS)}")
+        raise UserError(f"there is no protocol {name!r}; {did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]
 
 

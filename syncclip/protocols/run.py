@@ -10,12 +10,12 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import did_you_mean
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.check import require_root
 from syncclip.protocols import report
 from syncclip.protocols.protocols import Protocol, find_protocol
 from syncclip.protocols.scores import gather
-from syncclip.recipe.files import nearest
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 from syncclip.runs import resolve
@@ -99,7 +99,9 @@ def recipes_of(
         UserError: the protocol trains on no such dataset; see `recipe_of` for the rest.
     """
     if unknown := [one for one in datasets if one not in protocol.datasets]:
-        raise UserError(f"{protocol.name} is not trained on {unknown[0]!r}; {nearest(unknown[0], protocol.datasets)}")
+        raise UserError(
+            f"{protocol.name} is not trained on {unknown[0]!r}; {did_you_mean(unknown[0], protocol.datasets)}"
+        )
     chosen = [one for one in protocol.datasets if not datasets or one in datasets]
     return {one: recipe_of(protocol, one, root, methods, overrides) for one in chosen}
 
@@ -117,7 +119,7 @@ def recipe_of(
     recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
     there = {arm.method for arm in recipe.study.arms}
     if unknown := [method for method in methods if method not in there]:
-        raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {nearest(unknown[0], sorted(there))}")
+        raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(there))}")
     given = {override.partition("=")[0] for override in overrides}
     apart = protocol.apart.get(dataset, {})
     arms = [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError, with_present_names
+from syncclip.core.text import did_you_mean
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
@@ -83,7 +83,7 @@ def _find(source: str) -> tuple[str, str]:
     if not storage.exists(source):
         if re.fullmatch(r"[\w-]+", source):
             raise UserError(
-                f"there is no recipe {source!r}; {nearest(source, known)} Shipped are {', '.join(known)}; "
+                f"there is no recipe {source!r}; {did_you_mean(source, known)} Shipped are {', '.join(known)}; "
                 "or give the path of a YAML file"
             )
         raise UserError(f"{source}: no such file; give a YAML file or a shipped recipe ({', '.join(known)})")
@@ -115,10 +115,3 @@ def _parse(url: str, label: str) -> DictConfig:
 def tell_renamed(origin: str, old: str) -> None:
     """Say once a process that a recipe calls a section as an earlier version did."""
     say(f"{origin}: the section {old!r} is called {RENAMED[old]!r} now; it is still read")
-
-
-def nearest(name: str, known: Sequence[str] | Mapping[str, object]) -> str:
-    """`did you mean 'x'?`, or all that there is where nothing is near."""
-    begun = [one for one in known if name and one.startswith(name)]
-    close = begun or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

@@ -17,9 +17,10 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import RENAMED, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.text import did_you_mean
 from syncclip.datasets import DatasetSettings
 from syncclip.methods import METHODS, MethodsSettings, find_method
-from syncclip.recipe.files import nearest, read, shipped, tell_renamed
+from syncclip.recipe.files import read, shipped, tell_renamed
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
@@ -77,7 +78,7 @@ class Recipe(Settings):
             *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
         ]:
             if method not in METHODS and ":" not in method:
-                raise RefusalError(f"{key}.method", f"there is no method {method!r}; {nearest(method, METHODS)}")
+                raise RefusalError(f"{key}.method", f"there is no method {method!r}; {did_you_mean(method, METHODS)}")
             try:
                 self.methods.of(method)
             except UserError as error:

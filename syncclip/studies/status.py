@@ -13,9 +13,8 @@ from pydantic import Field
 
 from syncclip import storage
 from syncclip.core.settings import Settings
-from syncclip.core.text import counted
+from syncclip.core.text import counted, duration
 from syncclip.storage.status_file import SILENCE, LivingStatus
-from syncclip.synthesis.status import duration
 
 PROGRESS = "progress.json"
 NAMED = 8

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from syncclip.core import tables
+from syncclip.core.text import percent
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.bootstrap import METRICS, Interval
 from syncclip.studies.fit import Curve
@@ -54,7 +55,7 @@ def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Mapping[
     tables.show(tables.table(title, headings, [_cells(line) for line in lines(table)]))
     rows = _compared(pairs)
     if rows:
-        level = f"{pairs[0]['level']:.0%}".replace("%", " %")
+        level = percent(pairs[0]["level"])
         title = f"{pairs[0]['arm']} minus the others, points ({level} intervals over seeds and images)"
         tables.show(tables.table(title, ["images/class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows))
     tables.show(url)
@@ -67,7 +68,7 @@ def markdown(
     pairs: Sequence[Mapping[str, Any]],
 ) -> str:
     """The tables as Markdown: means, comparisons, curves."""
-    level = f"{recipe.study.level:.0%}".replace("%", " %")
+    level = percent(recipe.study.level)
     parts = [
         f"# {recipe.name}",
         f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds.",

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, duration, percent
 from syncclip.storage.status_file import SILENCE, LivingStatus
 from syncclip.synthesis.worker import Report
 
@@ -69,9 +69,7 @@ class Status(Settings):
         if self.state == "running" and self.remaining is not None:
             told.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         if self.busy:
-            told.append(
-                "busy: " + ", ".join(f"{stage} {share:.0%}".replace("%", " %") for stage, share in self.busy.items())
-            )
+            told.append("busy: " + ", ".join(f"{stage} {percent(share)}" for stage, share in self.busy.items()))
         if self.rejects:
             told.append("rejected: " + ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items()))
         if self.failed or self.restarts:
@@ -123,16 +121,6 @@ def settle_status(url: str, images: int, planned: int) -> None:
             storage.write_document(
                 storage.join(url, STATUS_NAME), status.model_copy(update={**ended, "seen": time.time()})
             )
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `3 h 20 min`, `2 d 5 h`."""
-    minutes, hours, days = (round(seconds) // size for size in (60, 3600, 86400))
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60} min"
-    return f"{minutes} min" if minutes else f"{max(0, round(seconds))} s"
 
 
 def _status(facts: Facts, began: float, seen: float) -> Status:
@@ -231,7 +219,7 @@ class Facts:
 
     def line(self) -> dict[str, str]:
         """Facts of the progress line: the stages' shares and the rejects by reason."""
-        told = {"busy": ", ".join(f"{stage} {share:.0%}".replace("%", " %") for stage, share in self.shares.items())}
+        told = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in self.shares.items())}
         if self.rejects:
             told["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.most_common())
         return told

@@ -36,7 +36,7 @@ def test_the_line_tells_count_rate_time_left_and_facts() -> None:
     progress = Progress(96, "images", "synth", log, clock=clock)
     clock.now += 4.0
     progress.update(12, busy=0.93, rejected=2)
-    assert log.getvalue() == "synth: 12/96 images · 3 images/s · 0:28 left · busy 93 % · rejected 2\n"
+    assert log.getvalue() == "synth: 12/96 images · 3 images/s · 28 s left · busy 93 % · rejected 2\n"
 
 
 def test_items_of_an_earlier_run_count_but_not_in_the_rate() -> None:
@@ -61,7 +61,7 @@ def test_an_unknown_total_shows_no_time_left() -> None:
     progress = Progress(None, "images", "verify", log, clock=clock)
     clock.now += 2.0
     progress.update(4)
-    assert log.getvalue() == "verify: 4 images · 2 images/s · 0:02 taken\n"
+    assert log.getvalue() == "verify: 4 images · 2 images/s · 2 s taken\n"
 
 
 def test_what_ended_before_its_total_was_known_says_nothing() -> None:

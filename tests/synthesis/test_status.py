@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.storage.status_file import SILENCE
-from syncclip.synthesis.status import Facts, Status, StatusFile, duration, read_status, settle_status
+from syncclip.synthesis.status import Facts, Status, StatusFile, read_status, settle_status
 from syncclip.synthesis.worker import Report
 
 
@@ -76,8 +76,3 @@ def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) 
     (tmp_path / "status.json").write_text(json.dumps({"state": "flying"}))
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
-
-
-def test_durations_are_told_in_two_units_at_most() -> None:
-    told = [duration(seconds) for seconds in (0.4, 59, 61, 3600, 3 * 3600 + 20 * 60, 2 * 86400 + 5 * 3600)]
-    assert told == ["0 s", "59 s", "1 min", "1 h 0 min", "3 h 20 min", "2 d 5 h"]

@@ -5,7 +5,6 @@ MERGED Which attention a denoiser runs: PyTorch's own, or that of xformers.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import logging
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import nearest
 from syncclip.embedded import folder
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.locating import LORA_FILE, Located, first_line
@@ -131,8 +131,8 @@ def _nearest(name: str, kind: str) -> str:
     import diffusers
 
     known = [entry for entry in dir(diffusers) if entry.endswith(kind)]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else f"; for example {known[0]!r}"
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else f"; for example {known[0]!r}"
 
 
 def _compile(pipeline: Any) -> None:

@@ -5,7 +5,6 @@ MERGED Which of several strategies an image uses: a pure function of its number 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import gcd
@@ -14,6 +13,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from syncclip.core.settings import Settings
+from syncclip.core.text import nearest
 from syncclip.synthesis.prompts.captions import Sentences, Template
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
@@ -127,8 +127,8 @@ def _known(names: Iterable[str], classnames: Sequence[str], where: str, dataset:
     classes = set(classnames)
     for name in names:
         if name not in classes:
-            close = difflib.get_close_matches(name, classnames, n=1, cutoff=0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"the first is {classnames[0]!r}"
+            near = nearest(name, classnames)
+            hint = f"did you mean {near!r}?" if near else f"the first is {classnames[0]!r}"
             raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of dataset {dataset!r}; {hint}")
 
 
