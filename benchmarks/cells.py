@@ -16,7 +16,7 @@ import typer
 
 from syncclip import jobs
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import FrozenParts
+from syncclip.runs.build import ModelCache
 
 BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 
@@ -30,14 +30,14 @@ def main(
     """Print seconds a cell both ways, their ratio, and what was loaded how often."""
     values = [f"training.method={method}", "training.data=real", "training.epochs=1", *(overrides or [])]
     base = Recipe.load(recipe, values)
-    frozen = FrozenParts(base.study.keep_images)
+    cache = ModelCache(base.study.keep_images)
     alone, shared = [], []
     with tempfile.TemporaryDirectory(prefix="syncclip-cells-") as folder:
         for seed in range(1, cells + 1):
             one = base.with_values({"training.seed": seed})
             places = Path(folder) / f"alone-{seed}", Path(folder) / f"shared-{seed}"
             alone.append(_seconds(one, places[0], None))
-            shared.append(_seconds(one, places[1], frozen))
+            shared.append(_seconds(one, places[1], cache))
             assert all((places[0] / name).read_bytes() == (places[1] / name).read_bytes() for name in BITS), seed
     ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
@@ -46,12 +46,12 @@ def main(
         f"alone {plain:.2f} s a cell, on shared parts {ours:.2f} s: {plain / ours:.2f}x "
         f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
     )
-    print(f"{cells} cells loaded: {', '.join(f'{kind} {count}' for kind, count in frozen.loads.items())}")
+    print(f"{cells} cells loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
 
 
-def _seconds(recipe: Recipe, folder: Path, frozen: FrozenParts | None) -> float:
+def _seconds(recipe: Recipe, folder: Path, cache: ModelCache | None) -> float:
     start = time.perf_counter()
-    jobs.run_here(recipe, str(folder), frozen=frozen)
+    jobs.run_here(recipe, str(folder), cache=cache)
     return time.perf_counter() - start
 
 

@@ -16,8 +16,8 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate as scoring
-from syncclip.runs.build import FrozenParts, _job, build
-from syncclip.runs.resolve import finished_run, grounded, settled_run
+from syncclip.runs.build import ModelCache, build_job, build_on_worker
+from syncclip.runs.resolve import finished_run, resolve_run, with_absolute_paths
 from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_material
 from syncclip.sets.quality import STATS_NAME, appraise
@@ -86,11 +86,11 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
         UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
             more workers than CPUs; see also `training.ray_train.train_on_ray`.
     """
-    recipe, folder = settled_run(recipe, out)
+    recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
     values = recipe.model_dump(mode="json")
     spec = {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    ray_train.train_on_ray(build, spec, folder, recipe.training)
+    ray_train.train_on_ray(build_on_worker, spec, folder, recipe.training)
     workers = recipe.evaluation.workers or recipe.training.workers
     # On a cluster of several machines the one that this runs on may have no GPU, or be small.
     shared = workers > 1 or ray_session.cluster_address() is not None
@@ -98,20 +98,20 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
 
 def run_here(
-    recipe: Recipe, out: str | None = None, listener: Listener | None = None, frozen: FrozenParts | None = None
+    recipe: Recipe, out: str | None = None, listener: Listener | None = None, cache: ModelCache | None = None
 ) -> Run:
     """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
 
     For many short runs, each a Ray task of its own. After a crash, as `train`.
 
     Args:
-        frozen: what earlier runs of this process loaded.
+        cache: what earlier runs of this process loaded.
     """
-    recipe, folder = settled_run(recipe, out)
-    frozen = frozen or FrozenParts()
+    recipe, folder = resolve_run(recipe, out)
+    cache = cache or ModelCache()
     if not folder.finished(folder.open()):
-        loop.run(_job(recipe, folder, frozen=frozen), listener=listener)
-    return _evaluated(recipe, folder, frozen)
+        loop.run(build_job(recipe, folder, cache=cache), listener=listener)
+    return _evaluated(recipe, folder, cache)
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:
@@ -138,13 +138,13 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
         results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
     else:
         other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
-        place = grounded(recipe.model_copy(update={"dataset": other})).dataset
+        place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
         results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
-def _evaluated(recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None) -> Run:
-    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder, frozen, workers))
+def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None) -> Run:
+    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder, cache, workers))
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:

@@ -107,7 +107,7 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
 def test_an_unknown_dataset_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, ["dataset.name=icns", f"storage.root={tmp_path}"])
     with pytest.raises(UserError, match="unknown dataset 'icns'; did you mean 'icons'"):
-        resolve.settled_run(recipe)
+        resolve.resolve_run(recipe)
 
 
 def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
@@ -163,7 +163,7 @@ def test_a_finished_run_is_not_made_again(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
-    monkeypatch.setattr(build, "assemble", None)
+    monkeypatch.setattr(build, "build_parts", None)
     assert jobs.run_here(here(tiny, tiny_set), str(tmp_path)) == first
     assert jobs.train(here(tiny, tiny_set), str(tmp_path)) == first
 
@@ -182,7 +182,7 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     text = (other / "plan.json").read_text()
     assert '"seed": 0' in text
     (other / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    hashes = [resolve.settled_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
+    hashes = [resolve.resolve_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
@@ -267,14 +267,14 @@ def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
     recipe = Recipe.load(tiny.recipe, ["training.data=real"])
     place = Path(recipe.dataset.name)
     monkeypatch.chdir(place.parent)
-    settled, _ = resolve.settled_run(recipe.with_values({"dataset.name": place.name}), str(tmp_path))
+    settled, _ = resolve.resolve_run(recipe.with_values({"dataset.name": place.name}), str(tmp_path))
     assert settled.dataset.name == str(place)
     backbone = Path(recipe.backbone.name)
     monkeypatch.chdir(backbone.parent)
     for name in (backbone.name, f"local-dir:{backbone.name}"):
-        settled, _ = resolve.settled_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
+        settled, _ = resolve.resolve_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
         assert settled.backbone.name == str(backbone)
-    shipped, _ = resolve.settled_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
+    shipped, _ = resolve.resolve_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.dataset.name, shipped.backbone.name) == ("icons", "icons")
 
 
@@ -308,16 +308,16 @@ def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path:
 def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
     tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
 ) -> None:
-    recipe, folder = resolve.settled_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
+    recipe, folder = resolve.resolve_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
     spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
     with pytest.raises(UserError, match=reason):
-        build.build(spec, rank=0, world_size=1)
+        build.build_on_worker(spec, rank=0, world_size=1)
 
 
 def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
-    assert build.build(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
+    assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
     with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
-        build.build(spec, rank=0, world_size=1)
+        build.build_on_worker(spec, rank=0, world_size=1)

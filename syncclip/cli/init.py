@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.resolve import grounded
+from syncclip.runs.resolve import with_absolute_paths
 
 LOOKED_AT = 64
 """Images that are opened to learn their sizes, at most one a class."""
@@ -71,7 +71,7 @@ def first_recipe(
             embedded CLIP, or an override is of another section.
     """
     _check_overrides(overrides)
-    given = grounded(Recipe.of_dataset(source, root, overrides=overrides))
+    given = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
     dataset = load_dataset(given.dataset)
     if not photographs:
         _check_prompts(given, dataset)

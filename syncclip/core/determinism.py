@@ -9,7 +9,7 @@ import torch
 
 
 @contextlib.contextmanager
-def pinned(threads: int) -> Iterator[None]:
+def deterministic(threads: int) -> Iterator[None]:
     """A fixed number of torch threads, which decides the order of sums; torch's generator is left as it was found."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from syncclip import storage
-from syncclip.core.determinism import pinned
+from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.evaluation.metrics import calibration_error
 from syncclip.storage import documents
@@ -110,7 +110,7 @@ def predict(
     found = [_choose(nothing, labels[:0], method.base, None)]
     training = method.training
     method.eval()
-    with pinned(threads), torch.no_grad():
+    with deterministic(threads), torch.no_grad():
         for one, pixels in _decoded(images, transform, slices):
             logits = method.logits(pixels.to(method.clip.device)).double().cpu()
             found.append(_choose(logits, labels[one], method.base, candidates))

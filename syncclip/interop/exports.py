@@ -13,7 +13,7 @@ from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords
 from syncclip.interop.model_card import CARD, model_card
 from syncclip.methods import MethodSettings, find_method
-from syncclip.runs.build import Parts, assemble
+from syncclip.runs.build import RunParts, build_parts
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.places import absolute
 from syncclip.training.loop import load_prompts
@@ -51,7 +51,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
-    parts = assemble(recipe)
+    parts = build_parts(recipe)
     load_prompts(folder.url, parts.method)
     learned = {key: tensor.detach().cpu() for key, tensor in parts.method.state_dict().items()}
 
@@ -69,7 +69,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
 
-def _words(parts: Parts, settings: MethodSettings) -> FixedWords | None:
+def _words(parts: RunParts, settings: MethodSettings) -> FixedWords | None:
     """The words of all classes around the learned vectors; None for a method without such vectors."""
     if not hasattr(settings, "phrase"):
         return None

@@ -20,7 +20,7 @@ from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkp
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, find_layout, recognise
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.resolve import grounded
+from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord, versions
 
@@ -61,7 +61,7 @@ def import_prompts(
             holds another run.
     """
     storage.configure(recipe.storage.options)
-    recipe = grounded(recipe)
+    recipe = with_absolute_paths(recipe)
     layout = find_layout(recipe.training.method)
     folders = list(dict.fromkeys([layout.folder, *(other.folder for other in LAYOUTS.values())]))
     checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))

@@ -128,7 +128,7 @@ def recipe_of(
         if not methods or arm.method in methods
     ]
     values = {"name": dataset, "dataset.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
-    return resolve.grounded(recipe.with_values(values))
+    return resolve.with_absolute_paths(recipe.with_values(values))
 
 
 def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:

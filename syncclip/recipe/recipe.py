@@ -183,6 +183,17 @@ class Recipe(Settings):
         """What a command is given to find this recipe: a shipped one's name, else the name of its file."""
         return next((one for one in shipped() if one.rpartition("/")[2] == self.name), f"{self.name}.yaml")
 
+    @property
+    def uses_synthetic(self) -> bool:
+        """Whether a run of this recipe reads the synthetic set."""
+        return bool(find_method(self.training.method).data) and self.training.data != "real"
+
+    @property
+    def shots(self) -> tuple[int, int]:
+        """(real images per class, the seed that they are chosen by), as trainings of the recipe see them."""
+        seed = self.training.seed if self.dataset.seed is None else self.dataset.seed
+        return self.dataset.shots, seed
+
     def to_yaml(self) -> str:
         """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
 
@@ -266,14 +277,3 @@ def _item(items: list[Any], step: str, key: str, origin: str) -> Any:
     if not step.isdigit() or int(step) >= len(items):
         raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
     return items[int(step)]
-
-
-def learns_from_synthetic(recipe: Recipe) -> bool:
-    """Whether a run of this recipe reads the synthetic set."""
-    return bool(find_method(recipe.training.method).data) and recipe.training.data != "real"
-
-
-def shots_of(recipe: Recipe) -> tuple[int, int]:
-    """How many real images a class has, and the seed that they are drawn by: as trainings of the recipe see them."""
-    seed = recipe.training.seed if recipe.dataset.seed is None else recipe.dataset.seed
-    return recipe.dataset.shots, seed

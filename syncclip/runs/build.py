@@ -23,7 +23,7 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import Images, Split
 from syncclip.evaluation.predict import evaluate_method
 from syncclip.methods import Method, build_method
-from syncclip.recipe.recipe import Recipe, learns_from_synthetic, shots_of
+from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import real_sources, shard_cache, synthetic_sources, through
 from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob
@@ -31,7 +31,7 @@ from syncclip.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunParts:
     """What a run is made of. The method is on its device, in evaluation mode, its prompts as they start."""
 
     dataset: Dataset
@@ -44,27 +44,27 @@ class Parts:
         return self.method.clip.device
 
 
-def assemble(recipe: Recipe, frozen: FrozenParts | None = None) -> Parts:
+def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load dataset and backbone and build the method; the prompts' start depends on the training's seed.
 
     Args:
-        frozen: has what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
+        cache: has what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
 
     Raises:
         UserError: one of them is not there, or they do not fit each other.
     """
     storage.configure(recipe.storage.options)
-    frozen = frozen or FrozenParts()
-    dataset = through(frozen.dataset(recipe.dataset), shard_cache(recipe.training))
-    clip = frozen.clip(recipe.backbone)
+    cache = cache or ModelCache()
+    dataset = through(cache.dataset(recipe.dataset), shard_cache(recipe.training))
+    clip = cache.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
     method = build_method(training.method, clip, dataset, settings, training.seed)
-    dataset = frozen.prepared(dataset, recipe.dataset, clip.backbone)
-    return Parts(dataset, clip.backbone, method.to(_device(training.device)).eval())
+    dataset = cache.prepared(dataset, recipe.dataset, clip.backbone)
+    return RunParts(dataset, clip.backbone, method.to(_device(training.device)).eval())
 
 
-def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
+def build_stream(recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
     """This rank's batches; None for a method that learns nothing.
 
     The few shots are drawn by `dataset.seed`, or by the training's seed where none is given.
@@ -72,9 +72,9 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
     training = recipe.training
     if not parts.method.data:
         return None
-    synthetic = synthetic_sources(recipe, len(parts.dataset.classnames)) if learns_from_synthetic(recipe) else None
+    synthetic = synthetic_sources(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else None
     return MixedStream(
-        real_sources(recipe, parts.dataset, *shots_of(recipe)),
+        real_sources(recipe, parts.dataset, *recipe.shots),
         synthetic,
         transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,
@@ -91,7 +91,7 @@ def stream(recipe: Recipe, parts: Parts, rank: int = 0, world_size: int = 1) -> 
     )
 
 
-def validation(recipe: Recipe, parts: Parts) -> Callable[[], float]:
+def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
     """Gives the method's accuracy at the time on the validation images, in percent, among all classes.
 
     Raises:
@@ -118,7 +118,7 @@ def _device(name: str) -> torch.device:
 TESTED: tuple[Split, ...] = ("val", "test")
 
 
-class FrozenParts:
+class ModelCache:
     """Loads what recipes name, and keeps it while they name the same. Runs are the same bit for bit either way.
 
     Datasets are kept as lists of images, one CLIP with all its weights, and of tested images as many as have
@@ -161,7 +161,7 @@ class FrozenParts:
         if not self._keeps:
             return dataset
         tested: Mapping[Split, Images] = {
-            split: KeptImages(self, images, self._images.setdefault((_key(settings), split), {}), backbone)
+            split: CachedImages(self, images, self._images.setdefault((_key(settings), split), {}), backbone)
             for split, images in dataset.splits.items()
             if split in TESTED
         }
@@ -176,11 +176,11 @@ class FrozenParts:
         return True
 
 
-class KeptImages:
+class CachedImages:
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
 
-    def __init__(self, frozen: FrozenParts, images: Images, kept: dict[int, Image.Image], backbone: Backbone) -> None:
-        self._frozen, self._images, self._kept, self._backbone = frozen, images, kept, backbone
+    def __init__(self, cache: ModelCache, images: Images, kept: dict[int, Image.Image], backbone: Backbone) -> None:
+        self._cache, self._images, self._kept, self._backbone = cache, images, kept, backbone
         self.labels = images.labels
 
     def __len__(self) -> int:
@@ -202,9 +202,9 @@ class KeptImages:
         """The RGB image of a row, cut to the CLIP's size."""
         if row in self._kept:
             return self._kept[row]
-        self._frozen.loads["image"] += 1
+        self._cache.loads["image"] += 1
         image = cut(self._images.image(row), self._backbone.preprocess)
-        if self._frozen.room_for(image):
+        if self._cache.room_for(image):
             self._kept[row] = image
         return image
 
@@ -214,20 +214,22 @@ def _key(settings: DatasetSettings) -> str:
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 
-def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
+def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
     """One rank's job from plain data; runs on the workers.
 
     Raises:
         UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
     """
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
-    return _job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
+    return build_job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
 
 
-def _job(
-    recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, frozen: FrozenParts | None = None
+def build_job(
+    recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
-    parts = assemble(recipe, frozen)
+    parts = build_parts(recipe, cache)
     rate = recipe.methods.of(recipe.training.method).learning_rate
-    validate = validation(recipe, parts) if recipe.training.keep_best == "validation" else None
-    return TrainJob(folder, parts.method, stream(recipe, parts, rank, world_size), recipe.training, rate, validate)
+    validate = validation_accuracy(recipe, parts) if recipe.training.keep_best == "validation" else None
+    return TrainJob(
+        folder, parts.method, build_stream(recipe, parts, rank, world_size), recipe.training, rate, validate
+    )

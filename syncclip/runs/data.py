@@ -19,12 +19,12 @@ from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.layout import committed, shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.stream.sampler import Source
+from syncclip.stream.sampler import MixedSource
 from syncclip.synthesis.plan import Plan
 from syncclip.training.settings import MixedSet, TrainingSettings
 
 
-def settled_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe, str]:
+def resolve_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe, str]:
     """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns.
 
     Args:
@@ -38,7 +38,7 @@ def settled_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe,
         url = find(recipe)
         amount, identity = synthetic_part(recipe, url)
         return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
-    alone = [settled_sets(recipe.with_values({"training.synthetic": one.url}), find) for one in named]
+    alone = [resolve_sets(recipe.with_values({"training.synthetic": one.url}), find) for one in named]
     sets = [
         {"url": settled.training.synthetic, "weight": one.weight}
         for (settled, _), one in zip(alone, named, strict=True)
@@ -77,13 +77,13 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
 
 
-def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> list[Source[ImageSet]]:
+def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> list[MixedSource[ImageSet]]:
     """The shots of the dataset, and those of the sets in `training.real`.
 
     Raises:
         UserError: one of them shows other classes, or isn't there.
     """
-    sources: list[Source[ImageSet]] = [_shots(recipe, dataset, shots, seed)]
+    sources: list[MixedSource[ImageSet]] = [_shots(recipe, dataset, shots, seed)]
     for one in recipe.training.real:
         other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
         _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
@@ -91,7 +91,7 @@ def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> lis
     return sources
 
 
-def synthetic_sources(recipe: Recipe, classes: int) -> list[Source[ShardSet]]:
+def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
     """The synthetic sets of a settled recipe.
 
     Raises:
@@ -105,7 +105,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[Source[ShardSet]]:
     for one in named:
         images = ShardSet(one.url, training.corrupt_limit, cache)
         images.check_labels(classes)
-        sources.append(Source(images, one.weight))
+        sources.append(MixedSource(images, one.weight))
     _check_room([source.images for source in sources], training)
     return sources
 
@@ -125,9 +125,9 @@ def through(dataset: Dataset, cache: ShardCache) -> Dataset:
     )
 
 
-def _shots(recipe: Recipe, dataset: Dataset, shots: int, seed: int, weight: float = 1.0) -> Source[ImageSet]:
+def _shots(recipe: Recipe, dataset: Dataset, shots: int, seed: int, weight: float = 1.0) -> MixedSource[ImageSet]:
     cached = through(dataset, shard_cache(recipe.training))
-    return Source(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
+    return MixedSource(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
 
 
 def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:

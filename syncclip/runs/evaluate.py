@@ -19,7 +19,7 @@ from syncclip.datasets import Dataset, DatasetSettings
 from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, save_evaluation
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import FrozenParts, Parts, assemble
+from syncclip.runs.build import ModelCache, RunParts, build_parts
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 from syncclip.training.trackers import show_results
 
@@ -28,28 +28,28 @@ TRANSFER = "transfer"
 
 
 def scored(
-    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+    recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
     """The results of a finished run on its dataset; computed where they are missing or of other settings.
 
     So are those on the datasets of `evaluation.transfer`, which `transfer_results` reads.
 
     Args:
-        frozen: what earlier runs of this process loaded.
+        cache: what earlier runs of this process loaded.
         workers: of a cluster, which share the images out; None: this process looks at all of them. The results are
             the same.
     """
-    found = results_at(folder.url, recipe) or score(recipe, folder, frozen, workers)
+    found = results_at(folder.url, recipe) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder.url):
-        transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), frozen, workers)
+        transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), cache, workers)
     return found
 
 
 def score(
-    recipe: Recipe, folder: RunFolder, frozen: FrozenParts | None = None, workers: int | None = None
+    recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
     """Evaluate a finished run on its own dataset, and write the results into its folder."""
-    parts = assemble(recipe, frozen)
+    parts = build_parts(recipe, cache)
     try:
         parts.method.load_state_dict(_prompts(folder))
     except RuntimeError as error:
@@ -64,7 +64,7 @@ def transfer(
     recipe: Recipe,
     folder: RunFolder,
     other: DatasetSettings,
-    frozen: FrozenParts | None = None,
+    cache: ModelCache | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a finished run over the classes of another dataset; results go to its folder's `transfer/<name>`.
@@ -73,7 +73,7 @@ def transfer(
         UserError: what the method learned belongs to its own classes, or the dataset isn't there.
     """
     elsewhere = recipe.model_copy(update={"dataset": other})
-    parts = assemble(elsewhere, frozen)
+    parts = build_parts(elsewhere, cache)
     if learns_for_each_class(recipe, parts):
         raise UserError(
             f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
@@ -112,7 +112,7 @@ def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
     return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
 
 
-def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
+def learns_for_each_class(recipe: Recipe, parts: RunParts) -> bool:
     """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
     settings = recipe.methods.of(recipe.training.method)
     name, clip = parts.dataset.classnames[0], parts.method.clip
@@ -125,7 +125,7 @@ def learns_for_each_class(recipe: Recipe, parts: Parts) -> bool:
     return shapes(2) != shapes(3)
 
 
-def _evaluate(recipe: Recipe, folder: RunFolder, parts: Parts, url: str, workers: int | None) -> dict[str, Any]:
+def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, workers: int | None) -> dict[str, Any]:
     """Let a method speak, and write what it says to `url`: here, or on the workers of a cluster."""
     evaluation, method = recipe.evaluation, parts.method
     images = parts.dataset.split(evaluation.split)
@@ -198,7 +198,7 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
 def predict_part(spec: dict[str, Any], part: int) -> Predictions:
     """One part's predictions; runs on a worker."""
     recipe = Recipe.model_validate(spec["recipe"])
-    parts = assemble(recipe)
+    parts = build_parts(recipe)
     parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
     return predict(
         parts.method,

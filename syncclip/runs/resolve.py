@@ -10,8 +10,8 @@ from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
-from syncclip.recipe.recipe import Recipe, digest, learns_from_synthetic
-from syncclip.runs.data import settled_sets
+from syncclip.recipe.recipe import Recipe, digest
+from syncclip.runs.data import resolve_sets
 from syncclip.sets.imported import holds_set
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
@@ -58,7 +58,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
     )
 
 
-def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFolder]:
+def resolve_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFolder]:
     """The recipe with the set and amount that it will learn from written into it, and the run's folder.
 
     The folder's hash stands for all that decides the run: the recipe's own, and what the set's part shows.
@@ -67,11 +67,11 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
         UserError: see `train`.
     """
     storage.configure(recipe.storage.options)
-    recipe = grounded(recipe)
+    recipe = with_absolute_paths(recipe)
     identity = ""
-    if learns_from_synthetic(recipe):
+    if recipe.uses_synthetic:
         try:
-            recipe, identity = settled_sets(recipe, lambda one: find_synthetic(one, out))
+            recipe, identity = resolve_sets(recipe, lambda one: find_synthetic(one, out))
         except UserError:
             load_dataset(recipe.dataset)  # if it isn't there either, that is the mistake to tell first
             raise
@@ -86,7 +86,7 @@ def settled_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
 
 
-def grounded(recipe: Recipe) -> Recipe:
+def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
     dataset, backbone = recipe.dataset, recipe.backbone
     own = dataset.root is None and not known(dataset.name)

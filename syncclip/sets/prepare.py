@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncclip import storage
 from syncclip.datasets import load_dataset
-from syncclip.recipe.recipe import Recipe, shots_of
+from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import check_safety, pinned
 from syncclip.synthesis.generators import check_scheduler
@@ -24,7 +24,7 @@ def plan(recipe: Recipe) -> Plan:
     check_safety(recipe.synthesis.filters, generator)
     storage.configure(recipe.storage.options)
     dataset = load_dataset(recipe.dataset)
-    guides = digests(real_images(dataset, *shots_of(recipe))) if generator.guide else ()
+    guides = digests(real_images(dataset, *recipe.shots)) if generator.guide else ()
     return draft(
         recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
         dataset=dataset.name,
@@ -45,7 +45,7 @@ def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
     agreed = settled(drawn, url)
     if agreed.guides:
         dataset = load_dataset(recipe.dataset)
-        lay(real_images(dataset, *shots_of(recipe)), dataset, url)
+        lay(real_images(dataset, *recipe.shots), dataset, url)
 
     def test_images() -> ImageSet:
         return load_dataset(recipe.dataset).split("test")

@@ -37,7 +37,7 @@ def batches(
     *,
     threads: int = 0,
     processes: int = 0,
-    pinned: bool = False,
+    pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
     """(epoch, step, batch) from a place on to the end of `epochs`; what makes them ahead changes nothing in them.
 
@@ -45,7 +45,7 @@ def batches(
         threads: That make batches ahead, one each; with `processes`, batches that each of those keeps ready.
         processes: That decode instead of threads, where one process's lock is what holds up; 0 for none. A batch
             then lies in memory that they lend, with a descriptor for each: clone its images to keep hundreds.
-        pinned: Whether batches come in page-locked memory.
+        pin_memory: Whether batches come in page-locked memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
     if processes and first < last:
@@ -53,7 +53,7 @@ def batches(
     else:
         places = (divmod(place, stream.steps_per_epoch) for place in range(first, last))
         made = by_threads(stream, places, threads)
-    yield from pinned_ahead(made) if pinned else made
+    yield from pin_ahead(made) if pin_memory else made
 
 
 def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> Iterator[tuple[int, int, Batch]]:
@@ -76,7 +76,7 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def pinned_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
+def pin_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
     """The same batches in page-locked memory, from which a GPU copies while it computes.
 
     A thread copies one batch ahead, so what keeps a batch from being made is raised one batch early.

@@ -21,7 +21,7 @@ Set = TypeVar("Set", bound=ImageSet)
 
 
 @dataclass(frozen=True)
-class Source(Generic[Set]):
+class MixedSource(Generic[Set]):
     """One of the sets that are mixed.
 
     Of synthetic sets, `weight` is the chance of a draw beside the other sets that show a class. Of real ones it is how
@@ -56,7 +56,7 @@ class JoinedSet:
         return self.sets[number].image(row - int(self.starts[number]))
 
 
-def joined(sources: Sequence[Source[Set]]) -> ImageSet:
+def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
     """The images of all sources; those of the only one as they are."""
     return sources[0].images if len(sources) == 1 else JoinedSet([source.images for source in sources])
 
@@ -64,7 +64,7 @@ def joined(sources: Sequence[Source[Set]]) -> ImageSet:
 class RealEpochs:
     """Which real images an epoch shows, as rows of the joined sets."""
 
-    def __init__(self, sources: Sequence[Source[Set]], seed: int) -> None:
+    def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed
         starts = np.cumsum([0, *(len(source.images) for source in sources)])
         self._rows = [
@@ -102,13 +102,13 @@ AHEAD = 4
 to be asked again."""
 
 
-class Partners:
+class SyntheticSampler:
     """Draws from several sets: first the set, by its weight among those that show the class, then the image, uniformly.
 
     The image comes from the set's window, or from all of its images of the class where the window holds none.
     """
 
-    def __init__(self, sources: Sequence[Source[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
+    def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
         """
         Args:
             sources: at least one.
@@ -130,7 +130,7 @@ class Partners:
         ]
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
-    def draw(self, labels: Rows, purpose: int, epoch: int, step: int, place: int) -> Rows:
+    def sample(self, labels: Rows, purpose: int, epoch: int, step: int, place: int) -> Rows:
         """(len(labels),) rows of the joined sets that show `labels`; `place` counts the steps of all epochs."""
         choices = [window.choices(labels, place) for window in self.windows]
         if len(self.windows) == 1:

@@ -20,7 +20,7 @@ from syncclip.core.settings import UserError
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.stream.batch import Batch, empty_batch
-from syncclip.stream.sampler import Partners, RealEpochs, Source, joined
+from syncclip.stream.sampler import MixedSource, RealEpochs, SyntheticSampler, joined
 
 REAL, SYNTHETIC = 0, 1  # domains
 
@@ -58,8 +58,8 @@ class MixedStream:
 
     def __init__(
         self,
-        real: ImageSet | Sequence[Source[ImageSet]] | None,
-        synthetic: ShardSet | Sequence[Source[ShardSet]] | None,
+        real: ImageSet | Sequence[MixedSource[ImageSet]] | None,
+        synthetic: ShardSet | Sequence[MixedSource[ShardSet]] | None,
         *,
         transform: Transform,
         batch: int,
@@ -109,19 +109,23 @@ class MixedStream:
             raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
         if synthetic is None and data != "real":
             raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
-        sources = [Source(real, rows=real_rows)] if real is not None and not isinstance(real, Sequence) else real or []
+        sources = (
+            [MixedSource(real, rows=real_rows)] if real is not None and not isinstance(real, Sequence) else real or []
+        )
         self.real = joined(sources) if sources else None
         self._epochs = RealEpochs(sources, seed) if sources else None
         self.synthetic: ImageSet | None = None
         if synthetic is not None and data != "real":
-            drawn = [Source(synthetic)] if isinstance(synthetic, ShardSet) else synthetic
+            drawn = [MixedSource(synthetic)] if isinstance(synthetic, ShardSet) else synthetic
             if images_per_class is not None:
                 drawn = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in drawn]
             self.synthetic = joined(drawn)
             self._check_labels(self.synthetic, ", ".join(one.images.url for one in drawn))
             for one in drawn:
                 self.corruption.include(one.images.corruption.account())
-            self._partners = Partners(drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1))
+            self._sampler = SyntheticSampler(
+                drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1)
+            )
         self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)
 
@@ -147,7 +151,7 @@ class MixedStream:
             return BatchIds(real, _NONE, _NONE, labels, _NONE)
         ids = BatchIds(
             real=real if self.data == "both" else _NONE,
-            seen=self._partners.draw(labels, order.SEEN, epoch, step, self._place(epoch, step)),
+            seen=self._sampler.sample(labels, order.SEEN, epoch, step, self._place(epoch, step)),
             novel=_NONE,
             labels=labels,
             novel_labels=_NONE,
@@ -155,7 +159,7 @@ class MixedStream:
         if not len(self.novel):
             return ids
         novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
-        partners = self._partners.draw(novel, order.NOVEL, epoch, step, self._place(epoch, step))
+        partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._place(epoch, step))
         return replace(ids, novel=partners, novel_labels=novel)
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -199,7 +203,7 @@ class MixedStream:
 
     def window(self, epoch: int, step: int) -> list[list[int]]:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
-        return [window.shards(self._place(epoch, step)) for window in self._partners.windows]
+        return [window.shards(self._place(epoch, step)) for window in self._sampler.windows]
 
     def begin_anew(self, processes: int, room: Room) -> None:
         """In one of several forked processes: count what is lost from here on, and keep a share of the memory.

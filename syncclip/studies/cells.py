@@ -18,7 +18,7 @@ from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
 from syncclip.runs import resolve
-from syncclip.runs.build import FrozenParts
+from syncclip.runs.build import ModelCache
 from syncclip.runs.evaluate import missing_transfers
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import CELLS, read_json, write_json
@@ -89,7 +89,7 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     found = []
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
-        settled, folder = resolve.settled_run(cell_recipe(recipe, cell, synthetic), url)
+        settled, folder = resolve.resolve_run(cell_recipe(recipe, cell, synthetic), url)
         done = folder.finished(folder.open()) and _evaluated(url, recipe)
         found.append(CellRun(cell, settled, url, folder.recipe_hash, "done" if done else "waiting"))
     return found
@@ -115,7 +115,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     try:
         recipe = Recipe.model_validate(spec["recipe"])
         storage.configure(recipe.storage.options)
-        jobs.run_here(recipe, spec["url"], frozen=_frozen(recipe.study.keep_images))
+        jobs.run_here(recipe, spec["url"], cache=_model_cache(recipe.study.keep_images))
         place = storage.join(spec["url"], TIMING)
         before = read_json(place)["seconds"] if storage.exists(place) else 0.0
         write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
@@ -127,9 +127,9 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _frozen(keep_bytes: int) -> FrozenParts:
+def _model_cache(keep_bytes: int) -> ModelCache:
     """What this process keeps from cell to cell; Ray gives it one after the other."""
-    return FrozenParts(keep_bytes)
+    return ModelCache(keep_bytes)
 
 
 def run_cells(

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.determinism import pinned
+from syncclip.core.determinism import deterministic
 from syncclip.core.order import evenly
 from syncclip.core.settings import UserError
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import Parts, assemble
+from syncclip.runs.build import RunParts, build_parts
 from syncclip.sets.shift import Shift, measure, project
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.stream.stream import REAL, SYNTHETIC
@@ -50,13 +50,13 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
     Returns:
         The shift under each model, and the map: model, domain, label, row, x, y.
     """
-    parts = assemble(recipe)
+    parts = build_parts(recipe)
     load_prompts(run_url, parts.method)
     frozen = build_method("zeroshot", PromptedClip(parts.backbone), parts.dataset)
     real, synthetic = parts.dataset.split(recipe.evaluation.split), ShardSet(synthetic_url)
     samples = {REAL: _sample(real, limit, parts), SYNTHETIC: _sample(synthetic, limit, parts)}
     shifts, tables = {}, []
-    with pinned(recipe.training.threads), torch.inference_mode():
+    with deterministic(recipe.training.threads), torch.inference_mode():
         for model, method in (("frozen", frozen), ("trained", parts.method)):
             features = {domain: _features(method, sample, domain, recipe) for domain, sample in samples.items()}
             shifts[model] = measure(
@@ -77,7 +77,7 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
     return np.concatenate(found)
 
 
-def _sample(images: ImageSet, limit: int, parts: Parts) -> Sample:
+def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
     found = list(_readable(images, evenly(images.labels, limit), parts))
     if not found:
         raise UserError("no image of one of the domains can be read, so their shift can't be measured")
@@ -85,7 +85,7 @@ def _sample(images: ImageSet, limit: int, parts: Parts) -> Sample:
     return Sample(rows, images.labels[rows], torch.stack([image for _, image in found]))
 
 
-def _readable(images: ImageSet, rows: Rows, parts: Parts) -> Iterator[tuple[int, torch.Tensor]]:
+def _readable(images: ImageSet, rows: Rows, parts: RunParts) -> Iterator[tuple[int, torch.Tensor]]:
     for row in rows.tolist():
         try:
             image = images.image(row)

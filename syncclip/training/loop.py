@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
-from syncclip.core.determinism import pinned
+from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.methods.parallel import WorkSplit
 from syncclip.stream.loader import batches, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.recorder import Ledger, Listener, checkpoint_due, open_run
+from syncclip.training.recorder import Listener, RunRecorder, checkpoint_due, open_run
 from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
 
@@ -88,7 +88,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     settings = job.settings
     check_shared(settings.batch, world_size)
     job.method.to(_device(settings))
-    with pinned(settings.threads):
+    with deterministic(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
         record, state = distributed.from_first(
@@ -97,20 +97,20 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         if state is None:
             return record
         with distributed.agreed(world_size):
-            ledger = Ledger(job.run, settings, record, state, listener) if rank == 0 else None
+            recorder = RunRecorder(job.run, settings, record, state, listener) if rank == 0 else None
         job.method.work = WorkSplit(rank, world_size, settings.accumulate)
         try:
             if state.step < total:
                 with watched():
-                    _train(job, learnable, state, rank, world_size, ledger)
+                    _train(job, learnable, state, rank, world_size, recorder)
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
-                if ledger is not None:
-                    ledger.finish(learnable, _replaced(job.stream))
+                if recorder is not None:
+                    recorder.finish(learnable, _replaced(job.stream))
         finally:
             job.method.work = WorkSplit()
-            if ledger is not None:
-                ledger.close()
+            if recorder is not None:
+                recorder.close()
     return record
 
 
@@ -120,7 +120,7 @@ def _train(
     state: Checkpoint,
     rank: int,
     world_size: int,
-    ledger: Ledger | None,
+    recorder: RunRecorder | None,
 ) -> None:
     """All steps from `state` to the end."""
     settings, stream = job.settings, job.stream
@@ -144,7 +144,7 @@ def _train(
         # What a method draws is then a function of the step too, and no checkpoint need hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
-        wish = ledger is not None and ledger.waited()  # only one clock counts, and every rank is told
+        wish = recorder is not None and recorder.waited()  # only one clock counts, and every rank is told
         values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
@@ -153,18 +153,18 @@ def _train(
         saves = checkpoint_due(step + 1, total, settings.checkpoint_every, waited)
         if saves or step + 1 == total:
             _check_learned(learnable, step + 1, epoch)
-        if ledger is not None:
-            ledger.log(step + 1, epoch, rate, values)
+        if recorder is not None:
+            recorder.log(step + 1, epoch, rate, values)
         if saves:
             with distributed.agreed(world_size):
                 _count_together(stream, world_size)
-                if ledger is not None:
-                    ledger.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
+                if recorder is not None:
+                    recorder.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
 
 
 def _loading(settings: TrainingSettings) -> dict[str, Any]:
-    pinned = settings.device != "cpu" and torch.cuda.is_available()
-    return {"threads": settings.ahead, "processes": settings.loaders, "pinned": pinned}
+    pin_memory = settings.device != "cpu" and torch.cuda.is_available()
+    return {"threads": settings.ahead, "processes": settings.loaders, "pin_memory": pin_memory}
 
 
 def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:

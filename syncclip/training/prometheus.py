@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 
-class Gauges:
+class TrainingGauges:
     """A listener of the training loop; every series carries the run's name and URL as its tags `run` and `url`."""
 
     def __init__(self, name: str, url: str, batch: int) -> None:

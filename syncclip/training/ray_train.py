@@ -21,7 +21,7 @@ from syncclip.core.text import counted
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
 from syncclip.training.loop import DivergedError, TrainJob, run
-from syncclip.training.prometheus import Gauges
+from syncclip.training.prometheus import TrainingGauges
 from syncclip.training.recorder import last_line
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
@@ -186,7 +186,7 @@ def _worker(config: dict[str, Any]) -> None:
             mistake = error
         distributed.raise_first(mistake, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        run(job, rank, world_size, Gauges(folder.name, folder.url, job.settings.batch))
+        run(job, rank, world_size, TrainingGauges(folder.name, folder.url, job.settings.batch))
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:

@@ -83,7 +83,7 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in values.items()}
 
 
-class Ledger:
+class RunRecorder:
     """Metrics, events, checkpoints and the record of a run that goes on from `state`."""
 
     def __init__(

@@ -101,7 +101,7 @@ class TrainingSettings(Settings):
     """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation images."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> TrainingSettings:
+    def _check_consistency(self) -> TrainingSettings:
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(

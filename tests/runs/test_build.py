@@ -9,7 +9,7 @@ import pytest
 from syncclip import jobs
 from syncclip.clip.backbone import load_backbone
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import FrozenParts
+from syncclip.runs.build import ModelCache
 from tests.conftest import TinyWorld
 
 KINDS = ("prompts.safetensors", "metrics.jsonl", "results.json")
@@ -26,32 +26,32 @@ def bits(folder: Path) -> dict[str, bytes]:
 
 
 def test_runs_that_share_frozen_parts_have_the_bits_of_runs_alone(tiny: TinyWorld, tmp_path: Path) -> None:
-    frozen = FrozenParts(keep_bytes=1 << 20)
+    cache = ModelCache(keep_bytes=1 << 20)
     for method, seed in (("zeroshot", 1), ("kgcoop", 1), ("kgcoop", 2), ("ivlp", 1)):
         name = f"{method}{seed}"
         jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "alone" / name))
-        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), frozen=frozen)
+        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), cache=cache)
         assert bits(tmp_path / "alone" / name) == bits(tmp_path / "shared" / name), name
-    assert frozen.loads == {"dataset": 1, "clip": 1, "image": TEST_IMAGES}
+    assert cache.loads == {"dataset": 1, "clip": 1, "image": TEST_IMAGES}
 
 
 def test_one_run_loads_once(tiny: TinyWorld, tmp_path: Path) -> None:
-    frozen = FrozenParts()
-    jobs.run_here(recipe_of(tiny, "kgcoop", 1), str(tmp_path), frozen=frozen)
-    assert (frozen.loads["dataset"], frozen.loads["clip"]) == (1, 1)
+    cache = ModelCache()
+    jobs.run_here(recipe_of(tiny, "kgcoop", 1), str(tmp_path), cache=cache)
+    assert (cache.loads["dataset"], cache.loads["clip"]) == (1, 1)
 
 
 def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     from syncclip.methods.frozen import FrozenTexts
-    from syncclip.runs.build import assemble
+    from syncclip.runs.build import build_parts
 
     encoded: list[str] = []
     honest = FrozenTexts._encode
     monkeypatch.setattr(FrozenTexts, "_encode", lambda self, text: encoded.append(text) or honest(self, text))
-    frozen = FrozenParts()
+    cache = ModelCache()
     features = []
     for seed in (1, 2):
-        parts = assemble(recipe_of(tiny, "kgcoop", seed), frozen)
+        parts = build_parts(recipe_of(tiny, "kgcoop", seed), cache)
         features += [one() for one in parts.method.modules() if isinstance(one, FrozenTexts)]
     assert len(features) == 2 and features[0] is features[1]
     assert len(encoded) == len(set(encoded)) > 0
@@ -59,7 +59,7 @@ def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, m
 
 def test_images_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
     side = load_backbone(recipe_of(tiny, "zeroshot", 1).backbone).image_size
-    frozen = FrozenParts(keep_bytes=10 * 3 * side * side)
+    cache = ModelCache(keep_bytes=10 * 3 * side * side)
     for name in "ab":
-        jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), frozen=frozen)
-    assert frozen.loads["image"] == TEST_IMAGES + (TEST_IMAGES - 10)
+        jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), cache=cache)
+    assert cache.loads["image"] == TEST_IMAGES + (TEST_IMAGES - 10)

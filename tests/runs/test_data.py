@@ -32,8 +32,8 @@ def recipe_of(tiny: TinyWorld, *overrides: str) -> Recipe:
 
 def opened(recipe: Recipe) -> MixedStream:
     """The stream that a training of the recipe would read."""
-    settled, _ = resolve.settled_run(recipe)
-    mixed = build.stream(settled, build.assemble(settled))
+    settled, _ = resolve.resolve_run(recipe)
+    mixed = build.build_stream(settled, build.build_parts(settled))
     assert mixed is not None
     return mixed
 
@@ -52,7 +52,7 @@ def test_sets_are_mixed_by_their_weights(tiny: TinyWorld, tiny_set: str, copy: P
 
 def test_a_run_is_named_by_its_sets_and_their_weights(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
     def run_hash(synthetic: str) -> str:
-        return resolve.settled_run(recipe_of(tiny, f"training.synthetic={synthetic}"))[1].recipe_hash
+        return resolve.resolve_run(recipe_of(tiny, f"training.synthetic={synthetic}"))[1].recipe_hash
 
     assert run_hash(tiny_set) == run_hash(str(copy))  # the same plan draws both
     mixed = run_hash(f"[{tiny_set},{{url: {copy}, weight: 3}}]")

@@ -96,7 +96,7 @@ def test_what_an_imported_set_shows_decides_the_run(tiny: TinyWorld, shapes: Dat
             (source / "101_ObjectCategories" / "red_circle" / "0.jpg").write_bytes(encoded(make_image(0, 999)))
         import_set(str(source), shapes, str(tmp_path / name))
         recipe = Recipe.load(tiny.recipe, [f"training.synthetic={tmp_path / name}"])
-        hashes.append(resolve.settled_run(recipe)[1].recipe_hash)
+        hashes.append(resolve.resolve_run(recipe)[1].recipe_hash)
     assert hashes[0] == hashes[1] != hashes[2]
 
 

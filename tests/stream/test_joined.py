@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncclip.core.settings import UserError
-from syncclip.stream.sampler import JoinedSet, RealEpochs, Source, joined
+from syncclip.stream.sampler import JoinedSet, MixedSource, RealEpochs, joined
 from tests.shards.sets import index_of
 from tests.stream.test_stream import stored
 
@@ -25,18 +25,18 @@ def test_rows_of_the_second_set_follow_those_of_the_first() -> None:
 
 
 def test_one_set_is_itself() -> None:
-    assert joined([Source(stored(3, 2, 2))]) is stored(3, 2, 2)
+    assert joined([MixedSource(stored(3, 2, 2))]) is stored(3, 2, 2)
 
 
 @given(epoch=st.integers(0, 50))
 def test_at_weight_one_each_chosen_image_comes_once_an_epoch(epoch: int) -> None:
-    epochs = RealEpochs([Source(stored(3, 4, 4), rows=[0, 5]), Source(stored(5, 2, 1))], seed=1)
+    epochs = RealEpochs([MixedSource(stored(3, 4, 4), rows=[0, 5]), MixedSource(stored(5, 2, 1))], seed=1)
     assert epochs.shown(epoch).tolist() == [0, 5, *range(12, 22)] == epochs.rows.tolist()
 
 
 @given(weight=st.sampled_from([0.25, 0.5, 1.5, 2.0, 3.0]), seed=st.integers(0, 2**40), first=st.integers(0, 20))
 def test_a_weight_is_how_often_an_epoch_shows_a_image(weight: float, seed: int, first: int) -> None:
-    epochs = RealEpochs([Source(stored(3, 4, 4)), Source(stored(5, 2, 1), weight)], seed)
+    epochs = RealEpochs([MixedSource(stored(3, 4, 4)), MixedSource(stored(5, 2, 1), weight)], seed)
     shown = [epochs.shown(epoch) for epoch in range(first, first + 4)]
     assert {len(rows) for rows in shown} == {len(epochs)} == {12 + round(10 * weight)}
     counts = Counter(np.concatenate(shown).tolist())
@@ -48,4 +48,4 @@ def test_a_weight_is_how_often_an_epoch_shows_a_image(weight: float, seed: int, 
 
 def test_a_set_without_a_image_is_named() -> None:
     with pytest.raises(UserError, match="no real image to train on in set 2 of 2"):
-        RealEpochs([Source(stored(3, 4, 4)), Source(stored(3, 4, 4), rows=[])], seed=1)
+        RealEpochs([MixedSource(stored(3, 4, 4)), MixedSource(stored(3, 4, 4), rows=[])], seed=1)

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from syncclip.core.settings import UserError
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import LostLoaderError, batches, watched
-from syncclip.stream.sampler import Source
+from syncclip.stream.sampler import MixedSource
 from tests.stream.test_stream import damaged, shown, stored, stream
 
 EPOCHS = 3
@@ -30,7 +30,7 @@ WORLDS = (1, 2, 4)
 
 def images(processes: int, world: int = 1, start: tuple[int, int] = (0, 0)) -> list[list[tuple[int, int, int, int]]]:
     """What every global batch shows (sample, number drawn for its transform, label, domain), all ranks together."""
-    sets = [Source(stored(5, 6, 2)), Source(stored(5, 2, 1), 2.0)]
+    sets = [MixedSource(stored(5, 6, 2)), MixedSource(stored(5, 2, 1), 2.0)]
     ranks = [
         batches(
             stream(synthetic=sets, window=2, rank=rank, world_size=world),
@@ -112,7 +112,7 @@ def test_batches_in_page_locked_memory_are_the_same() -> None:
         pytest.skip("page-locked memory needs a GPU's driver")
     for processes in (0, 1):
         for (_, _, pinned), (_, _, plain) in zip(
-            batches(stream(), 1, processes=processes, pinned=True), batches(stream(), 1), strict=True
+            batches(stream(), 1, processes=processes, pin_memory=True), batches(stream(), 1), strict=True
         ):
             assert pinned.images.is_pinned() and torch.equal(pinned.images, plain.images)
 
@@ -122,10 +122,10 @@ def test_each_batch_is_copied_to_page_locked_memory_once_and_in_order(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Batch, "pin_memory", lambda batch: replace(batch, images=batch.images + 1))  # without a driver
-    pinned = batches(stream(), EPOCHS, 0, 1, processes=processes, pinned=True)
+    pinned = batches(stream(), EPOCHS, 0, 1, processes=processes, pin_memory=True)
     for one, other in zip(pinned, batches(stream(), EPOCHS, 0, 1), strict=True):
         assert one[:2] == other[:2] and torch.equal(one[2].images, other[2].images + 1)
-    assert list(batches(stream(), 2, 2, 0, pinned=True)) == []
+    assert list(batches(stream(), 2, 2, 0, pin_memory=True)) == []
 
 
 def as_it_lies(image: Image.Image, _: torch.Generator) -> torch.Tensor:

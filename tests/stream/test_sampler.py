@@ -1,4 +1,4 @@
-"""Partners from several synthetic sets; those of one are held in test_stream.py."""
+"""SyntheticSampler from several synthetic sets; those of one are held in test_stream.py."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncclip.core import order
-from syncclip.stream.sampler import Partners, Source
+from syncclip.stream.sampler import MixedSource, SyntheticSampler
 from tests.stream.test_stream import stored
 
 FIRST, SECOND = 30, 10  # images of the two sets
 
 
-def partners(weight: float = 1.0, width: int | None = None, seed: int = 1, **lacking: tuple[int, ...]) -> Partners:
-    sets = [Source(stored(5, 6, 2)), Source(stored(5, 2, 1, **lacking), weight)]
-    return Partners(sets, seed=seed, width=width, drawn=8)
+def partners(
+    weight: float = 1.0, width: int | None = None, seed: int = 1, **lacking: tuple[int, ...]
+) -> SyntheticSampler:
+    sets = [MixedSource(stored(5, 6, 2)), MixedSource(stored(5, 2, 1, **lacking), weight)]
+    return SyntheticSampler(sets, seed=seed, width=width, drawn=8)
 
 
-def draw(source: Partners, labels: list[int], step: int) -> list[int]:
-    return source.draw(np.array(labels), order.SEEN, 0, step, step).tolist()
+def draw(source: SyntheticSampler, labels: list[int], step: int) -> list[int]:
+    return source.sample(np.array(labels), order.SEEN, 0, step, step).tolist()
 
 
 @pytest.mark.parametrize(("weight", "share"), [(1.0, 1 / 2), (3.0, 3 / 4), (0.25, 1 / 5)])
@@ -54,6 +56,6 @@ def test_a_class_that_only_one_set_shows_comes_from_that_one() -> None:
 
 
 def test_windows_of_two_sets_move_on_their_own() -> None:
-    sets = [Source(stored(5, 6, 1)), Source(stored(5, 6, 1))]
-    source = Partners(sets, seed=1, width=1, drawn=2)
+    sets = [MixedSource(stored(5, 6, 1)), MixedSource(stored(5, 6, 1))]
+    source = SyntheticSampler(sets, seed=1, width=1, drawn=2)
     assert any(source.windows[0].shards(place) != source.windows[1].shards(place) for place in range(20))

@@ -22,7 +22,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import batches
-from syncclip.stream.sampler import Source
+from syncclip.stream.sampler import MixedSource
 from syncclip.stream.stream import MixedStream
 from tests.shards.sets import index_of, write_set
 
@@ -109,7 +109,7 @@ def test_a_batch_is_a_pure_function_of_seed_epoch_and_step(seed: int, epoch: int
 def test_one_by_eight_two_by_four_and_four_by_two_see_the_same_images(
     epoch: int, step: int, window: int | None, data: Literal["real", "synthetic", "both"], weight: float | None
 ) -> None:
-    several = {"synthetic": [Source(stored(5, 6, 2)), Source(stored(5, 2, 1), weight)]} if weight else {}
+    several = {"synthetic": [MixedSource(stored(5, 6, 2)), MixedSource(stored(5, 2, 1), weight)]} if weight else {}
     changes = {"window": window, "data": data, **several}
     whole = sorted(shown(stream(**changes).batch(epoch, step)))
     for world in (2, 4, 8):

@@ -41,4 +41,4 @@ def test_a_cell_that_no_machine_could_hold_is_refused_at_the_start(cluster: dict
 
 
 def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:
-    assert cells._frozen(1 << 20) is cells._frozen(1 << 20)
+    assert cells._model_cache(1 << 20) is cells._model_cache(1 << 20)

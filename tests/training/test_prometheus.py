@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from syncclip.training.prometheus import Gauges
+from syncclip.training.prometheus import TrainingGauges
 from tests.metrics_port import PATIENCE, scraped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 
 def test_steps_losses_and_speed_of_a_run_can_be_scraped() -> None:
     url = "s3://bucket/run"
-    gauges = Gauges("ivlp-seed1", url, batch=8)
+    gauges = TrainingGauges("ivlp-seed1", url, batch=8)
     gauges(1, 20, {"real": 3.0, "total": 4.0})
     expected = {"steps_done": 3, "steps_planned": 20, "loss:real": 1.0, "loss:total": 1.5}
     deadline = time.monotonic() + PATIENCE
