@@ -99,11 +99,12 @@ def synth(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> N
 def train(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
     """Train one method on real and synthetic images, and evaluate it; goes on where an interrupted run stopped."""
     from syncclip import jobs
+    from syncclip.cli import render
     from syncclip.core import tables
     from syncclip.recipe.recipe import Recipe
 
     run = jobs.train(Recipe.load(recipe, overrides or []), out)
-    tables.show(tables.results_table(run.results, f"{run.name}: accuracy on {run.split} images, %"))
+    tables.show(render.results(run.results, f"{run.name}: accuracy on {run.split} images, %"))
     tables.show(run.url)
 
 
@@ -118,11 +119,12 @@ def evaluate(
 ) -> None:
     """Evaluate a trained run in one pass over the test images, by every protocol; also on other data."""
     from syncclip import jobs
+    from syncclip.cli import render
     from syncclip.core import tables
 
     found = jobs.evaluate(run, overrides or [], dataset, root)
     on = f" of {dataset}" if dataset else ""
-    tables.show(tables.results_table(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
+    tables.show(render.results(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
 
 
 @app.command("study")

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
+from syncclip.core.tables import table
 from syncclip.core.text import counted, percent, size
+from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
     from syncclip.sets.quality import SetQuality
     from syncclip.synthesis.summary import SetSummary
+
+
+def results(found: Mapping[str, Any], title: str) -> Table:
+    """Every metric of one run, in per cent."""
+    return table(title, list(METRIC_HEADINGS.values()), [[found.get(key) for key in METRIC_HEADINGS]])
 
 
 def summary(done: SetSummary) -> str:

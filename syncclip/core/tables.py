@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
-
-PROTOCOLS = (
-    ("base", "base"),
-    ("novel", "novel"),
-    ("hm", "HM"),
-    ("open_base", "open base"),
-    ("open_novel", "open novel"),
-    ("open_all", "open all"),
-    ("open_hm", "open HM"),
-    ("ece", "ECE"),
-)
-"""Keys of `results.json` and their headings. Open: among all classes; otherwise among those of the image's half."""
 
 
 def show(table: Table | str) -> None:
@@ -45,11 +32,6 @@ def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     """A table as Markdown."""
     marks = ["---"] * len(headings)
     return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])
-
-
-def results_table(results: Mapping[str, Any], title: str) -> Table:
-    """Every protocol's numbers of one run, in per cent."""
-    return table(title, [heading for _, heading in PROTOCOLS], [[results.get(key) for key, _ in PROTOCOLS]])
 
 
 def _cell(value: object) -> str:

@@ -1,9 +1,44 @@
-"""How far confidence is from accuracy."""
+"""The metrics of an evaluation: their keys and headings, harmonic means, means over seeds, and calibration."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+
+METRIC_HEADINGS = {
+    "base": "base",
+    "novel": "novel",
+    "hm": "HM",
+    "open_base": "open base",
+    "open_novel": "open novel",
+    "open_all": "open all",
+    "open_hm": "open HM",
+    "ece": "ECE",
+}
+"""Keys of `results.json` and their headings, all per cent. Open: among all classes; otherwise among those of the
+image's half."""
+METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
+"""The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes."""
+
+
+def harmonic_mean(
+    first: npt.NDArray[np.float64] | float, second: npt.NDArray[np.float64] | float
+) -> npt.NDArray[np.float64]:
+    """2ab / (a + b) element by element, 0 where both are 0."""
+    total = np.asarray(first, dtype=np.float64) + second
+    return np.divide(2 * np.asarray(first) * second, total, out=np.zeros_like(total), where=total > 0)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean over seeds and its standard error; None for a single seed."""
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return mean, math.sqrt(squares / (len(values) - 1) / len(values))
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:

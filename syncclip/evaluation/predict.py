@@ -26,7 +26,7 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
-from syncclip.evaluation.metrics import calibration_error
+from syncclip.evaluation.metrics import calibration_error, harmonic_mean
 from syncclip.storage import documents
 
 if TYPE_CHECKING:
@@ -155,8 +155,10 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         "open_novel": _share(opened[~is_base]),
         "open_all": _share(opened),
     }
-    numbers["hm"] = harmonic_mean(numbers["base"], numbers["novel"])
-    numbers["open_hm"] = harmonic_mean(numbers["open_base"], numbers["open_novel"])
+    for prefix in ("", "open_"):
+        base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
+        known = base_share is not None and novel_share is not None
+        numbers[f"{prefix}hm"] = float(harmonic_mean(base_share, novel_share)) if known else None
     numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
     for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
         numbers[name] = calibration_error(p.half_confidence[mask], half[mask], bins) if mask.any() else None
@@ -218,13 +220,6 @@ def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predicti
     storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_bytes(storage.join(run_url, RESULTS), text.encode())
-
-
-def harmonic_mean(a: float | None, b: float | None) -> float | None:
-    """2ab / (a + b), 0 where both are 0; None where one is missing."""
-    if a is None or b is None:
-        return None
-    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def _choose(

@@ -10,9 +10,9 @@ import yaml
 from torch import Tensor
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.tables import PROTOCOLS
 from syncclip.core.text import counted
 from syncclip.datasets import Dataset
+from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.interop.layouts import Layout
 from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
@@ -88,7 +88,7 @@ def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any
             metric_name=f"{heading}, %",
             metric_value=round(results[key], 4),
         )
-        for key, heading in PROTOCOLS
+        for key, heading in METRIC_HEADINGS.items()
         if results.get(key) is not None
     ]
     data = ModelCardData(
@@ -113,7 +113,9 @@ def _base_model(backbone: BackboneSettings) -> str | None:
 
 
 def _results(results: Mapping[str, Any]) -> str:
-    there = [(heading, f"{results[key]:.2f}") for key, heading in PROTOCOLS if results.get(key) is not None]
+    there = [
+        (heading, f"{results[key]:.2f}") for key, heading in METRIC_HEADINGS.items() if results.get(key) is not None
+    ]
     if not there:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*there, strict=True))

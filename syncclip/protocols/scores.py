@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from syncclip.evaluation.predict import harmonic_mean
+from syncclip.evaluation.metrics import harmonic_mean
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.runs.evaluate import transfer_results
 from syncclip.studies.cells import CellRun
@@ -186,11 +186,11 @@ def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:
 
 def _with_harmonic(means: Mapping[str, float]) -> dict[str, float]:
     made = {
-        metric: harmonic_mean(means[first], means[second])
+        metric: float(harmonic_mean(means[first], means[second]))
         for metric, (first, second) in MEANS.items()
         if first in means and second in means
     }
-    return {**means, **{metric: value for metric, value in made.items() if value is not None}}
+    return {**means, **made}
 
 
 def _results(run: CellRun, other: str | None) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from syncclip import storage
+from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import METRICS, Answers, Floats, arm_draws, difference, make_draws, run_metrics
+from syncclip.studies.bootstrap import Answers, Floats, arm_draws, difference, make_draws, run_metrics
 from syncclip.studies.fit import MIN_AMOUNTS, Curve, HeldOut, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.worth import Exchange, exchange

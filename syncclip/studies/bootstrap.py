@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from syncclip.evaluation.metrics import METRICS, harmonic_mean
+
 Floats = npt.NDArray[np.float64]
 
-METRICS = ("base", "novel", "hm", "open_base", "open_novel", "open_all", "open_hm")
-"""Accuracies in per cent: each half among its own candidates, their harmonic mean, and the same among all classes."""
 DRAWS_AT_ONCE = 256
 
 
@@ -89,12 +89,6 @@ def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: 
         if half.size:
             images[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
     return Draws(seed_weights(seeds, draws, generator), images)
-
-
-def harmonic_mean(first: Floats, second: Floats) -> Floats:
-    """2ab / (a + b), 0 where both are 0."""
-    total = first + second
-    return np.divide(2 * first * second, total, out=np.zeros_like(total), where=total > 0)
 
 
 def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:

@@ -10,9 +10,9 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.datasets import load_dataset
+from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
-from syncclip.studies.bootstrap import METRICS
 from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
 from syncclip.studies.fit import MIN_AMOUNTS

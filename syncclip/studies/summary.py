@@ -11,11 +11,12 @@ import pandas as pd
 
 from syncclip.core import tables
 from syncclip.core.text import percent
+from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS, mean_and_error
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies.bootstrap import METRICS, Interval
+from syncclip.studies.bootstrap import Interval
 from syncclip.studies.fit import Curve
 
-HEADINGS = {key: heading for key, heading in tables.PROTOCOLS if key in METRICS}
+HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
 SHOWN = ("hm", "open_hm")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
@@ -37,13 +38,7 @@ def lines(table: pd.DataFrame) -> list[Line]:
     for arm in dict.fromkeys(table["arm"]):
         cells = table[table["arm"] == arm]
         for amount, group in cells.groupby("images_per_class", dropna=False, sort=True):
-            scores = {
-                metric: (
-                    float(group[metric].mean()),
-                    float(group[metric].std(ddof=1) / np.sqrt(len(group))) if len(group) > 1 else None,
-                )
-                for metric in METRICS
-            }
+            scores = {metric: mean_and_error(group[metric].tolist()) for metric in METRICS}
             found.append(Line(str(arm), None if pd.isna(amount) else int(amount), len(group), scores))
     return found
 

@@ -18,7 +18,6 @@ from syncclip.evaluation.predict import (
     batches,
     confusions,
     evaluate_method,
-    harmonic_mean,
     predict,
     results,
     save_evaluation,
@@ -194,9 +193,3 @@ def test_the_worst_pairs_by_hand() -> None:
     assert [(one["labels"], one["count"]) for one in found] == [([0, 1], 2), ([0, 2], 1), ([1, 2], 1)]
     assert found[0] == {"labels": [0, 1], "names": ["cat", "dog"], "count": 2, "share": 50.0}
     assert found[1]["share"] == pytest.approx(100 / 6)
-
-
-def test_the_harmonic_mean_by_hand() -> None:
-    assert harmonic_mean(60.0, 30.0) == pytest.approx(40.0)
-    assert harmonic_mean(0.0, 0.0) == 0.0
-    assert harmonic_mean(None, 3.0) is None

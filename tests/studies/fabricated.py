@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
+from syncclip.evaluation.metrics import METRICS
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
-from syncclip.studies.bootstrap import METRICS
 from syncclip.studies.fit import fit_curve, seed_draws
 
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]

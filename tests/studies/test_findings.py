@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from syncclip import jobs
+from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import findings
-from syncclip.studies.bootstrap import METRICS
 from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import cells

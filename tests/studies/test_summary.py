@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from syncclip.studies.bootstrap import METRICS
+from syncclip.evaluation.metrics import METRICS
 from syncclip.studies.summary import by_data
 
 
