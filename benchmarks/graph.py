@@ -1,6 +1,6 @@
 """Driver memory and pace of the graph alone while many shards pass: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: no generator, no files. All else is real: specs, pool, ledger, reports, facts.
+Shards are empty: no generator, no files. All else is real: specs, pool, ledger, reports, status.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 
 from syncclip.core.ray_session import ray_session
 from syncclip.synthesis.pool import draw_round
-from syncclip.synthesis.status import Facts
+from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import Report
 
 SAMPLES = 10
@@ -33,15 +33,15 @@ class Idle:
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
     """(shards that passed, seconds since the first one, resident MB of this process), `SAMPLES` times."""
-    process, facts = psutil.Process(), Facts(total=64 * shards, images=0, most=actors)
+    process, status = psutil.Process(), SynthesisStatus.begin(64 * shards, 0, actors)
     found: list[tuple[int, float, float]] = []
     begun = 0.0
     for passed, report in enumerate(draw_round(range(shards), Idle, actors=(actors, actors), threads=1, num_gpus=0), 1):
         begun = begun or time.perf_counter()
-        facts.count(report, 64)
+        status.count(report, 64)
         if passed % max(1, shards // SAMPLES) == 0:
             found.append((passed, time.perf_counter() - begun, process.memory_info().rss / 1e6))
-    assert facts.images == 64 * shards
+    assert status.images == 64 * shards
     return found
 
 

@@ -26,7 +26,7 @@ from syncclip.sets import prepare
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.status import Facts
+from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import ShardMaker
 
 
@@ -56,21 +56,21 @@ def light_maker(pace: float, pixels: int) -> type[ShardMaker]:
 class Course(NamedTuple):
     """What a synthesis took."""
 
-    facts: Facts
+    status: SynthesisStatus
     startup: float
     """Seconds of the call before and after the shards."""
 
     @property
     def row(self) -> str:
         """Efficiency, shares of the other stages, pace and start-up."""
-        shares = self.facts.shares
+        shares = self.status.busy
         others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("judge", "encode", "write"))
-        return f"**{self.facts.busy:.3f}** | {others} | {self.facts.rate:.2f} | {self.startup:.1f} s"
+        return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
 
 
 def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardMaker] = ShardMaker) -> Course:
     """Draw a set by the graph."""
-    seen: list[Facts] = []
+    seen: list[SynthesisStatus] = []
     begun = time.perf_counter()
     with patch("syncclip.synthesis.driver.ShardMaker", maker):
         synthesise_set(plan, str(folder), actors=actors, show=False, observe=seen.append)
@@ -116,7 +116,8 @@ def main(
             course = drawn(real, root / "icons", actors)
             print(f"| icons | {course.row} |")
             alone = looped(real, root / "loop", loop)
-            fresh = course.facts.rate * (course.facts.fresh + sum(course.facts.rejects.values())) / course.facts.fresh
+            status = course.status
+            fresh = status.rate * (status.fresh + sum(status.rejects.values())) / status.fresh
             print(f"| loop, icons | | | {alone:.2f} | |")
             print(f"\nimages drawn a second, graph / loop and actor: **{fresh / alone / actors:.2f}x**\n", flush=True)
 

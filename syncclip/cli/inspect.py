@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -81,7 +80,7 @@ def study_status(url: str) -> list[str]:
     found = read_study_status(url)
     if found is None:
         raise UserError(f"{url}: no study has run its cells there yet; start one with `syncclip study RECIPE`")
-    return [url, *found.lines(time.time())]
+    return [url, *found.lines()]
 
 
 def status(url: str) -> list[str]:

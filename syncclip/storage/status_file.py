@@ -1,108 +1,115 @@
-"""A file that tells whoever looks from elsewhere how a run is doing, and that its driver lives.
-
-MERGED Something that is done every few seconds while a block runs, whatever the block waits for.
-"""
+"""A status file tells whoever looks from elsewhere how a job is doing, and that its driver is alive."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import ConfigDict
 
 from syncclip import storage
+from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import duration
 
 INTERVAL = 2.0
 REMOTE_INTERVAL = 30.0
-"""Seconds between two writes; each is a request where the file lies in an object store."""
+"""Seconds between two writes; each is a request where the file is in an object store."""
 
 SILENCE = 4 * REMOTE_INTERVAL
 """Seconds without a sign of life after which a driver is taken for dead."""
 
-Told = TypeVar("Told", bound=BaseModel)
-ItsFile = TypeVar("ItsFile", bound="LivingStatus[Any]")
-
 logger = logging.getLogger(__name__)
 
 
-class Heartbeat(ABC):
-    """Calls its `beat` every `interval` seconds from a thread of its own while the `with` block runs.
+class JobStatus(Settings):
+    """What every status file holds. Times are seconds since the epoch.
 
-    The block's end waits for a beat that has begun; afterwards there is none.
+    A status changes while another thread writes it: replace its lists and dictionaries, never change them in place.
     """
 
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+    model_config = ConfigDict(frozen=False)
 
-    @abstractmethod
-    def beat(self) -> None:
-        """What is done each time; must not raise."""
+    state: Literal["running", "complete", "ended", "failed", "stopped"] = "running"
+    reason: str = ""
+    """Why it failed or stopped."""
+    began: float
+    """When this call began."""
+    seen: float
+    """The last sign of life."""
 
-    def __enter__(self: Itself) -> Itself:
-        self._thread.start()
-        return self
+    def end(self, error: BaseException | None) -> None:
+        """Record how the job ended: complete, stopped, or failed for a reason."""
+        if error is None:
+            self.state = "complete"
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.state, self.reason = "stopped", "interrupted"
+        else:
+            name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.state, self.reason = "failed", name + " ".join(str(error).split())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _go_on(self) -> None:
-        while not self._ended.wait(self._interval):
-            self.beat()
+    def last_sign_of_life(self, command: str) -> str:
+        """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""
+        silence = time.time() - self.seen
+        line = f"last sign of life: {duration(silence)} ago"
+        if self.state == "running" and silence > SILENCE:
+            line += f"; the driver is gone or can't write here: the same `{command}` command goes on from what is there"
+        return line
 
 
-class LivingStatus(Heartbeat, Generic[Told]):
-    """Keeps a status file up to date while the `with` block runs, and tells how the block ended.
+@contextmanager
+def keep_status_file(
+    url: str, status: JobStatus, interval: float | None = None, clock: Callable[[], float] = time.time
+) -> Iterator[None]:
+    """Keep the file at `url` up to date while the block runs, and record there how the block ended.
 
-    Whoever derives from it sets `status` to what is new; the file follows within its interval. After a crash of the
-    process the file says "running", and its last sign of life, `seen`, grows old. Where it can't be written, the run
-    goes on.
+    Whoever runs the job changes `status`; the file follows within its interval. After a crash of the process the file
+    says "running", and its last sign of life grows old. The job goes on where the file can't be written.
 
     Args:
-        place: of the file.
-        status: at the begin; has a field `seen`, seconds since the epoch.
-        interval: seconds between two writes.
+        interval: seconds between two writes; by default one that suits the place.
         clock: seconds since the epoch; tests pass their own.
     """
 
-    def __init__(
-        self, place: str, status: Told, interval: float | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
-        super().__init__(interval or (INTERVAL if storage.is_local(place) else REMOTE_INTERVAL))
-        self.status, self.clock = status, clock
-        self._place = place
-
-    @abstractmethod
-    def outcome(self, error: BaseException | None) -> dict[str, Any]:
-        """The fields of the status that tell how the block ended."""
-
-    def beat(self) -> None:
-        """Write the status, with this moment as the last sign of life."""
-        status = self.status.model_copy(update={"seen": round(self.clock(), 3)})
+    def write() -> None:
+        status.seen = round(clock(), 3)
         try:
-            storage.write_document(self._place, status)
-        except Exception as error:  # what matters is the run
-            logger.debug("no status at %s: %s", self._place, error)
+            storage.write_document(url, status)
+        except Exception as error:  # what matters is the job
+            logger.debug("no status at %s: %s", url, error)
 
-    def __enter__(self: ItsFile) -> ItsFile:
-        self.beat()
-        return super().__enter__()
+    write()
+    try:
+        with repeating(write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)):
+            yield
+    except BaseException as error:
+        status.end(error)
+        raise
+    else:
+        status.end(None)
+    finally:
+        write()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        self.status = self.status.model_copy(update=self.outcome(error))
-        self.beat()
 
+@contextmanager
+def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
+    """Call `action`, which must not raise, every `interval` seconds from another thread while the block runs.
 
-Itself = TypeVar("Itself", bound="Heartbeat")
+    The block's end waits for a call that has begun; afterwards there is none.
+    """
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(interval):
+            action()
+
+    thread = threading.Thread(target=repeat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -20,9 +20,10 @@ from syncclip.recipe.study import StudySettings
 from syncclip.runs import resolve
 from syncclip.runs.build import ModelCache
 from syncclip.runs.evaluate import missing_transfers
+from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import CELLS, read_json, write_json
-from syncclip.studies.status import StudyStatusFile
+from syncclip.studies.status import PROGRESS, StudyStatus
 
 TIMING = "cell.json"
 """In a cell's folder: seconds that the whole cell took, over all starts."""
@@ -166,15 +167,16 @@ def run_cells(
     outcomes: dict[str, CellRun] = {}
     with ray_session(), ExitStack() as stack:
         facts["workers"] = _slots(settings, first=True)
-        status = stack.enter_context(StudyStatusFile(out, len(runs), done)) if out is not None else None
+        status = StudyStatus.begin(len(runs), done)
+        if out is not None:
+            stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
         progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         start = time.monotonic()
 
         def given(running: list[str], slots: int) -> None:
             facts["workers"] = max(facts["workers"], slots)
             progress.update(0, running=len(running))
-            if status is not None:
-                status.running(running, slots)
+            status.give(running, slots)
 
         for run, seconds, error in _finished(waiting, settings, task, given):
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
@@ -183,8 +185,7 @@ def run_cells(
             failed = sum(one.status == "failed" for one in outcomes.values())
             busy = facts["busy_seconds"] / (facts["workers"] * facts["wall_seconds"])
             progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
-            if status is not None:
-                status.ended(run.cell.name, seconds, error)
+            status.take(run.cell.name, seconds, error)
     return [outcomes.get(run.url, run) for run in runs], facts
 
 

@@ -6,29 +6,21 @@ The driver writes it, also while no cell ends, so its time is a sign of life. No
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, Literal
 
 from pydantic import Field
 
 from syncclip import storage
-from syncclip.core.settings import Settings
 from syncclip.core.text import counted, duration
-from syncclip.storage.status_file import SILENCE, LivingStatus
+from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
 NAMED = 8
 """Cells that a line names before it only counts."""
 
 
-class StudyStatus(Settings):
+class StudyStatus(JobStatus):
     """What `progress.json` holds. Times are seconds."""
 
-    state: Literal["running", "ended", "stopped"] = "running"
-    began: float
-    """When this call began; since the epoch, as `seen`."""
-    seen: float
-    """The last sign of life."""
     cells: int
     done: int
     """Those of earlier calls among them."""
@@ -43,6 +35,12 @@ class StudyStatus(Settings):
     seconds: float = 0.0
     """What they took, added up."""
 
+    @classmethod
+    def begin(cls, cells: int, done: int) -> StudyStatus:
+        """The status of a study of so many cells that begins now; `done` are done already."""
+        now = round(time.time(), 3)
+        return cls(began=now, seen=now, cells=cells, done=done)
+
     @property
     def waiting(self) -> int:
         """Cells that nobody has begun."""
@@ -56,8 +54,8 @@ class StudyStatus(Settings):
         rounds = (self.waiting + len(self.running)) / max(1, self.slots)
         return rounds * self.seconds / self.ended
 
-    def lines(self, now: float) -> list[str]:
-        """The status for people, at `now`."""
+    def lines(self) -> list[str]:
+        """The status for people."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
         told = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}"]
         told += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
@@ -68,42 +66,25 @@ class StudyStatus(Settings):
             told.append(f"a cell took {duration(self.seconds / self.ended)}, with {self.slots} at a time")
         if self.state == "running" and self.remaining is not None:
             told.append(f"left: {duration(self.remaining)}")
-        told.append(f"last sign of life: {duration(now - self.seen)} ago")
-        if self.state == "running" and now - self.seen > SILENCE:
-            told[-1] += "; the driver is gone or can't write here: the same `study` command goes on from what is there"
-        return told
+        return [*told, self.last_sign_of_life("study")]
 
+    def give(self, cells: list[str], slots: int) -> None:
+        """Record which cells the cluster has."""
+        self.running, self.slots = cells, slots
 
-class StudyStatusFile(LivingStatus[StudyStatus]):
-    """Keeps `progress.json` of the study at `url` up to date while the `with` block runs; see `LivingStatus`.
+    def take(self, cell: str, seconds: float, error: str | None) -> None:
+        """Record that a cell came back."""
+        if error:
+            self.failed = {**self.failed, cell: error}
+        else:
+            self.done += 1
+        self.running = [name for name in self.running if name != cell]
+        self.ended += 1
+        self.seconds = round(self.seconds + seconds, 3)
 
-    Args:
-        cells: of the study.
-        done: those that are done already.
-        clock: seconds since the epoch; tests pass their own.
-    """
-
-    def __init__(self, url: str, cells: int, done: int, clock: Callable[[], float] = time.time) -> None:
-        now = round(clock(), 3)
-        begun = StudyStatus(began=now, seen=now, cells=cells, done=done)
-        super().__init__(storage.join(url, PROGRESS), begun, clock=clock)
-
-    def running(self, cells: list[str], slots: int) -> None:
-        """Take in which cells the cluster has."""
-        self.status = self.status.model_copy(update={"running": cells, "slots": slots})
-
-    def ended(self, cell: str, seconds: float, error: str | None) -> None:
-        """Take in that a cell came back."""
-        s = self.status
-        came = {"failed": {**s.failed, cell: error}} if error else {"done": s.done + 1}
-        rest = [name for name in s.running if name != cell]
-        self.status = s.model_copy(
-            update={**came, "running": rest, "ended": s.ended + 1, "seconds": round(s.seconds + seconds, 3)}
-        )
-
-    def outcome(self, error: BaseException | None) -> dict[str, Any]:
-        """Ended or stopped; nothing runs any more."""
-        return {"state": "ended" if error is None else "stopped", "running": []}
+    def end(self, error: BaseException | None) -> None:
+        """Record that the study ended or was stopped; nothing runs any more."""
+        self.state, self.running = "ended" if error is None else "stopped", []
 
 
 def read_study_status(url: str) -> StudyStatus | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,13 +20,14 @@ from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.layout import committed, markers, shard_name
+from syncclip.storage.status_file import keep_status_file, repeating
 from syncclip.synthesis.early_stop import Harvest
 from syncclip.synthesis.filters import placed
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, read_plan, settle, settled
 from syncclip.synthesis.pool import PoolError, draw_round
-from syncclip.synthesis.prometheus import Metrics
-from syncclip.synthesis.status import Facts, StatusFile, settle_status
+from syncclip.synthesis.prometheus import GAUGE_INTERVAL, SynthesisMetrics
+from syncclip.synthesis.status import SynthesisStatus, mark_complete, status_url
 from syncclip.synthesis.summary import SetSummary, Work, summarise
 from syncclip.synthesis.tuning import tuned
 from syncclip.synthesis.worker import Report, ShardMaker
@@ -44,7 +45,7 @@ def synthesise_set(
     retries: int = 2,
     storage_options: Mapping[str, Any] | None = None,
     show: bool = True,
-    observe: Callable[[Facts], None] | None = None,
+    observe: Callable[[SynthesisStatus], None] | None = None,
 ) -> SetSummary:
     """Draw what is missing of the set at `url`, and sum up what is there.
 
@@ -60,7 +61,7 @@ def synthesise_set(
         retries: further rounds for shards that failed; rounds that commit something don't count.
         storage_options: fsspec options that the actors need for `url`.
         show: whether to show progress on stderr.
-        observe: is called with the facts after each shard.
+        observe: is called with the status after each shard.
 
     Raises:
         UserError: the generator is missing, the folder holds another plan, can't be written, the machine lacks the
@@ -73,7 +74,7 @@ def synthesise_set(
     todo = _missing(plan, url, wanted)
     if not todo:
         done = summarise(plan, url)
-        settle_status(url, done.images, done.planned)
+        mark_complete(url, done.images, done.planned)
         return done
     located = locate(plan.generator, plan.weights)
     plan = plan.model_copy(update={"weights": located.fingerprint})
@@ -85,7 +86,7 @@ def synthesise_set(
     sizes = {shard: len(plan.shard_range(shard)) for shard in plan.shards(wanted)}
     pool = actors, max(actors, max_actors or actors)
     whole = sum(sizes.values())
-    facts = Facts(whole, whole - sum(sizes[shard] for shard in todo), min(pool[1], len(todo)))
+    status = SynthesisStatus.begin(whole, whole - sum(sizes[shard] for shard in todo), min(pool[1], len(todo)))
     device = "cuda" if num_gpus > 0 else "cpu"
     given = plan.model_copy(update={"generator": located.placed(plan.generator), "filters": placed(plan.filters)})
     maker = partial(ShardMaker, given.model_dump_json(), url, device, located.source, dict(storage_options or {}))
@@ -94,21 +95,22 @@ def synthesise_set(
     try:
         harvest = Harvest(plan, markers(url))
         with (
-            StatusFile(url, facts) as status,
+            keep_status_file(status_url(url), status),
             ray_session(),
-            Metrics(url, facts) as metrics,
-            _line(facts, show) as line,
+            _line(status, show) as line,
+            ExitStack() as stack,
         ):
+            metrics = SynthesisMetrics(url)
+            stack.enter_context(repeating(lambda: metrics.set_gauges(status), GAUGE_INTERVAL))
             _check_cluster(actors, plan.threads, num_gpus)
 
             def take(report: Report) -> None:
-                facts.count(report, sizes[report.shard])
+                status.count(report, sizes[report.shard])
                 metrics.count(report, sizes[report.shard])
-                status.update(facts)
                 if line is not None:
-                    line.update(0 if report.error else sizes[report.shard], **facts.line())
+                    line.update(0 if report.error else sizes[report.shard], **status.facts())
                 if observe is not None:
-                    observe(facts)
+                    observe(status)
                 if not report.error:
                     harvest.take(report.shard, report.barren)
 
@@ -124,7 +126,7 @@ def synthesise_set(
         if begun_here and over and not committed(url):
             storage.remove(storage.join(url, PLAN_NAME))
         raise
-    work = Work(images=facts.fresh, seconds=round(time.monotonic() - began, 3), busy=round(facts.busy, 4))
+    work = Work(images=status.fresh, seconds=round(time.monotonic() - began, 3), busy=status.busy["generate"])
     return summarise(plan, url, work)
 
 
@@ -176,8 +178,8 @@ def _missing(plan: Plan, url: str, wanted: int) -> list[int]:
 
 
 @contextmanager
-def _line(facts: Facts, show: bool) -> Iterator[Progress | None]:
-    with Progress(facts.total, "images", "synth", done=facts.images) if show else nullcontext() as line:
+def _line(status: SynthesisStatus, show: bool) -> Iterator[Progress | None]:
+    with Progress(status.planned, "images", "synth", done=status.images) if show else nullcontext() as line:
         yield line
 
 

@@ -91,8 +91,7 @@ def test_rules_and_tests_of_rules_name_the_same_metrics() -> None:
 def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.util.metrics
 
-    from syncclip.synthesis.prometheus import Metrics
-    from syncclip.synthesis.status import Facts
+    from syncclip.synthesis.prometheus import SynthesisMetrics
 
     made: set[str] = set()
 
@@ -102,6 +101,6 @@ def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.
     monkeypatch.setattr(ray.util.metrics, "Counter", kind("_total"))
     monkeypatch.setattr(ray.util.metrics, "Gauge", kind(""))
     monkeypatch.setattr(ray.util.metrics, "Histogram", kind("_bucket", "_sum", "_count"))
-    Metrics("a set", Facts(total=1, images=0, most=1))
+    SynthesisMetrics("a set")
 
     assert metrics((MONITORING / "rules.yaml").read_text() + " ".join(queries())) <= made

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from syncclip.cli.app import run
 from syncclip.core.settings import UserError
-from syncclip.studies.status import PROGRESS, StudyStatus, StudyStatusFile, read_study_status
+from syncclip.storage.status_file import keep_status_file
+from syncclip.studies.status import PROGRESS, StudyStatus, read_study_status
 
 FAR = StudyStatus(
     began=0,
@@ -24,7 +26,7 @@ FAR = StudyStatus(
 
 
 def test_cells_are_counted_by_what_became_of_them() -> None:
-    told = FAR.lines(now=103)
+    told = FAR.model_copy(update={"seen": time.time() - 3}).lines()
     assert told[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 cells"
     assert "failed: ivlp-real-seed2: the disk is full" in told
     assert "running: coop-both-1-seed1, coop-both-4-seed1" in told
@@ -37,15 +39,16 @@ def test_the_time_left_is_that_of_the_cells_left_on_all_slots() -> None:
 
 
 def test_a_driver_without_a_sign_of_life_is_told() -> None:
-    assert "the driver is gone" in FAR.lines(now=100 + 3600)[-1]
-    assert "the driver is gone" not in FAR.model_copy(update={"state": "ended"}).lines(now=3700)[-1]
+    assert "the driver is gone" in FAR.lines()[-1]
+    assert "the driver is gone" not in FAR.model_copy(update={"state": "ended"}).lines()[-1]
 
 
 def test_the_file_follows_the_cells(tmp_path: Path) -> None:
-    with StudyStatusFile(str(tmp_path), cells=3, done=0, clock=lambda: 50.0) as status:
-        status.running(["a", "b"], 2)
-        status.ended("a", 4.0, None)
-        status.ended("b", 6.0, "no room")
+    status = StudyStatus.begin(cells=3, done=0)
+    with keep_status_file(str(tmp_path / PROGRESS), status):
+        status.give(["a", "b"], 2)
+        status.take("a", 4.0, None)
+        status.take("b", 6.0, "no room")
     found = read_study_status(str(tmp_path))
     assert found is not None
     assert (found.state, found.done, found.failed, found.running) == ("ended", 1, {"b": "no room"}, [])
@@ -53,7 +56,10 @@ def test_the_file_follows_the_cells(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), StudyStatusFile(str(tmp_path), cells=3, done=0):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        keep_status_file(str(tmp_path / PROGRESS), StudyStatus.begin(cells=3, done=0)),
+    ):
         raise KeyboardInterrupt
     found = read_study_status(str(tmp_path))
     assert found is not None and found.state == "stopped"

@@ -18,7 +18,7 @@ from syncclip.shards.layout import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, settle
-from syncclip.synthesis.status import Facts
+from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import ShardMaker
 from tests.synthesis.conftest import digests
 
@@ -66,7 +66,7 @@ def drawing_processes() -> list[psutil.Process]:
 def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str, str], tmp_path: Path) -> None:
     killed: list[int] = []
 
-    def kill_once(_: Facts) -> None:
+    def kill_once(_: SynthesisStatus) -> None:
         if not killed:  # the first shard is done, the actor is at the next
             for process in drawing_processes():
                 process.send_signal(signal.SIGKILL)

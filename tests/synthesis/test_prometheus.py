@@ -6,17 +6,18 @@ import time
 
 import pytest
 
-from syncclip.synthesis.prometheus import Metrics
-from syncclip.synthesis.status import Facts
+from syncclip.storage.status_file import repeating
+from syncclip.synthesis.prometheus import SynthesisMetrics
+from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import Report
 from tests.metrics_port import PATIENCE, scraped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
-def test_the_metrics_of_a_set_can_be_scraped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncclip.synthesis.prometheus.GAUGE_INTERVAL", 0.5)
-    url, facts = "s3://bucket/set", Facts(total=40, images=10, most=2)
+def test_the_metrics_of_a_set_can_be_scraped() -> None:
+    url, status = "s3://bucket/set", SynthesisStatus.begin(40, 10, 2)
+    metrics = SynthesisMetrics(url)
     expected = {
         "images_total": 20,
         "shards_total:committed": 2,
@@ -30,13 +31,13 @@ def test_the_metrics_of_a_set_can_be_scraped(monkeypatch: pytest.MonkeyPatch) ->
         "images_done": 30,
         "actors": 2,
     }
-    with Metrics(url, facts) as metrics:
+    with repeating(lambda: metrics.set_gauges(status), 0.5):
         for report in (
             Report(0, started=10.0, ended=12.0, generate=1.5, write=0.25, worker="a", rejects='{"blank": 3}'),
             Report(1, started=10.0, ended=14.0, generate=3.5, worker="b", deaths=1),
             Report(2, started=12.0, ended=13.0, worker="a", error="OSError: reset"),
         ):
-            facts.count(report, 10)
+            status.count(report, 10)
             metrics.count(report, 10)
         deadline = time.monotonic() + PATIENCE
         found: dict[str, float] = {}

@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.storage.status_file import SILENCE
-from syncclip.synthesis.status import Facts, Status, StatusFile, read_status, settle_status
+from syncclip.storage.status_file import SILENCE, keep_status_file
+from syncclip.synthesis.status import SynthesisStatus, mark_complete, read_status, status_url
 from syncclip.synthesis.worker import Report
 
 
-def facts() -> Facts:
-    found = Facts(total=100, images=20, most=1)
+def counted() -> SynthesisStatus:
+    found = SynthesisStatus.begin(100, 20, most=1)
     found.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
     return found
 
 
-def status_of(folder: Path) -> Status:
+def status_of(folder: Path) -> SynthesisStatus:
     found = read_status(str(folder))
     assert found is not None
     return found
 
 
 def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
-    now = iter([100.0, 101.0, 500.0, 501.0])
-    with StatusFile(str(tmp_path), Facts(100, 20, 1), interval=600, clock=lambda: next(now)) as file:
+    now, status = iter([101.0, 501.0]), SynthesisStatus.begin(100, 20, most=1)
+    with keep_status_file(status_url(str(tmp_path)), status, interval=600, clock=lambda: next(now)):
         begun = status_of(tmp_path)
-        assert (begun.state, begun.images, begun.planned, begun.began, begun.seen) == ("running", 20, 100, 100.0, 101.0)
-        file.update(facts())
+        assert (begun.state, begun.images, begun.planned, begun.seen) == ("running", 20, 100, 101.0)
+        status.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
     ended = status_of(tmp_path)
     assert (ended.state, ended.images, ended.rate, ended.remaining, ended.seen) == ("complete", 30, 1.0, 70.0, 501.0)
     assert (ended.busy["generate"], ended.rejects, ended.actors) == (0.9, {"blank": 2}, 1)
@@ -48,7 +48,7 @@ def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
 def test_an_end_before_the_end_is_told_with_its_reason(
     tmp_path: Path, error: BaseException, state: str, reason: str
 ) -> None:
-    with pytest.raises(type(error)), StatusFile(str(tmp_path), facts()):
+    with pytest.raises(type(error)), keep_status_file(status_url(str(tmp_path)), counted()):
         raise error
     found = status_of(tmp_path)
     assert (found.state, found.reason) == (state, reason)
@@ -56,18 +56,18 @@ def test_an_end_before_the_end_is_told_with_its_reason(
 
 
 def test_a_driver_that_is_silent_for_long_is_called_gone() -> None:
-    alive = Status(began=0.0, seen=time.time(), images=1, planned=2)
+    alive = SynthesisStatus(began=0.0, seen=time.time(), images=1, planned=2)
     gone = alive.model_copy(update={"seen": time.time() - SILENCE - 3600})
     assert "gone" not in alive.lines()[-1]
     assert "last sign of life: 1 h 2 min ago; the driver is gone" in gone.lines()[-1]
     ended = gone.model_copy(update={"state": "complete"})
-    assert ended.silence == 0 and "gone" not in ended.lines()[-1]
+    assert "gone" not in ended.lines()[-1]
 
 
 def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), StatusFile(str(tmp_path), facts()):
+    with pytest.raises(KeyboardInterrupt), keep_status_file(status_url(str(tmp_path)), counted()):
         raise KeyboardInterrupt
-    settle_status(str(tmp_path), 100, 100)
+    mark_complete(str(tmp_path), 100, 100)
     found = status_of(tmp_path)
     assert (found.state, found.reason, found.images, found.remaining) == ("complete", "", 100, 0.0)
 
@@ -76,3 +76,31 @@ def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) 
     (tmp_path / "status.json").write_text(json.dumps({"state": "flying"}))
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
+
+
+def test_reports_give_rate_time_left_and_busy_shares() -> None:
+    status = SynthesisStatus.begin(100, 20, most=2)
+    assert (status.rate, status.remaining, set(status.busy.values()), status.actors) == (0.0, None, {0.0}, 0)
+    status.count(Report(0, worker="a", started=10.0, ended=14.0, generate=3.0, write=1.0, rejects='{"blank": 2}'), 10)
+    status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, judge=1.0, rejects='{"blank": 1}'), 10)
+    status.count(Report(2, worker="a", started=10.0, ended=15.0, error="failed", deaths=1), 10)
+    assert (status.images, status.rate, status.remaining, status.actors) == (40, 4.0, 15.0, 2)
+    assert status.busy == {"generate": 0.8, "judge": 0.1, "encode": 0.0, "write": 0.1}
+    assert (status.rejects, status.failed, status.restarts) == ({"blank": 3}, 1, 1)
+    assert status.facts() == {"busy": "generate 80 %, judge 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
+
+
+def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:
+    status = SynthesisStatus.begin(100, 0, most=2)
+    status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0), 10)
+    status.count(Report(1, worker="b", started=4.0, ended=8.0, generate=4.0), 10)
+    assert status.actor_seconds == 8.0 + 4.0
+    status.count(Report(2, worker="c", started=4.0, ended=8.0, generate=4.0), 10)
+    assert status.actor_seconds == 16.0  # one of the three is dead, since there are never more than two
+
+
+def test_an_actor_that_sends_nothing_more_is_not_counted_as_drawing() -> None:
+    status = SynthesisStatus.begin(100, 0, most=2)
+    for shard, worker in enumerate("abbbb"):
+        status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)
+    assert status.actors == 1
