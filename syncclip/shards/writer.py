@@ -27,7 +27,7 @@ class Sample:
     index: int  # its place in the whole set; unique
     label: int  # class id
     image_bytes: bytes  # a JPEG file
-    text: str  # the prompt that it was drawn from, or its caption
+    text: str  # the prompt that it was generated from, or its caption
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON values: seed, attempt, scores, source, …
 
 
@@ -83,47 +83,22 @@ def _json(sample: Sample) -> str:
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """The tar, byte for byte as `webdataset.TarWriter(mtime=0)` writes it, and where in it each JPEG begins."""
-    pieces: list[bytes] = []
-    offsets: list[int] = []
-    end = 0
-    for sample, provenance in zip(samples, provenances, strict=True):
-        key = sample_key(sample.index)
-        members = [("cls", str(sample.label).encode()), ("jpg", sample.image_bytes)]
-        if sample.provenance:  # every member costs at least 1 KiB: an image without provenance goes without the file
-            members.append(("json", provenance.encode()))
-        members.append(("txt", sample.text.encode()))
-        for kind, data in members:
-            if kind == "jpg":
-                offsets.append(end + tarfile.BLOCKSIZE)
-            padding = -len(data) % tarfile.BLOCKSIZE
-            pieces += (_header(f"{key}.{kind}", len(data)), data, bytes(padding))
-            end += tarfile.BLOCKSIZE + len(data) + padding
-    end += 2 * tarfile.BLOCKSIZE
-    pieces.append(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
-    return b"".join(pieces), offsets
+    """The tar, and where in it each JPEG begins."""
+    from webdataset import TarWriter  # imports torch, which whoever only reads shards goes without
 
-
-def _blank_header() -> bytes:
-    """tarfile's own header of a file that only its owner's name, mode and time of 0 tell from others."""
-    member = tarfile.TarInfo()
-    member.mode = 0o444
-    member.uname = member.gname = "bigdata"  # as webdataset has it
-    return member.tobuf(tarfile.USTAR_FORMAT)
-
-
-_HEADER = _blank_header()
-
-
-def _header(name: str, size: int) -> bytes:
-    """The header of one member. `tarfile` takes ten times as long, which is most of the time of writing a shard."""
-    assert len(name) <= tarfile.LENGTH_NAME and size < 8**11
-    header = bytearray(_HEADER)
-    header[: len(name)] = name.encode()
-    header[124:135] = b"%011o" % size
-    header[148:156] = b" " * 8  # the checksum counts its own place as spaces
-    header[148:155] = b"%06o\0" % sum(header)
-    return bytes(header)
+    file = io.BytesIO()
+    with TarWriter(file, encoder=False, mtime=0) as tar:
+        for sample, provenance in zip(samples, provenances, strict=True):
+            members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
+            if (
+                sample.provenance
+            ):  # every member costs at least 1 KiB: an image without provenance goes without the file
+                members["json"] = provenance.encode()
+            tar.write({"__key__": sample_key(sample.index), **members})
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as written:
+        offsets = [member.offset_data for member in written if member.name.endswith(".jpg")]
+    return file.getvalue(), offsets
 
 
 def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Sequence[int]) -> bytes:
