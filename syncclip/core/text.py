@@ -11,6 +11,12 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+def few(values: Iterable[object]) -> str:
+    """The first three of some values, and an ellipsis if there are more: `1, 2, 3, …`."""
+    values = list(values)
+    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+
+
 def percent(share: float) -> str:
     """A share of 1 as a whole percentage: `93 %`."""
     return f"{100 * share:.0f} %"

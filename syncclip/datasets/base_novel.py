@@ -1,4 +1,4 @@
-"""Other base and novel halves than the first and the second: classes are put in another order, base ones first."""
+"""Other base classes than the first half: classes are reordered so that the base ones come first."""
 
 from __future__ import annotations
 
@@ -8,51 +8,20 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import Dataset, Images
-
-Ids = npt.NDArray[np.int64]
-
-
-class Relabelled:
-    """Images whose classes have other ids: `ids[old]` is the new one."""
-
-    def __init__(self, images: Images, ids: Ids) -> None:
-        self._images = images
-        self.labels: Ids = ids[np.asarray(images.labels)]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def rows_of(self, label: int) -> Ids:
-        """The rows that show a class, ascending."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
-
-    def read(self, row: int) -> bytes:
-        """The file's bytes."""
-        return self._images.read(row)
-
-    def name(self, row: int) -> str:
-        """What an image is called in a message."""
-        return self._images.name(row)
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image, RGB."""
-        return self._images.image(row)
+from syncclip.datasets.dataset import Dataset, ImageView
 
 
 def with_base(dataset: Dataset, base: Literal["first", "drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
-    """The dataset with other base classes; they come first, each half in its old order.
+    """The dataset with other base classes, which come first; base and novel classes each keep their order.
 
     Args:
-        base: "first" half of the ids, which changes nothing; a half "drawn" by the seed; "all" classes; or the names
-            or ids of the base classes.
+        base: the "first" half of the ids, which changes nothing; a half "drawn" by the seed; "all" classes; or the
+            names or ids of the base classes.
 
     Raises:
-        UserError: a name that no class has, or that several have.
+        UserError: a name of no class, or of several.
     """
     if base == "first":
         return dataset
@@ -69,7 +38,7 @@ def with_base(dataset: Dataset, base: Literal["first", "drawn", "all"] | Sequenc
     return replace(
         dataset,
         classnames=[dataset.classnames[label] for label in order],
-        splits={split: Relabelled(images, ids) for split, images in dataset.splits.items()},
+        splits={split: ImageView(images, ids[np.asarray(images.labels)]) for split, images in dataset.splits.items()},
         base_count=len(set(chosen)),
         only=None if dataset.only is None else ids[np.array(dataset.only)].tolist(),
         whole_train=None if dataset.whole_train is None else ids[dataset.whole_train],
@@ -80,7 +49,7 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
     names = dataset.classnames
     if isinstance(wanted, int):
         if not 0 <= wanted < len(names):
-            raise UserError(f"dataset.base: {wanted} is no class id; they run from 0 to {len(names) - 1}.")
+            raise UserError(f"dataset.base: {wanted} is not a class id; ids run from 0 to {len(names) - 1}.")
         return wanted
     found = [label for label, name in enumerate(names) if name == wanted]
     if not found:

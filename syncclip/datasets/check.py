@@ -8,9 +8,9 @@ from pathlib import Path
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import few
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, Images
-from syncclip.datasets.files import few
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
 from syncclip.datasets.settings import DatasetSettings

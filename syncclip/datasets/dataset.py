@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import spoken
@@ -18,15 +19,45 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 
+Ids = npt.NDArray[np.int64]
+"""Class ids, or rows."""
+
 
 class Images(ImageSet, Protocol):
-    """A split's images, whose files can be had as they are."""
+    """A split's images, with access to their files."""
 
     def read(self, row: int) -> bytes:
         """The file's bytes."""
 
     def name(self, row: int) -> str:
-        """What an image is called in a message."""
+        """An image's name in messages."""
+
+
+class ImageView:
+    """The images of another set, by default under their own class ids. Subclasses change what they give."""
+
+    def __init__(self, images: Images, labels: Ids | None = None) -> None:
+        self.images = images
+        self.labels: Ids = np.asarray(images.labels if labels is None else labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows_of(self, label: int) -> Ids:
+        """Ascending rows of a class; empty where it has none."""
+        return np.flatnonzero(self.labels == label).astype(np.int64)
+
+    def read(self, row: int) -> bytes:
+        """The file's bytes."""
+        return self.images.read(row)
+
+    def name(self, row: int) -> str:
+        """An image's name in messages."""
+        return self.images.name(row)
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image, RGB."""
+        return self.images.image(row)
 
 
 @dataclass(frozen=True)
@@ -51,8 +82,8 @@ class Dataset:
     splits: Mapping[Split, Images] = field(repr=False)
     base_count: int | None = None
     only: Sequence[int] | None = field(default=None, repr=False)
-    whole_train: npt.NDArray[np.int64] | None = field(default=None, repr=False)
-    part: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    whole_train: Ids | None = field(default=None, repr=False)
+    part: Ids | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
@@ -110,7 +141,7 @@ class Dataset:
             raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
-    def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> npt.NDArray[np.int64]:
+    def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
         """Rows of the training split for `shots` images per class, as the literature chooses them.
 
         Args:
@@ -136,7 +167,7 @@ class Dataset:
             )
         return rows if self.part is None else self._packed(rows, shots, seed)
 
-    def _packed(self, rows: npt.NDArray[np.int64], shots: int, seed: int) -> npt.NDArray[np.int64]:
+    def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
         """Rows of the part that was packed, from rows of the whole training split."""
         assert self.part is not None
         places = np.searchsorted(self.part, rows)

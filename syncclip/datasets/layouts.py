@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import spoken
+from syncclip.core.text import few, spoken
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Split
-from syncclip.datasets.files import Labelled, few, first_gaps, folders_in, images_in, require_files, text_lines
+from syncclip.datasets.files import folders_in, images_in, require_files, text_lines
+from syncclip.datasets.labels import Labelled, first_gaps
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Found:
     """What a layout holds: names by id, the files of each split, and the ids that may be answered."""
 
     classnames: list[str]
-    splits: dict[Split, Labelled]
+    splits: dict[Split, Labelled[str]]
     candidates: list[int]
 
 
@@ -50,7 +51,7 @@ def read_layout(entry: CatalogEntry, root: Path) -> Found:
     return _read_class_folders(entry, folder)
 
 
-def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled]]:
+def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """Class names and images of a `split_*.json`: for each split a list of [path below `images`, class id, name].
 
     Raises:
@@ -58,7 +59,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
     """
     entries = split_entries(file)
     names: dict[int, str] = {}
-    splits: dict[Split, Labelled] = {}
+    splits: dict[Split, Labelled[str]] = {}
     for split, items in entries.items():
         splits[split] = []
         for path, label, name in items:
@@ -66,7 +67,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
                 raise UserError(f"{file}: class {label} is called both {names[label]!r} and {name!r}; mend the file.")
             splits[split].append((f"{images}/{path}", label))
     if not names:
-        raise UserError(f"{file}: names no image at all; get the file anew ({INSTRUCTIONS}).")
+        raise UserError(f"{file}: lists no images; get the file again ({INSTRUCTIONS}).")
     if without := first_gaps(names, max(names) + 1):
         raise UserError(
             f"{file}: ids run to {max(names)}, but {few(without)} have no image; ids must count from 0 without gaps."
@@ -110,7 +111,7 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
     listed = folder / entry.names
     names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
     ids = {name: label for label, name in enumerate(names)}
-    splits: dict[Split, Labelled] = {}
+    splits: dict[Split, Labelled[str]] = {}
     for split in SPLITS:
         file = folder / f"images_variant_{split}.txt"
         if not file.is_file():
@@ -135,14 +136,14 @@ def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
     names = [spoken(listed[wordnet]) for wordnet in ranks]
     keys = list(listed) if entry.layout == "numbered folders" else None
-    splits: dict[Split, Labelled] = {}
+    splits: dict[Split, Labelled[str]] = {}
     for split, below in entry.splits:
         place = folder / entry.images / below
         if not place.is_dir():
             raise UserError(f"{place}: the folder of the images is missing; {_where(entry)}")
         folders = {ranks[_wordnet(one, keys, listed, entry)]: one for one in folders_in(place)}
         if not folders:
-            raise UserError(f"{place}: holds no class folders; {_where(entry)}")
+            raise UserError(f"{place}: has no class folders; {_where(entry)}")
         without = sorted(set(ranks.values()) - set(folders))
         if without and not entry.partial:
             raise UserError(

@@ -16,9 +16,9 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
-from syncclip.core.text import spoken
+from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset, Images
-from syncclip.datasets.files import FolderSet, few, require_files
+from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.layout import markers

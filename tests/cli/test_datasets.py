@@ -94,7 +94,7 @@ def test_a_first_recipe_is_written_and_reads_the_data(
 def test_a_first_recipe_takes_what_the_data_does_not_tell(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tar(tmp_path / "mine" / "0.tar", samples())
     place = str(tmp_path / "first.yaml")
-    assert "nothing tells their names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", place).refusal
+    assert "labels are numbers without names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", place).refusal
     told = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
     told |= {"template": "the {}"}
     values = [f"dataset.{key}={json.dumps(value)}" for key, value in told.items()]
@@ -121,7 +121,7 @@ def test_what_a_first_recipe_describes_can_be_planned(capsys: pytest.CaptureFixt
     assert "6 classes x 16 images = 96 images" in Outcome(capsys, "plan", place).out
 
 
-@pytest.mark.parametrize(("place", "part"), [("nowhere", "does not exist"), ("empty", "holds no class folders")])
+@pytest.mark.parametrize(("place", "part"), [("nowhere", "does not exist"), ("empty", "has no class folders")])
 def test_data_that_is_no_dataset_gets_no_recipe(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, part: str
 ) -> None:

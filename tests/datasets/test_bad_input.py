@@ -76,7 +76,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     "no root": (remove("."), "data: this folder of the datasets does not exist; CoOp's instructions"),
     "no dataset": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
     "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions tell where to get it"),
-    "images not on disk": (five_gone, "5 of the 35 images that it names are not on disk ("),
+    "images not on disk": (five_gone, "5 of the 35 images that it lists are not on disk ("),
     "a broken image": (first_image(HALF), ".jpg: unreadable image: "),
     "an empty image": (first_image(b""), ".jpg: unreadable image: "),
     "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
@@ -107,7 +107,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     ),
     "a name that no file can have": (
         entries(lambda item: [f"x\0/{item[0]}", *item[1:]] if item[1] == 2 else item),
-        "9 of the 35 images that it names are not on disk (",
+        "9 of the 35 images that it lists are not on disk (",
     ),
     "brackets without end": (write(SPLIT_FILE, b"[" * 100_000), f"{SPLIT_FILE}: not readable as JSON"),
     "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
@@ -125,7 +125,7 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
     "a loop": (
         "imagenet_a",
         link("imagenet-adversarial/imagenet-a/n00000001", "."),
-        "imagenet-a/n00000001: this link leads back to where it lies, a loop; remove it",
+        "imagenet-a/n00000001: this link points to a folder that contains it; remove it",
     ),
     "an image that leads to itself": (
         "imagenet_a",
@@ -135,12 +135,12 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
     "class names of another encoding": (
         "imagenet",
         write("imagenet/classnames.txt", "n01440764 jalapeño\n".encode("latin-1")),
-        "imagenet/classnames.txt: byte 16 is no UTF-8 text; save the list as UTF-8",
+        "imagenet/classnames.txt: byte 16 is not UTF-8; save the list as UTF-8",
     ),
     "variants of another encoding": (
         "fgvc_aircraft",
         write("fgvc_aircraft/variants.txt", "\n737\nAn\xe9tonov\n".encode("latin-1")),
-        "fgvc_aircraft/variants.txt: byte 7 is no UTF-8 text",
+        "fgvc_aircraft/variants.txt: byte 7 is not UTF-8",
     ),
     "a name that is not listed": (
         "fgvc_aircraft",
@@ -196,10 +196,10 @@ OWN: dict[str, tuple[Spoil, str]] = {
     "no folder": (remove("."), "mine does not exist"),
     "no images": (
         lambda folder: [shutil.rmtree(path) for path in folder.iterdir()],
-        "holds no class folders",
+        "has no class folders",
     ),
     "a class without an image": (emptied, "class 'red_circle' has 0 images; splitting needs at least 3"),
-    "one class": (one_class, "holds one class only ('red_circle'); telling classes apart needs at least 2"),
+    "one class": (one_class, "has only one class ('red_circle'); classification needs at least 2"),
     "two classes of one name": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
         "classes 4 and 5 are all called 'red circle', which no prompt can tell apart",
@@ -210,7 +210,7 @@ OWN: dict[str, tuple[Spoil, str]] = {
     ),
     "a broken image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "another file": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
-    "a loop": (link("loop", ".."), "mine/loop: this link leads back to where it lies, a loop; remove it"),
+    "a loop": (link("loop", ".."), "mine/loop: this link points to a folder that contains it; remove it"),
     "an image that leads to itself": (
         link("red_circle/x.png", "x.png"),
         "red_circle/x.png: this link leads to no file",
@@ -228,14 +228,14 @@ def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: 
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ("none.png,1,b", "table.csv: 1 of the 4 images that it names are not on disk ("),
+        ("none.png,1,b", "table.csv: 1 of the 4 images that it lists are not on disk ("),
         ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids count from 0"),
         ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
         ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must count from 0 without gaps"),
         ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no image"),
         ("red_circle/003.png,²,b", "class '²' has 1 image; splitting needs at least 3"),
         ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
-        ("./red_circle/000.png,0,a", "red_circle/000.png stands in "),
+        ("./red_circle/000.png,0,a", "red_circle/000.png is already listed in "),
     ],
 )
 def test_of_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str, part: str) -> None:

@@ -189,7 +189,7 @@ def test_images_that_are_not_on_disk_are_counted_and_the_first_named(tmp_path: P
     for path in gone:
         (tmp_path / path).unlink()
     said = refusal(tmp_path, name)
-    assert "5 of the " in said and "images that it names are not on disk" in said
+    assert "5 of the " in said and "images that it lists are not on disk" in said
     assert sum(Path(path).name in said for path in gone) == 3
 
 
@@ -213,7 +213,7 @@ def test_a_numbered_folder_out_of_range_is_named(tmp_path: Path, called: str) ->
     assert f"{folder}: label out of range" in refusal(tmp_path, "imagenet_v2")
 
 
-def test_a_class_without_a_image_is_named(tmp_path: Path) -> None:
+def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
     miniature(tmp_path, "dtd")
     rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] != 1] for s, v in content.items()}))
     assert "ids run to 2, but 1 have no image" in refusal(tmp_path)
@@ -249,7 +249,7 @@ def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "names no image")]
+    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "lists no images")]
 )
 def test_another_file_in_place_of_the_split_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
     miniature(tmp_path, "dtd")
@@ -288,4 +288,4 @@ def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
     miniature(tmp_path, "imagenet_a")
     folder = tmp_path / "imagenet-adversarial" / "imagenet-a"
     (folder / "n00000001").symlink_to(folder)
-    assert f"{folder / 'n00000001'}: this link leads back to where it lies" in refusal(tmp_path, "imagenet_a")
+    assert f"{folder / 'n00000001'}: this link points to a folder that contains it" in refusal(tmp_path, "imagenet_a")

@@ -1,55 +1,20 @@
-"""A user's own images as tables, image folders with metadata, and WebDataset shards of any writer."""
+"""Users' own images as tables, and image folders with metadata."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from tests.worlds.dataset import CLASSES, encoded, make_image
-from tests.worlds.webdataset import samples, tar
-
-PER_CLASS = 10
-Record = dict[str, Any]
+from tests.worlds.dataset import CLASSES, make_image
+from tests.worlds.tables import Record, write_images, write_table
 
 
 def load(place: Path, **settings: Any) -> Dataset:
     return load_dataset(DatasetSettings(name=str(place), **settings))
-
-
-def write_images(folder: Path, below: str = "images") -> list[Record]:
-    """Ten images of each class in one folder, as rows of a table."""
-    (folder / below).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for i in range(PER_CLASS):
-        for label, name in enumerate(CLASSES):
-            path = f"{below}/{label}_{i}.png"
-            (folder / path).write_bytes(encoded(make_image(label, i), "PNG"))
-            rows.append({"path": path, "label": name.replace(" ", "_")})
-    return rows
-
-
-def write(file: Path, rows: list[Record]) -> Path:
-    """A table in the format that the file's name asks for."""
-    if file.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), file)
-    elif file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-        file.write_text(text.getvalue())
-    return file
 
 
 def sizes(dataset: Dataset) -> list[int]:
@@ -58,7 +23,7 @@ def sizes(dataset: Dataset) -> list[int]:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
 def test_a_table_of_paths_and_names_is_split_class_by_class(tmp_path: Path, kind: str) -> None:
-    dataset = load(write(tmp_path / f"mine.{kind}", write_images(tmp_path)))
+    dataset = load(write_table(tmp_path / f"mine.{kind}", write_images(tmp_path)))
     assert (dataset.name, dataset.classnames) == ("mine", sorted(CLASSES))
     assert sizes(dataset) == [30, 12, 18]
     for split in ("train", "val", "test"):
@@ -73,25 +38,25 @@ def test_a_table_of_paths_and_names_is_split_class_by_class(tmp_path: Path, kind
 def test_labels_that_are_numbers_are_ids(tmp_path: Path, kind: str) -> None:
     rows = write_images(tmp_path)
     numbered = [{"path": row["path"], "label": 5 - CLASSES.index(row["label"].replace("_", " "))} for row in rows]
-    table = write(tmp_path / f"mine.{kind}", numbered)
+    table = write_table(tmp_path / f"mine.{kind}", numbered)
     named = [{**row, "classname": CLASSES[5 - row["label"]]} for row in numbered]
     backwards = CLASSES[::-1]
     assert load(table, classnames=backwards).classnames == backwards
-    assert load(write(tmp_path / f"named.{kind}", named)).classnames == backwards
-    with pytest.raises(UserError, match=f"{table}: labels are numbers and nothing tells their names"):
+    assert load(write_table(tmp_path / f"named.{kind}", named)).classnames == backwards
+    with pytest.raises(UserError, match=f"{table}: labels are numbers without names"):
         load(table)
 
 
 def test_a_split_column_is_followed_and_a_missing_validation_split_taken_from_training(tmp_path: Path) -> None:
     rows = [{**row, "split": "train" if i < 36 else "test"} for i, row in enumerate(write_images(tmp_path))]
-    dataset = load(write(tmp_path / "mine.csv", rows))
+    dataset = load(write_table(tmp_path / "mine.csv", rows))
     assert sizes(dataset) == [30, 6, 24]
     of_test = {dataset.split("test").name(row).rpartition("/")[2] for row in range(24)}  # type: ignore[attr-defined]
     assert of_test == {Path(row["path"]).name for row in rows[36:]}
 
 
 def test_the_split_that_is_drawn_is_a_function_of_its_seed(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
     first, again, other = (load(table, split_seed=seed).split("test").paths for seed in (0, 0, 1))  # type: ignore[attr-defined]
     assert first == again != other
 
@@ -101,7 +66,7 @@ def test_an_image_folder_with_metadata_in_each_split(tmp_path: Path, kind: str) 
     for split in ("train", "validation", "test"):
         rows = write_images(tmp_path / split, "images")
         renamed = [{"file_name": row["path"], "label": row["label"]} for row in rows]
-        write(tmp_path / split / f"metadata.{kind}", renamed)
+        write_table(tmp_path / split / f"metadata.{kind}", renamed)
     dataset = load(tmp_path)
     assert (dataset.name, dataset.classnames, sizes(dataset)) == (tmp_path.name, sorted(CLASSES), [60, 60, 60])
     assert dataset.split("val").paths[0].relative_to(tmp_path).parts[0] == "validation"  # type: ignore[attr-defined]
@@ -109,13 +74,13 @@ def test_an_image_folder_with_metadata_in_each_split(tmp_path: Path, kind: str) 
 
 def test_an_image_folder_with_one_table_for_all_splits(tmp_path: Path) -> None:
     rows = [row for split in ("train", "test") for row in write_images(tmp_path, split)]
-    write(tmp_path / "metadata.csv", [{"file_name": row["path"], "label": row["label"]} for row in rows])
+    write_table(tmp_path / "metadata.csv", [{"file_name": row["path"], "label": row["label"]} for row in rows])
     assert sizes(load(tmp_path)) == [48, 12, 60]
 
 
 def test_the_only_table_of_a_folder_is_read_and_class_folders_come_before_any(tmp_path: Path) -> None:
     rows = write_images(tmp_path)
-    write(tmp_path / "labels.csv", rows)
+    write_table(tmp_path / "labels.csv", rows)
     assert load(tmp_path).classnames == sorted(CLASSES)
     for name in ("front", "back"):
         write_images(tmp_path, name)
@@ -125,77 +90,8 @@ def test_the_only_table_of_a_folder_is_read_and_class_folders_come_before_any(tm
 
 def test_an_image_folder_without_splits(tmp_path: Path) -> None:
     rows = [{"file_name": row["path"], "label": row["label"]} for row in write_images(tmp_path)]
-    write(tmp_path / "metadata.jsonl", rows)
+    write_table(tmp_path / "metadata.jsonl", rows)
     assert sizes(load(tmp_path)) == [30, 12, 18]
-
-
-@pytest.mark.parametrize("kind", ["cls", "json"])
-def test_shards_of_any_writer_are_split_class_by_class(tmp_path: Path, kind: str) -> None:
-    tar(tmp_path / "0.tar", samples(0, 6, kind))
-    tar(tmp_path / "1.tar", samples(6, 4, kind))
-    dataset = load(tmp_path, classnames=CLASSES)
-    assert (dataset.classnames, sizes(dataset)) == (CLASSES, [30, 12, 18])
-    train = dataset.split("train")
-    seen = [train.image(row).tobytes() for row in train.rows_of(4)]
-    assert len(set(seen)) == 5 and set(seen) <= {make_image(4, i).tobytes() for i in range(PER_CLASS)}
-
-
-def test_shards_in_split_folders_with_a_list_of_names(tmp_path: Path) -> None:
-    tar(tmp_path / "train" / "0.tar", samples(0, 5))
-    tar(tmp_path / "test" / "0.tar", samples(5, 2), prefix="test/s")
-    (tmp_path / "classnames.txt").write_text("\n".join(CLASSES) + "\n")
-    dataset = load(tmp_path)
-    assert (dataset.classnames, sizes(dataset)) == (CLASSES, [24, 6, 12])
-    assert dataset.split("test").image(7).tobytes() == make_image(1, 6).tobytes()
-
-
-def test_shards_are_read_from_any_file_system(tmp_path: Path) -> None:
-    import fsspec
-
-    file = tar(tmp_path / "0.tar", samples())
-    fsspec.filesystem("memory").pipe_file("/own-shards/0.tar", file.read_bytes())
-    dataset = load_dataset(DatasetSettings(name="memory://own-shards", classnames=CLASSES))
-    assert sizes(dataset) == [30, 12, 18]
-    assert dataset.split("test").image(0).size == (32, 32)
-
-
-def test_given_halves_come_first_and_keep_their_images(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
-    dataset = load(table, base=["red square", "blue circle"])
-    assert dataset.classnames[:2] == ["blue circle", "red square"] and sorted(dataset.classnames) == sorted(CLASSES)
-    assert (dataset.base, len(dataset.novel)) == ([0, 1], 4)
-    for split in ("train", "test"):
-        images = dataset.split(split)  # type: ignore[arg-type]
-        for row, label in enumerate(images.labels):
-            shown = int(Path(images.name(row)).stem.partition("_")[0])  # type: ignore[attr-defined]
-            assert dataset.classnames[label] == CLASSES[shown]
-    assert sorted(dataset.split("train").labels[dataset.few_shot(3, 1)].tolist()) == [0, 0, 0, 1, 1, 1]
-
-
-def test_other_halves_change_no_shot(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
-    rows = {base: load(table, base=base).few_shot(2, 1, "all").tolist() for base in ("first", "drawn", "all")}
-    assert rows["first"] == rows["drawn"] == rows["all"]
-
-
-def test_halves_are_drawn_by_their_seed(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
-    drawn = [frozenset(load(table, base="drawn", base_seed=seed).classnames[:3]) for seed in (0, 0, 1, 2)]
-    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
-
-
-def test_all_classes_may_be_base(tmp_path: Path) -> None:
-    dataset = load(write(tmp_path / "mine.csv", write_images(tmp_path)), base="all")
-    assert (dataset.base, dataset.novel) == (list(range(6)), [])
-
-
-@pytest.mark.parametrize(
-    ("base", "part"), [(["puce circle"], "no class of 'mine' is called 'puce circle'"), ([6], "6 is no class id")]
-)
-def test_a_half_of_unknown_classes_is_refused(tmp_path: Path, base: list[str | int], part: str) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
-    with pytest.raises(UserError, match=part):
-        load(table, base=base)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +99,9 @@ def test_a_half_of_unknown_classes_is_refused(tmp_path: Path, base: list[str | i
     [
         ({"path": ""}, "row 4: path or label is empty"),
         ({"label": ""}, "row 4: path or label is empty"),
-        ({"path": "images/none.png"}, "1 of the 60 images that it names are not on disk"),
-        ({"split": "trian"}, "row 4: there is no split 'trian'; write train, val"),
-        ({"split": ""}, "row 4: no split is told, though other images have one"),
+        ({"path": "images/none.png"}, "1 of the 60 images that it lists are not on disk"),
+        ({"split": "trian"}, "row 4: there is no split 'trian'; use train, val"),
+        ({"split": ""}, "row 4: no split, though other images have one"),
     ],
 )
 def test_a_wrong_row_is_one_sentence(tmp_path: Path, change: Record, part: str) -> None:
@@ -214,17 +110,17 @@ def test_a_wrong_row_is_one_sentence(tmp_path: Path, change: Record, part: str) 
         rows = [{**row, "split": "train" if i % 2 else "test"} for i, row in enumerate(rows)]
     rows[3] |= change
     with pytest.raises(UserError, match=part) as caught:
-        load(write(tmp_path / "mine.csv", rows))
+        load(write_table(tmp_path / "mine.csv", rows))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("split", [None, "train"])
-def test_a_image_stands_in_a_table_once(tmp_path: Path, split: str | None) -> None:
+def test_an_image_stands_in_a_table_once(tmp_path: Path, split: str | None) -> None:
     told = {} if split is None else {"split": split}
     rows = [{**row, **told} for row in write_images(tmp_path)]
     again = {**rows[3], "path": f"./{rows[3]['path']}", **({} if split is None else {"split": "test"})}
-    table = write(tmp_path / "mine.csv", [*rows, again])
-    with pytest.raises(UserError, match=f"{table}, row 61: .*3_0.png stands in {table}, row 4 already; remove one"):
+    table = write_table(tmp_path / "mine.csv", [*rows, again])
+    with pytest.raises(UserError, match=f"{table}, row 61: .*3_0.png is already listed in {table}, row 4; remove one"):
         load(table)
 
 
@@ -233,14 +129,14 @@ def test_a_image_stands_in_a_table_once(tmp_path: Path, split: str | None) -> No
     [
         ({"label": 0.5}, "row 2: label 0.5 is neither a name nor a whole number"),
         ({"label": True}, "row 2: label True is neither"),
-        ({"path": {"bytes": "?"}}, "row 2: 'path' holds no path; images must be files"),
+        ({"path": {"bytes": "?"}}, "row 2: 'path' is not a path; images must be files"),
     ],
 )
 def test_values_of_other_types_are_refused(tmp_path: Path, values: Record, part: str) -> None:
     rows = write_images(tmp_path)
     rows[1] |= values
     with pytest.raises(UserError, match=part):
-        load(write(tmp_path / "mine.jsonl", rows))
+        load(write_table(tmp_path / "mine.jsonl", rows))
 
 
 @pytest.mark.parametrize(("label", "part"), [(-1, "label -1 is out of range"), (6, "label 6 is out of range")])
@@ -248,32 +144,32 @@ def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path, label: int, 
     rows = [{**row, "label": i % 6} for i, row in enumerate(write_images(tmp_path))]
     rows[7]["label"] = label
     with pytest.raises(UserError, match=f"row 8: {part}"):
-        load(write(tmp_path / "mine.parquet", rows), classnames=CLASSES)
+        load(write_table(tmp_path / "mine.parquet", rows), classnames=CLASSES)
 
 
-def test_a_number_without_a_image_is_named(tmp_path: Path) -> None:
+def test_a_number_without_an_image_is_named(tmp_path: Path) -> None:
     rows = [{**row, "label": [0, 1, 2, 3, 4, 6][i % 6]} for i, row in enumerate(write_images(tmp_path))]
     with pytest.raises(UserError, match=r"class\(es\) 5 have no image"):
-        load(write(tmp_path / "mine.parquet", rows), classnames=[*CLASSES, "more"])
+        load(write_table(tmp_path / "mine.parquet", rows), classnames=[*CLASSES, "more"])
 
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     rows = [{**row, "label": "thing"} for row in write_images(tmp_path)]
     with pytest.raises(UserError, match="has 1 class; a base half and a novel half need at least 2"):
-        load(write(tmp_path / "mine.csv", rows))
+        load(write_table(tmp_path / "mine.csv", rows))
 
 
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     rows = write_images(tmp_path)
     for row in rows[:30]:
         row["label"] = row["label"].replace("_", " ")
-    table = write(tmp_path / "mine.csv", rows)
+    table = write_table(tmp_path / "mine.csv", rows)
     with pytest.raises(UserError, match=r"classes \d+ and \d+ are all called 'blue circle'"):
         load(table)
 
 
 def test_given_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
-    table = write(tmp_path / "mine.csv", write_images(tmp_path))
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
     with pytest.raises(UserError, match="dataset.classnames holds 2 names, but 'mine' has 6 classes"):
         load(table, classnames=["a", "b"])
 
@@ -283,7 +179,7 @@ def test_given_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
     [
         ("file,colour\na.png,red\n", "no column for the path|no column for the label"),
         ("label\nred\n", "no column for the path"),
-        ("path,label\n", "names no image at all"),
+        ("path,label\n", "lists no images"),
     ],
 )
 def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str, part: str) -> None:
@@ -297,24 +193,3 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("about")
     with pytest.raises(UserError, match="not readable as|a table of images ends in"):
         load(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("sample", "part"),
-    [
-        ({"cls": b"1"}, "sample 's0000060' has no image"),
-        ({"png": b"?"}, "sample 's0000060' has no class"),
-        ({"png": b"?", "cls": b"6"}, "label 6 is out of range"),
-    ],
-)
-def test_a_sample_without_image_or_class_is_named(tmp_path: Path, sample: dict[str, bytes], part: str) -> None:
-    tar(tmp_path / "0.tar", [*samples(), sample])
-    with pytest.raises(UserError, match=part):
-        load(tmp_path, classnames=CLASSES)
-
-
-def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
-    file = tar(tmp_path / "0.tar", samples())
-    file.write_bytes(file.read_bytes()[:9000] + b"x" * 9000)
-    with pytest.raises(UserError, match=f"{file}: not a sound tar file"):
-        load(tmp_path, classnames=CLASSES)

@@ -32,13 +32,13 @@ def gradients(method: Method, images: Batch) -> dict[str, Tensor]:
     return {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
 
 
-def test_a_image_has_the_scores_that_it_has_alone(clip: PromptedClip) -> None:
+def test_an_image_has_the_scores_that_it_has_alone(clip: PromptedClip) -> None:
     method, images = build(clip), torch.randn(3, 3, 32, 32)
     alone = torch.cat([method.logits(image[None]) for image in images])
     torch.testing.assert_close(method.logits(images), alone, rtol=0, atol=1e-4)
 
 
-def test_a_image_shifts_all_vectors_alike(clip: PromptedClip) -> None:
+def test_an_image_shifts_all_vectors_alike(clip: PromptedClip) -> None:
     method, features = build(clip), torch.randn(3, clip.dim)
     shifts = method.contexts(features) - method.text_prompts[0]
     expected = method.meta_net(normalize(features, dim=-1))

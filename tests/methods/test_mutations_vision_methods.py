@@ -94,7 +94,7 @@ def reversed_divergence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(promptsrc, "divergence", lambda teacher, student: right(student, teacher))
 
 
-def divergence_a_image(patch: pytest.MonkeyPatch) -> None:
+def divergence_an_image(patch: pytest.MonkeyPatch) -> None:
     """Divided by the number of images, not by that of the classes too."""
     right = promptsrc.divergence
     patch.setattr(promptsrc, "divergence", lambda teacher, student: right(teacher, student) * teacher.shape[1])
@@ -202,7 +202,7 @@ MISTAKES: dict[str, list[Plant]] = {
     ],
     "promptsrc": [
         reversed_divergence,
-        divergence_a_image,
+        divergence_an_image,
         divergence_at_another_temperature,
         swapped_weights,
         weight_of_the_text_forgotten,

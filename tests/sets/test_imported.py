@@ -141,7 +141,7 @@ def shifted(listed: list[list[object]]) -> list[list[object]]:
     ("change", "part"),
     [
         (lambda listed: [*listed, ["red_circle/0.jpg", 6, "puce circle"]], "label 6 is out of range; 'shapes' has 6"),
-        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of the 25 images that it names"),
+        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of the 25 images that it lists"),
         (shifted, "6 of 6 names differ"),
     ],
 )

@@ -1,0 +1,56 @@
+"""Base and novel classes other than the first and the second half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from tests.worlds.dataset import CLASSES
+from tests.worlds.tables import write_images, write_table
+
+
+def load(place: Path, **settings: Any) -> Dataset:
+    return load_dataset(DatasetSettings(name=str(place), **settings))
+
+
+def test_given_halves_come_first_and_keep_their_images(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
+    dataset = load(table, base=["red square", "blue circle"])
+    assert dataset.classnames[:2] == ["blue circle", "red square"] and sorted(dataset.classnames) == sorted(CLASSES)
+    assert (dataset.base, len(dataset.novel)) == ([0, 1], 4)
+    for split in ("train", "test"):
+        images = dataset.split(split)  # type: ignore[arg-type]
+        for row, label in enumerate(images.labels):
+            shown = int(Path(images.name(row)).stem.partition("_")[0])  # type: ignore[attr-defined]
+            assert dataset.classnames[label] == CLASSES[shown]
+    assert sorted(dataset.split("train").labels[dataset.few_shot(3, 1)].tolist()) == [0, 0, 0, 1, 1, 1]
+
+
+def test_other_halves_change_no_shot(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
+    rows = {base: load(table, base=base).few_shot(2, 1, "all").tolist() for base in ("first", "drawn", "all")}
+    assert rows["first"] == rows["drawn"] == rows["all"]
+
+
+def test_halves_are_drawn_by_their_seed(tmp_path: Path) -> None:
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
+    drawn = [frozenset(load(table, base="drawn", base_seed=seed).classnames[:3]) for seed in (0, 0, 1, 2)]
+    assert drawn[0] == drawn[1] and len(set(drawn)) > 1
+
+
+def test_all_classes_may_be_base(tmp_path: Path) -> None:
+    dataset = load(write_table(tmp_path / "mine.csv", write_images(tmp_path)), base="all")
+    assert (dataset.base, dataset.novel) == (list(range(6)), [])
+
+
+@pytest.mark.parametrize(
+    ("base", "part"), [(["puce circle"], "no class of 'mine' is called 'puce circle'"), ([6], "6 is not a class id")]
+)
+def test_a_half_of_unknown_classes_is_refused(tmp_path: Path, base: list[str | int], part: str) -> None:
+    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
+    with pytest.raises(UserError, match=part):
+        load(table, base=base)
