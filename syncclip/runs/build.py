@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
@@ -20,7 +18,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.dataset import Images, Split
+from syncclip.datasets.dataset import Images, ImageView, Split
 from syncclip.evaluation.predict import evaluate_method
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
@@ -176,34 +174,19 @@ class ModelCache:
         return True
 
 
-class CachedImages:
+class CachedImages(ImageView):
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
 
     def __init__(self, cache: ModelCache, images: Images, kept: dict[int, Image.Image], backbone: Backbone) -> None:
-        self._cache, self._images, self._kept, self._backbone = cache, images, kept, backbone
-        self.labels = images.labels
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
-        """The rows that show a class, ascending."""
-        return self._images.rows_of(label)
-
-    def read(self, row: int) -> bytes:
-        """The file's bytes, as they are."""
-        return self._images.read(row)
-
-    def name(self, row: int) -> str:
-        """What an image is called in a message."""
-        return self._images.name(row)
+        super().__init__(images)
+        self._cache, self._kept, self._backbone = cache, kept, backbone
 
     def image(self, row: int) -> Image.Image:
         """The RGB image of a row, cut to the CLIP's size."""
         if row in self._kept:
             return self._kept[row]
         self._cache.loads["image"] += 1
-        image = cut(self._images.image(row), self._backbone.preprocess)
+        image = cut(super().image(row), self._backbone.preprocess)
         if self._cache.room_for(image):
             self._kept[row] = image
         return image
