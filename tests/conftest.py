@@ -13,8 +13,12 @@ import hypothesis
 import pytest
 
 from syncclip.core.ray_session import ray_session
+from tests import lanes
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
     from tests.worlds.literature import Miniatures
 
 # Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
@@ -103,14 +107,24 @@ def browser() -> Iterator[int]:
         yield port
 
 
+# Before xdist itself reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests marked `browser` on a machine that has none, which pytest counts and says."""
+    """Prepare tests to run side by side; without Chromium, deselect its tests, which pytest counts and reports."""
     from tests.browser import CHROMIUM
 
     if CHROMIUM is None:
         kept = [item for item in items if item.get_closest_marker("browser") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
+    lanes.assign(items)
+    if config.getoption("dist") == "loadgroup":
+        lanes.sort(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """What distributes the tests over the processes of `pytest -n 4`."""
+    return lanes.LanesAndFiles(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.worlds.literature import Miniatures
 
 PROJECT = Path(__file__).parents[1]
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from benchmarks.memory import LiveBytes, imagined, peak_bytes, resident_bytes
+from benchmarks.memory import LiveBytes, peak_bytes
 from benchmarks.methods import STEPS
 from syncclip.clip.prompted import PromptedClip
 from tests.benchmarks.test_plain import LEARNING, build, clip
@@ -29,28 +28,6 @@ def test_tensors_count_from_their_making_to_the_end_of_their_last_view() -> None
         assert count.now == 400
         other.add_(1)
     assert (count.now, count.peak) == (400, 800)
-
-
-def test_memory_that_a_step_cannot_have_is_counted_all_the_same() -> None:
-    def step(images: Tensor) -> Tensor:
-        return (images * images).sum()
-
-    images = torch.zeros(1, requires_grad=True).expand(10**9).requires_grad_()
-    assert peak_bytes(step, images) >= 8 * 10**9
-
-
-def test_what_is_imagined_has_shapes_but_leaves_the_original_alone() -> None:
-    module = nn.Linear(3, 2)
-    module.extra = torch.ones(5)
-    copy, _ = imagined(module)
-    assert copy.weight.shape == (2, 3) and copy.extra.shape == (5,)
-    assert copy.weight.requires_grad and not torch.equal(module.weight, torch.zeros(2, 3))
-    assert type(module.weight) is nn.Parameter and type(copy.extra) is not Tensor
-
-
-def test_shared_tensors_are_resident_once() -> None:
-    module = nn.Linear(3, 2, bias=False)
-    assert resident_bytes(module, nn.Sequential(module)) == 24
 
 
 @pytest.mark.parametrize("name", LEARNING)

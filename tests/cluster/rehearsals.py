@@ -32,6 +32,7 @@ def installed(*programs: str) -> bool:
 
 
 on_hosts = [
+    pytest.mark.xdist_group("hosts"),
     pytest.mark.cluster,
     pytest.mark.slow,
     pytest.mark.fault,

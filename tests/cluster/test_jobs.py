@@ -27,7 +27,7 @@ from tests.ray_head import PATIENCE, SMALL, ray_head
 from tests.test_ray_jobs import PROJECT, files
 from tests.worlds.synthetic import draw_here
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
 
 SET = ("*.tar", "*.parquet", "plan.json")
 RUN = ("prompts.safetensors", "metrics.jsonl", "results.json")

@@ -28,6 +28,7 @@ def test_the_file_lets_two_workers_come_and_no_more() -> None:
     assert launches(types, {"CPU": 1.0}, 9) == {"draw": 2}
 
 
+@pytest.mark.xdist_group("heads")
 @pytest.mark.cluster
 @pytest.mark.ray
 @pytest.mark.slow

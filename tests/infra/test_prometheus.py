@@ -36,6 +36,7 @@ REPORTS = {"metrics_report_interval_ms": 4000}
 """How often Ray passes metrics on. It forgets a gauge that is older than two of these, and ours are set every 5 s."""
 
 
+@pytest.mark.xdist_group("heads")
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(

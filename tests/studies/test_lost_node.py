@@ -22,7 +22,7 @@ from syncclip.studies.status import read_study_status
 from tests.ray_head import SMALL, ray_head
 from tests.worlds.study import make_set, study_recipe, study_world
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("heads")]
 
 PATIENCE = 500.0
 GRID = ("study.seeds=[1,2,3,4]", "study.images_per_class=[1,2,4]", "training.epochs=6")

@@ -20,7 +20,7 @@ from tests.ray_head import SMALL, ray_head
 from tests.training import fakes
 from tests.training.test_ray_train import curve
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
 
 PATIENCE = 300.0
 ONE_CPU = "--num-cpus=1"
