@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
-from torch import Tensor, nn
 
-from syncclip.clip.blocks import Precision
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import folder
+
+if TYPE_CHECKING:  # a set's plan names its backbone, and whoever reads it goes without torch
+    from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 EMBEDDED = "icons"
 SCHEMAS = ("local-dir:", "hf-hub:")

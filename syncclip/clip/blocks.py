@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from syncclip.clip.backbone import Precision
 from syncclip.core.settings import UserError
 
 SHORT = 64
@@ -63,9 +64,6 @@ def of(rows: list[int], vectors: Tensor) -> Tensor:
 def append(x: Tensor, vectors: Tensor) -> Tensor:
     """x (B, L, width) with vectors (N, width) or (B, N, width) behind it."""
     return torch.cat([x, vectors.expand(len(x), -1, -1).to(x.dtype)], dim=1)
-
-
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def autocast(precision: Precision, device: torch.device, prompts: Sequence[Tensor]) -> torch.autocast:

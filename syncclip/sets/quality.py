@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from syncclip import storage
@@ -246,6 +245,8 @@ def appraise(recipe: Recipe, url: str) -> SetQuality:
     Raises:
         UserError: there is no set, or it shows other classes than the dataset.
     """
+    import torch  # for this alone: whoever reads what was measured goes without
+
     dataset = load_dataset(recipe.dataset)
     plan = read_set(url)
     if plan is not None and list(plan.classnames) != dataset.classnames:

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from syncclip.cli import app
+from syncclip.storage.status_file import keep_status_file
+from syncclip.synthesis.status import SynthesisStatus, status_url
+from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.conftest import TinyWorld
+from tests.shards.sets import write_set
 
 
 class Outcome:
@@ -30,16 +34,36 @@ class Outcome:
         return last.removeprefix("syncclip: ")
 
 
-def test_help_needs_neither_torch_nor_ray() -> None:
+def imported_by(*arguments: str) -> tuple[set[str], str]:
+    """What a command has imported when it ends, of what takes long to import, and what it printed."""
     code = (
-        "import sys\nfrom syncclip.cli import app\napp.run(['--help'])\n"
-        "print(sorted({'torch', 'ray', 'pandas', 'numpy'} & set(sys.modules)), file=sys.stderr)"
+        f"import sys\nfrom syncclip.cli import app\nassert app.run({list(arguments)!r}) == 0\n"
+        "print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stderr.strip() == "[]"
-    assert all(
-        name in done.stdout for name in ("demo", "synth", "train", "evaluate", "study", "report", "shards", "plan")
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return {"torch", "ray", "pandas", "numpy"} & set(done.stderr.split()), done.stdout
+
+
+def test_help_needs_neither_torch_nor_ray() -> None:
+    heavy, shown = imported_by("--help")
+    assert not heavy
+    assert all(name in shown for name in ("demo", "synth", "train", "evaluate", "study", "report", "shards", "plan"))
+
+
+def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
+    RunFolder(str(tmp_path / "run"), "run", "0").write(RunRecord(name="run", recipe_hash="0", total_steps=20))
+    write_set(str(tmp_path / "set"), classes=2, rounds=1)
+    with keep_status_file(status_url(str(tmp_path / "synthetic")), SynthesisStatus.begin(96, 96, 1)):
+        pass
+    for arguments, shown in (
+        (("status", str(tmp_path / "run")), "0 of 20 steps"),
+        (("status", str(tmp_path)), "complete: 96 of 96 images"),
+        (("shards", "ls", str(tmp_path / "set")), "00000"),
+        (("datasets", "ls"), "caltech101"),
+    ):
+        heavy, printed = imported_by(*arguments)
+        assert shown in printed
+        assert not heavy - {"numpy"}, arguments
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
