@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from syncclip.evaluation.metrics import Number
+
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
@@ -30,7 +32,7 @@ class Shift:
     """
 
     centroid_distance: float
-    relative_distance: float
+    relative_distance: Number
     overlap: float
     frechet: float
     per_class: dict[int, float]

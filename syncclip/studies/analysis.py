@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from syncclip.recipe.study import Arm, StudySettings
 from syncclip.studies.bootstrap import Answers, Floats, arm_draws, difference, make_draws, run_metrics
 from syncclip.studies.fit import MIN_AMOUNTS, Curve, HeldOut, fit_curve, held_out
 from syncclip.studies.grid import Cell
+from syncclip.studies.outputs import Comparison
 from syncclip.studies.worth import Exchange, exchange
 
 SHOTS = "dataset.shots"
@@ -196,7 +196,7 @@ def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
 
-def comparisons(evidence: Evidence, settings: StudySettings) -> list[dict[str, Any]]:
+def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
     """The focus arm against every other at each of its amounts, and against itself at its smallest amount.
 
     An arm without amounts is held against every amount; the pairs use the seeds that both arms have finished.
@@ -223,19 +223,19 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[dict[str, A
         draws = make_draws(len(ordered), first.novel, settings.draws, np.random.default_rng(BOOTSTRAP_SEED))
         for metric, interval in difference(first, second, draws, settings.level).items():
             found.append(
-                {
-                    "arm": focus.name,
-                    "images_per_class": amount,
-                    "against": arm.name,
-                    "against_images_per_class": against,
-                    "metric": metric,
-                    "estimate": interval.estimate,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "level": settings.level,
-                    "seeds": len(ordered),
-                    "images": len(first.novel),
-                }
+                Comparison(
+                    arm=focus.name,
+                    images_per_class=amount,
+                    against=arm.name,
+                    against_images_per_class=against,
+                    metric=metric,
+                    estimate=interval.estimate,
+                    low=interval.low,
+                    high=interval.high,
+                    level=settings.level,
+                    seeds=len(ordered),
+                    images=len(first.novel),
+                )
             )
     return found
 

@@ -6,16 +6,16 @@ Both arms of a comparison see the same seeds and the same images in every draw, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from syncclip.evaluation.metrics import METRICS, harmonic_mean
+from syncclip.evaluation.metrics import METRICS, Number, harmonic_mean
 
 Floats = npt.NDArray[np.float64]
-
 DRAWS_AT_ONCE = 256
 
 
@@ -139,9 +139,14 @@ def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
 class Interval:
     """An estimate and the interval around it."""
 
-    estimate: float
-    low: float
-    high: float
+    estimate: Number
+    low: Number
+    high: Number
+
+    @property
+    def finite(self) -> bool:
+        """Whether all three are finite."""
+        return math.isfinite(self.estimate + self.low + self.high)
 
 
 def interval(estimate: float, draws: Floats, level: float) -> Interval:

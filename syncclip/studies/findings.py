@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -25,43 +24,37 @@ CALIBRATION = ("ece", "ece_base", "ece_novel")
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """The set that a study learns from: where it lies, its images of each class, and what drawing it took this
-    time."""
+    """The set that a study learns from: its place, its images of each class, and what generating it took this time."""
 
     url: str
     images_per_class: int
-    wall_seconds: float | None = None
-    busy: float | None = None
+    wall_hours: float | None = None
+    busy_share: float | None = None
 
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
     """Write study.json: the grid, and how far it is."""
     dataset = load_dataset(recipe.dataset)
-    settings = recipe.study
-    state = {
-        "name": recipe.name,
-        "dataset": dataset.name,
-        "classnames": dataset.classnames,
-        "base": len(dataset.base),
-        "split": recipe.evaluation.split,
-        "synthetic": recipe.training.synthetic,
-        "focus": settings.focus_arm.name,
-        "arms": [{"name": arm.name, "method": arm.method, "data": arm.data} for arm in settings.arms],
-        "images_per_class": settings.amounts,
-        "dropped": list(dropped),
-        "seeds": settings.seeds,
-        "cells": [
-            {
-                "cell": run.cell.name,
-                "arm": run.cell.arm.name,
-                "images_per_class": run.cell.images_per_class,
-                "seed": run.cell.seed,
-                "status": run.status,
-                "error": run.error,
-            }
+    settings, synthetic = recipe.study, recipe.training.synthetic
+    state = outputs.StudyState(
+        name=recipe.name,
+        dataset=dataset.name,
+        classnames=dataset.classnames,
+        base=len(dataset.base),
+        split=recipe.evaluation.split,
+        synthetic=synthetic if isinstance(synthetic, str) else None,
+        focus=settings.focus_arm.name,
+        arms=[outputs.ArmState(arm.name, arm.method, arm.data) for arm in settings.arms],
+        images_per_class=settings.amounts,
+        dropped=list(dropped),
+        seeds=settings.seeds,
+        cells=[
+            outputs.CellState(
+                run.cell.name, run.cell.arm.name, run.cell.images_per_class, run.cell.seed, run.status, run.error
+            )
             for run in runs
         ],
-    }
+    )
     outputs.write_json(storage.join(url, outputs.STATE), state)
 
 
@@ -95,7 +88,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 def write(
     recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]
-) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
     Args:
@@ -115,15 +108,15 @@ def write(
     evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
     fits = analysis.curves(found, settings)
-    described = {"level": settings.level, "draws": settings.draws, "split": split, "curves": fits}
-    outputs.write_json(storage.join(url, outputs.FIT), {**described, "models": analysis.models(found)})
+    described = outputs.Fits(settings.level, settings.draws, split, fits, analysis.models(found))
+    outputs.write_json(storage.join(url, outputs.FIT), described)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic)
     cost = _cost(url, runs, synthetic, work)
     outputs.write_json(storage.join(url, outputs.COST), cost)
-    _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost["synthesis"] or {})
+    _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost.synthesis)
     text = summary.markdown(recipe, table, fits, pairs)
     storage.write_bytes(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
@@ -134,24 +127,24 @@ def _write_worth(
     url: str,
     evidence: analysis.Evidence,
     focus: Mapping[str, analysis.Series],
-    drawing: Mapping[str, Any],
+    synthesis: outputs.SynthesisCost | None,
 ) -> None:
     """What the focus arm's images are worth: in points an hour of drawing, where the speed is known, and in real
     images, where arms with several numbers of shots tell."""
     settings = recipe.study
-    an_hour = 3600 * (drawing.get("images_per_second") or 0.0)
+    an_hour = 3600 * (synthesis.images_per_second or 0.0) if synthesis else 0.0
     classes = len(load_dataset(recipe.dataset).classnames)
-    worth = {
-        "arm": settings.focus_arm.name,
-        "level": settings.level,
-        "images_per_hour": an_hour or None,
-        "marginal": {
+    worth = outputs.Worth(
+        arm=settings.focus_arm.name,
+        level=settings.level,
+        images_per_hour=an_hour or None,
+        marginal={
             metric: marginal(one.amounts, one.means, one.draws, an_hour, classes, settings.level)
             for metric, one in focus.items()
             if an_hour and len(one.amounts) >= MIN_AMOUNTS
         },
-        "exchange": analysis.exchanges(evidence, settings, recipe.dataset.shots),
-    }
+        exchange=analysis.exchanges(evidence, settings, recipe.dataset.shots),
+    )
     outputs.write_json(storage.join(url, outputs.WORTH), worth)
 
 
@@ -171,53 +164,52 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     outputs.write_table(table_place, table)
     outputs.write_json(
         place,
-        {
-            "cell": run.cell.name,
-            "arm": focus,
-            "images_per_class": run.cell.images_per_class,
-            "seed": run.cell.seed,
-            "split": recipe.evaluation.split,
-            "images": {domain: int(count) for domain, count in counts.items()},
-            "key": key,
+        outputs.StudyShift(
+            cell=run.cell.name,
+            arm=focus,
+            images_per_class=run.cell.images_per_class,
+            seed=run.cell.seed,
+            split=recipe.evaluation.split,
+            images={str(domain): int(count) for domain, count in counts.items()},
+            key=key,
             **shifts,
-        },
+        ),
     )
 
 
-def _cost(
-    url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]
-) -> dict[str, Any]:
+def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]) -> outputs.Cost:
     """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
     place = storage.join(url, outputs.COST)
-    before = outputs.read_json(place) if storage.exists(place) else {}
+    before = outputs.parse(storage.read_bytes(place), outputs.Cost) if storage.exists(place) else outputs.Cost()
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
-    old = before.get("training") or {}
-    old_wall = 3600 * (old.get("wall_hours") or 0.0)
-    old_busy = old_wall * (old.get("workers") or 0) * (old.get("busy_share") or 0.0)
+    old = before.training
+    old_wall = 3600 * (old.wall_hours or 0.0)
     wall = old_wall + work["wall_seconds"]
-    workers = int(work["workers"]) or old.get("workers") or 0
-    busy = old_busy + work["busy_seconds"]
-    training = {
-        "cells": len(seconds),
-        "hours": sum(seconds) / 3600,
-        "wall_hours": wall / 3600 if wall else None,
-        "workers": workers or None,
-        "busy_share": min(1.0, busy / (wall * workers)) if wall and workers else None,
-    }
-    return {"synthesis": _synthesis_cost(synthetic, before.get("synthesis") or {}), "training": training}
+    workers = int(work["workers"]) or old.workers or 0
+    busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work["busy_seconds"]
+    training = outputs.TrainingCost(
+        cells=len(seconds),
+        hours=sum(seconds) / 3600,
+        wall_hours=wall / 3600 if wall else None,
+        workers=workers or None,
+        busy_share=min(1.0, busy / (wall * workers)) if wall and workers else None,
+    )
+    return outputs.Cost(_synthesis_cost(synthetic, before.synthesis), training)
 
 
-def _synthesis_cost(synthetic: SyntheticSet | None, before: Mapping[str, Any]) -> dict[str, Any] | None:
+def _synthesis_cost(
+    synthetic: SyntheticSet | None, before: outputs.SynthesisCost | None
+) -> outputs.SynthesisCost | None:
     plan = read_plan(synthetic.url) if synthetic is not None else None
     if synthetic is None or plan is None:
         return None
-    drawn = summarise(plan, synthetic.url)
-    fresh = synthetic.wall_seconds is not None
-    return {
-        "images": drawn.images,
-        "rejects": drawn.rejects,
-        "hours": drawn.seconds / 3600,
-        "images_per_second": drawn.images / drawn.seconds if drawn.seconds else None,
-        "wall_hours": (synthetic.wall_seconds or 0.0) / 3600 if fresh else before.get("wall_hours"),
-        "busy_share": synthetic.busy if fresh else before.get("busy_share"),
-    }
+    done = summarise(plan, synthetic.url)
+    known = synthetic if synthetic.wall_hours is not None else before
+    return outputs.SynthesisCost(
+        images=done.images,
+        rejects=done.rejects,
+        hours=done.seconds / 3600,
+        images_per_second=done.images / done.seconds if done.seconds else None,
+        wall_hours=known.wall_hours if known else None,
+        busy_share=known.busy_share if known else None,
+    )

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from syncclip.evaluation.metrics import Number
 from syncclip.studies.bootstrap import Floats, Interval, interval, seed_weights
 
 SLOWEST, FASTEST = 0.05, 3.0
@@ -109,8 +110,8 @@ class Curve:
     """
 
     amounts: list[int]
-    means: list[float]
-    standard_errors: list[float]
+    means: list[Number]
+    standard_errors: list[Number]
     verdict: Verdict
     slope: Interval
     law: dict[str, Interval] | None = None
@@ -216,8 +217,8 @@ class HeldOut:
     """
 
     model: str
-    miss: float
-    best: float
+    miss: Number
+    best: Number
 
 
 def held_out(amounts: Sequence[int], means: Floats, draws: Floats) -> tuple[HeldOut, ...]:

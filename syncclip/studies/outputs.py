@@ -1,34 +1,20 @@
-"""What a study writes, and how it is written.
+"""What a study writes: the names of its files, what each holds, and how they are written and read.
 
 study.parquet
-    One row a finished cell: cell, arm, method, data, images_per_class (null where the arm learns from no synthetic
-    image), seed (null for zero-shot), split, every metric of `bootstrap.METRICS`, ece, ece_base, ece_novel (all per
-    cent), seconds (of the whole cell), hash.
-study.json
-    name, dataset, classnames, base (number of base classes), split, synthetic (URL of the set, or null), focus (an
-    arm), arms [{name, method, data}], images_per_class, dropped (amounts beyond what the set holds), seeds,
-    cells [{cell, arm, images_per_class, seed, status (done, failed or waiting), error}].
+    One row for each finished cell: cell, arm, method, data, images_per_class (null where the arm learns from no
+    synthetic image), seed (null for zero-shot), split, every metric of `evaluation.metrics.METRICS`, ece, ece_base,
+    ece_novel (all per cent), seconds (of the whole cell), hash.
+study.json, fit.json, worth.json, comparisons.json, shift.json, cost.json
+    `StudyState`, `Fits`, `Worth`, a list of `Comparison`, `StudyShift`, `Cost`.
+features.parquet
+    The map of both domains: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of the
+    synthetic set), x, y.
 progress.json
-    How far it is, for `--status`; see `status.StudyStatus`.
+    How far the study is, for `--status`; see `status.StudyStatus`.
 recipe.yaml
     The resolved recipe.
 cells/<cell>/
     A run folder for each cell.
-fit.json
-    level, draws, split, curves {arm: {metric: `fit.Curve`}}; errors are 100 - accuracy.
-    models {arm: {metric: [`models.HeldOut`]}}, the best first, for arms with four amounts or more.
-worth.json
-    Of the focus arm: arm, level, images_per_hour (of one generator, or null), marginal {metric: [`worth.Marginal`]},
-    exchange {metric: [`worth.Exchange`]}; {} where it can't be told.
-comparisons.json
-    A list of {arm, images_per_class, against, against_images_per_class, metric, estimate, low, high, level, seeds
-    (a number), images}: points of accuracy, `arm` minus `against`.
-shift.json, features.parquet
-    See `shift.Shift`; features: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of
-    the synthetic set), x, y.
-cost.json
-    synthesis {images, rejects, hours, images_per_second, wall_hours, busy_share},
-    training {cells, hours, wall_hours, workers, busy_share}; null where it was not measured.
 tables.md
     The tables as Markdown.
 
@@ -40,30 +26,190 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from syncclip import storage
+from syncclip.core.settings import with_present_names
+from syncclip.evaluation.metrics import Number
+from syncclip.sets.shift import Shift
 from syncclip.storage import documents
+from syncclip.studies.fit import Curve, HeldOut
+from syncclip.studies.worth import Exchange, Marginal
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
 FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
 
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """An arm of the grid."""
+
+    name: str
+    method: str
+    data: str
+
+
+@dataclass(frozen=True)
+class CellState:
+    """A cell of the grid, and what became of it."""
+
+    cell: str
+    arm: str
+    images_per_class: int | None
+    seed: int | None
+    status: Literal["done", "failed", "waiting"]
+    error: str | None
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """The grid, and how far it is.
+
+    Attributes:
+        base: number of base classes.
+        synthetic: URL of the set; None where no arm learns from one.
+        focus: name of the arm that comparisons are about.
+        dropped: amounts beyond what the set holds.
+    """
+
+    name: str
+    dataset: str
+    classnames: list[str]
+    base: int
+    split: str
+    synthetic: str | None
+    focus: str
+    arms: list[ArmState]
+    images_per_class: list[int]
+    dropped: list[int]
+    seeds: list[int]
+    cells: list[CellState]
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Curves of arm and metric, whose errors are 100 - accuracy.
+
+    Attributes:
+        level: coverage of the intervals.
+        draws: of the bootstrap.
+        models: the models of the curve, the best first, for arms with four amounts or more.
+    """
+
+    level: float
+    draws: int
+    split: str
+    curves: Mapping[str, Mapping[str, Curve]]
+    models: Mapping[str, Mapping[str, tuple[HeldOut, ...]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What the focus arm's synthetic images are worth, by metric; empty where it is unknown.
+
+    Attributes:
+        images_per_hour: of one generator; None where it was not measured.
+    """
+
+    arm: str
+    level: float
+    images_per_hour: float | None
+    marginal: Mapping[str, tuple[Marginal, ...]]
+    exchange: Mapping[str, tuple[Exchange, ...]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Points of accuracy, `arm` minus `against`, with the interval over so many seeds and test images."""
+
+    arm: str
+    images_per_class: int | None
+    against: str
+    against_images_per_class: int | None
+    metric: str
+    estimate: Number
+    low: Number
+    high: Number
+    level: float
+    seeds: int
+    images: Annotated[int, Field(validation_alias=AliasChoices("images", "pictures"))]
+
+
+@dataclass(frozen=True)
+class StudyShift:
+    """The shift of one cell's arm, under the frozen CLIP and under the trained run; `key` names what was measured."""
+
+    cell: str
+    arm: str
+    images_per_class: int | None
+    seed: int | None
+    split: str
+    images: Annotated[Mapping[str, int], Field(validation_alias=AliasChoices("images", "pictures"))]
+    key: str
+    frozen: Shift
+    trained: Shift
+
+
+@dataclass(frozen=True)
+class SynthesisCost:
+    """What generating the set took; None where it was not measured."""
+
+    images: int
+    rejects: Mapping[str, int]
+    hours: float
+    images_per_second: float | None = None
+    wall_hours: float | None = None
+    busy_share: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What the cells took; None where it was not measured."""
+
+    cells: int = 0
+    hours: float = 0.0
+    wall_hours: float | None = None
+    workers: int | None = None
+    busy_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours of work; `synthesis` is None where no arm learns from synthetic images."""
+
+    synthesis: SynthesisCost | None = None
+    training: TrainingCost = field(default_factory=TrainingCost)
+
 
 def write_json(url: str, value: Any) -> None:
-    """Write dataclasses, mappings, sequences and numbers as JSON; what is not finite becomes null. Whole or not at
-    all."""
-    text = json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    """Write dataclasses, mappings, sequences and numbers as JSON, whole or not at all; not finite becomes null."""
+    plain = json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
+    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
     storage.write_bytes(url, f"{text}\n".encode())
 
 
 def read_json(url: str) -> Any:
     """Read what `write_json` wrote."""
     return json.loads(storage.read_bytes(url))
+
+
+def parse(data: bytes, kind: type[T]) -> T:
+    """The JSON of one of the classes above, also where an earlier version wrote it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    values = json.loads(data)
+    return TypeAdapter(kind).validate_python(with_present_names(values) if isinstance(values, dict) else values)
 
 
 def write_table(url: str, table: pd.DataFrame) -> None:
@@ -77,15 +223,3 @@ def read_table(url: str) -> pd.DataFrame:
     """Read what `write_table` wrote."""
     table: pd.DataFrame = documents.read(storage.read_bytes(url)).to_pandas()
     return table
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

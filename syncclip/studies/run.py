@@ -95,7 +95,7 @@ def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
             place = beside
     drawn = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": settings.amounts[-1]}), place)
     work = drawn.work
-    took = (work.seconds, work.busy) if work.images else (None, None)
+    took = (work.seconds / 3600, work.busy) if work.images else (None, None)
     return SyntheticSet(drawn.url, settings.amounts[-1], *took)
 
 

@@ -15,6 +15,7 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS, mean_and_error
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.bootstrap import Interval
 from syncclip.studies.fit import Curve
+from syncclip.studies.outputs import Comparison
 
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
@@ -43,15 +44,15 @@ def lines(table: pd.DataFrame) -> list[Line]:
     return found
 
 
-def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Mapping[str, Any]]) -> None:
+def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
     title = f"{recipe.name}: accuracy on {recipe.evaluation.split} images, % (mean ± standard error over seeds)"
     headings = ["arm", "images/class", "seeds", *HEADINGS.values()]
     tables.show(tables.table(title, headings, [_cells(line) for line in lines(table)]))
     rows = _compared(pairs)
     if rows:
-        level = percent(pairs[0]["level"])
-        title = f"{pairs[0]['arm']} minus the others, points ({level} intervals over seeds and images)"
+        level = percent(pairs[0].level)
+        title = f"{pairs[0].arm} minus the others, points ({level} intervals over seeds and images)"
         tables.show(tables.table(title, ["images/class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows))
     tables.show(url)
 
@@ -60,7 +61,7 @@ def markdown(
     recipe: Recipe,
     table: pd.DataFrame,
     curves: Mapping[str, Mapping[str, Curve]],
-    pairs: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Comparison],
 ) -> str:
     """The tables as Markdown: means, comparisons, curves."""
     level = percent(recipe.study.level)
@@ -80,7 +81,7 @@ def markdown(
     rows = _compared(pairs)
     if rows:
         parts += [
-            f"{pairs[0]['arm']} minus the others, points; {level} intervals, seeds and images drawn again.",
+            f"{pairs[0].arm} minus the others, points; {level} intervals, seeds and images drawn again.",
             tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
         ]
     rows = [
@@ -141,13 +142,12 @@ def described(curve: Curve) -> list[str]:
     ]
 
 
-def _compared(pairs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _compared(pairs: Sequence[Comparison]) -> list[list[str]]:
     """Rows of the comparison table: amount, other arm, an interval for each shown metric."""
     found: dict[tuple[Any, ...], dict[str, str]] = {}
     for pair in pairs:
-        key = (pair["images_per_class"], pair["against"], pair["against_images_per_class"])
-        interval = Interval(pair["estimate"], pair["low"], pair["high"])
-        found.setdefault(key, {})[pair["metric"]] = _interval(interval, "+.1f")
+        key = (pair.images_per_class, pair.against, pair.against_images_per_class)
+        found.setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
     return [
         [
             "" if amount is None else str(amount),
@@ -168,7 +168,7 @@ def _score(mean: float, error: float | None) -> str:
     return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
 
 
-def _interval(interval: Interval, form: str) -> str:
+def _interval(interval: Interval | Comparison, form: str) -> str:
     return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 

@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     recipe = study_recipe(root)
     url = str(root / "study")
     made = make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
-    drawn = SyntheticSet(made, 4, wall_seconds=3.0, busy=0.5)
+    drawn = SyntheticSet(made, 4, wall_hours=3.0 / 3600, busy_share=0.5)
     recipe, dropped = with_amounts(recipe, drawn)
     runs = prepare(recipe, cells(recipe.study), url, drawn.url)
     ended = []
