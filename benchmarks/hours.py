@@ -27,14 +27,14 @@ class Assumed(NamedTuple):
     """What the counts are multiplied with."""
 
     rate: float = 5.0
-    """Images drawn a second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP an image: in each of 25 steps 0.80
+    """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP an image: in each of 25 steps 0.80
     twice, for the guidance, and 2.5 to decode, as torch's counter finds. A quarter of an H100's 989 TFLOP/s makes 5.8 a
     second."""
     imagenet_step: float = 0.54
     """Seconds of a training step on ImageNet with prompts in the vision tower: PromptSRC's authors tell of 6 hours for
     40,000 steps on an A100 (`docs/TRAIN.md`)."""
     step: float = 0.20
-    """The same on the ten other data sets: 8 hours for the 143,520 steps of three seeds."""
+    """The same on the ten other datasets: 8 hours for the 143,520 steps of three seeds."""
     tests: float = 1000.0
     """Images tested a second: 35 GFLOP each are little to a GPU, so 16 cores that decode them decide."""
     price: float = 3.0
@@ -45,7 +45,7 @@ ASSUMED = Assumed()
 
 
 class Training(NamedTuple):
-    """One arm on one data set, all its seeds and amounts together."""
+    """One arm on one dataset, all its seeds and amounts together."""
 
     dataset: str
     method: str
@@ -61,14 +61,14 @@ class Training(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a protocol asks for, all data sets and seeds together."""
+    """What a protocol asks for, all datasets and seeds together."""
 
     runs: int
-    drawn: int
+    generated: int
     """Synthetic images."""
     trainings: list[Training]
     tested: int
-    """Images of the data sets that were trained on, each run's."""
+    """Images of the datasets that were trained on, each run's."""
     carried: int
     """Images of others, each run's."""
 
@@ -80,7 +80,7 @@ class Load(NamedTuple):
 
 def load(protocol: Protocol) -> Load:
     """Count a protocol's work."""
-    runs = drawn = tested = carried = 0
+    runs = generated = tested = carried = 0
     trainings = []
     for name in protocol.datasets:
         recipe, dataset = recipe_of(protocol, name, "/data"), DATASETS[name]
@@ -89,7 +89,7 @@ def load(protocol: Protocol) -> Load:
         tested += count.total() * (dataset.test or 0)
         carried += count.total() * sum(DATASETS[one].test or 0 for one in recipe.evaluation.transfer)
         if any(arm.synthetic for arm in recipe.study.arms):
-            drawn += dataset.classes * recipe.study.amounts[-1]
+            generated += dataset.classes * recipe.study.amounts[-1]
         base = dataset.classes if recipe.dataset.base == "all" else (dataset.classes + 1) // 2
         novel = int(base < dataset.classes)
         groups = {"real": 1, "synthetic": 1 + novel, "both": 2 + novel}
@@ -100,7 +100,7 @@ def load(protocol: Protocol) -> Load:
                 shown = base * arm.overrides.get("dataset.shots", recipe.dataset.shots)
                 length = count[arm.name] * epochs * steps(shown, batch)
                 trainings.append(Training(name, arm.method, length, batch * groups[arm.data]))
-    return Load(runs, drawn, trainings, tested, carried)
+    return Load(runs, generated, trainings, tested, carried)
 
 
 def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
@@ -108,8 +108,8 @@ def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
     first: dict[str, str] = {}
     for protocol in PROTOCOLS.values():
         found, whose = load(protocol), first.setdefault(protocol.runs, protocol.name)
-        counts = [f"{number:,}" for number in (found.runs, found.drawn, found.steps)]
-        seconds = found.drawn / assumed.rate + found.tested / assumed.tests
+        counts = [f"{number:,}" for number in (found.runs, found.generated, found.steps)]
+        seconds = found.generated / assumed.rate + found.tested / assumed.tests
         hours = seconds / 3600 + sum(one.hours(assumed) for one in found.trainings)
         if whose != protocol.name:
             counts, hours = [f"those of `{whose}`", "", ""], 0.0
@@ -130,7 +130,7 @@ def grids(assumed: Assumed) -> tuple[str, str]:
     """All protocols, and the methods of base-to-novel, as Markdown."""
     return (
         tables.markdown_grid(
-            ["protocol", "runs", "images drawn", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
+            ["protocol", "runs", "images generated", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
         ),
         tables.markdown_grid(
             ["method", "training steps", "GPU hours"], list(by_method(PROTOCOLS["base-to-novel"], assumed))
@@ -139,11 +139,13 @@ def grids(assumed: Assumed) -> tuple[str, str]:
 
 
 def main(
-    rate: Annotated[float, typer.Option(help="Images drawn a second; `syncclip plan --probe` tells.")] = ASSUMED.rate,
+    rate: Annotated[
+        float, typer.Option(help="Images generated per second, by `syncclip plan --probe`.")
+    ] = ASSUMED.rate,
     imagenet_step: Annotated[
         float, typer.Option(help="Seconds of a training step on ImageNet.")
     ] = ASSUMED.imagenet_step,
-    step: Annotated[float, typer.Option(help="Seconds of a training step on the other data sets.")] = ASSUMED.step,
+    step: Annotated[float, typer.Option(help="Seconds of a training step on the other datasets.")] = ASSUMED.step,
     tests: Annotated[float, typer.Option(help="Images tested a second.")] = ASSUMED.tests,
     price: Annotated[float, typer.Option(help="USD of an hour of the GPU.")] = ASSUMED.price,
 ) -> None:

@@ -98,6 +98,6 @@ def test_the_plan_of_imagenet_says_what_is_shown(capsys: pytest.CaptureFixture[s
     (line,) = re.findall(r"^syncclip (plan .* --rate .*)$", PAGE, re.MULTILINE)
     outcome = Outcome(capsys, *line.replace("/data", str(tmp_path)).split())
     assert outcome.status == 0, outcome.err
-    shown = PAGE.partition("The second says")[2].split("```")[1].strip().splitlines()
+    shown = PAGE.partition("The second prints")[2].split("```")[1].strip().splitlines()
     assert len(shown) == 5
     assert [line for line in shown if line not in outcome.out.splitlines()] == []
