@@ -1,4 +1,4 @@
-"""Datasets: class names, prompt templates, real images, base and novel halves, few-shot choice."""
+"""From the name or path of a dataset to its classes, prompt template, splits of real images, and few-shot choice."""
 
 from syncclip.datasets.dataset import SPLITS, Dataset, Split
 from syncclip.datasets.files import FolderSet

@@ -1,7 +1,7 @@
-"""The literature's datasets as one table: eleven datasets with training images, and four variants of ImageNet.
+"""The literature's datasets as one table: eleven with training images, and four variants of ImageNet.
 
-They are read as CoOp's instructions lay them out below one folder; see `layouts` for how. The images are the users'
-own to get: nothing is fetched, and each dataset's licence holds.
+They are read from one folder in the layout of CoOp's instructions; see `layouts`. Nothing is downloaded: users get the
+images themselves, under each dataset's licence.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from dataclasses import dataclass
 from typing import Literal
 
 INSTRUCTIONS = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-"""Tells where images and split files come from, and how to lay them out."""
+"""Where images and split files come from, and how to arrange them."""
 
 Layout = Literal["split file", "name lists", "wordnet folders", "numbered folders"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One dataset of the literature: where its files lie, and what must be found in them.
+    """One dataset of the literature: where its files are, and what is expected in them.
 
     Attributes:
         folder: below the root.
-        images: where the images lie, below `folder`; "" for the folder itself.
-        names: the file that gives classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
-        layout: how the files are to be read.
-        splits: below `images`, the folder of each split, where the layout has such.
-        classes: that are told apart; fewer than `classnames.txt` has where only some have images.
-        train, val, test: images; None where there is no such split.
-        licence: of the images, as their page or a copy of it tells; None where neither does, so that `page` must be
-            asked. `docs/data.md` says who told it.
+        images: the images' folder below `folder`; "" for the folder itself.
+        names: the file that lists the classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
+        layout: how the files are read.
+        classes: number of candidates; fewer than in `classnames.txt` where only some have images.
+        train, val, test: number of images; None where there is no such split.
+        licence: of the images, as their page or a copy of it states; None where neither does, so that `page` must be
+            consulted. `docs/data.md` names the sources.
         page: the dataset's own.
-        partial: whether classes without a folder are no candidates, instead of a mistake.
+        splits: the folder of each split below `images`, for layouts with class folders.
+        partial: whether classes without a folder are no candidates, instead of an error.
     """
 
     name: str
     folder: str
     images: str
     names: str
-    layout: Layout
+    layout: Layout = "split file"
     classes: int
-    train: int | None
-    val: int | None
+    train: int | None = None
+    val: int | None = None
     test: int
-    template: str
-    licence: str | None
+    template: str = "a photo of a {}."
+    licence: str | None = None
     page: str
     cite: str
     splits: tuple[tuple[Literal["train", "test"], str], ...] = ()
@@ -51,57 +51,8 @@ class CatalogEntry:
 
     @property
     def terms(self) -> str:
-        """The licence, or that it has to be looked for."""
+        """The licence, or a pointer to the page."""
         return self.licence or "see its page"
-
-
-def _split_file(
-    name: str,
-    folder: str,
-    images: str,
-    names: str,
-    classes: int,
-    counts: tuple[int, int, int],
-    template: str,
-    licence: str | None,
-    page: str,
-    cite: str,
-) -> CatalogEntry:
-    return CatalogEntry(
-        name, folder, images, f"split_zhou_{names}.json", "split file", classes, *counts, template, licence, page, cite
-    )
-
-
-def _variant(
-    name: str,
-    folder: str,
-    images: str,
-    classes: int,
-    test: int,
-    licence: str | None,
-    page: str,
-    cite: str,
-    layout: Layout = "wordnet folders",
-    partial: bool = False,
-) -> CatalogEntry:
-    """A test set for prompts that were learned on ImageNet; its ids are those of ImageNet."""
-    return CatalogEntry(
-        name=name,
-        folder=folder,
-        images=images,
-        names="classnames.txt",
-        layout=layout,
-        classes=classes,
-        train=None,
-        val=None,
-        test=test,
-        template="a photo of a {}.",
-        licence=licence,
-        page=page,
-        cite=cite,
-        splits=(("test", ""),),
-        partial=partial,
-    )
 
 
 RESEARCH = "non-commercial research"
@@ -109,102 +60,93 @@ VGG = "https://www.robots.ox.ac.uk/~vgg/data"
 
 _DATASETS = (
     CatalogEntry(
-        name="imagenet",
-        folder="imagenet",
-        images="images",
-        names="classnames.txt",
-        layout="wordnet folders",
-        classes=1000,
-        train=1_281_167,
-        val=None,
-        test=50_000,
-        template="a photo of a {}.",
-        licence=f"{RESEARCH} and education",
-        page="https://image-net.org",
+        name="imagenet", folder="imagenet", images="images", names="classnames.txt",
+        layout="wordnet folders", splits=(("train", "train"), ("test", "val")),
+        classes=1_000, train=1_281_167, test=50_000,
+        licence=f"{RESEARCH} and education", page="https://image-net.org",
         cite="Deng et al., CVPR 2009; Russakovsky et al., arXiv 1409.0575",
-        splits=(("train", "train"), ("test", "val")),
-    ),
-    _split_file(
-        "caltech101", "caltech-101", "101_ObjectCategories", "Caltech101",
-        100, (4_128, 1_649, 2_465), "a photo of a {}.",
-        "CC BY 4.0", "https://data.caltech.edu/records/mzrjq-6wc02", "Fei-Fei et al., CVPR Workshops 2004",
-    ),
-    _split_file(
-        "oxford_pets", "oxford_pets", "images", "OxfordPets",
-        37, (2_944, 736, 3_669), "a photo of a {}, a type of pet.",
-        "CC BY-SA 4.0", f"{VGG}/pets", "Parkhi et al., CVPR 2012",
-    ),
-    _split_file(
-        "stanford_cars", "stanford_cars", "", "StanfordCars",
-        196, (6_509, 1_635, 8_041), "a photo of a {}.",
-        None, "https://ai.stanford.edu/~jkrause/cars/car_dataset.html", "Krause et al., ICCV Workshops 2013",
-    ),
-    _split_file(
-        "flowers102", "oxford_flowers", "jpg", "OxfordFlowers",
-        102, (4_093, 1_633, 2_463), "a photo of a {}, a type of flower.",
-        None, f"{VGG}/flowers/102", "Nilsback and Zisserman, ICVGIP 2008",
-    ),
-    _split_file(
-        "food101", "food-101", "images", "Food101",
-        101, (50_500, 20_200, 30_300), "a photo of {}, a type of food.",
-        "scientific fair use", "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
-        "Bossard et al., ECCV 2014",
     ),
     CatalogEntry(
-        name="fgvc_aircraft",
-        folder="fgvc_aircraft",
-        images="images",
-        names="variants.txt",
+        name="caltech101", folder="caltech-101", images="101_ObjectCategories", names="split_zhou_Caltech101.json",
+        classes=100, train=4_128, val=1_649, test=2_465,
+        licence="CC BY 4.0", page="https://data.caltech.edu/records/mzrjq-6wc02",
+        cite="Fei-Fei et al., CVPR Workshops 2004",
+    ),
+    CatalogEntry(
+        name="oxford_pets", folder="oxford_pets", images="images", names="split_zhou_OxfordPets.json",
+        classes=37, train=2_944, val=736, test=3_669, template="a photo of a {}, a type of pet.",
+        licence="CC BY-SA 4.0", page=f"{VGG}/pets", cite="Parkhi et al., CVPR 2012",
+    ),
+    CatalogEntry(
+        name="stanford_cars", folder="stanford_cars", images="", names="split_zhou_StanfordCars.json",
+        classes=196, train=6_509, val=1_635, test=8_041,
+        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html", cite="Krause et al., ICCV Workshops 2013",
+    ),
+    CatalogEntry(
+        name="flowers102", folder="oxford_flowers", images="jpg", names="split_zhou_OxfordFlowers.json",
+        classes=102, train=4_093, val=1_633, test=2_463, template="a photo of a {}, a type of flower.",
+        page=f"{VGG}/flowers/102", cite="Nilsback and Zisserman, ICVGIP 2008",
+    ),
+    CatalogEntry(
+        name="food101", folder="food-101", images="images", names="split_zhou_Food101.json",
+        classes=101, train=50_500, val=20_200, test=30_300, template="a photo of {}, a type of food.",
+        licence="scientific fair use", page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
+        cite="Bossard et al., ECCV 2014",
+    ),
+    CatalogEntry(
+        name="fgvc_aircraft", folder="fgvc_aircraft", images="images", names="variants.txt",
         layout="name lists",
-        classes=100,
-        train=3_334,
-        val=3_333,
-        test=3_333,
-        template="a photo of a {}, a type of aircraft.",
-        licence=RESEARCH,
-        page=f"{VGG}/fgvc-aircraft",
-        cite="Maji et al., arXiv 1306.5151",
+        classes=100, train=3_334, val=3_333, test=3_333, template="a photo of a {}, a type of aircraft.",
+        licence=RESEARCH, page=f"{VGG}/fgvc-aircraft", cite="Maji et al., arXiv 1306.5151",
     ),
-    _split_file(
-        "sun397", "sun397", "SUN397", "SUN397",
-        397, (15_880, 3_970, 19_850), "a photo of a {}.",
-        None, "https://vision.princeton.edu/projects/2010/SUN", "Xiao et al., CVPR 2010",
+    CatalogEntry(
+        name="sun397", folder="sun397", images="SUN397", names="split_zhou_SUN397.json",
+        classes=397, train=15_880, val=3_970, test=19_850,
+        page="https://vision.princeton.edu/projects/2010/SUN", cite="Xiao et al., CVPR 2010",
     ),
-    _split_file(
-        "dtd", "dtd", "images", "DescribableTextures",
-        47, (2_820, 1_128, 1_692), "{} texture.",
-        "research", f"{VGG}/dtd", "Cimpoi et al., CVPR 2014",
+    CatalogEntry(
+        name="dtd", folder="dtd", images="images", names="split_zhou_DescribableTextures.json",
+        classes=47, train=2_820, val=1_128, test=1_692, template="{} texture.",
+        licence="research", page=f"{VGG}/dtd", cite="Cimpoi et al., CVPR 2014",
     ),
-    _split_file(
-        "eurosat", "eurosat", "2750", "EuroSAT",
-        10, (13_500, 5_400, 8_100), "a centered satellite photo of {}.",
-        "MIT", "https://github.com/phelber/EuroSAT", "Helber et al., JSTARS 2019, arXiv 1709.00029",
+    CatalogEntry(
+        name="eurosat", folder="eurosat", images="2750", names="split_zhou_EuroSAT.json",
+        classes=10, train=13_500, val=5_400, test=8_100, template="a centered satellite photo of {}.",
+        licence="MIT", page="https://github.com/phelber/EuroSAT", cite="Helber et al., JSTARS 2019, arXiv 1709.00029",
     ),
-    _split_file(
-        "ucf101", "ucf101", "UCF-101-midframes", "UCF101",
-        101, (7_639, 1_898, 3_783), "a photo of a person doing {}.",
-        None, "https://www.crcv.ucf.edu/data/UCF101.php", "Soomro et al., arXiv 1212.0402",
+    CatalogEntry(
+        name="ucf101", folder="ucf101", images="UCF-101-midframes", names="split_zhou_UCF101.json",
+        classes=101, train=7_639, val=1_898, test=3_783, template="a photo of a person doing {}.",
+        page="https://www.crcv.ucf.edu/data/UCF101.php", cite="Soomro et al., arXiv 1212.0402",
     ),
-    _variant(
-        "imagenet_v2", "imagenetv2", "imagenetv2-matched-frequency-format-val",
-        1000, 10_000, "as ImageNet's", "https://github.com/modestyachts/ImageNetV2", "Recht et al., arXiv 1902.10811",
-        layout="numbered folders",
+    CatalogEntry(
+        name="imagenet_v2", folder="imagenetv2", images="imagenetv2-matched-frequency-format-val",
+        names="classnames.txt",
+        layout="numbered folders", splits=(("test", ""),),
+        classes=1_000, test=10_000,
+        licence="as ImageNet's", page="https://github.com/modestyachts/ImageNetV2",
+        cite="Recht et al., arXiv 1902.10811",
     ),
-    _variant(
-        "imagenet_sketch", "imagenet-sketch", "images",
-        1000, 50_889, "MIT", "https://github.com/HaohanWang/ImageNet-Sketch", "Wang et al., arXiv 1905.13549",
+    CatalogEntry(
+        name="imagenet_sketch", folder="imagenet-sketch", images="images", names="classnames.txt",
+        layout="wordnet folders", splits=(("test", ""),),
+        classes=1_000, test=50_889,
+        licence="MIT", page="https://github.com/HaohanWang/ImageNet-Sketch", cite="Wang et al., arXiv 1905.13549",
     ),
-    _variant(
-        "imagenet_a", "imagenet-adversarial", "imagenet-a",
-        200, 7_500, "MIT", "https://github.com/hendrycks/natural-adv-examples", "Hendrycks et al., arXiv 1907.07174",
-        partial=True,
+    CatalogEntry(
+        name="imagenet_a", folder="imagenet-adversarial", images="imagenet-a", names="classnames.txt",
+        layout="wordnet folders", splits=(("test", ""),), partial=True,
+        classes=200, test=7_500,
+        licence="MIT", page="https://github.com/hendrycks/natural-adv-examples",
+        cite="Hendrycks et al., arXiv 1907.07174",
     ),
-    _variant(
-        "imagenet_r", "imagenet-rendition", "imagenet-r",
-        200, 30_000, None, "https://github.com/hendrycks/imagenet-r", "Hendrycks et al., arXiv 2006.16241",
-        partial=True,
+    CatalogEntry(
+        name="imagenet_r", folder="imagenet-rendition", images="imagenet-r", names="classnames.txt",
+        layout="wordnet folders", splits=(("test", ""),), partial=True,
+        classes=200, test=30_000,
+        page="https://github.com/hendrycks/imagenet-r", cite="Hendrycks et al., arXiv 2006.16241",
     ),
 )  # fmt: skip
 
 DATASETS = {entry.name: entry for entry in _DATASETS}
-"""By name. Counts are those of the published split files; templates are the hand-written ones of CoOp."""
+"""By name. Counts are those of the published split files; templates are CoOp's hand-written ones."""

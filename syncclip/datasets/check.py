@@ -1,4 +1,4 @@
-"""Is a dataset there as it should be: what is missing, and do the counts agree with the literature's."""
+"""Whether a dataset is complete: what is missing, and whether its counts agree with the literature's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Check:
     """What was found of one dataset.
 
     Attributes:
-        found, expected: classes that may be answered and images of each split; None where there is no such split,
+        found, expected: number of candidate classes and of images per split; None where there is no such split,
             nothing was found, or nothing is known of the dataset.
-        problems: one sentence each; none where all is as it should be.
+        problems: one sentence each.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Check:
     problems: list[str]
 
     def count(self, what: str) -> str:
-        """A count for people: `2,820`, or `12 of 2,820` where another one is expected."""
+        """A count as text: `2,820`, or `12 of 2,820` where another one is expected."""
         found, expected = self.found[what], self.expected[what]
         if expected is None or found == expected:
             return "" if found is None else f"{found:,}"
@@ -42,15 +42,15 @@ class Check:
 
 
 def check(name: str, root: str | None, images: bool = False) -> Check:
-    """Look at one dataset of the literature, or at a user's own data by its path.
+    """Check one dataset of the literature, or a user's own data by its path.
 
     Args:
         root: the folder of all datasets.
         images: open every image, which takes minutes to hours.
 
     Raises:
-        UserError: a user's own data is no dataset; one of the literature was asked for without a root, or the root
-            is not there.
+        UserError: a user's own data is no dataset; a dataset of the literature is asked for without a root, or the
+            root does not exist.
     """
     entry = DATASETS.get(name)
     if entry is not None:
@@ -64,7 +64,7 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
     found: dict[str, int | None] = {"classes": len(dataset.candidates)}
     found |= {split: len(dataset.splits[split]) if split in dataset.splits else None for split in SPLITS}
-    if dataset.whole_train is not None:  # packed with the images that some shots need
+    if dataset.whole_train is not None:  # only the images of some few-shot choices were packed
         found["train"] = len(dataset.whole_train)
     problems = []
     if entry is not None:
@@ -77,25 +77,25 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
 
 
 def require_root(root: str | None) -> None:
-    """Ask for the folder of all datasets.
+    """Require the folder of all datasets.
 
     Raises:
-        UserError: none is named, or it is not there.
+        UserError: none is given, or it does not exist.
     """
     if not root:
-        raise UserError("the literature's datasets are read from your disk; say where they lie with --root DIR.")
+        raise UserError("the literature's datasets are read from your disk; give their folder with --root DIR.")
     if storage.is_local(root) and not storage.local_path(root).is_dir():
         raise UserError(
-            f"{root}: this folder of the datasets does not exist; CoOp's instructions tell how to lay them out: "
+            f"{root}: this folder of the datasets does not exist; CoOp's instructions describe its layout: "
             f"{INSTRUCTIONS}."
         )
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and one row for each dataset of the literature, with whether it lies below `root`, packed or not.
+    """Headings and a row for each dataset of the literature; with `root`, also whether it is there, packed or not.
 
     Raises:
-        UserError: the root is not there.
+        UserError: the root does not exist.
     """
     if root is not None:
         require_root(root)
@@ -121,7 +121,7 @@ def _there(root: str, entry: CatalogEntry) -> bool:
 
 
 def _empty(dataset: Dataset) -> Iterable[str]:
-    """Classes that a split shows no image of, though it could."""
+    """Classes without an image in a split that should have some."""
     for split, images in dataset.splits.items():
         without = sorted(set(dataset.candidates) - set(images.labels.tolist()))
         if without and not (split != "test" and set(without) <= set(dataset.novel)):

@@ -1,4 +1,4 @@
-"""What a dataset is: named classes, a prompt template, splits of real images, and two halves of the classes."""
+"""A dataset: named classes, a prompt template, splits of real images, and the division into base and novel classes."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ class ImageView:
 class Dataset:
     """Classes, template and real images. A label is a position in `classnames`: names may repeat, ids never.
 
-    The first ids, by default `ceil(C / 2)`, are the base classes, which have real training images; the rest are
+    The first ids, by default `ceil(C / 2)`, are the base classes, which have real training images; the others are
     novel.
 
     Attributes:
-        base_count: how many of the first ids are base; None for half of them, rounded up.
-        only: the ids among which an image's class is looked for; None for all. A test set with images of few
-            classes keeps the ids of the training set that it belongs to, and leaves the others out here.
-        whole_train: (N,) class ids of the whole training split, where `splits["train"]` holds a part of it: the shots
-            are drawn from the whole. Row i of the part is row `part[i]` of the whole.
+        base_count: number of base classes; None: half of all, rounded up.
+        only: ids of the candidate classes; None: all. A test set with images of few classes keeps the ids of the
+            training set that it belongs to, and excludes the others here.
+        whole_train: (N,) class ids of the whole training split, where `splits["train"]` has a part of it: few-shot
+            choices are made from the whole. Row i of the part is row `part[i]` of the whole.
         part: see `whole_train`; ascending.
     """
 
@@ -88,12 +88,12 @@ class Dataset:
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
             raise UserError(
-                f"dataset {self.name!r} has {len(self.classnames)} class; a base half and a novel half need at least 2."
+                f"dataset {self.name!r} has {len(self.classnames)} class; base and novel classes need at least 2."
             )
         for label, name in enumerate(self.classnames):
             if not spoken(name) or not name.isprintable():
                 raise UserError(
-                    f"dataset {self.name!r}: class {label} is called {name!r}, which no text encoder can read; "
+                    f"dataset {self.name!r}: class {label} has the name {name!r}, which no text encoder can read; "
                     "rename it, or give names with dataset.classnames."
                 )
         if "{}" not in self.template:
@@ -108,7 +108,7 @@ class Dataset:
                     f"but there are {len(self.classnames)} classes (0 to {len(self.classnames) - 1})."
                 )
             if self.only is not None and not set(np.unique(labels).tolist()) <= set(self.only):
-                raise UserError(f"dataset {self.name!r}, split {split}: shows classes that are no candidates.")
+                raise UserError(f"dataset {self.name!r}, split {split}: has images of classes that are no candidates.")
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.part is None)
 
@@ -124,11 +124,11 @@ class Dataset:
 
     @property
     def candidates(self) -> list[int]:
-        """Ids among which an image's class is looked for, ascending."""
+        """Ids of the classes that a prediction may name, ascending."""
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
-        """The template with a class's name in it."""
+        """The template with the name of a class."""
         return self.template.replace("{}", self.classnames[label])
 
     def split(self, name: Split) -> ImageSet:
@@ -146,12 +146,12 @@ class Dataset:
 
         Args:
             shots: images per class, at least 1; a class with fewer gives all it has.
-            seed: decides which.
-            classes: "base" for base-to-novel, "all" for few-shot learning over every class.
+            seed: of the choice.
+            classes: "base" for base-to-novel, "all" for few-shot learning of all classes.
 
         Raises:
-            UserError: fewer than one image is asked for, a wanted class has none, or the dataset was packed
-                without the images of this choice.
+            UserError: fewer than one image is requested, a class has none, or the dataset was packed without the
+                images of this choice.
         """
         if shots < 1:
             raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
@@ -168,7 +168,7 @@ class Dataset:
         return rows if self.part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
-        """Rows of the part that was packed, from rows of the whole training split."""
+        """Rows of the packed part, from rows of the whole training split."""
         assert self.part is not None
         places = np.searchsorted(self.part, rows)
         there = places < len(self.part)

@@ -1,4 +1,4 @@
-"""The few-shot choice of the literature: which training images a run may see."""
+"""The few-shot choice of the literature: which real training images a run uses."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def draw(labels: Iterable[int], per_class: int, generator: random.Random) -> dic
 
     Args:
         labels: the class id of every row of one split, in the split's own order.
-        per_class: rows wanted of each label; a label with fewer gives all it has, in order, and draws no random number.
-        generator: Python's own generator; it is advanced, so that a second split can be drawn after the first.
+        per_class: rows of each label; a label with fewer gives all it has, in order, without drawing a random number.
+        generator: Python's own; it is advanced, so that a second split can be drawn after the first.
 
     Returns:
-        For each label the rows drawn, labels in order of first appearance, rows in the order drawn.
+        The rows of each label, labels in order of first appearance, rows in the order drawn.
 
     Source: CoOp (arXiv 2109.01134), whose published runs use seeds 1, 2, 3; see `choose_rows`.
     """
@@ -35,9 +35,9 @@ def choose_rows(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Rows of the training (and validation) split that a few-shot run uses: a pure function of its arguments.
 
-    One generator, seeded once, serves the whole training split and then the validation split with min(per_class, 4);
-    only afterwards are the wanted classes taken. So the choice for one class does not depend on which half is wanted,
-    and equals the choice of published runs wherever the split's order is theirs.
+    One generator, seeded once, draws from the whole training split and then, min(per_class, 4) images a class, from the
+    validation split; the wanted classes are selected afterwards. So the choice for a class does not depend on which
+    others are wanted, and equals the choice of published runs wherever the split's order is theirs.
 
     Args:
         train, validation: labels of the splits in their own order; None where there is no validation split.

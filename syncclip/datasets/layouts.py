@@ -1,7 +1,7 @@
-"""Reading the literature's datasets as they lie on disk: split files, name lists, folders called by WordNet ids.
+"""Reading the literature's datasets from disk: split files, name lists, folders named by WordNet ids.
 
-Everything is keyed by class id, for names may repeat. Files that a layout does not name (hidden ones, `README.txt`,
-Caltech's `BACKGROUND_Google`, CoOp's pickles of its own choices) are never opened.
+Everything is keyed by class id, as names may repeat. Files that are not part of a layout (hidden ones, `README.txt`,
+Caltech's `BACKGROUND_Google`, pickles of CoOp's few-shot choices) are never opened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from syncclip.datasets.labels import Labelled, first_gaps
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout holds: names by id, the files of each split, and the ids that may be answered."""
+    """Content of a dataset's folder: class names by id, the files of each split, and the candidate ids."""
 
     classnames: list[str]
     splits: dict[Split, Labelled[str]]
@@ -29,11 +29,11 @@ class Found:
 
 
 def read_layout(entry: CatalogEntry, root: Path) -> Found:
-    """Read one dataset of the literature from the folder that holds them all. No image is opened.
+    """Read one dataset of the literature from the folder of all of them. No image is opened.
 
     Raises:
-        UserError: the folder, a list or images are missing, or a list is not what it should be; the sentence says
-            which, and where CoOp's instructions get it.
+        UserError: the folder, a list or images are missing, or a list is malformed; the message says which, and where
+            to get it.
     """
     folder = root / entry.folder
     for place, what in ((root, "folder of the datasets"), (folder, f"folder of {entry.name}")):
@@ -55,7 +55,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
     """Class names and images of a `split_*.json`: for each split a list of [path below `images`, class id, name].
 
     Raises:
-        UserError: not such a file, ids or names that contradict each other, or images that are not there.
+        UserError: not such a file, ids or names that contradict each other, or missing images.
     """
     entries = split_entries(file)
     names: dict[int, str] = {}
@@ -64,7 +64,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
         splits[split] = []
         for path, label, name in items:
             if names.setdefault(label, name) != name:
-                raise UserError(f"{file}: class {label} is called both {names[label]!r} and {name!r}; mend the file.")
+                raise UserError(f"{file}: class {label} is called both {names[label]!r} and {name!r}; fix the file.")
             splits[split].append((f"{images}/{path}", label))
     if not names:
         raise UserError(f"{file}: lists no images; get the file again ({INSTRUCTIONS}).")
@@ -77,15 +77,15 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """The lists of a split file that are not empty: (path below the images, class id, name as it stands there).
+    """The non-empty lists of a split file: (path below the images, class id, name as written).
 
     Raises:
-        UserError: not such a file, or a wrong entry; the sentence has its place.
+        UserError: not such a file, or a malformed entry; the message has its place.
     """
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); get the file anew ({INSTRUCTIONS}).") from error
+        raise UserError(f"{file}: not readable as JSON ({error}); get the file again ({INSTRUCTIONS}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         raise UserError(f"{file}: no split file, which has lists 'train', 'val' and 'test'; {INSTRUCTIONS} has it.")
     return {
@@ -101,13 +101,13 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
             if int(label) < 0:
                 raise UserError(f"{place}: label {label} is out of range; ids count from 0.")
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
-                raise UserError(f"{place}: {path!r} leads out of the image folder; mend the file.")
+                raise UserError(f"{place}: {path!r} is outside the image folder; fix the file.")
             return path, int(label), name
-    raise UserError(f"{place}: {item!r} is not [path, class id, class name]; mend the file.")
+    raise UserError(f"{place}: {item!r} is not [path, class id, class name]; fix the file.")
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
-    """FGVC's lists: the order of `variants.txt` gives ids; `images_variant_train.txt` has `1234567 name words`."""
+    """FGVC's lists: ids follow the order of `variants.txt`; `images_variant_train.txt` has `1234567 name words`."""
     listed = folder / entry.names
     names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
     ids = {name: label for label, name in enumerate(names)}
@@ -129,8 +129,8 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
 def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
     """ImageNet and its variants: a class's id is the rank of its WordNet id among those of `classnames.txt`.
 
-    In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that what was
-    learned for a class is what is tested.
+    In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that prompts
+    learned on ImageNet are tested on the same classes.
     """
     listed = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
@@ -148,10 +148,9 @@ def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
         if without and not entry.partial:
             raise UserError(
                 f"{place}: {len(without):,} of {len(names):,} classes of {entry.names} have no folder there "
-                f"({few([names[label] for label in without])}); unpack the dataset anew."
+                f"({few([names[label] for label in without])}); unpack the dataset again."
             )
         splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in images_in(one)]
-    # Every other class is no answer to any of the images.
     candidates = sorted(folders) if entry.partial else list(range(len(names)))
     return Found(names, splits, candidates)
 
@@ -162,23 +161,23 @@ def _classnames(file: Path) -> dict[str, str]:
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in listed:
-            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a name; get the file anew.")
+            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a name; get the file again.")
         listed[wordnet] = name.strip()
     return listed
 
 
 def _wordnet(folder: Path, keys: list[str] | None, listed: dict[str, str], entry: CatalogEntry) -> str:
-    """The WordNet id that a class folder stands for, by its name or (given `keys`) by its number."""
+    """The WordNet id of a class folder, by its name or (given `keys`) by its number."""
     if keys is None:
         if folder.name not in listed:
-            raise UserError(f"{folder}: no class of {entry.names} is called so; remove the folder or mend the list.")
+            raise UserError(f"{folder}: no class of this name in {entry.names}; remove the folder or fix the list.")
         return folder.name
     if not folder.name.isdecimal() or int(folder.name) >= len(keys):
         raise UserError(
-            f"{folder}: label out of range; folders are called by their place in {entry.names}, 0 to {len(keys) - 1}."
+            f"{folder}: label out of range; folders are numbered by their line in {entry.names}, 0 to {len(keys) - 1}."
         )
     return keys[int(folder.name)]
 
 
 def _where(entry: CatalogEntry) -> str:
-    return f"CoOp's instructions tell where to get it and how to lay it out: {INSTRUCTIONS} ({entry.name})."
+    return f"CoOp's instructions describe where to get it and its layout: {INSTRUCTIONS} ({entry.name})."

@@ -1,4 +1,4 @@
-"""From a dataset's name, or the path of a user's data, to a `Dataset`."""
+"""From the name of a dataset, or the path of a user's data, to a `Dataset`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ SHIPPED = {"icons": "icons/dataset"}
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Load a shipped dataset, one of the literature, or a user's own data, with the halves that are wanted.
+    """Load a shipped dataset, one of the literature, or a user's own data, with the base classes of the settings.
 
     Images are read when they are used, not here.
 
     Raises:
-        UserError: nothing of that name, or what is there is no dataset; the sentence names what there is. Or a base
-            class has no image to train.
+        UserError: the name is unknown, the data is malformed, or a base class has no training image.
     """
     dataset = with_base(read_dataset(settings), settings.base, settings.base_seed)
     if "train" in dataset.splits:
@@ -42,7 +41,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """`load_dataset` with the classes in the order in which the data has them.
+    """`load_dataset` with the classes in the data's own order.
 
     Raises:
         UserError: see `load_dataset`.
@@ -82,19 +81,19 @@ def load_entry(entry: CatalogEntry, root: str) -> Dataset:
 
 
 def known(name: str) -> bool:
-    """Whether this is the name of a dataset, and not a path."""
+    """Whether this is the name of a dataset rather than a path."""
     return name in SHIPPED or name in DATASETS
 
 
 def _published(settings: DatasetSettings) -> Dataset | None:
-    """A dataset that is called by its name, or was packed; None for anything else."""
+    """A dataset with a name here, or a packed one; None for anything else."""
     name, root = settings.name, settings.root
     if root is None and name in SHIPPED:
         return load_packed(str(embedded.folder(SHIPPED[name])), name)
     if name in DATASETS and root is None:
         raise UserError(
-            f"dataset {name!r} is read from your disk; say where the datasets lie with --root DIR, or in a recipe "
-            "with dataset.root=DIR; `syncclip datasets ls` tells where to get them."
+            f"dataset {name!r} is read from your disk; give the folder of the datasets with --root DIR, or in a recipe "
+            "with dataset.root=DIR; `syncclip datasets ls` lists where to get them."
         )
     if find_packed(_place(settings)):
         return load_packed(_place(settings))
@@ -108,13 +107,13 @@ def _own(settings: DatasetSettings) -> Dataset:
     if storage.is_local(place) and not path.exists():
         raise UserError(_nothing_there(settings, place))
     if path.is_file() and path.suffix not in KINDS:
-        raise UserError(f"{place}: a table of images ends in {', '.join(KINDS)}; or give the folder of the images.")
+        raise UserError(f"{place}: a table must end in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
     tars = {} if path.is_file() else find_tars(place)
     if tars:
         return load_webdataset(place, tars, name, settings.classnames, settings.split_seed)
     if not storage.is_local(place):
-        raise UserError(f"{place}: neither {PACKED_FILE} nor tars there; a remote dataset must be packed as shards.")
+        raise UserError(f"{place}: has neither {PACKED_FILE} nor tars; a remote dataset must be packed as shards.")
     tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
     if tables:
         return load_table(tables, Path(name).stem, settings.classnames, settings.split_seed)
@@ -127,24 +126,24 @@ def _place(settings: DatasetSettings) -> str:
 
 
 def _check_names(dataset: Dataset) -> None:
-    """In a user's own data and names each stands for one class; in ImageNet's a few stand for two."""
+    """Names in a user's own data must be unique; in ImageNet's a few are shared by two classes."""
     twice = [name for name, count in Counter(dataset.classnames).items() if count > 1]
     if twice:
         ids = [label for label, name in enumerate(dataset.classnames) if name == twice[0]]
         raise UserError(
-            f"dataset {dataset.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, which "
-            "no prompt can tell apart; rename them, or give names with dataset.classnames."
+            f"dataset {dataset.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, so their "
+            "prompts would be the same; rename them, or give names with dataset.classnames."
         )
 
 
 def _check_base(dataset: Dataset) -> None:
-    """Refuse early what the few-shot choice would refuse after the synthesis."""
+    """Refuse before the synthesis what the few-shot choice would refuse after it."""
     train = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
     shown = set(np.unique(train).tolist())
     without = [dataset.classnames[label] for label in dataset.base if label not in shown]
     if without:
         raise UserError(
-            f"dataset {dataset.name!r}: no image to train base class {without[0]!r}"
+            f"dataset {dataset.name!r}: no training image of base class {without[0]!r}"
             f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with dataset.base."
         )
 

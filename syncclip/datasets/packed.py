@@ -1,4 +1,4 @@
-"""A dataset as shards, local or remote: `dataset.json` beside the shard folders `train/`, `val/` and `test/`."""
+"""Opening a packed dataset, local or remote: `dataset.json` beside the shard folders `train/`, `val/` and `test/`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from syncclip.storage import documents
 
 PACKED_FILE = "dataset.json"
 FIRST_PACKED_FILE = "benchmark.json"
-"""How earlier versions called it."""
+"""Its name in earlier versions."""
 WHOLE_TRAIN = "train.parquet"
-"""Class ids of the whole training split, of which `train/` holds the images that some choices of shots need."""
+"""Class ids of the whole training split, of which `train/` has only the images of some few-shot choices."""
 
 
 class PackedDataset(BaseModel):
-    """What `dataset.json` holds."""
+    """Content of `dataset.json`."""
 
     name: str | None = None
     classnames: list[str] = Field(min_length=1)
     template: str = TEMPLATE
     splits: dict[Split, int] | None = None
-    """Images of each split that there is; all three where it is not told."""
+    """Number of images of each split; None: there are all three splits, of unknown size."""
     only: list[int] | None = None
-    """The ids that may be answered; None for all."""
+    """Ids of the candidate classes; None: all."""
 
 
 def find_packed(url: str) -> str | None:
-    """Where the description of the packed dataset in a folder lies; None where nothing is packed."""
+    """The `dataset.json` of a folder or URL; None where no dataset is packed there."""
     places = [storage.join(url, name) for name in (PACKED_FILE, FIRST_PACKED_FILE)]
     return next((place for place in places if storage.exists(place)), None)
 
@@ -40,12 +40,12 @@ def load_packed(url: str, name: str | None = None) -> Dataset:
     """Open a packed dataset.
 
     Raises:
-        UserError: `dataset.json` is missing or broken, or a split hasn't all the images that were packed.
+        UserError: `dataset.json` is missing or broken, or a split lacks images that were packed.
     """
     file = find_packed(url)
     if file is None:
         file = storage.join(url, PACKED_FILE)
-        raise UserError(f"{file}: missing; the dataset's data is not where it should be.")
+        raise UserError(f"{file}: missing; check the path, or pack the dataset with `syncclip shards pack`.")
     try:
         packed = PackedDataset.model_validate_json(storage.read_bytes(file))
     except ValidationError as error:
@@ -55,8 +55,8 @@ def load_packed(url: str, name: str | None = None) -> Dataset:
     for split, count in (packed.splits or {}).items():
         if len(opened[split]) != count:
             raise UserError(
-                f"{storage.join(url, split)}: {len(opened[split])} of {count} images are there, a shard is missing "
-                "or damaged; `syncclip shards verify` tells which, pack the dataset again"
+                f"{storage.join(url, split)}: only {len(opened[split])} of {count} images are there, as a shard is "
+                "missing or damaged; find it with `syncclip shards verify`, or pack the dataset again"
             )
     splits: dict[Split, Images] = dict(opened)
     whole = None

@@ -1,4 +1,4 @@
-"""A dataset packed into shards once, so that a cluster streams its images from one place."""
+"""Packing a dataset into shards once, so that a cluster streams its images from one place."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from syncclip.shards.layout import committed
 from syncclip.shards.writer import Sample, write_shard
 
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
-"""Those of the literature."""
+"""The literature's."""
 SHARD_IMAGES = 512
 QUALITY = 95
-"""Of the JPEG files that scaled images become."""
+"""Of the JPEG files of scaled images."""
 PACKING = "packing.json"
-"""What is being packed; written first, so that nothing else is ever mixed into the folder."""
+"""What is being packed; written first, so that no two datasets are ever mixed in a folder."""
 READERS = 8
 
 Rows = npt.NDArray[np.int64]
@@ -47,31 +47,31 @@ def pack(
 ) -> dict[Split, int]:
     """Write few-shot training, validation and test images as shards, and `dataset.json` last.
 
-    The training split gets the images that any of the few-shot choices needs, of all classes; each keeps its number
-    in the whole split, so that the very same shots are chosen from the packed dataset. Files are kept as they are
-    unless `resize` is given. Every image is decoded once, for a broken one is best found here.
+    Of the training split, the images that any of the few-shot choices needs are packed, of all classes; each keeps its
+    index in the whole split, so that the same shots are chosen from the packed dataset. Files are kept as they are
+    unless `resize` is given. Every image is decoded once, so that broken ones are found here.
 
-    Killed at any time, the same call completes the folder: committed shards stay.
+    After a crash at any time, the same call completes the folder; committed shards are kept.
 
     Args:
-        dataset: with its classes in their first order (see `loading.read_dataset`), for halves are chosen again
+        dataset: with its classes in their original order (see `loading.read_dataset`), as base classes are chosen
             whenever it is loaded.
         url: folder or URL to write to.
         shots, seeds: of the few-shot choices.
         resize: shorter side in pixels to which larger images are scaled down (bicubic) and saved as JPEG.
 
     Returns:
-        Images of each split.
+        Number of images of each split.
 
     Raises:
-        UserError: the folder holds something else, an image cannot be read, the dataset was packed already.
+        UserError: the folder has other content, an image cannot be read, or the dataset is packed already.
     """
     if dataset.whole_train is not None:
         raise UserError(f"dataset {dataset.name!r} is packed already; copy its folder instead.")
     assert dataset.base_count is None
     shots, seeds = sorted(set(shots)), sorted(set(seeds))
     if not shots or shots[0] < 1 or not seeds:
-        raise UserError(f"--shots {shots} --seeds {seeds} choose nothing; give at least one of each, shots from 1.")
+        raise UserError(f"--shots {shots} --seeds {seeds} select no image; give at least one of each, shots from 1.")
     rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
     if "train" in rows:
         rows["train"] = _needed(dataset.splits["train"].labels, len(dataset.classnames), shots, seeds)
@@ -100,22 +100,22 @@ def numbers(option: str, text: str) -> list[int]:
     """The numbers of an option such as `--seeds 1,2,3`.
 
     Raises:
-        UserError: they are none.
+        UserError: the text is something else.
     """
     try:
         return [int(number) for number in text.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {text}: give whole numbers with commas between them, such as 1,2,3.") from error
+        raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
 
 
 def _needed(labels: Rows, classes: int, shots: Sequence[int], seeds: Sequence[int]) -> Rows:
-    """Rows of the training split that one of the choices needs, ascending."""
+    """Ascending rows of the training split that any of the choices needs."""
     chosen = [choose_rows(labels, None, k, seed, range(classes))[0] for k, seed in itertools.product(shots, seeds)]
     return np.unique(np.concatenate(chosen))
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
-    """Say in the folder what will be packed there; refuse a folder of something else."""
+    """Record in the folder what is packed there; refuse a folder with other content."""
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
@@ -134,11 +134,11 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
         if differs:
             key = differs[0]
             raise UserError(
-                f"{url}: something else is packed there: {key} is {there.get(key)!r} there and {mine[key]!r} here; "
+                f"{url}: another dataset is packed there, whose {key} is {there.get(key)!r} instead of {mine[key]!r}; "
                 "choose another folder."
             )
     elif storage.listdir(url):
-        raise UserError(f"{url}: not empty, and nothing that `shards pack` began; choose another folder.")
+        raise UserError(f"{url}: not empty, and not begun by `shards pack`; choose another folder.")
     storage.write_bytes(place, (json.dumps(mine, indent=1) + "\n").encode())
 
 

@@ -43,7 +43,7 @@ def test_sound_data_of_ones_own_is_told_so(capsys: pytest.CaptureFixture[str], t
     ("arguments", "part"),
     [
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
-        (["check", "dtd"], "say where they lie with --root DIR"),
+        (["check", "dtd"], "give their folder with --root DIR"),
         (["check", "all", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
         (["ls", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
     ],
@@ -72,7 +72,7 @@ def test_a_recipe_says_what_is_packed_and_how(capsys: pytest.CaptureFixture[str]
 def test_wrong_numbers_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = str(folder_of_folders(tmp_path / "mine", per_class=4))
     assert "--shots few: give whole numbers" in Outcome(capsys, "shards", "pack", folder, "--shots", "few").refusal
-    assert "choose nothing" in Outcome(capsys, "shards", "pack", folder, "--shots", "0").refusal
+    assert "select no image" in Outcome(capsys, "shards", "pack", folder, "--shots", "0").refusal
     assert "dataset.resize" in Outcome(capsys, "shards", "pack", folder, "--resize", "0").refusal
 
 

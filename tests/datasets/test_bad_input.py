@@ -75,7 +75,7 @@ HALF = encoded(make_image(0, 0))[:60]
 PUBLISHED: dict[str, tuple[Spoil, str]] = {
     "no root": (remove("."), "data: this folder of the datasets does not exist; CoOp's instructions"),
     "no dataset": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
-    "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions tell where to get it"),
+    "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions describe where to get it"),
     "images not on disk": (five_gone, "5 of the 35 images that it lists are not on disk ("),
     "a broken image": (first_image(HALF), ".jpg: unreadable image: "),
     "an empty image": (first_image(b""), ".jpg: unreadable image: "),
@@ -84,10 +84,10 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
         entries(lambda item: None if item[1] == 1 else item),
         f"{SPLIT_FILE}: ids run to 2, but 1 have no image",
     ),
-    "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; a base half and a novel"),
+    "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; base and novel classes"),
     "a name without a token": (
         entries(lambda item: [*item[:2], "_" if item[1] == 2 else item[2]]),
-        "'dtd': class 2 is called '', which no text encoder can read",
+        "'dtd': class 2 has the name '', which no text encoder can read",
     ),
     "two names for a class": (
         entries(lambda item: [*item[:2], str(item[0]) if item[1] == 2 else item[2]]),
@@ -155,7 +155,7 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
     "a number out of range": (
         "imagenet_v2",
         lambda root: (root / "imagenetv2/imagenetv2-matched-frequency-format-val/12").mkdir(),
-        "val/12: label out of range; folders are called by their place in classnames.txt, 0 to 11",
+        "val/12: label out of range; folders are numbered by their line in classnames.txt, 0 to 11",
     ),
 }
 
@@ -202,11 +202,11 @@ OWN: dict[str, tuple[Spoil, str]] = {
     "one class": (one_class, "has only one class ('red_circle'); classification needs at least 2"),
     "two classes of one name": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
-        "classes 4 and 5 are all called 'red circle', which no prompt can tell apart",
+        "classes 4 and 5 are all called 'red circle', so their prompts would be the same",
     ),
     "a name without a token": (
         lambda folder: (folder / "red_circle").rename(folder / "_"),
-        "is called '', which no text encoder can read",
+        "has the name '', which no text encoder can read",
     ),
     "a broken image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "another file": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
@@ -234,7 +234,7 @@ def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: 
         ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must count from 0 without gaps"),
         ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no image"),
         ("red_circle/003.png,²,b", "class '²' has 1 image; splitting needs at least 3"),
-        ("red_circle/003.png,0,a", "has 1 class; a base half and a novel half need at least 2"),
+        ("red_circle/003.png,0,a", "has 1 class; base and novel classes need at least 2"),
         ("./red_circle/000.png,0,a", "red_circle/000.png is already listed in "),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_novel_class_needs_no_training_image(tmp_path: Path) -> None:
 def test_a_base_class_without_training_images_is_named(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 2, "val": 1, "test": 1})
     shutil.rmtree(tmp_path / "train" / "blue_circle")
-    with pytest.raises(UserError, match="no image to train base class 'blue circle'"):
+    with pytest.raises(UserError, match="no training image of base class 'blue circle'"):
         load_dataset(DatasetSettings(name=str(tmp_path)))
 
 

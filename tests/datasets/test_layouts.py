@@ -202,7 +202,7 @@ def test_a_class_without_a_folder_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_no_class_is_called_by_is_named(tmp_path: Path) -> None:
     miniature(tmp_path, "imagenet_a")
     (tmp_path / "imagenet-adversarial" / "imagenet-a" / "n99999999").mkdir()
-    assert "n99999999: no class of classnames.txt is called so" in refusal(tmp_path, "imagenet_a")
+    assert "n99999999: no class of this name in classnames.txt" in refusal(tmp_path, "imagenet_a")
 
 
 @pytest.mark.parametrize("called", ["12", "tench"])
@@ -222,7 +222,7 @@ def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     miniature(tmp_path, "dtd")
     rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] == 0] for s, v in content.items()}))
-    assert "has 1 class; a base half and a novel half need at least 2" in refusal(tmp_path)
+    assert "has 1 class; base and novel classes need at least 2" in refusal(tmp_path)
 
 
 def test_an_id_with_two_names_is_refused(tmp_path: Path) -> None:
@@ -237,8 +237,8 @@ def test_an_id_with_two_names_is_refused(tmp_path: Path) -> None:
         (["banded/x.jpg", -1, "banded"], "label -1 is out of range"),
         (["banded/x.jpg", "first", "banded"], "is not [path, class id, class name]"),
         (["banded/x.jpg", 0], "is not [path, class id, class name]"),
-        (["../x.jpg", 0, "banded"], "leads out of the image folder"),
-        (["/etc/passwd", 0, "banded"], "leads out of the image folder"),
+        (["../x.jpg", 0, "banded"], "is outside the image folder"),
+        (["/etc/passwd", 0, "banded"], "is outside the image folder"),
     ],
 )
 def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object], part: str) -> None:
@@ -265,7 +265,7 @@ def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path) -> None
             {s: [[p, i, "__" if i == 2 else n] for p, i, n in v] for s, v in content.items()}
         ),
     )
-    assert "class 2 is called '', which no text encoder can read" in refusal(tmp_path)
+    assert "class 2 has the name '', which no text encoder can read" in refusal(tmp_path)
 
 
 def test_a_broken_image_is_named_where_it_is_used(tmp_path: Path) -> None:

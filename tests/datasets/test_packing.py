@@ -130,11 +130,11 @@ def test_an_interrupted_packing_goes_on(
 
 def test_a_folder_of_something_else_is_refused(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load("dtd", miniatures.root), str(tmp_path / "a"))
-    with pytest.raises(UserError, match="something else is packed there: dataset is 'dtd' there and 'eurosat' here"):
+    with pytest.raises(UserError, match="another dataset is packed there, whose dataset is 'dtd' instead of 'eurosat'"):
         pack(load("eurosat", miniatures.root), str(tmp_path / "a"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty, and nothing that `shards pack` began"):
+    with pytest.raises(UserError, match="not empty, and not begun by `shards pack`"):
         pack(load("dtd", miniatures.root), str(tmp_path / "b"))
 
 

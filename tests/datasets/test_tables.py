@@ -155,7 +155,7 @@ def test_a_number_without_an_image_is_named(tmp_path: Path) -> None:
 
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     rows = [{**row, "label": "thing"} for row in write_images(tmp_path)]
-    with pytest.raises(UserError, match="has 1 class; a base half and a novel half need at least 2"):
+    with pytest.raises(UserError, match="has 1 class; base and novel classes need at least 2"):
         load(write_table(tmp_path / "mine.csv", rows))
 
 
@@ -191,5 +191,5 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str, part:
 @pytest.mark.parametrize("name", ["mine.parquet", "mine.jsonl", "mine.txt"])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("about")
-    with pytest.raises(UserError, match="not readable as|a table of images ends in"):
+    with pytest.raises(UserError, match="not readable as|a table must end in"):
         load(tmp_path / name)
