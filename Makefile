@@ -11,12 +11,15 @@ help:  ## Show this list
 demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, compare, report (minutes)
 	$(BIN)/syncclip demo
 
-test: $(VENV)/installed-dev browser machines  ## All tests; ARGS="tests/shards -k order" narrows them
+check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
+	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or science or slow or fault)"
+
+test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
 	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
-	$(BIN)/pytest "$$@" $(ARGS)
+	$(BIN)/pytest -n 4 "$$@" $(ARGS)
 
 chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
@@ -72,4 +75,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo test chaos rehearsal lint study icons clean browser machines
+.PHONY: help demo check test chaos rehearsal lint study icons clean browser machines

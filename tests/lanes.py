@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-LANES = ("hosts", "heads", "storm", "ray", "browser")
-"""Groups of tests that mostly wait, the longest first: each is the work of one process from the beginning, while the
-other processes compute. Tests of a lane never run beside each other.
+LANES = ("hosts", "heads", "ray", "browser")
+"""Groups of tests that mostly wait, the longest first: each is the work of one process from the beginning, while others
+compute. Tests of a lane never run beside each other, and no more lanes of Ray than these bear each other on two cores.
 
-hosts: hosts of this machine in namespaces; heads: clusters of Ray that gain or lose nodes; storm: a set whose processes
-are killed; ray: tests of the one local Ray (`ray_cluster`), which takes seconds to start and gigabytes to keep;
-browser: tests of the one Chromium. A test names its lane by `pytest.mark.xdist_group`.
+hosts: clusters on hosts of this machine, in namespaces; heads: clusters of Ray that jobs are submitted to, or that gain
+and lose nodes; ray: the one local Ray (`ray_cluster`), which takes seconds to start and gigabytes to keep, and other
+local ones; browser: the one Chromium. A test names its lane by `pytest.mark.xdist_group`.
 """
 
 

@@ -23,6 +23,9 @@ LIMIT = 560
 HEALTH = {f"RAY_{name}": str(value) for name, value in rehearsal.HEALTH.items()}
 """Else a head takes half a minute to notice that a host is lost."""
 
+LOOKS = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "AUTOSCALER_NODE_SSH_INTERVAL_S": "1"}
+"""Else the autoscaler looks every five seconds for what a cluster needs, and for a machine that starts."""
+
 PROGRAMS = ("sshd", "ssh", "rsync", "ip", "unshare")
 
 
@@ -75,11 +78,11 @@ class Rehearsal:
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
         """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **HEALTH}
+        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **HEALTH, **LOOKS}
         cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
         logins = " ".join(f"{name}={value}" for name, value in {**bare, **cloud}.items())
         environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}
-        environment |= {**variables, "HOSTS_ENV": logins}
+        environment |= {**LOOKS, **variables, "HOSTS_ENV": logins}
         command = [str(HERE / script), str(config), str(self.recipe), str(self.far)]
         with (self.root / "told.log").open("w+") as told:
             done = subprocess.Popen(
