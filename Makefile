@@ -12,7 +12,7 @@ demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, c
 	$(BIN)/syncclip demo
 
 check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
-	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or science or slow or fault)"
+	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault)"
 
 test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
