@@ -78,9 +78,9 @@ class Rehearsal:
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
         """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        bare = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", **HEALTH, **LOOKS}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
-        logins = " ".join(f"{name}={value}" for name, value in {**bare, **cloud}.items())
+        logins = " ".join(f"{name}={value}" for name, value in {**quiet, **HEALTH, **LOOKS, **cloud}.items())
         environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}
         environment |= {**LOOKS, **variables, "HOSTS_ENV": logins}
         command = [str(HERE / script), str(config), str(self.recipe), str(self.far)]
