@@ -17,7 +17,7 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache, build_job, build_on_worker
-from syncclip.runs.resolve import finished_run, resolve_run, with_absolute_paths
+from syncclip.runs.resolve import finished_run, resolve_run, to_spec, with_absolute_paths
 from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_material
 from syncclip.sets.quality import STATS_NAME, appraise
@@ -88,9 +88,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     """
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
-    values = recipe.model_dump(mode="json")
-    spec = {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    ray_train.train_on_ray(build_on_worker, spec, folder, recipe.training)
+    ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
     workers = recipe.evaluation.workers or recipe.training.workers
     # On a cluster of several machines the one that this runs on may have no GPU, or be small.
     shared = workers > 1 or ray_session.cluster_address() is not None
@@ -107,7 +105,13 @@ def run_here(
     Args:
         cache: what earlier runs of this process loaded.
     """
-    recipe, folder = resolve_run(recipe, out)
+    return run_resolved(*resolve_run(recipe, out), listener, cache)
+
+
+def run_resolved(
+    recipe: Recipe, folder: RunFolder, listener: Listener | None = None, cache: ModelCache | None = None
+) -> Run:
+    """As `run_here`, for what `resolve_run` has found."""
     cache = cache or ModelCache()
     if not folder.finished(folder.open()):
         loop.run(build_job(recipe, folder, cache=cache), listener=listener)

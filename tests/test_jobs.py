@@ -187,7 +187,7 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
 
 
 def test_more_images_than_the_set_holds_are_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds 2 images per class; draw more with `syncclip synth tiny"):
+    with pytest.raises(UserError, match="holds 2 images per class; generate more with `syncclip synth tiny"):
         jobs.train(here(tiny, tiny_set, "training.images_per_class=3"), str(tmp_path))
 
 

@@ -23,6 +23,7 @@ from syncclip.evaluation.predict import evaluate_method
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import real_sources, shard_cache, synthetic_sources, through
+from syncclip.runs.resolve import from_spec
 from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob
 from syncclip.training.run_folder import RunFolder
@@ -198,18 +199,18 @@ def _key(settings: DatasetSettings) -> str:
 
 
 def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """One rank's job from plain data; runs on the workers.
+    """One rank's job from what `to_spec` wrote down; runs on the workers.
 
     Raises:
-        UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
+        UserError: see `from_spec`.
     """
-    recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
-    return build_job(recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml()), rank, world_size)
+    return build_job(*from_spec(spec), rank, world_size)
 
 
 def build_job(
     recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
+    """One rank's job for a resolved run."""
     parts = build_parts(recipe, cache)
     rate = recipe.methods.of(recipe.training.method).learning_rate
     validate = validation_accuracy(recipe, parts) if recipe.training.keep_best == "validation" else None

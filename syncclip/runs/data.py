@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +14,35 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.core.text import counted
-from syncclip.datasets import Dataset, load_dataset
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.sets.imported import ImportedSet, read_set
+from syncclip.sets.imported import holds_set, read_set
 from syncclip.shards.cache import ShardCache
-from syncclip.shards.layout import committed, shard_name
+from syncclip.shards.layout import markers, shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sampler import MixedSource
-from syncclip.synthesis.plan import Plan
 from syncclip.training.settings import MixedSet, TrainingSettings
 
 
-def resolve_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe, str]:
+class KnownSets:
+    """What synthetic sets and datasets hold, each read once, for runs that are resolved together."""
+
+    def __init__(self) -> None:
+        self.holds_set = cache(holds_set)
+        self.plan = cache(read_set)
+        self.committed = cache(lambda url: frozenset(stats.shard for stats in markers(url)))
+        self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
+
+    def classnames(self, dataset: DatasetSettings) -> list[str]:
+        """Those of a dataset, by class id."""
+        return self._classnames(dataset.model_dump_json())
+
+
+def resolve_sets(recipe: Recipe, find: Callable[[Recipe], str], known: KnownSets) -> tuple[Recipe, str]:
     """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns.
 
     Args:
-        find: where the one set of a recipe lies.
+        find: where the one set of a recipe is.
 
     Raises:
         UserError: see `synthetic_part`.
@@ -36,18 +50,18 @@ def resolve_sets(recipe: Recipe, find: Callable[[Recipe], str]) -> tuple[Recipe,
     named = recipe.training.synthetic
     if not isinstance(named, tuple):
         url = find(recipe)
-        amount, identity = synthetic_part(recipe, url)
+        amount, identity = synthetic_part(recipe, url, known)
         return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
-    alone = [resolve_sets(recipe.with_values({"training.synthetic": one.url}), find) for one in named]
+    alone = [resolve_sets(recipe.with_values({"training.synthetic": one.url}), find, known) for one in named]
     sets = [
-        {"url": settled.training.synthetic, "weight": one.weight}
-        for (settled, _), one in zip(alone, named, strict=True)
+        {"url": resolved.training.synthetic, "weight": one.weight}
+        for (resolved, _), one in zip(alone, named, strict=True)
     ]
     identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
     return recipe.with_values({"training.synthetic": sets}), identity
 
 
-def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
+def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str]:
     """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
 
     The identity is a digest of all that decides those images; a set that grew since keeps the identity of its parts.
@@ -55,18 +69,20 @@ def synthetic_part(recipe: Recipe, url: str) -> tuple[int, str]:
     Raises:
         UserError: the set is of other classes, holds too few images, or isn't finished that far.
     """
-    plan = read_set(url)
+    plan = known.plan(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth {recipe.argument} --out {url}`")
-    _check_classes(recipe, plan, url)
+        raise UserError(
+            f"{url}: no synthetic set there; generate one with `syncclip synth {recipe.argument} --out {url}`"
+        )
+    _require_same(plan.classnames, known.classnames(recipe.dataset), url, recipe)
     wanted = recipe.training.images_per_class or plan.images_per_class
     again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
     if wanted > plan.images_per_class:
         raise UserError(
             f"training.images_per_class is {wanted}, but {url} holds "
-            f"{counted(plan.images_per_class, 'image')} per class; draw more with {again}"
+            f"{counted(plan.images_per_class, 'image')} per class; generate more with {again}"
         )
-    there, shards = committed(url), plan.shards(wanted)
+    there, shards = known.committed(url), plan.shards(wanted)
     if missing := [shard for shard in shards if shard not in there]:
         some = ", ".join(map(shard_name, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise UserError(
@@ -100,10 +116,10 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
     training = recipe.training
     assert training.synthetic is not None, "jobs names the set before anything is built"
     named = (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
-    cache = shard_cache(training)
+    shards = shard_cache(training)
     sources = []
     for one in named:
-        images = ShardSet(one.url, training.corrupt_limit, cache)
+        images = ShardSet(one.url, training.corrupt_limit, shards)
         images.check_labels(classes)
         sources.append(MixedSource(images, one.weight))
     _check_room([source.images for source in sources], training)
@@ -128,10 +144,6 @@ def through(dataset: Dataset, cache: ShardCache) -> Dataset:
 def _shots(recipe: Recipe, dataset: Dataset, shots: int, seed: int, weight: float = 1.0) -> MixedSource[ImageSet]:
     cached = through(dataset, shard_cache(recipe.training))
     return MixedSource(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
-
-
-def _check_classes(recipe: Recipe, plan: Plan | ImportedSet, url: str) -> None:
-    _require_same(plan.classnames, load_dataset(recipe.dataset).classnames, url, recipe)
 
 
 def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
@@ -11,8 +12,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.data import resolve_sets
-from syncclip.sets.imported import holds_set
+from syncclip.runs.data import KnownSets, resolve_sets
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
@@ -33,7 +33,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     return recipe, RunFolder(run, record.name if record is not None else recipe.name, recipe.hash)
 
 
-def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
+def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:
     """Where the recipe's synthetic set lies: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
     puts it without `out`: the first that holds a plan.
 
@@ -49,8 +49,9 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
         places = [named, storage.join(named, "synthetic")]
     else:
         places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
+    known = known or KnownSets()
     for place in map(absolute, places):
-        if holds_set(place):
+        if known.holds_set(place):
             return place
     raise UserError(
         f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.argument} --out "
@@ -58,10 +59,13 @@ def find_synthetic(recipe: Recipe, out: str | None = None) -> str:
     )
 
 
-def resolve_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFolder]:
+def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> tuple[Recipe, RunFolder]:
     """The recipe with the set and amount that it will learn from written into it, and the run's folder.
 
     The folder's hash stands for all that decides the run: the recipe's own, and what the set's part shows.
+
+    Args:
+        known: what was read for other runs that are resolved together with this one.
 
     Raises:
         UserError: see `train`.
@@ -70,8 +74,9 @@ def resolve_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     recipe = with_absolute_paths(recipe)
     identity = ""
     if recipe.uses_synthetic:
+        known = known or KnownSets()
         try:
-            recipe, identity = resolve_sets(recipe, lambda one: find_synthetic(one, out))
+            recipe, identity = resolve_sets(recipe, lambda one: find_synthetic(one, out, known), known)
         except UserError:
             load_dataset(recipe.dataset)  # if it isn't there either, that is the mistake to tell first
             raise
@@ -84,6 +89,23 @@ def resolve_run(recipe: Recipe, out: str | None = None) -> tuple[Recipe, RunFold
     run_hash = digest([recipe.hash, identity])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
     return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
+
+
+def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """A resolved run as plain data, for another process: see `from_spec`."""
+    values = recipe.model_dump(mode="json")
+    return {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+
+
+def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
+    """The resolved run that `to_spec` wrote down; its storage options are in force from here on.
+
+    Raises:
+        UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
+    """
+    recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
+    storage.configure(recipe.storage.options)
+    return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml())
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:

@@ -17,13 +17,15 @@ from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
-from syncclip.runs import resolve
 from syncclip.runs.build import ModelCache
+from syncclip.runs.data import KnownSets
 from syncclip.runs.evaluate import missing_transfers
+from syncclip.runs.resolve import from_spec, resolve_run, to_spec
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import CELLS, read_json, write_json
 from syncclip.studies.status import PROGRESS, StudyStatus
+from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
 """In a cell's folder: seconds that the whole cell took, over all starts."""
@@ -43,10 +45,19 @@ class CellRun:
 
     cell: Cell
     recipe: Recipe
-    url: str
-    hash: str
+    folder: RunFolder
     status: Status = "waiting"
     error: str | None = None
+
+    @property
+    def url(self) -> str:
+        """Where its run is."""
+        return self.folder.url
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The run as plain data, see `run_cell`."""
+        return to_spec(self.recipe, self.folder)
 
     @property
     def seconds(self) -> float | None:
@@ -82,17 +93,17 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
-    """Settle every cell's recipe and see which are done. Nothing is written.
+    """Resolve every cell's recipe and see which are done. Nothing is written, and the set is read once for all.
 
     Raises:
         UserError: a cell's folder holds the run of another recipe or another synthetic set.
     """
-    found = []
+    found, known = [], KnownSets()
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
-        settled, folder = resolve.resolve_run(cell_recipe(recipe, cell, synthetic), url)
+        resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, known)
         done = folder.finished(folder.open()) and _evaluated(url, recipe)
-        found.append(CellRun(cell, settled, url, folder.recipe_hash, "done" if done else "waiting"))
+        found.append(CellRun(cell, resolved, folder, "done" if done else "waiting"))
     return found
 
 
@@ -106,7 +117,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     """Train and evaluate one cell in this process. Runs as a Ray task.
 
     Args:
-        spec: recipe (resolved, plain data) and url of the cell.
+        spec: the cell's resolved run, see `CellRun.spec`.
 
     Returns:
         seconds, and error: None, or the sentence that says why the cell failed.
@@ -114,10 +125,9 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     error = None
     try:
-        recipe = Recipe.model_validate(spec["recipe"])
-        storage.configure(recipe.storage.options)
-        jobs.run_here(recipe, spec["url"], cache=_model_cache(recipe.study.keep_images))
-        place = storage.join(spec["url"], TIMING)
+        recipe, folder = from_spec(spec)
+        jobs.run_resolved(recipe, folder, cache=_model_cache(recipe.study.keep_images))
+        place = folder.path(TIMING)
         before = read_json(place)["seconds"] if storage.exists(place) else 0.0
         write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
     except Exception as problem:
@@ -210,8 +220,7 @@ def _finished(
             slots = _slots(settings)  # another number whenever a machine joins or is lost
             while coming and len(running) < slots:
                 run = coming.pop()
-                spec = {"recipe": run.recipe.model_dump(mode="json"), "url": run.url}
-                running[remote.remote(spec)] = (run, time.monotonic())
+                running[remote.remote(run.spec)] = (run, time.monotonic())
             given([run.cell.name for run, _ in running.values()], slots)
             ready, _ = ray.wait(list(running), timeout=POLL)
             for reference in ready:

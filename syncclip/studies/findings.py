@@ -76,7 +76,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
                 "split": split,
                 **{name: results[name] for name in (*METRICS, *CALIBRATION)},
                 "seconds": run.seconds,
-                "hash": run.hash,
+                "hash": run.folder.recipe_hash,
             }
         )
     columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *METRICS, *CALIBRATION]
@@ -155,7 +155,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     if not fit:
         return
     run = max(fit, key=lambda one: (one.cell.images_per_class or 0, -recipe.study.seeds.index(one.cell.seed or 0)))
-    key = digest([run.hash, recipe.evaluation.split, recipe.study.map_images, synthetic.images_per_class])
+    key = digest([run.folder.recipe_hash, recipe.evaluation.split, recipe.study.map_images, synthetic.images_per_class])
     place, table_place = (storage.join(url, name) for name in (outputs.SHIFT, outputs.FEATURES))
     if storage.exists(place) and storage.exists(table_place) and outputs.read_json(place).get("key") == key:
         return

@@ -81,7 +81,7 @@ def near(tiny: TinyWorld, tiny_set: str, tmp_path_factory: pytest.TempPathFactor
     jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}"]), str(folder / "run"))
     recipe = Recipe.load(tiny.recipe, [*GRID, f"training.synthetic={tiny_set}"])
     for run in prepare(recipe, cells(recipe.study), str(folder / "study"), tiny_set):
-        assert run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})["error"] is None
+        assert run_cell(run.spec)["error"] is None
     study(recipe, str(folder / "study"))
     return folder
 

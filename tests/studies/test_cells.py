@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.study import StudySettings
-from syncclip.studies import cells
+from syncclip.storage import files, places
+from syncclip.studies import cells, grid
+from tests.worlds.study import make_set, study_recipe, study_world
 
 
 @pytest.fixture
@@ -38,6 +42,27 @@ def test_room_follows_the_machines_and_never_ends(cluster: dict[str, float]) -> 
 def test_a_cell_that_no_machine_could_hold_is_refused_at_the_start(cluster: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"study\.gpus is 3, but the cluster has 2 GPUs"):
         cells._slots(StudySettings(gpus=3), first=True)
+
+
+def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = study_world(tmp_path)
+    synthetic = make_set(study_recipe(root, "synthesis.images_per_class=4"), str(root / "set"))
+    looked: list[str] = []
+
+    def counted(url: str) -> Path:
+        looked.append(url)
+        return places.local_path(url)
+
+    def looks(*values: str) -> tuple[int, int]:
+        recipe = study_recipe(root, f"training.synthetic={synthetic}", *values)
+        looked.clear()
+        runs = cells.prepare(recipe, grid.cells(recipe.study), str(root / "study"), synthetic)
+        return len(runs), sum(url.startswith(synthetic) for url in looked)
+
+    monkeypatch.setattr(files, "local_path", counted)
+    few, many = looks("study.images_per_class=[4]", "study.seeds=[1]"), looks("study.seeds=[1,2,3,4,5,6]")
+    assert many[0] > 5 * few[0]
+    assert many[1] == few[1] > 0
 
 
 def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:

@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     runs = prepare(recipe, cells(recipe.study), url, drawn.url)
     ended = []
     for run in runs:
-        answer = run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})
+        answer = run_cell(run.spec)
         assert answer["error"] is None
         ended.append(replace(run, status="done"))
     findings.write_state(recipe, url, ended, dropped)

@@ -64,7 +64,7 @@ def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -
     runs = prepare(recipe, cells(recipe.study), str(quiet), recipe.training.synthetic)
     assert len(runs) == CELLS
     for run in runs:
-        assert run_cell({"recipe": run.recipe.model_dump(mode="json"), "url": run.url})["error"] is None
+        assert run_cell(run.spec)["error"] is None
         name = run.cell.name
         here, there = quiet / "cells" / name, disturbed / "cells" / name
         assert [(here / file).read_bytes() for file in BITS] == [(there / file).read_bytes() for file in BITS], name
