@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 
 from syncclip import jobs
-from syncclip.cli import app, submission
+from syncclip.cli import app
+from syncclip.cli.submit import connect
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.grid import cells
@@ -204,7 +205,7 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes(
     submit = ("submit", "--address", head, "--out", str(out), "synth", tiny.recipe, *slow)
     status, log = told(capsys, *submit, "--no-wait")
     assert status == 0, log
-    client: Any = submission.connect(head)
+    client: Any = connect(head)
     name = next(word for word in log.split() if word.startswith("syncclip-synth"))
 
     wait_until(lambda: len(committed(out)) > 0, pause=0.02)
