@@ -1,1 +1,1 @@
-"""What goes out and comes in: prompts of the methods' published code, model cards, sets as others lay them out."""
+"""Learned prompts in and out: from checkpoints of the methods' published code to runs, and from runs to checkpoints."""

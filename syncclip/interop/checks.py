@@ -1,4 +1,4 @@
-"""What a checkpoint and a recipe must agree on, and what they had better."""
+"""What a checkpoint and a recipe must agree on, and what is only noted."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ Tensors = Mapping[str, Tensor]
 
 
 def check_numbers(learned: Tensors, place: str) -> None:
-    """Vectors of finite numbers, as many as the file holds: a few bytes can claim to be a tensor of any size.
+    """Require finite vectors whose values are all in the file: a few bytes can claim to be a tensor of any size.
 
     Raises:
-        UserError: something else.
+        UserError: there are other tensors.
     """
     for name, tensor in learned.items():
         plain = tensor.layout is torch.strided and tensor.is_floating_point() and not tensor.is_meta
         held = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
         vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
         if not (held and vectors and tensor.isfinite().all()):
-            raise UserError(f"{place}: {name} holds something else than finite numbers; take another checkpoint")
+            raise UserError(f"{place}: {name} must be vectors of finite numbers; use another checkpoint")
 
 
 def check_asked(settings: MethodSettings, shape: Mapping[str, int | bool], place: str, section: str) -> None:
-    """What was set by hand is what the shapes tell.
+    """Require that settings given in the recipe agree with those that the tensors' shapes imply.
 
     Raises:
-        UserError: they contradict each other.
+        UserError: they differ.
     """
     defaults = type(settings)()
     for key, value in shape.items():
         asked = getattr(settings, key)
         if asked not in (value, getattr(defaults, key)):
             raise UserError(
-                f"{place}: has {key} {value}, but the recipe has {section}.{key}={asked}; leave it out, as the "
-                "checkpoint tells it, or take another checkpoint"
+                f"{place}: has {key} {value}, but the recipe has {section}.{key}={asked}; leave it out, as it is read "
+                "from the checkpoint, or use another checkpoint"
             )
 
 
 def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
-    """Prompts are as wide as the tower that they enter, and it has all their blocks.
+    """Require that prompts are as wide as the tower that they enter, and that it has all their blocks.
 
     Raises:
         UserError: they are for another backbone.
@@ -69,7 +69,7 @@ def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
                 f"{place}: trained with a deeper backbone, as {len(prompts)} blocks have {tower} prompts and {named} "
                 f"has {layers} blocks; set backbone.name"
             )
-        if tower == "text" and prompts[0].shape[-2] > clip.context - 3:  # start, a word and end need places too
+        if tower == "text" and prompts[0].shape[-2] > clip.context - 3:  # start, a word and end also need room
             raise UserError(
                 f"{place}: has {prompts[0].shape[-2]} text vectors, more than the context of {clip.backbone.name!r} "
                 f"with {clip.context} tokens has room for; set backbone.name"
@@ -77,7 +77,7 @@ def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
 
 
 def check_classes(count: int, dataset: Dataset, place: str) -> None:
-    """The published code trains on all classes, or on the base half.
+    """Require as many classes as published code trains on: all, or the base classes.
 
     Raises:
         UserError: `count` is another number.
@@ -86,29 +86,29 @@ def check_classes(count: int, dataset: Dataset, place: str) -> None:
     if count not in (classes, base):
         raise UserError(
             f"{place}: trained on {count} classes, but dataset {dataset.name!r} has {classes}, {base} of them base "
-            "classes; set dataset.name, or use the prompts for other classes by --transfer"
+            "classes; set dataset.name, or use the prompts for other classes with --transfer"
         )
 
 
 def check_position(method: str, settings: MethodSettings) -> None:
-    """The published code reads learned vectors where they were learned; only CoOp's may lie behind the name.
+    """Require the position of the class name that published code assumes; only CoOp's can be set.
 
     Raises:
-        UserError: it would load them and read them elsewhere.
+        UserError: that code would put the learned vectors elsewhere.
     """
     position = getattr(settings, "position", "end")
     if method != "coop" and position != "end":
         raise UserError(
-            f"methods.{method}.position is {position!r}, but the published code of {method} knows 'end' alone and "
-            "would read the vectors elsewhere; train with position 'end' to export"
+            f"methods.{method}.position is {position!r}, but the published code of {method} supports only 'end' and "
+            "would put the vectors elsewhere; train with position 'end' to export"
         )
 
 
 def check_shapes(learned: Tensors, wanted: Tensors, place: str) -> None:
-    """The checkpoint has the very tensors that the method wants.
+    """Require that the checkpoint has exactly the tensors that the method learns.
 
     Raises:
-        UserError: one is missing, or of another shape; the sentence names it.
+        UserError: one is missing, or of another shape; the message names it.
     """
     for name in [*wanted, *(learned.keys() - wanted.keys())]:
         here, there = (tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, learned))
@@ -120,7 +120,7 @@ def check_shapes(learned: Tensors, wanted: Tensors, place: str) -> None:
 
 
 def notes_on_weights(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Sentences on signs that the prompts were learned on other weights of the same shapes."""
+    """Notes on signs that the prompts were learned on other weights of the same shapes."""
     there: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         there.append(("start token", words.before[:1, 0], clip.text.token_embedding.weight))
@@ -128,21 +128,20 @@ def notes_on_weights(state: Tensors, words: FixedWords | None, clip: PromptedCli
         ours = getattr(clip.model.visual, "class_embedding", None)
         there.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
-        f"the {token} of the checkpoint is not that of backbone {clip.backbone.name!r}: the prompts were learned on "
-        "other weights, and may mean nothing here"
+        f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were learned "
+        "on other weights, and may be meaningless here"
         for token, theirs, ours in there
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not alike(ours.cpu(), theirs).any()
     ]
 
 
 def note_on_words(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
-    """A sentence on the first class whose words are others there than a method with these settings would have."""
+    """A note on the first class whose words differ from those of a method with these settings; None if none does."""
     names = classnames[: len(words.behind)]
     differing = FixedWords.of(clip, names, settings).differing(words)
     if not differing:
         return None
-    said = f"class {differing[0]}, {names[differing[0]]!r}"
     return (
-        f"behind the learned vectors the checkpoint has other words for {said}: it was trained with another phrase, "
-        "other class names or another order of the classes"
+        f"after the learned vectors the checkpoint has other words for class {differing[0]}, {names[differing[0]]!r}: "
+        "it was trained with another phrase, other class names or another order of the classes"
     )

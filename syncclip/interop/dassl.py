@@ -1,8 +1,8 @@
-"""The checkpoint files of Dassl, on which the methods' published code stands: found, read without trust, written.
+"""Finding, safely reading and writing checkpoints of Dassl, the library that the methods' published code is built on.
 
 OUTPUT/<name>/model.pth.tar-<epoch>    {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}, pickled by torch
-OUTPUT/<name>/model-best.pth.tar       a copy of the best on validation, which is what the published code loads unasked
-OUTPUT/<name>/checkpoint               the name of the last
+OUTPUT/<name>/model-best.pth.tar       a copy of the best on validation, which published code loads by default
+OUTPUT/<name>/checkpoint               the name of the last one
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 @dataclass(frozen=True)
 class DasslCheckpoint:
-    """What a file holds of interest. Tensors may lie in the file yet: a whole CLIP is not read for a few prompts."""
+    """What is read of a file. Tensors are memory-mapped where possible: a few prompts don't need the whole CLIP."""
 
     place: str
     epoch: int | None
@@ -39,21 +39,21 @@ class DasslCheckpoint:
 
 
 def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = None) -> str:
-    """The file that is meant: `source` itself, or of a folder the best on validation, else the newest.
+    """The checkpoint file: `source` itself, or in a folder the best on validation, else the newest.
 
     Args:
         source: a file, a folder of files, or the output folder above it.
-        folders: how folders in the output folder may be called; the first that there is counts.
-        epoch: of the file in the folder that is meant; None: the best, else the newest.
+        folders: possible names of folders in the output folder; the first that exists is used.
+        epoch: of the file to choose in a folder; None: the best, else the newest.
 
     Raises:
-        UserError: nothing is there, or not of that epoch.
+        UserError: there is none, or none of that epoch.
     """
     if not storage.exists(source):
-        raise UserError(f"{source}: no such file or folder; give a checkpoint or the folder that holds some")
+        raise UserError(f"{source}: no such file or folder; give a checkpoint or the folder of some")
     if storage.local_path(source).is_file() if storage.is_local(source) else not storage.listdir(source):
         if epoch is not None:
-            raise UserError(f"{source} is one file; an epoch (here {epoch}) chooses among those of a folder")
+            raise UserError(f"{source}: a single file; give its folder to choose by epoch (here {epoch})")
         return source
     for place in (source, *(storage.join(source, folder) for folder in folders)):
         names = storage.listdir(place) if storage.exists(place) else []
@@ -72,12 +72,12 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
 
 
 def read_checkpoint(place: str) -> DasslCheckpoint:
-    """Read a file without running anything that it brings.
+    """Read a file without running any code from it.
 
-    Besides tensors and plain values only the schedulers that Dassl saves whole may be in it; they are passed over.
+    Besides tensors and plain values it may only contain the schedulers that Dassl saves whole; they are ignored.
 
     Raises:
-        UserError: no file of torch's, one that asks for code, or one without a state dict of tensors.
+        UserError: not a file of torch's, one that needs code to run, or one without a state dict of tensors.
     """
     if storage.is_local(place):
         loaded = _load(storage.local_path(place), place)
@@ -87,7 +87,7 @@ def read_checkpoint(place: str) -> DasslCheckpoint:
             loaded = _load(copy, place)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{place}: holds no state dict of tensors; give a checkpoint of a method's published code")
+        raise UserError(f"{place}: has no state dict of tensors; give a checkpoint of a method's published code")
     epoch = loaded.get("epoch")
     return DasslCheckpoint(place, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
@@ -95,7 +95,7 @@ def read_checkpoint(place: str) -> DasslCheckpoint:
 def write_checkpoint(folder: str, state: Mapping[str, Tensor], epoch: int) -> str:
     """Write what Dassl writes after its last epoch, without optimiser and scheduler; returns the checkpoint's path.
 
-    After a crash each file is either whole or as it was before.
+    After a crash each file is either complete or as it was before.
     """
     tensors = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     buffer = io.BytesIO()
@@ -110,7 +110,7 @@ def write_checkpoint(folder: str, state: Mapping[str, Tensor], epoch: int) -> st
 
 
 class _Inert:
-    """Stands for an object that nothing needs: takes whatever it is made of, and does nothing."""
+    """Stands for an object that nothing needs: accepts any arguments and state, and does nothing."""
 
     def __new__(cls, *_: Any) -> _Inert:
         return object.__new__(cls)
@@ -121,14 +121,14 @@ class _Inert:
 
 
 def _inert(path: str) -> type:
-    """A class under the name of another, which is never imported."""
+    """A class with the name of another one, which is never imported."""
     module, _, name = path.rpartition(".")
     return type(name, (_Inert,), {"__module__": module})
 
 
-# Dassl's schedulers save the scheduler that follows their warm-up as a whole object, and that holds the optimiser.
-# Evaluators of other code leave numbers of numpy's.
-_PASSED_OVER: list[Any] = [
+# Dassl's schedulers save the scheduler that follows their warm-up as an object, which includes the optimiser.
+# Evaluators of other code leave numpy scalars.
+_IGNORED: list[Any] = [
     dict,
     type("defaultdict", (), {"__module__": "collections", "__new__": lambda *_: {}}),
     *map(
@@ -153,16 +153,16 @@ _PASSED_OVER: list[Any] = [
 def _load(path: Path, label: str) -> Any:
     """What torch's restricted unpickler makes of a file; tensors of a zip file stay on disk until they are used."""
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_PASSED_OVER):
-            warnings.simplefilter("ignore")  # of the pickle's protocol: what can't be read is told below
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_IGNORED):
+            warnings.simplefilter("ignore")  # about the pickle's protocol: what can't be read is reported below
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # foreign bytes may break the reader in any way
+    except Exception as error:  # malformed bytes may break the reader in any way
         asked = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if asked:
             raise UserError(
-                f"{label}: asks to run {asked[1]!r} while it is read, and was refused: a checkpoint of prompts needs "
-                "tensors and plain values only; nothing of it was run"
+                f"{label}: would run {asked[1]!r} while it is read, and was refused: a checkpoint of prompts needs "
+                "only tensors and plain values; no code of it was run"
             ) from error
         raise UserError(
-            f"{label}: no checkpoint that torch can read, or a damaged one; give a file such as model.pth.tar-10"
+            f"{label}: not a checkpoint that torch can read, or damaged; give a file such as model.pth.tar-10"
         ) from error

@@ -1,4 +1,4 @@
-"""From a run to files that others read: the checkpoint of the method's published code, and our own with its card."""
+"""From a run to a folder for others: a checkpoint for the method's published code, our prompts, and a model card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """Where everything lies; `checkpoint` is None where no published code of the method is known."""
+    """Where everything is; `checkpoint` is None where no published code of the method is known."""
 
     url: str
     card: str
@@ -30,25 +30,24 @@ class ExportedRun:
 
 
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
-    """Write a finished run's prompts as the method's published code writes its own, and a model card beside them.
+    """Write a finished run's prompts in the format of the method's published code, with a model card.
 
-    `out` then holds what the run is made of (recipe, prompts, record, results), so that it is a run as well, a
-    `README.md` that tells what it is, and a folder that the published code loads: its learned parameters and the
-    words around them in single precision, under the epoch that the recipe ends with and as the best. What it does not
-    hold is told by the card.
+    `out` then has the run's own files (recipe, prompts, record, results), so that it is a run as well; the card,
+    `README.md`; and a folder that the published code loads: the learned parameters and the words around them in single
+    precision, named by the recipe's last epoch and as the best. The card states what that folder lacks.
 
     Args:
         run: the run's folder or URL.
         out: a folder or URL; by default the run's own.
 
     Raises:
-        UserError: no finished run is there, or its method learns nothing, or the published code has no place for it;
-            `out` holds another run.
+        UserError: there is no finished run, its method learns nothing, or the published code can't represent it; `out`
+            has another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not find_method(name).data:
-        raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
+        raise UserError(f"{folder.url}: method {name!r} learns nothing; there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     parts = build_parts(recipe)

@@ -27,12 +27,12 @@ from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord, versions
 
 @dataclass(frozen=True)
 class ImportedRun:
-    """A run whose prompts came from elsewhere.
+    """A run with imported prompts.
 
     Attributes:
         source: the file.
-        settings: of the method, as the file's shapes tell them.
-        notes: signs that the file belongs to something else; also in the run's record.
+        settings: of the method, as the shapes in the file imply.
+        notes: signs that the file belongs to other weights, classes or phrases; also in the run's record.
     """
 
     url: str
@@ -45,20 +45,20 @@ class ImportedRun:
 def import_prompts(
     source: str, recipe: Recipe, out: str | None = None, epoch: int | None = None, transfer: bool = False
 ) -> ImportedRun:
-    """Lay prompts that a method's published code trained down as a finished run, which `evaluate` takes.
+    """Write prompts trained by a method's published code as a finished run, which can be evaluated.
 
-    How many vectors there are, and in how many blocks, follows from the file. Of the recipe count `training.method`,
-    `backbone`, `dataset`, and those settings of the method that no shape tells. The record is written last; before
-    that there is no run.
+    The number of vectors and of prompted blocks follows from the file. Of the recipe, `training.method`, `backbone`,
+    `dataset` and those settings of the method that no shape implies are used. The record is written last; before that
+    there is no run.
 
     Args:
-        source: a file, or a folder of which `find_checkpoint` takes one; so does `epoch`.
+        source: a file, or a folder in which `find_checkpoint` chooses one, by `epoch` if given.
         out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`.
-        transfer: use the prompts for other classes than they were trained on, as in tests across datasets.
+        transfer: use the prompts for other classes than they were trained on, as in cross-dataset tests.
 
     Raises:
         UserError: no checkpoint, an unsafe one, or one of another method, backbone, depth or number of classes; `out`
-            holds another run.
+            has another run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -85,10 +85,10 @@ def import_prompts(
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """What the method learns, by our names, in single precision and out of the file."""
+    """What the method learns, by our names, in single precision, copied out of the file."""
     likely = recognise(checkpoint.state)
     if method not in likely:
-        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "no method's known here are in it"
+        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "it has those of no method known here"
         raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")
     learned = layout.learned(checkpoint.state)
     checks.check_numbers(learned, checkpoint.place)
@@ -103,7 +103,7 @@ def _fitted(
     shape: Mapping[str, int | bool],
     transfer: bool,
 ) -> tuple[Recipe, list[str]]:
-    """The recipe with all that the checkpoint tells of the method's settings, and sentences on what looks wrong."""
+    """The recipe with the method's settings as the checkpoint implies them, and notes on what looks wrong."""
     method, place = recipe.training.method, checkpoint.place
     checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
     dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
@@ -120,7 +120,7 @@ def _fitted(
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """The recipe with what the shapes tell; where it names no phrase, with the method's usual one and with none."""
+    """The recipe with the settings that shapes imply; if it sets no phrase, with the method's default and with none."""
     section, asked = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
     phrase = getattr(asked, "phrase", None)
@@ -136,7 +136,7 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
 def _worded(
     candidates: list[Recipe], words: FixedWords, clip: PromptedClip, classnames: list[str]
 ) -> tuple[Recipe, list[str]]:
-    """The recipe whose words are those of the checkpoint; else the first, and a sentence on what differs."""
+    """The recipe whose words are those of the checkpoint; else the first, and a note on what differs."""
     settings = [recipe.methods.of(recipe.training.method) for recipe in candidates]
     notes = [checks.note_on_words(words, clip, classnames, one) for one in settings]
     fitting = notes.index(None) if None in notes else 0

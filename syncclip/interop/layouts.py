@@ -1,12 +1,10 @@
-"""What the methods' published code calls the parameters that it learns, and where it saves them: one table a method.
-
-MERGED The words of all classes that stand around the learned vectors, as published code saves them beside these.
-"""
+"""Checkpoints of the methods' published code: names of the learned parameters, and the fixed words around them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -20,10 +18,10 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Blocks behind the first; no tower that open_clip knows has as many."""
+"""Blocks after the first; no tower in open_clip has as many."""
 
 LEARNER = "prompt_learner."
-"""The part of the published models that holds the text prompts, and the fixed words around them."""
+"""The part of the published models with the text prompts and the fixed words around them."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
@@ -31,12 +29,12 @@ CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from CLIP's ow
 
 
 def tokens(prompts: str) -> Reading:
-    """How many vectors each block has."""
+    """Number of vectors of each block."""
     return lambda learned: learned[f"{prompts}.0"].shape[-2]
 
 
 def depth(prompts: str) -> Reading:
-    """How many blocks have prompts."""
+    """Number of prompted blocks."""
     return lambda learned: sum(name.startswith(f"{prompts}.") for name in learned)
 
 
@@ -45,14 +43,14 @@ class Layout:
     """The checkpoints of one method, as its published code writes and reads them.
 
     Attributes:
-        repository: on GitHub, whose code it is.
-        folder: below the output folder, called as the trainer registers what it saves.
+        repository: of the published code, on GitHub.
+        folder: below the output folder, named as the trainer registers the saved model.
         names: their name of a parameter in the whole model -> ours. `{block}` stands for 1, 2, ...; `{below}` for the
             one before.
-        shape: settings of our method, each with how the tensors (by our names) tell it.
-        config: their settings that decide the shape of the model that is loaded into -> ours; below `TRAINER`.
-        root: the part of the model that is saved, to which the names in a file are relative; empty: all of it.
-        left_out: what their own files have besides, and ours have not.
+        shape: settings of our method, each with its value read from the tensors (by our names).
+        config: their settings below `TRAINER` that decide the shape of the model to load into -> ours.
+        root: the saved part of the model, to which the names in a file are relative; empty: all of it.
+        left_out: what their own files also have, and ours lack.
     """
 
     repository: str
@@ -62,31 +60,31 @@ class Layout:
     config: Mapping[str, str]
     root: str = ""
     left_out: tuple[str, ...] = (CLIP_WEIGHTS,)
-    pairs: Mapping[str, str] = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        pairs = {
+    @cached_property
+    def pairs(self) -> dict[str, str]:
+        """`names` with the number of every block written out."""
+        return {
             theirs.format(block=block, below=block - 1): ours.format(block=block)
             for theirs, ours in self.names.items()
             for block in (BLOCKS if "{" in theirs else BLOCKS[:1])
         }
-        object.__setattr__(self, "pairs", pairs)
 
     def whole(self, state: Tensors) -> dict[str, Tensor]:
         """A file's tensors by their names in the whole model."""
-        # Training on several GPUs may have put a "module." before each.
+        # Training on several GPUs may have prefixed each with "module.".
         names = {name: name.removeprefix("module.") for name in state}
         return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
-        """What the method learns, by our names, of a file's tensors; {} where one that all files have is missing."""
+        """Those of a file's tensors that the method learns, by our names; {} if one that every file has is missing."""
         whole = self.whole(state)
         if not all(theirs in whole for theirs in self.names if "{" not in theirs):
             return {}
         return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """The words of all classes around the learned vectors, if a file's tensors hold them."""
+        """The words of all classes around the learned vectors; None where a file has none."""
         whole = self.whole(state)
         before, behind = (whole.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
         if before is None or behind is None or before.dim() != 3 or before.shape[::2] != behind.shape[::2]:
@@ -94,7 +92,7 @@ class Layout:
         return FixedWords(before, behind)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
-        """A file's tensors, of ours and the words around them."""
+        """The tensors of a file, from ours and the words around them."""
         theirs = {ours: theirs for theirs, ours in self.pairs.items()}
         whole = {theirs[ours]: tensor for ours, tensor in learned.items()}
         if words is not None:
@@ -127,15 +125,12 @@ COOP = Layout(
         "text_tokens": tokens("text_prompts"),
         "class_specific": lambda learned: learned["text_prompts.0"].dim() == 3,
     },
-    config=_below(
-        "COOP",
-        {
-            "N_CTX": "text_tokens",
-            "CTX_INIT": "phrase",
-            "CSC": "class_specific",
-            "CLASS_TOKEN_POSITION": "position",
-        },
-    ),
+    config={
+        "COOP.N_CTX": "text_tokens",
+        "COOP.CTX_INIT": "phrase",
+        "COOP.CSC": "class_specific",
+        "COOP.CLASS_TOKEN_POSITION": "position",
+    },
     left_out=(),
 )
 IVLP = Layout(
@@ -160,7 +155,7 @@ LAYOUTS = {
             "prompt_learner.meta_net.linear2.bias": "meta_net.linear2.bias",
         },
         shape={"text_tokens": tokens("text_prompts")},
-        config=_below("COCOOP", {"N_CTX": "text_tokens", "CTX_INIT": "phrase"}),
+        config={"COCOOP.N_CTX": "text_tokens", "COCOOP.CTX_INIT": "phrase"},
         left_out=(),
     ),
     "kgcoop": replace(
@@ -188,7 +183,7 @@ LAYOUTS = {
             "prompt_learner.compound_prompt_projections.{below}.bias": "projections.{block}.bias",
         },
         shape={"text_tokens": tokens("text_prompts"), "depth": depth("text_prompts")},
-        config=_below("MAPLE", {"N_CTX": "text_tokens", "PROMPT_DEPTH": "depth", "CTX_INIT": "phrase"}),
+        config={"MAPLE.N_CTX": "text_tokens", "MAPLE.PROMPT_DEPTH": "depth", "MAPLE.CTX_INIT": "phrase"},
     ),
     "promptsrc": replace(IVLP, repository="muzairkhattak/PromptSRC", config=_below("PROMPTSRC", BOTH_CONFIG)),
     "syncclip": Layout(
@@ -216,23 +211,24 @@ def find_layout(method: str) -> Layout:
     if method not in LAYOUTS:
         reason = "is none of them" if find_method(method).data else "learns nothing"
         raise UserError(
-            f"training.method: {method!r} {reason}; checkpoints of published code are known for {', '.join(LAYOUTS)}"
+            f"training.method: {method!r} {reason}; checkpoints of published code are supported for "
+            f"{', '.join(LAYOUTS)}"
         )
     return LAYOUTS[method]
 
 
 def recognise(state: Tensors) -> list[str]:
-    """The methods that explain most of a file's tensors; several where their files are alike."""
+    """The methods that account for most of a file's tensors; several where their files are alike."""
     counts = {method: len(layout.learned(state)) for method, layout in LAYOUTS.items()}
     most = max(counts.values())
     return [method for method, count in counts.items() if count == most > 0]
 
 
 class FixedWords(NamedTuple):
-    """Token embeddings of all classes' sentences, as far as they are not learned.
+    """Token embeddings of all classes' sentences without the learned vectors.
 
-    Published code drops them when it loads, for then the current classes decide. Here they tell whether these are the
-    classes, phrase and weights that the prompts were learned with.
+    Published code discards them when it loads a file, and uses those of the current classes. Here they show whether
+    the prompts were learned with these classes, this phrase and these weights.
     """
 
     before: Tensor  # (C, 1, width), the start token
@@ -240,7 +236,7 @@ class FixedWords(NamedTuple):
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """Those of a method with these settings; the name is the last word, wherever it is put among the vectors.
+        """The words of a method with these settings, with the name last, whatever the settings' position.
 
         Raises:
             UserError: a sentence does not fit the context.
@@ -256,14 +252,14 @@ class FixedWords(NamedTuple):
         return cls(whole[:, :1], whole[:, 1 + n :])
 
     def differing(self, other: FixedWords) -> list[int]:
-        """The classes whose words behind the learned vectors differ, up to the rounding of half precision."""
+        """The classes whose words after the learned vectors differ by more than the rounding of half precision."""
         length = min(self.behind.shape[1], other.behind.shape[1])
         same = alike(self.behind[:, :length], other.behind[:, :length]).all(dim=-1)
         return [int(label) for label in (~same).nonzero().flatten()]
 
 
 def alike(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Which vectors (…, width) are equal up to the rounding of half precision, or of a mean taken in it."""
+    """Which vectors (…, width) are equal up to the rounding of half precision, or of a mean computed in it."""
     ours, theirs = ours.float(), theirs.float()
     near: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
     return near

@@ -1,4 +1,4 @@
-"""The model card of learned prompts: what they are, what they were learned for, and how well they do."""
+"""The model card of learned prompts: what they are, what they were learned for, and how accurate they are."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def model_card(
     record: RunRecord | None = None,
     layout: Layout | None = None,
 ) -> str:
-    """The card of a run, in Markdown below a head in YAML that the Hugging Face hub reads.
+    """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub.
 
     Args:
         name: of the run.
         learned: its prompts, by our names.
         results: as in `results.json`; empty where the run was not evaluated.
-        record: of the run, which tells where prompts came from that were not learned here.
-        layout: of the checkpoint for published code that lies beside the card; None where there is none.
+        record: of the run, which has the origin of imported prompts.
+        layout: of the checkpoint for published code beside the card; None where there is none.
     """
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
@@ -56,8 +56,8 @@ def model_card(
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
         *(f"> {note}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
-        "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` tells the "
-        "words near each learned vector of the text.",
+        "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` lists the "
+        "words nearest to each learned vector of the text.",
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
         f"## Classes\n\nBase: {', '.join(dataset.classnames[: len(dataset.base)])}.\n\nNovel: {', '.join(novel)}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
@@ -126,17 +126,17 @@ def _results(results: Mapping[str, Any]) -> str:
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """What the folder for the published code holds, what not, and how that code takes it."""
+    """What the folder for the published code has, what it lacks, and how to load it there."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items()}
-    left_out = ["the state of optimiser and scheduler, so training can't go on from it", *layout.left_out]
+    left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
     epochs = recipe.training.epochs
     return (
         f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
         f"{layout.repository}): evaluate there with this folder as `--model-dir`, `--load-epoch {epochs}`, and with "
         "these settings, which give its model the same shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        "In it: what is learned, and the words of all classes around it, in single precision. Not in it: "
+        "It has the learned parameters and the words of all classes around them, in single precision. It lacks "
         f"{'; '.join(left_out)}."
     )

@@ -1,4 +1,4 @@
-"""The words of CLIP's vocabulary that are nearest to learned vectors of a text."""
+"""From the learned text vectors of a run to the nearest words of CLIP's vocabulary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ END_OF_WORD = "</w>"
 
 
 class Neighbour(NamedTuple):
-    """A word of the vocabulary; a piece that a word goes on behind ends with a hyphen."""
+    """A word of the vocabulary; a piece that is not the end of a word is written with a hyphen after it."""
 
     word: str
     distance: float  # Euclidean, between vector and token embedding
@@ -32,14 +32,14 @@ class Neighbour(NamedTuple):
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
     """The words whose token embeddings are nearest to each vector, nearest first.
 
-    Distances are those of the scripts `interpret_prompt.py` of CoOp and MaPLe; deeper blocks' vectors are compared
-    with token embeddings too, as there, though no word ever stands in those blocks.
+    Distances are those of the scripts `interpret_prompt.py` of CoOp and MaPLe. As there, vectors of deeper blocks are
+    also compared with token embeddings, though no token embedding ever occurs in those blocks.
 
     Args:
         vectors: (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
-    # Not by way of inner products, whose cancellation would put a word at some distance from itself.
+    # Not by inner products, whose cancellation would give a word a distance from itself.
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(vectors.to(embeddings), embeddings, compute_mode=exact)
     nearest = distances.topk(min(count, len(embeddings)), largest=False)
@@ -71,21 +71,21 @@ def _bytes() -> dict[str, int]:
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and one row for each learned vector of a run's text: block, vector, and the `count` nearest words.
+    """Headings and one row for each learned text vector of a run: block, vector, and the `count` nearest words.
 
-    Blocks and vectors count from 1. Vectors that a class has of its own stand with its name.
+    Blocks and vectors count from 1. Class-specific vectors have the class's name.
 
     Args:
         run: a finished run's folder or URL.
 
     Raises:
-        UserError: no finished run is there, or it learns no vectors of the text.
+        UserError: there is no finished run, or it learns no text vectors.
     """
     recipe, folder = finished_run(run)
     learned = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
-        raise UserError(f"{run}: method {recipe.training.method!r} learns no vectors of the text, so no word is near")
+        raise UserError(f"{run}: method {recipe.training.method!r} learns no text vectors; there is nothing to show")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     own = learned[blocks[0][1]].dim() == 3
@@ -94,6 +94,6 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     for block, prompts in blocks:
         for name, vectors in zip(names, learned[prompts] if own else learned[prompts][None], strict=True):
             for vector, words in enumerate(nearest_words(clip, vectors, count), start=1):
-                told = ", ".join(f"{word} {distance:.4f}" for word, distance in words)
-                rows.append([block + 1, *([name] if own else []), vector, told])
+                listed = ", ".join(f"{word} {distance:.4f}" for word, distance in words)
+                rows.append([block + 1, *([name] if own else []), vector, listed])
     return ["block", *(["class"] if own else []), "vector", "nearest words, Euclidean distance"], rows

@@ -73,7 +73,7 @@ def test_what_looks_wrong_is_told_and_noted(
     arguments = ("prompts", "import", str(tmp_path / "file"), tiny.recipe, "training.method=ivlp")
     outcome = Outcome(capsys, *arguments, "--out", str(tmp_path / "run"))
     assert outcome.status == 0
-    assert outcome.err.startswith("note: the start token of the checkpoint is not that of backbone")
+    assert outcome.err.startswith("note: the start token of the checkpoint differs from that of backbone")
     assert outcome.err.removeprefix("note: ").strip() in (tmp_path / "run" / "run.json").read_text()
 
 
@@ -116,8 +116,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(
     for name, part in {
         "nowhere": "no such file or folder",
         "empty": "no model-best.pth.tar or model.pth.tar-N there",
-        "text": "no checkpoint that torch can read",
-        "evil": "asks to run 'posix.mkdir' while it is read",
+        "text": "not a checkpoint that torch can read",
+        "evil": "would run 'posix.mkdir' while it is read",
     }.items():
         refusal = Outcome(capsys, "prompts", "import", str(tmp_path / name), tiny.recipe).refusal
         assert refusal.startswith(f"{tmp_path}/{name}: ")

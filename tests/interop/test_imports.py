@@ -179,7 +179,7 @@ def test_more_vectors_than_the_context_holds_are_refused(road: Road) -> None:
     ids=["nan", "integers", "a claim", "one vector", "sparse"],
 )
 def test_what_is_no_vectors_of_finite_numbers_is_refused(tensor: Tensor, road: Road) -> None:
-    assert "text_prompts.0 holds something else than" in road.refusal(COOP, changed(COOP, ctx=tensor))
+    assert "text_prompts.0 must be vectors of finite numbers" in road.refusal(COOP, changed(COOP, ctx=tensor))
 
 
 def test_words_without_a_phrase_are_noticed(road: Road) -> None:
@@ -200,4 +200,4 @@ def test_other_class_names_are_told_with_the_first_that_differs(road: Road) -> N
 def test_other_weights_are_told(road: Road) -> None:
     other = -published.state_dict(IVLP)["image_encoder.class_embedding"]
     (note,) = road(IVLP, changed(IVLP, image_encoder__class_embedding=other)).notes
-    assert note.startswith("the class token of the checkpoint is not that of backbone")
+    assert note.startswith("the class token of the checkpoint differs from that of backbone")

@@ -83,5 +83,5 @@ def test_vectors_of_each_class_stand_with_its_name(tmp_path: Path, worlds: Path)
 
 
 def test_prompts_of_the_vision_tower_alone_have_no_words(tmp_path: Path, worlds: Path) -> None:
-    with pytest.raises(UserError, match="'vpt' learns no vectors of the text"):
+    with pytest.raises(UserError, match="'vpt' learns no text vectors"):
         learned_words(run_of(Case("vpt"), tmp_path, worlds))
