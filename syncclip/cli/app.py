@@ -16,6 +16,7 @@ import typer
 
 from syncclip.cli import captions, datasets, plan, prompts, reproduce, shards, status, submit
 from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName, Root
+from syncclip.core.ray_session import cause_of
 from syncclip.core.text import nearest
 
 app = typer.Typer(
@@ -218,9 +219,7 @@ def sentence(error: BaseException) -> str | None:
             group = getattr(getattr(error, "ctx", None), "info_name", None)
             return _no_such_command(re.split(r"[\"']", text)[1], group)
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
-    cause = getattr(error, "cause", None)  # Ray wraps what a worker raised
-    while isinstance(cause, BaseException):
-        error, cause = cause, getattr(cause, "cause", None)
+    error = cause_of(error)
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return " ".join(str(error).split())
     return None

@@ -35,6 +35,17 @@ def debugging() -> bool:
     return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What code of ours raised on a worker, inside the wrappers of Ray; the error itself where there are none."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None)
+        if inner is None and type(error).__module__.startswith("ray."):
+            inner = error.__cause__
+    return error
+
+
 def local_cpus() -> int:
     """CPUs that this process may use."""
     try:

@@ -9,7 +9,6 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Images, Split
 from syncclip.shards.reader import ShardSet
-from syncclip.storage import documents
 
 PACKED_FILE = "dataset.json"
 FIRST_PACKED_FILE = "benchmark.json"
@@ -61,7 +60,7 @@ def load_packed(url: str, name: str | None = None) -> Dataset:
     splits: dict[Split, Images] = dict(opened)
     whole = None
     if storage.exists(storage.join(url, WHOLE_TRAIN)):
-        table = documents.read(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
+        table = storage.read_parquet(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
         whole = table["label"].to_numpy().astype(np.int64)
     return Dataset(
         name=name or packed.name or url.rstrip("/").rpartition("/")[2],

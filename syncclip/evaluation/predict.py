@@ -27,7 +27,6 @@ from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.evaluation.metrics import calibration_error, harmonic_mean
-from syncclip.storage import documents
 
 if TYPE_CHECKING:
     from syncclip.methods import Method
@@ -69,7 +68,7 @@ class Predictions:
     @classmethod
     def read(cls, url: str) -> Predictions:
         """The predictions that `save_evaluation` wrote."""
-        table = documents.read(storage.read_bytes(url))
+        table = storage.read_parquet(storage.read_bytes(url))
         return cls(**{name: table[name].to_numpy() for name in cls.__dataclass_fields__})
 
 

@@ -15,7 +15,6 @@ from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.layout import ShardStats, committed
 from syncclip.shards.reader import ShardSet
-from syncclip.storage import documents
 from syncclip.studies import outputs
 
 Kind = Literal["study", "run", "set"]
@@ -201,7 +200,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _frame(data: bytes) -> pd.DataFrame:
-    table: pd.DataFrame = documents.read(data).to_pandas()
+    table: pd.DataFrame = storage.read_parquet(data).to_pandas()
     return table
 
 

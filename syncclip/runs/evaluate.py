@@ -13,7 +13,7 @@ import safetensors.torch
 
 from syncclip import storage
 from syncclip.core.progress import say
-from syncclip.core.ray_session import capacity, ray_session
+from syncclip.core.ray_session import capacity, cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings
 from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, save_evaluation
@@ -191,7 +191,7 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
         try:
             said = ray.get([remote.remote(spec, part) for part in range(workers)])
         except ray.exceptions.RayTaskError as error:
-            raise getattr(error, "cause", error) from error
+            raise cause_of(error) from error
     return Predictions.joined(said, images)
 
 

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.storage import documents
 
 FORMAT = 1
 CHUNK = 256
@@ -97,7 +96,7 @@ def markers(url: str) -> Iterator[ShardStats]:
 
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
-    return documents.read(data, TABLE, columns)
+    return storage.read_parquet(data, TABLE, columns)
 
 
 def _parse(text: bytes) -> ShardStats | None:

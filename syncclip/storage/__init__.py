@@ -11,7 +11,7 @@ Promises, which the commit markers of the shards build on:
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
-from syncclip.storage.documents import read_document, write_document
+from syncclip.storage.documents import read_document, read_parquet, write_document
 from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.files import (
     exists,
@@ -48,6 +48,7 @@ __all__ = [
     "read_bytes",
     "read_document",
     "read_many",
+    "read_parquet",
     "remove",
     "sizes",
     "sweep",

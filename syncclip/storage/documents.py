@@ -1,23 +1,18 @@
-"""Small JSON files of ours, each a pydantic model: what a set, a study or a run tells of itself.
-
-MERGED Parquet tables from bytes, read by the calling thread alone.
-
-pyarrow's usual way leaves it to threads of its own to let go of the bytes. Where one of them does so while the
-interpreter ends, as after a command that reads a table and is refused, the process aborts.
-"""
+"""Small files that are read whole: JSON documents, each a pydantic model, and parquet tables."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.storage.files import exists, read_bytes, write_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -43,8 +38,11 @@ def write_document(url: str, document: BaseModel) -> None:
     write_bytes(url, (document.model_dump_json(indent=1) + "\n").encode())
 
 
-def read(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table that the bytes of a parquet file hold.
+def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table that the bytes of a parquet file hold, read by the calling thread alone.
+
+    By default pyarrow leaves it to threads of its own to let go of the bytes. Where one of them does so while the
+    interpreter ends, as after a command that reads a table and is refused, the process aborts.
 
     Args:
         data: the whole file.
@@ -54,6 +52,9 @@ def read(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | 
     Raises:
         pa.ArrowException, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
     wanted = list(columns) if columns is not None else schema.names if schema is not None else None
     if missing := set(wanted or ()) - set(file.schema_arrow.names):

@@ -37,7 +37,6 @@ from syncclip import storage
 from syncclip.core.settings import with_present_names
 from syncclip.evaluation.metrics import Number
 from syncclip.sets.shift import Shift
-from syncclip.storage import documents
 from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.worth import Exchange, Marginal
 
@@ -221,5 +220,5 @@ def write_table(url: str, table: pd.DataFrame) -> None:
 
 def read_table(url: str) -> pd.DataFrame:
     """Read what `write_table` wrote."""
-    table: pd.DataFrame = documents.read(storage.read_bytes(url)).to_pandas()
+    table: pd.DataFrame = storage.read_parquet(storage.read_bytes(url)).to_pandas()
     return table

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from syncclip import storage
-from syncclip.storage import documents
 from syncclip.synthesis.plan import Entry
 
 SHARDS = 32
@@ -89,7 +88,7 @@ def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:
     texts = storage.read_many([storage.join(url, name) for name in names])
     found: dict[str, list[Reject]] = {}
     for data in texts.values():
-        for row in documents.read(data, _TABLE).to_pylist():
+        for row in storage.read_parquet(data, _TABLE).to_pylist():
             found.setdefault(row["reason"], []).append(Reject(**row))
     return {reason: _varied(rejects)[:most] for reason, rejects in sorted(found.items())}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
+from syncclip.core.ray_session import capacity, cause_of, cluster_address, debugging, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.stream.loader import LostLoaderError
@@ -203,7 +203,7 @@ def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError
     """One sentence for what ended a training on its workers, by rank; None for a defect."""
     from ray.exceptions import RayActorError
 
-    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    causes = {rank: cause_of(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
@@ -215,16 +215,6 @@ def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError
                 "same command goes on from the newest checkpoint"
             )
     return None
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The exception of the user's code inside Ray's wrappers."""
-    while not isinstance(error, UserError | LostLoaderError):
-        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None) or error.__cause__
-        if inner is None:
-            break
-        error = inner
-    return error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from syncclip import storage
 from syncclip.core.settings import UserError
@@ -51,18 +51,12 @@ class RunFolder:
         return storage.join(self.url, *parts)
 
     def record(self) -> RunRecord | None:
-        """What the folder says about itself, None for a new one.
+        """What `run.json` says, None for a new folder.
 
         Raises:
             UserError: `run.json` is there but can't be read.
         """
-        path = self.path(RECORD)
-        if not storage.exists(path):
-            return None
-        try:
-            return RunRecord.model_validate_json(storage.read_bytes(path))
-        except ValidationError as error:
-            raise UserError(f"{path}: not a run's record ({_first(error)}); choose another folder") from error
+        return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
 
     def open(self) -> RunRecord | None:
         """The record of an earlier start of this same run, None for a new one; changes nothing.
@@ -91,7 +85,7 @@ class RunFolder:
         storage.write_bytes(self.path(RECORD), (record.model_dump_json(indent=2) + "\n").encode())
 
     def write_recipe(self) -> None:
-        """Lay the resolved recipe beside the results, where one was given."""
+        """Write the resolved recipe beside the results, where one was given."""
         if self.recipe_text:
             storage.write_bytes(self.path(RECIPE), self.recipe_text.encode())
 
@@ -142,8 +136,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _shown(values: dict[str, Any], key: str) -> str:
     return json.dumps(values[key], default=str) if key in values else "absent"
-
-
-def _first(error: ValidationError) -> str:
-    details = error.errors()[0]
-    return f"{'.'.join(map(str, details['loc']))}: {details['msg']}".strip(": ")

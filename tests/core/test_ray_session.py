@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.core import ray_session
+from syncclip.core.settings import UserError
 
 
 def test_debugging_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +33,24 @@ def test_an_initialised_ray_is_used_and_left_alone() -> None:
     with ray_session.ray_session():
         assert ray.is_initialized()
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_worker_raised_is_found_inside_the_wrappers_of_ray() -> None:
+    import ray
+
+    def outer() -> None:
+        def inner() -> None:
+            raise UserError("no such thing")
+
+        ray.get(ray.remote(inner).remote())
+
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        ray.get(ray.remote(outer).remote())
+    cause = ray_session.cause_of(caught.value)
+    assert type(cause) is UserError and str(cause) == "no such thing"
+    assert ray_session.cause_of(cause) is cause
 
 
 @pytest.mark.ray

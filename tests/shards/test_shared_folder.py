@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.shards.cache import SharedFolder
+from syncclip.shards.shared_folder import SharedFolder
 
 FORK = multiprocessing.get_context("fork")
 
