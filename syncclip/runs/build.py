@@ -1,7 +1,4 @@
-"""From a recipe to the built parts of a run: dataset, frozen CLIP with its method, stream of batches.
-
-MERGED What earlier runs of a process loaded.
-"""
+"""From a recipe to the built parts of a run: dataset, frozen CLIP with its method, stream of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +13,6 @@ from syncclip import storage
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
-from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import Images, ImageView, Split
 from syncclip.evaluation.predict import evaluate_method
@@ -25,7 +21,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
 from syncclip.stream.stream import MixedStream
-from syncclip.training.loop import TrainJob
+from syncclip.training.loop import TrainJob, device_of
 from syncclip.training.run_folder import RunFolder
 
 
@@ -47,7 +43,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load dataset and backbone and build the method; the prompts' start depends on the training's seed.
 
     Args:
-        cache: has what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
+        cache: of what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
 
     Raises:
         UserError: one of them is not there, or they do not fit each other.
@@ -60,13 +56,13 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     settings = recipe.methods.of(training.method)
     method = build_method(training.method, clip, dataset, settings, training.seed)
     dataset = cache.prepared(dataset, recipe.dataset, clip.backbone)
-    return RunParts(dataset, clip.backbone, method.to(_device(training.device)).eval())
+    return RunParts(dataset, clip.backbone, method.to(device_of(training.device)).eval())
 
 
 def build_stream(recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
     """This rank's batches; None for a method that learns nothing.
 
-    The few shots are drawn by `dataset.seed`, or by the training's seed where none is given.
+    The few shots are chosen by `dataset.seed`, or by the training's seed where none is given.
     """
     training = recipe.training
     if not parts.method.data:
@@ -91,7 +87,7 @@ def build_stream(recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int
 
 
 def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
-    """Gives the method's accuracy at the time on the validation images, in percent, among all classes.
+    """A call for the method's current accuracy on the validation images, in percent, among all classes.
 
     Raises:
         UserError: the dataset has no such images.
@@ -106,12 +102,6 @@ def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
         return float(numbers["open_all"])
 
     return accuracy
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is 'cuda', but there is no GPU here; use training.device=auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 TESTED: tuple[Split, ...] = ("val", "test")

@@ -1,6 +1,6 @@
-"""What a finished run scores: on its own dataset, and on others, over whose classes its prompts are laid.
+"""What a finished run scores on its own dataset, and on others with its prompts around their class names.
 
-MERGED A run's test images shared out over the workers of a Ray cluster; the results are those of one, bit for bit.
+Workers of a Ray cluster can share the images; the results are those of one process, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, 
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts
-from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
+from syncclip.training.loop import load_prompts
+from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
 """In a run's folder: a folder for each other dataset that it was tested on."""
+
+RETRIES = 4
+"""How often a part of the images starts again after its process died or its machine was lost."""
 
 
 def scored(
@@ -35,9 +39,8 @@ def scored(
     So are those on the datasets of `evaluation.transfer`, which `transfer_results` reads.
 
     Args:
-        cache: what earlier runs of this process loaded.
-        workers: of a cluster, which share the images out; None: this process looks at all of them. The results are
-            the same.
+        cache: of what earlier runs of this process loaded.
+        workers: of a cluster, which share the images; None: this process takes all of them. The results are the same.
     """
     found = results_at(folder.url, recipe) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder.url):
@@ -50,13 +53,7 @@ def score(
 ) -> dict[str, Any]:
     """Evaluate a finished run on its own dataset, and write the results into its folder."""
     parts = build_parts(recipe, cache)
-    try:
-        parts.method.load_state_dict(_prompts(folder))
-    except RuntimeError as error:
-        raise UserError(
-            f"{folder.path(PROMPTS)} doesn't fit {recipe.training.method!r} as {folder.path(RECIPE)} describes it; "
-            "train the run anew in another folder"
-        ) from error
+    load_prompts(folder.url, parts.method)
     return _evaluate(recipe, folder, parts, folder.url, workers)
 
 
@@ -126,21 +123,13 @@ def learns_for_each_class(recipe: Recipe, parts: RunParts) -> bool:
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, workers: int | None) -> dict[str, Any]:
-    """Let a method speak, and write what it says to `url`: here, or on the workers of a cluster."""
+    """Predict the images of the split, here or on the workers of a cluster, and write what comes of it to `url`."""
     evaluation, method = recipe.evaluation, parts.method
-    images = parts.dataset.split(evaluation.split)
-    if workers is None or not len(images):
-        predictions = predict(
-            method,
-            images,
-            parts.backbone.preprocess,
-            batch=evaluation.batch,
-            threads=recipe.training.threads,
-            candidates=parts.dataset.only,
-        )
+    images = len(parts.dataset.split(evaluation.split))
+    if workers is None or not images:
+        predictions = _predict(recipe, parts)
     else:
-        prompts = storage.read_bytes(folder.path(PROMPTS))
-        predictions = shared_predictions(recipe, prompts, workers, len(images))
+        predictions = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images)
     numbers = results(predictions, method.classnames, method.base, evaluation.bins)
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(url, numbers, predictions)
@@ -159,14 +148,10 @@ def _transfer_url(run_url: str, name: str) -> str:
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
-RETRIES = 4
-"""How often a part starts again after its process died or its machine was lost."""
-
-
 def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int) -> Predictions:
-    """What a run says about all images of its split, each part of them a Ray task.
+    """A run's predictions for all images of its split, each part of them by a Ray task.
 
-    A part is a pure function of what it is given, so one that is lost with its worker is done again and says the same.
+    A part is a pure function of what it is given, so one that is lost with its worker gives the same when repeated.
     Where the cluster has room for fewer workers, parts wait for each other.
 
     Args:
@@ -189,10 +174,10 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
         )
         spec = {"recipe": recipe.model_dump(mode="json"), "prompts": prompts, "parts": workers}
         try:
-            said = ray.get([remote.remote(spec, part) for part in range(workers)])
+            found = ray.get([remote.remote(spec, part) for part in range(workers)])
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
-    return Predictions.joined(said, images)
+    return Predictions.joined(found, images)
 
 
 def predict_part(spec: dict[str, Any], part: int) -> Predictions:
@@ -200,13 +185,18 @@ def predict_part(spec: dict[str, Any], part: int) -> Predictions:
     recipe = Recipe.model_validate(spec["recipe"])
     parts = build_parts(recipe)
     parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
+    return _predict(recipe, parts, part, spec["parts"])
+
+
+def _predict(recipe: Recipe, run: RunParts, part: int = 0, parts: int = 1) -> Predictions:
+    """Predictions for one of several parts of the split's images."""
     return predict(
-        parts.method,
-        parts.dataset.split(recipe.evaluation.split),
-        parts.backbone.preprocess,
+        run.method,
+        run.dataset.split(recipe.evaluation.split),
+        run.backbone.preprocess,
         batch=recipe.evaluation.batch,
         threads=recipe.training.threads,
-        candidates=parts.dataset.only,
+        candidates=run.dataset.only,
         part=part,
-        parts=spec["parts"],
+        parts=parts,
     )

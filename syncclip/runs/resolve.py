@@ -1,4 +1,4 @@
-"""syncclip.runs.resolve"""
+"""Which run a recipe stands for: the sets that it learns from, its identity, and where it is kept."""
 
 from __future__ import annotations
 

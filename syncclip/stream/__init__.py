@@ -1,1 +1,1 @@
-"""syncclip.stream"""
+"""The mixed stream: real images and synthetic shards go in, training batches come out."""

@@ -1,1 +1,1 @@
-"""Training and evaluation: one plain loop, its checkpoints, its place on Ray Train, and every protocol in one pass."""
+"""Training: a built method and its stream of batches go in, a run folder with learned prompts comes out."""

@@ -1,14 +1,11 @@
-"""The one training loop: step after step, each a pure function of the state and the step's number.
-
-MERGED What a step is worth and when a checkpoint falls due: pure functions of integers.
-"""
+"""The one training loop: step after step, each a pure function of the state and the step's number."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -18,7 +15,7 @@ from torch.nn import Parameter
 from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, few
 from syncclip.methods.parallel import WorkSplit
 from syncclip.stream.loader import batches, watched
 from syncclip.training import distributed
@@ -87,7 +84,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     """
     settings = job.settings
     check_shared(settings.batch, world_size)
-    job.method.to(_device(settings))
+    job.method.to(device_of(settings.device))
     with deterministic(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
@@ -134,14 +131,22 @@ def _train(
     for name, momentum in state.momentum.items():
         parameter = learnable[name]
         optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
-    epoch, within = position(state.step, stream.steps_per_epoch)
+    epoch, within = divmod(state.step, stream.steps_per_epoch)
     job.method.train()
-    made = batches(stream, settings.epochs, epoch, within, **_loading(settings))
+    made = batches(
+        stream,
+        settings.epochs,
+        epoch,
+        within,
+        threads=settings.ahead,
+        processes=settings.loaders,
+        pin_memory=device_of(settings.device).type == "cuda",
+    )
     for step, (epoch, within, batch) in enumerate(made, start=state.step):
         rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        # What a method draws is then a function of the step too, and no checkpoint need hold a generator's state.
+        # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
         wish = recorder is not None and recorder.waited()  # only one clock counts, and every rank is told
@@ -162,11 +167,6 @@ def _train(
                     recorder.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
 
 
-def _loading(settings: TrainingSettings) -> dict[str, Any]:
-    pin_memory = settings.device != "cpu" and torch.cuda.is_available()
-    return {"threads": settings.ahead, "processes": settings.loaders, "pin_memory": pin_memory}
-
-
 def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
     device = next(method.parameters()).device
     optimizer.zero_grad(set_to_none=True)
@@ -175,11 +175,15 @@ def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) ->
     return losses
 
 
-def _device(settings: TrainingSettings) -> torch.device:
-    there = torch.cuda.is_available()
-    if settings.device == "cuda" and not there:
-        raise UserError("training.device is cuda, but torch finds no CUDA device here; use auto or cpu")
-    return torch.device("cuda" if settings.device != "cpu" and there else "cpu")
+def device_of(name: str) -> torch.device:
+    """The device that `training.device` stands for here.
+
+    Raises:
+        UserError: it asks for a GPU, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device is 'cuda', but there is no GPU here; use training.device=auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
@@ -196,14 +200,10 @@ def _replaced(stream: MixedStream | None) -> list[str]:
     notes = []
     if lost:
         count = sum(names[name] for name in lost)
-        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {_some(lost)}")
+        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {few(lost)}")
     if empty:
-        notes.append(f"{counted(len(empty), 'shard')} without any image passed over: {_some(empty)}")
+        notes.append(f"{counted(len(empty), 'shard')} without any image passed over: {few(empty)}")
     return notes
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def load_prompts(run_url: str, method: Method) -> None:
@@ -266,8 +266,3 @@ def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, 
     if epoch < warmup_epochs:
         return warmup_rate
     return base / 2 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / epochs))
-
-
-def position(step: int, steps_per_epoch: int) -> tuple[int, int]:
-    """(epoch, step within it) of a global step, both counted from 0."""
-    return divmod(step, steps_per_epoch)

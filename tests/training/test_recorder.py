@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from syncclip import storage
-from syncclip.training.recorder import Metrics, last_line
+from syncclip.training.recorder import Metrics, checkpoint_due, last_line, log_due
 from syncclip.training.trackers import Events
 
 
@@ -51,3 +51,12 @@ def test_events_reach_a_remote_folder() -> None:
 def test_a_loss_that_is_no_number_never_gets_into_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Metrics(str(tmp_path / "metrics.jsonl"), 0).write(step=1, total=float("nan"))
+
+
+def test_checkpoints_fall_due_by_the_step_alone_and_never_at_the_end() -> None:
+    assert [done for done in range(13) if checkpoint_due(done, 12, 4)] == [4, 8]
+    assert [done for done in range(13) if checkpoint_due(done, 12, 4, waited=done in (0, 5, 12))] == [4, 5, 8]
+
+
+def test_first_last_and_every_nth_step_are_logged() -> None:
+    assert [done for done in range(1, 12) if log_due(done, 11, 4)] == [1, 4, 8, 11]
