@@ -2,9 +2,9 @@
 
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
-A head that draws nothing; workers that come when a job asks for them (`rehearsal.yaml`); one is killed in the middle,
-and another comes in its place; all go when there is nothing left to do. The set must be, byte for byte, the one that is
-drawn here without a cluster.
+A head that generates nothing; workers that come when a job needs them (`rehearsal.yaml`); one is killed midway and
+replaced; all go when there is nothing left to do. The set must equal, byte for byte, the one generated here without a
+cluster.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WORKERS = 2
 """As many as `rehearsal.yaml` may start, each with the CPU of an actor."""
 
 SMALL = ("synthesis.images_per_class=8", "synthesis.shard_size=44", f"synthesis.actors={WORKERS}")
-"""Comes before the values that are given: a set that is drawn within a minute."""
+"""Placed before the given values: a set that is generated within a minute."""
 
 MIDDLE = 2
-"""Shards that are there when a worker is lost."""
+"""Shards committed when a worker is killed."""
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""Else the head takes half a minute to notice that a worker is lost."""
+"""By default the head takes half a minute to notice that a worker is lost."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
-"""Files of a set that are the same to the last bit, however it was drawn; the others tell times."""
+"""Files of a set that are the same to the last bit, however it was generated; the others hold times."""
 
 app = typer.Typer(add_completion=False)
 
@@ -53,20 +53,20 @@ def rehearse(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
     out: Annotated[Path | None, typer.Option(help="Where both sets are kept; by default they aren't.")] = None,
 ) -> None:
-    """Draw a set on workers that come on demand, of which one is lost; hold it against one drawn quietly."""
+    """Generate a set on workers that come on demand, losing one; compare it with one generated undisturbed."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         sets = (out or folder / "sets").absolute()
         figures = play(folder, [recipe, *SMALL, *(overrides or [])], sets / "cluster", sets / "quiet")
         same = contents(sets / "cluster") == contents(sets / "quiet")
     tables.show(tables.table("The rehearsal", ["", "figure"], figures.items()))
-    tables.show(f"the bytes are {'those' if same else 'NOT those'} of a quiet drawing")
+    tables.show(f"the bytes are {'those' if same else 'NOT those'} of an undisturbed run")
     if not same:
         sys.exit(1)
 
 
 def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str, float]:
-    """The whole rehearsal; the set is drawn into `far` by the cluster, and into `near` without it."""
+    """The whole rehearsal; the set is generated into `far` by the cluster, and into `near` without it."""
     for part in ("home", "ray"):
         (folder / part).mkdir()
     config = folder / "home" / "ray_bootstrap_config.yaml"
@@ -75,35 +75,35 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
         options = f"--autoscaling-config={config}", f"--system-config={json.dumps(HEALTH)}", "--num-cpus=0"
         head.start(*options, "--object-store-memory=200000000")
         course = Course(head)
-        course.tell("the head stands, alone")
+        course.tell("the head is up, alone")
         course.began = time.monotonic()
         with syncclip(
             folder / "job.log", "submit", "synth", *recipe, "--out", str(far), "--address", head.address
         ) as job:
-            first = course.until(lambda: len(course.workers()) > 0, "a worker came, asked for by the job", job)
-            every = course.until(lambda: len(course.workers()) >= WORKERS, f"{WORKERS} workers are there", job)
-            course.until(lambda: shards(far) >= MIDDLE, f"{MIDDLE} shards are there", job)
+            first = course.until(lambda: len(course.workers()) > 0, "a worker came, requested by the job", job)
+            every = course.until(lambda: len(course.workers()) >= WORKERS, f"{WORKERS} workers are up", job)
+            course.until(lambda: shards(far) >= MIDDLE, f"{MIDDLE} shards are committed", job)
             there, lost = shards(far), min(course.workers())
             head.lose(lost)
-            pulled = course.tell(f"a worker is lost, with {there} shards there")
+            pulled = course.tell(f"a worker is lost, with {there} shards committed")
             course.until(lambda: lost not in course.workers(), "the head noticed", job)
-            again = course.until(lambda: len(course.workers()) >= WORKERS, "another came in its place", job)
+            again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
             plan = read_plan(str(far))
-            assert plan is not None, "shards are there"
+            assert plan is not None, "shards are committed"
             total = len(plan.shards())
-            done = course.until(lambda: shards(far) == total, f"all {total} shards are there", job)
+            done = course.until(lambda: shards(far) == total, f"all {total} shards are committed", job)
             with syncclip(folder / "quiet.log", "synth", *recipe, "synthesis.actors=1", "--out", str(near)) as quiet:
-                gone = course.until(lambda: not course.workers(), "the last worker went; the head is alone again")
+                gone = course.until(lambda: not course.workers(), "the last worker left; the head is alone again")
                 for command in (job, quiet):
                     if command.wait():
                         raise RuntimeError(f"a command failed: {command.args!r}")
     return {
         "seconds until the first worker came": first,
-        "seconds until all came": every,
-        "workers that came, all in all": len(course.seen),
+        "seconds until all workers came": every,
+        "workers in total": len(course.seen),
         "workers lost": 1,
-        "shards that were there then": there,
-        "seconds from then until another came": again - pulled,
+        "shards committed by then": there,
+        "seconds from then until its replacement": again - pulled,
         "shards in the end": total,
         "seconds until the last shard": done,
         "seconds from then until no worker was left": gone - done,
@@ -111,16 +111,16 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
 
 
 class Course:
-    """What happens on the cluster, told as it happens."""
+    """Reports what happens on the cluster, as it happens."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.began = time.monotonic()
         self.seen: set[str] = set()
-        """Every worker that was ever there."""
+        """Every worker that ever joined."""
 
     def workers(self) -> set[str]:
-        """Ids of the workers that are there."""
+        """Ids of the workers that are up."""
         now = {node for node, is_head in self.head.nodes().items() if not is_head}
         self.seen |= now
         return now
@@ -132,7 +132,7 @@ class Course:
         return seconds
 
     def until(self, there: Callable[[], bool], what: str, job: subprocess.Popen[bytes] | None = None) -> float:
-        """Wait for something, and tell it.
+        """Wait for something, and report it.
 
         Raises:
             RuntimeError: it didn't happen, or the job ended before.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draw or complete a synthetic set on the nodes of one allocation.
+# Generate or complete a synthetic set on the nodes of one allocation.
 #
 #   sbatch cluster/slurm/synth.sh birds.yaml [SECTION.KEY=VALUE]...
 #   sbatch --array=1-4%1 cluster/slurm/synth.sh birds.yaml      four allocations in a row; each goes on from the last

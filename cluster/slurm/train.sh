@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train one method on one node; the set was drawn before.
+# Train one method on one node, on an existing set.
 #
 #   sbatch cluster/slurm/train.sh birds.yaml [SECTION.KEY=VALUE]...
 #   sbatch --array=1-4%1 cluster/slurm/train.sh birds.yaml      four allocations in a row; each goes on from the last

@@ -25,7 +25,7 @@ from tests.cluster.configs import CLUSTER, Config, launches, read
 from tests.cluster.google import Google, strict_schema
 
 CLOUDS = ("aws", "gcp")
-DRAWING = {"CPU": 1.0, "GPU": 1.0}
+ACTOR = {"CPU": 1.0, "GPU": 1.0}
 OFFICE = "203.0.113.0/24"
 
 
@@ -44,7 +44,10 @@ def test_the_head_has_no_gpu_and_pools_start_empty(name: str) -> None:
     types = read(name)["available_node_types"]
 
     assert types["head"]["resources"] == {"CPU": 0}
-    assert {one: types[one]["min_workers"] for one in types if one != "head"} == {"draw-spot": 0, "draw-on-demand": 0}
+    assert {one: types[one]["min_workers"] for one in types if one != "head"} == {
+        "generate-spot": 0,
+        "generate-on-demand": 0,
+    }
 
 
 @pytest.mark.parametrize("name", ["local", *CLOUDS])
@@ -91,11 +94,15 @@ def test_aws_is_bootstrapped_with_its_own_roles_network_and_gpus(aws: Config) ->
 
     assert {name: one["resources"].get("GPU", 0) for name, one in types.items()} == {
         "head": 0,
-        "draw-spot": 1,
-        "draw-on-demand": 1,
+        "generate-spot": 1,
+        "generate-on-demand": 1,
     }
     profiles = {name: one["node_config"]["IamInstanceProfile"]["Name"] for name, one in types.items()}
-    assert profiles == {"head": "syncclip-head", "draw-spot": "syncclip-worker", "draw-on-demand": "syncclip-worker"}
+    assert profiles == {
+        "head": "syncclip-head",
+        "generate-spot": "syncclip-worker",
+        "generate-on-demand": "syncclip-worker",
+    }
 
 
 @pytest.mark.slow
@@ -112,7 +119,7 @@ def test_aws_is_reached_by_ssh_from_where_infra_says_only(aws: Config) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("pool", "lifecycle"), [("draw-spot", "spot"), ("draw-on-demand", None)])
+@pytest.mark.parametrize(("pool", "lifecycle"), [("generate-spot", "spot"), ("generate-on-demand", None)])
 def test_aws_launches_a_machine_of_each_pool(aws: Config, pool: str, lifecycle: str | None) -> None:
     node = aws["available_node_types"][pool]["node_config"]
     provider: Any = _get_node_provider(aws["provider"], aws["cluster_name"])
@@ -136,7 +143,7 @@ def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Google, C
         yield project, _NODE_PROVIDERS["gcp"](config["provider"]).bootstrap_config(config)
 
 
-@pytest.mark.parametrize("pool", ["head", "draw-spot", "draw-on-demand"])
+@pytest.mark.parametrize("pool", ["head", "generate-spot", "generate-on-demand"])
 def test_gcp_is_asked_for_machines_that_its_interface_describes(google: tuple[Google, Config], pool: str) -> None:
     project, config = google
     provider: Any = _get_node_provider(config["provider"], config["cluster_name"])
@@ -149,7 +156,7 @@ def test_gcp_is_asked_for_machines_that_its_interface_describes(google: tuple[Go
     assert [error.message for error in errors] == []
     (account,) = asked["serviceAccounts"]
     assert account["email"].startswith("syncclip-head@" if pool == "head" else "syncclip-data@")
-    assert asked.get("scheduling", {}).get("provisioningModel") == ("SPOT" if pool == "draw-spot" else None)
+    assert asked.get("scheduling", {}).get("provisioningModel") == ("SPOT" if pool == "generate-spot" else None)
     assert len(asked.get("guestAccelerators", [])) == (pool != "head")
 
 
@@ -176,14 +183,14 @@ def pools(name: str) -> dict[str, Config]:
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_actors_of_one_gpu_each_bring_spot_machines(name: str) -> None:
-    assert launches(pools(name), DRAWING, 3) == {"draw-spot": 3}
+    assert launches(pools(name), ACTOR, 3) == {"generate-spot": 3}
 
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_where_spot_has_none_machines_come_on_demand(name: str) -> None:
-    assert launches(pools(name), DRAWING, 2, broken="draw-spot") == {"draw-on-demand": 2}
+    assert launches(pools(name), ACTOR, 2, broken="generate-spot") == {"generate-on-demand": 2}
 
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_no_more_machines_come_than_the_pools_hold(name: str) -> None:
-    assert launches(pools(name), DRAWING, 64) == {"draw-spot": 8, "draw-on-demand": 2}
+    assert launches(pools(name), ACTOR, 64) == {"generate-spot": 8, "generate-on-demand": 2}

@@ -24,8 +24,8 @@ SLOW = ("synthesis.images_per_class=24", "synthesis.shard_size=6", "synthesis.ge
 def test_the_file_lets_two_workers_come_and_no_more() -> None:
     types = read("rehearsal")["available_node_types"]
 
-    assert launches(types, {"CPU": 1.0}, 2) == {"draw": 2}
-    assert launches(types, {"CPU": 1.0}, 9) == {"draw": 2}
+    assert launches(types, {"CPU": 1.0}, 2) == {"generate": 2}
+    assert launches(types, {"CPU": 1.0}, 9) == {"generate": 2}
 
 
 @pytest.mark.xdist_group("heads")
@@ -49,8 +49,8 @@ def test_workers_come_on_demand_one_is_lost_and_all_go(tiny: TinyWorld, tmp_path
     assert len(far) == 2 * 24 + 1
     assert far == near
     figures = {name: float(figure) for name, figure in re.findall(r"│ (\w.*?\w) +│ +([\d.]+) │", done.stdout)}
-    assert figures["workers that came, all in all"] >= 3
-    assert 0 < figures["shards that were there then"] < figures["shards in the end"] == 24
+    assert figures["workers in total"] >= 3
+    assert 0 < figures["shards committed by then"] < figures["shards in the end"] == 24
     assert left(tmp_path) == []
 
 

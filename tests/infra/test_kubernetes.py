@@ -129,9 +129,9 @@ def test_the_autoscaler_goes_from_no_gpu_to_eight_on_spot_and_one_on_demand() ->
     config = autoscaling("nvidia")
     types = config["available_node_types"]
 
-    assert types["draw"]["resources"]["GPU"] == 1 == types["learn"]["resources"]["GPU"]
-    assert (types["draw"]["min_workers"], types["draw"]["max_workers"]) == (0, 8)
-    assert (types["learn"]["min_workers"], types["learn"]["max_workers"]) == (0, 1)
+    assert types["generate"]["resources"]["GPU"] == 1 == types["train"]["resources"]["GPU"]
+    assert (types["generate"]["min_workers"], types["generate"]["max_workers"]) == (0, 8)
+    assert (types["train"]["min_workers"], types["train"]["max_workers"]) == (0, 1)
     assert types[config["head_node_type"]]["resources"]["CPU"] == 0
     assert config["idle_timeout_minutes"] == 5
 
@@ -140,10 +140,10 @@ def test_the_rehearsal_asks_for_no_gpu() -> None:
     types = autoscaling("cpu-rehearsal")["available_node_types"]
 
     assert all("GPU" not in one["resources"] for one in types.values())
-    assert types["draw"]["resources"]["CPU"] == 1
+    assert types["generate"]["resources"]["CPU"] == 1
 
 
-def test_drawing_stands_on_spot_nodes_only_and_learning_on_none() -> None:
+def test_generation_runs_on_spot_nodes_only_and_training_on_none() -> None:
     groups = pods(cluster("nvidia"))
     operators = {
         group: {
@@ -153,10 +153,10 @@ def test_drawing_stands_on_spot_nodes_only_and_learning_on_none() -> None:
             ]
             for rule in term["matchExpressions"]
         }
-        for group in ("draw", "learn")
+        for group in ("generate", "train")
     }
 
-    assert operators == {"draw": {"In"}, "learn": {"NotIn"}}
+    assert operators == {"generate": {"In"}, "train": {"NotIn"}}
     assert "affinity" not in groups["head"]
 
 
@@ -175,7 +175,7 @@ def test_the_recipe_is_one_that_pods_can_use(name: str, tmp_path: Path) -> None:
     file.write_text(text)
     recipe = Recipe.load(str(file))
 
-    volumes = [mount["mountPath"] for mount in pods(cluster(name))["draw"]["containers"][0]["volumeMounts"]]
+    volumes = [mount["mountPath"] for mount in pods(cluster(name))["generate"]["containers"][0]["volumeMounts"]]
     assert recipe.storage.root.startswith("s3://") or recipe.storage.root in volumes
 
 

@@ -42,7 +42,7 @@ REPORTS = {"metrics_report_interval_ms": 4000}
 @pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="left out: Prometheus isn't here; Debian's package prometheus brings it"
 )
-def test_the_dashboard_tells_how_many_images_a_running_synthesis_has_made(tmp_path: Path) -> None:
+def test_the_dashboard_shows_how_many_images_a_running_synthesis_has_committed(tmp_path: Path) -> None:
     url, asked = str(tmp_path / "set"), tmp_path / "asked.json"
     plan = light_plan(SHARDS, SHARD_SIZE)
     asked.write_text(plan.model_dump_json())
@@ -55,7 +55,7 @@ def test_the_dashboard_tells_how_many_images_a_running_synthesis_has_made(tmp_pa
 
         client = JobSubmissionClient(head.address)
         job = client.submit_job(entrypoint=f"python -m tests.worlds.light {asked} {url} 1")
-        query = panel("Images made")
+        query = panel("Images done")
         told: list[float | None] = []
 
         def right() -> bool:
