@@ -24,12 +24,12 @@ from syncclip.core import tables
 from syncclip.core.ray_session import ray_session
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets.quality import STATS_NAME, SetQuality, appraise
+from syncclip.sets.quality import STATS_NAME, SetQuality, measure_quality
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import places
 from syncclip.studies.outputs import read_json, write_json
 from syncclip.studies.run import study
-from syncclip.synthesis.filters import Batch, build_filters, judged_by
+from syncclip.synthesis.filters import Batch, build_filters, with_backbone
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.summary import SUMMARY_NAME
 
@@ -52,14 +52,14 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
-    judges = build_filters(judged_by(settings, recipe.backbone), prompts)
+    judges = build_filters(with_backbone(settings, recipe.backbone), prompts)
     scores: dict[str, list[float]] = {judge.name: [] for judge in judges}
     for start in range(0, len(images), 64):
         rows = range(start, min(start + 64, len(images)))
         labels = [int(images.labels[row]) for row in rows]
         batch = Batch([images.image(row) for row in rows], labels, [images.text(row) for row in rows], rows)
         for judge in judges:
-            scores[judge.name] += judge.judge(batch).scores
+            scores[judge.name] += judge.score(batch).scores
     return {name: round(float(np.quantile(values, share)), 4) for name, values in scores.items()}
 
 
@@ -77,7 +77,7 @@ def draw(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
     drawn = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
     jobs.synthesise(drawn, url)
     if not storage.exists(storage.join(url, STATS_NAME)):
-        appraise(recipe, url)
+        measure_quality(recipe, url)
 
 
 def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import psutil
 import typer
 
 from syncclip.core.ray_session import ray_session
-from syncclip.synthesis.pool import draw_round
+from syncclip.synthesis.pool import run_round
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import Report
 
@@ -23,7 +24,7 @@ SAMPLES = 10
 class Idle:
     """Makes nothing, at once."""
 
-    def draw(self, shard: int) -> int:
+    def generate(self, shard: int) -> int:
         return shard
 
     def commit(self, shard: int) -> Report:
@@ -36,7 +37,7 @@ def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
     process, status = psutil.Process(), SynthesisStatus.begin(64 * shards, 0, actors)
     found: list[tuple[int, float, float]] = []
     begun = 0.0
-    for passed, report in enumerate(draw_round(range(shards), Idle, actors=(actors, actors), threads=1, num_gpus=0), 1):
+    for passed, report in enumerate(run_round(range(shards), Idle, Pool(actors)), 1):
         begun = begun or time.perf_counter()
         status.count(report, 64)
         if passed % max(1, shards // SAMPLES) == 0:

@@ -26,8 +26,9 @@ from syncclip.sets import prepare
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
-from syncclip.synthesis.worker import ShardMaker
+from syncclip.synthesis.worker import ShardWorker
 
 
 class Sleeper:
@@ -36,21 +37,21 @@ class Sleeper:
     def __init__(self, pace: float, pixels: int) -> None:
         self.pace, self.pixels = pace, pixels
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         time.sleep(self.pace * len(prompts))
         side = max(1, self.pixels // 8)
         noise = [np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8) for seed in seeds]
         return [Image.fromarray(one).resize((self.pixels, self.pixels)) for one in noise]
 
 
-def light_maker(pace: float, pixels: int) -> type[ShardMaker]:
+def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
     """A maker of shards with a light generator and no filters."""
 
-    class LightMaker(ShardMaker):
+    class LightWorker(ShardWorker):
         def tools(self) -> tuple[Any, list[Any]]:
             return Sleeper(pace, pixels), []
 
-    return LightMaker
+    return LightWorker
 
 
 class Course(NamedTuple):
@@ -64,16 +65,16 @@ class Course(NamedTuple):
     def row(self) -> str:
         """Efficiency, shares of the other stages, pace and start-up."""
         shares = self.status.busy
-        others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("judge", "encode", "write"))
+        others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("filter", "encode", "write"))
         return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
 
 
-def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardMaker] = ShardMaker) -> Course:
+def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardWorker] = ShardWorker) -> Course:
     """Draw a set by the graph."""
     seen: list[SynthesisStatus] = []
     begun = time.perf_counter()
-    with patch("syncclip.synthesis.driver.ShardMaker", maker):
-        synthesise_set(plan, str(folder), actors=actors, show=False, observe=seen.append)
+    with patch("syncclip.synthesis.driver.ShardWorker", maker):
+        synthesise_set(plan, str(folder), Pool(actors), show=False, observe=seen.append)
     return Course(seen[-1], time.perf_counter() - begun - seen[-1].elapsed)
 
 
@@ -84,12 +85,12 @@ def looped(plan: Plan, folder: Path, images: int) -> float:
     torch.set_num_threads(plan.threads)
     generator = Generator(plan.generator)
     entries = [plan.entry(index) for index in range(images)]
-    generator.draw([entries[0].prompt], [entries[0].seed])
+    generator.generate([entries[0].prompt], [entries[0].seed])
     begun = time.perf_counter()
     for entry in entries:
         place = folder / plan.classnames[entry.label] / f"{entry.image}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
-        generator.draw([entry.prompt], [entry.seed])[0].save(place, "JPEG", quality=plan.jpeg_quality)
+        generator.generate([entry.prompt], [entry.seed])[0].save(place, "JPEG", quality=plan.jpeg_quality)
     return images / (time.perf_counter() - begun)
 
 
@@ -111,7 +112,7 @@ def main(
         for turn in range(repetitions):
             root = Path(place) / str(turn)
             for pixels in (64, 512):
-                course = drawn(light, root / str(pixels), actors, light_maker(pace, pixels))
+                course = drawn(light, root / str(pixels), actors, light_worker(pace, pixels))
                 print(f"| light, {pixels} px, {pace * 1000:.0f} ms an image | {course.row} |")
             course = drawn(real, root / "icons", actors)
             print(f"| icons | {course.row} |")

@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from syncclip.shards.layout import ShardStats, markers, shard_name, stats_name, table_name
-from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, settle
+from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -71,7 +71,7 @@ def plan_of(strategy: str, classes: int, images: int) -> Plan:
 def planned(strategy: str, classes: int, images: int) -> Planned:
     """Plan a set from its settings to the last seed; in a process of its own, for the peak."""
     with tempfile.TemporaryDirectory() as folder:
-        drafting, plan = timed(lambda: settle(plan_of(strategy, classes, images), folder))
+        drafting, plan = timed(lambda: write_plan(plan_of(strategy, classes, images), folder))
         file = Path(folder, PLAN_NAME).stat().st_size
     shards, ranges = timed(lambda: [plan.shard_range(shard) for shard in plan.shards()])
     prompts, texts = timed(lambda: sum(len(plan.prompts_of(one)) for one in ranges))

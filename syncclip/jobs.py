@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from syncclip import storage
@@ -19,8 +20,8 @@ from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache, build_job, build_on_worker
 from syncclip.runs.resolve import finished_run, resolve_run, to_spec, with_absolute_paths
 from syncclip.sets.imported import SET_RECIPE
-from syncclip.sets.prepare import plan, with_material
-from syncclip.sets.quality import STATS_NAME, appraise
+from syncclip.sets.prepare import plan, with_assets
+from syncclip.sets.quality import STATS_NAME, measure_quality
 from syncclip.storage.places import absolute
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
@@ -54,20 +55,10 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         UserError: see `synthesis.driver.synthesise_set`.
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
-    drawn = with_material(recipe, plan(recipe), url)
-    synthesis = recipe.synthesis
-    summary = synthesise_set(
-        drawn,
-        url,
-        actors=synthesis.least_actors,
-        max_actors=synthesis.most_actors,
-        num_gpus=synthesis.num_gpus,
-        retries=synthesis.retries,
-        storage_options=recipe.storage.options,
-    )
+    summary = synthesise_set(plan(recipe), url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
     storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
-    if synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
-        appraise(recipe, url)
+    if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
+        measure_quality(recipe, url)
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary

@@ -83,9 +83,9 @@ storage: {{root: {folder / "runs"}}}
 def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
     from syncclip.recipe.recipe import Recipe
-    from tests.worlds.synthetic import draw_here
+    from tests.worlds.synthetic import generate_here
 
-    return draw_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
+    return generate_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from syncclip.methods import METHODS
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build, resolve
 from syncclip.sets import prepare
-from syncclip.sets.prepare import with_material
+from syncclip.sets.prepare import with_assets
 from syncclip.storage import places
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import folder_of_folders
@@ -67,25 +67,25 @@ def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: 
     import torch
 
     from syncclip.synthesis.filters import build_filters
-    from syncclip.synthesis.plan import settle
+    from syncclip.synthesis.plan import agreed_plan, read_plan, write_plan
 
     torch.save(torch.nn.Linear(24, 1).state_dict(), tmp_path / "head.pth")
     head = f"{{name: clip_head, called: aesthetic, weights: {tmp_path}/head.pth, minimum: 0}}"
     recipe = Recipe.load(tiny.recipe, [f"synthesis.filters=[{head}, {{name: leakage}}]"])
     url = str(tmp_path / "set")
-    plan = with_material(recipe, prepare.plan(recipe), url)
+    plan = with_assets(recipe, prepare.plan(recipe), url)
     digests = [one.digest for one in plan.filters if hasattr(one, "digest")]
     assert sorted(file.stem for file in (tmp_path / "set" / "filters").iterdir()) == sorted(digests)
     assert [one.name for one in build_filters(plan.filters, plan.classnames, url=url)] == ["aesthetic", "leakage"]
-    settle(plan, url)
+    write_plan(plan, url)
     (tmp_path / "head.pth").unlink()  # a machine that draws on needs nothing but the set
-    assert with_material(recipe, prepare.plan(recipe), url) == plan
+    assert with_assets(recipe, agreed_plan(prepare.plan(recipe), read_plan(url), url), url) == plan
 
 
 def test_a_guided_set_holds_the_shots_that_its_plan_names_and_no_others(tiny: TinyWorld, tmp_path: Path) -> None:
     guide = ["synthesis.generator.guide={strength: 0.5}", "dataset.shots=2"]
     recipe = Recipe.load(tiny.recipe, guide)
-    plan = with_material(recipe, prepare.plan(recipe), str(tmp_path))
+    plan = with_assets(recipe, prepare.plan(recipe), str(tmp_path))
     assert [len(real) for real in plan.guides] == [2, 2, 2, 0, 0, 0]
     assert len(list((tmp_path / "guides").glob("*/00000.tar"))) == 1
     assert prepare.plan(recipe.with_values({"dataset.seed": recipe.training.seed})).guides == plan.guides

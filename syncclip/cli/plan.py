@@ -51,11 +51,11 @@ def measured(recipe: Recipe, drawn: Plan, cost: CostSettings) -> CostSettings:
     import tempfile
 
     from syncclip.core import tables
-    from syncclip.sets.prepare import with_material
+    from syncclip.sets.prepare import with_assets
     from syncclip.synthesis.tuning import measure
 
     with tempfile.TemporaryDirectory() as folder:
-        ready = with_material(recipe, drawn, folder)
+        ready = with_assets(recipe, drawn, folder)
         found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
     tables.show(
         f"measured here: {found.images:.3g} images/s of one actor, {size(round(found.image_bytes))} an image, "
@@ -73,7 +73,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
     synthesis = recipe.synthesis
     if cost.rate is None:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
-    least, most, num_gpus = synthesis.least_actors, synthesis.most_actors, synthesis.num_gpus
+    (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
     found = forecast(drawn, cost, least, most, num_gpus)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(

@@ -45,16 +45,7 @@ def verify_command(
     if problems and not repair:
         raise typer.Exit(1)
     if problems:
-        synthesis = recipe.synthesis
-        again = repair_set(
-            folder,
-            [problem.shard for problem in problems],
-            actors=synthesis.least_actors,
-            max_actors=synthesis.most_actors,
-            num_gpus=synthesis.num_gpus,
-            retries=synthesis.retries,
-            storage_options=recipe.storage.options,
-        )
+        again = repair_set(folder, [problem.shard for problem in problems], recipe.synthesis.pool)
         tables.show(f"{folder}: {counted(len(again), 'shard')} drawn again")
     tables.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
 
@@ -64,9 +55,9 @@ def quality_command(folder: Folder, overrides: Overrides = None) -> None:
     """Measure how good a set is, and keep the numbers beside it as stats.json: read right, varied, near real ones."""
     from syncclip.cli import render
     from syncclip.core import tables
-    from syncclip.sets.quality import appraise
+    from syncclip.sets.quality import measure_quality
 
-    found = appraise(_recipe_of(folder, overrides or []), folder)
+    found = measure_quality(_recipe_of(folder, overrides or []), folder)
     tables.show(render.quality(found))
 
 

@@ -192,5 +192,5 @@ def _sound(source: Source, shard: int, archive: bytes) -> bytes:
 def _same(source: Source, shard: int, digest: str) -> None:
     if digest != source.shards[shard].sha256:
         raise UserError(
-            f"{source.url}: {shard_name(shard)} is damaged; mend the set with `syncclip shards verify --repair` first"
+            f"{source.url}: {shard_name(shard)} is damaged; repair the set with `syncclip shards verify --repair` first"
         )

@@ -71,7 +71,7 @@ class ImportedSet(Settings):
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """What the synthetic set at `url` holds, drawn or imported; None where there is none.
+    """What the synthetic set at `url` holds, generated or imported; None where there is none.
 
     Raises:
         UserError: it cannot be read, or its import was not finished.

@@ -1,4 +1,4 @@
-"""syncclip.sets.prepare"""
+"""From a recipe to the plan of its set, and to what the plan needs beside it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters import check_safety, pinned
+from syncclip.synthesis.filters import check_safety, with_digests
 from syncclip.synthesis.generators import check_scheduler
-from syncclip.synthesis.plan import Plan, draft, settled
+from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
 from syncclip.synthesis.references import digests, lay, real_images
 
 
 def plan(recipe: Recipe) -> Plan:
-    """What `synthesise` would draw: class, prompt and seed of every image. Nothing is drawn or written.
+    """What `synthesise` would generate: class, prompt and seed of every image. Nothing is generated or written.
 
     Raises:
-        UserError: the dataset isn't there, or can't be drawn like this.
+        UserError: the dataset isn't there, or can't be generated like this.
     """
     generator = recipe.synthesis.generator
     check_scheduler(generator)
@@ -35,19 +35,18 @@ def plan(recipe: Recipe) -> Plan:
     )
 
 
-def with_material(recipe: Recipe, drawn: Plan, url: str) -> Plan:
-    """The plan with all that it needs laid into the set's folder: real images to start from, filters' heads, features
-    of test images.
+def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
+    """The plan with the digests of all that it needs, which is in the set's folder then: real images to start from,
+    filters' heads, features of test images.
 
     Raises:
-        UserError: the folder holds another plan's set, or something is missing or isn't what the set was begun with.
+        UserError: something is missing or isn't what the set was begun with.
     """
-    agreed = settled(drawn, url)
-    if agreed.guides:
+    if plan.guides:
         dataset = load_dataset(recipe.dataset)
         lay(real_images(dataset, *recipe.shots), dataset, url)
 
     def test_images() -> ImageSet:
         return load_dataset(recipe.dataset).split("test")
 
-    return drawn.model_copy(update={"filters": pinned(agreed.filters, url, test_images)})
+    return plan.model_copy(update={"filters": with_digests(plan.filters, url, test_images)})

@@ -94,7 +94,7 @@ class SetQuality(Settings):
     pairs: tuple[tuple[int, int], ...]
     """Sample numbers of the first of them, each with the nearest earlier image."""
     prompts: PromptCoverage | None
-    """None for a set that was not drawn here."""
+    """None for a set that was not generated here."""
     classes: tuple[ClassQuality, ...]
 
 
@@ -120,7 +120,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set there; draw one with `syncclip synth RECIPE --out {url}`")
+        raise UserError(f"{url}: no synthetic set there; generate one with `syncclip synth RECIPE --out {url}`")
     images = ShardSet(url)
     made = _see(images, clip, most, "synthetic")
     if not len(made.rows):
@@ -233,7 +233,7 @@ def _known(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
-def appraise(recipe: Recipe, url: str) -> SetQuality:
+def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     """Measure the set at `url` and keep the numbers beside it as stats.json.
 
     The real images are those of `evaluation.split`; a dataset without that split has no shift.

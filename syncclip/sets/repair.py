@@ -1,9 +1,8 @@
-"""Mending a set: what is damaged is thrown away and drawn again by the plan, to the same bytes."""
+"""Repairing a set: what is damaged is thrown away and generated again by the plan, to the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from syncclip import storage
 from syncclip.core.settings import UserError
@@ -16,7 +15,8 @@ from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.generators.locating import INDEX, commit_on_hub
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.references import Album
+from syncclip.synthesis.references import ReferenceImages
+from syncclip.synthesis.settings import ONE_ACTOR, Pool
 
 
 def examine(url: str) -> list[Problem]:
@@ -40,28 +40,23 @@ def examine(url: str) -> list[Problem]:
 def repair_set(
     url: str,
     broken: Iterable[int],
-    *,
-    actors: int = 1,
-    max_actors: int | None = None,
-    num_gpus: float = 0.0,
-    retries: int = 2,
-    storage_options: Mapping[str, Any] | None = None,
+    pool: Pool = ONE_ACTOR,
 ) -> list[int]:
-    """Draw the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
+    """Generate the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
 
     Killed at any time, it leaves whole shards and gaps; the next repair, or `synth`, fills these.
 
     Args:
         broken: numbers of shards, as `examine` found them.
-        actors, max_actors, num_gpus, retries, storage_options: as of `synthesise_set`.
+        pool: who generates.
 
     Returns:
-        The shards that were drawn again.
+        The shards that were generated again.
 
     Raises:
         UserError: the set has no plan, so that it can only be got again from where it came; shards that are none of
-            the plan's; this machine can't draw them, or something that they need is missing or another than the set
-            was drawn with. Nothing is thrown away then.
+            the plan's; this machine can't generate them, or something that they need is missing or another than the set
+            was generated with. Nothing is thrown away then.
     """
     again = sorted(set(broken))
     plan = _plan(url, len(again))
@@ -71,19 +66,11 @@ def repair_set(
         )
     if not again:
         return []
-    check_machine(actors, plan.threads, num_gpus)
+    check_machine(pool, plan.threads)
     _check_material(plan, again, url)
     for shard in again:
         discard(url, shard)
-    synthesise_set(
-        plan,
-        url,
-        actors=actors,
-        max_actors=max_actors,
-        num_gpus=num_gpus,
-        retries=retries,
-        storage_options=storage_options,
-    )
+    synthesise_set(plan, url, pool)
     return again
 
 
@@ -94,13 +81,13 @@ def discard(url: str, shard: int) -> None:
 
 
 def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Refuse where something is missing that drawing needs: weights, what filters judge by, images to start from."""
+    """Refuse where something is missing that generating needs: weights, what filters judge by, images to start from."""
     located = locate(plan.generator, plan.weights)
     if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
     build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is judged
     if plan.generator.guide is not None:
-        album = Album(plan, url)
+        album = ReferenceImages(plan, url)
         for shard in broken:
             album.guides([plan.entry(index) for index in plan.shard_range(shard)])
 
@@ -114,10 +101,10 @@ def _plan(url: str, broken: int) -> Plan:
     found = read_set(url)
     if isinstance(found, Plan):
         return found
-    count = f"{counted(broken, 'shard')} can't be drawn again"
+    count = f"{counted(broken, 'shard')} can't be generated again"
     if isinstance(found, ImportedSet):
         remedy = "merge them" if found.parts else "import it"
-        raise UserError(f"{url}: {count}, for this set was not drawn but made of {found.source}; {remedy} anew")
+        raise UserError(f"{url}: {count}, for this set was not generated but made of {found.source}; {remedy} anew")
     raise UserError(
         f"{url}: {count}, for there is no plan beside them; pack the dataset anew, or copy the set once more"
     )

@@ -42,6 +42,11 @@ def configure(options: Mapping[str, Any]) -> None:
     _options.update(options)
 
 
+def configured() -> dict[str, Any]:
+    """What `configure` was last given, for processes that are to see the same storage."""
+    return dict(_options)
+
+
 def is_local(url: str) -> bool:
     """Whether `url` is a path of this machine: without a scheme, or with `file://`."""
     return "://" not in url or url.startswith(("file://", "local://"))

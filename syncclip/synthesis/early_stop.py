@@ -19,8 +19,8 @@ PATIENCE = 64
 are left out."""
 
 
-class Harvest:
-    """Counts the rejected drawings of classes that have no accepted image.
+class RejectionMonitor:
+    """Counts the rejected images of classes that have no accepted image.
 
     A set in which nothing at all was accepted is an error. Where rejects are left out (`keep: drop`), so is a class
     that gets nothing; where the best of them is kept, a hard class is not.
@@ -35,8 +35,8 @@ class Harvest:
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
         self.plan = plan
-        self._fertile: set[int] = set()
-        self._drawn: Counter[int] = Counter()
+        self._accepted: set[int] = set()
+        self._generated: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
         if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its images
             for stats in done:
@@ -46,18 +46,22 @@ class Harvest:
                     self._count(planned, {label: reason for label in planned if not stats.per_class.get(label)})
             self._check()
 
-    def take(self, shard: int, barren: str) -> None:
-        """Take in a shard that was just drawn.
+    def take(self, shard: int, classes_without_accepted: str) -> None:
+        """Take in a shard that was just generated.
 
         Args:
             shard: its number.
-            barren: JSON, class id -> the reason that rejected most, of its classes without an accepted image.
+            classes_without_accepted: JSON, class id -> the reason that rejected most images, of classes
+                without an accepted image.
 
         Raises:
-            UserError: so many drawings were rejected that the filters are at fault; names class and reason.
+            UserError: so many images were rejected that the filters are at fault; names class and reason.
         """
-        if len(self._fertile) < self.plan.classes:
-            self._count(self._planned(shard), {int(label): reason for label, reason in json.loads(barren).items()})
+        if len(self._accepted) < self.plan.classes:
+            self._count(
+                self._planned(shard),
+                {int(label): reason for label, reason in json.loads(classes_without_accepted).items()},
+            )
             self._check()
 
     def _planned(self, shard: int) -> dict[int, int]:
@@ -68,23 +72,23 @@ class Harvest:
         labels = range(classes) if rounds else [(first + i) % classes for i in range(rest)]
         return {label: rounds + ((label - first) % classes < rest) for label in labels}
 
-    def _count(self, planned: Mapping[int, int], barren: Mapping[int, str]) -> None:
+    def _count(self, planned: Mapping[int, int], classes_without_accepted: Mapping[int, str]) -> None:
         for label, images in planned.items():
-            if label not in barren:
-                self._fertile.add(label)
+            if label not in classes_without_accepted:
+                self._accepted.add(label)
                 self._reasons.pop(label, None)
-            elif label not in self._fertile:
-                self._drawn[label] += images * self.plan.attempts  # without success each attempt is drawn
-                self._reasons.setdefault(label, Counter())[barren[label]] += images
+            elif label not in self._accepted:
+                self._generated[label] += images * self.plan.attempts  # without success each attempt is generated
+                self._reasons.setdefault(label, Counter())[classes_without_accepted[label]] += images
 
     def _check(self) -> None:
         for label, reasons in self._reasons.items():
-            if self.plan.keep == "drop" and (drawn := self._drawn[label]) >= PATIENCE:
+            if self.plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:
                 name = self.plan.classnames[label]
-                raise UserError(self._sentence(f"class {name!r}: none of its {drawn} drawings", reasons))
-        if not self._fertile and (drawn := sum(self._drawn.values())) >= PATIENCE:
-            name, others = self.plan.classnames[next(iter(self._drawn))], len(self._drawn) - 1
-            what = f"none of the first {drawn} drawings, of class {name!r} and {counted(others, 'other')},"
+                raise UserError(self._sentence(f"class {name!r}: none of its {generated} images", reasons))
+        if not self._accepted and (generated := sum(self._generated.values())) >= PATIENCE:
+            name, others = self.plan.classnames[next(iter(self._generated))], len(self._generated) - 1
+            what = f"none of the first {generated} images, of class {name!r} and {counted(others, 'other')},"
             raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
 
     def _sentence(self, what: str, reasons: Counter[str]) -> str:
@@ -92,5 +96,5 @@ class Harvest:
         otherwise = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
         return (
             f"{what} passed the filters, most were rejected by {reason!r}; loosen that filter in "
-            f"synthesis.filters and draw into another folder{otherwise}"
+            f"synthesis.filters and generate into another folder{otherwise}"
         )

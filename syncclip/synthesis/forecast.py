@@ -1,7 +1,7 @@
 """How long a set takes, what it costs and what preemptions throw away: a simulation of the pool, before it starts.
 
 Each actor stands on a machine that may be taken away at any moment (a Poisson process, as clouds tell of their spot
-machines: so many an hour). A shard in flight is lost then and drawn again, by whoever is free first; another machine
+machines: so many an hour). A shard in flight is lost then and made again, by whoever is free first; another machine
 comes after a while. All of that is simulated many times over, event by event; without preemptions it is exact.
 """
 
@@ -78,7 +78,7 @@ class Forecast:
     """Paid: of GPUs where actors use any, else of actors."""
     money: Spread | None
     wasted: Spread
-    """Images that are drawn and lost."""
+    """Images that are generated and lost."""
     bytes: float | None
 
 
@@ -115,7 +115,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, pool: Pool, *, runs: int = RUNS, seed: int = 0) -> Outcomes:
-    """Draw `shards` shards of `seconds` each on `pool`, `runs` times with different luck; a function of `seed`.
+    """Generate `shards` shards of `seconds` each on `pool`, `runs` times with different luck; a function of `seed`.
 
     Raises:
         UserError: hardly any shard would live to its end.
@@ -127,8 +127,8 @@ def simulate(shards: int, seconds: float, pool: Pool, *, runs: int = RUNS, seed:
             "average, so hardly any shard would be finished; make synthesis.shard_size smaller"
         )
     machines = _Machines(min(shards, pool.most), pool, seconds, runs, seed)
-    left = machines.draw_together(shards)
-    wall = machines.draw_last(left)
+    left = machines.generate_together(shards)
+    wall = machines.generate_last(left)
     still = machines.came < wall[:, None]
     paid = machines.paid + ((wall[:, None] - machines.came) * still).sum(1)
     return Outcomes(wall, paid, machines.wasted)
@@ -152,11 +152,11 @@ class _Machines:
             return np.full(shape, np.inf)
         return self.rng.exponential(3600 / self.pool.preemptions, shape)
 
-    def draw_together(self, shards: int) -> Array:
-        """Draw while there is a shard for whoever is free, so that machines don't depend on each other; what is left.
+    def generate_together(self, shards: int) -> Array:
+        """Make shards while there is one for whoever is free, so that machines are independent; what is left.
 
         Goes from one moment to a later one, up to which even machines that never die could not begin all that is left;
-        between two of a machine's deaths its shards are counted, not drawn one by one.
+        between two of a machine's deaths its shards are counted, not generated one by one.
         """
         runs, count = self.free.shape
         left = np.full(runs, shards)
@@ -174,8 +174,8 @@ class _Machines:
                 self._replace(*dying.nonzero())
         return left
 
-    def draw_last(self, left: Array) -> Array:
-        """Draw the last shards one by one, in the order in which they are begun; when each run's last was committed.
+    def generate_last(self, left: Array) -> Array:
+        """Make the last shards one by one, in the order in which they are begun; when each run's last was committed.
 
         A machine that finds no shard waits for one that another machine loses.
         """

@@ -1,4 +1,4 @@
-"""The pool of Ray Data actors that draws shards: one row a shard, bounded restarts, errors as rows.
+"""The pool of Ray Data actors that generates shards: one row a shard, bounded restarts, errors as rows.
 
 MERGED What became of each shard of a round. A module of its own: the actor that lives here should start without torch.
 """
@@ -15,17 +15,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from syncclip.core import ray_session
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.worker import Report
 
 MAX_STARTS = 2
 """How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
 
 CALLS = 2
-"""Rows that an actor works on at a time: while one shard is written, the next is drawn."""
+"""Rows that an actor works on at a time: while one shard is written, the next is generated."""
 
 QUICK = 0.5
-"""Writing overlaps the next drawing only where it takes at most this share of the time of drawing: a killed process
-loses the shard that it writes and what it has drawn of the next, and that shall be one shard at most on average."""
+"""A shard is written while the next one is generated only where writing takes at most this share of the time: a killed
+process loses the shard that it writes and what it has of the next, which should be one shard at most on average."""
 
 QUEUE = 4
 """Rows that are sent to an actor at a time, those that it works on included. A pool grows while queues are full."""
@@ -38,22 +39,22 @@ class PoolError(RuntimeError):
     """The pool gave up: its actors died more often than Ray may restart them. What was committed stays."""
 
 
-class Maker(Protocol):
-    """Makes shards; a `ShardMaker`. Errors are told in the report, never raised."""
+class Worker(Protocol):
+    """Makes shards; a `ShardWorker`. Errors are told in the report, never raised."""
 
-    def draw(self, shard: int) -> Any:
+    def generate(self, shard: int) -> Any:
         """Called for one shard at a time."""
 
-    def commit(self, unwritten: Any) -> Report:
-        """Called with what `draw` gave, while the next shard may be drawn."""
+    def commit(self, uncommitted: Any) -> Report:
+        """Called with what `generate` gave, while the next shard may be generated."""
 
 
 class ShardRow:
     """What Ray Data calls for each row, from `CALLS` threads; gives up a shard whose process died too often."""
 
-    def __init__(self, ledger: Any, maker: Callable[[], Maker]) -> None:
-        self.ledger = ledger
-        self.maker = maker()
+    def __init__(self, log: Any, worker: Callable[[], Worker]) -> None:
+        self.log = log
+        self.worker = worker()
         self._turn = threading.Lock()
         self._quick = False
         """Whether the last shard was written quickly enough."""
@@ -64,35 +65,32 @@ class ShardRow:
         shard = int(row["shard"])
         with ExitStack() as turn:
             turn.enter_context(self._turn)
-            starts, done = ray.get(self.ledger.begin.remote(shard))
+            starts, done = ray.get(self.log.begin.remote(shard))
             deaths = starts - 1
             if done is not None:  # its process died with the report on its way
                 return {**done, "deaths": 1}
             if deaths >= MAX_STARTS:
                 now = time.time()
-                error = f"the process that drew it died {deaths} times (out of memory, or killed)"
+                error = f"the process that generated it died {deaths} times (out of memory, or killed)"
                 return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
-            unwritten = self.maker.draw(shard)
+            uncommitted = self.worker.generate(shard)
             if self._quick and not deaths:  # one that may be deadly takes no other with it
                 turn.close()
-            report = self.maker.commit(unwritten)
+            report = self.worker.commit(uncommitted)
             self._quick = report.write <= QUICK * (report.ended - report.started - report.write)
             told = report._replace(deaths=min(1, deaths))._asdict()
-            ray.get(self.ledger.end.remote(shard, told))
+            ray.get(self.log.end.remote(shard, told))
             return told
 
 
-def draw_round(
-    todo: Sequence[int], maker: Callable[[], Maker], *, actors: tuple[int, int], threads: int, num_gpus: float
-) -> Iterator[Report]:
-    """Draw shards on the initialised Ray; their reports come as they get done.
+def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, threads: int = 1) -> Iterator[Report]:
+    """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
-        todo: shard numbers, in the order in which they are to be begun.
-        maker: called once in each actor; what it gives (a `ShardMaker`) makes the shard of a row.
-        actors: size of the pool, at least and at most; it grows while queues are full.
+        shards: shard numbers, in the order in which they are begun.
+        worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
+        pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.
-        num_gpus: GPUs of an actor.
 
     Raises:
         PoolError: actors died more often than `RAY_BOUNDS` allows.
@@ -101,18 +99,18 @@ def draw_round(
     import ray.data
 
     ray_session.quiet()  # importing Ray Data resets its loggers
-    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
-    row_maker: Any = ShardRow  # Ray's types know functions only
+    remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
+    shard_row: Any = ShardRow  # Ray's types know functions only
     with _data_context():
-        specs = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
             reports = specs.map(
-                row_maker,
-                fn_constructor_args=(remote.remote(), maker),
-                compute=_pool(*(min(size, len(todo)) for size in actors)),
+                shard_row,
+                fn_constructor_args=(remote.remote(), worker),
+                compute=_strategy(*(min(size, len(shards)) for size in pool.size)),
                 num_cpus=threads,
-                num_gpus=num_gpus or None,
+                num_gpus=pool.num_gpus or None,
                 **_bounds(specs.map),
             )
         # `iter_rows` would keep each report back until the next one is there: a shard's time.
@@ -128,7 +126,7 @@ def draw_round(
                 yield Report(**row)
 
 
-def _pool(least: int, most: int) -> Any:
+def _strategy(least: int, most: int) -> Any:
     """The pool's size, and `CALLS` rows at a time in an actor where this Ray can do that."""
     from ray.data import ActorPoolStrategy
 
@@ -164,8 +162,8 @@ def _data_context() -> Iterator[None]:
             setattr(context, name, value)
 
 
-class Ledger:
-    """How often each shard was begun, and its report; a Ray actor beside the pool that outlives whoever draws."""
+class AttemptLog:
+    """How often each shard was begun, and its report; a Ray actor beside the pool that outlives whoever generates."""
 
     def __init__(self) -> None:
         self.starts: Counter[int] = Counter()

@@ -1,7 +1,7 @@
-"""The real images that drawn ones start from, where the generator has a guide ("real guidance").
+"""The real images that generated ones start from, where the generator has a guide ("real guidance").
 
 They are the dataset's few shots, which trainings see as well. A plan names them by their digests, and they lie below
-the set's folder as shards, in `guides/<digest of all>`: so whoever draws, extends or repairs the set, on whichever
+the set's folder as shards, in `guides/<digest of all>`: so whoever generates, extends or repairs the set, on whichever
 machine, starts from the same ones.
 """
 
@@ -25,7 +25,7 @@ FOLDER = "guides"
 SHARD_IMAGES = 1024
 
 
-class Album:
+class ReferenceImages:
     """Hands out the real image from which an entry of a plan starts; each is read when it is asked for.
 
     Args:
@@ -61,7 +61,7 @@ class Album:
         row = int(rows[entry.image % len(rows)])
         data, name = self._images.read(row), self._images.name(row)
         if digest_of(data) != planned:
-            raise UserError(f"{self._incomplete()}: {name} has changed; restore it, or draw into another folder")
+            raise UserError(f"{self._incomplete()}: {name} has changed; restore it, or generate into another folder")
         return decode_image(data, name)
 
     def _incomplete(self) -> str:

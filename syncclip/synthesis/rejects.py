@@ -53,7 +53,7 @@ class Reject:
 
 
 class Gallery:
-    """Collects the first rejects of a shard for each reason, in the order in which they were drawn."""
+    """Collects the first rejects of a shard for each reason, in the order in which they were generated."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []

@@ -1,8 +1,8 @@
-"""Section `synthesis` of a recipe: how many images are drawn, by what, and who draws them."""
+"""Section `synthesis` of a recipe: how many images are generated, by what, and who generates them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
@@ -10,10 +10,6 @@ from syncclip.core.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_ATTEMPTS = 16
 """Attempts and index share the 32 bits of a seed; see `plan.seed_of`."""
@@ -40,6 +36,34 @@ Actors = Annotated[Annotated[int, Tag("")] | Annotated[PoolSettings, Tag("PoolSe
 """A number or bounds. The form decides which, so that a mistake in one isn't told as one of the other."""
 
 
+class Pool(NamedTuple):
+    """The actors that generate shards, `plan.threads` CPUs each. No byte of a set depends on them."""
+
+    actors: int = 1
+    max_actors: int | None = None
+    """To so many the pool grows while shards wait and the cluster has room; None: it doesn't grow."""
+    num_gpus: float = 0.0
+    """GPUs of an actor; 0 generates on the CPU."""
+    retries: int = 2
+    """Further rounds for shards that failed; rounds that commit something don't count."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Actors at least and at most."""
+        return self.actors, max(self.actors, self.max_actors or self.actors)
+
+    @property
+    def device(self) -> str:
+        """torch device of the actors."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+ONE_ACTOR = Pool()
+
+
+ONE_ACTOR = Pool()
+
+
 class CostSettings(Settings):
     """What `syncclip plan` reckons with. No byte depends on it."""
 
@@ -59,7 +83,7 @@ class CostSettings(Settings):
 
 
 class SynthesisSettings(Settings):
-    """What to draw, which goes into the plan, and who draws it: no byte depends on `actors` or `retries`."""
+    """What to generate, which goes into the plan, and who generates it: no byte depends on `actors` or `retries`."""
 
     images_per_class: int = 16
     seed: int = Field(0, ge=0)
@@ -68,9 +92,9 @@ class SynthesisSettings(Settings):
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
     """In the order in which they judge; what one rejects, the next doesn't see."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
-    """How often an image is drawn at most."""
+    """How often an image is generated at most."""
     choose: Literal["first", "best"] = "first"
-    """Take the first attempt that passes, or draw all attempts and take the one with the last filter's best score."""
+    """Take the first attempt that passes, or make all attempts and take the one with the last filter's best score."""
     keep: Literal["best", "drop"] = "best"
     """Where no attempt passes: keep the best of them, or leave the image out."""
     shard_size: int | None = None
@@ -81,7 +105,7 @@ class SynthesisSettings(Settings):
     actors: Actors = 1
     """A number, or `{min: 1, max: 8}` for a pool that grows where a cluster does."""
     num_gpus: float = Field(0.0, ge=0)
-    """GPUs of an actor, also a fraction; 0 draws on the CPU."""
+    """GPUs of an actor, also a fraction; 0 generates on the CPU."""
     retries: int = Field(2, ge=0)
     """Further rounds for shards that failed; those that bring nothing new count."""
     quality: bool = False
@@ -90,27 +114,25 @@ class SynthesisSettings(Settings):
     """What time and money are reckoned with before the start."""
 
     @property
-    def least_actors(self) -> int:
-        """Actors that draw from the start."""
-        return self.actors if isinstance(self.actors, int) else self.actors.min
-
-    @property
-    def most_actors(self) -> int:
-        """Actors that the pool may grow to."""
-        return self.actors if isinstance(self.actors, int) else self.actors.max
+    def pool(self) -> Pool:
+        """Who generates."""
+        bounds = (
+            self.actors if isinstance(self.actors, PoolSettings) else PoolSettings(min=self.actors, max=self.actors)
+        )
+        return Pool(bounds.min, bounds.max, self.num_gpus, self.retries)
 
     @field_validator("images_per_class")
     @classmethod
     def _some_images(cls, images: int) -> int:
         if images < 1:
-            raise ValueError(f"{images} images per class leave nothing to draw; ask for at least 1")
+            raise ValueError(f"{images} images per class leave nothing to generate; ask for at least 1")
         return images
 
     @field_validator("actors")
     @classmethod
     def _some_actors(cls, actors: int | PoolSettings) -> int | PoolSettings:
         if isinstance(actors, int) and actors < 1:
-            raise ValueError(f"{actors} actors can't draw anything; use at least 1")
+            raise ValueError(f"{actors} actors can't generate anything; use at least 1")
         return actors
 
     @field_validator("filters")
@@ -125,7 +147,7 @@ class SynthesisSettings(Settings):
         return filters
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> SynthesisSettings:
+    def _check_consistency(self) -> SynthesisSettings:
         batch = self.generator.batch_size
         if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(

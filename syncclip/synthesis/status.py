@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from syncclip.synthesis.worker import Report
 
 STATUS_NAME = "status.json"
-STAGES = ("generate", "judge", "encode", "write")
+STAGES = ("generate", "filter", "encode", "write")
 """What an actor does with a shard, in this order."""
 
 

@@ -51,7 +51,7 @@ class SetSummary(Settings):
     seconds: float
     """What the committed shards took to make, summed over actors."""
     rejects: dict[str, int]
-    """Reason -> images that were drawn and not taken at first sight."""
+    """Reason -> images that were generated and not taken at first sight."""
     work: Work = Field(Work(), exclude=True)
 
 

@@ -1,6 +1,6 @@
-"""A plan's open questions, which batch size and which attention, answered where the set will be drawn.
+"""A plan's open questions, which batch size and which attention, answered where the set will be generated.
 
-MERGED How fast this machine draws a plan: measured by drawing a few batches of it, as an actor would.
+MERGED How fast this machine generates a plan: measured by generating a few batches of it, as an actor would.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from syncclip.synthesis.generators.locating import Located
 from syncclip.synthesis.generators.probing import answered, open_questions
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.worker import Report, ShardMaker
+from syncclip.synthesis.settings import Pool
+from syncclip.synthesis.worker import Report, ShardWorker
 
 
-def tuned(plan: Plan, located: Located, num_gpus: float = 0.0) -> Plan:
+def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
     """The plan of a new set with numbers where it said `auto`; the same plan where nothing is open.
 
     They are measured once, in a Ray task that gets what an actor will get; the plan that is then laid into the set's
-    folder keeps them, so that every later run draws the same batches.
+    folder keeps them, so that every later run generates the same batches.
 
     Raises:
         UserError: the generator can't be loaded or run.
     """
-    device = "cuda" if num_gpus > 0 else "cpu"
-    if not open_questions(plan.generator, device):
+    if not open_questions(plan.generator, pool.device):
         return plan
     import ray
 
     with ray_session():
-        remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=num_gpus, max_calls=1)(_answers)
-        grounded = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
-        found, mistake = ray.get(remote.remote(plan.model_dump_json(), grounded, device))
+        remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=pool.num_gpus, max_calls=1)(_answers)
+        generator = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
+        found, mistake = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device))
     if found is None:
         raise UserError(mistake)
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=found)})
 
 
-def _answers(plan_text: str, grounded: GeneratorSettings, device: str) -> tuple[dict[str, Any] | None, str]:
+def _answers(plan_text: str, generator: GeneratorSettings, device: str) -> tuple[dict[str, Any] | None, str]:
     """(what was found, "") or (None, the user's mistake): an error's class would not survive the way back."""
     import torch
 
@@ -51,7 +51,7 @@ def _answers(plan_text: str, grounded: GeneratorSettings, device: str) -> tuple[
     torch.set_num_threads(plan.threads)
     prompts = [plan.entry(index).prompt for index in range(min(plan.total, plan.shard_size))]
     try:
-        found = answered(grounded, device, plan.weights, prompts, min(plan.total, plan.shard_size))
+        found = answered(generator, device, plan.weights, prompts, min(plan.total, plan.shard_size))
     except UserError as error:
         return None, str(error)
     return {"batch_size": found.batch_size, "attention": found.attention}, ""
@@ -65,7 +65,7 @@ class Rate(NamedTuple):
     """What one actor makes of a plan on this machine."""
 
     images: float
-    """Finished images a second: drawn, judged, drawn again where a filter said so, encoded and written."""
+    """Finished images a second: generated, judged, generated again where a filter said so, encoded and written."""
     image_bytes: float
     """Of an image in the set, its share of the tar included."""
     rejected: float
@@ -75,19 +75,19 @@ class Rate(NamedTuple):
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
-    """Draw a shard of `BATCHES` batches twice, with the plan's generator and filters.
+    """Generate a shard of `BATCHES` batches twice, with the plan's generator and filters.
 
-    The first time loads the weights and warms the device up, the second is measured. Rejected images are drawn again
-    in smaller batches than a whole shard would give, so many rejects make the rate a little too low.
+    The first time loads the weights and warms the device up, the second is measured. Rejected images are generated
+    again in smaller batches than a whole shard would give, so many rejects make the rate a little too low.
 
     Args:
         plan: where the generator's batch size is open, it is found first.
-        folder: a temporary one, in which lies what generator and filters need (`assembly.with_material`).
-        num_gpus: of an actor; 0 draws on the CPU.
+        folder: a temporary one, in which lies what generator and filters need (`assembly.with_assets`).
+        num_gpus: of an actor; 0 generates on the CPU.
         options: fsspec options of places that the filters read.
 
     Raises:
-        UserError: the generator can't be found or can't draw here.
+        UserError: the generator can't be found or can't generate here.
     """
     located = locate(plan.generator, plan.weights)
     device = "cuda" if num_gpus > 0 else "cpu"
@@ -95,7 +95,7 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
     generator = answered(plan.generator, device, located.fingerprint, prompts, plan.shard_size)
     size = min(BATCHES * int(generator.batch_size), plan.shard_size)
     plan = plan.model_copy(update={"weights": located.fingerprint, "generator": generator, "shard_size": size})
-    make = ShardMaker(plan.model_dump_json(), folder, device, located.source, dict(options or {}))
+    make = ShardWorker(plan.model_dump_json(), folder, device, located.source, dict(options or {}))
     cold, warm = (Report(**make({"shard": 0})) for _ in range(2))
     if error := cold.error or warm.error:
         raise UserError(f"the generator could not be tried: {error}")

@@ -1,6 +1,6 @@
-"""Making one shard: draw it, then commit it. What an actor does for a row, and the report that comes back.
+"""Making one shard: generate it, then commit it. What an actor does for a row, and the report that comes back.
 
-MERGED Drawing one shard: generate, judge, encode. All of it runs inside one row, and is a function of the plan.
+MERGED Generating one shard: generate, judge, encode. All of it runs inside one row, and is a function of the plan.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters import Batch, Filter, build_filters
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Entry, Plan
-from syncclip.synthesis.references import Album
+from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
 
 
@@ -38,31 +38,31 @@ class Report(NamedTuple):
     images: int = 0
     rejects: str = "{}"  # JSON; Ray Data wants columns of one type
     generate: float = 0.0  # seconds of each stage
-    judge: float = 0.0
+    filter: float = 0.0
     encode: float = 0.0
     write: float = 0.0
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
-    worker: str = ""  # machine and process that drew it
+    worker: str = ""  # machine and process that generated it
     deaths: int = 0  # how many processes died of it before
     error: str = ""
-    barren: str = "{}"  # JSON, class id -> main reason, of classes without an accepted image
+    classes_without_accepted: str = "{}"  # JSON, class id -> main reason, of classes without an accepted image
     fatal: bool = False  # trying again can't help
     trace: str = ""
 
 
-class Unwritten(NamedTuple):
-    """A shard between drawing and commit; without images where drawing failed."""
+class UncommittedShard(NamedTuple):
+    """A shard between generating and commit; without images where generating failed."""
 
     report: Report
-    drawn: Drawn | None = None
+    generated: GeneratedShard | None = None
 
 
-class ShardMaker:
+class ShardWorker:
     """Makes whole shards; the state of an actor (the weights) lives here.
 
-    `draw` takes one shard at a time, while `commit` may run in another thread: so the writing of a shard and the
-    drawing of the next overlap. Neither ever raises: an error comes back in the report, since Ray Data ends a whole
+    `generate` takes one shard at a time, while `commit` may run in another thread: so the writing of a shard and the
+    generating of the next overlap. Neither ever raises: an error comes back in the report, since Ray Data ends a whole
     run at the first exception. After any crash a shard is either committed or doesn't exist, and making it again
     gives the same bytes.
     """
@@ -71,40 +71,51 @@ class ShardMaker:
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
         self._options = dict(options)
-        self._tools: tuple[Painter, list[Filter]] | None = None
-        self._album: Album | None = None
+        self._tools: tuple[ImageGenerator, list[Filter]] | None = None
+        self._album: ReferenceImages | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Draw and commit the shard of a row."""
-        return self.commit(self.draw(int(row["shard"])))._asdict()
+        """Generate and commit the shard of a row."""
+        return self.commit(self.generate(int(row["shard"])))._asdict()
 
-    def draw(self, shard: int) -> Unwritten:
-        """Draw a shard into memory."""
+    def generate(self, shard: int) -> UncommittedShard:
+        """Generate a shard into memory."""
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
-            painter, filters = self.tools()
+            generator, filters = self.tools()
             report = report._replace(started=time.time())  # loading weights is no part of a shard
-            drawn = draw_shard(self.plan, shard, painter, filters, self._album)
+            generated = generate_shard(self.plan, shard, generator, filters, self._album)
         except Exception as error:
-            return Unwritten(_failed(report, error))
-        stages: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in drawn.spent.items()}
-        rejects, barren = json.dumps(drawn.rejects), json.dumps(drawn.barren)
-        return Unwritten(report._replace(images=len(drawn.samples), rejects=rejects, barren=barren, **stages), drawn)
+            return UncommittedShard(_failed(report, error))
+        stages: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in generated.spent.items()}
+        rejects, classes_without_accepted = (
+            json.dumps(generated.rejects),
+            json.dumps(generated.classes_without_accepted),
+        )
+        return UncommittedShard(
+            report._replace(
+                images=len(generated.samples),
+                rejects=rejects,
+                classes_without_accepted=classes_without_accepted,
+                **stages,
+            ),
+            generated,
+        )
 
-    def commit(self, unwritten: Unwritten) -> Report:
-        """Write a drawn shard, its marker last."""
-        report, drawn = unwritten
+    def commit(self, uncommitted: UncommittedShard) -> Report:
+        """Write a generated shard, its marker last."""
+        report, generated = uncommitted
         begun = time.time()
-        if drawn is not None:
+        if generated is not None:
             try:
-                write_rejects(self.url, report.shard, drawn.gallery)
-                write_shard(self.url, report.shard, drawn.samples, drawn.rejects, begun - report.started)
+                write_rejects(self.url, report.shard, generated.gallery)
+                write_shard(self.url, report.shard, generated.samples, generated.rejects, begun - report.started)
             except Exception as error:
                 report = _failed(report, error)
         ended = time.time()
         return report._replace(write=ended - begun, ended=ended)
 
-    def tools(self) -> tuple[Painter, list[Filter]]:
+    def tools(self) -> tuple[ImageGenerator, list[Filter]]:
         """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
         if self._tools is None:
             import torch
@@ -114,10 +125,10 @@ class ShardMaker:
             plan = self.plan
             prompts = [plan.template.replace("{}", name) for name in plan.classnames]
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
-            painter = cast(Painter, Generator(settings, self.device, plan.weights))
+            generator = cast(ImageGenerator, Generator(settings, self.device, plan.weights))
             if plan.generator.guide is not None:
-                self._album = Album(plan, self.url)
-            self._tools = painter, build_filters(plan.filters, prompts, self.device, self.url)
+                self._album = ReferenceImages(plan, self.url)
+            self._tools = generator, build_filters(plan.filters, prompts, self.device, self.url)
         return self._tools
 
 
@@ -133,17 +144,17 @@ SURPASSED = "surpassed"
 """Reason of an image that passed the filters but was not the best of its attempts."""
 
 
-class Painter(Protocol):
-    """Anything that draws a batch; `Generator` is one."""
+class ImageGenerator(Protocol):
+    """Anything that generates a batch; `Generator` is one."""
 
-    def draw(
+    def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> list[Image.Image]: ...
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A drawn and judged image. `passed` filters let it through; `score` is the last judging one's."""
+    """A generated and judged image. `passed` filters let it through; `score` is the last judging one's."""
 
     entry: Entry
     jpeg: bytes
@@ -158,28 +169,28 @@ class Candidate:
         return other is None or (self.passed, self.score) > (other.passed, other.score)
 
 
-class Drawn(NamedTuple):
+class GeneratedShard(NamedTuple):
     """A shard in memory."""
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> images that were drawn and not taken at first sight."""
+    """Reason -> images that were generated and not taken at first sight."""
     spent: dict[str, float]
-    """Stage (generate, judge, encode) -> seconds. They overlap: a batch is judged while the next one is drawn."""
-    barren: dict[int, str]
+    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered beside the next one."""
+    classes_without_accepted: dict[int, str]
     """Class id -> the reason that rejected most, of the classes of which no image was accepted."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
 
 
-def draw_shard(
-    plan: Plan, shard: int, painter: Painter, filters: Sequence[Filter], album: Album | None = None
-) -> Drawn:
-    """Draw the images of a shard. Attempt by attempt, in batches that plan and verdicts alone decide.
+def generate_shard(
+    plan: Plan, shard: int, generator: ImageGenerator, filters: Sequence[Filter], album: ReferenceImages | None = None
+) -> GeneratedShard:
+    """Generate the images of a shard. Attempt by attempt, in batches that plan and results alone decide.
 
-    Every pending image is drawn with its first seed, in batches of `generator.batch_size` in the order of their
-    index; those that are to be drawn again form the batches of the next attempt, and so on. Memory holds two batches of
-    images, since the next one is drawn while one is judged and encoded, and one JPEG of each sample.
+    Every pending image is generated with its first seed, in batches of `generator.batch_size` in the order of their
+    index; those that are to be generated again form the batches of the next attempt, and so on. Memory holds two
+    batches of images, since the next one is generated while one is filtered and encoded, and one JPEG of each sample.
     """
     size = plan.batch
     pending = list(plan.shard_range(shard))
@@ -193,10 +204,10 @@ def draw_shard(
         one.begin()
     for attempt in range(plan.attempts):
         entries_of = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
-        for entries, images in _ahead(painter, album, entries_of, clock):
+        for entries, images in _ahead(generator, album, entries_of, clock):
             batch = _batch(entries, images)
             accepted = []
-            for place, candidate in enumerate(judge(entries, batch, filters, plan.jpeg_quality, clock)):
+            for place, candidate in enumerate(filtered(entries, batch, filters, plan.jpeg_quality, clock)):
                 entry, reason = candidate.entry, candidate.reason
                 before = chosen.get(entry.index)
                 if candidate.beats(before):
@@ -217,9 +228,11 @@ def draw_shard(
         for index in plan.shard_range(shard)
         if chosen[index].reason is None or plan.keep == "best"
     ]
-    fertile = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
-    barren = {label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in fertile}
-    return Drawn(samples, dict(rejects), clock.spent, barren, gallery.rejects)
+    accepted_classes = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
+    classes_without_accepted = {
+        label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in accepted_classes
+    }
+    return GeneratedShard(samples, dict(rejects), clock.spent, classes_without_accepted, gallery.rejects)
 
 
 class Clock:
@@ -236,25 +249,25 @@ class Clock:
         self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begun
 
 
-_drawer = ThreadPoolExecutor(1, "draw")
-"""One thread draws, for the life of the process: each thread that uses torch brings threads of its own."""
+_generator_thread = ThreadPoolExecutor(1, "generate")
+"""One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
 
 
 def _ahead(
-    painter: Painter, album: Album | None, batches: Sequence[Sequence[Entry]], clock: Clock
+    generator: ImageGenerator, album: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
-    """Batches with their images, in order; while one is worked on, the next is drawn."""
+    """Batches with their images, in order; while one is worked on, the next is generated."""
 
-    def draw(entries: Sequence[Entry]) -> list[Image.Image]:
+    def generate(entries: Sequence[Entry]) -> list[Image.Image]:
         with clock.of("generate"):
             prompts, seeds = [entry.prompt for entry in entries], [entry.seed for entry in entries]
-            images = painter.draw(prompts, seeds, *([album.guides(entries)] if album is not None else ()))
+            images = generator.generate(prompts, seeds, *([album.guides(entries)] if album is not None else ()))
         assert len(images) == len(entries)
         return images
 
     waiting: list[tuple[Sequence[Entry], Future[list[Image.Image]]]] = []
     for entries in batches:
-        waiting.append((entries, _drawer.submit(draw, entries)))
+        waiting.append((entries, _generator_thread.submit(generate, entries)))
         if len(waiting) > 1:
             known, future = waiting.pop(0)
             yield known, future.result()
@@ -267,7 +280,7 @@ def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
     return Batch(images, [entry.label for entry in entries], prompts, indices)
 
 
-def judge(
+def filtered(
     entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
     """Pass a batch through the filters; each sees what the ones before it let through."""
@@ -278,9 +291,9 @@ def judge(
         left = [i for i in range(len(entries)) if reasons[i] is None]
         if not left:
             break
-        with clock.of("judge"):
-            verdict = one.judge(batch.at(left))
-        for i, score, keep in zip(left, verdict.scores, verdict.keep, strict=True):
+        with clock.of("filter"):
+            result = one.score(batch.at(left))
+        for i, score, keep in zip(left, result.scores, result.keep, strict=True):
             finite = math.isfinite(score)
             scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
             last[i] = score if finite else -math.inf

@@ -29,7 +29,7 @@ def damaged(tiny_set: str, tmp_path: Path) -> Path:
 def test_a_damaged_set_is_repaired(
     capsys: pytest.CaptureFixture[str], damaged: Path, tiny_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.draw_here)
+    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert mended.status == 0
@@ -51,7 +51,7 @@ def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
 def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     capsys: pytest.CaptureFixture[str], damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.draw_here)
+    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
     plan = json.loads((damaged / "plan.json").read_text())
     plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
     (damaged / "plan.json").write_text(json.dumps(plan))

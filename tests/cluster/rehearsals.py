@@ -13,7 +13,7 @@ import pytest
 
 from cluster import rehearsal
 from syncclip.recipe.recipe import Recipe
-from tests.worlds.synthetic import draw_here
+from tests.worlds.synthetic import generate_here
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
@@ -72,7 +72,7 @@ class Rehearsal:
         one = cls(folder / "rehearsal")
         one.root.mkdir()
         one.recipe.write_text(Recipe.load(recipe, slow).to_yaml())
-        draw_here(Recipe.load(str(one.recipe)), str(one.near))
+        generate_here(Recipe.load(str(one.recipe)), str(one.near))
         return one
 
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:

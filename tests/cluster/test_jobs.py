@@ -26,7 +26,7 @@ from syncclip.studies.run import study
 from tests.conftest import TinyWorld
 from tests.ray_head import PATIENCE, SMALL, ray_head
 from tests.test_ray_jobs import PROJECT, files
-from tests.worlds.synthetic import draw_here
+from tests.worlds.synthetic import generate_here
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
 
@@ -200,7 +200,7 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes(
     head: str, tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = ("synthesis.images_per_class=16", "synthesis.generator.steps=12")
-    near = draw_here(Recipe.load(tiny.recipe, slow), str(tmp_path / "near"))
+    near = generate_here(Recipe.load(tiny.recipe, slow), str(tmp_path / "near"))
     out = tmp_path / "set"
     submit = ("submit", "--address", head, "--out", str(out), "synth", tiny.recipe, *slow)
     status, log = told(capsys, *submit, "--no-wait")

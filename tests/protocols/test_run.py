@@ -20,7 +20,7 @@ from syncclip.sets.imported import import_set
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import ensure_set
-from syncclip.synthesis.plan import settle
+from syncclip.synthesis.plan import write_plan
 from tests.worlds.dataset import encoded, make_image
 from tests.worlds.literature import ADVERSARIAL, FEW, RENDITION, Miniatures, split_file_miniature
 
@@ -59,7 +59,7 @@ def paint(root: str, name: str, url: str) -> None:
 
     recipe = recipe_of(PROTOCOLS["base-to-novel"], name, root, overrides=EMBEDDED)
     plan = prepare.plan(recipe.with_values({"synthesis.images_per_class": 2}))
-    plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
+    plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
         samples = [Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index)), e.prompt) for e in entries]

@@ -8,14 +8,14 @@ import pytest
 from syncclip.cli import app
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets.quality import appraise
+from syncclip.sets.quality import measure_quality
 from syncclip.shards.reader import ShardSet
 from tests.conftest import TinyWorld
 
 
 def test_a_set_is_measured_by_its_recipes_clip_and_real_images(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     url = str(shutil.copytree(tiny_set, tmp_path / "set"))
-    quality = appraise(Recipe.load(tiny.recipe), url)
+    quality = measure_quality(Recipe.load(tiny.recipe), url)
     assert (quality.images, quality.measured) == (12, 12)
     assert quality.backbone == tiny.backbone
     assert quality.shift is not None and quality.shift.centroid_distance > 0
@@ -25,7 +25,7 @@ def test_a_set_is_measured_by_its_recipes_clip_and_real_images(tiny: TinyWorld, 
 
 def test_another_datasets_set_is_refused(tiny: TinyWorld, tiny_set: str) -> None:
     with pytest.raises(UserError, match="shows 6 classes of dataset 'shapes', not the 88 of 'icons'; name its"):
-        appraise(Recipe.load("icons"), tiny_set)
+        measure_quality(Recipe.load("icons"), tiny_set)
 
 
 def test_the_command_tells_the_numbers_in_a_few_lines(

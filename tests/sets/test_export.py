@@ -134,7 +134,7 @@ def test_provenance_whose_parts_differ_from_image_to_image_is_read(
     assert "2 steps, guidance 4.0" in body
 
 
-def test_a_card_shows_what_was_drawn_and_no_credentials() -> None:
+def test_a_card_shows_what_was_generated_and_no_credentials() -> None:
     recipe = {
         "name": "birds",
         "dataset": {"name": "birds", "root": "/home/me/data"},
@@ -208,7 +208,7 @@ def test_what_can_not_be_exported_is_told_in_one_sentence(url: str, tmp_path: Pa
     with Path(url, "00002.tar").open("r+b") as tar:
         tar.seek(1000)
         tar.write(b"damage")
-    with pytest.raises(UserError, match=r"00002.tar is damaged; mend the set with `syncclip shards verify --repair`"):
+    with pytest.raises(UserError, match=r"00002.tar is damaged; repair the set with `syncclip shards verify --repair`"):
         export_set(url, out, to)
 
 

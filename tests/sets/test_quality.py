@@ -31,7 +31,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> FrozenClip:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> str:
+def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three images of each of six classes."""
     url = str(tmp_path_factory.mktemp("set"))
     settings = SynthesisSettings(images_per_class=3, shard_size=18)
@@ -58,10 +58,10 @@ def features(clip: FrozenClip, images: ShardSet) -> tuple[np.ndarray, np.ndarray
 
 
 def test_accuracy_similarity_and_shift_are_those_of_the_definitions(
-    clip: FrozenClip, drawn: str, real: ShardSet
+    clip: FrozenClip, generated: str, real: ShardSet
 ) -> None:
-    quality = set_quality(drawn, clip, real)
-    made = ShardSet(drawn)
+    quality = set_quality(generated, clip, real)
+    made = ShardSet(generated)
     (seen, read), (true, _) = features(clip, made), features(clip, real)
     right = (seen @ read.T).argmax(axis=1) == made.labels
     assert quality.accuracy == pytest.approx(100 * right.mean(), abs=1e-4)
@@ -79,22 +79,22 @@ def test_accuracy_similarity_and_shift_are_those_of_the_definitions(
     assert (quality.prompts.distinct, quality.prompts.fewest) == (6, 1)
 
 
-def test_near_duplicates_are_counted_and_named(clip: FrozenClip, drawn: str, real: ShardSet) -> None:
-    seen, _ = features(clip, ShardSet(drawn))
+def test_near_duplicates_are_counted_and_named(clip: FrozenClip, generated: str, real: ShardSet) -> None:
+    seen, _ = features(clip, ShardSet(generated))
     expected = [n for n in range(1, 18) if max(seen[n] @ seen[k] for k in range(n)) >= DUPLICATE]
-    quality = set_quality(drawn, clip, real)
+    quality = set_quality(generated, clip, real)
     assert quality.near_duplicates == len(expected) > 0
     assert [later for later, _ in quality.pairs] == expected[:PAIRS]
     assert dict(quality.pairs)[TWICE] == 2
 
 
-def test_the_numbers_lie_beside_the_set_as_json(clip: FrozenClip, drawn: str, real: ShardSet) -> None:
-    quality = set_quality(drawn, clip, real)
-    assert json.loads((Path(drawn) / "stats.json").read_text()) == json.loads(quality.model_dump_json())
+def test_the_numbers_lie_beside_the_set_as_json(clip: FrozenClip, generated: str, real: ShardSet) -> None:
+    quality = set_quality(generated, clip, real)
+    assert json.loads((Path(generated) / "stats.json").read_text()) == json.loads(quality.model_dump_json())
 
 
-def test_only_the_first_images_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, drawn: str) -> None:
-    quality = set_quality(drawn, clip, None, most=6)
+def test_only_the_first_images_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, generated: str) -> None:
+    quality = set_quality(generated, clip, None, most=6)
     assert (quality.images, quality.measured) == (18, 6)
     assert {one.images for one in quality.classes} == {1}
     assert quality.similarity is None and quality.shift is None and quality.real_similarity is None
@@ -115,5 +115,5 @@ def test_one_image_has_no_similarity() -> None:
 
 
 def test_an_empty_folder_is_told(clip: FrozenClip, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no synthetic set there; draw one with `syncclip synth"):
+    with pytest.raises(UserError, match="no synthetic set there; generate one with `syncclip synth"):
         set_quality(str(tmp_path), clip, None)

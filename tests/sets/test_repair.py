@@ -1,4 +1,4 @@
-"""Mending a set: damaged shards are drawn again, to the very bytes that were there."""
+"""Repairing a set: damaged shards are generated again, to the very bytes that were there."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from syncclip.shards.verify import verify
 from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.plan import Plan, settle
+from syncclip.synthesis.plan import Plan, read_plan, write_plan
 from syncclip.synthesis.references import lay, real_images
-from syncclip.synthesis.worker import ShardMaker
+from syncclip.synthesis.settings import ONE_ACTOR, Pool
+from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
 from tests.shards.sets import write_set
 from tests.synthesis.conftest import digests
@@ -30,10 +31,12 @@ from tests.synthesis.conftest import digests
 pytestmark = pytest.mark.fault
 
 
-def draw_here(plan: Plan, url: str, shards: Iterable[int] | None = None, **_: Any) -> None:
+def generate_here(plan: Plan, url: str, _: Pool = ONE_ACTOR, shards: Iterable[int] | None = None) -> None:
     """What `synthesise_set` does, in this process."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
-    make = ShardMaker(settle(known, url).model_dump_json(), url, "cpu", plan.generator.pipeline, {})
+    if read_plan(url) != known:
+        write_plan(known, url)
+    make = ShardWorker(known.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
     there = committed(url)
     assert [make({"shard": one})["error"] for one in shards or plan.shards() if one not in there] == [
         "" for one in shards or plan.shards() if one not in there
@@ -44,15 +47,15 @@ def draw_here(plan: Plan, url: str, shards: Iterable[int] | None = None, **_: An
 def folder(make_plan: Callable[..., Plan], tmp_path: Path) -> Path:
     """A sound set of four shards, grown from two images a class to four."""
     place = tmp_path / "set"
-    draw_here(make_plan(2, shard_size=4), str(place))
-    draw_here(make_plan(2, shard_size=4).extended(4), str(place))
+    generate_here(make_plan(2, shard_size=4), str(place))
+    generate_here(make_plan(2, shard_size=4).extended(4), str(place))
     assert len(committed(str(place))) == 4
     return place
 
 
 @pytest.fixture
 def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repair, "synthesise_set", draw_here)
+    monkeypatch.setattr(repair, "synthesise_set", generate_here)
 
 
 def flip(file: Path, place: int = 700) -> None:
@@ -103,7 +106,7 @@ HOW = (
 
 @pytest.mark.usefixtures("drawn_here")
 @pytest.mark.parametrize("how", HOW)
-def test_what_is_damaged_is_drawn_again_to_the_same_bytes(folder: Path, how: str) -> None:
+def test_what_is_damaged_is_generated_again_to_the_same_bytes(folder: Path, how: str) -> None:
     before = digests(folder)
     kept = {name: (folder / name).stat().st_mtime_ns for name in before if not name.startswith("00001")}
     damage(folder, how)
@@ -139,15 +142,15 @@ def test_a_repair_that_was_killed_leaves_gaps_that_the_next_one_fills(
     for name in ("00001.tar", "00002.tar", "00003.tar"):
         flip(folder / name)
 
-    def dies_after_one(plan: Plan, url: str, **_: Any) -> None:
-        draw_here(plan, url, shards=[1])
+    def dies_after_one(plan: Plan, url: str, *_: Any) -> None:
+        generate_here(plan, url, shards=[1])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(repair, "synthesise_set", dies_after_one)
     with pytest.raises(KeyboardInterrupt):
         repair_set(str(folder), [1, 2, 3])
     assert list(committed(str(folder))) == [0, 1]
-    monkeypatch.setattr(repair, "synthesise_set", draw_here)
+    monkeypatch.setattr(repair, "synthesise_set", generate_here)
     assert repair_set(str(folder), [problem.shard for problem in examine(str(folder))]) == [2, 3]
     assert digests(folder) == before
 
@@ -205,7 +208,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     generator = {"pipeline": str(pipeline), "guide": {}}
     plan = make_plan(1, classes=tuple(dataset.classnames), generator=generator, guides=references.digests(images))
     lay(images, dataset, url)
-    settle(plan, url)
+    write_plan(plan, url)
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()
     flip(album / "00000.tar", 2000)
@@ -215,12 +218,14 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
 
 
 @pytest.mark.usefixtures("drawn_here", "no_ray_yet")
-def test_nothing_is_thrown_away_where_the_machine_can_not_draw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_thrown_away_where_the_machine_can_not_generate(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flip(folder / "00001.tar")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="this machine has no GPU"):
-        repair_set(str(folder), [1], num_gpus=1.0)
+        repair_set(str(folder), [1], Pool(num_gpus=1.0))
     assert len(committed(str(folder))) == 4
 
 
@@ -237,7 +242,7 @@ def test_a_set_without_a_plan_says_where_to_get_it_again(tmp_path: Path) -> None
     write_set(str(tmp_path), classes=2, rounds=2)
     flip(tmp_path / "00000.tar")
     assert {problem.shard for problem in examine(str(tmp_path))} == {0}
-    with pytest.raises(UserError, match=r"1 shard can't be drawn again, for there is no plan beside them; pack"):
+    with pytest.raises(UserError, match=r"1 shard can't be generated again, for there is no plan beside them; pack"):
         repair_set(str(tmp_path), [0])
 
 
@@ -251,7 +256,7 @@ def test_an_imported_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert [problem.sentence for problem in examine(str(tmp_path))] == [
         "00001.tar: not there, though it belongs to the set"
     ]
-    with pytest.raises(UserError, match="this set was not drawn but made of dalle; import it anew"):
+    with pytest.raises(UserError, match="this set was not generated but made of dalle; import it anew"):
         repair_set(str(tmp_path), [1])
 
 

@@ -1,4 +1,4 @@
-"""The life of a set, drawn inside this process: what Ray adds is tested in test_pool.py and test_faults.py."""
+"""The life of a set, generated inside this process: what Ray adds is tested in test_pool.py and test_faults.py."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan, read_plan
-from syncclip.synthesis.pool import Maker, PoolError
+from syncclip.synthesis.pool import PoolError, Worker
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import read_status
-from syncclip.synthesis.worker import Report, ShardMaker
+from syncclip.synthesis.worker import Report, ShardWorker
 from tests.synthesis.conftest import digests
 from tests.worlds.clip import make_clip_folder
 
@@ -28,16 +29,16 @@ MakePlan = Callable[..., Plan]
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shards are drawn in this process, one after the other; gives the list of those that were begun."""
+    """Shards are generated in this process, one after the other; gives the list of those that were begun."""
     begun: list[int] = []
 
-    def draw_round(todo: Sequence[int], maker: Callable[[], Maker], **_: Any) -> Iterator[Report]:
-        made = maker()
-        for shard in todo:
+    def run_round(shards: Sequence[int], worker: Callable[[], Worker], **_: Any) -> Iterator[Report]:
+        made = worker()
+        for shard in shards:
             begun.append(shard)
-            yield made.commit(made.draw(shard))
+            yield made.commit(made.generate(shard))
 
-    monkeypatch.setattr(driver, "draw_round", draw_round)
+    monkeypatch.setattr(driver, "run_round", run_round)
     monkeypatch.setattr(driver, "ray_session", nullcontext)
     monkeypatch.setattr(driver, "_check_cluster", lambda *_: None)
     return begun
@@ -46,7 +47,10 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_set_is_complete_sound_and_summed_up(in_process: list[int], make_plan: MakePlan, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
     summary = synthesise_set(
-        make_plan(5, shard_size=4), str(tmp_path), show=False, observe=lambda f: seen.append((f.images, f.busy))
+        make_plan(5, shard_size=4),
+        str(tmp_path),
+        show=False,
+        observe=lambda f: seen.append((f.images, f.busy["generate"])),
     )
     assert in_process == [0, 1, 2, 3]
     assert verify(str(tmp_path)) == []
@@ -57,7 +61,7 @@ def test_a_set_is_complete_sound_and_summed_up(in_process: list[int], make_plan:
     assert written["images"] == 15 and "work" not in written
 
 
-def test_the_same_call_again_draws_nothing_and_needs_no_generator(
+def test_the_same_call_again_generates_nothing_and_needs_no_generator(
     in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = synthesise_set(make_plan(2), str(tmp_path), show=False)
@@ -95,7 +99,9 @@ def test_growing_from_3_to_16_only_appends(in_process: list[int], make_plan: Mak
     assert plan is not None and plan.amounts == (3, 16)
 
 
-def test_asking_for_fewer_draws_just_what_they_need(in_process: list[int], make_plan: MakePlan, tmp_path: Path) -> None:
+def test_asking_for_fewer_generates_just_what_they_need(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path
+) -> None:
     synthesise_set(make_plan(3, shard_size=6), str(tmp_path), show=False)
     (tmp_path / "00000_stats.json").unlink()
     (tmp_path / "00001_stats.json").unlink()
@@ -121,7 +127,7 @@ def test_filters_that_reject_everything_end_the_run_early_and_again_at_once(
     in_process: list[int], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     plan = make_plan(100, shard_size=6, filters=[{"name": "blank", "minimum": 127.5}], attempts=4, keep="drop")
-    refusal = "none of the first 72 drawings, of class 'cat' and 2 others, passed the filters, most were rejected by"
+    refusal = "none of the first 72 images, of class 'cat' and 2 others, passed the filters, most were rejected by"
     with pytest.raises(UserError, match=refusal):
         synthesise_set(plan, str(tmp_path), show=False)
     assert len(in_process) == 3  # of 100 shards, each with two images of three classes
@@ -136,13 +142,13 @@ def test_actors_in_another_folder_find_the_clip_of_a_relative_path(
 ) -> None:
     make_clip_folder(tmp_path / "clip")
     (tmp_path / "worker").mkdir()
-    draw_here: Callable[..., Iterator[Report]] = driver.draw_round
+    generate_here: Callable[..., Iterator[Report]] = driver.run_round
 
-    def draw_elsewhere(*arguments: Any, **options: Any) -> Iterator[Report]:
+    def generate_elsewhere(*arguments: Any, **options: Any) -> Iterator[Report]:
         monkeypatch.chdir(tmp_path / "worker")
-        return draw_here(*arguments, **options)
+        return generate_here(*arguments, **options)
 
-    monkeypatch.setattr(driver, "draw_round", draw_elsewhere)
+    monkeypatch.setattr(driver, "run_round", generate_elsewhere)
     monkeypatch.chdir(tmp_path)
     judge = {"name": "clip_score", "top": 3, "backbone": {"name": "clip"}}
     assert synthesise_set(make_plan(1, filters=[judge]), "set", show=False).complete
@@ -161,7 +167,7 @@ def test_a_run_that_fails_before_its_first_shard_leaves_no_plan_behind(
     in_process: list[int], make_plan: MakePlan, pipeline: Path, tmp_path: Path
 ) -> None:
     generator = {"pipeline": str(pipeline), "batch_size": 4, "scheduler": "NoScheduler"}
-    with pytest.raises(UserError, match=r"shard 00000.tar could not be drawn: .*no scheduler 'NoScheduler'"):
+    with pytest.raises(UserError, match=r"shard 00000.tar could not be generated: .*no scheduler 'NoScheduler'"):
         synthesise_set(make_plan(5, shard_size=4, generator=generator), str(tmp_path), show=False)
     assert in_process == [0]
     assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
@@ -170,13 +176,13 @@ def test_a_run_that_fails_before_its_first_shard_leaves_no_plan_behind(
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:6379", None])
-def test_an_interrupted_drawing_keeps_its_plan_only_where_a_cluster_may_go_on(
+def test_an_interrupted_generating_keeps_its_plan_only_where_a_cluster_may_go_on(
     address: str | None, in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Iterator[Report]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "draw_round", interrupted)
+    monkeypatch.setattr(driver, "run_round", interrupted)
     if address is None:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     else:
@@ -196,7 +202,7 @@ def test_more_actors_than_cpus_are_refused(
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match="3 actors would need 3 CPUs, but there are 2; use at most 2"):
-        synthesise_set(make_plan(1), str(tmp_path), actors=3, show=False)
+        synthesise_set(make_plan(1), str(tmp_path), Pool(3), show=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,14 +210,14 @@ def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path
     (tmp_path / "file").write_text("")
     place = str(tmp_path / "file" / "set")
     plan = make_plan(1)
-    report = Report(**ShardMaker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {})({"shard": 0}))
+    report = Report(**ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {})({"shard": 0}))
     assert report.fatal and "cannot write" in report.error and "Traceback" in report.trace
 
 
 # The rounds, with a pool that fails as it is told.
 
 
-class Pool:
+class FailingPool:
     """Writes shards, except that shard s fails its first `errors[s]` times; `deadly` shards end the round."""
 
     def __init__(self, url: Path, errors: dict[int, int], deadly: int | None = None) -> None:
@@ -231,14 +237,14 @@ class Pool:
                 yield Report(shard, images=1)
 
 
-def run(pool: Pool, plan: Plan, retries: int) -> list[Report]:
+def run(pool: FailingPool, plan: Plan, retries: int) -> list[Report]:
     reports: list[Report] = []
-    driver._rounds(plan, pool.url, list(plan.shards()), plan.images_per_class, retries, pool, reports.append)
+    driver._rounds(pool.url, plan.shards(), list(plan.shards()), retries, pool, reports.append)
     return reports
 
 
 def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = Pool(tmp_path, {1: 2, 3: 1})
+    pool = FailingPool(tmp_path, {1: 2, 3: 1})
     run(pool, make_plan(5, shard_size=4), retries=2)
     assert pool.rounds == [[0, 1, 2, 3], [1, 3], [1]]
     assert list(committed(str(tmp_path))) == [0, 1, 2, 3]
@@ -247,30 +253,34 @@ def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, t
 def test_a_shard_that_always_fails_ends_in_one_sentence_and_the_others_are_committed(
     make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    pool = Pool(tmp_path, {1: 99})
+    pool = FailingPool(tmp_path, {1: 99})
     with pytest.raises(UserError) as failure:
         run(pool, make_plan(5, shard_size=4), retries=2)
-    assert str(failure.value).startswith("shard 00001.tar could not be drawn: OSError: connection reset; 3 of 4 shards")
+    assert str(failure.value).startswith(
+        "shard 00001.tar could not be generated: OSError: connection reset; 3 of 4 shards"
+    )
     assert pool.rounds == [[0, 1, 2, 3], [1], [1]]
     assert list(committed(str(tmp_path))) == [0, 2, 3]
 
 
 def test_a_shard_that_ends_the_pool_does_not_starve_the_others(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = Pool(tmp_path, {}, deadly=1)
-    with pytest.raises(UserError, match=r"shard 00001.tar could not be drawn: the processes that drew it kept dying"):
+    pool = FailingPool(tmp_path, {}, deadly=1)
+    with pytest.raises(
+        UserError, match=r"shard 00001.tar could not be generated: the processes that generated it kept dying"
+    ):
         run(pool, make_plan(5, shard_size=4), retries=1)
     assert list(committed(str(tmp_path))) == [0, 2, 3]
 
 
-def test_a_row_without_its_marker_is_drawn_again(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = Pool(tmp_path, {})
+def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_path: Path) -> None:
+    pool = FailingPool(tmp_path, {})
     lost = iter(["00002_stats.json"])
 
-    def draw(todo: Sequence[int]) -> Iterator[Report]:
+    def generate(todo: Sequence[int]) -> Iterator[Report]:
         yield from pool(todo)
         if name := next(lost, None):
             (tmp_path / name).unlink()
 
     plan = make_plan(5, shard_size=4)
-    driver._rounds(plan, str(tmp_path), list(plan.shards()), 5, 2, draw, lambda _: None)
+    driver._rounds(str(tmp_path), plan.shards(), list(plan.shards()), 2, generate, lambda _: None)
     assert pool.rounds == [[0, 1, 2, 3], [2]]

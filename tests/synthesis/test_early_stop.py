@@ -7,58 +7,58 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.shards.layout import ShardStats
-from syncclip.synthesis.early_stop import PATIENCE, Harvest
+from syncclip.synthesis.early_stop import PATIENCE, RejectionMonitor
 from syncclip.synthesis.plan import Plan
 
 MakePlan = Callable[..., Plan]
 FILTERS = [{"name": "blank"}]
 
 
-def barren(*labels: int) -> str:
+def classes_without_accepted(*labels: int) -> str:
     return json.dumps(dict.fromkeys(labels, "blank"))
 
 
 @pytest.fixture
 def plan(make_plan: MakePlan) -> Plan:
-    """Three classes, two images of each in a shard, each drawn up to four times."""
+    """Three classes, two images of each in a shard, each generated up to four times."""
     return make_plan(100, shard_size=6, attempts=4, keep="drop", filters=FILTERS)
 
 
 def test_a_class_without_an_accepted_image_ends_the_run_and_is_named_with_the_reason(plan: Plan) -> None:
-    harvest = Harvest(plan)
+    monitor = RejectionMonitor(plan)
     for shard in range(PATIENCE // 8 - 1):
-        harvest.take(shard, barren(1))
-    with pytest.raises(UserError, match=r"class 'dog': none of its 64 drawings passed .* rejected by 'blank'; loosen"):
-        harvest.take(PATIENCE // 8 - 1, barren(1))
+        monitor.take(shard, classes_without_accepted(1))
+    with pytest.raises(UserError, match=r"class 'dog': none of its 64 images passed .* rejected by 'blank'; loosen"):
+        monitor.take(PATIENCE // 8 - 1, classes_without_accepted(1))
 
 
 def test_one_accepted_image_is_enough(plan: Plan) -> None:
-    harvest = Harvest(plan)
-    harvest.take(0, barren(0))
+    monitor = RejectionMonitor(plan)
+    monitor.take(0, classes_without_accepted(0))
     for shard in range(1, 100):
-        harvest.take(shard, barren(1, 2) if shard > 5 else barren())
+        monitor.take(shard, classes_without_accepted(1, 2) if shard > 5 else classes_without_accepted())
 
 
 def test_where_the_best_are_kept_a_hard_class_is_no_error_but_an_empty_harvest_is(make_plan: MakePlan) -> None:
     plan = make_plan(100, shard_size=6, attempts=4, filters=FILTERS)
-    hard = Harvest(plan)
+    hard = RejectionMonitor(plan)
     for shard in range(50):
-        hard.take(shard, barren(1, 2))
-    hopeless = Harvest(plan)
-    hopeless.take(0, barren(0, 1, 2))
-    hopeless.take(1, barren(0, 1, 2))
-    with pytest.raises(UserError, match="first 72 drawings, of class 'cat' and 2 others, passed"):
-        hopeless.take(2, barren(0, 1, 2))
+        hard.take(shard, classes_without_accepted(1, 2))
+    hopeless = RejectionMonitor(plan)
+    hopeless.take(0, classes_without_accepted(0, 1, 2))
+    hopeless.take(1, classes_without_accepted(0, 1, 2))
+    with pytest.raises(UserError, match="first 72 images, of class 'cat' and 2 others, passed"):
+        hopeless.take(2, classes_without_accepted(0, 1, 2))
 
 
 def test_where_rejects_are_left_out_too_the_first_drawings_tell_that_nothing_passes(plan: Plan) -> None:
-    harvest = Harvest(plan)
-    harvest.take(0, barren(0, 1, 2))
-    harvest.take(1, barren(0, 1, 2))
+    monitor = RejectionMonitor(plan)
+    monitor.take(0, classes_without_accepted(0, 1, 2))
+    monitor.take(1, classes_without_accepted(0, 1, 2))
     with pytest.raises(
-        UserError, match="first 72 drawings, of class .* most were rejected by 'blank'; .* or keep the best"
+        UserError, match="first 72 images, of class .* most were rejected by 'blank'; .* or keep the best"
     ):
-        harvest.take(2, barren(0, 1, 2))
+        monitor.take(2, classes_without_accepted(0, 1, 2))
 
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
@@ -69,15 +69,15 @@ def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> Sha
 def test_earlier_runs_count(plan: Plan) -> None:
     done = [stats(shard, {0: 2, 1: 2}, {"blank": 3, "clip_score": 8}) for shard in range(8)]
     with pytest.raises(UserError, match=r"class 'fir tree': none of its 64 .* by 'clip_score'"):
-        Harvest(plan, done)
+        RejectionMonitor(plan, done)
     done[3] = stats(3, {0: 2, 1: 2, 2: 1}, {"blank": 1})
-    Harvest(plan, done)
+    RejectionMonitor(plan, done)
 
 
 @pytest.mark.parametrize("size", [4, 5, 7])
 def test_a_shard_is_known_to_hold_what_the_plan_says(size: int, make_plan: MakePlan) -> None:
     plan = make_plan(9, shard_size=size, keep="drop", filters=FILTERS)
-    harvest = Harvest(plan)
+    monitor = RejectionMonitor(plan)
     for shard in plan.shards():
         labels = [plan.entry(index).label for index in plan.shard_range(shard)]
-        assert {k: n for k, n in harvest._planned(shard).items() if n} == {k: labels.count(k) for k in set(labels)}
+        assert {k: n for k, n in monitor._planned(shard).items() if n} == {k: labels.count(k) for k in set(labels)}

@@ -17,9 +17,10 @@ import pytest
 from syncclip.shards.layout import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.plan import Plan, settle
+from syncclip.synthesis.plan import Plan, write_plan
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
-from syncclip.synthesis.worker import ShardMaker
+from syncclip.synthesis.worker import ShardWorker
 from tests.synthesis.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.usefixtures("ray_cluster")]
@@ -31,6 +32,7 @@ import os, signal, sys
 from pathlib import Path
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.settings import Pool
 synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
                observe=lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """
@@ -45,16 +47,18 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 @pytest.fixture
 def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
-    """The bytes of a run that nothing disturbs, drawn shard after shard in this process."""
+    """The bytes of a run that nothing disturbs, generated shard after shard in this process."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
     folder = tmp_path / "quiet"
-    make = ShardMaker(settle(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline, {})
+    make = ShardWorker(
+        write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline, {}
+    )
     assert [make({"shard": shard})["error"] for shard in plan.shards()] == [""] * SHARDS
     return digests(folder)
 
 
 def drawing_processes() -> list[psutil.Process]:
-    """The actors of this process's own Ray that draw shards."""
+    """The actors of this process's own Ray that generate shards."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -93,14 +97,16 @@ def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
                 family.update(psutil.Process(driver.pid).children(recursive=True))
             time.sleep(0.05)
     assert driver.returncode == -signal.SIGKILL, log.read_text()
-    _, alive = psutil.wait_procs(family, timeout=30)  # its Ray ends by itself; what it draws until then is whole or not
+    _, alive = psutil.wait_procs(
+        family, timeout=30
+    )  # its Ray ends by itself; what it generates until then is whole or not
     for process in alive:
         process.kill()
     there = committed(str(folder))
     assert 0 < len(there) < SHARDS
     finished = {shard: (folder / f"{shard:05d}.tar").stat() for shard in there}
 
-    summary = synthesise_set(plan, str(folder), actors=2, show=False)
+    summary = synthesise_set(plan, str(folder), Pool(2), show=False)
     assert summary.complete and summary.work.images == plan.total - 8 * len(there)
     assert digests(folder) == quiet
     for shard, before in finished.items():

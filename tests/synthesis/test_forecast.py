@@ -28,7 +28,7 @@ def test_without_preemptions_it_is_exact(shards: int, rounds: int) -> None:
 
 def test_machines_above_the_least_come_later() -> None:
     outcomes = simulate(10, 10.0, Pool(1, 3, wait=25.0, load=5.0), runs=1)
-    # One draws at 5, 15, 25 and on, the others from 30 on: 3 shards are begun by one, then the last 7 by three.
+    # One generates at 5, 15, 25 and on, the others from 30 on: 3 shards are begun by one, then the last 7 by three.
     assert outcomes.wall == pytest.approx([60.0])
     assert outcomes.paid == pytest.approx([60.0 + 2 * 35.0])
 
@@ -52,12 +52,12 @@ def test_each_shard_wastes_what_the_closed_form_says_however_many_machines_there
         assert outcomes.wasted.mean() == pytest.approx(shards * waste, rel=0.04)
 
 
-def test_counting_whole_lives_and_drawing_one_by_one_agree() -> None:
+def test_counting_whole_lives_and_generating_one_by_one_agree() -> None:
     """Shards of one second are counted in long stretches; those of sixty, one by one. One machine sees no queue."""
     outcomes = simulate(600, 1.0, Pool(1, 1, 60.0, 10.0, 5.0), runs=2_000)
     a = 60.0 / 3600
-    alive = (600 * (math.exp(a) - 1)) / a  # drawing and wasted, by the closed form of each shard
-    loads = (math.exp(a * 5.0) - 1) / a  # loading until it succeeds, once and after each death in drawing
+    alive = (600 * (math.exp(a) - 1)) / a  # generating and wasted, by the closed form of each shard
+    loads = (math.exp(a * 5.0) - 1) / a  # loading until it succeeds, once and after each death in generating
     deaths = a * alive
     assert outcomes.paid.mean() == pytest.approx(alive + (1 + deaths) * loads, rel=0.02)
 
@@ -88,7 +88,7 @@ def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tup
         heapq.heappush(events, (time + luck.expovariate(rate), "death", machine, lives[machine]))
         heapq.heappush(events, (time + pool.load, "free", machine, lives[machine]))
 
-    def draw(machine: int, time: float) -> None:
+    def generate(machine: int, time: float) -> None:
         nonlocal left
         idle.discard(machine)
         if left == 0:
@@ -110,7 +110,7 @@ def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tup
             if done == shards:
                 return time, wasted
         if event != "death":
-            draw(machine, time)
+            generate(machine, time)
             continue
         lives[machine] += 1
         idle.discard(machine)
@@ -119,7 +119,7 @@ def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tup
             wasted += time - begun.pop(machine)
             left += 1
             if idle:
-                draw(min(idle), time)
+                generate(min(idle), time)
 
 
 def test_a_seed_decides_all_and_another_changes_it() -> None:
@@ -129,7 +129,7 @@ def test_a_seed_decides_all_and_another_changes_it() -> None:
     assert not np.array_equal(one.wall, other.wall)
 
 
-def test_nothing_ends_before_all_is_drawn_and_nobody_draws_unpaid() -> None:
+def test_nothing_ends_before_all_is_generated_and_nobody_generates_unpaid() -> None:
     outcomes = simulate(50, 30.0, Pool(1, 8, 40.0, 60.0, 30.0), runs=500)
     assert (outcomes.wall >= 30.0 + 50 * 30.0 / 8).all()
     assert (outcomes.paid >= 50 * 30.0 + outcomes.wasted).all()

@@ -14,9 +14,13 @@ from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.recipe.recipe import digest
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.plan import MAX_IMAGES, Plan, differences, draft, read_plan, seed_of, settle
+from syncclip.synthesis.plan import MAX_IMAGES, Plan, agreed_plan, differences, draft, read_plan, seed_of, write_plan
 from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
+
+
+def agree(asked: Plan, url: str) -> Plan:
+    return write_plan(agreed_plan(asked, read_plan(url), url), url)
 
 
 def plan_of(classes: int = 3, images: int = 4, **settings: Any) -> Plan:
@@ -30,9 +34,9 @@ def plan_of(classes: int = 3, images: int = 4, **settings: Any) -> Plan:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
-    plan = plan_of(draw(st.integers(1, 7)), draw(st.integers(1, 9)), shard_size=draw(st.integers(1, 20)))
-    for more in draw(st.lists(st.integers(1, 9), max_size=3)):
+def plans(generate: st.DrawFn) -> Plan:
+    plan = plan_of(generate(st.integers(1, 7)), generate(st.integers(1, 9)), shard_size=generate(st.integers(1, 20)))
+    for more in generate(st.lists(st.integers(1, 9), max_size=3)):
         plan = plan.extended(plan.images_per_class + more)
     return plan
 
@@ -133,12 +137,12 @@ def test_a_shard_holds_whole_rounds_of_at_least_64_images_by_default() -> None:
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = plan_of()
-    assert settle(plan, str(tmp_path)) == plan == read_plan(str(tmp_path))
+    assert agree(plan, str(tmp_path)) == plan == read_plan(str(tmp_path))
 
 
 def test_asking_for_more_adds_an_amount_and_asking_for_fewer_changes_nothing(tmp_path: Path) -> None:
     for images, amounts in ((3, (3,)), (16, (3, 16)), (4, (3, 16))):
-        assert settle(plan_of(images=images), str(tmp_path)).amounts == amounts
+        assert agree(plan_of(images=images), str(tmp_path)).amounts == amounts
 
 
 @pytest.mark.parametrize(
@@ -154,9 +158,9 @@ def test_asking_for_more_adds_an_amount_and_asking_for_fewer_changes_nothing(tmp
 def test_another_plan_in_the_same_folder_is_refused_with_the_difference(
     tmp_path: Path, change: dict[str, Any], difference: str
 ) -> None:
-    settle(plan_of(), str(tmp_path))
+    agree(plan_of(), str(tmp_path))
     with pytest.raises(UserError) as refusal:
-        settle(plan_of(**change), str(tmp_path))
+        agree(plan_of(**change), str(tmp_path))
     assert difference in str(refusal.value)
 
 
@@ -170,14 +174,14 @@ def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
 def test_shards_without_a_plan_are_not_added_to(tmp_path: Path) -> None:
     write_shard(str(tmp_path), 0, [Sample(0, 0, b"jpeg", "text")])
     with pytest.raises(UserError, match=r"shards but no plan\.json"):
-        settle(plan_of(), str(tmp_path))
+        agree(plan_of(), str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"from a newer version": 2}'])
 def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match="can't be read by this version of syncclip"):
-        settle(plan_of(), str(tmp_path))
+        agree(plan_of(), str(tmp_path))
 
 
 def test_fields_that_came_later_leave_the_identity_of_a_plan_as_it_was() -> None:

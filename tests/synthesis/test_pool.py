@@ -15,7 +15,8 @@ import pytest
 
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, Ledger, ShardRow, draw_round
+from syncclip.synthesis.pool import MAX_STARTS, AttemptLog, ShardRow, run_round
+from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.worker import Report
 from tests.synthesis.conftest import digests
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 class DeadlyShard:
     """Makes nothing; its process dies at shard 3, and shard 5 comes back as an error."""
 
-    def draw(self, shard: int) -> int:
+    def generate(self, shard: int) -> int:
         if shard == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return shard
@@ -36,11 +37,11 @@ class DeadlyShard:
 
 @pytest.mark.fault
 def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_back() -> None:
-    reports = list(draw_round(range(8), DeadlyShard, actors=(1, 1), threads=1, num_gpus=0))
+    reports = list(run_round(range(8), DeadlyShard, Pool(1)))
     assert sorted(report.shard for report in reports) == list(range(8))
     errors = {report.shard: report.error for report in reports if report.error}
     assert errors == {
-        3: f"the process that drew it died {MAX_STARTS} times (out of memory, or killed)",
+        3: f"the process that generated it died {MAX_STARTS} times (out of memory, or killed)",
         5: "OSError: reset",
     }
     assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
@@ -59,7 +60,7 @@ class Waiting:
         self.folder, self.wanted, self.by = Path(folder), wanted, by
         self.first = True
 
-    def draw(self, shard: int) -> int:
+    def generate(self, shard: int) -> int:
         name = shard if self.by == "shard" else os.getpid()
         (self.folder / str(name)).touch()
         return shard
@@ -74,9 +75,9 @@ class Waiting:
         return Report(shard, started=0.0, ended=10.0, write=self.write)
 
 
-def test_the_next_shard_is_drawn_while_one_is_written(tmp_path: Path) -> None:
-    maker = partial(Waiting, str(tmp_path), 3, "shard")
-    reports = list(draw_round(range(4), maker, actors=(1, 1), threads=1, num_gpus=0))
+def test_the_next_shard_is_generated_while_one_is_written(tmp_path: Path) -> None:
+    worker = partial(Waiting, str(tmp_path), 3, "shard")
+    reports = list(run_round(range(4), worker, Pool(1)))
     assert [report.error for report in reports] == [""] * 4
 
 
@@ -87,7 +88,7 @@ class Heard:
         self.heard = Path(heard)
         self.first = True
 
-    def draw(self, shard: int) -> int:
+    def generate(self, shard: int) -> int:
         return shard
 
     def commit(self, shard: int) -> Report:
@@ -103,17 +104,17 @@ class Heard:
 def test_a_report_comes_before_the_next_shard_is_done(tmp_path: Path) -> None:
     heard = tmp_path / "heard"
     told = []
-    for report in draw_round(range(2), partial(Heard, str(heard)), actors=(1, 1), threads=1, num_gpus=0):
+    for report in run_round(range(2), partial(Heard, str(heard)), Pool(1)):
         told.append(report.error)
         heard.touch()
     assert told == ["", ""]
 
 
 class Near:
-    """A `Ledger` that answers as Ray's actor does, for a row without Ray."""
+    """An `AttemptLog` that answers as Ray's actor does, for a row without Ray."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        self.ledger = AttemptLog()
 
     def __getattr__(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(remote=getattr(self.ledger, name))
@@ -125,18 +126,18 @@ def near(monkeypatch: pytest.MonkeyPatch) -> Near:
     return Near()
 
 
-def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_drawn_again(near: Near) -> None:
-    drawn: list[int] = []
+def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_again(near: Near) -> None:
+    generated: list[int] = []
 
     class Noting(DeadlyShard):
-        def draw(self, shard: int) -> int:
-            drawn.append(shard)
+        def generate(self, shard: int) -> int:
+            generated.append(shard)
             return shard
 
     told = ShardRow(near, Noting)({"shard": 3})
     for _ in range(MAX_STARTS + 1):
         assert ShardRow(near, Noting)({"shard": 3}) == {**told, "deaths": 1}
-    assert drawn == [3]
+    assert generated == [3]
     assert told["deaths"] == 0
     assert told["error"] == ""
 
@@ -146,7 +147,7 @@ def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(write: floa
     held: list[bool] = []
 
     class Written:
-        def draw(self, shard: int) -> int:
+        def generate(self, shard: int) -> int:
             return shard
 
         def commit(self, shard: int) -> Report:
@@ -160,25 +161,25 @@ def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(write: floa
 
 
 def test_a_pool_grows_while_shards_wait(tmp_path: Path) -> None:
-    maker = partial(Waiting, str(tmp_path), 2, "process")
-    reports = list(draw_round(range(12), maker, actors=(1, 2), threads=1, num_gpus=0))
+    worker = partial(Waiting, str(tmp_path), 2, "process")
+    reports = list(run_round(range(12), worker, Pool(1, 2)))
     assert [report.error for report in reports] == [""] * 12
 
 
-def test_any_number_of_actors_draws_the_same_bytes_also_after_a_loss_and_an_extension(
+def test_any_number_of_actors_generates_the_same_bytes_also_after_a_loss_and_an_extension(
     make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"shard_size": 5, "filters": [{"name": "blank", "minimum": 100}], "attempts": 2}
     summaries = [
-        synthesise_set(make_plan(7, **settings), str(tmp_path / str(n)), actors=n, show=False) for n in (1, 2, 4)
+        synthesise_set(make_plan(7, **settings), str(tmp_path / str(n)), Pool(n), show=False) for n in (1, 2, 4)
     ]
     quiet = digests(tmp_path / "1")
     assert sum(name.endswith(".tar") for name in quiet) == 5
     assert digests(tmp_path / "2") == digests(tmp_path / "4") == quiet
     assert summaries[0].rejects == summaries[1].rejects == summaries[2].rejects
     (tmp_path / "4" / "00001_stats.json").unlink()
-    synthesise_set(make_plan(9, **settings), str(tmp_path / "4"), actors=1, max_actors=2, show=False)
-    synthesise_set(make_plan(9, **settings), str(tmp_path / "1"), actors=1, show=False)
+    synthesise_set(make_plan(9, **settings), str(tmp_path / "4"), Pool(1, 2), show=False)
+    synthesise_set(make_plan(9, **settings), str(tmp_path / "1"), Pool(1), show=False)
     assert digests(tmp_path / "4") == digests(tmp_path / "1")
     assert {name: digest for name, digest in digests(tmp_path / "4").items() if name in quiet} | {
         "plan.json": quiet["plan.json"]

@@ -1,4 +1,4 @@
-"""The probe draws the plan itself, with its generator and filters."""
+"""The probe generates the plan itself, with its generator and filters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.tuning import BATCHES, measure
-from syncclip.synthesis.worker import draw_shard
+from syncclip.synthesis.worker import generate_shard
 
 
 def test_a_probe_measures_the_images_bytes_and_rejects_of_the_plan_itself(
@@ -26,9 +26,9 @@ def test_a_probe_measures_the_images_bytes_and_rejects_of_the_plan_itself(
     found = measure(plan, str(tmp_path / "probe"))
     size = BATCHES * 4
     part = plan.model_copy(update={"shard_size": size})
-    drawn = draw_shard(part, 0, Generator(plan.generator), build_filters(plan.filters, plan.classnames))
-    assert found.image_bytes == write_shard(str(tmp_path / "same"), 0, drawn.samples).bytes / size
-    assert found.rejected == sum(drawn.rejects.values()) / size > 0
+    generated = generate_shard(part, 0, Generator(plan.generator), build_filters(plan.filters, plan.classnames))
+    assert found.image_bytes == write_shard(str(tmp_path / "same"), 0, generated.samples).bytes / size
+    assert found.rejected == sum(generated.rejects.values()) / size > 0
     assert 0 < found.images <= size / 3
     assert found.load == 0.0  # by this clock, both times took as many looks
 
@@ -38,7 +38,7 @@ def test_a_plan_smaller_than_the_probe_is_measured_whole(make_plan: Callable[...
     assert found.images > 0 and found.rejected == 0
 
 
-def test_a_generator_that_cannot_draw_is_told_in_one_sentence(
+def test_a_generator_that_cannot_generate_is_told_in_one_sentence(
     make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path
 ) -> None:
     generator = {"pipeline": str(pipeline), "batch_size": 4, "scheduler": "NoScheduler"}

@@ -13,8 +13,8 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import references
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.references import Album, digests, lay, real_images
-from syncclip.synthesis.worker import Report, ShardMaker, draw_shard
+from syncclip.synthesis.references import ReferenceImages, digests, lay, real_images
+from syncclip.synthesis.worker import Report, ShardWorker, generate_shard
 from tests.conftest import TinyWorld
 
 
@@ -46,7 +46,7 @@ def test_real_images_of_a_class_are_taken_in_turn_at_every_attempt(
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
     lay(images, dataset, str(tmp_path))
-    album, classes = Album(plan, str(tmp_path)), plan.classes
+    album, classes = ReferenceImages(plan, str(tmp_path)), plan.classes
     for image, attempt in ((0, 0), (1, 0), (2, 0), (2, 1)):
         (found,) = album.guides([plan.entry(image * classes, attempt)])
         assert found is not None and found.tobytes() == decode_image(images[0][image % 2], "").tobytes()
@@ -72,7 +72,7 @@ def test_missing_and_other_images_than_planned_are_refused(
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="doesn't hold the real images .*; run `syncclip synth`"):
-        Album(plan, str(tmp_path))
+        ReferenceImages(plan, str(tmp_path))
     lay(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()
     shutil.rmtree(place)
@@ -80,7 +80,7 @@ def test_missing_and_other_images_than_planned_are_refused(
     flat = [(label, data) for label, of_class in enumerate(turned) for data in of_class]
     write_shard(str(place), 0, [Sample(index, label, data, "") for index, (label, data) in enumerate(flat)])
     with pytest.raises(UserError, match=r"00000.tar:000000000.jpg has changed; restore it"):
-        Album(plan, str(tmp_path)).guides([plan.entry(0)])
+        ReferenceImages(plan, str(tmp_path)).guides([plan.entry(0)])
 
 
 def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_started_from(
@@ -90,13 +90,13 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
     for name in ("one", "two"):
         url = str(tmp_path / name)
         lay(images, dataset, url)
-        make = ShardMaker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
+        make = ShardWorker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
         for shard in (1, 0) if name == "two" else (0, 1):
             assert Report(**make({"shard": shard})).error == ""
         tars.append([(tmp_path / name / f"0000{shard}.tar").read_bytes() for shard in (0, 1)])
     assert tars[0] == tars[1]
-    album = Album(plan, str(tmp_path / "one"))
-    samples = draw_shard(plan, 0, Generator(plan.generator), [], album).samples
+    album = ReferenceImages(plan, str(tmp_path / "one"))
+    samples = generate_shard(plan, 0, Generator(plan.generator), [], album).samples
     for sample in samples:
         real = images[sample.label]
         image = sample.index // plan.classes
@@ -107,7 +107,7 @@ def test_guided_images_differ_from_those_of_text_alone_just_where_there_are_real
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
     lay(images, dataset, str(tmp_path))
-    guided = draw_shard(plan, 0, Generator(plan.generator), [], Album(plan, str(tmp_path))).samples
-    free = draw_shard(plan, 0, Generator(plan.generator), []).samples
+    guided = generate_shard(plan, 0, Generator(plan.generator), [], ReferenceImages(plan, str(tmp_path))).samples
+    free = generate_shard(plan, 0, Generator(plan.generator), []).samples
     for one, other in zip(guided, free, strict=True):
         assert (one.image_bytes == other.image_bytes) is (not images[one.label])

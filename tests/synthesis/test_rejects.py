@@ -10,7 +10,7 @@ from PIL import Image
 
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
-from syncclip.synthesis.worker import draw_shard
+from syncclip.synthesis.worker import generate_shard
 from tests.synthesis.test_worker import Brighter, SeedPainter
 
 
@@ -20,8 +20,8 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 
 def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_path: Path) -> None:
-    drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(100, "dark"), Brighter(200, "dim")])
-    write_rejects(str(tmp_path), 0, drawn.gallery)
+    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(100, "dark"), Brighter(200, "dim")])
+    write_rejects(str(tmp_path), 0, generated.gallery)
     found = read_rejects(str(tmp_path), most=99)
     assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": EACH, "dim": EACH}
     for reason, (low, high) in {"dark": (0, 101), "dim": (101, 201)}.items():
@@ -34,15 +34,15 @@ def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_p
 
 def test_the_same_shard_gives_the_same_thumbnails(plan: Plan, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        drawn = draw_shard(plan, 3, SeedPainter(), [Brighter(150)])
-        write_rejects(str(tmp_path / folder), 3, drawn.gallery)
+        generated = generate_shard(plan, 3, SeedPainter(), [Brighter(150)])
+        write_rejects(str(tmp_path / folder), 3, generated.gallery)
     one, two = ((tmp_path / folder / rejects_name(3)).read_bytes() for folder in ("one", "two"))
     assert one == two
 
 
 def test_a_shard_without_rejects_and_a_late_shard_write_nothing(plan: Plan, tmp_path: Path) -> None:
     for shard, bound in ((0, -1), (SHARDS, 150)):
-        write_rejects(str(tmp_path), shard, draw_shard(plan, shard, SeedPainter(), [Brighter(bound)]).gallery)
+        write_rejects(str(tmp_path), shard, generate_shard(plan, shard, SeedPainter(), [Brighter(bound)]).gallery)
     assert not list(tmp_path.iterdir())
     assert read_rejects(str(tmp_path), 9) == {}
 

@@ -14,8 +14,8 @@ from syncclip.synthesis.settings import SynthesisSettings
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"images_per_class": 0}, "0 images per class leave nothing to draw; ask for at least 1"),
-        ({"actors": 0}, "0 actors can't draw anything"),
+        ({"images_per_class": 0}, "0 images per class leave nothing to generate; ask for at least 1"),
+        ({"actors": 0}, "0 actors can't generate anything"),
         ({"shard_size": 4, "generator": {"batch_size": 8}}, "shard_size 4 is smaller than one batch"),
         ({"generator": {"height": 60}}, "60 pixels is not a multiple of 8, which latent diffusion needs; try 64"),
         ({"filters": [{"name": "blank"}, {"name": "blank"}]}, "the filter 'blank' is given twice"),
@@ -39,7 +39,7 @@ def test_filters_are_told_apart_by_their_names() -> None:
 @pytest.mark.parametrize(("actors", "bounds"), [(3, (3, 3)), ({"min": 2, "max": 4}, (2, 4)), ({"max": 4}, (1, 4))])
 def test_actors_are_a_number_or_bounds(actors: Any, bounds: tuple[int, int]) -> None:
     settings = SynthesisSettings.model_validate({"actors": actors})
-    assert (settings.least_actors, settings.most_actors) == bounds
+    assert settings.pool.size == bounds
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,12 @@ def test_reports_give_rate_time_left_and_busy_shares() -> None:
     status = SynthesisStatus.begin(100, 20, most=2)
     assert (status.rate, status.remaining, set(status.busy.values()), status.actors) == (0.0, None, {0.0}, 0)
     status.count(Report(0, worker="a", started=10.0, ended=14.0, generate=3.0, write=1.0, rejects='{"blank": 2}'), 10)
-    status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, judge=1.0, rejects='{"blank": 1}'), 10)
+    status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, filter=1.0, rejects='{"blank": 1}'), 10)
     status.count(Report(2, worker="a", started=10.0, ended=15.0, error="failed", deaths=1), 10)
     assert (status.images, status.rate, status.remaining, status.actors) == (40, 4.0, 15.0, 2)
-    assert status.busy == {"generate": 0.8, "judge": 0.1, "encode": 0.0, "write": 0.1}
+    assert status.busy == {"generate": 0.8, "filter": 0.1, "encode": 0.0, "write": 0.1}
     assert (status.rejects, status.failed, status.restarts) == ({"blank": 3}, 1, 1)
-    assert status.facts() == {"busy": "generate 80 %, judge 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
+    assert status.facts() == {"busy": "generate 80 %, filter 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
 
 
 def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:

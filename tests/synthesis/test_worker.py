@@ -1,4 +1,4 @@
-"""Drawing a shard with a painter that paints its seed, and filters that read it."""
+"""Generating a shard with a generator that paints its seed, and filters that read it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 from PIL import Image
 
-from syncclip.synthesis.filters import Batch, Filter, Verdict
+from syncclip.synthesis.filters import Batch, Filter, FilterResult
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.worker import SURPASSED, Drawn, draw_shard
+from syncclip.synthesis.worker import SURPASSED, GeneratedShard, generate_shard
 
 
 class SeedPainter:
@@ -19,7 +19,7 @@ class SeedPainter:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         assert len(prompts) == len(seeds)
         self.batches.append(list(seeds))
         return [Image.new("RGB", (8, 8), (seed % 256,) * 3) for seed in seeds]
@@ -31,18 +31,18 @@ class Brighter(Filter):
     def __init__(self, bound: float, name: str = "dark") -> None:
         self.bound, self.name = bound, name
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         scores = [float(image.getpixel((0, 0))[0]) for image in batch.images]
-        return Verdict(scores, [score > self.bound for score in scores])
+        return FilterResult(scores, [score > self.bound for score in scores])
 
 
 def brightness(plan: Plan, index: int, attempt: int) -> int:
     return plan.entry(index, attempt).seed % 256
 
 
-def draw(plan: Plan, shard: int, bound: float) -> tuple[Drawn, SeedPainter]:
-    painter = SeedPainter()
-    return draw_shard(plan, shard, painter, [Brighter(bound)]), painter
+def generate(plan: Plan, shard: int, bound: float) -> tuple[GeneratedShard, SeedPainter]:
+    generator = SeedPainter()
+    return generate_shard(plan, shard, generator, [Brighter(bound)]), generator
 
 
 @pytest.fixture
@@ -52,16 +52,16 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 def test_without_filters_every_image_is_its_first_attempt(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15)
-    drawn = draw_shard(plan, 1, SeedPainter(), [])
-    assert [sample.index for sample in drawn.samples] == list(range(15, 30))
-    assert [sample.label for sample in drawn.samples] == [index % 3 for index in range(15, 30)]
-    assert [sample.provenance["seed"] for sample in drawn.samples] == [plan.entry(i).seed for i in range(15, 30)]
-    assert drawn.rejects == {}
+    generated = generate_shard(plan, 1, SeedPainter(), [])
+    assert [sample.index for sample in generated.samples] == list(range(15, 30))
+    assert [sample.label for sample in generated.samples] == [index % 3 for index in range(15, 30)]
+    assert [sample.provenance["seed"] for sample in generated.samples] == [plan.entry(i).seed for i in range(15, 30)]
+    assert generated.rejects == {}
 
 
 def test_a_rejected_image_goes_to_its_next_seed_and_is_counted(plan: Plan) -> None:
-    drawn, _ = draw(plan, 0, bound=100)
-    for sample in drawn.samples:
+    generated, _ = generate(plan, 0, bound=100)
+    for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(4)]
         first = next((attempt for attempt, value in enumerate(tries) if value > 100), None)
         if first is not None:
@@ -69,55 +69,55 @@ def test_a_rejected_image_goes_to_its_next_seed_and_is_counted(plan: Plan) -> No
         else:
             assert (sample.provenance["attempt"], sample.provenance["accepted"]) == (tries.index(max(tries)), False)
     wasted = sum(next((a for a in range(4) if brightness(plan, index, a) > 100), 4) for index in plan.shard_range(0))
-    assert drawn.rejects == {"dark": wasted}
+    assert generated.rejects == {"dark": wasted}
 
 
 def test_images_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15, attempts=2, keep="drop")
-    drawn, _ = draw(plan, 0, bound=150)
+    generated, _ = generate(plan, 0, bound=150)
     passing = [i for i in range(15) if any(brightness(plan, i, attempt) > 150 for attempt in range(2))]
-    assert [sample.index for sample in drawn.samples] == passing
+    assert [sample.index for sample in generated.samples] == passing
     assert 0 < len(passing) < 15
 
 
-def test_best_draws_every_attempt_and_takes_the_best_score(make_plan: Callable[..., Plan]) -> None:
+def test_best_generates_every_attempt_and_takes_the_best_score(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
-    drawn, painter = draw(plan, 0, bound=-1)
-    for sample in drawn.samples:
+    generated, generator = generate(plan, 0, bound=-1)
+    for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
         assert sample.provenance["attempt"] == tries.index(max(tries))
-    assert sum(map(len, painter.batches)) == 45
-    assert drawn.rejects == {SURPASSED: 30}
+    assert sum(map(len, generator.batches)) == 45
+    assert generated.rejects == {SURPASSED: 30}
 
 
 def test_who_comes_further_through_the_filters_beats_who_scores_higher_before(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15, attempts=3)
 
     class Dim(Brighter):
-        def judge(self, batch: Batch) -> Verdict:
-            scores, _ = super().judge(batch)
-            return Verdict(scores, [False] * len(scores))
+        def score(self, batch: Batch) -> FilterResult:
+            scores, _ = super().score(batch)
+            return FilterResult(scores, [False] * len(scores))
 
-    drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(128, "first"), Dim(0, "second")])
-    for sample in drawn.samples:
+    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(128, "first"), Dim(0, "second")])
+    for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
         assert brightness(plan, sample.index, sample.provenance["attempt"]) == max(tries)
         assert ("second" in sample.provenance["scores"]) == (max(tries) > 128)
-    assert set(drawn.rejects) == {"first", "second"}
+    assert set(generated.rejects) == {"first", "second"}
 
 
 def test_batches_are_full_follow_the_index_and_hold_only_what_is_pending(plan: Plan) -> None:
-    _, painter = draw(plan, 0, bound=100)
+    _, generator = generate(plan, 0, bound=100)
     pending, expected = list(plan.shard_range(0)), []
     for attempt in range(4):
         seeds = [plan.entry(index, attempt).seed for index in pending]
         expected += [seeds[start : start + 4] for start in range(0, len(seeds), 4)]
         pending = [index for index in pending if brightness(plan, index, attempt) <= 100]
-    assert painter.batches == expected
+    assert generator.batches == expected
 
 
 def test_scores_and_prompt_travel_with_the_image(plan: Plan) -> None:
-    sample = draw(plan, 0, bound=-1)[0].samples[5]
+    sample = generate(plan, 0, bound=-1)[0].samples[5]
     assert sample.text == "a photo of a fir tree."
     assert sample.provenance["class"] == "fir tree"
     assert sample.provenance["scores"] == {"dark": brightness(plan, 5, 0)}
@@ -126,12 +126,12 @@ def test_scores_and_prompt_travel_with_the_image(plan: Plan) -> None:
 
 def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
     class Broken(Brighter):
-        def judge(self, batch: Batch) -> Verdict:
-            return Verdict([float("nan")] * len(batch), [False] * len(batch))
+        def score(self, batch: Batch) -> FilterResult:
+            return FilterResult([float("nan")] * len(batch), [False] * len(batch))
 
-    drawn = draw_shard(plan, 0, SeedPainter(), [Broken(0)])
-    assert {sample.provenance["attempt"] for sample in drawn.samples} == {0}
-    assert drawn.samples[0].provenance["scores"] == {"dark": None}
+    generated = generate_shard(plan, 0, SeedPainter(), [Broken(0)])
+    assert {sample.provenance["attempt"] for sample in generated.samples} == {0}
+    assert generated.samples[0].provenance["scores"] == {"dark": None}
 
 
 class Diary(Brighter):
@@ -152,8 +152,8 @@ class Diary(Brighter):
 def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
     diary = Diary(100)
     for shard in (0, 1):
-        drawn = draw_shard(plan, shard, SeedPainter(), [Brighter(50, "black"), diary])
-        taken = [sample for sample in drawn.samples if sample.provenance["accepted"]]
+        generated = generate_shard(plan, shard, SeedPainter(), [Brighter(50, "black"), diary])
+        taken = [sample for sample in generated.samples if sample.provenance["accepted"]]
         expected = [(sample.index, sample.provenance["seed"] % 256) for sample in taken]
         assert sorted(diary.accepted) == expected
         assert len(expected) > 0
@@ -164,13 +164,15 @@ def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better
 ) -> None:
     plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
     diary = Diary(-1)
-    drawn = draw_shard(plan, 0, SeedPainter(), [diary])
-    assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in drawn.samples}
+    generated = generate_shard(plan, 0, SeedPainter(), [diary])
+    assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in generated.samples}
 
 
 def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: Plan) -> None:
-    drawn = draw_shard(plan, 0, SeedPainter(), [Brighter(60, "black"), Brighter(255, "white")])
+    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(60, "black"), Brighter(255, "white")])
     for label in range(3):
         shades = [brightness(plan, i, a) for i in plan.shard_range(0) if i % 3 == label for a in range(4)]
-        assert drawn.barren[label] == ("black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white")
-    assert draw_shard(plan, 0, SeedPainter(), [Brighter(-1)]).barren == {}
+        assert generated.classes_without_accepted[label] == (
+            "black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white"
+        )
+    assert generate_shard(plan, 0, SeedPainter(), [Brighter(-1)]).classes_without_accepted == {}

@@ -21,15 +21,15 @@ import psutil
 from syncclip import storage
 from syncclip.shards.layout import committed, read_table, table_name
 from syncclip.synthesis.generators import locate
-from syncclip.synthesis.plan import Plan, settle
-from tests.worlds.light import LEDGER, PACE, LightMaker, Note, read_notes
+from syncclip.synthesis.plan import Plan, write_plan
+from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
 
 Kind = Literal["actor", "driver", "ledger", "worker"]
 DECK: tuple[Kind, ...] = (*["actor"] * 7, "driver", "ledger", "worker")
 """What ten kills hit, in shuffled order. `ledger`: the actor that counts how often a shard was begun; `worker`: any
 other worker process of Ray."""
 
-SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "Ledger": "ledger", "ray::": "worker"}
+SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "AttemptLog": "ledger", "ray::": "worker"}
 """What the title of a worker process holds, and what it is then; the first that fits decides. Ray ends a whole node
 with its agents, so they are left alone."""
 
@@ -192,7 +192,7 @@ def _bury(family: set[psutil.Process]) -> None:
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     """The digests of a set that is drawn shard after shard in this process, undisturbed."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
-    make = LightMaker(settle(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons", {})
+    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons", {})
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         errors = [make({"shard": shard})["error"] for shard in plan.shards()]
     assert not any(errors), errors

@@ -21,8 +21,8 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan, draft
-from syncclip.synthesis.settings import SynthesisSettings
-from syncclip.synthesis.worker import Report, ShardMaker
+from syncclip.synthesis.settings import Pool, SynthesisSettings
+from syncclip.synthesis.worker import Report, ShardWorker
 
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4
@@ -38,22 +38,22 @@ class Note(NamedTuple):
     images: int
 
 
-class LightPainter:
+class LightGenerator:
     """Images of noise that follow from their seeds, so many seconds each; each batch is noted when it is begun."""
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         write_note("draw", len(seeds))
         time.sleep(float(os.environ[PACE]) * len(prompts))
         noise = [np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8) for seed in seeds]
         return [Image.fromarray(pixels) for pixels in noise]
 
 
-class LightMaker(ShardMaker):
-    """The maker of shards with a light painter."""
+class LightWorker(ShardWorker):
+    """The worker with a light generator."""
 
     def tools(self) -> tuple[Any, list[Any]]:
         storage.configure(self._options)
-        return LightPainter(), []
+        return LightGenerator(), []
 
     def commit(self, unwritten: Any) -> Report:
         report = super().commit(unwritten)
@@ -93,11 +93,11 @@ def main(plan: str, url: str, actors: int) -> int:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     options = {"endpoint_url": endpoint} if endpoint else {}
     storage.configure(options)
-    driver.ShardMaker = LightMaker  # type: ignore[misc]
+    driver.ShardWorker = LightWorker  # type: ignore[misc]
     asked = Plan.model_validate_json(Path(plan).read_text())
     try:
         with ray_session(cpus=actors):
-            driver.synthesise_set(asked, url, actors=actors, storage_options=options, show=False)
+            driver.synthesise_set(asked, url, Pool(actors), show=False)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

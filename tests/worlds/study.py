@@ -8,7 +8,7 @@ from syncclip import storage
 from syncclip.recipe.recipe import Recipe
 from syncclip.sets import prepare
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.plan import settle
+from syncclip.synthesis.plan import write_plan
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
 from tests.worlds.generator import build_generator
@@ -51,7 +51,7 @@ def study_recipe(root: Path, *overrides: str) -> Recipe:
 
 def make_set(recipe: Recipe, url: str) -> str:
     """Write a set by the recipe's plan, its images painted instead of generated: no Ray, no pipeline."""
-    plan = settle(prepare.plan(recipe), url)
+    plan = write_plan(prepare.plan(recipe), url)
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
         samples = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from syncclip.recipe.recipe import Recipe
 
 
-def draw_here(recipe: Recipe, url: str) -> str:
+def generate_here(recipe: Recipe, url: str) -> str:
     """Draw the set shard after shard, without Ray, which takes longer to start than a tiny set to draw."""
     import torch
 
@@ -13,16 +13,16 @@ def draw_here(recipe: Recipe, url: str) -> str:
     from syncclip.shards.writer import write_shard
     from syncclip.synthesis.filters import build_filters
     from syncclip.synthesis.generators import Generator, locate
-    from syncclip.synthesis.plan import settle
-    from syncclip.synthesis.worker import draw_shard
+    from syncclip.synthesis.plan import write_plan
+    from syncclip.synthesis.worker import generate_shard
 
     plan = prepare.plan(recipe)
-    plan = settle(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
+    plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
-    painter, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
+    generator, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
     for shard in plan.shards():
-        drawn = draw_shard(plan, shard, painter, filters)
-        write_shard(url, shard, drawn.samples, drawn.rejects)
+        made = generate_shard(plan, shard, generator, filters)
+        write_shard(url, shard, made.samples, made.rejects)
     torch.set_num_threads(threads)
     return url

@@ -1,9 +1,9 @@
-"""Filters judge drawn images: one file a filter, its settings beside it.
+"""Filters judge generated images: one file a filter, its settings beside it.
 
 blank            constant images
 safety           what a safety checker flags
 clip_score       not read as its own class
-clip_similarity  not near the sentence that it was drawn from
+clip_similarity  not near the sentence that it was generated from
 clip_margin      nearer to another class
 clip_head        below or above an output of a head on CLIP features (aesthetic, NSFW)
 duplicates       near-duplicates within class and shard, by perceptual hash or by CLIP
@@ -24,10 +24,10 @@ from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
 from syncclip.synthesis.filters.clip import FrozenClip
-from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, pin_head
+from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, with_head_digest
 from syncclip.synthesis.filters.clip_score import (
     ClipMargin,
     ClipMarginSettings,
@@ -43,8 +43,8 @@ from syncclip.synthesis.filters.duplicates import (
     DuplicateSettings,
     check_scope,
 )
-from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, pin_leakage
-from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, pin_safety
+from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, with_leakage_digest
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, with_safety_digest
 
 AnyFilterSettings = (
     BlankSettings
@@ -65,7 +65,7 @@ def reason_of(settings: AnyFilterSettings) -> str:
     return settings.called if isinstance(settings, ClipHeadSettings) else settings.name
 
 
-def judged_by(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings) -> tuple[AnyFilterSettings, ...]:
+def with_backbone(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings) -> tuple[AnyFilterSettings, ...]:
     """The same filters, `backbone` being the judge of those that need one and name none."""
     return tuple(
         one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
@@ -73,7 +73,7 @@ def judged_by(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings)
     )
 
 
-def pinned(
+def with_digests(
     settings: Sequence[AnyFilterSettings], url: str, test_images: Callable[[], ImageSet]
 ) -> tuple[AnyFilterSettings, ...]:
     """The same filters with the digests of what they need, all of which lies beside the set at `url` then.
@@ -90,17 +90,17 @@ def pinned(
     for one in settings:
         match one:
             case ClipHeadSettings():
-                found.append(pin_head(one, url))
+                found.append(with_head_digest(one, url))
             case LeakageSettings():
-                found.append(pin_leakage(one, url, test_images))
+                found.append(with_leakage_digest(one, url, test_images))
             case SafetySettings():
-                found.append(pin_safety(one))
+                found.append(with_safety_digest(one))
             case _:
                 found.append(one)
     return tuple(found)
 
 
-def placed(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
+def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
     """The same filters with absolute paths of the models that they name, for processes that stand in another folder."""
     return tuple(map(_placed, settings))
 
@@ -176,18 +176,18 @@ __all__ = [
     "Duplicate",
     "DuplicateSettings",
     "Filter",
+    "FilterResult",
     "FilterSettings",
     "FrozenClip",
     "Leakage",
     "LeakageSettings",
     "Safety",
     "SafetySettings",
-    "Verdict",
     "build_filters",
     "check_safety",
     "check_scope",
-    "judged_by",
-    "pinned",
-    "placed",
     "reason_of",
+    "with_absolute_paths",
+    "with_backbone",
+    "with_digests",
 ]

@@ -1,7 +1,7 @@
 """What a filter needs beside its settings: tensors that lie in the set's folder under the digest of their bytes.
 
-The digest is part of the plan. So a set can be drawn on by a machine that has none of the user's files, and no image
-is judged by other weights than the first one was.
+The digest is part of the plan. So a machine that has none of the user's files can extend a set, and every image is
+scored by the same weights.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def fetch(url: str, digest: str, name: str) -> dict[str, torch.Tensor]:
 
     place = place_of(url, digest)
     if not digest or not storage.exists(place):
-        raise UserError(f"filter {name!r}: {place} is not there; draw this set with `syncclip synth`, which lays it")
+        raise UserError(
+            f"filter {name!r}: {place} is not there; generate this set with `syncclip synth`, which lays it"
+        )
     data = storage.read_bytes(place)
     if _digest(data) != digest:
         raise UserError(f"filter {name!r}: {place} was damaged; remove it and run the same `syncclip synth` again")

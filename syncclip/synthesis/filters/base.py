@@ -12,7 +12,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Batch:
-    """Drawn images, side by side with what they were drawn for."""
+    """GeneratedShard images, side by side with what they were generated for."""
 
     images: Sequence[Image.Image]
     labels: Sequence[int]
@@ -30,7 +30,7 @@ class Batch:
         return Batch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
 
 
-class Verdict(NamedTuple):
+class FilterResult(NamedTuple):
     """One score (higher is better) and one decision for each image of a batch."""
 
     scores: list[float]
@@ -52,7 +52,7 @@ class Filter:
         """A new shard begins: forget what was accepted in the last one."""
 
     @abstractmethod
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         """Score and decision for each image of what earlier filters let through."""
 
     def accept(self, batch: Batch) -> None:

@@ -13,7 +13,7 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
 from syncclip.synthesis.filters import assets
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ClipHeadSettings(Settings):
     """Of the weights; filled in when a set is begun."""
 
     @model_validator(mode="after")
-    def _judges_something(self) -> ClipHeadSettings:
+    def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
             raise ValueError("a clip_head filter needs 'minimum', 'maximum', or both; it would keep everything")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
@@ -72,7 +72,7 @@ class ClipHead(Filter):
                 f"{clip.backbone.name!r} gives {has}; name the CLIP that the head was trained on as its backbone"
             )
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         import torch
 
         with torch.inference_mode():
@@ -83,10 +83,10 @@ class ClipHead(Filter):
         low, high = self.settings.minimum, self.settings.maximum
         outputs = [float(value) for value in found[:, 0]]
         keep = [(low is None or value >= low) and (high is None or value <= high) for value in outputs]
-        return Verdict([-value for value in outputs] if low is None else outputs, keep)
+        return FilterResult([-value for value in outputs] if low is None else outputs, keep)
 
 
-def pin_head(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
+def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     """Lay the head's weights beside the set at `url`, and note their digest.
 
     Raises:
@@ -101,7 +101,7 @@ def pin_head(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     if settings.digest and assets.digest_of(layers) != settings.digest:
         raise UserError(
             f"filter {settings.called!r}: {source} holds other weights than those that the set was begun with; "
-            "restore them or draw into another folder"
+            "restore them or generate into another folder"
         )
     return settings.model_copy(update={"digest": assets.lay(url, layers)})
 

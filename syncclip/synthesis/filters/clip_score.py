@@ -2,7 +2,7 @@
 
 MERGED How much nearer an image is to its own class than to any other, as a frozen CLIP sees them.
 
-MERGED How near an image is to the very sentence that it was drawn from, as a frozen CLIP sees both.
+MERGED How near an image is to the very sentence that it was generated from, as a frozen CLIP sees both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 
@@ -29,7 +29,7 @@ class ClipScoreSettings(Settings):
     """The own class must be among the `top` most probable ones."""
 
     @model_validator(mode="after")
-    def _judges_something(self) -> ClipScoreSettings:
+    def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
             raise ValueError(
                 "a clip_score filter needs 'probability' above 0, 'top', or both; it would keep everything"
@@ -45,7 +45,7 @@ class ClipScore(Filter):
     def __init__(self, settings: ClipScoreSettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         import torch
 
         with torch.inference_mode():
@@ -54,7 +54,7 @@ class ClipScore(Filter):
             scores = [float(p) for p in (own - logits.logsumexp(dim=1, keepdim=True)).exp()[:, 0]]
             ranks = [int(better) for better in (logits > own).sum(dim=1)]
         top = self.settings.top
-        return Verdict(
+        return FilterResult(
             scores,
             [
                 score >= self.settings.probability and (top is None or rank < top)
@@ -81,14 +81,14 @@ class ClipMargin(Filter):
     def __init__(self, settings: ClipMarginSettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         import torch
 
         cosines = self.clip.features(batch.images) @ self.clip.classes.T  # (N, C)
         place = torch.tensor(list(batch.labels), device=cosines.device)[:, None]
         others = cosines.scatter(1, place, -torch.inf)
         scores = [float(margin) for margin in cosines.gather(1, place)[:, 0] - others.max(dim=1).values]
-        return Verdict(scores, [score >= self.settings.minimum for score in scores])
+        return FilterResult(scores, [score >= self.settings.minimum for score in scores])
 
 
 class ClipSimilaritySettings(Settings):
@@ -113,7 +113,7 @@ class ClipSimilarity(Filter):
     def __init__(self, settings: ClipSimilaritySettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)
         scores = [float(cosine) for cosine in cosines]
-        return Verdict(scores, [score >= self.settings.minimum for score in scores])
+        return FilterResult(scores, [score >= self.settings.minimum for score in scores])

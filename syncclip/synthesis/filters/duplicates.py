@@ -1,6 +1,6 @@
 """Near-duplicates of images that the same shard has of the same class already.
 
-Shards are drawn independently and in any order, so a filter can't know other shards' images without making bytes
+Shards are generated independently and in any order, so a filter can't know other shards' images without making bytes
 depend on that order. Duplicates across shards are counted afterwards, by `syncclip shards quality`.
 """
 
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 Vectors = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ class _Duplicates(Filter):
     def begin(self) -> None:
         self._accepted: dict[int, dict[int, Vectors]] = defaultdict(dict)  # label -> index -> vector
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         known = {label: dict(self._accepted[label]) for label in set(batch.labels)}
         scores, keep = [], []
         for label, index, vector in zip(batch.labels, batch.indices, self._vectors(batch.images), strict=True):
@@ -64,7 +64,7 @@ class _Duplicates(Filter):
             keep.append(nearest < self.least)
             if keep[-1]:
                 known[label][index] = vector
-        return Verdict(scores, keep)
+        return FilterResult(scores, keep)
 
     def accept(self, batch: Batch) -> None:
         for label, index, vector in zip(batch.labels, batch.indices, self._vectors(batch.images), strict=True):

@@ -14,7 +14,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import assets
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 IMAGES = 64
@@ -42,12 +42,12 @@ class Leakage(Filter):
         self.settings, self.clip = settings, clip
         self.known = assets.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         nearest = [float(cosine) for cosine in (self.clip.features(batch.images) @ self.known.T).max(dim=1).values]
-        return Verdict([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
+        return FilterResult([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
 
 
-def pin_leakage(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
+def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
     """Lay the test images' features beside the set at `url`, and note their digest. They are computed once.
 
     Raises:
@@ -73,7 +73,7 @@ def pin_leakage(settings: LeakageSettings, url: str, test_images: Callable[[], I
     if settings.digest and digest != settings.digest:
         raise UserError(
             f"filter 'leakage': {assets.place_of(url, settings.digest)} is gone, and the test images are not those "
-            "that the set was begun with; restore it or draw into another folder"
+            "that the set was begun with; restore it or generate into another folder"
         )
     return settings.model_copy(update={"digest": digest})
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.synthesis.filters.base import Batch, Filter, Verdict
+from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
 from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
 
 
@@ -21,7 +21,7 @@ class SafetySettings(Settings):
     name: Literal["safety"] = "safety"
     checker: str | None = None
     """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
-    one; the drawing pipeline's own verdict where it is not given."""
+    one; the generating pipeline's own verdict where it is not given."""
     digest: str = ""
     """Of the checker's files; filled in when a set is begun."""
 
@@ -36,13 +36,13 @@ class Safety(Filter):
         self.device = device
         self._checker: tuple[Any, Any] | None = None
         if settings.checker is not None:
-            if pin_safety(settings).digest != settings.digest:
+            if with_safety_digest(settings).digest != settings.digest:
                 raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was begun with")
             self._checker = _load(settings.checker, device)
 
-    def judge(self, batch: Batch) -> Verdict:
+    def score(self, batch: Batch) -> FilterResult:
         flagged = [_own(image.info) for image in batch.images] if self._checker is None else self._flags(batch)
-        return Verdict([float(not flag) for flag in flagged], [not flag for flag in flagged])
+        return FilterResult([float(not flag) for flag in flagged], [not flag for flag in flagged])
 
     def _flags(self, batch: Batch) -> list[bool]:
         import torch
@@ -68,7 +68,7 @@ def _own(info: dict[Any, Any]) -> bool:
 def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> None:
     """Refuse filters that ask a pipeline for its verdict which is known to bring no checker.
 
-    A pipeline that isn't on this machine yet, or of a class of one's own, is told only when it has drawn.
+    A pipeline that isn't on this machine yet, or of a class of one's own, is told only when it has generated.
 
     Raises:
         UserError: says what to name or remove.
@@ -84,7 +84,7 @@ def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> N
         )
 
 
-def pin_safety(settings: SafetySettings) -> SafetySettings:
+def with_safety_digest(settings: SafetySettings) -> SafetySettings:
     """Note the digest of the checker's files.
 
     Raises:

@@ -54,7 +54,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> Size:
-    """The size of the images that it draws from text alone: as asked for, or the family's own."""
+    """The size of the images that it generates from text alone: as asked for, or the family's own."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return Size(settings.width or side, settings.height or side)
@@ -83,9 +83,9 @@ def _refuse_other_tasks(
 ) -> None:
     from diffusers.pipelines import auto_pipeline
 
-    drawing: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
+    generating: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     editing: Any = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
-    optional = type(pipeline) in drawing and type(pipeline) in editing  # draws with an image and without
+    optional = type(pipeline) in generating and type(pipeline) in editing  # generates with an image and without
     images = [] if optional else [name for name in IMAGES if name in parameters]
     if "prompt" not in parameters or "generator" not in parameters or images:
         needs = f"needs {images[0]!r}" if images else "takes no prompt or no generator"
@@ -122,7 +122,7 @@ def denoiser(pipeline: Any) -> Any | None:
 
 
 def _latent_side(pipeline: Any) -> int | None:
-    """The side of the latents that the family draws by default; the shorter one, where they aren't square."""
+    """The side of the latents that the family generates by default; the shorter one, where they aren't square."""
     config = getattr(denoiser(pipeline), "config", None)
     found = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
     if isinstance(found, int):

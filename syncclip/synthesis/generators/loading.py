@@ -42,7 +42,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"generator {settings.pipeline!r} can't run on {device}: {first_line(error)}; "
-            "set synthesis.num_gpus=0 to draw on the CPU"
+            "set synthesis.num_gpus=0 to generate on the CPU"
         ) from error
     if settings.attention == "xformers":
         set_attention(pipeline, "xformers", device)
@@ -109,7 +109,7 @@ def _pipeline_class(name: str | None) -> Any:
     except ImportError as error:
         raise UserError(
             f"synthesis.generator.pipeline_class: {module} can't be imported ({first_line(error)}); it must be "
-            "importable wherever images are drawn"
+            "importable wherever images are generated"
         ) from error
     if not (isinstance(found, type) and issubclass(found, base)):
         where, hint = (module, "") if colon else ("diffusers", _nearest(name, "Pipeline"))
@@ -143,13 +143,13 @@ def _compile(pipeline: Any) -> None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
     # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then an image's last bits
-    # would depend on which batches its process drew before.
+    # would depend on which batches its process generated before.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BATCH_SIZES)
     network.compile(backend=BACKEND, dynamic=False)
 
 
 def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:
-    """Add the LoRA weights to the pipeline's own, so that drawing costs no more than without them."""
+    """Add the LoRA weights to the pipeline's own, so that generating costs no more than without them."""
     if not settings.loras:
         return
     name = type(pipeline).__name__

@@ -133,7 +133,7 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[str, str]:
 def _same(what: str, place: str, fingerprint: str, planned: str) -> None:
     if planned and fingerprint != planned:
         raise UserError(
-            f"{what}: the weights at {place} are not those that the set was begun with; restore them or draw into "
+            f"{what}: the weights at {place} are not those that the set was begun with; restore them or generate into "
             "another folder"
         )
 

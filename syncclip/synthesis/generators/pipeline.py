@@ -19,9 +19,9 @@ NSFW = "nsfw"
 
 
 class Generator:
-    """Draws images with one pipeline; holds its weights.
+    """Generates images with one pipeline; holds its weights.
 
-    Image i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is drawn
+    Image i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is generated
     in, on the kind of device and on torch's number of threads. Its noise is always made on the CPU.
 
     Args:
@@ -43,26 +43,26 @@ class Generator:
             self._guided_arguments = call_arguments(self._guided, settings, guided=True)
             self._size = size_of(self.pipeline, settings)
 
-    def draw(
+    def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> list[Image.Image]:
-        """One RGB image for each (prompt, seed), drawn as one batch.
+        """One RGB image for each (prompt, seed), generated as one batch.
 
         Args:
             guides: the real image that each starts from, None where it starts from noise; those with a guide are
-                drawn as a batch of their own. Nothing: all start from noise.
+                generated as a batch of their own. Nothing: all start from noise.
         """
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
         guided = [i for i, guide in enumerate(guides) if guide is not None]
         free = [i for i in range(len(seeds)) if i not in set(guided)]
-        drawn: dict[int, Image.Image] = {}
+        generated: dict[int, Image.Image] = {}
         if free:
-            drawn |= zip(free, self._call(self.pipeline, self._arguments, prompts, seeds, free), strict=True)
+            generated |= zip(free, self._call(self.pipeline, self._arguments, prompts, seeds, free), strict=True)
         if guided:
             starts = [ImageOps.fit(guides[i].convert("RGB"), self._size) for i in guided]  # type: ignore[union-attr]
             arguments = {**self._guided_arguments, "image": starts}
-            drawn |= zip(guided, self._call(self._guided, arguments, prompts, seeds, guided), strict=True)
-        return [drawn[i] for i in range(len(seeds))]
+            generated |= zip(guided, self._call(self._guided, arguments, prompts, seeds, guided), strict=True)
+        return [generated[i] for i in range(len(seeds))]
 
     def _call(
         self,
@@ -124,5 +124,5 @@ def _told(error: Exception, settings: GeneratorSettings) -> Exception:
             f"synthesis.generator.compile: torch.compile fails here ({first_line(error)}); set it to false"
         )
     if type(error) in (ValueError, TypeError):
-        return UserError(f"generator {settings.pipeline!r} can't draw like this: {first_line(error)}")
+        return UserError(f"generator {settings.pipeline!r} can't generate like this: {first_line(error)}")
     return error

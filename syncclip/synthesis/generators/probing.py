@@ -37,12 +37,12 @@ def answered(
 ) -> GeneratorSettings:
     """The settings with a number for `batch_size` and, if xformers was measured, a name for `attention`.
 
-    Draws for about `BUDGET` seconds, once; on a GPU that other work shares, the answer is one for that state.
+    Generates for about `BUDGET` seconds, once; on a GPU that other work shares, the answer is one for that state.
 
     Args:
-        device: where the set will be drawn; this process must be there.
+        device: where the set will be generated; this process must be there.
         fingerprint: of the weights, as `locate` gave it.
-        prompts: what is drawn; repeated as needed.
+        prompts: what is generated; repeated as needed.
         largest: the largest batch that can occur, the images of a shard.
 
     Raises:
@@ -86,7 +86,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGE
         costs[size] = seconds / size
     if not costs:
         raise UserError(
-            f"generator: not even {sizes[0]} image at once fits into memory; draw smaller ones, use dtype=bf16, or "
+            f"generator: not even {sizes[0]} image at once fits into memory; generate smaller ones, use dtype=bf16, or "
             "take a larger machine"
         )
     return next(size for size, cost in costs.items() if cost <= min(costs.values()) * GAIN)
@@ -101,7 +101,7 @@ def _stopwatch(generator: Generator, prompts: Sequence[str]) -> Stopwatch:
         try:
             for _ in range(2):  # the first time includes what is chosen and allocated once
                 begun = time.perf_counter()
-                generator.draw(texts, range(size))  # ends when the images are on the CPU
+                generator.generate(texts, range(size))  # ends when the images are on the CPU
                 best = min(best, time.perf_counter() - begun)
                 if best > BUDGET:
                     break

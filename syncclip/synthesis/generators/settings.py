@@ -1,4 +1,4 @@
-"""Section `synthesis.generator` of a recipe: which pipeline draws, and how."""
+"""Section `synthesis.generator` of a recipe: which pipeline generates, and how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Attention = Literal["auto", "sdpa", "xformers"]
 
 
 class LoraSettings(Settings):
-    """Low-rank weights that are added to the pipeline's own before anything is drawn (arXiv 2106.09685)."""
+    """Low-rank weights that are added to the pipeline's own before anything is generated (arXiv 2106.09685)."""
 
     weights: str
     """A `.safetensors` file, a folder that holds one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
@@ -36,7 +36,7 @@ class GuideSettings(Settings):
 
 
 class GeneratorSettings(Settings):
-    """Which pipeline draws, and how. All of it decides the images' bytes."""
+    """Which pipeline generates, and how. All of it decides the images' bytes."""
 
     added: ClassVar[tuple[str, ...]] = ("pipeline_class", "true_guidance", "loras", "guide", "attention", "compile")
 
@@ -58,13 +58,13 @@ class GeneratorSettings(Settings):
     height: int | None = Field(None, ge=8)
     width: int | None = Field(None, ge=8)
     batch_size: int | Literal["auto"] = 8
-    """Images drawn at once. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
+    """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     loras: tuple[LoraSettings, ...] = ()
     """Added to the weights in this order, when they are loaded."""
     guide: GuideSettings | None = None
-    """Start from the few real images, where a class has some; None: draw all from text alone."""
+    """Start from the few real images, where a class has some; None: generate all from text alone."""
     attention: Attention = "auto"
     """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
     installed and measured to be faster before the first shard of a new set."""
@@ -87,7 +87,7 @@ class GeneratorSettings(Settings):
         return size
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> GeneratorSettings:
+    def _check_consistency(self) -> GeneratorSettings:
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(
                 f"a negative_prompt is read only with guidance above 1, and it is {self.guidance:g}; raise it, or "

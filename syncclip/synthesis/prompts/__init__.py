@@ -1,4 +1,4 @@
-"""From a class name to the sentences that are drawn.
+"""From a class name to the sentences that are generated.
 
 sentences  what a sentence may be
 strategies template, combinations, descriptions, captions: each a small class of settings

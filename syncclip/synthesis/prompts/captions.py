@@ -35,7 +35,7 @@ class WriterSettings(Settings):
 
 
 class Captions(Settings):
-    """The file: plain JSON, to be read and mended by hand before anything is drawn from it."""
+    """The file: plain JSON, to be read and mended by hand before anything is generated from it."""
 
     format: Literal[1] = 1
     writer: WriterSettings

@@ -35,17 +35,17 @@ class PromptSettings(Settings):
     strategies: tuple[StrategySettings, ...] = ()
     """Instead of `templates`: several ways, mixed by their weights."""
     classes: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> sentences that this class is drawn from instead; `{}` stands for the name."""
+    """Class name -> sentences that this class is generated from instead; `{}` stands for the name."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> PromptSettings:
+    def _check_consistency(self) -> PromptSettings:
         if self.strategies and self.templates:
             raise ValueError(
                 "'templates' and 'strategies' exclude each other; make the templates a strategy: "
                 "{name: template, templates: [...]}"
             )
         if self.strategies and not any(self.weights):
-            raise ValueError("the weights of all strategies are 0, so nothing is left to draw; give one a weight")
+            raise ValueError("the weights of all strategies are 0, so nothing is left to generate; give one a weight")
         return self
 
     @property

@@ -25,7 +25,7 @@ def batch(
     prompts: Sequence[str] | None = None,
     indices: Sequence[int] | None = None,
 ) -> Batch:
-    """Images of class 0, drawn from its prompt, each another sample, where nothing else is said."""
+    """Images of class 0, generated from its prompt, each another sample, where nothing else is said."""
     labels = labels or [0] * len(images)
     return Batch(images, labels, prompts or [PROMPTS[label] for label in labels], indices or range(len(images)))
 

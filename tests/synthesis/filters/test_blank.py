@@ -17,4 +17,4 @@ from tests.synthesis.filters.conftest import batch, noise
     ],
 )
 def test_blank_rejects_constant_images_of_any_colour(image: Image.Image, kept: bool) -> None:
-    assert Blank(BlankSettings()).judge(batch([image])).keep == [kept]
+    assert Blank(BlankSettings()).score(batch([image])).keep == [kept]

@@ -25,9 +25,9 @@ def test_a_image_is_encoded_once_for_all_filters_that_share_a_backbone(
     plain = clip.model.encode_image
     monkeypatch.setattr(clip.model, "encode_image", lambda pixels: encoded.append(len(pixels)) or plain(pixels))
     images = batch([noise(seed) for seed in range(4)])
-    score.judge(images)
-    margin.judge(images.at([3, 1]))
+    score.score(images)
+    margin.score(images.at([3, 1]))
     assert encoded == [4]
     assert torch.equal(clip.features(images.images)[[3, 1]], clip.features(images.at([3, 1]).images))
-    margin.judge(batch([noise(9)]))
+    margin.score(batch([noise(9)]))
     assert encoded == [4, 1]

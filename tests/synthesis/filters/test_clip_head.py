@@ -10,15 +10,15 @@ from safetensors.torch import save_file
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import ClipHead, ClipHeadSettings, FrozenClip
-from syncclip.synthesis.filters.clip_head import layers_of, pin_head
+from syncclip.synthesis.filters.clip_head import layers_of, with_head_digest
 from tests.synthesis.filters.conftest import batch, noise
 
 DIM = 24  # of the tiny CLIP
 
 
-def pinned(file: Path, folder: Path, clip: FrozenClip, **settings: object) -> ClipHead:
+def with_digests(file: Path, folder: Path, clip: FrozenClip, **settings: object) -> ClipHead:
     asked = ClipHeadSettings.model_validate({"weights": str(file), **settings})
-    return ClipHead(pin_head(asked, str(folder)), clip, str(folder))
+    return ClipHead(with_head_digest(asked, str(folder)), clip, str(folder))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_what_scores_too_low_is_rejected(
     with torch.inference_mode():
         expected = head(clip.features(images))[:, 0].tolist()
     bound = sorted(expected)[1]
-    verdict = pinned(file, tmp_path, clip, minimum=bound - 1e-5).judge(batch(images))
+    verdict = with_digests(file, tmp_path, clip, minimum=bound - 1e-5).score(batch(images))
     assert verdict.scores == pytest.approx(expected, abs=1e-6)
     assert verdict.keep == [value >= bound for value in expected]
     assert verdict.keep.count(True) == 2
@@ -52,8 +52,8 @@ def test_what_scores_too_high_is_rejected_and_the_lowest_is_best(
     with torch.inference_mode():
         outputs = head(clip.features(images))[:, 0].tolist()
     bound = sorted(outputs)[1]
-    nsfw = pinned(file, tmp_path, clip, called="nsfw", maximum=bound + 1e-5, blur=True)
-    verdict = nsfw.judge(batch(images))
+    nsfw = with_digests(file, tmp_path, clip, called="nsfw", maximum=bound + 1e-5, blur=True)
+    verdict = nsfw.score(batch(images))
     assert (nsfw.name, nsfw.blurred) == ("nsfw", True)
     assert verdict.keep == [value <= bound for value in outputs]
     assert verdict.scores.index(max(verdict.scores)) == outputs.index(min(outputs))
@@ -75,8 +75,8 @@ def test_several_layers_are_chained_as_published(activation: str, clip: FrozenCl
             found = layer(found)
             if activation == "relu" and isinstance(layer, torch.nn.Linear) and layer is not module[-1]:
                 found = found.relu()
-    head = pinned(tmp_path / "head.safetensors", tmp_path, clip, minimum=-9, activation=activation)
-    assert head.judge(batch(images)).scores == pytest.approx(found[:, 0].tolist(), abs=1e-6)
+    head = with_digests(tmp_path / "head.safetensors", tmp_path, clip, minimum=-9, activation=activation)
+    assert head.score(batch(images)).scores == pytest.approx(found[:, 0].tolist(), abs=1e-6)
 
 
 def test_more_than_nine_layers_stay_in_order() -> None:
@@ -89,18 +89,18 @@ WEIGHTS = ("weight", "bias")
 
 def test_the_set_keeps_its_own_copy(linear: tuple[Path, torch.nn.Linear], clip: FrozenClip, tmp_path: Path) -> None:
     file, _ = linear
-    settings = pin_head(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
+    settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     file.unlink()
-    assert pin_head(settings, str(tmp_path / "set")) == settings
-    assert ClipHead(settings, clip, str(tmp_path / "set")).judge(batch([noise(0)])).scores
+    assert with_head_digest(settings, str(tmp_path / "set")) == settings
+    assert ClipHead(settings, clip, str(tmp_path / "set")).score(batch([noise(0)])).scores
 
 
 def test_other_weights_under_the_same_name_are_refused(linear: tuple[Path, torch.nn.Linear], tmp_path: Path) -> None:
     file, _ = linear
-    settings = pin_head(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
+    settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     torch.save(torch.nn.Linear(DIM, 1).state_dict(), file)
     with pytest.raises(UserError, match="other weights than those that the set was begun with"):
-        pin_head(settings, str(tmp_path / "set"))
+        with_head_digest(settings, str(tmp_path / "set"))
 
 
 class Bomb:
@@ -122,18 +122,18 @@ class Bomb:
 def test_what_is_no_head_is_refused_and_no_code_is_run(content: object, complaint: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "bad.pth")
     with pytest.raises(UserError, match=complaint):
-        pin_head(ClipHeadSettings(weights=str(tmp_path / "bad.pth"), minimum=0), str(tmp_path))
+        with_head_digest(ClipHeadSettings(weights=str(tmp_path / "bad.pth"), minimum=0), str(tmp_path))
 
 
 def test_a_head_for_another_clip_is_refused(clip: FrozenClip, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(768, 1).state_dict(), tmp_path / "large.pth")
     with pytest.raises(UserError, match=r"takes features of 768 numbers, but .* gives 24"):
-        pinned(tmp_path / "large.pth", tmp_path, clip, minimum=0)
+        with_digests(tmp_path / "large.pth", tmp_path, clip, minimum=0)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no weights file"):
-        pin_head(ClipHeadSettings(weights=str(tmp_path / "none.pth"), minimum=0), str(tmp_path))
+        with_head_digest(ClipHeadSettings(weights=str(tmp_path / "none.pth"), minimum=0), str(tmp_path))
 
 
 def test_a_head_without_a_threshold_is_refused() -> None:

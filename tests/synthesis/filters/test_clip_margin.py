@@ -11,7 +11,7 @@ def test_a_image_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -
     cosines = (clip.features([image]) @ clip.classes.T)[0].tolist()
     first, second = sorted(cosines, reverse=True)[:2]
     expected = [one - (second if one == first else first) for one in cosines]
-    verdict = ClipMargin(ClipMarginSettings(), clip).judge(batch([image] * 5, range(5)))
+    verdict = ClipMargin(ClipMarginSettings(), clip).score(batch([image] * 5, range(5)))
     assert verdict.scores == pytest.approx(expected, abs=1e-6)
     assert verdict.keep == [one == first for one in cosines]
 
@@ -21,4 +21,4 @@ def test_a_small_lead_can_be_too_small(clip: FrozenClip) -> None:
     cosines = (clip.features([image]) @ clip.classes.T)[0]
     best, lead = int(cosines.argmax()), float(cosines.sort().values[-2:].diff())
     for minimum, kept in ((lead - 1e-4, True), (lead + 1e-4, False)):
-        assert ClipMargin(ClipMarginSettings(minimum=minimum), clip).judge(batch([image], [best])).keep == [kept]
+        assert ClipMargin(ClipMarginSettings(minimum=minimum), clip).score(batch([image], [best])).keep == [kept]

@@ -19,7 +19,7 @@ def test_the_score_is_the_cosine_to_the_own_prompt_and_the_far_ones_are_rejected
         seen, read, _ = plain.model(torch.stack([plain.preprocess(i) for i in images]), plain.tokenizer(TEXTS))
     cosines = (seen * read).sum(dim=1).tolist()
     bound = sorted(cosines)[1]
-    verdict = ClipSimilarity(ClipSimilaritySettings(minimum=bound - 1e-4), clip).judge(batch(images, prompts=TEXTS))
+    verdict = ClipSimilarity(ClipSimilaritySettings(minimum=bound - 1e-4), clip).score(batch(images, prompts=TEXTS))
     assert verdict.scores == pytest.approx(cosines, abs=1e-5)
     assert verdict.keep == [cosine >= bound for cosine in cosines]
     assert verdict.keep.count(True) == 2

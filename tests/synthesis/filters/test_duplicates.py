@@ -36,31 +36,31 @@ def duplicate(request: pytest.FixtureRequest, clip: FrozenClip) -> Filter:
 
 
 def test_the_second_of_two_near_duplicates_is_rejected(duplicate: Filter) -> None:
-    assert duplicate.judge(batch([noise(0), noise(1), near(noise(0))])).keep == [True, True, False]
+    assert duplicate.score(batch([noise(0), noise(1), near(noise(0))])).keep == [True, True, False]
 
 
 def test_what_was_accepted_in_an_earlier_batch_counts_and_what_was_not_does_not(duplicate: Filter) -> None:
     first = batch([noise(0), noise(1)], indices=[0, 1])
-    duplicate.judge(first)
+    duplicate.score(first)
     duplicate.accept(first.at([0]))
-    assert duplicate.judge(batch([near(noise(0)), near(noise(1))], indices=[2, 3])).keep == [False, True]
+    assert duplicate.score(batch([near(noise(0)), near(noise(1))], indices=[2, 3])).keep == [False, True]
 
 
 def test_other_classes_may_look_alike(duplicate: Filter) -> None:
-    assert duplicate.judge(batch([noise(0), near(noise(0))], [0, 1])).keep == [True, True]
+    assert duplicate.score(batch([noise(0), near(noise(0))], [0, 1])).keep == [True, True]
 
 
 def test_another_attempt_at_the_same_image_is_no_duplicate_of_it(duplicate: Filter) -> None:
     duplicate.accept(batch([noise(0)], indices=[7]))
-    assert duplicate.judge(batch([near(noise(0))], indices=[7])).keep == [True]
+    assert duplicate.score(batch([near(noise(0))], indices=[7])).keep == [True]
     duplicate.accept(batch([noise(2)], indices=[7]))  # a better attempt takes its place
-    assert duplicate.judge(batch([near(noise(0)), near(noise(2))], indices=[8, 9])).keep == [True, False]
+    assert duplicate.score(batch([near(noise(0)), near(noise(2))], indices=[8, 9])).keep == [True, False]
 
 
 def test_each_shard_begins_with_nothing(duplicate: Filter) -> None:
     duplicate.accept(batch([noise(0)]))
     duplicate.begin()
-    assert duplicate.judge(batch([near(noise(0))], indices=[5])).keep == [True]
+    assert duplicate.score(batch([near(noise(0))], indices=[5])).keep == [True]
 
 
 def test_the_hash_says_where_it_gets_darker_to_the_right() -> None:
@@ -74,7 +74,7 @@ def test_so_many_bits_of_the_hash_may_differ(bits: int, kept: bool, monkeypatch:
     plain, other = Image.new("L", (1, 1)), Image.new("L", (2, 1))
     hashes = {1: np.ones(64), 2: np.where(np.arange(64) < 4, -1, 1)}
     monkeypatch.setattr("syncclip.synthesis.filters.duplicates.difference_hash", lambda image: hashes[image.width])
-    assert Duplicate(DuplicateSettings(bits=bits)).judge(batch([plain, other])).keep == [True, kept]
+    assert Duplicate(DuplicateSettings(bits=bits)).score(batch([plain, other])).keep == [True, kept]
 
 
 @pytest.mark.parametrize("name", ["duplicate", "clip_duplicate"])

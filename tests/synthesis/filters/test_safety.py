@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import BlankSettings, Safety, SafetySettings, build_filters, check_safety, placed
-from syncclip.synthesis.filters.safety import pin_safety
+from syncclip.synthesis.filters import (
+    BlankSettings,
+    Safety,
+    SafetySettings,
+    build_filters,
+    check_safety,
+    with_absolute_paths,
+)
+from syncclip.synthesis.filters.safety import with_safety_digest
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 from tests.worlds.pipelines import build_pipeline
@@ -16,12 +23,12 @@ from tests.worlds.pipelines import build_pipeline
 def test_the_pipelines_own_verdict_counts() -> None:
     images = [noise(0), noise(1)]
     images[0].info["nsfw"], images[1].info["nsfw"] = False, True
-    assert Safety(SafetySettings()).judge(batch(images)) == ([1.0, 0.0], [True, False])
+    assert Safety(SafetySettings()).score(batch(images)) == ([1.0, 0.0], [True, False])
 
 
 def test_a_pipeline_that_says_nothing_is_told() -> None:
     with pytest.raises(UserError, match="the pipeline says nothing on safety"):
-        Safety(SafetySettings()).judge(batch([noise(0)]))
+        Safety(SafetySettings()).score(batch([noise(0)]))
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +57,11 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checker_by_path_rejects_what_it_forbids(checker: Path) -> None:
-    settings = pin_safety(SafetySettings(checker=str(checker)))
+    settings = with_safety_digest(SafetySettings(checker=str(checker)))
     images = [noise(0), noise(1), noise(2)]
     before = [image.tobytes() for image in images]
     safety = Safety(settings)
-    assert safety.judge(batch(images)).keep == [True, False, True]
+    assert safety.score(batch(images)).keep == [True, False, True]
     assert [image.tobytes() for image in images] == before
     assert safety.blurred
 
@@ -66,22 +73,25 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
 
     prompts, seeds = ["a photo of a cat.", "a dog!"], [1, 2]
     folder = build_pipeline("sd", tmp_path / "plain")
-    drawn = Generator(GeneratorSettings(pipeline=str(folder), steps=2)).draw(prompts, seeds)
+    generated = Generator(GeneratorSettings(pipeline=str(folder), steps=2)).generate(prompts, seeds)
     model = StableDiffusionSafetyChecker.from_pretrained(checker)
     processor = CLIPImageProcessor.from_pretrained(checker)
     with torch.inference_mode():  # forbidden is what leads from the first image to the second
-        pixels = processor(drawn, return_tensors="pt").pixel_values
+        pixels = processor(generated, return_tensors="pt").pixel_values
         cat, dog = torch.nn.functional.normalize(model.visual_projection(model.vision_model(pixels)[1]), dim=-1)
         model.concept_embeds[3] = dog - cat
         model.concept_embeds_weights[3] = 0.0
     plain = StableDiffusionPipeline.from_pretrained(folder)
     plain.register_modules(safety_checker=model, feature_extractor=processor)
     plain.save_pretrained(tmp_path / "own")
-    images = Generator(GeneratorSettings(pipeline=str(tmp_path / "own"), steps=2)).draw(prompts, seeds)
-    assert images[0].tobytes() == drawn[0].tobytes()
+    images = Generator(GeneratorSettings(pipeline=str(tmp_path / "own"), steps=2)).generate(prompts, seeds)
+    assert images[0].tobytes() == generated[0].tobytes()
     assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens what it flags
-    assert Safety(SafetySettings()).judge(batch(images)).keep == [True, False]
-    assert Safety(pin_safety(SafetySettings(checker=str(tmp_path / "own")))).judge(batch(drawn)).keep == [True, False]
+    assert Safety(SafetySettings()).score(batch(images)).keep == [True, False]
+    assert Safety(with_safety_digest(SafetySettings(checker=str(tmp_path / "own")))).score(batch(generated)).keep == [
+        True,
+        False,
+    ]
 
 
 def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) ->
 
 
 def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
-    settings = pin_safety(SafetySettings(checker=str(checker)))
+    settings = with_safety_digest(SafetySettings(checker=str(checker)))
     with pytest.raises(UserError, match="not the checker that the set was begun with"):
         Safety(settings.model_copy(update={"digest": "0" * 16}))
 
@@ -106,12 +116,12 @@ def test_a_relative_checker_is_found_from_another_folder(
     checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checker.parent)
-    settings = placed([pin_safety(SafetySettings(checker=checker.name))])
+    settings = with_absolute_paths([with_safety_digest(SafetySettings(checker=checker.name))])
     monkeypatch.chdir(tmp_path)
     (safety,) = build_filters(settings, PROMPTS)
-    assert safety.judge(batch([noise(0), noise(1)])).keep == [True, False]
+    assert safety.score(batch([noise(0), noise(1)])).keep == [True, False]
 
 
 def test_a_folder_without_a_checker_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no safety checker"):
-        pin_safety(SafetySettings(checker=str(tmp_path)))
+        with_safety_digest(SafetySettings(checker=str(tmp_path)))

@@ -41,8 +41,8 @@ def test_its_text_to_image_class_may_be_named_instead(family: Family, tmp_path: 
     index["_class_name"] = "StableDiffusionImg2ImgPipeline"
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     generator = Generator(settings_of(tmp_path, pipeline_class="StableDiffusionPipeline"))
-    assert generator.draw(["a cat"], [1])[0].size == (64, 64)
+    assert generator.generate(["a cat"], [1])[0].size == (64, 64)
 
 
-def test_a_family_that_draws_with_images_and_without_is_taken(family: Family) -> None:
-    assert Generator(family("flux", pipeline_class="FluxKontextPipeline")).draw(["a cat"], [1])[0].size == (64, 64)
+def test_a_family_that_generates_with_images_and_without_is_taken(family: Family) -> None:
+    assert Generator(family("flux", pipeline_class="FluxKontextPipeline")).generate(["a cat"], [1])[0].size == (64, 64)

@@ -25,20 +25,20 @@ def generator(family: Family, request: pytest.FixtureRequest) -> Generator:
     return Generator(family(request.param))
 
 
-def draw(generator: Generator, rows: list[int]) -> list[bytes]:
-    images = generator.draw([PROMPTS[i] for i in rows], [SEEDS[i] for i in rows])
+def generate(generator: Generator, rows: list[int]) -> list[bytes]:
+    images = generator.generate([PROMPTS[i] for i in rows], [SEEDS[i] for i in rows])
     return [image.tobytes() for image in images]
 
 
-def test_a_batch_has_the_same_bytes_whatever_was_drawn_before(generator: Generator) -> None:
-    first = draw(generator, [0, 1, 2])
-    draw(generator, [2, 0])
-    assert draw(generator, [0, 1, 2]) == first
+def test_a_batch_has_the_same_bytes_whatever_was_generated_before(generator: Generator) -> None:
+    first = generate(generator, [0, 1, 2])
+    generate(generator, [2, 0])
+    assert generate(generator, [0, 1, 2]) == first
     assert len(set(first)) == 3
 
 
 def test_a_image_has_the_same_bytes_among_any_neighbours(generator: Generator) -> None:
-    ordered, other = draw(generator, [0, 1, 2]), draw(generator, [0, 2, 2])
+    ordered, other = generate(generator, [0, 1, 2]), generate(generator, [0, 2, 2])
     assert [other[0], other[2]] == [ordered[0], ordered[2]]
 
 
@@ -46,16 +46,16 @@ def test_a_image_has_the_same_bytes_among_any_neighbours(generator: Generator) -
 def test_elsewhere_in_a_batch_or_in_another_only_last_bits_differ(
     generator: Generator, batches: list[list[int]]
 ) -> None:
-    together = draw(generator, [0, 1, 2])
+    together = generate(generator, [0, 1, 2])
     for rows in batches:
-        for row, data in zip(rows, draw(generator, rows), strict=True):
+        for row, data in zip(rows, generate(generator, rows), strict=True):
             difference = np.frombuffer(together[row], np.uint8).astype(int) - np.frombuffer(data, np.uint8)
             assert np.abs(difference).max() <= 2
 
 
 def test_prompt_and_seed_are_heard(generator: Generator) -> None:
-    one, other_seed = generator.draw([PROMPTS[0]] * 2, [1, 2])
-    other_prompt, _ = generator.draw([PROMPTS[1], PROMPTS[0]], [1, 2])
+    one, other_seed = generator.generate([PROMPTS[0]] * 2, [1, 2])
+    other_prompt, _ = generator.generate([PROMPTS[1], PROMPTS[0]], [1, 2])
     assert one.size == (64, 64) and one.mode == "RGB"
     assert len({one.tobytes(), other_seed.tobytes(), other_prompt.tobytes()}) == 3
 
@@ -64,10 +64,10 @@ def test_prompt_and_seed_are_heard(generator: Generator) -> None:
 def test_a_guided_image_depends_on_its_real_one_and_on_nothing_beside_it(family: Family, name: str) -> None:
     generator = Generator(family(name, steps=4, guide={"strength": 0.5}))
     dark, light = Image.new("RGB", (80, 60), (20, 10, 30)), Image.new("L", (50, 90), 230)
-    first = generator.draw(PROMPTS, SEEDS, [dark, light, None])
-    again = generator.draw(PROMPTS[::-1], SEEDS[::-1], [None, light, dark])
+    first = generator.generate(PROMPTS, SEEDS, [dark, light, None])
+    again = generator.generate(PROMPTS[::-1], SEEDS[::-1], [None, light, dark])
     assert [one.tobytes() for one in again] == [one.tobytes() for one in first[::-1]]
-    exchanged = generator.draw(PROMPTS, SEEDS, [light, dark, None])
+    exchanged = generator.generate(PROMPTS, SEEDS, [light, dark, None])
     assert exchanged[0].tobytes() != first[0].tobytes()
     assert exchanged[2].tobytes() == first[2].tobytes()
 
@@ -114,10 +114,10 @@ def test_what_a_family_would_not_obey_is_refused(
     ],
 )
 def test_what_a_family_takes_reaches_it(family: Family, name: str, settings: dict[str, Any]) -> None:
-    plain, changed = (Generator(family(name, **more)).draw(PROMPTS[:2], SEEDS[:2]) for more in ({}, settings))
+    plain, changed = (Generator(family(name, **more)).generate(PROMPTS[:2], SEEDS[:2]) for more in ({}, settings))
     assert plain[0].tobytes() != changed[0].tobytes()
     assert changed[0].size == (64, 64)
 
 
-def test_sizes_that_fit_are_drawn(family: Family) -> None:
-    assert Generator(family("flux", width=80, height=48)).draw(PROMPTS[:1], [1])[0].size == (80, 48)
+def test_sizes_that_fit_are_generated(family: Family) -> None:
+    assert Generator(family("flux", width=80, height=48)).generate(PROMPTS[:1], [1])[0].size == (80, 48)

@@ -15,8 +15,8 @@ Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-def drawn(settings: GeneratorSettings) -> list[bytes]:
-    return [image.tobytes() for image in Generator(settings).draw(PROMPTS, [1, 2])]
+def generated(settings: GeneratorSettings) -> list[bytes]:
+    return [image.tobytes() for image in Generator(settings).generate(PROMPTS, [1, 2])]
 
 
 def test_an_unknown_scheduler_is_refused_with_the_nearest(pipeline: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_parts_can_be_loaded_into_another_class(family: Family) -> None:
     generator = Generator(family("sd", pipeline_class="StableDiffusionPAGPipeline"))
     assert type(generator.pipeline).__name__ == "StableDiffusionPAGPipeline"
     own = Generator(family("sd", pipeline_class="tests.worlds.pipelines:Inverted"))
-    plain, inverted = Generator(family("sd")).draw(PROMPTS, [1, 2]), own.draw(PROMPTS, [1, 2])
+    plain, inverted = Generator(family("sd")).generate(PROMPTS, [1, 2]), own.generate(PROMPTS, [1, 2])
     assert [255 - byte for byte in plain[0].tobytes()] == list(inverted[0].tobytes())
 
 
@@ -79,13 +79,13 @@ def make_lora(settings: GeneratorSettings, folder: Path) -> Path:
 
 
 def test_lora_weights_change_the_images_by_their_scale(family: Family, lora: Path) -> None:
-    plain = drawn(family("sd"))
+    plain = generated(family("sd"))
     none, half, whole = (
-        drawn(family("sd", loras=[{"weights": str(lora), "scale": scale}])) for scale in (0.0, 0.5, 1.0)
+        generated(family("sd", loras=[{"weights": str(lora), "scale": scale}])) for scale in (0.0, 0.5, 1.0)
     )
     assert none == plain
     assert len({plain[0], half[0], whole[0]}) == 3
-    twice = drawn(family("sd", loras=[{"weights": str(lora), "scale": 0.25}] * 2))
+    twice = generated(family("sd", loras=[{"weights": str(lora), "scale": 0.25}] * 2))
     difference = max(abs(one - other) for one, other in zip(twice[0], half[0], strict=True))
     assert difference <= 2
 
@@ -119,7 +119,7 @@ def test_lora_weights_without_peft_are_refused_with_the_cure(
         Generator(family("sd", loras=[{"weights": str(lora)}]))
 
 
-def test_a_compiled_denoiser_draws_the_same_images(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_denoiser_generates_the_same_images(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     seen: list[Any] = []
@@ -129,9 +129,9 @@ def test_a_compiled_denoiser_draws_the_same_images(family: Family, monkeypatch: 
         return graph.forward
 
     monkeypatch.setattr(loading, "BACKEND", backend)
-    compiled = Generator(family("pixart", compile=True)).draw(PROMPTS, [1, 2])
+    compiled = Generator(family("pixart", compile=True)).generate(PROMPTS, [1, 2])
     torch._dynamo.reset()
-    plain = Generator(family("pixart")).draw(PROMPTS, [1, 2])
+    plain = Generator(family("pixart")).generate(PROMPTS, [1, 2])
     assert seen
     pairs = zip(compiled, plain, strict=True)
     assert all(abs(a - b) <= 2 for one, other in pairs for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
@@ -151,7 +151,7 @@ def test_what_is_compiled_follows_from_the_size_of_a_batch_alone(
     monkeypatch.setattr(loading, "BACKEND", backend)
     generator = Generator(family("pixart", compile=True))
     for images in (2, 3, 1, 2):
-        generator.draw(["a cat"] * images, range(images))
+        generator.generate(["a cat"] * images, range(images))
     torch._dynamo.reset()
     assert len(compiled) == 3
     told = [value for inputs in compiled for one in inputs for value in (one, *getattr(one, "shape", ()))]
@@ -166,5 +166,5 @@ def test_a_failing_compiler_is_told_in_a_sentence(family: Family, monkeypatch: p
 
     monkeypatch.setattr(loading, "BACKEND", broken)
     with pytest.raises(UserError, match="torch.compile fails here .*; set it to false"):
-        Generator(family("pixart", compile=True)).draw(PROMPTS, [1, 2])
+        Generator(family("pixart", compile=True)).generate(PROMPTS, [1, 2])
     torch._dynamo.reset()

@@ -16,14 +16,14 @@ PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 def test_images_have_the_pipelines_own_size_and_differ_with_prompt_and_seed(pipeline: Path) -> None:
     generator = Generator(settings_of(pipeline))
-    cat, dog, other = generator.draw([*PROMPTS, PROMPTS[0]], [1, 1, 2])
+    cat, dog, other = generator.generate([*PROMPTS, PROMPTS[0]], [1, 1, 2])
     assert cat.size == (64, 64) and cat.mode == "RGB"
     assert np.abs(np.asarray(cat, float) - np.asarray(dog, float)).mean() > 1
     assert np.abs(np.asarray(cat, float) - np.asarray(other, float)).mean() > 1
 
 
 def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_anew(pipeline: Path) -> None:
-    first, second = (Generator(settings_of(pipeline)).draw(PROMPTS, [5, 2**32 - 1]) for _ in range(2))
+    first, second = (Generator(settings_of(pipeline)).generate(PROMPTS, [5, 2**32 - 1]) for _ in range(2))
     assert [image.tobytes() for image in first] == [image.tobytes() for image in second]
 
 
@@ -32,17 +32,17 @@ def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_anew(pipeli
     [{"steps": 3}, {"guidance": 1.0}, {"negative_prompt": "a dog"}, {"scheduler": "EulerAncestralDiscreteScheduler"}],
 )
 def test_each_setting_reaches_the_pipeline(pipeline: Path, change: dict[str, Any]) -> None:
-    plain = Generator(settings_of(pipeline)).draw(PROMPTS, [1, 2])
-    changed = Generator(settings_of(pipeline, **change)).draw(PROMPTS, [1, 2])
+    plain = Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
+    changed = Generator(settings_of(pipeline, **change)).generate(PROMPTS, [1, 2])
     assert plain[0].tobytes() != changed[0].tobytes()
 
 
 def test_height_and_width_are_obeyed(pipeline: Path) -> None:
-    assert Generator(settings_of(pipeline, height=32, width=48)).draw(PROMPTS, [1, 2])[0].size == (48, 32)
+    assert Generator(settings_of(pipeline, height=32, width=48)).generate(PROMPTS, [1, 2])[0].size == (48, 32)
 
 
-def test_drawing_prints_nothing(pipeline: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Generator(settings_of(pipeline)).draw(PROMPTS, [1, 2])
+def test_generating_prints_nothing(pipeline: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
     assert capfd.readouterr() == ("", "")
 
 
@@ -58,8 +58,8 @@ def brightness(image: Image.Image) -> float:
 
 def test_a_weak_guide_gives_images_like_the_real_ones(pipeline: Path, real: list[Image.Image]) -> None:
     generator = Generator(settings_of(pipeline, steps=20, guide={"strength": 0.05}))
-    dark, light = generator.draw(PROMPTS, [1, 2], real)
-    other, _ = generator.draw(PROMPTS, [1, 2], [real[1], real[0]])
+    dark, light = generator.generate(PROMPTS, [1, 2], real)
+    other, _ = generator.generate(PROMPTS, [1, 2], [real[1], real[0]])
     assert dark.size == light.size == (64, 64)
     assert dark.tobytes() != other.tobytes()
 
@@ -67,7 +67,7 @@ def test_a_weak_guide_gives_images_like_the_real_ones(pipeline: Path, real: list
 def test_a_guide_at_full_strength_leaves_nothing_of_the_real_image(pipeline: Path, real: list[Image.Image]) -> None:
     near, far = (Generator(settings_of(pipeline, steps=10, guide={"strength": s})) for s in (0.2, 1.0))
     same_noise = [
-        [np.asarray(generator.draw(PROMPTS[:1], [1], [one])[0], float) for one in real] for generator in (near, far)
+        [np.asarray(generator.generate(PROMPTS[:1], [1], [one])[0], float) for one in real] for generator in (near, far)
     ]
     difference = [np.abs(one - other).mean() for one, other in same_noise]
     assert difference[1] < difference[0]
@@ -76,20 +76,20 @@ def test_a_guide_at_full_strength_leaves_nothing_of_the_real_image(pipeline: Pat
 def test_images_without_a_guide_are_those_of_text_alone_whoever_is_beside_them(
     pipeline: Path, real: list[Image.Image]
 ) -> None:
-    free = Generator(settings_of(pipeline)).draw(PROMPTS, [1, 2])
+    free = Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
     generator = Generator(settings_of(pipeline, guide={}))
-    mixed = generator.draw([PROMPTS[0], "a boat", PROMPTS[1]], [1, 7, 2], [None, real[0], None])
+    mixed = generator.generate([PROMPTS[0], "a boat", PROMPTS[1]], [1, 7, 2], [None, real[0], None])
     assert [mixed[0].tobytes(), mixed[2].tobytes()] == [one.tobytes() for one in free]
-    guided = generator.draw(["a boat"], [7], [real[0]])
+    guided = generator.generate(["a boat"], [7], [real[0]])
     assert mixed[1].tobytes() == guided[0].tobytes()
 
 
 def test_size_is_obeyed_with_a_guide(pipeline: Path, real: list[Image.Image]) -> None:
     generator = Generator(settings_of(pipeline, height=32, width=48, guide={}))
-    assert generator.draw(PROMPTS, [1, 2], [real[0], None])[0].size == (48, 32)
+    assert generator.generate(PROMPTS, [1, 2], [real[0], None])[0].size == (48, 32)
 
 
-def test_what_draws_from_torchs_own_generator_is_a_function_of_the_batch_all_the_same(
+def test_what_generates_from_torchs_own_generator_is_a_function_of_the_batch_all_the_same(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -103,24 +103,24 @@ def test_what_draws_from_torchs_own_generator_is_a_function_of_the_batch_all_the
     monkeypatch.setattr(DPMSolverMultistepScheduler, "step", noisy)
     generator = Generator(settings_of(pipeline))
     torch.manual_seed(5)
-    first, state = generator.draw(PROMPTS, [1, 2]), torch.get_rng_state()
+    first, state = generator.generate(PROMPTS, [1, 2]), torch.get_rng_state()
     torch.manual_seed(6)
-    second = generator.draw(PROMPTS, [1, 2])
+    second = generator.generate(PROMPTS, [1, 2])
     assert [one.tobytes() for one in first] == [one.tobytes() for one in second]
     torch.manual_seed(5)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_embedded_pipeline_draws_what_is_like_its_guide() -> None:
+def test_the_embedded_pipeline_generates_what_is_like_its_guide() -> None:
     images = load_dataset(DatasetSettings()).split("train")
     real = [images.image(0), images.image(40)]
     assert images.labels[0] != images.labels[40]
     settings = GeneratorSettings(steps=10, guide={"strength": 0.2})  # type: ignore[arg-type]
-    drawn = Generator(settings).draw(["a drawing."] * 2, [1, 2], real)
+    generated = Generator(settings).generate(["a drawing."] * 2, [1, 2], real)
 
     def distance(one: Image.Image, other: Image.Image) -> float:
         pair = [np.asarray(image.resize((64, 64)), float) for image in (one, other)]
         return float(np.abs(pair[0] - pair[1]).mean())
 
-    assert distance(drawn[0], real[0]) < 0.5 * distance(drawn[0], real[1])
-    assert distance(drawn[1], real[1]) < 0.5 * distance(drawn[1], real[0])
+    assert distance(generated[0], real[0]) < 0.5 * distance(generated[0], real[1])
+    assert distance(generated[1], real[1]) < 0.5 * distance(generated[1], real[0])

@@ -74,33 +74,33 @@ def test_only_a_batch_size_or_an_attention_that_could_be_faster_is_measured(
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that are drawn; a stopwatch that shows size ** 0.5 seconds for each."""
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that are generated; a stopwatch that shows size ** 0.5 seconds for each."""
     sizes: list[int] = []
     clock = [0.0]
-    draw = Generator.draw
+    generate = Generator.generate
 
     def timed(self: Generator, prompts: Any, seeds: Any, guides: Any = ()) -> Any:
         sizes.append(len(prompts))
         clock[0] += len(prompts) ** 0.5
-        return draw(self, prompts, seeds, guides)
+        return generate(self, prompts, seeds, guides)
 
-    monkeypatch.setattr(Generator, "draw", timed)
+    monkeypatch.setattr(Generator, "generate", timed)
     monkeypatch.setattr(probing.time, "perf_counter", lambda: clock[0])
     return sizes
 
 
-def test_a_batch_size_is_found_once_by_drawing(family: Family, drawn: list[int]) -> None:
+def test_a_batch_size_is_found_once_by_drawing(family: Family, generated: list[int]) -> None:
     settings = family("sd", steps=9, batch_size="auto")
     found = answered(settings, "cpu", "", ["a cat", "a dog"], 6)
     assert found == settings.model_copy(update={"batch_size": 6})
-    assert drawn == [1, 1, 2, 2, 3, 3, 6, 6]
+    assert generated == [1, 1, 2, 2, 3, 3, 6, 6]
     assert answered(found, "cpu", "", ["a cat"], 6) is found
 
 
-def test_on_a_cpu_batches_stay_small_and_cut_a_shard_evenly(family: Family, drawn: list[int]) -> None:
+def test_on_a_cpu_batches_stay_small_and_cut_a_shard_evenly(family: Family, generated: list[int]) -> None:
     found = answered(family("sd", steps=1, batch_size="auto"), "cpu", "", ["a cat"], 88)
-    assert found.batch_size == 22 and max(drawn) == 22
+    assert found.batch_size == 22 and max(generated) == 22
 
 
 @pytest.mark.parametrize(("slower", "expected"), [(0.5, "xformers"), (1.0, "sdpa"), (2.0, "sdpa")])

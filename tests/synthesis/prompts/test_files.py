@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.plan import Plan, differences, draft, read_plan, settle
+from syncclip.synthesis.plan import Plan, differences, draft, read_plan, write_plan
 from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.files import read_captions, read_descriptions, with_sentences
@@ -35,7 +35,7 @@ def captions(tmp_path: Path, **changes: Any) -> str:
 def test_a_plan_holds_the_sentences_of_a_file_and_redraws_without_it(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text(json.dumps(DESCRIBED))  # JSON is YAML too
-    plan = settle(plan_of({"strategies": [{"name": "descriptions", "file": str(file)}]}), str(tmp_path / "set"))
+    plan = write_plan(plan_of({"strategies": [{"name": "descriptions", "file": str(file)}]}), str(tmp_path / "set"))
     file.unlink()
     stored = read_plan(str(tmp_path / "set"))
     assert stored == plan

@@ -36,8 +36,8 @@ def test_strategies_are_mixed_by_their_weights_and_each_goes_through_its_own_sen
             ]
         }
     )
-    drawn = [prompt_of(settings, "a {}", "cat", image) for image in range(6)]
-    assert drawn == ["a cat", "a cat asleep", "a cat", "a cat", "whiskers", "a cat"]
+    generated = [prompt_of(settings, "a {}", "cat", image) for image in range(6)]
+    assert generated == ["a cat", "a cat asleep", "a cat", "a cat", "whiskers", "a cat"]
     assert [strategy_of(settings, "cat", image) for image in range(3)] == ["template", "descriptions", "template"]
 
 
