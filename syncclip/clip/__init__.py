@@ -1,1 +1,1 @@
-"""The frozen backbone (open_clip) and the one place where prompts enter its two towers."""
+"""From a backbone's name to a frozen CLIP whose two towers take prompts, and from images to tensors."""

@@ -1,4 +1,4 @@
-"""Loading a frozen CLIP: the embedded one, a folder, or any name that open_clip knows."""
+"""Loading a frozen CLIP: the embedded one, a folder, or any model of open_clip."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class BackboneSettings(Settings):
 
     name: str = EMBEDDED
     pretrained: str | None = None
-    precision: Precision = "fp32"  # of the towers; prompts and losses stay in fp32. fp16: on GPUs, for evaluation alone
-    checkpoint_activations: bool = False  # compute each block twice and keep less: memory for time
+    precision: Precision = "fp32"  # of the towers; prompts and losses stay in fp32. fp16: on GPUs, only for evaluation
+    checkpoint_activations: bool = False  # recompute each block for the gradient: less memory, more time
 
     def placed(self) -> BackboneSettings:
-        """The same CLIP with absolute paths of what lies here, for processes that stand in another folder."""
+        """The same CLIP with absolute paths of local files, for processes with another working folder."""
         folder, weights = Path(self.name.removeprefix("local-dir:")), Path(self.pretrained or "")
         return self.model_copy(
-            update={  # links stay: the hub's cache links to files without an ending
+            update={  # links are kept: the hub's cache links to files without an extension
                 "name": str(folder.absolute()) if self.name != EMBEDDED and folder.is_dir() else self.name,
                 "pretrained": str(weights.absolute()) if weights.is_file() else self.pretrained,
             }
@@ -47,12 +47,12 @@ class BackboneSettings(Settings):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP with what belongs to it.
+    """A frozen CLIP with its tokenizer and preprocessing.
 
     Attributes:
-        model: open_clip's model, in evaluation mode, no parameter asks for a gradient.
+        model: open_clip's model, in evaluation mode; no parameter requires a gradient.
         tokenizer: texts -> (n, context) token ids; takes `context_length`.
-        preprocess: PIL image -> (3, image_size, image_size), as at evaluation.
+        preprocess: PIL image -> (3, image_size, image_size), for evaluation.
         mean, std: of the three channels, on a scale from 0 to 1.
     """
 
@@ -68,7 +68,7 @@ class Backbone:
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied with before the softmax."""
+        """Factor of the cosines before the softmax."""
         scale: Any = self.model.logit_scale
         return float(scale.exp())
 
@@ -77,9 +77,9 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     """Load a CLIP on the CPU.
 
     Raises:
-        UserError: the name or tag is unknown, or the weights are neither here nor to be had.
+        UserError: the name or tag is unknown, or the weights are neither here nor available.
     """
-    import open_clip  # late: it takes seconds, and whoever only reads settings need not wait for it
+    import open_clip  # late: it takes seconds, which reading settings should not
 
     name = _source(settings)
     try:
@@ -87,7 +87,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
             name, pretrained=settings.pretrained, require_pretrained=True, force_quick_gelu=_quick_gelu(settings)
         )
         tokenizer = open_clip.get_tokenizer(name)
-    except Exception as error:  # whatever stands between us and the weights, the remedy is the same
+    except Exception as error:  # whatever the reason, the remedy is the same
         reason = str(error).strip().partition("\n")[0][:200]
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
         raise UserError(
@@ -110,14 +110,14 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def _source(settings: BackboneSettings) -> str:
-    """The name by which open_clip finds the model; refuses what cannot be found before anything is fetched."""
+    """The model's name for open_clip; an unknown one is refused before anything is downloaded."""
     import open_clip
 
     name = settings.name
     if name == EMBEDDED:
-        return _local(folder("icons/clip"), "run `make icons` to build it, or install the package anew")
+        return _local(folder("icons/clip"), "run `make icons` to build it, or install the package again")
     if name.startswith("local-dir:") or Path(name).is_dir():
-        return _local(Path(name.removeprefix("local-dir:")), "name a folder with open_clip_config.json and weights")
+        return _local(Path(name.removeprefix("local-dir:")), "give a folder with open_clip_config.json and weights")
     if name.startswith(SCHEMAS):
         return name
     known = open_clip.list_models()
@@ -132,13 +132,13 @@ def _source(settings: BackboneSettings) -> str:
         wrong = (
             f"'{settings.pretrained}' is neither a tag of {name} nor a file" if settings.pretrained else "is not set"
         )
-        choice = f"choose of {', '.join(tags)}" if tags else "name a file, as none are published"
+        choice = f"choose one of {', '.join(tags)}" if tags else "give a file, as none are published"
         raise UserError(f"backbone.pretrained: {wrong}; {choice}")
     return name
 
 
 def _quick_gelu(settings: BackboneSettings) -> bool:
-    """Whether the weights were made with QuickGELU, as OpenAI's were: open_clip only warns where the model has GELU."""
+    """Whether the weights were trained with QuickGELU, as OpenAI's were; open_clip only warns about a model's GELU."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")

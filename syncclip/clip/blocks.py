@@ -1,7 +1,4 @@
-"""One block of open_clip at a time, and learned vectors put among its tokens.
-
-MERGED The number format that frozen towers compute in; prompts, their gradients and losses stay in float32.
-"""
+"""What both towers are run with: one block of open_clip, vectors placed among its tokens, and the number format."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ from syncclip.core.settings import UserError
 
 SHORT = 64
 """Tokens up to which plain attention is faster than the fused one on a CPU: with 21, a bf16 training step takes 91 ms
-and not 141."""
+instead of 141."""
 
 
 def attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-    """One block for `query`, some or all of `tokens`, which look at `head` and `tokens`.
+    """The output of one block for `query`, some or all of `tokens`, which attend to `head` and `tokens`.
 
     Args:
         block: open_clip's `ResidualAttentionBlock`.
         query, tokens: (*, Q, width) and (*, T, width).
         head: (*, S, width), broadcast over the leading dimensions.
-        mask: (Q, S + T), or (C, 1, S + T) with one query a text; added to the attention's scores.
+        mask: (Q, S + T), or (C, 1, S + T) with one query a text; added to the attention scores.
 
     Returns:
         (*, Q, width).
@@ -39,7 +36,7 @@ def attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None = None
     if head is not None:
         keys = torch.cat([block.ln_1(head).expand(*lead, -1, -1), keys], dim=-2)
     flat = keys.flatten(0, -3)
-    asked = flat if normed is keys else normed.flatten(0, -3)  # the same tensor is projected in one go
+    asked = flat if normed is keys else normed.flatten(0, -3)  # one tensor for all three is projected in one go
     if mask is not None and mask.dim() == 3:
         heads = block.attn.num_heads
         mask = mask[:, None].expand(*lead, heads, *mask.shape[1:]).reshape(-1, *mask.shape[1:])
@@ -56,34 +53,29 @@ def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
-def of(rows: list[int], vectors: Tensor) -> Tensor:
-    """Those of vectors (…, C, n, width) that some of C texts have; all, where the texts share them."""
-    return vectors[..., rows, :, :] if vectors.dim() > 2 and vectors.shape[-3] > 1 else vectors
-
-
 def append(x: Tensor, vectors: Tensor) -> Tensor:
-    """x (B, L, width) with vectors (N, width) or (B, N, width) behind it."""
+    """x (B, L, width) followed by vectors (N, width) or (B, N, width)."""
     return torch.cat([x, vectors.expand(len(x), -1, -1).to(x.dtype)], dim=1)
 
 
 def autocast(precision: Precision, device: torch.device, prompts: Sequence[Tensor]) -> torch.autocast:
-    """The context in which a tower runs.
+    """The autocast context in which a tower runs.
 
-    bf16 has the range of float32, so nothing overflows or vanishes. fp16 has not: it serves GPUs on which bf16 is slow,
-    and only where no gradient passes the tower, as many of a prompt's gradients are so small that they would be zero.
+    bf16 has the range of float32, so nothing overflows or underflows. fp16 does not: it is for GPUs on which bf16 is
+    slow, and only without gradients, as many of a prompt's gradients are so small that they would become zero.
 
     Args:
-        prompts: what the tower shall learn; without any, no gradient passes it.
+        prompts: the learned vectors; without any, no gradient passes through the tower.
 
     Raises:
         UserError: fp16 on another device than a GPU, or for learning.
     """
     if precision == "fp16":
         if device.type != "cuda":
-            raise UserError(f"backbone.precision: fp16 is for GPUs, and this is a {device.type}; use bf16 or fp32")
+            raise UserError(f"backbone.precision: fp16 needs a GPU, and this is a {device.type}; use bf16 or fp32")
         if torch.is_grad_enabled() and any(vectors.requires_grad for vectors in prompts):
             raise UserError(
-                "backbone.precision: in fp16 the small gradients of prompts vanish inside the towers; learn in bf16 or "
+                "backbone.precision: in fp16 the small gradients of prompts vanish inside the towers; train in bf16 or "
                 "fp32, and keep fp16 for evaluation"
             )
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -94,7 +86,7 @@ def float32(features: Tensor, precision: Precision) -> Tensor:
     """Features (*, D) in float32.
 
     Raises:
-        UserError: fp16 has overflown, as it may with weights that were made in bf16.
+        UserError: fp16 has overflowed, as it may with weights that were trained in bf16.
     """
     if precision == "fp16" and not features.isfinite().all():
         raise UserError("backbone.precision: these weights give numbers too large for fp16; use bf16 or fp32")

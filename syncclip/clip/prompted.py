@@ -2,13 +2,13 @@
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* text: [start][n vectors][name][.][end]; each prompted block sees vectors of its own at these places.
+* text: [start][n vectors][name][.][end]; each prompted block has vectors of its own at these places.
 * vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
 * A list of prompts has one entry per prompted block, counted from the input.
 
-What it saves: texts are cut to the longest of like length, first tokens that all share are computed once, the last
-block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
-Where text tokens see those behind them, as in SigLIP, padding is part of a text and the first two savings are lost.
+What it saves: texts of similar length are cut to the longest of them, first tokens that all share are computed once,
+the last block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
+Where text tokens attend to later ones, as in SigLIP, padding is part of a text and the first two savings are lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.blocks import append, attend, autocast, float32, of, place
+from syncclip.clip.blocks import append, attend, autocast, float32, place
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
@@ -42,9 +42,9 @@ from syncclip.core.text import counted, spoken
 
 
 class PromptedClip(nn.Module):
-    """Both towers of a `Backbone`, frozen. Features come out raw (not normalised) and in float32.
+    """Both towers of a `Backbone`, frozen. Features are raw (not normalised) and in float32.
 
-    A tower that cannot take prompts still encodes whole texts or images.
+    A tower that cannot take prompts still encodes texts or images without any.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -63,8 +63,8 @@ class PromptedClip(nn.Module):
         if self._text is None:
             raise UserError(
                 f"backbone.name: the text tower of '{self.backbone.name}' is not a plain CLIP transformer, "
-                "so prompts cannot enter it; use a ViT model such as 'ViT-B-16', or a method that learns in the vision "
-                "tower alone"
+                "so it cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that learns only in the "
+                "vision tower"
             )
         return self._text
 
@@ -79,14 +79,14 @@ class PromptedClip(nn.Module):
             kind = type(getattr(self.model.visual, "trunk", self.model.visual)).__name__
             raise UserError(
                 f"backbone.name: the vision tower of '{self.backbone.name}' is not a plain vision transformer "
-                f"(it is a {kind}), so prompts cannot enter it; use a ViT model such as 'ViT-B-16', or a method that "
-                "learns in the text tower alone"
+                f"(it is a {kind}), so it cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that "
+                "learns only in the text tower"
             )
         return self._vision
 
     @property
     def context(self) -> int:
-        """Tokens that a text may have, start and end included."""
+        """Maximum number of tokens of a text, including start and end."""
         if self._text is None:
             tokenizer: Any = self.backbone.tokenizer
             return int(tokenizer.context_length)
@@ -120,34 +120,34 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """A scalar: what cosines are multiplied with before the softmax."""
+        """A scalar: factor of the cosines before the softmax."""
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """A scalar: what is added to scaled cosines; None for all but SigLIP and its like."""
+        """A scalar that is added to the scaled cosines; None for all but SigLIP and similar models."""
         bias: Tensor | None = self.model.logit_bias
         return bias if bias is None else bias.reshape(())
 
     def lengths(self, sentences: Sequence[str]) -> Tensor:
-        """(C,) tokens of each text, start and end included."""
+        """(C,) number of tokens of each text, including start and end."""
         return self._tokenize(sentences)[1] + 1
 
     def texts(self, sentences: Sequence[str]) -> PromptTokens:
-        """Whole texts, without free places."""
+        """Texts without places for learned vectors."""
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_context(
         self, classnames: Sequence[str], phrase: str, n: int | None, position: Position = "end"
     ) -> PromptTokens:
-        """The sentences "<phrase> <name>." with n free places for learned vectors.
+        """The sentences "<phrase> <name>." with n places for learned vectors.
 
-        The phrase is written out and its first n tokens become the places; what is left of it stays as words. With n
-        above `PHRASE_TOKENS`, or an empty phrase, there are n places and the name.
+        The first n tokens of the phrase become the places; the rest of it stays as words. With n above `PHRASE_TOKENS`,
+        or an empty phrase, there are n places and the name.
 
         Args:
-            n: None: as many as the phrase has words, however many these are.
+            n: None: as many as the phrase has words.
             position: of the class name: after, between or before the places.
 
         Raises:
@@ -164,11 +164,11 @@ class PromptedClip(nn.Module):
             held = int(self._tokenize([phrase])[1]) - start
             if held < n:
                 raise UserError(
-                    f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens shall start from it; "
+                    f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens are to start from it; "
                     f"use a longer phrase, an empty one, or {counted(held, 'text token')}"
                 )
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
-        # Names are counted alone: the last token of "St. (old)" and the full stop behind it may be one in the sentence.
+        # Names are counted alone: the last token of "St. (old)" and the full stop after it may be one in the sentence.
         names = self._tokenize([spoken(name) for name in classnames])[1] - start
         ids, slots = arrange(ids, start, start + held + names, n, position)
         return self._embed(ids, slots, initial)
@@ -177,8 +177,8 @@ class PromptedClip(nn.Module):
         """Text features.
 
         Args:
-            tokens: C texts with n free places.
-            prompts: one entry per prompted block: (n, width) for all classes alike, (C, n, width) for each its own,
+            tokens: C texts with n places for learned vectors.
+            prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
                 (B, C, n, width) or (B, 1, n, width) for each of B images.
 
         Returns:
@@ -201,7 +201,7 @@ class PromptedClip(nn.Module):
             if prompts:
                 x = place(x, prompts[0], tokens.slots)
             x = x + tower.positions(length)
-            # First tokens that are the same for all classes see, by the causal mask, nothing but each other.
+            # First tokens that are the same for all classes attend, by the causal mask, only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, block in enumerate(blocks):
@@ -223,7 +223,13 @@ class PromptedClip(nn.Module):
 
     def _encode_groups(self, tokens: PromptTokens, prompts: Sequence[Tensor], groups: list[list[int]]) -> Tensor:
         """Text features of one group of rows after the other."""
-        features = [self.encode_text(tokens.group(rows), [of(rows, each) for each in prompts]) for rows in groups]
+        features = [
+            self.encode_text(
+                tokens.group(rows),
+                [each[..., rows, :, :] if each.dim() > 2 and each.shape[-3] > 1 else each for each in prompts],
+            )
+            for rows in groups
+        ]
         order = torch.tensor([row for rows in groups for row in rows], device=self.device)
         return torch.cat(features, dim=-2).index_select(-2, order.argsort())
 
@@ -232,8 +238,8 @@ class PromptedClip(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            prompts: one entry per prompted block: (N, width) for all images alike, or (B, N, width) for each its own,
-                which is how images of several domains share one pass.
+            prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) for each image, so
+                that images of several domains share one pass.
 
         Returns:
             (B, D).
@@ -246,7 +252,7 @@ class PromptedClip(nn.Module):
 
         with self._autocast(prompts):
             x = tower.embed(images)
-            seen = x.shape[1]  # class and patches; behind them stand the prompts
+            seen = x.shape[1]  # class and patches, followed by the prompts
             for i, block in enumerate(tower.blocks(added)):
                 if i < len(prompts):
                     x = append(x[:, :seen], prompts[i])
@@ -258,7 +264,7 @@ class PromptedClip(nn.Module):
         return float32(x, self.backbone.precision)
 
     def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
-        """What open_clip itself makes of texts or images."""
+        """Features of whole texts or images by open_clip itself."""
         with self._autocast(()):
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)
@@ -277,9 +283,9 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame.end)
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Of a causal tower, the tokens up to the last that is read: what is behind it is hidden from it."""
+        """Embedded texts; for a causal tower cut after the last token that is read, as it sees none after it."""
         tower, shared = self._text, 0
-        if tower is None:  # it embeds whole texts itself
+        if tower is None:  # open_clip embeds whole texts itself
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)
         read = tower.read(ids)
         if tower.causal:
@@ -294,5 +300,5 @@ class PromptedClip(nn.Module):
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:
     if len(prompts) > layers:
-        raise UserError(f"{len(prompts)} {tower} blocks shall have prompts, but there are {layers}; lower the depth")
+        raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
     assert all(vectors.shape[-2] == tokens for vectors in prompts), [tuple(vectors.shape) for vectors in prompts]

@@ -1,4 +1,4 @@
-"""The text tower as prompts meet it: open_clip's own transformer, whose tokens see all others or only earlier ones."""
+"""The text tower in the parts that prompts need: open_clip's own transformer, causal or not."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TextTower:
-    """What prompts need of a text transformer. Not a module, so that nothing is registered twice.
+    """The parts of a text transformer. Not a module, so that nothing is registered twice.
 
     Args:
-        module: open_clip's `CLIP`, which holds the parts itself, or its `TextTransformer`.
-        pool: the token whose output is the feature: the one of the largest id (CLIP's end), the first one of id `end`,
-            or the last one of the context, most often padding (SigLIP, CLIPA).
+        module: open_clip's `CLIP`, which has the parts itself, or its `TextTransformer`.
+        pool: the token whose output is the feature: the one with the largest id (CLIP's end token), the first one with
+            id `end`, or the last one of the context, usually padding (SigLIP, CLIPA).
     """
 
     module: Any
@@ -47,29 +47,29 @@ class TextTower:
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees only those before it. Only then may texts be cut behind the token that is read."""
+        """Whether a token attends only to earlier ones. Only then may texts be cut after the token that is read."""
         return self.module.attn_mask is not None
 
     def read(self, ids: Tensor) -> Tensor:
-        """Positions (C,) of the tokens whose output is the feature, of whole texts (C, context)."""
+        """Positions (C,) of the tokens whose output is the feature, for whole texts (C, context)."""
         if self.pool == "last":
             return torch.full((len(ids),), ids.shape[1] - 1)
         return ids.argmax(dim=-1) if self.pool == "argmax" else (ids == self.end).int().argmax(dim=-1)
 
     def positions(self, length: int) -> Tensor:
-        """(length, width), added to the first tokens."""
+        """(length, width) positional embedding of the first tokens."""
         positions: Tensor = self.module.positional_embedding[:length]
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """What these tokens see of the first `length`: (Q, length), or (C, 1, length) for one a text; None: all."""
+        """Attention mask of these tokens over the first `length`: (Q, length), or (C, 1, length) for one a text."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask[rows, :length]
         return mask if isinstance(rows, slice) else mask[:, None]
 
     def project(self, x: Tensor) -> Tensor:
-        """Features (*, dim) of the last block's output (*, width)."""
+        """Features (*, dim) from the last block's output (*, width)."""
         x = self.module.ln_final(x)
         projection = self.module.text_projection
         if isinstance(projection, nn.Linear):
@@ -80,8 +80,8 @@ class TextTower:
 
 
 def text_tower(model: Any) -> TextTower | None:
-    """The text tower of an open_clip model; None for one that works otherwise, such as CoCa's or RoBERTa."""
-    # Imported late: these take seconds, and whoever only reads settings need not wait for them.
+    """The text tower of an open_clip model; None for one that works differently, such as CoCa's or RoBERTa."""
+    # Imported late: these take seconds, which reading settings should not.
     from open_clip.model import CLIP
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
@@ -91,6 +91,6 @@ def text_tower(model: Any) -> TextTower | None:
     prefix = "text_" if isinstance(module, CLIP) else ""
     tower = TextTower(module, getattr(module, f"{prefix}pool_type"), getattr(module, f"{prefix}eos_id"))
     plain = all(isinstance(block, ResidualAttentionBlock) for block in tower.blocks)
-    # A class token behind the text, or a mask of the padding, makes what is seen depend on each text's length.
+    # With a class token after the text, or a padding mask, attention depends on each text's length.
     by_length = getattr(module, "cls_emb", None) is not None or getattr(module, "use_pad_mask", False)
     return tower if plain and not by_length and tower.pool in ("argmax", "eos", "last") else None

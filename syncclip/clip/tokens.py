@@ -1,4 +1,4 @@
-"""Texts with free places: class names as token embeddings, and where learned vectors enter among them."""
+"""From class names to token embeddings, with places among them for learned vectors."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from torch import Tensor, nn
 from syncclip.core.settings import UserError
 from syncclip.core.text import spoken
 
-# Where the number of learned tokens is given beside a phrase, the phrase gives the starting values of at most so many;
-# longer contexts start at random. The published code of IVLP, MaPLe and their followers does it so, and published
-# numbers depend on it.
+# Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
+# start at random. The published code of IVLP, MaPLe and their followers does so, and published numbers depend on it.
 PHRASE_TOKENS = 4
 
-LIKE = 3  # lengths that differ by less go through a causal tower together
-FEW = 32  # so many texts rather go with longer ones than alone
+LENGTH_STEP = 3  # lengths that differ by less go through a causal tower together
+SMALL_GROUP = 32  # fewer texts than this join the next longer ones
 
 Position = Literal["end", "middle", "front"]
 
 
 class TextTooLongError(UserError):
-    """A text does not fit the context. (Tokenizers would cut it in silence, and with it the class name.)"""
+    """A text does not fit the context. (Tokenizers would silently truncate it, and with it the class name.)"""
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts; those of a causal tower are cut to the shortest context that holds every token that is read.
+    """Embedded texts; those of a causal tower are cut after the last token that is read.
 
     A module without parameters, so that it moves to a device with the method that owns it; absent from its state dict.
 
     Attributes:
         ids: (C, L) token ids.
         embeddings: (C, L, width) without positions.
-        read: (C,) where the tower's output is read: in CLIP the end token.
-        slots: (C, n) positions that learned vectors take.
-        shared: so many first tokens are the same in all texts and end before every read position; all slots lie
-            among them, or it is 0. A causal tower runs over them once, not once a class; for another it is 0.
-        initial: (n, width) the words that the slots held, where they shall start as words; else None.
+        read: (C,) position where the tower's output is read: in CLIP the end token.
+        slots: (C, n) positions of the learned vectors.
+        shared: number of first tokens that are the same in all texts and before every read position; they include all
+            slots, or it is 0. A causal tower runs over them once instead of once a class; for others it is 0.
+        initial: (n, width) embeddings of the phrase's words at the slots, if vectors start as words; else None.
         lengths: of each text up to the token that is read.
     """
 
@@ -66,11 +65,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """Some of the texts, cut and shared as all of them are."""
+        """Some of the texts, with the length and shared tokens of all."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """Some of the texts, cut to the longest of them, and shared as all of them are."""
+        """Some of the texts, cut to the longest of them, with the shared tokens of all."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -80,28 +79,28 @@ class PromptTokens(nn.Module):
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups of like length, the shortest first; a group of few has taken in longer ones, if there are any."""
+    """Rows in groups of similar length, the shortest first; a small group also takes longer ones, if any."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for _, rows in groupby(by_length, key=lambda row: lengths[row] // LIKE):
-        if len(groups[-1]) >= FEW:
+    for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):
+        if len(groups[-1]) >= SMALL_GROUP:
             groups.append([])
         groups[-1].extend(rows)
     return groups
 
 
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """The sentence "<phrase> <name>." of every class; n times "X" in place of an empty phrase."""
+    """The sentence "<phrase> <name>." of every class; an empty phrase is replaced by n times "X"."""
     prefix = phrase or " ".join(["X"] * n)
     return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
 
 
 class Frame(NamedTuple):
-    """What a tokenizer puts around the words.
+    """The tokens that a tokenizer adds around the words.
 
     Attributes:
-        start: so many tokens stand before them: one in CLIP, none in SigLIP.
-        end: id of the token behind them; where a tokenizer has no end token, that is padding.
+        start: number of tokens before them: one in CLIP, none in SigLIP.
+        end: id of the token after them; padding, where a tokenizer has no end token.
     """
 
     start: int
@@ -109,19 +108,19 @@ class Frame(NamedTuple):
 
 
 def frame(tokenizer: Callable[..., Tensor], context: int) -> Frame:
-    """The frame as a text of one word shows it, beside one of none."""
+    """The frame of a tokenizer, found by comparing an empty text with one of a single word."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
     return Frame(start, int(empty[start]))
 
 
 def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int) -> tuple[Tensor, Tensor]:
-    """Token ids (C, context) and the positions (C,) behind the last word, which hold the id `end`.
+    """Token ids (C, context) and the positions (C,) after the last word, where the id is `end`.
 
     Raises:
         TextTooLongError: a text does not fit the context.
     """
-    ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits shows what would be cut
+    ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits, to detect truncation
     found = ids == end
     ends = torch.where(found.any(dim=-1), found.int().argmax(dim=-1), context)
     if int(ends.max()) >= context:
@@ -134,14 +133,14 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
 
 
 def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
-    """Move the name before, between or after the n free places.
+    """Move the name before, between or after the n places.
 
     Args:
         ids: (C, L) [start][n places][name][.][end][padding], with `start` start tokens.
-        stops: (C,) positions behind the names; from there on all stays where it is.
+        stops: (C,) positions after the names; tokens from there on are not moved.
 
     Returns:
-        The ids in their new order, and the positions (C, n) of the free places.
+        The ids in their new order, and the positions (C, n) of the places.
     """
     before = {"end": n, "middle": n // 2, "front": 0}[position]
     places = torch.arange(start, start + n)
@@ -159,7 +158,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
 
 def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
-    """How many first tokens all texts share, short of every read position; 0 if a slot lies beyond them."""
+    """Number of first tokens that all texts share, before every read position; 0 if a slot is not among them."""
     differs = (ids != ids[0]).any(dim=0).int()
     length = int(differs.argmax()) if differs.any() else ids.shape[1]
     length = min(length, int(read.min()))

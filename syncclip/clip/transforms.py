@@ -1,7 +1,6 @@
-"""From an image to a tensor, for training and for evaluation; chance comes from a generator that is handed in.
+"""From an image to a tensor, for training and for evaluation.
 
-Both are small values that pickle, so that they travel to workers. The same image and the same state of the generator
-give the same tensor anywhere.
+Transforms can be pickled for worker processes. The same image and generator state give the same tensor anywhere.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """The backbone's own: resize, middle square, normalisation. It has no use for the generator it is given."""
+    """The backbone's own: resize, central square, normalisation; nothing is random."""
 
     preprocess: Callable[[Image.Image], Tensor]
 
@@ -36,11 +35,11 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A random crop of random area and aspect, resized to `size`; a mirror image now and then; normalisation.
+    """A crop of random area and aspect ratio, resized to `size`; a random horizontal flip; normalisation.
 
     Args:
-        scale: the crop's area, as a range of shares of the image.
-        flip: the chance of a mirror image.
+        scale: range of the crop's area, as shares of the image's.
+        flip: probability of the flip.
     """
 
     size: int
@@ -71,9 +70,9 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """The image as `preprocess` has it before it becomes a tensor, resized and cropped; as it is where none tells.
+    """The image resized and cropped by `preprocess`, but not yet a tensor; unchanged if that step can't be found.
 
-    Such an image is left as it is by the resize and the crop, so `preprocess` makes the same tensor of both.
+    Resize and crop leave such an image unchanged, so `preprocess` makes the same tensor of both.
     """
     found = image
     for step in getattr(preprocess, "transforms", ()):
@@ -88,7 +87,7 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop: area uniform, aspect log-uniform, as in torchvision's `RandomResizedCrop`.
 
-    Where ten tries do not fit the image, the largest middle crop of an allowed aspect.
+    If no try of `ATTEMPTS` fits the image, the largest central crop of an allowed aspect.
     """
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)

@@ -1,7 +1,7 @@
-"""The vision tower as prompts meet it: the same few steps, whichever library its transformer is of.
+"""The vision tower in the steps that prompts need, whichever library its transformer is from.
 
-In all of them prompts stand behind the patches, have no position, pass the norm before the first block if there is one,
-and are left out where the feature is pooled.
+Prompts always come after the patches, have no position, pass the norm before the first block if there is one, and are
+excluded from pooling.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 from syncclip.clip.blocks import attend
 
 Block = Callable[[Tensor, Tensor], Tensor]
-"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first of the `tokens` or all of them."""
+"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first or all of the `tokens`."""
 
 
 class VisionTower(Protocol):
-    """A vision transformer, taken apart where prompts enter."""
+    """A vision transformer in the steps between which prompts enter."""
 
     @property
     def width(self) -> int: ...
@@ -33,16 +33,16 @@ class VisionTower(Protocol):
         """(B, T, width) of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
 
     def norm(self, x: Tensor) -> Tensor:
-        """What tokens and prompts pass before the first block."""
+        """The normalisation of tokens and prompts before the first block."""
 
     def blocks(self, prompts: int) -> Sequence[Block]:
-        """The blocks, for so many prompts behind the T tokens."""
+        """The blocks, for this number of prompts after the T tokens."""
 
     def read(self, x: Tensor) -> Tensor:
         """Those of the T tokens whose output of the last block is pooled."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """Features (B, D) of that output."""
+        """Features (B, D) from that output."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class TimmVision:
         return len(self.trunk.blocks)
 
     def embed(self, images: Tensor) -> Tensor:
-        # No public function of timm stops here, and which tokens have positions differs from tower to tower.
+        # No public function of timm stops here, and which tokens have positions differs between towers.
         embedded: Any = self.trunk._pos_embed(self.trunk.patch_embed(images))
-        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva adds its rotations
+        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva also returns its rotations
         return tokens
 
     def norm(self, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class TimmVision:
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
         """Each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
 
-        A prompt has no place in the image, so like the class token it is not turned: sine 0, cosine 1.
+        A prompt has no place in the image, so like the class token it is not rotated: sine 0, cosine 1.
         """
         turns: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
         still = turns.new_zeros(*turns.shape[:-2], prompts, turns.shape[-1])
@@ -137,14 +137,14 @@ class TimmVision:
 
 
 def _whole(block: Any, query: Tensor, tokens: Tensor, **positions: Tensor) -> Tensor:
-    """A block that computes all tokens, whichever are asked for."""
+    """The output for `query` of a block that computes all tokens."""
     after: Tensor = block(tokens, **positions)
     return after[:, : query.shape[1]]
 
 
 def vision_tower(model: Any) -> VisionTower | None:
     """The vision tower of an open_clip model; None for one without tokens, such as a ResNet, or of another kind."""
-    # Imported late: these take seconds, and whoever only reads settings need not wait for them.
+    # Imported late: these take seconds, which reading settings should not.
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
     from timm.models import eva, vision_transformer
@@ -156,7 +156,7 @@ def vision_tower(model: Any) -> VisionTower | None:
         known = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
         return PlainVision(visual) if plain and known and not own_pool else None
     if isinstance(visual, TimmModel):
-        trunk: Any = visual.trunk  # exactly these two: what derives from them walks its own ways
+        trunk: Any = visual.trunk  # exactly these two types: classes derived from them work differently
         known = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
         return TimmVision(trunk, visual.head) if known else None
     return None

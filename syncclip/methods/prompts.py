@@ -33,5 +33,5 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     if depth is None:
         return min(default, layers)
     if depth > layers:
-        raise UserError(f"{key}: {depth} blocks shall have prompts, but this tower has {layers}; use at most {layers}")
+        raise UserError(f"{key}: {depth} blocks are to have prompts, but this tower has {layers}; use at most {layers}")
     return depth

@@ -87,12 +87,12 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 
 def test_a_model_without_weights_named_lists_its_tags() -> None:
-    with pytest.raises(UserError, match=r"pretrained: is not set; choose of openai"):
+    with pytest.raises(UserError, match=r"pretrained: is not set; choose one of openai"):
         load_backbone(BackboneSettings(name="ViT-B-16"))
 
 
 def test_an_unknown_tag_lists_the_tags() -> None:
-    with pytest.raises(UserError, match=r"'openay' is neither a tag of ViT-B-16 nor a file; choose of openai"):
+    with pytest.raises(UserError, match=r"'openay' is neither a tag of ViT-B-16 nor a file; choose one of openai"):
         load_backbone(BackboneSettings(name="ViT-B-16", pretrained="openay"))
 
 

@@ -16,13 +16,13 @@ from tests.worlds.clip import make_clip_folder
 
 def test_fp16_is_refused_without_a_gpu(tmp_path: Path) -> None:
     settings = BackboneSettings(name=str(make_clip_folder(tmp_path)), precision="fp16")
-    with pytest.raises(UserError, match="fp16 is for GPUs, and this is a cpu; use bf16 or fp32"):
+    with pytest.raises(UserError, match="fp16 needs a GPU, and this is a cpu; use bf16 or fp32"):
         PromptedClip(load_backbone(settings)).encode_images(torch.zeros(1, 3, 32, 32))
 
 
 def test_fp16_is_refused_where_something_is_learned() -> None:
     prompts = [torch.zeros(2, 8, requires_grad=True)]
-    with pytest.raises(UserError, match="learn in bf16 or fp32"):
+    with pytest.raises(UserError, match="train in bf16 or fp32"):
         autocast("fp16", torch.device("cuda"), prompts)
 
 

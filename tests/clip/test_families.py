@@ -233,14 +233,14 @@ def test_towers_are_known_by_open_clips_own_configs(model: str, text: bool, visi
 
 @pytest.mark.parametrize("name", NO_VISION_PROMPTS)
 def test_a_tower_without_tokens_is_refused_in_one_sentence(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="is not a plain vision transformer .*prompts cannot enter it; use") as caught:
+    with pytest.raises(UserError, match="is not a plain vision transformer .*it cannot take prompts; use") as caught:
         clip.encode_images(images(), [torch.zeros(2, 8)])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["coca", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_a_text_tower_of_another_kind_is_refused_in_one_sentence(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="is not a plain CLIP transformer, so prompts cannot enter it; use") as caught:
+    with pytest.raises(UserError, match="is not a plain CLIP transformer, so it cannot take prompts; use") as caught:
         clip.text_context(NAMES, "a photo of a", 2)
     assert "\n" not in str(caught.value)
 

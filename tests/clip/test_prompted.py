@@ -14,7 +14,7 @@ from torch import Tensor
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import FEW, Position, of_like_length
+from syncclip.clip.tokens import SMALL_GROUP, Position, of_like_length
 from syncclip.core.settings import UserError
 from tests.worlds.clip import make_clip_folder
 
@@ -102,7 +102,7 @@ def test_groups_hold_every_text_once_and_grow_in_length(lengths: list[int]) -> N
     groups = of_like_length(lengths)
     assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
     longest = [max(lengths[row] for row in rows) for rows in groups]
-    assert longest == sorted(longest) and all(len(rows) >= FEW for rows in groups[:-1])
+    assert longest == sorted(longest) and all(len(rows) >= SMALL_GROUP for rows in groups[:-1])
     assert all(of_like_length([lengths[row] for row in rows]) == [[*range(len(rows))]] for rows in groups)
 
 

@@ -238,7 +238,7 @@ def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
     model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=1))
     clip = PromptedClip(Backbone("RN1", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
     assert build_method("zeroshot", clip, DATASET).logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
-    with pytest.raises(UserError, match="prompts cannot enter it"):
+    with pytest.raises(UserError, match="it cannot take prompts"):
         build_method("ivlp", clip, DATASET)
 
 
