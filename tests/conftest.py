@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray passes metrics on every ten seconds, for which tests of metrics would wait; it reads this when it is imported.
+os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 
 hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")

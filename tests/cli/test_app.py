@@ -40,7 +40,7 @@ def imported_by(*arguments: str) -> tuple[set[str], str]:
         f"import sys\nfrom syncclip.cli import app\nassert app.run({list(arguments)!r}) == 0\n"
         "print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {"torch", "ray", "pandas", "numpy"} & set(done.stderr.split()), done.stdout
 
 
@@ -245,7 +245,6 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
         [sys.executable, "-m", "syncclip", "--version"],
         capture_output=True,
         text=True,
-        timeout=120,
         env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[2])},
         cwd=tmp_path,
     )

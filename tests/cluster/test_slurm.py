@@ -42,9 +42,7 @@ def run(folder: Path, ray: str, *command: str) -> tuple[int, str, str]:
         "SLURM_CPUS_PER_TASK": "8",
         "SLURM_GPUS_ON_NODE": "1",
     }
-    done = subprocess.run(
-        ["bash", str(SLURM / "ray.sh"), *command], env=environment, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(["bash", str(SLURM / "ray.sh"), *command], env=environment, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr, log.read_text()
 
 

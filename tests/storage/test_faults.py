@@ -214,7 +214,7 @@ def test_what_a_killed_writer_uploaded_is_never_seen_and_swept_when_old(
 ) -> None:
     url = storage.join(place, "x")
     environment = {**os.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(large), url], env=environment, timeout=120)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(large), url], env=environment)
     assert done.returncode == -signal.SIGKILL
     assert storage.listdir(place) == []
     assert len(uploads(place)) == 1
