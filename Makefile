@@ -1,4 +1,4 @@
-# `make` alone tells what there is. Everything runs in one virtual environment, .venv, made on first use.
+# `make` alone lists the targets. Everything runs in one virtual environment, .venv, created on first use.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +8,7 @@ ICONS := @iconify/json@2.2.535
 help:  ## Show this list
 	@sed -nE 's/^([a-z]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-demo: $(VENV)/installed  ## The whole road on the embedded world: draw, train, compare, report (minutes)
+demo: $(VENV)/installed  ## End to end on the embedded world: generate, train, compare, report (minutes)
 	$(BIN)/syncclip demo
 
 check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
@@ -21,13 +21,13 @@ test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARG
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest -n 4 "$$@" $(ARGS)
 
-chaos: $(VENV)/installed-dev  ## Draw a set on S3 in a storm of kills and faults, and tell what it cost (ten minutes)
+chaos: $(VENV)/installed-dev  ## Generate a set on S3 amid kills and faults, and report what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
-rehearsal: $(VENV)/installed-dev  ## A cluster of this machine that grows, loses a worker and shrinks (minutes)
+rehearsal: $(VENV)/installed-dev  ## A cluster on this machine that grows, loses a worker and shrinks (minutes)
 	$(BIN)/python -m cluster.rehearsal $(ARGS)
 
-lint: $(VENV)/installed-dev  ## Style, types, import floors, workflow files
+lint: $(VENV)/installed-dev  ## Style, types, import layers, workflow files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,7 +40,7 @@ study: $(VENV)/installed  ## The study behind the README's figures, into docs/re
 	find runs/icons/study -maxdepth 1 -type f -exec cp {} docs/results/ \;
 	sed -i 's#$(CURDIR)/##g' docs/results/*.json docs/results/*.yaml docs/results/*.html
 
-icons: $(VENV)/installed-icons  ## Make the embedded world again from the icon sets; needs npm (hours, goes on if killed)
+icons: $(VENV)/installed-icons  ## Rebuild the embedded world from the icon sets; needs npm (hours, resumes if killed)
 	mkdir -p build/icons
 	[ -d build/icons/package ] || (cd build/icons && npm pack --silent "$(ICONS)" && tar -xzf iconify-json-*.tgz)
 	$(BIN)/python -m scripts.embedded build/icons/package build/icons/work
@@ -49,7 +49,7 @@ clean:  ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find syncclip ray_jobs tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The package in its environment, once more whenever pyproject.toml changed.
+# The package in its environment, reinstalled whenever pyproject.toml changed.
 $(VENV)/installed-dev: EXTRAS := [dev]
 $(VENV)/installed-icons: EXTRAS := [icons]
 $(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-icons: pyproject.toml
@@ -59,14 +59,14 @@ $(VENV)/installed $(VENV)/installed-dev $(VENV)/installed-icons: pyproject.toml
 	@$(BIN)/pip install --quiet --editable '.$(EXTRAS)'
 	@touch $@
 
-# The one program for the tests that pip can't bring. Only root installs it; CI insists on it.
+# The one program for the tests that pip can't install. Only root installs it; CI requires it.
 HAS_BROWSER = [ -n "$$(type -P chromium chromium-browser google-chrome chrome)" ]
 browser:
 	@$(HAS_BROWSER) || { [ "$$(id -u)" = 0 ] && echo "Installing Chromium by apt-get." && apt-get -qq update && \
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
 
-# What makes hosts of this machine and nodes of them, and watches. Only root installs it.
+# Programs that turn this machine into several hosts and nodes, and monitor them. Only root installs them.
 MACHINES := openssh-server openssh-client rsync iproute2 procps slurm-wlm munge prometheus promtool
 HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -x /usr/sbin/slurmctld ] && [ -x /usr/sbin/munged ] && \
 	[ -n "$$(type -P rsync)" ] && [ -n "$$(type -P prometheus)" ] && [ -n "$$(type -P promtool)" ]
