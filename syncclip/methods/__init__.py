@@ -1,4 +1,4 @@
-"""Methods of prompt learning: one file each, listed here by name."""
+"""Methods of prompt learning, one file each: from a frozen CLIP and class names to prompts, scores and losses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 class MethodsSettings(Settings):
-    """Section `methods` of a recipe: each method's settings, so that a study can carry the values chosen for each."""
+    """Section `methods` of a recipe: the settings of every method, so that a study has those chosen for each."""
 
     zeroshot: ZeroShot.Settings = ZeroShot.Settings()
     coop: CoOp.Settings = CoOp.Settings()
@@ -60,13 +60,13 @@ class MethodsSettings(Settings):
     promptsrc: PromptSrc.Settings = PromptSrc.Settings()
     syncclip: SyncClip.Settings = SyncClip.Settings()
     own: dict[str, Any] = Field(default={})
-    """Of a method outside the package, which `training.method: package.module:Class` names."""
+    """Of a method outside the package, named by `training.method: package.module:Class`."""
 
     def of(self, name: str) -> MethodSettings:
-        """The settings of the method of this name.
+        """The settings of a method by name.
 
         Raises:
-            UserError: there is no such method, or `own` does not fit it.
+            UserError: there is no such method, or `own` is invalid for it.
         """
         method = find_method(name)
         if name not in METHODS:
@@ -92,7 +92,7 @@ def find_method(name: str) -> type[Method]:
     """The class of a method, by its name here or as "package.module:Class".
 
     Raises:
-        UserError: there is none of this name.
+        UserError: the name is unknown.
     """
     if ":" in name:
         return own_method(name)
@@ -107,12 +107,12 @@ def build_method(
     """A method with fresh prompts for the classes of a dataset.
 
     Args:
-        settings: of the method's own kind; None: its defaults.
-        seed: of the prompts' random start; None: torch's global generator goes on from where it is.
+        settings: of the method's type; None: its defaults.
+        seed: of the prompts' random start; None: torch's global generator is used in its current state.
 
     Raises:
-        UserError: unknown name, a tower that cannot take prompts, or settings that ask for more blocks or tokens than
-            this CLIP has.
+        UserError: unknown name, a tower that cannot take prompts, or settings with more blocks or tokens than this
+            CLIP has.
     """
     method = find_method(name)
     settings = settings or method.Settings()

@@ -1,4 +1,4 @@
-"""What all methods share: a frozen CLIP, learnable prompts, scores over all classes, a loss of named terms."""
+"""The base of all methods: a frozen CLIP, learnable prompts, scores over all classes, and a loss of named terms."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ DataUse = Literal["real", "synthetic", "both"]
 
 
 class MethodSettings(Settings):
-    """Settings of a method; each method adds its own in a nested class `Settings`."""
+    """Settings of a method; each method extends them in a nested class `Settings`."""
 
     learning_rate: float = Field(0.0025, gt=0)
 
 
 class TrainingBatch(Protocol):
-    """What a loss is computed from: three groups of images, one behind the other; any may be empty.
+    """The input of a loss: three consecutive groups of images, each of which may be empty.
 
-    Real ones; synthetic ones of the same classes, row by row; synthetic ones of novel classes.
+    Real images; synthetic images of the same classes, row by row; synthetic images of novel classes.
     """
 
     @property
@@ -50,13 +50,13 @@ class TrainingBatch(Protocol):
 class Method(nn.Module):
     """A frozen CLIP and what is learned around it.
 
-    Parameters and state dict hold only what is learned; the CLIP moves with the method, but is not part of it.
+    Parameters and state dict have only what is learned; the CLIP moves with the method, but is not part of it.
 
     Attributes:
-        data: what the method may be trained on; empty where nothing is learned.
-        base: the first so many classes are the ones with real training images.
-        weights: what the terms of the loss are weighted with; 1 where not named.
-        work: how the work of a training step is divided; the loop sets it while it trains.
+        data: what the method can be trained on; empty if it learns nothing.
+        base: number of base classes, which come first and have real training images.
+        weights: of the loss terms; 1 where not given.
+        work: how a training step is split; set by the training loop.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -68,7 +68,7 @@ class Method(nn.Module):
     ) -> None:
         super().__init__()
         assert 0 < base <= len(classnames), (base, len(classnames))
-        object.__setattr__(self, "clip", clip)  # past nn.Module, which would make it a part
+        object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
         self.classnames = list(classnames)
         self.base = base
         self.template = template
@@ -79,29 +79,29 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) features of all classes, or of some, of length 1."""
+        """(C, D) features of all classes, or of a slice of them, of length 1."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(B, D) features of images, not normalised.
 
         Args:
-            domains: (B,) 0 for real, 1 for synthetic; None: all real, as at test time.
+            domains: (B,) 0 for real, 1 for synthetic; None: all real, as in evaluation.
         """
         return self.clip.encode_images(images)
 
     def candidate_features(self, count: int) -> Tensor:
-        """(count, D) `text_features` of the first classes, for a loss: the ranks of a training share the work."""
+        """(count, D) `text_features` of the first classes, for a loss; the ranks of a training share the work."""
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) `image_features`, for a loss: piece by piece where the training's memory wants it."""
+        """(B, D) `image_features`, for a loss; in pieces if the training accumulates gradients."""
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).
 
-        SigLIP's bias is added, and with it these are the logits of its sigmoids. Losses and evaluation take the softmax
-        of them nevertheless, as all methods here do, and to a softmax a bias makes no difference.
+        SigLIP's bias is added, so that these are the logits of its sigmoids. Losses and evaluation of all methods here
+        use their softmax nevertheless, which a bias does not change.
         """
         images = normalize(images, dim=-1)
         cosines = images @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", images, text)
@@ -109,36 +109,36 @@ class Method(nn.Module):
         return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, C) scores over all classes; in evaluation mode and without gradients, texts are encoded only once."""
+        """(B, C) scores over all classes; in evaluation mode without gradients, texts are encoded only once."""
         return self.scores(self.image_features(images, domains), self._text_features_once())
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Among so many first classes a batch's images are told apart.
+        """Number of classes, from the first, among which a batch's images are classified.
 
-        Real images alone among base classes, as there are no others; with synthetic images, among all.
+        The base classes for real images only, as there are no others; all classes with synthetic images.
         """
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The parts of the loss by name, unweighted; here one cross entropy, whatever an image's origin."""
+        """The unweighted terms of the loss by name; here one cross entropy over real and synthetic images."""
         text = self.candidate_features(self.candidates(batch))
         return {"classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The terms and their weighted sum, "total"; a term that stands alone is not weighted."""
+        """The terms and their weighted sum, "total"; a single term is not weighted."""
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
 
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Told by the training loop after the last step of an epoch, on every rank, when `done` of `epochs` are over.
+        """Called by the training loop on every rank after the last step of an epoch, when `done` of `epochs` are over.
 
-        What is carried from one epoch to the next belongs into `memory`. The parameters as they are after the last
-        call are the training's result.
+        State that is carried from epoch to epoch belongs in `memory`. The parameters after the last call are the
+        training's result.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """What training carries from epoch to epoch beside the parameters; checkpoints hold it, results do not.
+        """State besides the parameters that is carried from epoch to epoch; saved in checkpoints, but not in results.
 
         A resumed training writes into these tensors.
         """

@@ -1,4 +1,4 @@
-"""CoCoOp: a learned context that each image shifts."""
+"""CoCoOp: a learned context that is shifted by each image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncclip.methods.prompts import deep_prompts
 class CoCoOp(Method):
     """Conditional context optimisation (arXiv 2203.05557).
 
-    A small net turns an image's feature, of length 1, into one vector, which is added to each learned vector of the
+    A small network maps an image's feature, of length 1, to one vector, which is added to each learned vector of the
     context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). So every image has class features of its own,
     and a step encodes a sentence for each pair of an image and a candidate. The loss is the cross entropy.
 
@@ -30,8 +30,8 @@ class CoCoOp(Method):
     class Settings(ContextSettings):
         phrase: Phrase = "a photo of a"
         prompts_at_once: int | None = Field(256, ge=1)
-        """Sentences in the text tower at a time; None: all. More of them go through it in turn, and once more for the
-        gradient, so that neither the batch nor the number of classes decides what memory is needed."""
+        """Sentences in the text tower at a time; None: all. Larger numbers are encoded in turn, and recomputed for the
+        gradient, so that memory depends neither on the batch nor on the number of classes."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
@@ -46,17 +46,17 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) features of all classes, of length 1, before an image shifts them."""
+        """(C, D) features of all classes, of length 1, without an image's shift."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
-        """(B, n, width) vectors of each image's context, given image features (B, D), not normalised."""
+        """(B, n, width) context vectors of each image, from image features (B, D), not normalised."""
         shifts = self.meta_net(normalize(images, dim=-1))
         contexts: Tensor = self.text_prompts[0] + shifts[:, None]
         return contexts
 
     def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
-        """(B, C, D) text features of some classes, of length 1, with the context of each image."""
+        """(B, C, D) text features of a slice of the classes, of length 1, with each image's context."""
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
@@ -83,7 +83,7 @@ class CoCoOp(Method):
         return self.scores(images, self.conditional_features(contexts, classes))
 
     def _scores_again(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:
-        """The same, computed once more for the gradient instead of kept."""
+        """`_scores`, recomputed for the gradient instead of kept."""
         each = (images, contexts, classes)
         scores: Tensor = checkpoint(self._scores, *each, use_reentrant=False, preserve_rng_state=False)
         return scores

@@ -1,4 +1,4 @@
-"""Learned words around a class name: how many, and where they start; what CoOp and its followers share."""
+"""The learned context of CoOp and its followers: how many vectors stand around a class name, and where they start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RANDOM_TOKENS = 16  # of the published settings, for a context that starts at ra
 
 
 class ContextSettings(MethodSettings):
-    """Settings of a learned context: it starts as the words of a phrase, one vector a word, or at random."""
+    """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""
 
     learning_rate: float = Field(0.002, gt=0)
     phrase: Phrase = ""  # what the vectors start as; empty: random
     text_tokens: int | None = Field(None, ge=1)
-    """Learned vectors; None: one for each word of the phrase, or without one 16, or what a short context has room
-    for."""
+    """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
+    room for."""
 
     @model_validator(mode="after")
     def _one_vector_a_word(self) -> ContextSettings:
@@ -40,10 +40,10 @@ class ContextSettings(MethodSettings):
 def context_places(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
-    """The classes' sentences, with the context's places free.
+    """The classes' sentences, with places for the context.
 
     Raises:
-        TextTooLongError: a sentence with so many places does not fit this CLIP.
+        TextTooLongError: a sentence with these places does not fit this CLIP.
     """
     n = settings.text_tokens
     if n is None and not settings.phrase:

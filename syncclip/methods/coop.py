@@ -1,4 +1,4 @@
-"""CoOp: learned words around a class name, in place of hand-written ones."""
+"""CoOp: a learned context around a class name in place of a hand-written one."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class CoOp(Method):
     between them (equation 4) or in front of them. All classes share the vectors, or each has its own (section 3.2:
     unified and class-specific context). The loss is the cross entropy.
 
-    Vectors of its own a class learns only where it is a candidate. Novel classes without images are none, so their
-    vectors stay as they started (weight decay shrinks them a little): noise, or the words of the phrase. Synthetic
-    images make all classes candidates.
+    A class's own vectors are learned only where it is a candidate. Novel classes without images are not, so their
+    vectors stay as they started (weight decay shrinks them a little): noise, or the words of the phrase. With synthetic
+    images all classes are candidates.
 
-    Source: the paper and its published code; there, a phrase switches class-specific vectors off, while here each class
-    starts from it.
+    Source: the paper and its published code; there, a phrase disables class-specific vectors, while here each class's
+    start from it.
     """
 
     class Settings(ContextSettings):

@@ -1,4 +1,4 @@
-"""Hand-written sentences as the frozen text tower knows them: a method's texts, or the teacher of learned ones."""
+"""Features of hand-written sentences from the frozen text tower: a method's texts, or the teacher of learned ones."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ Template = Annotated[str, AfterValidator(_names_the_class)]
 
 
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
-"""CLIP -> the features of sentences that it encoded, by names, templates, device, type and threads, which decide their
-bits."""
+"""CLIP -> the features of sentences that it encoded, by all that decides their bits: names, templates, device, dtype,
+threads."""
 
 
 class FrozenTexts(nn.Module):
-    """Features of hand-written sentences, encoded when first asked for and then kept, for all methods on one CLIP.
+    """Features of hand-written sentences, encoded on first use and then shared by all methods on one CLIP.
 
-    A module without parameters, so that what is kept moves with the method that owns it; absent from its state dict.
-    Neither tokens nor embeddings are kept: sixty templates of a thousand classes would take gigabytes.
+    A module without parameters, so that the features move with the method that owns it; absent from its state dict.
+    Neither tokens nor embeddings are kept: for sixty templates of a thousand classes they would take gigabytes.
 
     Args:
         templates: sentences of every class.
-        leave_out_long: do without those templates that are too long for the context of this CLIP.
+        leave_out_long: omit templates that are too long for the context of this CLIP.
     """
 
     clip: PromptedClip
@@ -48,7 +48,7 @@ class FrozenTexts(nn.Module):
         self, clip: PromptedClip, classnames: Sequence[str], templates: Sequence[Template], leave_out_long: bool = False
     ) -> None:
         super().__init__()
-        object.__setattr__(self, "clip", clip)  # past nn.Module, which would make it a part
+        object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
         self.names, self.templates, self.leave_out_long = [*map(spoken, classnames)], list(templates), leave_out_long
         self.register_buffer("features", None, persistent=False)
 
@@ -56,7 +56,7 @@ class FrozenTexts(nn.Module):
         """(C, D) without gradient, of length 1: the direction of the mean of a class's features, these not normalised.
 
         Raises:
-            TextTooLongError: a sentence does not fit the context; where such are left out, none of them does.
+            TextTooLongError: a sentence does not fit the context; or, where those are omitted, none fits.
         """
         if self.features is None:
             encoded = _ENCODED.setdefault(self.clip, {})
@@ -69,7 +69,7 @@ class FrozenTexts(nn.Module):
                 torch.get_num_threads(),
             )
             if key not in encoded:
-                # Whoever asks first may be in inference mode, and a tensor made in it couldn't serve in a training.
+                # The first caller may be in inference mode, and a tensor created there can't be used in training.
                 with torch.inference_mode(False), torch.no_grad():
                     each = [self._encode(template) for template in self.templates]
                     encoded[key] = normalize(self._mean([found for found in each if found is not None]), dim=-1)
@@ -77,7 +77,7 @@ class FrozenTexts(nn.Module):
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """(C, D), not normalised; None for a template that is left out."""
+        """(C, D), not normalised; None for a template that is omitted."""
         try:
             texts = self.clip.texts([template.replace("{}", name) for name in self.names])
         except TextTooLongError:
@@ -90,6 +90,6 @@ class FrozenTexts(nn.Module):
         if not encoded:
             raise TextTooLongError(
                 f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this CLIP's context; "
-                "name shorter templates, or use shorter class names"
+                "use shorter templates or shorter class names"
             )
         return torch.stack(encoded).mean(dim=0)

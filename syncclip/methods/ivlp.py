@@ -1,4 +1,4 @@
-"""IVLP: independent prompts in both towers, the plain prompt baseline."""
+"""IVLP: independent prompts in both towers, the simplest baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 
 
 class Ivlp(Method):
-    """Independent vision-language prompting (the baseline of arXiv 2210.03117), on whatever images it is given."""
+    """Independent vision-language prompting (the baseline of arXiv 2210.03117), on real and synthetic images alike."""
 
     class Settings(MethodSettings):
         visual_tokens: int = Field(4, ge=1)  # learned vectors among the image tokens of each prompted block

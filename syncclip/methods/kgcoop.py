@@ -1,4 +1,4 @@
-"""KgCoOp: CoOp whose class features are kept near those of hand-written sentences."""
+"""KgCoOp: CoOp with class features kept near those of hand-written sentences."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from syncclip.methods.frozen import FrozenTexts, Template
 class KgCoOp(CoOp):
     """Knowledge-guided context optimisation (arXiv 2303.13283).
 
-    The loss is the cross entropy and, weighted, the mean distance of each candidate's text feature from that of its
+    The loss is the cross entropy plus the weighted mean distance of each candidate's text feature from that of its
     hand-written sentence (L_kg of section 3.2). The frozen features are computed once.
 
-    Source: the paper and its published code. The paper's distance is the squared Euclidean one, of features of length 1
-    twice what the code has: 1 - cosine.
+    Source: the paper and its published code. The paper's distance is the squared Euclidean one, which for features of
+    length 1 is twice that of the code: 1 - cosine.
     """
 
     class Settings(CoOp.Settings):

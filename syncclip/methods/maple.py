@@ -1,4 +1,4 @@
-"""MaPLe: text prompts, and visual prompts that are made of them."""
+"""MaPLe: text prompts, and visual prompts projected from them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 
 
 class Maple(Method):
-    """Multi-modal prompt learning (arXiv 2210.03117): vision sees the text's prompts through learned projections.
+    """Multi-modal prompt learning (arXiv 2210.03117): visual prompts are learned projections of the text prompts.
 
-    Per prompted block, with P the text tower's prompt: the vision tower's is F(P), F an affine map of this block's own
-    (the coupling functions of the paper's section 3.2.3). The vision tower has no prompts that are free.
+    For each prompted block with text prompt P, the visual prompt is F(P), where F is an affine map of this block (the
+    coupling functions of the paper's section 3.2.3). The vision tower has no other prompts.
 
-    Source: the paper, and its published code for where the maps start: the deeper ones all alike.
+    Source: the paper, and its published code for the start of the maps: all deeper ones start alike.
     """
 
     class Settings(MethodSettings):
         learning_rate: float = Field(0.0035, gt=0)
-        text_tokens: int = Field(2, ge=1)  # learned vectors in each prompted block of the text tower, and of the other
+        text_tokens: int = Field(2, ge=1)  # learned vectors in each prompted block, of either tower
         depth: int | None = Field(None, ge=1)  # prompted blocks of each tower; None: 9, or all of one that has fewer
         phrase: str = "a photo of a"  # the text prompt starts as its first words, if it has at most four tokens
 

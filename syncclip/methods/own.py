@@ -1,4 +1,4 @@
-"""A method of the user's own, outside the package: named `package.module:Class` where methods have names."""
+"""Users' own methods outside the package, named by `package.module:Class`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from syncclip.methods.base import Method, MethodSettings
 
 
 def own_method(name: str) -> type[Method]:
-    """The class that `package.module:Class` names, found from the working folder as well.
+    """The class named by `package.module:Class`; modules are also found in the working folder.
 
     Raises:
-        UserError: there is no such module or class, or it is no `Method`.
+        UserError: there is no such module or class, or it is not a `Method`.
     """
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
@@ -28,10 +28,10 @@ def own_method(name: str) -> type[Method]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"no method {name!r} ({error}); write package.module:Class as it is imported from {here}"
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {here}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"{name} is no method; derive it from syncclip.methods.Method")
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
     return found
 
 

@@ -19,14 +19,14 @@ from syncclip.methods.ivlp import Ivlp
 class PromptSrc(Ivlp):
     """Self-regulating prompts (arXiv 2307.06948).
 
-    With t, v the prompted text and image features, of length 1, and l their scores; t0, v0, l0 those of the frozen
-    CLIP, whose texts are an ensemble of many templates (section 3.2.3 of the paper, textual diversity):
+    With t, v the prompted text and image features, of length 1, and l their scores, and t0, v0, l0 those of the frozen
+    CLIP, whose texts are an ensemble of many templates (section 3.2.3 of the paper, textual diversity), the loss is
 
         CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
 
     (section 3.2.1, consistency of features and of logits; with means over all entries, as in the published code, so
-    that the divergence of B images among C classes is divided by B C). At the end of the training the prompts are
-    the Gaussian-weighted mean of those after each epoch (section 3.2.2).
+    that the divergence of B images among C classes is divided by B C). At the end of training the prompts are the
+    Gaussian-weighted mean of those after each epoch (section 3.2.2).
     """
 
     average: Tensor
@@ -37,7 +37,7 @@ class PromptSrc(Ivlp):
         logits_weight: float = Field(1.0, ge=0)  # w_l
         templates: tuple[Template, ...] | None = Field(None, min_length=1)
         """Of the frozen texts; None: those of `TEMPLATES` that are not too long for this CLIP."""
-        aggregation_mean: float = 15.0  # epoch that counts most in the final prompts; the first epoch is 1
+        aggregation_mean: float = 15.0  # epoch with the largest weight in the final prompts; the first epoch is 1
         aggregation_std: float = Field(1.0, gt=0)  # in epochs
 
     def __init__(
@@ -69,7 +69,7 @@ class PromptSrc(Ivlp):
 
     @torch.no_grad()
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Add the prompts to their average; after the last epoch, become it."""
+        """Add the prompts to their average; after the last epoch, replace them by it."""
         weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
         self.average += weight * parameters_to_vector(self.parameters())
         if done == epochs:
@@ -92,9 +92,9 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """One weight an epoch, of sum 1: the density of a normal distribution at 1, 2, ..., `epochs`.
+    """One weight an epoch, summing to 1: the normalised normal density at 1, 2, ..., `epochs`.
 
-    Also where the mean lies so far behind the last epoch that every density is zero to the machine.
+    Computed by a softmax, so that it also works where every density underflows to zero.
 
     Source: Gaussian prompt aggregation, section 3.2.2 of arXiv 2307.06948.
     """

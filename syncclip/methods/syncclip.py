@@ -1,4 +1,4 @@
-"""SYNC-CLIP: prompts of each domain beside shared ones, features of both domains aligned."""
+"""SYNC-CLIP: domain-specific prompts beside shared ones, with the features of both domains aligned."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ Negatives = Literal["hardest", "all"]
 class SyncClip(Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): real and synthetic images have visual prompts of their own and share the rest.
 
-    Per prompted block, with R the real and S the synthetic prompt: real images see R, synthetic ones S followed by
-    R[k:]. So R[:k] is the real domain's, S the synthetic domain's, R[k:] shared. Text prompts serve both. Test
-    images are real.
+    In each prompted block, with real prompt R and synthetic prompt S, real images are encoded with R and synthetic ones
+    with S followed by R[k:]. So R[:k] is specific to the real domain, S to the synthetic one, and R[k:] is shared. Text
+    prompts serve both domains. Test images are real.
 
-    Three losses: real images among base names; synthetic images, of base and of novel classes, among all names; and
-    the alignment of the domains.
+    Three losses: real images among the base classes; synthetic images of base and of novel classes among all classes;
+    and the alignment of the domains.
     """
 
     class Settings(Ivlp.Settings):
         domain_tokens: int = Field(2, ge=0)  # k, of the visual tokens
         synthetic_weight: float = Field(0.4, ge=0)  # of both synthetic cross entropies
         alignment_weight: float = Field(0.1, ge=0)
-        negatives: Negatives = "hardest"  # real features that a synthetic one is told apart from
+        negatives: Negatives = "hardest"  # real features of other classes that a synthetic one is pushed away from
 
         @model_validator(mode="after")
         def _domain_within_visual(self) -> SyncClip.Settings:
             if self.domain_tokens > self.visual_tokens:
                 raise ValueError(
-                    f"domain_tokens is {self.domain_tokens}, but there are only {self.visual_tokens} visual_tokens "
-                    "of which they are a part; lower the one or raise the other"
+                    f"domain_tokens is {self.domain_tokens}, but they are part of the visual_tokens, of which there "
+                    f"are only {self.visual_tokens}; lower domain_tokens or raise visual_tokens"
                 )
             return self
 
@@ -53,7 +53,7 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """Per block (B, N, width): each image's prompts, by its domain."""
+        """Per block (B, N, width): the prompts of each image, by its domain."""
         synthetic = domains.bool()[:, None, None]
         return [
             torch.where(synthetic, torch.cat([own, real[len(own) :]]), real)
@@ -83,7 +83,7 @@ class SyncClip(Ivlp):
                 ]
             ).sum()
         if len(real) and len(seen):
-            # Among the real images of all ranks, or the nearest would depend on how many ranks there are.
+            # Among the real images of all ranks, as the nearest would otherwise depend on the number of ranks.
             all_real, all_labels = (self.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
             terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.work.rank * len(real))
         return terms
@@ -92,16 +92,16 @@ class SyncClip(Ivlp):
 def alignment(
     real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest", first: int = 0
 ) -> Tensor:
-    """Pull each synthetic feature to its real partner, and nearer than real features of other classes.
+    """Pull each synthetic feature towards its real partner, and closer to it than to real features of other classes.
 
-    With d the mean absolute difference, p = d(own partner) and q = d(nearest of another class): the mean of
-    max(0, p - q) + p. Where the batch holds no other class, q = p.
+    With d the mean absolute difference, p = d(partner) and q = d(nearest of another class), this is the mean of
+    max(0, p - q) + p. If the batch has no other class, q = p.
 
     Args:
         real: (N, D) features, not normalised.
         synthetic: (B, D) features, not normalised; row i is the partner of the real row first + i.
         labels: (N,) class ids of the real rows.
-        negatives: "all" puts the mean of max(0, p - d) over all features of other classes in place of the nearest's.
+        negatives: "all" replaces max(0, p - q) by the mean of max(0, p - d) over all features of other classes.
 
     Source: the feature alignment of arXiv 2312.03805, as its published code computes it (margin 0, hardest negative).
     """

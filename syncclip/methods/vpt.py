@@ -1,4 +1,4 @@
-"""VPT: learned tokens in the vision tower alone, below the names' frozen text features."""
+"""VPT: learned tokens in the vision tower only, with frozen text features."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Vpt(Method):
     """Visual prompt tuning (arXiv 2203.12119) of CLIP's vision tower.
 
     Shallow, the learned tokens enter at the input and pass through all blocks (equations 4 and 5 of the paper); deep,
-    each prompted block gets tokens of its own in their place (equation 7). In place of the paper's learned classifier
-    stand the text features of one frozen sentence a class.
+    they are replaced in each prompted block by tokens of its own (equation 7). The paper's learned classifier is
+    replaced by the text features of one frozen sentence a class.
 
-    Source: the paper, and the VPT of MaPLe's published code, which has the tokens behind the patches and the same
+    Source: the paper, and the VPT of MaPLe's published code, which has the tokens after the patches and the same
     sentence for every dataset.
     """
 

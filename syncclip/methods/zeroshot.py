@@ -23,7 +23,7 @@ class ZeroShot(Method):
     data = ()
 
     class Settings(MethodSettings):
-        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the dataset's own one
+        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the dataset's own
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
@@ -34,7 +34,7 @@ class ZeroShot(Method):
         self.sentences = nn.ModuleList(clip.texts([each.replace("{}", name) for name in names]) for each in templates)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """The mean direction of each class's sentences."""
+        """(C, D) mean direction of each class's sentences, of length 1."""
         each = [
             normalize(self.clip.encode_text(cast(PromptTokens, texts)[classes]), dim=-1) for texts in self.sentences
         ]

@@ -56,9 +56,9 @@ def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, 
     [
         ("examples.nowhere:TaskRes", "No module named 'examples.nowhere'"),
         ("examples.taskres:Nothing", "has no attribute 'Nothing'"),
-        (".taskres:TaskRes", "write package.module:Class"),
-        (":TaskRes", "write package.module:Class"),
-        ("examples.taskres:Tensor", "is no method"),
+        (".taskres:TaskRes", "give package.module:Class"),
+        (":TaskRes", "give package.module:Class"),
+        ("examples.taskres:Tensor", "is not a method"),
     ],
 )
 def test_what_is_not_there_is_told(name: str, reason: str) -> None:

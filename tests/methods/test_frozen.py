@@ -62,5 +62,5 @@ def test_templates_that_are_too_long_can_be_left_out(clip: PromptedClip) -> None
 
 
 def test_not_all_templates_can_be_left_out(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match="none of 1 templates fits the 16 tokens .* name shorter templates"):
+    with pytest.raises(TextTooLongError, match="none of 1 templates fits the 16 tokens .* use shorter templates"):
         FrozenTexts(clip, NAMES, [LONG], leave_out_long=True)()
