@@ -176,11 +176,11 @@ def choose(recipe: RecipeName, overrides: Overrides = None, out: Out = None) -> 
 def report_command(folder: Folder) -> None:
     """Write the report of a study, or of a single run, as one self-contained HTML page."""
     from syncclip.core import tables
-    from syncclip.reports import report, summary_table
+    from syncclip.reports import write_report
 
-    page = report(folder)
-    tables.show(summary_table(folder))
-    tables.show(page)
+    done = write_report(folder)
+    tables.show(done.table)
+    tables.show(done.url)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

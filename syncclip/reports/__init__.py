@@ -1,16 +1,29 @@
-"""The report: a self-contained, interactive HTML page on a study, a run or a synthetic set, and a terminal table."""
+"""From the folder of a study, a run or a synthetic set to one self-contained HTML page and a table for the terminal."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from rich.table import Table
+
 from syncclip import storage
-from syncclip.reports.inputs import read_sources
+from syncclip.reports.inputs import read_inputs
+from syncclip.reports.numbers import gather_numbers
 from syncclip.reports.page import render_page
-from syncclip.reports.table import summary_table
+from syncclip.reports.table import terminal_table
 
 REPORT = "report.html"
 
 
-def report(folder: str) -> str:
+@dataclass(frozen=True)
+class Report:
+    """A report that was written: the path or URL of its page, and its summary for `rich.print`."""
+
+    url: str
+    table: Table
+
+
+def write_report(folder: str) -> Report:
     """Write `report.html` into a folder, from whatever is there; what is missing is left out of the page.
 
     The page works from a file, without a network. After a crash either the old page is there or the new one.
@@ -18,16 +31,19 @@ def report(folder: str) -> str:
     Args:
         folder: path or URL of a study, a single run, or a synthetic set.
 
-    Returns:
-        The path or URL of the page.
-
     Raises:
         UserError: the folder holds none of these, or may not be written to.
     """
-    found = read_sources(folder)
-    place = storage.join(found.url, REPORT)
-    storage.write_bytes(place, render_page(found).encode())
-    return place
+    found = read_inputs(folder)
+    numbers = gather_numbers(found)
+    url = storage.join(found.url, REPORT)
+    storage.write_bytes(url, render_page(found, numbers).encode())
+    return Report(url, terminal_table(found, numbers))
 
 
-__all__ = ["REPORT", "report", "summary_table"]
+def report(folder: str) -> str:
+    """`write_report`, of which only the path or URL of the page is returned."""
+    return write_report(folder).url
+
+
+__all__ = ["REPORT", "Report", "report", "write_report"]

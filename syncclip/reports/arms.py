@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-METRICS = {
-    "hm": "Harmonic mean",
-    "base": "Base classes",
-    "novel": "Novel classes",
-    "open_hm": "Harmonic mean, all classes as candidates",
-    "open_base": "Base classes, all classes as candidates",
-    "open_novel": "Novel classes, all classes as candidates",
-    "open_all": "All test images, all classes as candidates",
-}
-"""Scores in per cent, in the order in which they are offered."""
+from syncclip.evaluation.metrics import METRICS, mean_and_error
 
 _METHODS = {
     "zeroshot": "Zero-shot CLIP",
@@ -60,18 +50,32 @@ class ArmLook:
     tone: int
     shape: str
 
-    @property
-    def synthetic(self) -> bool:
-        """Whether it learns from synthetic images."""
-        return self.data in ("synthetic", "both")
+
+@dataclass(frozen=True)
+class Point:
+    """What an arm reached with `n` synthetic images per class: per cent, `se` and `seeds` only of several seeds."""
+
+    n: int
+    mean: float
+    se: float | None
+    seeds: list[float]
 
 
-def arm_name(row: Any) -> str:
-    """The arm's name in a row of the study's table (anything with `get`): its own, else `method-data`."""
-    named = row.get("arm")
-    if isinstance(named, str) and named:
-        return named
-    return "zeroshot" if row["method"] == "zeroshot" else f"{row['method']}-{row['data']}"
+Points = dict[str, dict[str, list[Point]]]
+"""Arm -> metric -> points, by ascending `n`."""
+
+
+def with_arms(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of cells with each one's `arm` by name, and its `amount`: synthetic images per class, 0 for none."""
+    named = table["arm"] if "arm" in table else [None] * len(table)
+    known = table["images_per_class"] if "images_per_class" in table else [None] * len(table)
+    arms, amounts = [], []
+    for own, method, data, n in zip(named, table["method"], table["data"], known, strict=True):
+        usual = "zeroshot" if method == "zeroshot" else f"{method}-{data}"
+        arms.append(own if isinstance(own, str) and own else usual)
+        unused = method == "zeroshot" or data not in ("synthetic", "both")
+        amounts.append(0 if unused or pd.isna(n) else int(n))
+    return table.assign(arm=arms, amount=amounts)
 
 
 def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
@@ -99,7 +103,8 @@ def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
 
 
 def _names(name: str, method: str, data: str) -> tuple[str, str]:
-    method = method.rpartition(":")[2]  # of one's own, the class alone, as its arms are called
+    """Label and short label."""
+    method = method.rpartition(":")[2]  # of a user's own, the class alone, as its arms are called
     title = _METHODS.get(method, method)
     plain = {
         "none": (title, title.replace(" CLIP", "")),
@@ -112,52 +117,21 @@ def _names(name: str, method: str, data: str) -> tuple[str, str]:
         label, short = "IVLP, naive mix", "IVLP naive mix"
     elif (method, data) == ("syncclip", "both"):
         label = short = "SYNC-CLIP"
-    usual = {method, f"{method}-{data}"}
-    if name in usual or not name:
+    if name in ("", method, f"{method}-{data}"):
         return label, short
     own = name.removeprefix(f"{method}-{data}").removeprefix(method).strip("-_ ") or name
     return f"{label} ({own})", f"{short} ({own})"
 
 
-def summarise(table: pd.DataFrame) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Mean and standard error over seeds: {arm: {metric: [{n, mean, se, seeds}]}}, by ascending n.
-
-    Args:
-        table: one row a cell, with `method`, `data`, `images_per_class` (missing or 0: no synthetic images), and a
-            column for each metric.
-
-    Returns:
-        Accuracies in per cent; `se` is None for a single seed, `seeds` its values in order.
-    """
-    points: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    groups: dict[tuple[str, int], list[dict[Any, Any]]] = {}
-    for n, row in zip(amounts(table), table.to_dict("records"), strict=True):
-        groups.setdefault((arm_name(row), n), []).append(row)
-    for (arm, n), rows in sorted(groups.items()):
+def mean_scores(table: pd.DataFrame) -> Points:
+    """Means and standard errors over seeds of a table from `with_arms`; the values of seeds in the table's order."""
+    points: Points = {}
+    groups: Any = table.groupby(["arm", "amount"], sort=True)
+    for (arm, n), cells in groups:
         for metric in METRICS:
-            values = [float(row[metric]) for row in rows if _known(row.get(metric))]
+            values = [float(value) for value in cells[metric].dropna()] if metric in cells else []
             if values:
-                points.setdefault(arm, {}).setdefault(metric, []).append(_point(n, values))
+                seeds = values if len(values) > 1 else []
+                point = Point(int(n), *mean_and_error(values), seeds)
+                points.setdefault(str(arm), {}).setdefault(metric, []).append(point)
     return points
-
-
-def amounts(table: pd.DataFrame) -> list[int]:
-    """Synthetic images per class of each cell, 0 where it uses none."""
-    if "images_per_class" not in table:
-        return [0] * len(table)
-    unused = [
-        data not in ("synthetic", "both") or method == "zeroshot"
-        for method, data in zip(table["method"], table["data"], strict=True)
-    ]
-    return [0 if skip or not _known(n) else int(n) for skip, n in zip(unused, table["images_per_class"], strict=True)]
-
-
-def _point(n: int, values: list[float]) -> dict[str, Any]:
-    mean = math.fsum(values) / len(values)
-    spread = math.fsum((value - mean) ** 2 for value in values)
-    error = math.sqrt(spread / (len(values) - 1) / len(values)) if len(values) > 1 else None
-    return {"n": n, "mean": mean, "se": error, "seeds": values if len(values) > 1 else []}
-
-
-def _known(value: Any) -> bool:
-    return value is not None and not pd.isna(value)

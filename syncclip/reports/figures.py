@@ -1,265 +1,239 @@
-"""What the page shows of the fitted curves: accuracy over amount, its interval, and the forecast in a sentence.
-
-MERGED What it cost: speed, hours, busy share, rejects, from the study's account and from the shards' own markers.
-"""
+"""The fitted curves and the costs as the page shows them: points of curves, sentences, tiles, and the parts of bars."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from syncclip.reports.arms import METRICS, ArmLook, arm_name
-from syncclip.reports.inputs import Sources
-from syncclip.reports.verdict import per_cent, signed
+import numpy as np
+import pandas as pd
+
+from syncclip.evaluation.metrics import METRICS
+from syncclip.reports.arms import ArmLook
+from syncclip.reports.inputs import Inputs
+from syncclip.reports.text import coverage, signed, thousands
+from syncclip.studies.fit import Curve, HeldOut
+from syncclip.studies.fit import Point as FitPoint
+from syncclip.studies.outputs import Fits, Worth
+from syncclip.studies.worth import Exchange, Marginal
 
 
-def fits_for_page(
-    stored: Mapping[str, Any], arms: Sequence[ArmLook], worth: Mapping[str, Any] | None = None
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """The fits of fit.json by arm and metric, errors turned into accuracies.
+@dataclass(frozen=True)
+class CurvePoint:
+    """Accuracy of a fitted curve at `n` synthetic images per class; the band's edges are None where it has none."""
 
-    Args:
-        stored: fit.json, `curves` as {arm: {metric: curve}}; each a `studies.fit.Curve` with null for infinity.
-        worth: worth.json, where there is one.
+    n: float
+    value: float
+    low: float | None = None
+    high: float | None = None
 
-    Returns:
-        {arm: {metric: {curve: [{n, value, low, high}], text, formula}}}; what cannot be understood is left out.
-    """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    curves = stored.get("curves")
-    for arm in arms:
-        metrics = curves.get(arm.id) if isinstance(curves, Mapping) else None
-        if not isinstance(metrics, Mapping):
-            continue
-        for metric in METRICS:
-            curve = metrics.get(metric)
-            if isinstance(curve, Mapping):
-                fit = _fit(curve, per_cent(float(stored.get("level") or 0.95)))
-                models = ((stored.get("models") or {}).get(arm.id) or {}).get(metric)
-                own = worth if worth and worth.get("arm") == arm.id else {}
-                said = [fit["text"], _foretold(models), _marginal(own, metric, curve), _exchanged(own, metric)]
-                found.setdefault(arm.id, {})[metric] = {**fit, "text": " ".join(filter(None, said))}
+
+@dataclass(frozen=True)
+class FittedCurve:
+    """A fit in accuracies: the curve with its forecast, what it says, and its formula for the error."""
+
+    curve: list[CurvePoint]
+    text: str
+    formula: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number with its label."""
+
+    label: str
+    number: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a bar; `text` is its value in words, `colour` a variable of the page's style."""
+
+    name: str
+    value: float
+    text: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Where the time went, and what was rejected; a bar of fewer than two parts says nothing and is empty."""
+
+    time: list[Part]
+    rejects: list[Part]
+
+
+def fitted_curves(
+    stored: Fits | None, arms: Sequence[ArmLook], worth: Worth | None = None
+) -> dict[str, dict[str, FittedCurve]]:
+    """The study's fits by arm and metric, errors turned into accuracies."""
+    found: dict[str, dict[str, FittedCurve]] = {}
+    for arm in arms if stored is not None else []:
+        assert stored is not None
+        own = worth if worth is not None and worth.arm == arm.id else None
+        for metric, curve in stored.curves.get(arm.id, {}).items():
+            if metric not in METRICS:
+                continue
+            said = [
+                _sentence(curve, coverage(stored.level)),
+                _best_model(stored.models.get(arm.id, {}).get(metric, ())),
+            ]
+            if own is not None:
+                if curve.verdict == "falls":
+                    said.append(_worth_of_an_hour(own.marginal.get(metric, ())))
+                said.append(_worth_in_real_images(own.exchange.get(metric, ())))
+            law = [curve.law[name].estimate for name in "abc"] if curve.law else []
+            formula = "{:.1f} + {:.1f} · n^(−{:.2f})".format(*law) if law else ""
+            fit = FittedCurve(_points(curve, law), " ".join(filter(None, said)), formula)
+            found.setdefault(arm.id, {})[metric] = fit
     return found
 
 
-def _fit(curve: Mapping[str, Any], level: str) -> dict[str, Any]:
-    line = [point for point in map(_point, curve.get("line") or []) if point]
-    ahead = [point for point in map(_point, curve.get("forecast") or []) if point]
-    law = _law(curve)
-    if line and law:
-        for point in [point for point in ahead if point["n"] > line[-1]["n"]]:
-            line += _between(line[-1], point, law)
-    return {"curve": line, "text": _sentence(curve, level), "formula": _formula(law)}
-
-
-def _between(
-    start: Mapping[str, float], end: Mapping[str, float], law: Sequence[float], steps: int = 8
-) -> list[dict[str, float]]:
-    """Points from `start` (left out) to `end`: the value from the law, the band's edges straight over log n."""
+def _points(curve: Curve, law: Sequence[float], steps: int = 8) -> list[CurvePoint]:
+    """The curve over the measured range, and on to each forecast: the band's edges there are straight over log n."""
+    line, ahead = (
+        [_accuracy(point) for point in points if math.isfinite(point.error.estimate)]
+        for points in (curve.line, curve.forecast)
+    )
+    if not line or not law:
+        return line
     a, b, c = law
-    points = []
-    for step in range(1, steps + 1):
-        share = step / steps
-        n = start["n"] * (end["n"] / start["n"]) ** share
-        point = {"n": n, "value": 100 - a - b * n**-c}
-        if "low" in start and "low" in end:
-            point |= {edge: start[edge] + share * (end[edge] - start[edge]) for edge in ("low", "high")}
-        points.append(point)
-    return points
+    for end in [point for point in ahead if point.n > line[-1].n]:
+        start = line[-1]
+        for share in np.arange(1, steps + 1) / steps:
+            n = start.n * (end.n / start.n) ** share
+            low, high = (
+                None if near is None or far is None else near + share * (far - near)
+                for near, far in ((start.low, end.low), (start.high, end.high))
+            )
+            line.append(CurvePoint(n, 100 - a - b * n**-c, low, high))
+    return line
 
 
-def _point(value: Mapping[str, Any]) -> dict[str, float] | None:
-    """{n, value, low, high} in accuracy from {n, error: {estimate, low, high}}; None where the estimate is missing."""
-    error = value.get("error") or {}
-    n = value.get("n")
-    estimate, low, high = (error.get(key) for key in ("estimate", "low", "high"))
-    if not (_finite(n) and _finite(estimate)):
-        return None
-    point = {"n": float(n), "value": 100 - float(estimate)}
-    if _finite(low) and _finite(high):
-        point |= {"low": 100 - float(high), "high": 100 - float(low)}
-    return point
+def _accuracy(point: FitPoint) -> CurvePoint:
+    error = point.error
+    low, high = (100 - error.high, 100 - error.low) if error.finite else (None, None)
+    return CurvePoint(point.n, 100 - error.estimate, low, high)
 
 
-def _sentence(curve: Mapping[str, Any], level: str) -> str:
-    slope = curve.get("slope") or {}
-    a_doubling = ""
-    if all(_finite(slope.get(key)) for key in ("estimate", "low", "high")):
-        gain, low, high = (signed(-slope[key]) for key in ("estimate", "high", "low"))
-        a_doubling = f" ({gain} points for each doubling, {level} interval {low} to {high})"
-    match curve.get("verdict"):
-        case "falls":
-            return _forecast(curve, level)
-        case "rises":
-            return f"gets worse with more images{a_doubling}."
-        case "flat":
-            return f"flat, no amount is surely better than another{a_doubling}."
-        case _:
-            return "too few amounts for a curve."
-
-
-def _forecast(curve: Mapping[str, Any], level: str) -> str:
-    wanted = curve.get("plus_one") or {}
-    needed, low, high = (wanted.get(key) for key in ("estimate", "low", "high"))
-    if not _finite(needed):
-        return "rises but has nearly levelled off; by this fit no amount adds another whole point."
+def _sentence(curve: Curve, level: str) -> str:
+    slope, wanted = curve.slope, curve.plus_one
+    gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
+    per_doubling = f" ({gain} points per doubling, {level} interval {low} to {high})" if slope.finite else ""
+    if curve.verdict == "rises":
+        return f"gets worse with more images{per_doubling}."
+    if curve.verdict == "flat":
+        return f"flat, no amount is clearly better than another{per_doubling}."
+    if curve.verdict != "falls":
+        return "too few amounts for a curve."
+    if wanted is None or not math.isfinite(wanted.estimate):
+        return "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
     sure = ""
-    if _finite(low):
-        sure = (
-            f" ({level} interval {_amount(low)} to {_amount(high)})"
-            if _finite(high)
-            else f" (at least {_amount(low)}, perhaps never)"
-        )
-    return f"one more point would take about {_amount(needed)} images per class{sure}."
+    if wanted.finite:
+        sure = f" ({level} interval {_rounded(wanted.low)} to {_rounded(wanted.high)})"
+    elif math.isfinite(wanted.low):
+        sure = f" (at least {_rounded(wanted.low)}, perhaps never)"
+    return f"one more point would take about {_rounded(wanted.estimate)} images per class{sure}."
 
 
-def _foretold(models: Sequence[Mapping[str, Any]] | None) -> str:
-    if not models or not _finite(models[0].get("miss")):
+def _best_model(models: Sequence[HeldOut]) -> str:
+    if not models or not math.isfinite(models[0].miss):
         return ""
     best = models[0]
     return (
-        f"Of {len(models)} models, a {best['model']} foretold amounts held out best: it missed by "
-        f"{best['miss']:.1f} points, and least in {100 * best['best']:.0f} % of the draws."
+        f"Of {len(models)} models, a {best.model} predicted held-out amounts best: it missed by {best.miss:.1f} "
+        f"points, and least of all in {100 * best.best:.0f} % of the draws."
     )
 
 
-def _marginal(worth: Mapping[str, Any], metric: str, curve: Mapping[str, Any]) -> str:
-    if curve.get("verdict") != "falls" or not (slopes := (worth.get("marginal") or {}).get(metric)):
+def _worth_of_an_hour(slopes: Sequence[Marginal]) -> str:
+    if not slopes or not math.isfinite(slopes[-1].points_per_hour.estimate):
         return ""
     last = slopes[-1]
-    gained = last["points_per_hour"]["estimate"]
-    return f"At {last['n']} a class an hour of drawing adds {gained:.2g} points." if _finite(gained) else ""
+    return f"At {last.n} per class, an hour of generation adds {last.points_per_hour.estimate:.2g} points."
 
 
-def _exchanged(worth: Mapping[str, Any], metric: str) -> str:
-    if not (steps := (worth.get("exchange") or {}).get(metric)):
+def _worth_in_real_images(steps: Sequence[Exchange]) -> str:
+    if not steps:
         return ""
     last = steps[-1]
-    shots, each = (last[key].get("estimate") for key in ("shots", "per_real"))
-    if not _finite(shots):
-        return (
-            f"With {last['n']} synthetic images a class it does better than any number of real ones alone, by this fit."
-        )
-    if not _finite(each):
-        return f"{last['n']} synthetic images a class replace no real one."
+    given = f"{last.n} synthetic images per class"
+    if not math.isfinite(last.shots.estimate):
+        return f"With {given} it does better than any number of real ones alone, according to this fit."
+    if not math.isfinite(last.per_real.estimate):
+        return f"{given} replace no real one."
     return (
-        f"{last['n']} synthetic images a class do as well as {shots:.1f} real ones alone: {each:.1f} of them stand "
-        "for one real image more."
+        f"{given} do as well as {last.shots.estimate:.1f} real ones alone: {last.per_real.estimate:.1f} of them are "
+        "worth one more real image."
     )
 
 
-def _amount(value: Any) -> str:
-    """A count as one would say it: two digits, thousands apart."""
-    number = float(value)
+def _rounded(number: float) -> str:
+    """A count to two digits."""
     if number > 1e6:
         return "over a million"
     digits = max(0, math.floor(math.log10(number)) - 1) if number >= 1 else 0
-    return f"{round(number / 10**digits) * 10**digits:,}".replace(",", " ")
+    return thousands(round(number / 10**digits) * 10**digits)
 
 
-def _law(curve: Mapping[str, Any]) -> list[float] | None:
-    law = curve.get("law") or {}
-    values = [(law.get(name) or {}).get("estimate") for name in "abc"]
-    found = [float(value) for value in values if _finite(value)]
-    return found if len(found) == len(values) else None
-
-
-def _formula(law: Sequence[float] | None) -> str:
-    return "{:.1f} + {:.1f} · n^(−{:.2f})".format(*law) if law else ""
-
-
-def _finite(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-Tile = dict[str, str]
-Part = dict[str, Any]
-
-
-def cost_for_page(found: Sources, arms: Sequence[ArmLook]) -> tuple[list[Tile], dict[str, list[Part]]]:
-    """Tiles (label, number, unit), and the parts of two bars: `time` and `rejects` (name, value, text, colour).
-
-    A bar of fewer than two parts says nothing and comes back empty.
-    """
-    drawing, training = found.cost.get("synthesis") or {}, found.cost.get("training") or {}
+def costs(found: Inputs, arms: Sequence[ArmLook], table: pd.DataFrame | None) -> tuple[list[Tile], Bars]:
+    """What the study, the run or the set took: by its own account, else by the markers of the shards."""
+    synthesis, training = found.cost.synthesis, found.cost.training
     count = sum(shard.count for shard in found.stats.values())
     seconds = math.fsum(shard.seconds for shard in found.stats.values())
-    hours = drawing.get("hours") or seconds / 3600
-
+    hours = (synthesis.hours if synthesis else 0) or seconds / 3600
+    trained = training.cells or (0 if found.table is None else len(found.table))
+    spent = training.wall_hours or training.hours or float(found.record.get("seconds") or 0) / 3600
     tiles = []
     if count:
-        tiles.append(_tile("images drawn", _count(count)))
-    if drawing.get("images_per_second"):
-        tiles.append(_tile("images drawn per second", _short(drawing["images_per_second"])))
+        tiles.append(Tile("images generated", thousands(count)))
+    if synthesis and synthesis.images_per_second:
+        tiles.append(Tile("images generated per second", _short(synthesis.images_per_second)))
     elif count and seconds:
-        tiles.append(_tile("images per second and actor", _short(count / seconds)))
+        tiles.append(Tile("images per second and actor", _short(count / seconds)))
     if hours:
-        tiles.append(_tile("of drawing", *_duration(3600 * (drawing.get("wall_hours") or hours))))
-    if drawing.get("busy_share") is not None:
-        tiles.append(_tile("of the drawing time busy", f"{100 * drawing['busy_share']:.0f}", "%"))
-    trained = training.get("cells") or (len(found.table) if found.table is not None else 0)
+        tiles.append(Tile("of generation", *_time((synthesis and synthesis.wall_hours) or hours)))
+    if synthesis and synthesis.busy_share is not None:
+        tiles.append(Tile("of the generation time busy", f"{100 * synthesis.busy_share:.0f}", "%"))
     if trained:
-        tiles.append(_tile("runs trained and tested", _count(trained)))
-    spent = 3600 * (training.get("wall_hours") or training.get("hours") or 0) or float(found.record.get("seconds") or 0)
+        tiles.append(Tile("runs trained and tested", thousands(trained)))
     if spent:
-        tiles.append(_tile("of training" if found.kind == "run" else "of training and testing", *_duration(spent)))
-    if training.get("busy_share") is not None:
-        tiles.append(_tile("of the training time busy", f"{100 * training['busy_share']:.0f}", "%"))
+        tiles.append(Tile("of training" if found.kind == "run" else "of training and testing", *_time(spent)))
+    if training.busy_share is not None:
+        tiles.append(Tile("of the training time busy", f"{100 * training.busy_share:.0f}", "%"))
+    return tiles, Bars(_time_parts(arms, table, 3600 * hours), _reject_parts(found, count))
 
-    return tiles, {"time": _time(found, arms, 3600 * hours), "rejects": _rejects(found, count)}
 
-
-def _time(found: Sources, arms: Sequence[ArmLook], drawing: float) -> list[Part]:
-    """Seconds of work by what they were spent on: drawing, then each arm's runs."""
-    spent = [("drawing", drawing, "unsure")]
-    if found.table is not None and "seconds" in found.table:
-        rows = found.table.to_dict("records")
-        for arm in arms:
-            mine = [float(row["seconds"]) for row in rows if arm_name(row) == arm.id]
-            spent.append((arm.short, math.fsum(value for value in mine if math.isfinite(value)), f"tone-{arm.tone}"))
-    parts = [
-        {"name": name, "value": value, "text": " ".join(_duration(value)), "colour": colour}
-        for name, value, colour in spent
-        if value
-    ]
+def _time_parts(arms: Sequence[ArmLook], table: pd.DataFrame | None, generation: float) -> list[Part]:
+    """Seconds of work by what they were spent on: generation, then each arm's runs."""
+    spent = [("generation", generation, "unsure")]
+    if table is not None and "seconds" in table:
+        sums = table.groupby("arm")["seconds"].sum()
+        spent += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in arms]
+    parts = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in spent if value]
     return parts if len(parts) > 1 else []
 
 
-def _rejects(found: Sources, kept: int) -> list[Part]:
+def _reject_parts(found: Inputs, kept: int) -> list[Part]:
     refused: Counter[str] = Counter()
     for shard in found.stats.values():
         refused.update(shard.rejects)
     if not kept or not refused:
         return []
-    parts = [("kept", kept), *((reason.replace("_", " "), number) for reason, number in refused.most_common())]
-    return [
-        {
-            "name": name,
-            "value": number,
-            "text": _count(number),
-            "colour": ("gain", "loss", "tone-3", "tone-2", "tone-0")[min(i, 4)],
-        }
-        for i, (name, number) in enumerate(parts)
-    ]
-
-
-def _tile(label: str, number: str, unit: str = "") -> Tile:
-    return {"label": label, "number": number, "unit": unit}
-
-
-def _count(value: float) -> str:
-    return f"{int(value):,}".replace(",", " ")
+    named = [("kept", kept), *((reason.replace("_", " "), number) for reason, number in refused.most_common())]
+    colours = ("gain", "loss", "tone-3", "tone-2", "tone-0")
+    return [Part(name, number, thousands(number), colours[min(i, 4)]) for i, (name, number) in enumerate(named)]
 
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _duration(seconds: float) -> tuple[str, str]:
-    if seconds < 90:
-        return f"{seconds:.0f}", "s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f}", "min"
-    return f"{seconds / 3600:.1f}", "h"
+def _time(hours: float) -> tuple[str, str]:
+    """A duration and its unit."""
+    if hours < 1.5 / 60:
+        return f"{3600 * hours:.0f}", "s"
+    return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")

@@ -1,29 +1,23 @@
-"""Small real and synthetic images of every class, few enough bytes to live inside the page.
-
-MERGED The synthetic set for the page: how good it is, and what its filters rejected.
-"""
+"""Images for the page, few enough bytes to live inside it: real and synthetic ones of every class, and rejects."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
-from pydantic import ValidationError
 
-from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import SPLITS, Dataset
-from syncclip.reports.figures import Tile
-from syncclip.reports.inputs import Sources
-from syncclip.sets.quality import STATS_NAME, SetQuality
-from syncclip.shards.reader import ShardSet
+from syncclip.reports.inputs import Inputs
+from syncclip.reports.text import thousands
+from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.synthesis.rejects import SIDE as REJECT_SIDE
-from syncclip.synthesis.rejects import Reject, read_rejects
+from syncclip.synthesis.rejects import read_rejects
 
 SIDE = 64
 """Pixels of a side: what the embedded world has, and enough for a thumbnail of any other."""
@@ -33,70 +27,87 @@ PER_SIDE = (8, 6, 4, 3, 2, 1)
 BUDGET = 850_000
 """Bytes of all images; base64 makes a third more of them in the page."""
 RIBBON = 15
+THUMBNAILS = 12
+"""Rejects that are shown of each reason."""
+
+
+@dataclass
+class Strip:
+    """Images of a class as one image, side by side: first `real` ones, then `made` ones; `src` is its data URL."""
+
+    label: int
+    name: str
+    prompt: str | None
+    src: str
+    real: int
+    made: int
+
+
+@dataclass(frozen=True)
+class ImageStrips:
+    """The strips of all classes that are shown, the classes of the strip at the top, and the class to begin with."""
+
+    real: bool
+    made: bool
+    strips: list[Strip]
+    ribbon: list[int]
+    start: int
+
+
+@dataclass(frozen=True)
+class RejectStrip:
+    """Rejects of one reason side by side: how many there were in all, and the classes of those shown."""
+
+    reason: str
+    count: str
+    src: str
+    width: int
+    height: int
+    shown: str
 
 
 def image_strips(
-    classnames: list[str], dataset: Dataset | None, synthetic: ShardSet | None, budget: int = BUDGET
-) -> tuple[dict[str, Any], int]:
-    """One image for each class, real images first, then synthetic ones, side by side.
+    classnames: Sequence[str], dataset: Dataset | None, synthetic: ShardSet | None, budget: int = BUDGET
+) -> tuple[ImageStrips | None, int]:
+    """One strip for each class, and how many images were unreadable and left out; None where no class has an image.
 
     Args:
         classnames: names by class id.
         dataset: where real images are taken from (train, else val or test).
         synthetic: where synthetic images are taken from, its first ones.
         budget: bytes of all strips together.
-
-    Returns:
-        What the page needs, and how many images were unreadable and left out. Of more than `MOST_CLASSES` classes
-        every so-many-th is shown.
     """
-    found: dict[int, tuple[list[Image.Image], list[Image.Image]]] = {}
-    prompts: dict[int, str] = {}
-    lost = 0
-    for label in _spread(len(classnames), MOST_CLASSES):
-        real, lost_real = _real(dataset, label)
-        made, lost_made = (
-            _thumbs((synthetic, row) for row in synthetic.rows_of(label)[: PER_SIDE[0]]) if synthetic else ([], 0)
-        )
-        lost += lost_real + lost_made
-        if real or made:
-            found[label] = (real, made)
-        if synthetic is not None and made:
-            prompts[label] = synthetic.text(int(synthetic.rows_of(label)[0]))
-    strips = _encode(found, budget)
-    both = [label for label, (real, made) in found.items() if real and made] or list(found)
+    labels = _spread(len(classnames), MOST_CLASSES)
+    splits = [dataset.splits[split] for split in SPLITS if split in dataset.splits] if dataset is not None else []
+    real, lost_real = _thumbnails(splits, labels)
+    made, lost_made = _thumbnails([synthetic] if synthetic is not None else [], labels)
+    strips = _encode(classnames, [label for label in labels if real[label] or made[label]], real, made, budget)
+    if not strips:
+        return None, lost_real + lost_made
+    if synthetic is not None:
+        of_class = synthetic.labels
+        for strip in strips:
+            if strip.made:
+                strip.prompt = synthetic.text(int(np.argmax(of_class == strip.label)))
+    both = [label for label in labels if real[label] and made[label]] or [strip.label for strip in strips]
     ribbon = [both[place] for place in _spread(len(both), RIBBON)]
-    return {
-        "real": any(real for real, _ in found.values()),
-        "made": any(made for _, made in found.values()),
-        "strips": [
-            {**strip, "name": classnames[strip["label"]], "prompt": prompts.get(strip["label"])} for strip in strips
-        ],
-        "ribbon": ribbon,
-        "start": ribbon[len(ribbon) // 2] if ribbon else None,
-    }, lost
+    shown = ImageStrips(any(real.values()), any(made.values()), strips, ribbon, ribbon[len(ribbon) // 2])
+    return shown, lost_real + lost_made
 
 
-def _real(dataset: Dataset | None, label: int) -> tuple[list[Image.Image], int]:
-    if dataset is None:
-        return [], 0
-    sets = [dataset.splits[split] for split in SPLITS if split in dataset.splits]
-    rows = [(images, row) for images in sets for row in images.rows_of(label)]
-    return _thumbs(rows[: PER_SIDE[0]])
-
-
-def _thumbs(places: Iterable[tuple[Any, int]]) -> tuple[list[Image.Image], int]:
-    """Square thumbnails, and how many could not be read."""
-    tried = [_thumb(images, int(row)) for images, row in places]
-    thumbs = [thumb for thumb in tried if thumb is not None]
-    return thumbs, len(tried) - len(thumbs)
-
-
-def _thumb(images: Any, row: int) -> Image.Image | None:
-    try:
-        return ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    except (UserError, OSError):
-        return None
+def _thumbnails(sets: Sequence[ImageSet], labels: Iterable[int]) -> tuple[dict[int, list[Image.Image]], int]:
+    """Square thumbnails of the first images of each class, and how many could not be read."""
+    found: dict[int, list[Image.Image]] = {label: [] for label in labels}
+    tried = dict.fromkeys(found, 0)
+    for images in sets:
+        of_class = images.labels
+        for label, thumbnails in found.items():
+            rows = np.flatnonzero(of_class == label)[: PER_SIDE[0] - tried[label]]
+            tried[label] += len(rows)
+            for row in rows.tolist():
+                with suppress(UserError, OSError):
+                    thumbnails.append(ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS))
+    return found, sum(tried.values()) - sum(map(len, found.values()))
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -104,118 +115,59 @@ def _spread(count: int, most: int) -> list[int]:
     return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, most)).round())] if count else []
 
 
-def _encode(found: dict[int, tuple[list[Image.Image], list[Image.Image]]], budget: int) -> list[dict[str, Any]]:
-    strips: list[dict[str, Any]] = []
+def _encode(
+    classnames: Sequence[str],
+    labels: Sequence[int],
+    real: dict[int, list[Image.Image]],
+    made: dict[int, list[Image.Image]],
+    budget: int,
+) -> list[Strip]:
+    """The strips with as many images as fit the budget; where even one of each doesn't fit, of the first classes."""
+    sources: list[str] = []
     for most in PER_SIDE:
-        strips, size = [], 0
-        for label, (real, made) in found.items():
-            tiles = [*real[:most], *made[:most]]
-            strip = Image.new("RGB", (SIDE * len(tiles), SIDE))
-            for place, tile in enumerate(tiles):
-                strip.paste(tile, (SIDE * place, 0))
-            buffer = io.BytesIO()
-            strip.save(buffer, "WEBP", quality=72, method=4)
-            size += buffer.tell()
-            source = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-            strips.append({"label": label, "src": source, "real": len(real[:most]), "made": len(made[:most])})
-            if size > budget:
-                break
+        sources, size = _side_by_side([real[label][:most] + made[label][:most] for label in labels], SIDE, budget)
         if size <= budget:
-            return strips
-    return strips[:-1]
+            break
+    else:
+        most, sources = PER_SIDE[-1], sources[:-1]
+    return [
+        Strip(label, classnames[label], None, source, len(real[label][:most]), len(made[label][:most]))
+        for label, source in zip(labels, sources, strict=False)
+    ]
 
 
-THUMBNAILS = 12
-"""Rejects that are shown of each reason."""
-COLUMNS = ("class", "images", "read right, %", "similarity", "shift")
+def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: float = np.inf) -> tuple[list[str], int]:
+    """The images of each group as one, as data URLs, up to the one that exceeds the budget; and their bytes."""
+    sources, size = [], 0
+    for images in groups:
+        strip = Image.new("RGB", (side * len(images), side))
+        for place, image in enumerate(images):
+            strip.paste(image, (side * place, 0))
+        buffer = io.BytesIO()
+        strip.save(buffer, "WEBP", quality=72, method=4)
+        sources.append("data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode())
+        size += buffer.tell()
+        if size > budget:
+            break
+    return sources, size
 
 
-def quality_for_page(found: Sources) -> dict[str, Any] | None:
-    """Tiles, and head and rows of the table of classes, from stats.json; None where a set has none."""
-    quality = _read(found)
-    if quality is None:
-        return None
-    tiles = [_tile("read as their own class by the frozen CLIP", f"{quality.accuracy:.0f}", "%")]
-    if quality.similarity is not None:
-        real = "" if quality.real_similarity is None else f" (real ones: {quality.real_similarity:.2f})"
-        tiles.append(_tile(f"similarity of two images of a class{real}", f"{quality.similarity:.2f}"))
-    if quality.shift is not None and quality.shift.relative_distance is not None:
-        tiles.append(_tile("shift to the real images", f"{quality.shift.relative_distance:.2f}"))
-    tiles.append(_tile(f"near-duplicates among {_spaced(quality.measured)} images", _spaced(quality.near_duplicates)))
-    if quality.prompts is not None:
-        tiles.append(_tile("different prompts", _spaced(quality.prompts.distinct)))
-    return {"tiles": tiles, "columns": COLUMNS, "rows": _rows(quality)}
-
-
-def rejects_for_page(found: Sources) -> list[dict[str, Any]]:
-    """For each reason with thumbnails: its name, how many were rejected, and the thumbnails side by side."""
-    if found.synthetic is None:
+def reject_strips(found: Inputs) -> list[RejectStrip]:
+    """Thumbnails of rejects for each reason, the most frequent first."""
+    if found.synthetic is None or not any(name.endswith("_rejects.parquet") for name in found.set_files):
         return []
     try:
         rejects = read_rejects(found.synthetic.url, THUMBNAILS)
+        tiles = [[Image.open(io.BytesIO(one.jpeg)) for one in some] for some in rejects.values()]
+        sources, _ = _side_by_side(tiles, REJECT_SIDE)
     except Exception as error:  # damaged files make parsers raise nearly anything
         found.notes.append(f"The thumbnails of rejects could not be read and are left out ({error}).")
         return []
-    counts: Counter[str] = Counter()
-    for shard in found.stats.values():
-        counts.update(shard.rejects)
-    names = found.classnames
-    return [
-        {
-            "reason": reason.replace("_", " "),
-            "count": _spaced(counts[reason]),
-            "src": _strip(some),
-            "width": SIDE * len(some),
-            "height": SIDE,
-            "shown": ", ".join(names[one.label] if one.label < len(names) else str(one.label) for one in some),
-        }
-        for reason, some in sorted(rejects.items(), key=lambda pair: -counts[pair[0]])
-    ]
-
-
-def _read(found: Sources) -> SetQuality | None:
-    if found.synthetic is None:
-        return None
-    place = storage.join(found.synthetic.url, STATS_NAME)
-    try:
-        data = storage.read_many([place]).get(place)
-        return None if data is None else SetQuality.model_validate_json(data)
-    except (ValidationError, OSError, ValueError):
-        found.notes.append(f"{STATS_NAME} of the synthetic set could not be read and is left out.")
-        return None
-
-
-def _rows(quality: SetQuality) -> list[list[dict[str, Any]]]:
-    """Cells of the table, the worst read class first; a cell has `text`, a `value` to sort by, `words` if no number."""
-    order = sorted(quality.classes, key=lambda one: (101 if one.accuracy is None else one.accuracy, one.name))
-    return [
-        [
-            {"text": one.name, "value": one.name, "words": True},
-            {"text": str(one.images), "value": one.images},
-            *(_cell(value, digits) for value, digits in ((one.accuracy, 0), (one.similarity, 2), (one.shift, 2))),
-        ]
-        for one in order
-    ]
-
-
-def _cell(value: float | None, digits: int) -> dict[str, Any]:
-    return {"text": "" if value is None else f"{value:.{digits}f}", "value": "" if value is None else value}
-
-
-def _strip(rejects: list[Reject]) -> str:
-    """Thumbnails side by side, as the source of an image."""
-    strip = Image.new("RGB", (REJECT_SIDE * len(rejects), REJECT_SIDE))
-    for place, one in enumerate(rejects):
-        with Image.open(io.BytesIO(one.jpeg)) as thumbnail:
-            strip.paste(thumbnail, (REJECT_SIDE * place, 0))
-    buffer = io.BytesIO()
-    strip.save(buffer, "WEBP", quality=72, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _tile(label: str, number: str, unit: str = "") -> Tile:
-    return {"label": label, "number": number, "unit": unit}
-
-
-def _spaced(value: int) -> str:
-    return f"{value:,}".replace(",", " ")
+    names, strips = found.classnames, []
+    for (reason, some), source in zip(rejects.items(), sources, strict=True):
+        count = sum(shard.rejects.get(reason, 0) for shard in found.stats.values())
+        shown = ", ".join(names[one.label] if one.label < len(names) else str(one.label) for one in some)
+        width = REJECT_SIDE * len(some)
+        strip = RejectStrip(reason.replace("_", " "), thousands(count), source, width, REJECT_SIDE, shown)
+        strips.append((count, strip))
+    return [strip for _, strip in sorted(strips, key=lambda pair: -pair[0])]

@@ -1,20 +1,23 @@
-"""The numbers behind the figures, as the page's script reads them."""
+"""The numbers behind the words and the figures, as the page's script reads them."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from syncclip.reports.arms import METRICS, ArmLook, amounts, arm_name, describe_arms, summarise
-from syncclip.reports.figures import fits_for_page
-from syncclip.reports.images import image_strips
-from syncclip.reports.inputs import Sources
-from syncclip.reports.verdict import Difference, differences, focus_of, per_cent
+from syncclip.evaluation.metrics import METRICS
+from syncclip.reports.arms import ArmLook, Points, describe_arms, mean_scores, with_arms
+from syncclip.reports.figures import Bars, fitted_curves
+from syncclip.reports.images import ImageStrips
+from syncclip.reports.inputs import Inputs
+from syncclip.reports.text import coverage
+from syncclip.reports.verdict import Difference, differences, focus_of
 
 MOST_POINTS = 600
 """Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""
@@ -23,77 +26,120 @@ MOST_STEPS = 400
 
 @dataclass(frozen=True)
 class Numbers:
-    """What both the page's words and its figures are made from."""
+    """What both the page's words and its figures are made from; `table` holds a row for each finished run."""
 
+    table: pd.DataFrame | None
     arms: list[ArmLook]
-    points: dict[str, dict[str, list[dict[str, Any]]]]
+    points: Points
     focus: ArmLook | None
     differences: list[Difference]
+    level: str
 
 
-def gather_numbers(found: Sources) -> Numbers:
+@dataclass(frozen=True)
+class Pair:
+    """Two arms that the figure of classes compares; of a single arm it shows the accuracies."""
+
+    arm: str
+    against: str | None
+    label: str
+    arm_short: str
+    against_short: str = ""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Accuracy of each class (None where unknown) for each arm at its largest amount, mean over seeds."""
+
+    names: list[str]
+    count: list[int]
+    arms: dict[str, dict[str, list[float | None]]]
+    pairs: list[Pair]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One map of features: `key` is the model, `domain` 1 for synthetic images, `number` the shift in words."""
+
+    key: str
+    title: str
+    x: list[float]
+    y: list[float]
+    domain: list[int]
+    label: list[int]
+    number: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row of the table of shifts: a value for each stage, as text."""
+
+    label: str
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The maps before and after training, and the numbers of both."""
+
+    stages: list[Stage]
+    measures: list[Measure]
+
+
+@dataclass(frozen=True)
+class History:
+    """Terms of the loss over steps, thinned to what a screen can show."""
+
+    steps: list[int]
+    terms: list[dict[str, Any]]
+
+
+def gather_numbers(found: Inputs) -> Numbers:
     """Arms, means, and paired differences of a study; the one arm of a run; nothing of a bare set."""
-    table = found.table if found.kind == "study" else _run_table(found)
+    table = found.table
+    if found.kind == "run" and found.results[""]:
+        training, results = found.section("training"), found.results[""]
+        row = {"method": training.get("method", "run"), "data": training.get("data", "none"), "cell": ""}
+        table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
+    level = coverage(found.fits.level if found.fits else 0.95)
     if table is None or not len(table):
-        return Numbers([], {}, None, [])
-    arms = describe_arms((arm_name(row), str(row["method"]), str(row["data"])) for row in table.to_dict("records"))
-    points = summarise(table)
-    named = found.state.get("focus") or found.section("study").get("focus")
-    focus = focus_of(arms, str(named))
+        return Numbers(None, [], {}, None, [], level)
+    table = with_arms(table)
+    arms = describe_arms(table[["arm", "method", "data"]].astype(str).itertuples(index=False, name=None))
+    points = mean_scores(table)
+    named = found.state.focus if found.state else found.section("study").get("focus")
+    focus = focus_of(arms, named)
     compared = differences(found.comparisons, points, arms, focus) if found.kind == "study" else []
-    return Numbers(arms, points, focus, compared)
+    return Numbers(table, arms, points, focus, compared, coverage(compared[0].level) if compared else level)
 
 
-def _run_table(found: Sources) -> pd.DataFrame | None:
-    """A study's table with the one row of a run."""
-    results = found.results.get("", {})
-    if found.kind != "run" or not results:
-        return None
-    training = found.section("training")
-    row = {"method": training.get("method", "run"), "data": training.get("data", "none"), "images_per_class": None}
-    row |= {metric: results.get(metric) for metric in METRICS}
-    table: pd.DataFrame = pd.DataFrame([row])
-    return table
-
-
-def build_payload(found: Sources, numbers: Numbers, cost: dict[str, Any]) -> dict[str, Any]:
+def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: Bars) -> dict[str, Any]:
     """Everything that the script draws; what is missing is None, and every number is finite or None."""
-    images, lost = None, 0
-    if found.classnames:
-        try:
-            images, lost = image_strips(found.classnames, found.dataset, found.synthetic)
-        except Exception as error:  # a set that is being rewritten or was cut off must not cost the rest of the report
-            found.notes.append(f"The images could not be read and are left out ({error}).")
-    if lost:
-        found.notes.append(f"{lost} unreadable images are left out of the page.")
-    payload = {
+    values = {
         "kind": found.kind,
         "base": found.base,
-        "metrics": [{"key": key, "label": label} for key, label in METRICS.items()],
-        "arms": [asdict(arm) for arm in numbers.arms],
+        "arms": numbers.arms,
         "points": numbers.points,
-        "fits": fits_for_page(found.fits, numbers.arms, found.worth),
-        "level": level_of(found, numbers),
+        "fits": fitted_curves(found.fits, numbers.arms, found.worth),
+        "level": numbers.level,
         "comparisons": [_comparison(one) for one in numbers.differences],
         "classes": _classes(found, numbers),
-        "images": images if images and images["strips"] else None,
+        "images": images,
         "map": _map(found),
-        "cost": cost,
+        "cost": bars,
         "history": _history(found.history),
     }
-    return {key: _finite(value) for key, value in payload.items()}
-
-
-def level_of(found: Sources, numbers: Numbers) -> str:
-    """Coverage of the study's intervals, such as "95 %"."""
-    stored = numbers.differences[0].level if numbers.differences else found.fits.get("level")
-    return per_cent(float(stored or 0.95))
+    text = json.dumps(values, default=vars)  # of dataclasses
+    plain: dict[str, Any] = json.loads(
+        text, parse_float=lambda number: round(float(number), 4), parse_constant=lambda _: None
+    )
+    return plain
 
 
 def _comparison(one: Difference) -> dict[str, Any]:
-    same = one.arm == one.against
-    said = f", {one.n}" if same else ""
-    other = f"{one.against_n} per class" if same else None
+    said, other = "", None
+    if one.arm == one.against:
+        said, other = f", {one.n}", f"{one.against_n} per class"
     return {
         "metric": one.metric,
         "difference": one.difference,
@@ -107,127 +153,90 @@ def _comparison(one: Difference) -> dict[str, Any]:
     }
 
 
-def _classes(found: Sources, numbers: Numbers) -> dict[str, Any] | None:
-    """Accuracy of each class for each arm at its largest amount, mean over seeds."""
-    names = found.classnames
+def _classes(found: Inputs, numbers: Numbers) -> Classes | None:
+    table = numbers.table
+    if table is None or "cell" not in table:
+        return None
+    names, counts = found.classnames, []
     arms: dict[str, dict[str, list[float | None]]] = {}
-    counts: list[int] | None = None
     for arm in numbers.arms:
-        lists = [found.results[cell].get("per_class") or [] for cell in _cells_of(found, arm) if cell in found.results]
-        lists = [rows for rows in lists if rows]
-        if not lists:
-            continue
-        names = names or [str(row["name"]) for row in lists[0]]
-        lists = [rows for rows in lists if len(rows) == len(names)]
+        mine = table[table["arm"] == arm.id]
+        cells = mine[mine["amount"] == mine["amount"].max()]["cell"]
+        lists = [found.results.get(cell, {}).get("per_class") or [] for cell in cells]
+        names = names or [str(row["name"]) for rows in lists[:1] for row in rows]
+        lists = [rows for rows in lists if rows and len(rows) == len(names)]
         if not lists:
             continue
         counts = [int(row.get("count") or 0) for row in lists[0]]
-        arms[arm.id] = {
-            "own": [_mean([rows[label].get("half") for rows in lists]) for label in range(len(names))],
-            "open": [_mean([rows[label].get("open") for rows in lists]) for label in range(len(names))],
-        }
+        # (runs, classes): a class without images has no accuracy
+        half, opened = (
+            pd.DataFrame([[row.get(key) for row in rows] for rows in lists], dtype=float).mean()
+            for key in ("half", "open")
+        )
+        arms[arm.id] = {"own": half.tolist(), "open": opened.tolist()}
     pairs = _pairs([arm for arm in numbers.arms if arm.id in arms], numbers.focus)
-    return {"names": names, "count": counts, "arms": arms, "pairs": pairs} if pairs else None
+    return Classes(names, counts, arms, pairs) if pairs else None
 
 
-def _cells_of(found: Sources, arm: ArmLook) -> list[str]:
-    """Names of an arm's cells at its largest amount."""
-    if found.table is None:
-        return [""]
-    if "cell" not in found.table:
-        return []
-    rows = [
-        (n, str(row["cell"]))
-        for n, row in zip(amounts(found.table), found.table.to_dict("records"), strict=True)
-        if arm_name(row) == arm.id
-    ]
-    most = max((n for n, _ in rows), default=0)
-    return [cell for n, cell in rows if n == most]
-
-
-def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[dict[str, Any]]:
+def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[Pair]:
     """Which arms the class figure can compare: the focus with all others, then the others with zero-shot."""
     if not arms:
         return []
     if len(arms) == 1:
-        arm = arms[0]
-        return [{"arm": arm.id, "against": None, "label": arm.label, "arm_short": arm.short, "against_short": ""}]
-    lead = focus if focus in arms else arms[-1]
-    assert lead is not None
+        return [Pair(arms[0].id, None, arms[0].label, arms[0].short)]
+    lead = focus if focus is not None and focus in arms else arms[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
     found = [(lead, other) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
     still = next((arm for arm in arms if arm.method == "zeroshot"), None)
     found += [(arm, still) for arm in arms if still is not None and arm not in (lead, still)]
     return [
-        {
-            "arm": arm.id,
-            "against": other.id,
-            "label": f"{arm.short} against {other.short}",
-            "arm_short": arm.short,
-            "against_short": other.short,
-        }
-        for arm, other in found
+        Pair(arm.id, other.id, f"{arm.short} against {other.short}", arm.short, other.short) for arm, other in found
     ]
 
 
-def _map(found: Sources) -> dict[str, Any] | None:
-    features = found.features
-    if features is None or not len(features) or not {"x", "y", "domain", "label", "model"} <= set(features):
-        return None
-    stages = []
-    for model, title in (("frozen", "Before: frozen CLIP"), ("trained", "After alignment")):
-        rows = features[features["model"] == model]
-        # The same evenly spread rows of both stages and domains, whatever their number.
-        parts = [part.iloc[_spread(len(part))] for _, part in rows.groupby("domain", sort=True)]
-        if not parts:
-            continue
-        shown = pd.concat(parts)
-        stages.append(
-            {
-                "key": model,
-                "title": title,
-                "x": [round(float(value), 3) for value in shown["x"]],
-                "y": [round(float(value), 3) for value in shown["y"]],
-                "domain": [int(value == "synthetic") for value in shown["domain"]],
-                "label": [int(value) for value in shown["label"]],
-            }
-        )
-    if not stages:
-        return None
-    for stage in stages:
-        relative = (found.shift.get(str(stage["key"])) or {}).get("relative_distance")
-        stage["number"] = f"shift {relative:.2f}" if relative is not None else ""
-    measures = _measures(found.shift, [str(stage["key"]) for stage in stages])
-    return {"stages": stages, "measures": measures}
-
-
-def _spread(count: int) -> list[int]:
-    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round())]
-
-
+_STAGES = {"frozen": "Before: frozen CLIP", "trained": "After alignment"}
 _MEASURES = {
     "relative_distance": ("distance of a class's two centres, relative to that between classes", 2),
     "centroid_distance": ("distance of a class's two centres (1 − cosine)", 3),
     "overlap": ("synthetic images nearest to their own class's real centre, %", 1),
     "frechet": ("Fréchet distance of the two domains", 3),
 }
-"""Numbers of `syncclip.synthesis.shift.Shift` and their digits."""
+"""Numbers of `sets.shift.Shift` and their digits."""
 
 
-def _measures(shift: dict[str, Any], stages: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the shift table: each measure's value in each stage, as text."""
-    found = []
-    for key, (label, digits) in _MEASURES.items():
-        values = [(shift.get(stage) or {}).get(key) for stage in stages]
-        if any(value is not None for value in values):
-            found.append(
-                {"label": label, "values": ["–" if value is None else f"{value:.{digits}f}" for value in values]}
+def _map(found: Inputs) -> FeatureMap | None:
+    features = found.features
+    if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
+        return None
+    stages = []
+    for model, title in _STAGES.items():
+        rows = features[features["model"] == model]
+        if not len(rows):
+            continue
+        # The same evenly spread rows of both stages and domains, whatever their number.
+        shown = pd.concat(
+            part.iloc[np.unique(np.linspace(0, len(part) - 1, min(len(part), MOST_POINTS)).round()).astype(int)]
+            for _, part in rows.groupby("domain", sort=True)
+        )
+        stages.append(
+            Stage(
+                key=model,
+                title=title,
+                x=shown["x"].astype(float).round(3).tolist(),
+                y=shown["y"].astype(float).round(3).tolist(),
+                domain=(shown["domain"] == "synthetic").astype(int).tolist(),
+                label=shown["label"].astype(int).tolist(),
+                number=f"shift {getattr(found.shift, model).relative_distance:.2f}" if found.shift else "",
             )
-    return found
+        )
+    measures = [
+        Measure(label, [f"{getattr(getattr(found.shift, stage.key), name):.{digits}f}" for stage in stages])
+        for name, (label, digits) in (_MEASURES.items() if found.shift else ())
+    ]
+    return FeatureMap(stages, measures) if stages else None
 
 
-def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Losses over steps, thinned to what a screen can show."""
+def _history(rows: Sequence[dict[str, Any]]) -> History | None:
     rows = [row for row in rows if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MOST_STEPS))]
     if len(rows) < 2:
@@ -235,20 +244,4 @@ def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     skipped = {"step", "epoch", "lr"}
     names = [name for name, value in rows[0].items() if name not in skipped and isinstance(value, (int, float))]
     terms = [{"name": name, "values": [row.get(name) for row in rows]} for name in names]
-    return {"steps": [row["step"] for row in rows], "terms": terms} if terms else None
-
-
-def _mean(values: Sequence[Any]) -> float | None:
-    known = [float(value) for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
-    return math.fsum(known) / len(known) if known else None
-
-
-def _finite(value: Any) -> Any:
-    """Numbers short enough for a page, None for what is not finite, in any nesting."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    if isinstance(value, float):
-        return round(value, 4) if math.isfinite(value) else None
-    return value
+    return History([row["step"] for row in rows], terms) if terms else None

@@ -1,25 +1,24 @@
-"""The page itself: one HTML file with style, script, numbers and images inside."""
+"""The page itself: one HTML file with style, script, numbers and images inside, and the sentences around figures."""
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
-import io
 import json
 from importlib import resources
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment
 from markupsafe import Markup
 
 from syncclip import embedded
-from syncclip.reports.arms import ArmLook, amounts, arm_name
-from syncclip.reports.figures import cost_for_page
-from syncclip.reports.images import quality_for_page, rejects_for_page
-from syncclip.reports.inputs import Sources
-from syncclip.reports.numbers import build_payload, gather_numbers
-from syncclip.reports.text import eyebrow_of, ribbon_note, unfinished, verdict_of
+from syncclip.core.text import counted
+from syncclip.reports.figures import costs
+from syncclip.reports.images import ImageStrips, image_strips, reject_strips
+from syncclip.reports.inputs import Inputs
+from syncclip.reports.numbers import Numbers, payload
+from syncclip.reports.table import quality_table, runs_table
+from syncclip.reports.text import thousands
+from syncclip.reports.verdict import Verdict, judge
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """In the order in which they run; each uses what those before it define."""
@@ -34,140 +33,165 @@ SECTIONS = {
     "cost": "Cost",
     "appendix": "Numbers",
 }
-
-_COLUMNS = {
-    "hm": "HM",
-    "base": "base",
-    "novel": "novel",
-    "open_hm": "open HM",
-    "open_base": "open base",
-    "open_novel": "open novel",
-    "open_all": "open all",
-    "ece": "ECE",
-    "seconds": "seconds",
-}
+FAILED_NAMED = 10
+"""Failed runs that are named, before the rest is only counted."""
 
 
-def render_page(found: Sources) -> str:
+def render_page(found: Inputs, numbers: Numbers) -> str:
     """The report as HTML. Everything in it is escaped; nothing in it is fetched."""
-    numbers = gather_numbers(found)
-    tiles, cost = cost_for_page(found, numbers.arms)
-    payload = build_payload(found, numbers, cost)
-    verdict = verdict_of(found, numbers)
-    growing = any(
-        point["n"] > 0 for metrics in numbers.points.values() for series in metrics.values() for point in series
-    )
+    images = _images(found)
+    tiles, bars = costs(found, numbers.arms, numbers.table)
+    values = payload(found, numbers, images, bars)
+    quality, rejects, runs = quality_table(found), reject_strips(found), runs_table(numbers.table, numbers.arms)
+    growing = any(point.n for metrics in numbers.points.values() for series in metrics.values() for point in series)
     has = {
         "curve": found.kind == "study" and growing,
         "bars": bool(numbers.points),
         "differences": bool(numbers.differences),
-        "classes": payload["classes"] is not None,
-        "images": payload["images"] is not None,
-        "map": payload["map"] is not None,
-        "history": payload["history"] is not None,
-        "time": bool(cost["time"]),
-        "rejects": bool(cost["rejects"]),
+        "classes": values["classes"] is not None,
+        "images": images is not None,
+        "map": values["map"] is not None,
+        "history": values["history"] is not None,
+        "time": bool(bars.time),
+        "rejects": bool(bars.rejects),
     }
-    quality, rejects = quality_for_page(found), rejects_for_page(found)
-    columns, rows = _results(found.table, numbers.arms)
-    present = {
-        **has,
+    present = has | {
         "methods": has["bars"] or has["differences"],
         "set": bool(quality or rejects),
         "training": has["history"],
-        "cost": bool(tiles or cost["time"] or cost["rejects"]),
-        "appendix": bool(rows or found.recipe_text or found.plan),
+        "cost": bool(tiles or bars.time or bars.rejects),
+        "appendix": bool(runs.rows or found.recipe_text or found.plan),
     }
-    late = unfinished(found)
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_asset("page.html.j2")).render(
+    verdict = _verdict(found, numbers)
+    return render(
+        "page.html.j2",
+        values,
         title=f"{verdict.headline.rstrip('.')} · syncclip",
         verdict=verdict,
-        eyebrow=eyebrow_of(found, numbers),
+        eyebrow=_eyebrow(found, numbers),
         study=found.kind == "study",
-        images=payload["images"],
-        level=payload["level"],
-        ribbon_note=ribbon_note(payload["images"]),
-        sections=[(key, label) for key, label in SECTIONS.items() if present.get(key)],
+        images=images,
+        level=numbers.level,
+        sections=[(key, label) for key, label in SECTIONS.items() if present[key]],
         has=has,
         tiles=tiles,
         quality=quality,
         rejects=rejects,
-        columns=columns,
-        rows=rows,
-        csv=_csv(columns, rows),
+        runs=runs,
         recipe=found.recipe_text,
         plan=json.dumps(found.plan, indent=2, ensure_ascii=False) if found.plan else "",
         attribution=_attribution(found),
-        notes=[*([late] if late else []), *found.notes],
-        colophon=f"Made by syncclip {_version()}. This page holds all that it shows and asks no server for anything.",
-        version=_version(),
-        style=Markup(_asset("style.css")),
-        script=Markup("\n".join(map(_asset, SCRIPTS))),
-        payload=Markup(_json(payload)),
+        notes=[*_unfinished(found), *found.notes],
     )
 
 
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("assets").joinpath(name).read_text(encoding="utf-8")
+def render(template: str, values: dict[str, Any], **words: Any) -> str:
+    """A page of the report's style and scripts, whose figures draw `values`.
 
-
-def _json(value: Any) -> str:
-    """JSON that cannot end its script element, whatever names are in it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _results(table: pd.DataFrame | None, arms: list[ArmLook]) -> tuple[list[str], list[list[dict[str, Any]]]]:
-    """Head and cells of the table of all runs; a cell has `text`, a `value` to sort by, `words` if no number."""
-    if table is None or not len(table):
-        return [], []
-    labels = {arm.id: (place, arm.label) for place, arm in enumerate(arms)}
-    shown = [key for key in _COLUMNS if key in table]
-    rows = []
-    for n, row in sorted(
-        zip(amounts(table), table.to_dict("records"), strict=True),
-        key=lambda item: (labels[arm_name(item[1])][0], item[0], _number(item[1].get("seed")) or 0),
-    ):
-        seed = _number(row.get("seed"))
-        cells = [
-            {"text": labels[arm_name(row)][1], "value": labels[arm_name(row)][1], "words": True},
-            {"text": str(n) if n else "–", "value": n},
-            {"text": "–" if seed is None else f"{seed:.0f}", "value": -1 if seed is None else int(seed)},
-        ]
-        for key in shown:
-            value = _number(row[key])
-            cells.append(
-                {"text": "" if value is None else f"{value:.1f}", "value": "" if value is None else f"{value:.6g}"}
-            )
-        rows.append(cells)
-    return ["method and data", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows
-
-
-def _csv(columns: list[str], rows: list[list[dict[str, Any]]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([cell["value"] for cell in row] for row in rows)
-    return buffer.getvalue()
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)
-
-
-def _attribution(found: Sources) -> str:
-    """Authors and licences of the images that are shipped; empty for a user's own."""
-    if found.dataset is None or found.dataset.name not in ("icons",):
-        return ""
-    for path in (embedded.folder("icons/dataset") / "NOTICE", embedded.folder("NOTICE")):
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    return ""
-
-
-def _version() -> str:
+    Args:
+        template: in `assets`.
+        words: what the template writes itself.
+    """
+    folder = resources.files(__package__).joinpath("assets")
+    assets = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
+    # JSON that cannot end its script element, whatever names are in it.
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     try:
-        return importlib.metadata.version("syncclip")
+        version = importlib.metadata.version("syncclip")
     except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
-        return "(not installed)"
+        version = "(not installed)"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(assets[template]).render(
+        **words,
+        version=version,
+        style=Markup(assets["style.css"]),
+        script=Markup("\n".join(assets[name] for name in SCRIPTS)),
+        payload=Markup(text),
+    )
+
+
+def _images(found: Inputs) -> ImageStrips | None:
+    try:
+        images, lost = image_strips(found.classnames, found.dataset, found.synthetic)
+    except Exception as error:  # a set that is being rewritten or was cut off must not cost the rest of the report
+        found.notes.append(f"The images could not be read and are left out ({error}).")
+        return None
+    if lost:
+        found.notes.append(f"{counted(lost, 'unreadable image')} left out of the page.")
+    return images
+
+
+def _verdict(found: Inputs, numbers: Numbers) -> Verdict:
+    """The headline of whatever the folder is."""
+    if found.kind == "study":
+        if numbers.arms:
+            return judge(numbers.differences, numbers.points, numbers.focus)
+        return Verdict(
+            "No run of this study is finished yet.", sentences=["Start the study again: it resumes where it stopped."]
+        )
+    if found.kind == "run":
+        return _run_verdict(numbers)
+    count = sum(shard.count for shard in found.stats.values())
+    if not count:
+        return Verdict("No image has been generated yet.")
+    images = f"{thousands(count)} synthetic image{'' if count == 1 else 's'}"
+    generator = (found.plan.get("generator") or {}).get("pipeline")
+    made = [f"Generated by {generator}, in {counted(len(found.stats), 'shard')}."] if generator else []
+    return Verdict(f"{images} of {counted(len(found.classnames), 'class', 'classes')}.", sentences=made)
+
+
+def _run_verdict(numbers: Numbers) -> Verdict:
+    arm = numbers.arms[0] if numbers.arms else None
+    scores = {metric: series[-1].mean for metric, series in numbers.points[arm.id].items()} if arm else {}
+    if arm is None or "hm" not in scores:
+        return Verdict(f"{arm.label if arm else 'This run'}: no results for both halves.")
+    seen = {
+        "both": "base classes, seen in real and synthetic images, and novel classes, seen only in synthetic ones",
+        "real": "base classes, seen in real images, and novel classes, not seen at all",
+        "synthetic": "base and novel classes, all seen only in synthetic images",
+    }.get(arm.data, "base and novel classes, none of them seen before")
+    opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
+    return Verdict(
+        f"{arm.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
+        sentences=[
+            f"The harmonic mean of {seen}, is {scores['hm']:.1f}\u00a0%, each half among its own candidates.{opened}"
+        ],
+    )
+
+
+def _eyebrow(found: Inputs, numbers: Numbers) -> str:
+    """The line above the headline: what this is a report on."""
+    parts = [{"study": "Study", "run": "Run", "set": "Synthetic set"}[found.kind], found.name]
+    if found.classnames:
+        parts.append(f"{counted(len(found.classnames), 'class', 'classes')}, {found.base} of them base")
+    shots = found.section("dataset").get("shots")
+    if shots and found.kind != "set":
+        parts.append(f"{counted(shots, 'real image')} per base class")
+    if found.table is not None and "seed" in found.table:
+        parts.append(counted(found.table["seed"].dropna().nunique(), "seed"))
+    if numbers.differences and numbers.differences[0].n:
+        parts.append(f"up to {max(one.n or 0 for one in numbers.differences)} synthetic images per class")
+    return " · ".join(part for part in parts if part)
+
+
+def _unfinished(found: Inputs) -> list[str]:
+    """A sentence about cells that are not done, the failed ones by name and reason; none where all are."""
+    cells = found.state.cells if found.state else []
+    failed = [cell for cell in cells if cell.status == "failed"]
+    waiting = sum(cell.status == "waiting" for cell in cells)
+    if not failed and not waiting:
+        return []
+    missing = [f"{waiting} {'is' if waiting == 1 else 'are'} still to be run"] if waiting else []
+    missing += [f"{len(failed)} failed"] if failed else []
+    sentence = f"Of {len(cells)} runs, {' and '.join(missing)}; the figures show the others."
+    named = ", ".join(f"{cell.cell} ({cell.error or 'no reason given'})" for cell in failed[:FAILED_NAMED])
+    more = f", and {len(failed) - FAILED_NAMED} more" if len(failed) > FAILED_NAMED else ""
+    return [f"{sentence} Failed: {named}{more}." if failed else sentence]
+
+
+def _attribution(found: Inputs) -> str:
+    """Authors and licences of the images that are shipped; empty for a user's own."""
+    notices = [embedded.folder("icons/dataset") / "NOTICE", embedded.folder("NOTICE")]
+    shipped = found.dataset is not None and found.dataset.name == "icons"
+    return next((path.read_text(encoding="utf-8") for path in notices if shipped and path.is_file()), "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,12 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from syncclip.core.settings import UserError
-from syncclip.reports import report, summary_table
-from syncclip.reports.arms import describe_arms, summarise
-from syncclip.reports.figures import fits_for_page
+from syncclip.reports import report, write_report
+from syncclip.reports.arms import describe_arms, mean_scores, with_arms
+from syncclip.reports.figures import CurvePoint, FittedCurve, fitted_curves
 from syncclip.reports.images import image_strips
-from syncclip.reports.verdict import Difference, judge, signed
+from syncclip.reports.text import signed
+from syncclip.reports.verdict import Difference, judge
 from syncclip.studies import outputs
+from syncclip.studies.bootstrap import Interval
+from syncclip.studies.fit import Curve, HeldOut, Point
+from syncclip.studies.worth import Exchange, Marginal
 from tests.studies import fabricated
 
 
@@ -122,7 +128,7 @@ def test_unfinished_runs_are_told(study: Path) -> None:
     state["cells"][1]["error"] = "no space left on <device>"
     outputs.write_json(str(study / outputs.STATE), state)
     page = page_of(study)
-    assert "1 are still to be run and 1 failed" in page
+    assert "1 is still to be run and 1 failed" in page
     assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
 
 
@@ -167,24 +173,28 @@ def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
         {"method": "ivlp", "data": "both", "images_per_class": 4, "seed": s, "hm": hm}
         for s, hm in ((1, 40.0), (2, 44.0))
     ]
-    point = summarise(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
-    assert (point["n"], point["mean"], point["se"]) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
+    point = mean_scores(with_arms(pd.DataFrame(rows)))["ivlp-both"]["hm"][0]
+    assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
 
 
 def test_real_arms_count_as_without_synthetic_images() -> None:
     rows = [{"method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
-    assert summarise(pd.DataFrame(rows))["ivlp-real"]["hm"][0]["n"] == 0
+    assert mean_scores(with_arms(pd.DataFrame(rows)))["ivlp-real"]["hm"][0].n == 0
 
 
 @pytest.mark.parametrize(
     ("own", "opened", "said"),
     [
         ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic images helped: +1.0 points."),
-        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic images helped on one count of two: +1.0 points."),
-        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic images helped on one count of two: +0.9 points."),
-        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic images made no sure difference."),
-        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic images did harm: −1.2 points."),
-        ((1.0, 0.2, 1.8), (-1.0, -1.8, -0.2), "Synthetic images helped and harmed: +1.0 points."),
+        ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic images helped on one of two measures: +1.0 points."),
+        ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic images helped on one of two measures: +0.9 points."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic images made no clear difference."),
+        ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic images hurt: −1.2 points."),
+        (
+            (1.0, 0.2, 1.8),
+            (-1.0, -1.8, -0.2),
+            "Synthetic images helped on one measure and hurt on the other: +1.0 points.",
+        ),
     ],
 )
 def test_the_headline_says_no_more_than_the_intervals(
@@ -195,28 +205,36 @@ def test_the_headline_says_no_more_than_the_intervals(
     assert judge(found, {}, both).headline == said
 
 
-def curve_of(**changes: object) -> dict:
-    """A curve of fit.json: error 40 + 10 / n."""
+def around(value: float) -> Interval:
+    return Interval(value, value - 1, value + 2)
 
-    def number(value: float) -> dict[str, float]:
-        return {"estimate": value, "low": value - 1, "high": value + 2}
 
-    curve = {
-        "verdict": "falls",
-        "slope": number(-3),
-        "law": {"a": number(40), "b": number(10), "c": number(1)},
-        "line": [{"n": n, "error": number(40 + 10 / n)} for n in (1, 2, 4)],
-        "forecast": [{"n": 16, "error": number(40 + 10 / 16)}],
-        "plus_one": {"estimate": 6.7, "low": 5.2, "high": None},
-    }
-    return {"level": 0.9, "curves": {"syncclip-both": {"hm": curve | changes}}}
+def fit_of(models: tuple[HeldOut, ...] = (), worth: outputs.Worth | None = None, **changes: object) -> FittedCurve:
+    """What the page shows of the curve of SYNC-CLIP: error 40 + 10 / n."""
+    curve = Curve(
+        amounts=[1, 2, 4],
+        means=[50, 45, 42.5],
+        standard_errors=[1, 1, 1],
+        verdict="falls",
+        slope=around(-3),
+        law={"a": around(40), "b": around(10), "c": around(1)},
+        line=tuple(Point(n, around(40 + 10 / n)) for n in (1, 2, 4)),
+        forecast=(Point(16, around(40 + 10 / 16)),),
+        plus_one=Interval(6.7, 5.2, math.inf),
+    )
+    curve = dataclasses.replace(curve, **changes)  # type: ignore[arg-type]
+    curves = {arm: {"hm": curve} for arm in ("syncclip-both", "ivlp-both")}
+    stored = outputs.Fits(0.9, 400, "test", curves, {"syncclip-both": {"hm": models}})
+    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
+    fits = fitted_curves(stored, arms, worth)
+    assert "synthetic images" not in fits["ivlp-both"]["hm"].text, "only the focus arm's images have a worth"
+    return fits["syncclip-both"]["hm"]
 
 
 def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
-    arms = describe_arms([("syncclip-both", "syncclip", "both")])
-    curve = fits_for_page(curve_of(), arms)["syncclip-both"]["hm"]["curve"]
-    assert curve[0] == {"n": 1, "value": 50, "low": 48, "high": 51}
-    assert curve[-1] == pytest.approx({"n": 16, "value": 60 - 10 / 16, "low": 58 - 10 / 16, "high": 61 - 10 / 16})
+    curve = fit_of().curve
+    assert curve[0] == CurvePoint(1, 50, 48, 51)
+    assert dataclasses.astuple(curve[-1]) == pytest.approx((16, 60 - 10 / 16, 58 - 10 / 16, 61 - 10 / 16))
 
 
 @pytest.mark.parametrize(
@@ -224,51 +242,44 @@ def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
     [
         ({}, "one more point would take about 7 images per class (at least 5, perhaps never)."),
         (
-            {"plus_one": {"estimate": 430.2, "low": 254.6, "high": 2e6}},
+            {"plus_one": Interval(430.2, 254.6, 2e6)},
             "430 images per class (90 % interval 250 to over a million).",
         ),
-        ({"plus_one": {"estimate": None, "low": 8.0, "high": None}}, "rises but has nearly levelled off"),
+        ({"plus_one": Interval(math.nan, 8.0, math.nan)}, "rises but has nearly levelled off"),
         (
             {"verdict": "flat"},
-            "no amount is surely better than another (+3.0 points for each doubling, 90 % interval +1.0 to +4.0).",
+            "no amount is clearly better than another (+3.0 points per doubling, 90 % interval +1.0 to +4.0).",
         ),
         ({"verdict": "rises"}, "gets worse with more images"),
         ({"verdict": "too few amounts"}, "too few amounts for a curve."),
     ],
 )
 def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:
-    arms = describe_arms([("syncclip-both", "syncclip", "both")])
-    assert said in fits_for_page(curve_of(**changes), arms)["syncclip-both"]["hm"]["text"].replace("\u00a0", " ")
+    assert said in fit_of(**changes).text.replace("\u00a0", " ")
 
 
-def test_a_fits_sentence_says_which_model_foretold_best() -> None:
-    models = [{"model": "logarithm", "miss": 0.42, "best": 0.6}, {"model": "constant", "miss": 1.0, "best": 0.4}]
-    stored = curve_of() | {"models": {"syncclip-both": {"hm": models}}}
-    said = fits_for_page(stored, describe_arms([("syncclip-both", "syncclip", "both")]))["syncclip-both"]["hm"]["text"]
-    assert "a logarithm foretold amounts held out best: it missed by 0.4 points, and least in 60 % of the draws" in said
+def test_a_fits_sentence_says_which_model_predicted_best() -> None:
+    said = fit_of((HeldOut("logarithm", 0.42, 0.6), HeldOut("constant", 1.0, 0.4))).text
+    assert (
+        "a logarithm predicted held-out amounts best: it missed by 0.4 points, and least of all in 60 % of the draws"
+        in said
+    )
 
 
 @pytest.mark.parametrize(
     ("shots", "per_real", "said"),
     [
-        (7.1, 20.7, "64 synthetic images a class do as well as 7.1 real ones alone: 20.7 of them stand for one real"),
-        (None, 0.0, "With 64 synthetic images a class it does better than any number of real ones alone"),
-        (3.0, None, "64 synthetic images a class replace no real one."),
+        (7.1, 20.7, "64 synthetic images per class do as well as 7.1 real ones alone: 20.7 of them are worth one more"),
+        (math.inf, 0.0, "With 64 synthetic images per class it does better than any number of real ones alone"),
+        (3.0, math.nan, "64 synthetic images per class replace no real one."),
     ],
 )
-def test_a_fits_sentence_says_what_images_are_worth(shots: float | None, per_real: float | None, said: str) -> None:
-    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
-    worth = {
-        "arm": "syncclip-both",
-        "marginal": {"hm": [{"n": 64, "points_per_hour": {"estimate": 0.0512}}]},
-        "exchange": {"hm": [{"n": 64, "shots": {"estimate": shots}, "per_real": {"estimate": per_real}}]},
-    }
-    stored = curve_of()
-    stored["curves"]["ivlp-both"] = stored["curves"]["syncclip-both"]
-    fits = fits_for_page(stored, arms, worth)
-    assert "At 64 a class an hour of drawing adds 0.051 points." in fits["syncclip-both"]["hm"]["text"]
-    assert said in fits["syncclip-both"]["hm"]["text"]
-    assert "synthetic images" not in fits["ivlp-both"]["hm"]["text"]
+def test_a_fits_sentence_says_what_images_are_worth(shots: float, per_real: float, said: str) -> None:
+    marginal = {"hm": (Marginal(64, around(0.0512)),)}
+    exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
+    text = fit_of(worth=outputs.Worth("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
+    assert "At 64 per class, an hour of generation adds 0.051 points." in text
+    assert said in text
 
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
@@ -299,21 +310,22 @@ def test_images_stay_within_their_budget(dataset: Path) -> None:
 
     real = load_dataset(DatasetSettings(name=str(dataset)))
     found, _ = image_strips(real.classnames, real, None, budget=6000)
-    assert len(found["strips"]) == 12 and sum(len(strip["src"]) * 3 / 4 for strip in found["strips"]) < 6500
+    assert found is not None and len(found.strips) == 12
+    assert sum(len(strip.src) * 3 / 4 for strip in found.strips) < 6500
 
 
 def test_an_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     tar = study / "synthetic" / "00000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
-    assert "1 unreadable images are left out of the page." in page_of(study)
+    assert "1 unreadable image left out of the page." in page_of(study)
 
 
 def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:
-    text = printed(summary_table(str(study)))
+    text = printed(write_report(str(study)).table)
     assert "SYNC-CLIP" in text and "…" not in text
 
 
 def test_a_set_has_a_terminal_table_too(tmp_path: Path) -> None:
-    text = printed(summary_table(str(fabricated.make_set(tmp_path / "set"))))
+    text = printed(write_report(str(fabricated.make_set(tmp_path / "set"))).table)
     assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text

@@ -106,7 +106,7 @@ def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         found["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
         await page.run("document.getElementById('scheme').click()")
         found["scheme"] = await page.run("document.documentElement.dataset.scheme")
-        await page.run("document.querySelector('#results thead th:nth-child(4) button').click()")
+        await page.run("document.querySelector('#results thead th:nth-child(6) button').click()")
         found["best"] = await page.run("document.querySelector('#results tbody tr td').textContent")
         for name, wrong in WRONG.items():
             found[name] = await page.run(f"[...document.querySelectorAll('figure')].filter(f => {wrong}).length")

@@ -49,9 +49,9 @@ def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Pat
     page = page_of(drawn)
     assert 'href="#set"' in page
     for label, number in (
-        ("read as their own class by the frozen CLIP", "61"),
+        ("classified as their own class by the frozen CLIP", "61"),
         ("similarity of two images of a class (real ones: 0.42)", "0.57"),
-        ("shift to the real images", "0.73"),
+        ("shift from the real images", "0.73"),
         ("near-duplicates among 72 images", "5"),
         ("different prompts", "24"),
     ):
@@ -74,7 +74,7 @@ def test_rejects_are_shown_by_reason_with_their_number(drawn: Path) -> None:
     assert strip.size == (9 * SIDE, SIDE)
     red, _, blue = strip.getpixel((SIDE // 2, SIDE // 2))  # type: ignore[misc]
     assert red > 150 > blue
-    assert "Rejected drawings of dog, dog" in page
+    assert "Rejected images of dog, dog" in page
 
 
 def test_a_set_with_neither_has_no_such_part(drawn: Path) -> None:

@@ -6,12 +6,14 @@ import io
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
 from syncclip.evaluation.metrics import METRICS
+from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
@@ -96,15 +98,23 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     outputs.write_table(str(folder / outputs.TABLE), table)
     outputs.write_json(
         str(folder / outputs.STATE),
-        {
-            "name": "shapes",
-            "dataset": "shapes",
-            "classnames": names,
-            "base": (len(names) + 1) // 2,
-            "synthetic": str(synthetic),
-            "focus": "syncclip-both",
-            "cells": [{"cell": row["cell"], "status": "done"} for row in rows],
-        },
+        outputs.StudyState(
+            name="shapes",
+            dataset="shapes",
+            classnames=names,
+            base=(len(names) + 1) // 2,
+            split="test",
+            synthetic=str(synthetic),
+            focus="syncclip-both",
+            arms=[outputs.ArmState(name, method, data) for name, method, data, *_ in ARMS],
+            images_per_class=list(AMOUNTS),
+            dropped=[],
+            seeds=list(SEEDS),
+            cells=[
+                outputs.CellState(row["cell"], row["arm"], row["images_per_class"], row["seed"], "done", None)
+                for row in rows
+            ],
+        ),
     )
     (folder / outputs.RECIPE).write_text(
         f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
@@ -119,7 +129,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
         {
             "synthesis": {
                 "images": 72,
-                "rejects": 41,
+                "rejects": {"clip_score": 41},
                 "hours": 0.05,
                 "images_per_second": 31.4,
                 "wall_hours": 0.03,
@@ -164,8 +174,8 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
     return folder
 
 
-def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     shots = generator.normal(0, 0.5, (len(SEEDS), 4))  # a seed's shots move all arms alike
     tastes = generator.normal(0, 14, len(names))
     for name, method, data, *levels, lacking in ARMS:
@@ -286,12 +296,15 @@ def _features(folder: Path, classes: int, generator: np.random.Generator) -> Non
                 x, y = centres[label] + generator.normal(0, 0.12, 2) + (gap if domain == "synthetic" else 0)
                 rows.append({"model": model, "domain": domain, "label": label, "row": place, "x": x, "y": y})
     outputs.write_table(str(folder / outputs.FEATURES), pd.DataFrame(rows))
-    shift = {"centroid_distance": 0.231, "relative_distance": 0.84, "overlap": 41.0, "frechet": 0.318, "per_class": {}}
-    aligned = {
-        "centroid_distance": 0.084,
-        "relative_distance": 0.37,
-        "overlap": 68.5,
-        "frechet": 0.121,
-        "per_class": {},
-    }
-    outputs.write_json(str(folder / outputs.SHIFT), {"frozen": shift, "trained": aligned})
+    state = outputs.StudyShift(
+        cell="syncclip-both-64-seed1",
+        arm="syncclip-both",
+        images_per_class=64,
+        seed=1,
+        split="test",
+        images={"real": 120, "synthetic": 120},
+        key="",
+        frozen=Shift(0.231, 0.84, 41.0, 0.318, {}),
+        trained=Shift(0.084, 0.37, 68.5, 0.121, {}),
+    )
+    outputs.write_json(str(folder / outputs.SHIFT), state)

@@ -124,8 +124,8 @@ figure("images", (part) => {
     const images = (from, count, words) => html("div", { class: "film" }, ...Array.from({ length: count }, (_, i) => thumb(strip, from + i, `${words} ${className(label)}, number ${i + 1}`)));
     const side = (title, note, from, count, words) => html("div", { class: "side" }, html("h4", {}, title), html("p", { class: "quiet" }, note), count ? images(from, count, words) : html("p", { class: "quiet" }, "none for this class"));
     const sides = html("div", { class: payload.images.real && payload.images.made ? "sides" : "sides single" });
-    if (payload.images.real) sides.append(side("Real", strip.real_note || "from the dataset", 0, strip.real, "real image of"));
-    if (payload.images.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "drawn by the generator", strip.real, strip.made, "synthetic image of"));
+    if (payload.images.real) sides.append(side("Real", "from the dataset", 0, strip.real, "real image of"));
+    if (payload.images.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "made by the generator", strip.real, strip.made, "synthetic image of"));
     part.plot.append(sides);
     const scored = classes ? [...arms.values()].filter((arm) => classes.arms[arm.id]) : [];
     const protocol = scored.length && classes.arms[scored[0].id].own ? "own" : "open";

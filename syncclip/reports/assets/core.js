@@ -152,7 +152,8 @@ function metricControls(place, ready, changed) {
   redraw();
   return state;
 }
-const metricName = (key) => (payload.metrics.find((metric) => metric.key === key) || { label: key }).label;
+const METRIC_NAMES = { hm: "Harmonic mean", base: "Base classes", novel: "Novel classes", all: "All test images" };
+const metricName = (key) => METRIC_NAMES[key.replace("open_", "")] + (key.startsWith("open_") ? ", all classes as candidates" : "");
 
 // ---- figures -------------------------------------------------------------------------------------------------------
 
