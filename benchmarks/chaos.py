@@ -20,7 +20,7 @@ import typer
 from syncclip.core import tables
 from syncclip.synthesis.forecast import Forecast, forecast
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.settings import CostSettings
+from syncclip.synthesis.settings import CostSettings, Pool
 from tests.object_store import faulty_bucket
 from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
 from tests.worlds.light import light_plan
@@ -71,7 +71,7 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
         wait=max(0.0, actors * toll.drawing - toll.alive) / max(1, toll.deaths),
         load=0.0,
     )
-    return forecast(plan, cost, actors, actors)
+    return forecast(plan, cost, Pool(actors))
 
 
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:

@@ -74,7 +74,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
     if cost.rate is None:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
     (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
-    found = forecast(drawn, cost, least, most, num_gpus)
+    found = forecast(drawn, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(
         f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"

@@ -1,13 +1,14 @@
-"""How long a set takes, what it costs and what preemptions throw away: a simulation of the pool, before it starts.
+"""How long a set takes, what it costs and what preemptions throw away, before it starts.
 
-Each actor stands on a machine that may be taken away at any moment (a Poisson process, as clouds tell of their spot
-machines: so many an hour). A shard in flight is lost then and made again, by whoever is free first; another machine
-comes after a while. All of that is simulated many times over, event by event; without preemptions it is exact.
+Each actor runs on a machine of its own that may be taken away at any moment: a Poisson process, as clouds describe
+their spot machines, so many an hour. A shard in flight is lost then and generated again; another machine comes after a
+while. Without preemptions the forecast is exact; with them, the shards and loads that are lost are drawn at random.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,26 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.settings import CostSettings
+from syncclip.synthesis.settings import CostSettings, Pool
 
 if TYPE_CHECKING:
     from syncclip.synthesis.plan import Plan
 
-
 Array = NDArray[Any]
 
-RUNS = 200
-"""Simulated runs behind a forecast: the bounds of its 90 % hold ten runs each."""
+RUNS = 1000
+"""Random runs behind a forecast: the bounds of its 90 % leave out fifty runs on each side."""
 
 HARDEST = math.log(100)
 """Preemptions that one shard may expect. Beyond it fewer than one attempt in a hundred succeeds."""
 
 LOAD = 60.0
-"""Seconds to the first shard, where nobody says otherwise."""
+"""Seconds to the first shard, where no other time is given."""
 
 
-class Pool(NamedTuple):
-    """A pool of actors, a machine each. `least` machines are there at once, the others come after `wait` seconds."""
+class Machines(NamedTuple):
+    """The machines of a pool. `least` are there at once, the others come after `wait` seconds; times in seconds."""
 
     least: int
     most: int
@@ -46,14 +46,14 @@ class Pool(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What happened in each simulated run, shape (runs,)."""
+    """What happened in each run, shape (runs,), in seconds."""
 
     wall: Array
-    """Seconds from the start to the last commit."""
+    """From the start to the last commit."""
     paid: Array
-    """Seconds of all machines, from each one's coming to its end or the set's."""
+    """Of all machines, from each one's coming to its end or the set's."""
     wasted: Array
-    """Seconds of work on shards that were then lost."""
+    """Of work on shards that were then lost."""
 
 
 class Spread(NamedTuple):
@@ -82,25 +82,20 @@ class Forecast:
     bytes: float | None
 
 
-def forecast(plan: Plan, cost: CostSettings, least: int, most: int, num_gpus: float = 0.0) -> Forecast:
+def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     """What the whole set of a plan takes at `cost.rate`; every shard counts as a full one.
-
-    Args:
-        least, most: actors of the pool.
-        num_gpus: GPUs of an actor; 0 counts actors themselves.
 
     Raises:
         UserError: hardly any shard would live to its end.
     """
     assert cost.rate is not None
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.rate
-    pool = Pool(least, most, cost.preemptions, cost.wait, LOAD if cost.load is None else cost.load)
-    outcomes = simulate(shards, seconds, pool)
-    quiet = simulate(shards, seconds, pool._replace(preemptions=0.0), runs=1)
-    hours = _spread(outcomes.paid * (num_gpus or 1.0) / 3600)
+    machines = Machines(*pool.size, cost.preemptions, cost.wait, LOAD if cost.load is None else cost.load)
+    outcomes = simulate(shards, seconds, machines)
+    hours = _spread(outcomes.paid * (pool.num_gpus or 1.0) / 3600)
     return Forecast(
         seconds,
-        float(quiet.wall[0]),
+        quiet_wall(shards, seconds, machines),
         _spread(outcomes.wall),
         hours,
         None if cost.price is None else Spread(*(hour * cost.price for hour in hours)),
@@ -114,101 +109,63 @@ def _spread(values: Array) -> Spread:
     return Spread(float(values.mean()), float(low), float(high))
 
 
-def simulate(shards: int, seconds: float, pool: Pool, *, runs: int = RUNS, seed: int = 0) -> Outcomes:
-    """Generate `shards` shards of `seconds` each on `pool`, `runs` times with different luck; a function of `seed`.
+def quiet_wall(shards: int, seconds: float, machines: Machines) -> float:
+    """When `shards` shards of `seconds` each are done if no machine is taken away."""
+    late = machines.most - machines.least
+
+    def done(moment: float) -> int:
+        early = math.floor((moment - machines.load) / seconds + 1e-9)
+        later = math.floor((moment - machines.load - machines.wait) / seconds + 1e-9)
+        return machines.least * early + late * max(0, later)
+
+    ends = []
+    for begin in (machines.load, machines.load + machines.wait):  # the last shard ends whole shards after one of them
+        rounds = bisect_left(range(shards + 1), shards, key=lambda count: done(begin + count * seconds))
+        ends.append(begin + rounds * seconds)
+    return min(ends)
+
+
+def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUNS, seed: int = 0) -> Outcomes:
+    """Generate `shards` shards of `seconds` each, `runs` times with different luck; a function of `seed`.
+
+    How often shards and loads are lost follows their exact law; all machines share what that costs, and end at moments
+    that are spread over the time of one shard.
 
     Raises:
         UserError: hardly any shard would live to its end.
     """
-    assert shards > 0 and seconds > 0 and 0 < pool.least <= pool.most and runs > 0
-    if seconds * pool.preemptions / 3600 > HARDEST:
+    assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
+    rate = machines.preemptions / 3600
+    if seconds * rate > HARDEST:
         raise UserError(
-            f"a shard takes {seconds:,.0f} s of an actor, and machines live {3600 / pool.preemptions:,.0f} s on "
-            "average, so hardly any shard would be finished; make synthesis.shard_size smaller"
+            f"a shard takes {seconds:,.0f} s of an actor, and machines live {1 / rate:,.0f} s on average, so hardly "
+            "any shard would be finished; make synthesis.shard_size smaller"
         )
-    machines = _Machines(min(shards, pool.most), pool, seconds, runs, seed)
-    left = machines.generate_together(shards)
-    wall = machines.generate_last(left)
-    still = machines.came < wall[:, None]
-    paid = machines.paid + ((wall[:, None] - machines.came) * still).sum(1)
-    return Outcomes(wall, paid, machines.wasted)
+    count, wait, load = min(shards, machines.most), machines.wait, machines.load
+    machines = machines._replace(least=min(count, machines.least), most=count)
+    rng = np.random.default_rng(seed)
+    deaths = rng.negative_binomial(shards, math.exp(-rate * seconds), runs)
+    loads = rng.negative_binomial(count + deaths, math.exp(-rate * load))  # that a preemption broke
+    wasted = _lost(deaths, seconds, rate, rng)
+    lost = wasted + deaths * load + _lost(loads, load, rate, rng)
+    late = count - machines.least
+    even = load + (shards * seconds + late * wait + lost + (deaths + loads) * wait) / count
+    uneven = rng.beta(count, 1, runs) - 0.5  # lost shards spread the machines' ends over the time of a shard
+    last = rng.binomial(count, -math.expm1(-rate * seconds), runs) > 0  # one of the last shards is lost, others wait
+    uneven += last * (1 - 1 / count) * rng.uniform(0, 2 / 3, runs)
+    quiet = quiet_wall(shards, seconds, machines)
+    wall = np.where(deaths + loads > 0, np.maximum(quiet, even + seconds * uneven), quiet)
+    paid = machines.least * wall + late * np.maximum(0.0, wall - wait) - (deaths + loads) * wait
+    return Outcomes(wall, np.maximum(paid, shards * seconds + wasted), wasted)
 
 
-class _Machines:
-    """The machines of all runs, arrays of shape (runs, machines) in seconds since the start."""
-
-    def __init__(self, count: int, pool: Pool, seconds: float, runs: int, seed: int) -> None:
-        self.pool, self.seconds = pool, seconds
-        self.rng = np.random.default_rng(seed)
-        shape = (runs, count)
-        self.came = np.zeros(shape) + np.where(np.arange(count) < pool.least, 0.0, pool.wait)
-        self.free = self.came + pool.load
-        """When the machine can begin its next shard."""
-        self.death = self.came + self._lives(shape)
-        self.paid, self.wasted = np.zeros(runs), np.zeros(runs)
-
-    def _lives(self, shape: tuple[int, ...]) -> Array:
-        if self.pool.preemptions == 0:
-            return np.full(shape, np.inf)
-        return self.rng.exponential(3600 / self.pool.preemptions, shape)
-
-    def generate_together(self, shards: int) -> Array:
-        """Make shards while there is one for whoever is free, so that machines are independent; what is left.
-
-        Goes from one moment to a later one, up to which even machines that never die could not begin all that is left;
-        between two of a machine's deaths its shards are counted, not generated one by one.
-        """
-        runs, count = self.free.shape
-        left = np.full(runs, shards)
-        while ((sure := left // count - 1) > 0).any():
-            moment = (self.free.min(1) + np.maximum(0, sure) * self.seconds)[:, None]
-            while True:
-                until = np.minimum(self.death, moment)
-                whole = np.floor(np.maximum(0.0, until - self.free) / self.seconds + 1e-9)
-                left = left - whole.sum(1).astype(int)
-                self.free += whole * self.seconds
-                dying = self.death < moment
-                if not dying.any():
-                    break
-                self.wasted += np.where(dying, np.maximum(0.0, self.death - self.free), 0.0).sum(1)
-                self._replace(*dying.nonzero())
-        return left
-
-    def generate_last(self, left: Array) -> Array:
-        """Make the last shards one by one, in the order in which they are begun; when each run's last was committed.
-
-        A machine that finds no shard waits for one that another machine loses.
-        """
-        rows, left = np.arange(len(left)), left.copy()
-        wall = np.zeros(len(left))
-        lost = np.full(self.free.shape, np.inf)  # when a machine lost a shard that nobody has taken up again yet
-        while True:
-            one = self.free.argmin(1)
-            free, death = self.free[rows, one], self.death[rows, one]
-            own = np.isfinite(lost[rows, one])  # taken up first, so that no machine's place holds two
-            source = np.where(own, one, lost.argmin(1))
-            again = lost[rows, source]
-            fresh = (left > 0) & (again > free)
-            begin = np.where(fresh, free, np.maximum(free, again))
-            busy = np.isfinite(begin)
-            if not busy.any():
-                return wall
-            begun = busy & (death > begin)
-            done, dies = begun & (death >= begin + self.seconds), busy & (death < begin + self.seconds)
-            left -= begun & fresh
-            taken = begun & ~fresh
-            lost[rows[taken], source[taken]] = np.inf
-            broken = begun & dies
-            lost[rows[broken], one[broken]] = death[broken]
-            self.wasted[broken] += (death - begin)[broken]
-            self.free[rows[done], one[done]] = (begin + self.seconds)[done]
-            wall[done] = np.maximum(wall, begin + self.seconds)[done]
-            self._replace(rows[dies], one[dies])
-
-    def _replace(self, run: Array, machine: Array) -> None:
-        """Others in the place of the machines that die."""
-        dead = run, machine
-        np.add.at(self.paid, run, self.death[dead] - self.came[dead])
-        self.came[dead] = self.death[dead] + self.pool.wait
-        self.free[dead] = self.came[dead] + self.pool.load
-        self.death[dead] = self.came[dead] + self._lives(run.shape)
+def _lost(times: Array, span: float, rate: float, rng: np.random.Generator) -> Array:
+    """Seconds lost by so many preemptions that each came within `span` seconds: their sum, taken as normal."""
+    x = rate * span
+    if x < 1e-3:
+        mean, variance = span / 2, span**2 / 12
+    else:
+        mean = 1 / rate - span / math.expm1(x)
+        variance = 1 / rate**2 - span**2 * math.exp(x) / math.expm1(x) ** 2
+    drawn = times * mean + np.sqrt(times * variance) * rng.standard_normal(times.shape)
+    return np.clip(drawn, 0.0, times * span)

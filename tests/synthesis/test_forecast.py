@@ -1,4 +1,4 @@
-"""The simulated pool against what can be reckoned by hand."""
+"""The forecast against what can be computed by hand, and against a plain queue of events."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.forecast import Pool, forecast, simulate
+from syncclip.synthesis.forecast import Machines, forecast, simulate
 from syncclip.synthesis.plan import draft
-from syncclip.synthesis.settings import CostSettings, SynthesisSettings
+from syncclip.synthesis.settings import CostSettings, Pool, SynthesisSettings
 
 MANY = 20_000
 
 
 @pytest.mark.parametrize(("shards", "rounds"), [(1, 1), (4, 1), (5, 2), (403, 101)])
 def test_without_preemptions_it_is_exact(shards: int, rounds: int) -> None:
-    outcomes = simulate(shards, 2.5, Pool(4, 4, load=7.0), runs=3)
+    outcomes = simulate(shards, 2.5, Machines(4, 4, load=7.0), runs=3)
     machines = min(4, shards)
     assert outcomes.wall == pytest.approx([7.0 + 2.5 * rounds] * 3)
     assert outcomes.paid == pytest.approx([machines * (7.0 + 2.5 * rounds)] * 3)
@@ -27,7 +27,7 @@ def test_without_preemptions_it_is_exact(shards: int, rounds: int) -> None:
 
 
 def test_machines_above_the_least_come_later() -> None:
-    outcomes = simulate(10, 10.0, Pool(1, 3, wait=25.0, load=5.0), runs=1)
+    outcomes = simulate(10, 10.0, Machines(1, 3, wait=25.0, load=5.0), runs=1)
     # One generates at 5, 15, 25 and on, the others from 30 on: 3 shards are begun by one, then the last 7 by three.
     assert outcomes.wall == pytest.approx([60.0])
     assert outcomes.paid == pytest.approx([60.0 + 2 * 35.0])
@@ -35,7 +35,7 @@ def test_machines_above_the_least_come_later() -> None:
 
 def test_one_shard_on_one_machine_takes_what_the_closed_form_says() -> None:
     rate, shard, wait, load = 30.0, 120.0, 40.0, 20.0
-    outcomes = simulate(1, shard, Pool(1, 1, rate, wait, load), runs=MANY)
+    outcomes = simulate(1, shard, Machines(1, 1, rate, wait, load), runs=MANY)
     a = rate / 3600
     lives = math.exp(a * (load + shard))  # expected machines until one lives through its loading and the shard
     assert outcomes.paid.mean() == pytest.approx((lives - 1) / a, rel=0.03)
@@ -48,13 +48,12 @@ def test_each_shard_wastes_what_the_closed_form_says_however_many_machines_there
     a = rate / 3600
     waste = (math.exp(a * shard) - 1) / a - shard  # of one shard that is begun until it is finished
     for machines in (1, 4):
-        outcomes = simulate(shards, shard, Pool(machines, machines, rate, 15.0, 5.0), runs=MANY)
+        outcomes = simulate(shards, shard, Machines(machines, machines, rate, 15.0, 5.0), runs=MANY)
         assert outcomes.wasted.mean() == pytest.approx(shards * waste, rel=0.04)
 
 
-def test_counting_whole_lives_and_generating_one_by_one_agree() -> None:
-    """Shards of one second are counted in long stretches; those of sixty, one by one. One machine sees no queue."""
-    outcomes = simulate(600, 1.0, Pool(1, 1, 60.0, 10.0, 5.0), runs=2_000)
+def test_many_shards_on_one_machine_take_what_the_closed_form_says() -> None:
+    outcomes = simulate(600, 1.0, Machines(1, 1, 60.0, 10.0, 5.0), runs=2_000)
     a = 60.0 / 3600
     alive = (600 * (math.exp(a) - 1)) / a  # generating and wasted, by the closed form of each shard
     loads = (math.exp(a * 5.0) - 1) / a  # loading until it succeeds, once and after each death in generating
@@ -64,16 +63,16 @@ def test_counting_whole_lives_and_generating_one_by_one_agree() -> None:
 
 @pytest.mark.parametrize(("shards", "machines"), [(3, 3), (10, 4), (40, 6)])
 def test_it_agrees_with_a_plain_queue_of_events(shards: int, machines: int) -> None:
-    seconds, pool = 60.0, Pool(machines, machines, 30.0, 40.0, 10.0)
+    seconds, pool = 60.0, Machines(machines, machines, 30.0, 40.0, 10.0)
     luck = random.Random(1)
     walls, wasted = zip(*(one_run(shards, seconds, pool, luck) for _ in range(2_000)), strict=True)
     outcomes = simulate(shards, seconds, pool, runs=10_000)
     assert outcomes.wall.mean() == pytest.approx(np.mean(walls), rel=0.03)
     assert outcomes.wasted.mean() == pytest.approx(np.mean(wasted), rel=0.08)
-    assert np.quantile(outcomes.wall, 0.95) == pytest.approx(np.quantile(walls, 0.95), rel=0.05)
+    assert np.quantile(outcomes.wall, 0.95) == pytest.approx(np.quantile(walls, 0.95), rel=0.08)
 
 
-def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tuple[float, float]:
+def one_run(shards: int, seconds: float, pool: Machines, luck: random.Random) -> tuple[float, float]:
     """(time of the last commit, seconds wasted) of one run, told event by event."""
     rate = pool.preemptions / 3600
     events: list[tuple[float, str, int, int]] = []
@@ -123,14 +122,14 @@ def one_run(shards: int, seconds: float, pool: Pool, luck: random.Random) -> tup
 
 
 def test_a_seed_decides_all_and_another_changes_it() -> None:
-    pool = Pool(2, 5, 10.0, 60.0, 30.0)
+    pool = Machines(2, 5, 10.0, 60.0, 30.0)
     one, same, other = (simulate(200, 30.0, pool, runs=20, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.wall, same.wall) and np.array_equal(one.wasted, same.wasted)
     assert not np.array_equal(one.wall, other.wall)
 
 
 def test_nothing_ends_before_all_is_generated_and_nobody_generates_unpaid() -> None:
-    outcomes = simulate(50, 30.0, Pool(1, 8, 40.0, 60.0, 30.0), runs=500)
+    outcomes = simulate(50, 30.0, Machines(1, 8, 40.0, 60.0, 30.0), runs=500)
     assert (outcomes.wall >= 30.0 + 50 * 30.0 / 8).all()
     assert (outcomes.paid >= 50 * 30.0 + outcomes.wasted).all()
     assert (outcomes.paid <= 8 * outcomes.wall).all()
@@ -138,14 +137,14 @@ def test_nothing_ends_before_all_is_generated_and_nobody_generates_unpaid() -> N
 
 def test_shards_that_hardly_ever_live_to_their_end_are_refused() -> None:
     with pytest.raises(UserError, match=r"takes 3,600 s of an actor, and machines live 720 s .*shard_size smaller"):
-        simulate(10, 3600.0, Pool(1, 1, 5.0))
+        simulate(10, 3600.0, Machines(1, 1, 5.0))
 
 
 def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
     asked = SynthesisSettings(images_per_class=10_000, shard_size=1000, generator={"batch_size": 8})
     plan = draft(asked, dataset="large", classnames=[f"class {i}" for i in range(1000)], template="a {}.")
     cost = CostSettings(rate=2.0, image_bytes=50_000, price=0.5, preemptions=0.1, wait=120, load=60)
-    found = forecast(plan, cost, 8, 64, num_gpus=1.0)
+    found = forecast(plan, cost, Pool(8, 64, 1.0))
     assert found.seconds == 500.0
     least = 10_000_000 / 2.0 / 3600
     assert least < found.hours.low < found.hours.mean < found.hours.high < 1.03 * least
@@ -160,6 +159,6 @@ def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
 def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() -> None:
     asked = SynthesisSettings(images_per_class=4, shard_size=8, generator={"batch_size": 8})
     plan = draft(asked, dataset="small", classnames=["cat", "dog"], template="a {}.")
-    whole, half = (forecast(plan, CostSettings(rate=1.0, load=0), 1, 1, gpus) for gpus in (1.0, 0.5))
+    whole, half = (forecast(plan, CostSettings(rate=1.0, load=0), Pool(num_gpus=gpus)) for gpus in (1.0, 0.5))
     assert (whole.hours.mean, half.hours.mean) == pytest.approx((8 / 3600, 4 / 3600))
     assert whole.money is None and whole.bytes is None
