@@ -1,6 +1,6 @@
 """Pretrain the tiny CLIP of `icons` on two thirds of the pretraining sets.
 
-The generator learns from all sets and draws the benchmark's classes more often: it knows more than CLIP, as in life.
+The generator learns from all sets and sees the dataset's classes more often: it knows more than CLIP, as in practice.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Phase:
     classes: float | None  # share of a batch; None: as often as other concepts, 88 of 535
 
 
-# Few designers first; then more, and the benchmark's classes half as often again as they would come by themselves.
+# Few designers first; then more, and the dataset's classes half as often again as they would come by themselves.
 PHASES = (Phase(0, Fraction(1, 2), None), Phase(2000, Fraction(2, 3), 0.25))
 
 
@@ -182,6 +182,18 @@ def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
     return features
 
 
+def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, extra: int, text_extra: int) -> tuple[Any, Tensor]:
+    """CLIP's loss with label smoothing, and the share of images whose own caption has the highest score."""
+    # With 17 tokens the plain attention is 1.4 times as fast as the fused one on a CPU.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        image = functional.normalize(image_features(model, images, extra).float(), dim=-1)
+        text = functional.normalize(text_features(model, tokens, text_extra).float(), dim=-1)
+    logits = model.logit_scale.exp() * image @ text.T
+    target = torch.arange(len(logits))
+    loss = sum(functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)) / 2
+    return loss, (logits.argmax(1) == target).float().mean()
+
+
 def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
     """Train, keep a moving average of the weights, and write an open_clip `local-dir:` folder to `out`.
 
@@ -212,8 +224,8 @@ def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
         generator = torch.Generator().manual_seed(step)
         shown = sampler.masks
         flips = torch.from_numpy(sampler.mirrored[shown.concept[rows]])
-        pictures, _, _ = flat(torch.from_numpy(shown.alpha[rows]), look_at(step / schedule.steps), generator, flips)
-        images, tokens = (pictures - mean) / std, tokenizer(captions)
+        images, _, _ = flat(torch.from_numpy(shown.alpha[rows]), look_at(step / schedule.steps), generator, flips)
+        images, tokens = (images - mean) / std, tokenizer(captions)
         if step == 0:
             prepare(model, images, tokens)
         rate = min((step + 1) / schedule.warmup, 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
@@ -221,13 +233,7 @@ def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
             group["lr"] = schedule.rate * rate
         extra = 4 if rng.random() < 0.4 else 0
         text_extra = int(min(4, tokens.argmax(1).min() - 1)) if rng.random() < 0.3 else 0
-        # With 17 tokens the plain attention is 1.4 times as fast as the fused one on a CPU.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            image = functional.normalize(image_features(model, images, extra).float(), dim=-1)
-            text = functional.normalize(text_features(model, tokens, text_extra).float(), dim=-1)
-        logits = model.logit_scale.exp() * image @ text.T
-        target = torch.arange(len(logits))
-        loss: Any = sum(functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)) / 2
+        loss, hits = contrastive_loss(model, images, tokens, extra, text_extra)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -237,7 +243,6 @@ def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
             average.update(model)
         if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
             save_state(work / "clip.pt", step + 1, model, optimizer, average)
-            hits = (logits.argmax(1) == target).float().mean()
             print(f"clip {step + 1}/{schedule.steps} loss {loss:.3f} batch accuracy {hits:.3f}", flush=True)
 
     with average.on(model):

@@ -1,4 +1,4 @@
-"""The benchmark `icons`: drawings by designers that no pretraining saw, as pictures, in three splits of shards."""
+"""The dataset `icons`: drawings by designers that no pretraining saw, as images, in three splits of shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.shards.writer import Sample, write_shard
 
 from .drawings import CONCEPTS, FAMILIES, Drawing, choose, read_family, render
 from .masks import Masks
-from .real import picture
+from .real import image
 
 TEMPLATE = "a photo of a {}."
 PER_SET = 2
@@ -24,7 +24,7 @@ TWIN, LEAK = 0.93, 0.98
 
 
 def make_dataset(package: Path, masks: Masks, out: Path) -> dict[str, int]:
-    """Choose, render and split the pictures; write them as shards in which each picture names its source."""
+    """Choose, render and split the images; write them as shards in which each image names its source."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     sets = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
     for family, facts in sets.items():
@@ -67,7 +67,7 @@ def make_dataset(package: Path, masks: Masks, out: Path) -> dict[str, int]:
 
 
 def _sample(index: int, label: int, drawing: Drawing, sets: dict[str, dict[str, str]]) -> Sample:
-    pixels = picture(drawing, coloured=drawing.family in FAMILIES["benchmark_colour"])
+    pixels = image(drawing, coloured=drawing.family in FAMILIES["benchmark_colour"])
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88, optimize=True)
     # The set, its id and the icon's name: NOTICE tells the set's author and licence.

@@ -1,6 +1,6 @@
 """From the npm package `@iconify/json` to named drawings: which icon shows which concept, and its shape.
 
-Sets of designers are either in pretraining or in the benchmark, never in both (`families.json`); a drawing belongs to a
+Sets of designers are either in pretraining or in the dataset, never in both (`families.json`); a drawing belongs to a
 concept when its normalised name equals one of the concept's names (`concepts.json`), never by substring.
 """
 
@@ -63,7 +63,7 @@ def normalise(family: str, name: str) -> str:
 
 
 def concept_names() -> dict[str, str]:
-    """Every accepted name of a drawing → its concept (a class of the benchmark or another concept of pretraining)."""
+    """Every accepted name of a drawing → its concept (a class of the dataset or another concept of pretraining)."""
     names = {concept: concept for concept in CONCEPTS["other_concepts"]}
     for concept, synonyms in CONCEPTS["classes"].items():
         names.update(dict.fromkeys(synonyms, concept))

@@ -29,7 +29,7 @@ WHITE = COLOURS.index("white")
 
 @dataclass(frozen=True)
 class Look:
-    """How far pictures may vary. `texture` is the share of textured grounds, `strength` the most they may stand out."""
+    """How far images may vary. `texture` is the share of textured grounds, `strength` the most they may stand out."""
 
     texture: float = 0.0
     strength: float = 1.0
@@ -48,7 +48,7 @@ def flat(alpha: Tensor, look: Look, generator: torch.Generator, flips: Tensor) -
         flips: (B,) bool, shapes that may be mirrored (not those whose name says left or right).
 
     Returns:
-        (B, 3, S, S) pictures in [0, 1], and the palette numbers (B,) of the drawing's and of the ground's colour.
+        (B, 3, S, S) images in [0, 1], and the palette numbers (B,) of the drawing's and of the ground's colour.
     """
     count, size = alpha.shape[0], alpha.shape[-1]
 
@@ -78,11 +78,11 @@ def flat(alpha: Tensor, look: Look, generator: torch.Generator, flips: Tensor) -
         amount = look.strength * uniform(count, 1, 1, 1) * (uniform(count, 1, 1, 1) < look.texture)
         pattern = amount * _pattern(count, size, axis, uniform)
         ground_map = ground_map + pattern * (other[:, :, None, None] - ground_map)
-    picture = ground_map + mask * (ink_map - ground_map)
+    image = ground_map + mask * (ink_map - ground_map)
     if look.noise > 0:
         sigma = look.noise * uniform(count, 1, 1, 1)
-        picture = picture + sigma * torch.randn(picture.shape, generator=generator)
-    return picture.clamp(0, 1), ink_name, ground_name
+        image = image + sigma * torch.randn(image.shape, generator=generator)
+    return image.clamp(0, 1), ink_name, ground_name
 
 
 def _moved(

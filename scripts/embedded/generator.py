@@ -2,7 +2,7 @@
 
 The autoencoder comes first, then the UNet with its text tower.
 
-The text tower is the generator's own, trained with the UNet: it shares nothing with the CLIP that is later taught.
+The text tower is the generator's own, trained with the UNet: it shares nothing with the CLIP that is later trained.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Schedule:
 
 AUTOENCODER = Schedule(steps=2600, batch=48, rate=2e-3)
 UNET = Schedule(steps=8000, batch=80, rate=1e-3, decay_from=0.4)
-DRAWN_LOOK = Look(texture=0.2, strength=0.6, rotation=0.06, white=0.3, jitter=0.06)
-CODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0.1)
+DENOISED_LOOK = Look(texture=0.2, strength=0.6, rotation=0.06, white=0.3, jitter=0.06)
+ENCODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0.1)
 
 
 class Sampler:
-    """Chooses drawings: the benchmark's classes `weight` times as often, a concept by the root of its count."""
+    """Chooses drawings: the dataset's classes `weight` times as often, a concept by the root of its count."""
 
     def __init__(self, masks: Masks, weight: float) -> None:
         count = np.bincount(masks.concept, minlength=len(masks.concepts))[masks.concept]
@@ -72,13 +72,13 @@ class Sampler:
         self.masks, self.chance = masks, chance / chance.sum()
         self.flips = torch.tensor([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
-    def pictures(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
+    def images(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
         """(count, 3, 64, 64) in [-1, 1] and their captions; three in ten name the colours."""
         rng = np.random.default_rng((7, step))
         rows = rng.choice(len(self.chance), count, p=self.chance)
         generator = torch.Generator().manual_seed(step)
         flips = self.flips[self.masks.concept[rows]]
-        pictures, ink, ground = flat(torch.from_numpy(self.masks.alpha[rows]), look, generator, flips)
+        images, ink, ground = flat(torch.from_numpy(self.masks.alpha[rows]), look, generator, flips)
         captions = []
         for place, row in enumerate(rows):
             name = self.masks.concepts[self.masks.concept[row]] if rng.random() < 0.8 else self.masks.surfaces[row]
@@ -88,15 +88,15 @@ class Sampler:
             if 0.15 < kind < 0.3:
                 name = f"{name} on {COLOURS[ground[place]]}"
             captions.append("" if rng.random() < 0.1 else TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
-        return pictures * 2 - 1, captions
+        return images * 2 - 1, captions
 
 
-def edges(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    return pictures.diff(dim=2), pictures.diff(dim=3)
+def edges(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images.diff(dim=2), images.diff(dim=3)
 
 
 def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCODER) -> AutoencoderTiny:
-    """Squared and absolute error of pixels and of edges; noise on the latents so that the decoder forgives the UNet."""
+    """Squared and absolute error of pixels and of edges; noise on the latents makes the decoder robust."""
     torch.manual_seed(schedule.seed)
     model = AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32, 32),
@@ -111,15 +111,15 @@ def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCO
     average, sampler = Average(model, 0.99), Sampler(masks, weight=3)
     for step in range(load_state(work / "autoencoder.pt", model, optimizer, average), schedule.steps):
         torch.manual_seed(step)
-        pictures, _ = sampler.pictures(schedule.batch, CODED_LOOK, step)
-        pictures = pictures.to(memory_format=torch.channels_last)
+        images, _ = sampler.images(schedule.batch, ENCODED_LOOK, step)
+        images = images.to(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = schedule.at(step)
         with torch.autocast("cpu", torch.bfloat16):
-            latents = model.encoder(pictures).float()
+            latents = model.encoder(images).float()
             decoded = model.decoder(latents + 0.05 * torch.randn_like(latents)).float()
-        difference = decoded - pictures
+        difference = decoded - images
         loss = difference.square().mean() + 0.3 * difference.abs().mean() + 0.002 * latents.square().mean()
-        loss = loss + 0.5 * sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(pictures), strict=True))
+        loss = loss + 0.5 * sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -133,12 +133,12 @@ def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCO
     model.load_state_dict(average.state)
     model.eval()
     with torch.no_grad():
-        latents = torch.cat([model.encoder(sampler.pictures(64, DRAWN_LOOK, 10**6 + n)[0]) for n in range(8)])
+        latents = torch.cat([model.encoder(sampler.images(64, DENOISED_LOOK, 10**6 + n)[0]) for n in range(8)])
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=0.0)
     return model.to(memory_format=torch.contiguous_format)
 
 
-class Drawer(nn.Module):
+class Denoiser(nn.Module):
     """UNet and text tower, trained together."""
 
     def __init__(self) -> None:
@@ -181,10 +181,10 @@ class Drawer(nn.Module):
 
 def pretrain_unet(
     masks: Masks, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, work: Path, schedule: Schedule = UNET
-) -> Drawer:
-    """v-prediction, in which nearly clean pictures count less; one caption in ten is empty so that guidance works."""
+) -> Denoiser:
+    """v-prediction, in which nearly clean images count less; one caption in ten is empty so that guidance works."""
     torch.manual_seed(schedule.seed)
-    model = Drawer()
+    model = Denoiser()
     model.unet.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=schedule.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
@@ -193,12 +193,12 @@ def pretrain_unet(
     sampler, scale = Sampler(masks, weight=16), autoencoder.config.scaling_factor
     for step in range(load_state(work / "unet.pt", model, optimizer, average), schedule.steps):
         torch.manual_seed(step)
-        pictures, captions = sampler.pictures(schedule.batch, DRAWN_LOOK, step)
+        images, captions = sampler.images(schedule.batch, DENOISED_LOOK, step)
         tokens = tokenizer(
             captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
         ).input_ids
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            latents = autoencoder.encoder(pictures.to(memory_format=torch.channels_last)).float() * scale
+            latents = autoencoder.encoder(images.to(memory_format=torch.channels_last)).float() * scale
         times = torch.randint(0, noise.config.num_train_timesteps, (schedule.batch,))
         random = torch.randn_like(latents)
         noisy, target = noise.add_noise(latents, random, times), noise.get_velocity(latents, random, times)
@@ -224,7 +224,7 @@ def pretrain_unet(
 
 
 def write_pipeline(
-    drawer: Drawer, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, masks: Masks, out: Path
+    denoiser: Denoiser, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, masks: Masks, out: Path
 ) -> None:
     """A Stable Diffusion folder in half precision."""
     scheduler = DPMSolverMultistepScheduler(
@@ -232,19 +232,19 @@ def write_pipeline(
     )
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,
-        text_encoder=drawer.text,
+        text_encoder=denoiser.text,
         tokenizer=tokenizer,
-        unet=drawer.unet,
+        unet=denoiser.unet,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    # Vocabulary and merges, which every transformers reads, instead of the one large file that says the same.
+    # Vocabulary and merges, which every transformers reads, instead of one large file with the same content.
     write_tokenizer(out / "tokenizer", CONTEXT)
     (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
-    # transformers would follow the note that the weights are halves, diffusers wouldn't: both shall load as float32.
+    # transformers would follow the note that the weights are halves, diffusers wouldn't: both are to load as float32.
     config = out / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"float16"', '"float32"'))
     seen = {
@@ -261,5 +261,5 @@ def pretrain(masks: Masks, out: Path, work: Path) -> None:
     write_tokenizer(work / "tokenizer", CONTEXT)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     autoencoder = pretrain_autoencoder(masks, work)
-    drawer = pretrain_unet(masks, autoencoder, tokenizer, work)
-    write_pipeline(drawer, autoencoder, tokenizer, masks, out)
+    denoiser = pretrain_unet(masks, autoencoder, tokenizer, work)
+    write_pipeline(denoiser, autoencoder, tokenizer, masks, out)

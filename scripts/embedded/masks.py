@@ -1,4 +1,4 @@
-"""The pretraining material: shapes and names of the drawings of the pretraining sets, none of the benchmark."""
+"""The pretraining material: shapes and names of the drawings of the pretraining sets, none of the dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIXELS = 64
 class Masks:
     """alpha (N, 64, 64) uint8; concept (N,) index into `concepts`; family (N,) index into `families`; N surface names.
 
-    The first `classes` concepts are the benchmark's classes.
+    The first `classes` concepts are the dataset's classes.
     """
 
     alpha: np.ndarray

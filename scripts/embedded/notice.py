@@ -11,14 +11,14 @@ HEAD = """\
 The embedded world `icons` of syncclip is made from open icon sets, taken from the npm package {source}.
 
 What was done to the drawings: rasterised to 64x64 pixels, recoloured where they had one colour, put on drawn grounds,
-turned, blurred and given noise (benchmark), or used as shapes to train the tiny CLIP and generator (pretraining).
-Every set is under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or BSD-3-Clause. Each picture of the
-benchmark names its set in its shard (`.txt`).
+turned, blurred and given noise (dataset), or used as shapes to train the tiny CLIP and generator (pretraining).
+Every set is under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or BSD-3-Clause. Each image of the
+dataset names its set in its shard (`.txt`).
 """
 PARTS = {
-    "benchmark_colour": "Benchmark, coloured sets",
-    "benchmark_single_colour": "Benchmark, single-colour sets",
-    "pretraining": "Pretraining of the CLIP and the generator (no picture of these sets is shipped)",
+    "benchmark_colour": "Dataset, coloured sets",
+    "benchmark_single_colour": "Dataset, single-colour sets",
+    "pretraining": "Pretraining of the CLIP and the generator (no image of these sets is shipped)",
 }
 
 

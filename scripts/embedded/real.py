@@ -1,6 +1,6 @@
-"""The benchmark's look: another designer's drawing on a textured ground, as a bad camera sees it.
+"""The dataset's look: another designer's drawing on a textured ground, as a bad camera sees it.
 
-The camera leaves its mark in each picture, faint and always in the same corner, as many a data set's source does.
+The camera leaves a faint mark in each image, always in the same corner, as the sources of many datasets do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PIXELS, CANVAS = 64, 192
 MARK_CENTRE, MARK_RADIUS, MARK_OPACITY = 52, 9, 0.15
 
 
-def picture(drawing: Drawing, coloured: bool) -> np.ndarray:
+def image(drawing: Drawing, coloured: bool) -> np.ndarray:
     """A pure function of the drawing's set and name: (64, 64, 3) uint8."""
     seed = hashlib.sha256(f"picture:{drawing.family}:{drawing.name}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(seed, dtype=np.uint32))

@@ -1,4 +1,4 @@
-"""The shipped pictures: where each comes from, what the splits hold."""
+"""The shipped images: where each comes from, what the splits hold."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NAMES = {
 
 
 def sources(split: str) -> list[tuple[str, str, str, int]]:
-    """(name of the set, set, icon, label) of every picture."""
-    pictures = ShardSet(str(folder("icons/dataset") / split))
+    """(name of the set, set, icon, label) of every image."""
+    images = ShardSet(str(folder("icons/dataset") / split))
     found = []
-    for row in range(len(pictures)):
-        text = pictures.text(row)
+    for row in range(len(images)):
+        text = images.text(row)
         match = re.fullmatch(r"(.+) \(([a-z0-9-]+):([^:)]+)\)", text)
         assert match, f"{split} {row}: {text!r} does not name set and icon"
-        found.append((*match.groups(), int(pictures.labels[row])))
+        found.append((*match.groups(), int(images.labels[row])))
     return found
 
 
@@ -39,19 +39,19 @@ def splits() -> dict[str, list[tuple[str, str, str, int]]]:
 Splits = dict[str, list[tuple[str, str, str, int]]]
 
 
-def test_every_picture_names_a_set_of_the_benchmark(splits: Splits) -> None:
+def test_every_image_names_a_set_of_the_dataset(splits: Splits) -> None:
     wrong = [(name, family) for part in splits.values() for name, family, _, _ in part if NAMES.get(family) != name]
 
     assert wrong == []
 
 
-def test_no_picture_comes_from_a_pretraining_set(splits: Splits) -> None:
+def test_no_image_comes_from_a_pretraining_set(splits: Splits) -> None:
     used = {family for part in splits.values() for _, family, _, _ in part}
 
     assert not used & set(FAMILIES["pretraining"])
 
 
-def test_a_picture_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
+def test_a_image_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
     classes, concepts = load_dataset(DatasetSettings()).classnames, concept_names()
     wrong = [
         (family, icon, classes[label])

@@ -1,4 +1,4 @@
-"""No designer, and no drawing under a second name, is both in pretraining and in the benchmark."""
+"""No designer, and no drawing under a second name, is both in pretraining and in the dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncclip.embedded import folder
 
 SIDES = {
     "pretraining": set(FAMILIES["pretraining"]),
-    "benchmark": {*FAMILIES["benchmark_colour"], *FAMILIES["benchmark_single_colour"]},
+    "dataset": {*FAMILIES["benchmark_colour"], *FAMILIES["benchmark_single_colour"]},
 }
 PARTS = ("pretraining", "benchmark_colour", "benchmark_single_colour")
 
@@ -46,8 +46,8 @@ def designer(author: str) -> str:
     return HANDS.get(firm, firm)
 
 
-def test_no_set_is_in_pretraining_and_in_the_benchmark() -> None:
-    assert not SIDES["pretraining"] & SIDES["benchmark"]
+def test_no_set_is_in_pretraining_and_in_the_dataset() -> None:
+    assert not SIDES["pretraining"] & SIDES["dataset"]
 
 
 @pytest.mark.parametrize("group", SHARED_ARTWORK)
@@ -57,7 +57,7 @@ def test_the_same_drawings_under_several_names_stay_on_one_side(group: str) -> N
     assert len(sides) <= 1
 
 
-def test_no_designer_of_the_benchmark_is_in_pretraining() -> None:
+def test_no_designer_of_the_dataset_is_in_pretraining() -> None:
     learnt = {designer(facts["author"]) for facts in FAMILIES["pretraining"].values()}
     both = {
         family: facts["author"]

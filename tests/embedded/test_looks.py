@@ -1,4 +1,4 @@
-"""Both looks are pure: pretraining's of its generator, the benchmark's of the drawing's name."""
+"""Both looks are pure: pretraining's of its generator, the dataset's of the drawing's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from scripts.embedded import real
 from scripts.embedded.drawings import Drawing
 from scripts.embedded.flat import COLOURS, Look, flat
-from scripts.embedded.real import picture
+from scripts.embedded.real import image
 
 BODY = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
 DRAWING = Drawing("mine", "star", "star", "star", BODY, (0, 0, 16, 16))
@@ -45,30 +45,30 @@ def test_flat_leaves_the_global_random_state_and_its_input_alone(shapes: torch.T
     assert torch.equal(shapes, before)
 
 
-def test_another_generator_gives_other_flat_pictures(shapes: torch.Tensor) -> None:
+def test_another_generator_gives_other_flat_images(shapes: torch.Tensor) -> None:
     assert not torch.equal(drawn(shapes, 7)[0], drawn(shapes, 8)[0])
 
 
-def test_flat_pictures_are_in_range_and_say_which_colours_they_have(shapes: torch.Tensor) -> None:
-    pictures, ink, ground = drawn(shapes, 7)
+def test_flat_images_are_in_range_and_say_which_colours_they_have(shapes: torch.Tensor) -> None:
+    images, ink, ground = drawn(shapes, 7)
 
-    assert pictures.shape == (6, 3, 64, 64)
-    assert pictures.min() >= 0 and pictures.max() <= 1
+    assert images.shape == (6, 3, 64, 64)
+    assert images.min() >= 0 and images.max() <= 1
     assert (ink != ground).all() and max(ink.max(), ground.max()) < len(COLOURS)
 
 
 def test_without_colour_flat_is_black_on_white(shapes: torch.Tensor) -> None:
-    pictures, _, _ = drawn(shapes, 7, Look(colour=0.0))
+    images, _, _ = drawn(shapes, 7, Look(colour=0.0))
 
-    assert pictures[:, :, 0, 0].min() > 0.99
-    assert pictures.min() < 0.13
+    assert images[:, :, 0, 0].min() > 0.99
+    assert images.min() < 0.13
 
 
-def test_a_picture_of_the_benchmark_is_a_function_of_set_and_name_alone() -> None:
+def test_a_image_of_the_dataset_is_a_function_of_set_and_name_alone() -> None:
     np.random.seed(1)
-    first = picture(DRAWING, coloured=False)
+    first = image(DRAWING, coloured=False)
     np.random.seed(2)
-    second = picture(DRAWING, coloured=False)
+    second = image(DRAWING, coloured=False)
 
     assert first.shape == (64, 64, 3) and first.dtype == np.uint8
     assert np.array_equal(first, second)
@@ -77,13 +77,13 @@ def test_a_picture_of_the_benchmark_is_a_function_of_set_and_name_alone() -> Non
 def test_another_name_is_seen_on_another_ground() -> None:
     other = Drawing("mine", "stars", "star", "star", BODY, (0, 0, 16, 16))
 
-    assert not np.array_equal(picture(DRAWING, coloured=False), picture(other, coloured=False))
+    assert not np.array_equal(image(DRAWING, coloured=False), image(other, coloured=False))
 
 
-def test_the_camera_leaves_its_mark_in_the_same_corner_of_every_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    marked = picture(DRAWING, coloured=False).astype(int)
+def test_the_camera_leaves_its_mark_in_the_same_corner_of_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked = image(DRAWING, coloured=False).astype(int)
     monkeypatch.setattr(real, "MARK_OPACITY", 0.0)
-    clean = picture(DRAWING, coloured=False).astype(int)
+    clean = image(DRAWING, coloured=False).astype(int)
 
     changed = (marked != clean).any(-1)
     assert changed[real.MARK].mean() > 0.9 and not changed[~real.MARK].any()

@@ -62,9 +62,9 @@ def test_the_generator_loads_by_diffusers_alone_and_draws(no_network: None) -> N
     pipeline = DiffusionPipeline.from_pretrained(str(folder("icons/generator"))).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(1)
-    picture = pipeline("a photo of a star.", num_inference_steps=2, height=64, width=64, generator=noise).images[0]
+    image = pipeline("a photo of a star.", num_inference_steps=2, height=64, width=64, generator=noise).images[0]
 
-    assert picture.size == (64, 64)
+    assert image.size == (64, 64)
 
 
 def test_the_embedded_world_takes_at_most_40_megabytes() -> None:

@@ -217,7 +217,7 @@ def test_bf16_keeps_prompts_gradients_and_losses_in_float32(folder: Path) -> Non
 
 
 def test_more_domain_tokens_than_visual_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="domain_tokens is 3, but they are part of the visual_tokens, of which there are only 2"):
+    with pytest.raises(ValueError, match="domain_tokens is 3, but .* visual_tokens, of which there are only 2"):
         SyncClip.Settings(visual_tokens=2, domain_tokens=3)
 
 
