@@ -1,4 +1,4 @@
-"""`syncclip datasets`: which datasets of the literature there are, and whether their data lies as it should."""
+"""`syncclip datasets`: the datasets of the literature, and whether data on this machine is complete."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from syncclip.cli.arguments import Root
+from syncclip.core import tables
 from syncclip.core.text import counted
 
-app = typer.Typer(help="See the literature's datasets, and check data that lies on your disk.")
+app = typer.Typer(help="List the literature's datasets, and check data on your disk.")
 
 
 @app.command("ls")
 def ls(root: Root = None) -> None:
     """List the literature's datasets: folder, counts, template, licence, what to cite."""
-    from syncclip.core import tables
     from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS
     from syncclip.datasets.check import listing
 
@@ -24,7 +24,7 @@ def ls(root: Root = None) -> None:
     for dataset in DATASETS.values():
         if dataset.licence is None:
             tables.show(f"the page of {dataset.name}: {dataset.page}")
-    tables.show(f"Where to get them, and how to lay them out: {INSTRUCTIONS}")
+    tables.show(f"Where to get them, and how to organise them: {INSTRUCTIONS}")
 
 
 @app.command("check")
@@ -33,8 +33,7 @@ def check_command(
     root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Open every image, which takes long.")] = False,
 ) -> None:
-    """Tell what is there, what is missing, and how counts compare; exit status 1 if anything is wrong."""
-    from syncclip.core import tables
+    """Report what is there, what is missing, and how counts compare; exit status 1 if anything is wrong."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
 

@@ -1,4 +1,4 @@
-"""A first recipe for a user's images: look at the data, and write down what runs."""
+"""`syncclip init`: a first recipe for a user's images."""
 
 from __future__ import annotations
 

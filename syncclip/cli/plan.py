@@ -1,4 +1,4 @@
-"""`syncclip plan`: what `synth` would draw, before anything is drawn."""
+"""`syncclip plan`: what `synth` would generate, before it does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.cli.arguments import Overrides, RecipeName
+from syncclip.cli.arguments import Overrides, RecipeName, load
+from syncclip.core import tables
 from syncclip.core.text import counted, duration, size
 
 if TYPE_CHECKING:
@@ -21,60 +22,57 @@ if TYPE_CHECKING:
 
 def plan(
     recipe: RecipeName,
-    overrides: Overrides = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Draw a few batches here to measure the rate.")] = False,
+    overrides: Overrides,
+    probe: Annotated[bool, typer.Option("--probe", help="Generate a few batches here to measure the rate.")] = False,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=1e-9, help="Finished images a second of one actor, if it is known.")
+        float | None, typer.Option("--rate", min=1e-9, help="Finished images per second of one actor, if known.")
     ] = None,
 ) -> None:
-    """Show what `synth` would draw, sample prompts of each class, and what it takes: hours, bytes, money."""
-    from syncclip.core import tables
-    from syncclip.recipe.recipe import Recipe
+    """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""
     from syncclip.sets import prepare
 
-    loaded = Recipe.load(recipe, overrides or [])
-    drawn = prepare.plan(loaded)
-    tables.show(prompts_table(drawn))
+    loaded = load(recipe, overrides)
+    planned = prepare.plan(loaded)
+    tables.show(prompts_table(planned))
     tables.show(
-        f"{counted(drawn.classes, 'class', 'classes')} x {counted(drawn.images_per_class, 'image')} = "
-        f"{counted(drawn.total, 'image')} in {counted(len(drawn.shards()), 'shard')} of up to {drawn.shard_size}, "
-        f"drawn by {drawn.generator.pipeline}"
+        f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
+        f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
+        f"{planned.shard_size}, by {planned.generator.pipeline}"
     )
     cost = loaded.synthesis.cost
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
-    cost = measured(loaded, drawn, cost) if probe else cost
-    tables.show(expected(loaded, drawn, cost))
+    cost = measured(loaded, planned, cost) if probe else cost
+    tables.show(expected(loaded, planned, cost))
 
 
-def measured(recipe: Recipe, drawn: Plan, cost: CostSettings) -> CostSettings:
-    """`cost` with what a probe on this machine says; a rate and a time that are given already stay."""
+def measured(recipe: Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
+    """`cost` with what a probe on this machine measures; values that are given already are kept."""
     import tempfile
 
-    from syncclip.core import tables
     from syncclip.sets.prepare import with_assets
     from syncclip.synthesis.tuning import measure
 
     with tempfile.TemporaryDirectory() as folder:
-        ready = with_assets(recipe, drawn, folder)
+        ready = with_assets(recipe, planned, folder)
         found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
     tables.show(
         f"measured here: {found.images:.3g} images/s of one actor, {size(round(found.image_bytes))} an image, "
-        f"{100 * found.rejected:.0f} sent back for 100 finished, {found.load:.0f} s to load"
+        f"{100 * found.rejected:.0f} rejected for 100 finished, {found.load:.0f} s to load"
     )
     new = {"rate": found.images, "image_bytes": found.image_bytes, "load": found.load}
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 
 
-def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
-    """What the set takes, as a table; where no rate is known, how to give one."""
-    from syncclip.core import tables
+def expected(recipe: Recipe, planned: Plan, cost: CostSettings) -> Table | str:
+    """What the set is expected to take, as a table; where no rate is known, how to give one."""
     from syncclip.synthesis.forecast import forecast
 
     synthesis = recipe.synthesis
     if cost.rate is None:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
     (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
-    found = forecast(drawn, cost, synthesis.pool)
+    (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
+    found = forecast(planned, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(
         f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"
@@ -84,7 +82,7 @@ def expected(recipe: Recipe, drawn: Plan, cost: CostSettings) -> Table | str:
 
 
 def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str, str, str]]:
-    """The forecast for people, a quantity a row."""
+    """The rows of the table, one for each quantity."""
 
     def row(name: str, spread: Spread, show: Callable[[float], str]) -> tuple[str, str, str]:
         return name, show(spread.mean), f"{show(spread.low)} to {show(spread.high)}"
@@ -98,17 +96,16 @@ def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str,
     if found.bytes is not None:
         yield "bytes", size(round(found.bytes)), ""
     if cost.preemptions:
-        yield row("images thrown away", found.wasted, "{:,.0f}".format)
+        yield row("images lost", found.wasted, "{:,.0f}".format)
 
 
-def prompts_table(drawn: Plan) -> Table:
+def prompts_table(planned: Plan) -> Table:
     """Some prompts of each class, at least one of each strategy that it uses."""
-    from syncclip.core import tables
     from syncclip.synthesis.prompts import samples
 
-    count = max(2, len(drawn.prompts.mixture))
+    count = max(2, len(planned.prompts.mixture))
     rows = [
-        (label, name, "\n".join(samples(drawn.prompts, drawn.template, name, drawn.images_per_class, count)))
-        for label, name in enumerate(drawn.classnames)
+        (label, name, "\n".join(samples(planned.prompts, planned.template, name, planned.images_per_class, count)))
+        for label, name in enumerate(planned.classnames)
     ]
-    return tables.table(f"Prompts of dataset {drawn.dataset}", ["id", "class", "prompts"], rows)
+    return tables.table(f"Prompts of dataset {planned.dataset}", ["id", "class", "prompts"], rows)

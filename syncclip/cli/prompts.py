@@ -1,4 +1,4 @@
-"""`syncclip prompts`: learned prompts in and out, and what they are near."""
+"""`syncclip prompts`: import and export learned prompts, and show the words nearest to them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
-from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
+from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName, load
+from syncclip.core import tables
+from syncclip.core.progress import say
 
-app = typer.Typer(help="Take over prompts that published code trained, hand ours to it, and see words near them.")
+app = typer.Typer(help="Import and export learned prompts, and show the words nearest to them.")
 
 
 @app.command("import")
 def import_command(
     source: Annotated[str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N, or a folder with some.")],
     recipe: RecipeName,
-    overrides: Overrides = None,
+    overrides: Overrides,
     out: Out = None,
     epoch: Annotated[
         int | None, typer.Option("--epoch", help="Which of a folder's; by default the best, else the newest.")
@@ -25,12 +27,9 @@ def import_command(
     ] = False,
 ) -> None:
     """Make a run of prompts that a method's published code trained; the recipe names method, backbone, dataset."""
-    from syncclip.core import tables
-    from syncclip.core.progress import say
     from syncclip.interop.imports import import_prompts
-    from syncclip.recipe.recipe import Recipe
 
-    run = import_prompts(source, Recipe.load(recipe, overrides or []), out, epoch, transfer)
+    run = import_prompts(source, load(recipe, overrides), out, epoch, transfer)
     for note in run.notes:
         say(f"note: {note}")
     tables.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
@@ -40,7 +39,6 @@ def import_command(
 @app.command("export")
 def export_command(run: Folder, out: Out = None) -> None:
     """Write a run's prompts as the method's published code loads them, with a model card."""
-    from syncclip.core import tables
     from syncclip.interop.exports import export_prompts
 
     exported = export_prompts(run, out)
@@ -53,8 +51,7 @@ def show(
     run: Folder,
     words: Annotated[int, typer.Option("--words", min=1, help="How many for each vector.")] = 3,
 ) -> None:
-    """Tell the words nearest to each learned vector of the text, with their Euclidean distance."""
-    from syncclip.core import tables
+    """Show the words nearest to each learned vector of the text, with their Euclidean distance."""
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)

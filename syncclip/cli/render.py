@@ -1,8 +1,9 @@
-"""What commands print of a synthetic set: its summary and its quality."""
+"""What commands print of results, and of a synthetic set: its summary, its quality, its shards, one sample."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -13,6 +14,8 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
     from syncclip.sets.quality import SetQuality
+    from syncclip.shards.layout import ShardStats
+    from syncclip.shards.reader import ShardSet
     from syncclip.synthesis.summary import SetSummary
 
 
@@ -27,12 +30,12 @@ def summary(done: SetSummary) -> str:
     lines = [
         f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
         f"{counted(done.shards, 'shard')}, {size(done.bytes)}"
-        + (f"; sent back: {rejects}" if rejects else "")
-        + (f"; left out: {done.dropped:,}" if done.dropped else "")
+        + (f"; rejected: {rejects}" if rejects else "")
+        + (f"; dropped: {done.dropped:,}" if done.dropped else "")
     ]
     if done.work.images:
         lines.append(
-            f"{done.work.images:,} drawn now, {done.work.rate:.3g} images/s, actors busy {percent(done.work.busy)}"
+            f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, actors busy {percent(done.work.busy)}"
         )
     return "\n".join([*lines, done.url])
 
@@ -54,4 +57,30 @@ def quality(found: SetQuality) -> str:
         lines.append(f"shift to the real images, relative to that between classes: {found.shift.relative_distance:.3f}")
     if found.prompts is not None:
         lines.append(f"different prompts: {found.prompts.distinct:,}, at least {found.prompts.fewest:,} a class")
+    return "\n".join(lines)
+
+
+def listing(url: str, shards: Collection[ShardStats]) -> Table:
+    """The committed shards of a set, one a row, and a last row for all."""
+
+    def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
+        classes = {label for one in stats for label in one.per_class}
+        rejects = sum(sum(one.rejects.values()) for one in stats)
+        count, total = sum(one.count for one in stats), size(sum(one.bytes for one in stats))
+        return name, count, len(classes), total, rejects, sum(one.seconds for one in stats), sha256
+
+    rows = [*(row(f"{one.shard:05d}", [one], one.sha256[:12]) for one in shards), row("all", shards, "")]
+    return table(url, ("shard", "images", "classes", "size", "rejects", "seconds", "sha256"), rows)
+
+
+def sample(images: ShardSet, row: int) -> str:
+    """Class, prompt and provenance of one image of a set."""
+    image = images.image(row)
+    lines = [
+        images.name(row),
+        f"class: {int(images.labels[row])}",
+        f"prompt: {images.text(row)}",
+        f"image: {image.width} x {image.height} px, {size(int(images.samples.size[row]))}",
+        f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
+    ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`syncclip shards`: looking into sets of shards, and making them of images that are there already."""
+"""`syncclip shards`: look into sets of shards, and make them from existing images."""
 
 from __future__ import annotations
 
@@ -6,39 +6,42 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.cli.arguments import Folder, Out, Overrides, Root, reach
+from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
+from syncclip.core import tables
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 
 if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
 
 
-app = typer.Typer(help="Look into sets of shards, and make them of images that are there already.")
+app = typer.Typer(help="Look into sets of shards, and make them from existing images.")
 
 
 @app.command("ls")
-def ls(folder: Folder, overrides: Overrides = None) -> None:
+def ls(folder: Folder, overrides: Overrides) -> None:
     """List the committed shards of a set."""
-    from syncclip.cli.inspect import listing
-    from syncclip.core import tables
+    from syncclip.cli import render
+    from syncclip.shards.layout import committed
 
-    reach(overrides)
-    headings, rows = listing(folder)
-    tables.show(tables.table(folder, headings, rows))
+    configure_storage(overrides)
+    shards = committed(folder)
+    if not shards:
+        raise UserError(f"{folder}: no committed shard there; make a set with `syncclip synth RECIPE --out {folder}`")
+    tables.show(render.listing(folder, shards.values()))
 
 
 @app.command("verify")
 def verify_command(
     folder: Folder,
-    overrides: Overrides = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Draw again what is damaged, to the same bytes.")] = False,
+    overrides: Overrides,
+    repair: Annotated[bool, typer.Option("--repair", help="Generate damaged shards again, to the same bytes.")] = False,
 ) -> None:
-    """Read a set from end to end and tell what is wrong with it; exit status 1 if anything is and stays so."""
-    from syncclip.core import tables
+    """Read a whole set and report what is wrong with it; exit status 1 if anything is and stays so."""
     from syncclip.sets.repair import examine, repair_set
     from syncclip.shards.layout import committed
 
-    recipe = _recipe_of(folder, overrides or [])
+    recipe = _recipe_of(folder, overrides)
     problems = examine(folder)
     for problem in problems:
         tables.show(problem.sentence)
@@ -46,18 +49,17 @@ def verify_command(
         raise typer.Exit(1)
     if problems:
         again = repair_set(folder, [problem.shard for problem in problems], recipe.synthesis.pool)
-        tables.show(f"{folder}: {counted(len(again), 'shard')} drawn again")
+        tables.show(f"{folder}: {counted(len(again), 'shard')} generated again")
     tables.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
 
 
 @app.command("quality")
-def quality_command(folder: Folder, overrides: Overrides = None) -> None:
-    """Measure how good a set is, and keep the numbers beside it as stats.json: read right, varied, near real ones."""
+def quality_command(folder: Folder, overrides: Overrides) -> None:
+    """Measure how recognisable, varied and close to real images a set is; written beside it as stats.json."""
     from syncclip.cli import render
-    from syncclip.core import tables
     from syncclip.sets.quality import measure_quality
 
-    found = measure_quality(_recipe_of(folder, overrides or []), folder)
+    found = measure_quality(_recipe_of(folder, overrides), folder)
     tables.show(render.quality(found))
 
 
@@ -65,30 +67,41 @@ def quality_command(folder: Folder, overrides: Overrides = None) -> None:
 def show(
     folder: Folder,
     index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
-    overrides: Overrides = None,
+    *,
+    overrides: Overrides,
     save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the image there.")] = None,
 ) -> None:
-    """Show one sample: class, prompt, where it came from."""
-    from syncclip.cli.inspect import sample
-    from syncclip.core import tables
+    """Show one sample: class, prompt, provenance."""
+    import numpy as np
 
-    reach(overrides)
-    tables.show(sample(folder, index, save))
+    from syncclip import storage
+    from syncclip.cli import render
+    from syncclip.shards.reader import ShardSet
+
+    configure_storage(overrides)
+    images = ShardSet(folder)
+    rows = np.flatnonzero(images.samples.index == index)
+    if not len(rows):
+        last = images.samples.index.max()
+        raise UserError(f"{folder}: no sample {index}; the last of its {len(images):,} is {last}")
+    tables.show(render.sample(images, int(rows[0])))
+    if save is not None:
+        storage.write_bytes(save, images.read(int(rows[0])))
+        tables.show(f"saved: {save}")
 
 
 @app.command("import")
 def import_command(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class ids.")],
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Whose class ids it uses.")],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset whose class ids it uses.")],
+    out: OutSet,
     root: Root = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="DIR", help="Where the images of a split file lie.")
+        str | None, typer.Option("--images", metavar="DIR", help="The folder of a split file's images.")
     ] = None,
 ) -> None:
-    """Take over a synthetic set that others made, to be used by training.synthetic=DIR."""
+    """Import a synthetic set that others made, to use with training.synthetic=DIR."""
     from syncclip import storage
-    from syncclip.core import tables
     from syncclip.datasets.loading import read_dataset
     from syncclip.recipe.recipe import Recipe
     from syncclip.sets.imported import import_set
@@ -98,16 +111,15 @@ def import_command(
     found = import_set(source, read_dataset(recipe.dataset), out, images)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
     fewest = f"{min(found.counts)} to {max(found.counts)} a class"
-    tables.show(f"{count} of {classes}, {fewest}; use them by training.synthetic={out}")
+    tables.show(f"{count} of {classes}, {fewest}; use them with training.synthetic={out}")
 
 
 @app.command("merge")
 def merge_command(
     sets: Annotated[list[str], typer.Argument(metavar="DIR...", help="Two sets or more, of the same classes.")],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")],
+    out: OutSet,
 ) -> None:
-    """Make one set of several; in each class the images of the first come first. Killed? The same call goes on."""
-    from syncclip.core import tables
+    """Merge several sets; in each class the images of the first come first. If interrupted, run it again."""
     from syncclip.sets.merge import merge_sets
 
     found = merge_sets(sets, out)
@@ -118,17 +130,16 @@ def merge_command(
 @app.command("export")
 def export_command(
     folder: Folder,
-    overrides: Overrides = None,
+    overrides: Overrides,
     *,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
     licence: Annotated[str, typer.Option("--license", help="Of the images, for the card (huggingface).")] = "unknown",
 ) -> None:
-    """Write a set as others lay out theirs: a folder a class, a dataset of the hub, or a split file with images."""
-    from syncclip.core import tables
+    """Export a set in a common layout: a folder per class, a dataset of the hub, or a split file with images."""
     from syncclip.sets.export import export_set
 
-    reach(overrides)
+    configure_storage(overrides)
     tables.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
 
 
@@ -141,11 +152,10 @@ def pack_command(
         int | None, typer.Option("--resize", metavar="PX", help="Scale shorter sides down to it.")
     ] = None,
     shots: Annotated[str, typer.Option("--shots", help="Shots per class that will be trained with.")] = "1,2,4,8,16",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be drawn by.")] = "1,2,3",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be chosen by.")] = "1,2,3",
 ) -> None:
-    """Turn a dataset's few-shot, validation and test images into shards, which a cluster streams from one place."""
+    """Pack a dataset's few-shot, validation and test images into shards that a cluster can stream."""
     from syncclip import storage
-    from syncclip.core import tables
     from syncclip.datasets.loading import read_dataset
     from syncclip.datasets.packing import numbers, pack
     from syncclip.recipe.recipe import Recipe
@@ -160,7 +170,7 @@ def pack_command(
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> Recipe:
-    """The recipe that a set was drawn by, which lies beside it, or one of defaults; storage is configured for it."""
+    """The recipe beside a set that it was generated from, or one of defaults; storage is configured for it."""
     from syncclip import storage
     from syncclip.recipe.recipe import Recipe
     from syncclip.sets.imported import SET_RECIPE

@@ -1,14 +1,56 @@
-"""`syncclip status`: how a synthesis, a training or a study is doing, from anywhere."""
+"""`syncclip status`: the progress of a synthesis, a training or a study, from anywhere."""
 
 from __future__ import annotations
 
-from syncclip.cli.arguments import Folder, Overrides, reach
+from syncclip.cli.arguments import Folder, Overrides, configure_storage
+from syncclip.core import tables
 
 
-def status(folder: Folder, overrides: Overrides = None) -> None:
-    """Tell how a set, a run or a study is doing: rate, time left, busy shares, rejects, last sign of life."""
-    from syncclip.cli.inspect import status
-    from syncclip.core import tables
+def status(folder: Folder, overrides: Overrides) -> None:
+    """Report the progress of a set, a run or a study: rate, time left, busy shares, rejects, last sign of life."""
+    configure_storage(overrides)
+    tables.show("\n".join(progress(folder)))
 
-    reach(overrides)
-    tables.show("\n".join(status(folder)))
+
+def study_status(url: str) -> list[str]:
+    """The progress of the study at `url`, as lines of text.
+
+    Raises:
+        UserError: there is none.
+    """
+    from syncclip.core.settings import UserError
+    from syncclip.studies.status import read_study_status
+
+    found = read_study_status(url)
+    if found is None:
+        raise UserError(f"{url}: no study has run its cells there yet; start one with `syncclip study RECIPE`")
+    return [url, *found.lines()]
+
+
+def progress(url: str) -> list[str]:
+    """The progress of the study, set or run at `url`, or of the set in a recipe's folder, as lines of text.
+
+    Raises:
+        UserError: none of them is there.
+    """
+    from syncclip import storage
+    from syncclip.core.settings import UserError
+    from syncclip.core.text import counted
+    from syncclip.shards.layout import committed
+    from syncclip.studies.status import PROGRESS
+    from syncclip.synthesis.status import read_status
+    from syncclip.training.run_folder import RECORD, RunRecord
+
+    if storage.exists(storage.join(url, PROGRESS)):
+        return study_status(url)
+    for place in (url, storage.join(url, "synthetic")):
+        if (found := read_status(place)) is not None:
+            return [place, *found.lines()]
+    record = storage.join(url, RECORD)
+    if storage.exists(record):
+        run = RunRecord.model_validate_json(storage.read_bytes(record))
+        why = [f"why: {run.error}"] if run.error else []
+        return [url, f"{run.status}: {run.steps:,} of {counted(run.total_steps, 'step')}", *why]
+    if shards := committed(url):
+        return [url, f"{counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
+    raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")

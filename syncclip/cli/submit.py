@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
+from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic, load
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.settings import UserError
@@ -46,7 +46,9 @@ def submit(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file; for `reproduce`, the protocol.")
     ],
-    overrides: Overrides = None,
+    overrides: Overrides,
+    dataset: Datasets,
+    method: Methods,
     out: Out = None,
     address: Annotated[
         str,
@@ -57,13 +59,10 @@ def submit(
         bool, typer.Option("--shared", help="Every node sees this machine's paths under the same names.")
     ] = False,
     root: Root = None,
-    dataset: Datasets = None,
-    method: Methods = None,
     synthetic: Synthetic = None,
 ) -> None:
     """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
     from syncclip.cli import submission
-    from syncclip.recipe.recipe import Recipe
 
     build: Callable[..., Submission]
     if job is JobName.reproduce:
@@ -71,14 +70,14 @@ def submit(
             raise UserError(
                 "missing option '--root': reproduce needs the folder of all datasets; see `syncclip --help`"
             )
-        given = recipe, root, dataset or [], method or [], out, synthetic, overrides or []
+        given = recipe, root, dataset, method, out, synthetic, overrides
         build = partial(submission.reproduction, *given)
     elif root or dataset or method or synthetic:
         raise UserError(
             f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"
         )
     else:
-        build = partial(submission.submission, job.value, Recipe.load(recipe, overrides or []), out)
+        build = partial(submission.submission, job.value, load(recipe, overrides), out)
     client = connect(address)
     name, joined = start(client, build(shared=shared or runs_here(address)))
     say(f"job {name} is {'already running' if joined else 'submitted'} at {address}")

@@ -48,6 +48,7 @@ def test_help_needs_neither_torch_nor_ray() -> None:
     heavy, shown = imported_by("--help")
     assert not heavy
     assert all(name in shown for name in ("demo", "synth", "train", "evaluate", "study", "report", "shards", "plan"))
+    assert "benchmarks" not in shown
 
 
 def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_an_interrupt_is_no_mistake(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr(app, "app", interrupted)
     outcome = Outcome(capsys, "synth", "icons")
     assert outcome.status == 130
-    assert "the same command goes on" in outcome.err
+    assert "the same command resumes" in outcome.err
 
 
 def test_a_mistake_inside_a_worker_is_told_like_any_other() -> None:
@@ -199,47 +200,6 @@ def test_a_set_that_is_there_is_not_drawn_again(
     assert "all 12 images are there already" in outcome.err
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_road_from_synth_to_report_in_one_folder(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    import shutil
-
-    folder = str(shutil.copytree(tiny_set, tmp_path / "all"))
-    trained = Outcome(capsys, "train", tiny.recipe, "--out", folder, "training.method=syncclip")
-    assert trained.status == 0, trained.err
-    assert "open HM" in trained.out
-    evaluated = Outcome(capsys, "evaluate", folder)
-    assert evaluated.status == 0, evaluated.err
-    assert trained.out.splitlines()[:5] == evaluated.out.splitlines()[:5]
-    reported = Outcome(capsys, "report", folder)
-    assert reported.status == 0, reported.err
-    assert (Path(folder) / "report.html").exists()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_study_runs_once_and_a_second_call_finds_all_there(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["study", tiny.recipe, "--out", str(tmp_path), f"training.synthetic={tiny_set}"]
-    first = Outcome(capsys, *arguments)
-    assert first.status == 0, first.err
-    assert "syncclip-both" in first.out
-    assert (tmp_path / "report.html").exists()
-
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("a finished cell was run again")
-
-    monkeypatch.setattr("syncclip.jobs.run_here", forbidden)
-    second = Outcome(capsys, *arguments)
-    assert second.status == 0, second.err
-    assert "syncclip-both" in second.out
-
-
 def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "syncclip", "--version"],
@@ -249,17 +209,3 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.startswith("syncclip ")
-
-
-def test_choose_shows_what_was_chosen(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from syncclip.studies import choose
-
-    chosen = {"chosen": {"training.epochs": 5}, "open_hm": 44.25}
-    record = {"metric": "open_hm", "arms": {"syncclip-both": chosen}}
-    monkeypatch.setattr(choose, "choose", lambda recipe, out: choose.Choice(recipe, record))
-    outcome = Outcome(capsys, "choose", tiny.recipe)
-    assert outcome.status == 0
-    assert "training.epochs = 5" in outcome.out
-    assert "44.2" in outcome.out

@@ -15,8 +15,9 @@ from tests.worlds.literature import Miniatures
 from tests.worlds.webdataset import samples, tar
 
 
-def test_the_literature_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = Outcome(capsys, "datasets", "ls")
+@pytest.mark.parametrize("command", ["datasets", "benchmarks"])  # the latter in earlier versions
+def test_the_literature_is_listed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, command, "ls")
     assert outcome.status == 0
     assert "imagenet_sketch" in outcome.out and "CC BY-SA 4.0" in outcome.out and "DATASETS.md" in outcome.out
     assert "the page of imagenet_r: https://github.com/hendrycks/imagenet-r\n" in outcome.out

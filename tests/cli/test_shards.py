@@ -33,7 +33,7 @@ def test_a_damaged_set_is_repaired(
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert mended.status == 0
-    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard drawn again", f"{damaged}: 2 shards, all sound"]
+    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard generated again", f"{damaged}: 2 shards, all sound"]
     assert digests(damaged) == digests(Path(tiny_set))
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 0
 
