@@ -1,1 +1,1 @@
-"""Speed and memory of the methods, held against the plain formulation of each."""
+"""Speed and memory, measured: methods against their plain formulations, synthesis, loading, streaming."""

@@ -1,7 +1,7 @@
-"""What a study's cells save by loading once what never changes: `python -m benchmarks.cells`.
+"""What a study's cells save by loading frozen parts once: `python -m benchmarks.cells`.
 
-Cells of a recipe run in one process, each twice, one after the other: alone, and on parts that earlier cells loaded.
-Their results must be equal to the bit. The first cell of each kind warms up and doesn't count.
+Cells of a recipe run in one process, each twice in a row: alone, and with the parts that earlier cells loaded.
+Their results must be equal to the bit. The first cell of each kind is a warm-up and doesn't count.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="Whose benchmark and backbone.")] = "icons",
-    method: Annotated[str, typer.Option(help="What learns.")] = "kgcoop",
+    recipe: Annotated[str, typer.Argument(help="Recipe that gives dataset and backbone.")] = "icons",
+    method: Annotated[str, typer.Option(help="The method to train.")] = "kgcoop",
     cells: Annotated[int, typer.Option(min=2, help="Of the study: its seeds.")] = 6,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
 ) -> None:
-    """Print seconds a cell both ways, their ratio, and what was loaded how often."""
+    """Print seconds per cell both ways, their ratio, and how often each part was loaded."""
     values = [f"training.method={method}", "training.data=real", "training.epochs=1", *(overrides or [])]
     base = Recipe.load(recipe, values)
     cache = ModelCache(base.study.keep_images)
@@ -43,7 +43,7 @@ def main(
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
     print(f"{base.dataset.name}, {method}: {cells - 1} cells of a process, medians (range of ratios)")
     print(
-        f"alone {plain:.2f} s a cell, on shared parts {ours:.2f} s: {plain / ours:.2f}x "
+        f"alone {plain:.2f} s per cell, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
         f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
     )
     print(f"{cells} cells loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")

@@ -1,9 +1,9 @@
-"""The long form of the chaos test: a set on S3 is drawn while its processes are killed and its store misbehaves.
+"""The long form of the chaos test: a set is generated on S3 while its processes are killed and its store fails.
 
     make chaos                                       # or: python -m benchmarks.chaos --shards 400 --every 400
 
-A quiet run on the same store without any of that comes first; it gives the rate with which `syncclip plan`'s
-simulation then predicts what the storm should have cost. The set must be byte for byte what it is without both.
+A quiet run on the same store comes first; with its rate `syncclip plan`'s forecast predicts what the storm should cost.
+The set must be byte for byte that of the quiet run.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def chaos(
     shards: Annotated[int, typer.Option(help="Shards of the set.")] = 400,
-    shard_size: Annotated[int, typer.Option(help="Images of a shard.")] = 16,
-    pace: Annotated[float, typer.Option(help="Seconds of an image.")] = 0.05,
-    actors: Annotated[int, typer.Option(help="Actors that draw.")] = 2,
+    shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 16,
+    pace: Annotated[float, typer.Option(help="Seconds per image.")] = 0.05,
+    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 2,
     every: Annotated[float, typer.Option(help="Images between two kills, on average.")] = 320.0,
-    faults: Annotated[float, typer.Option(help="Share of the requests to S3 that are spoilt.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Decides what is killed and spoilt.")] = 0,
+    faults: Annotated[float, typer.Option(help="Share of the requests to S3 that fail.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Decides what is killed and which requests fail.")] = 0,
     limit: Annotated[float, typer.Option(help="Seconds after which it gives up.")] = 3600.0,
 ) -> None:
-    """Draw a set quietly and in a storm, hold the bytes against each other, and tell what it cost."""
+    """Generate a set quietly and in a storm of kills and faults, compare the bytes, and report the cost."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name:
@@ -64,7 +64,7 @@ def chaos(
 
 
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
-    """What the simulation says of the storm, from the quiet run's rate and the storm's own deaths and pauses."""
+    """The forecast for the storm, from the quiet run's rate and the storm's own deaths and pauses."""
     cost = CostSettings(
         rate=plan.total / (actors * quiet.drawing),
         preemptions=toll.deaths / (toll.alive / 3600),
@@ -75,7 +75,7 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
 
 
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """What happened, a count a row."""
+    """What happened, one count per row."""
     yield "shards", len(plan.shards())
     yield "images", plan.total
     for kind, count in sorted(toll.kills.items()):
@@ -90,7 +90,7 @@ def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple
 
 
 def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
-    """What the storm took beside what was predicted."""
+    """What the storm took, and what was predicted."""
     wall, wasted = predicted.wall, predicted.wasted
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
     yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"

@@ -1,4 +1,4 @@
-"""What a race is run over: CLIP, classes and images, and the two that run."""
+"""What is compared: CLIP, classes and images, and the two formulations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """What a method asks of a benchmark."""
+    """What a method needs of a dataset."""
 
     classnames: Sequence[str]
     base: Sequence[int]
@@ -48,7 +48,7 @@ class Entrants:
     """Both formulations of a method, on the same weights.
 
     Attributes:
-        batch: such as the authors train the method on.
+        batch: as the authors train the method with.
         tests: (B, 3, H, W) images of an evaluation batch.
     """
 
@@ -61,7 +61,7 @@ class Entrants:
 
 @dataclass(frozen=True)
 class Course:
-    """The conditions of a race.
+    """The conditions of a comparison.
 
     Args:
         classes: of ImageNet, evenly spread over its 1,000; SYNC-CLIP has real images of the first half, others of

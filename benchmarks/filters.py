@@ -1,13 +1,13 @@
-"""What each filter of synthetic images does to trained accuracy, on the embedded world.
+"""The effect of each filter of synthetic images on trained accuracy, in the embedded world.
 
     python -m benchmarks.filters OUT                       about half an hour on two quiet cores
     python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
 
-A set is drawn without filters, one with each filter alone, and one with all of them, from the same prompts and seeds.
-IVLP and SYNC-CLIP learn from real images and each set in turn. Interrupted, the same command goes on.
+One set is generated without filters, one with each filter alone, and one with all of them, from the same prompts and
+seeds. IVLP and SYNC-CLIP learn from real images and each set in turn. Interrupted, the same command resumes.
 
-Each filter that has a continuous score is cut so that it rejects the same share (a quarter, or `--share`) of what is
-drawn without filters; the two duplicate filters and leakage have their defaults.
+The threshold of each filter with a continuous score rejects the same share (a quarter, or `--share`) of the unfiltered
+images; the two duplicate filters and leakage have their defaults.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
 
 
 def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Set -> its filters; duplicates are judged last, where they are compared with what was accepted."""
+    """Set -> its filters; duplicates come last, where they are compared with what was accepted."""
     each: list[dict[str, Any]] = [
         {"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names
     ]
     return {**{one["name"]: [one] for one in each}, **({ALL: each} if len(each) > 1 else {})}
 
 
-def draw(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
-    """Draw a set, if it isn't there yet, and measure it."""
+def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
+    """Generate a set, if it isn't complete yet, and measure it."""
     print(f"set {url}", flush=True)
-    drawn = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
-    jobs.synthesise(drawn, url)
+    filtered = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
+    jobs.synthesise(filtered, url)
     if not storage.exists(storage.join(url, STATS_NAME)):
         measure_quality(recipe, url)
 
@@ -94,7 +94,7 @@ def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) ->
 
 
 def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
-    """One line a set: images drawn for each that is kept, quality, and each method's gain over the unfiltered set."""
+    """One row per set: images generated per kept one, quality, and each method's gain over the unfiltered set."""
     found: list[list[object]] = []
     for name, url in sets.items():
         summary = read_json(storage.join(url, SUMMARY_NAME))
@@ -118,30 +118,30 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
-    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered images that a cut rejects")
+    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered images that a threshold rejects")
     parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
     asked = parser.parse_args()
     overrides = [f"synthesis.images_per_class={asked.images}", "synthesis.actors=2", *asked.override]
     recipe = Recipe.load(asked.recipe, overrides)
     classes = len(load_dataset(recipe.dataset).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
-    with ray_session():  # one for all sets and runs: to start it takes longer than to draw a small set
+    with ray_session():  # one for all sets and runs: starting it takes longer than generating a small set
         run(recipe, places.absolute(asked.out), asked)
 
 
 def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
-    """Draw what is missing, train what is missing, and print the table."""
+    """Generate what is missing, train what is missing, and print the table."""
     sets = {NONE: storage.join(out, "sets", NONE)}
-    draw(recipe, [], sets[NONE])
+    generate(recipe, [], sets[NONE])
     place = storage.join(out, "thresholds.json")
     if not storage.exists(place):
         write_json(place, thresholds(recipe, sets[NONE], asked.share))
     cuts = read_json(place)
     for name, filters in arms(asked.filters, cuts).items():
         sets[name] = storage.join(out, "sets", name)
-        draw(recipe, filters, sets[name])
+        generate(recipe, filters, sets[name])
     table = compare(recipe, sets, asked.seeds, storage.join(out, "study"))
-    headings = ["filters", "drawn per kept", "CLIP reads, %", "similarity"]
+    headings = ["filters", "generated per kept", "CLIP accuracy, %", "similarity"]
     headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
     tables.show(
         tables.table(f"Filters on {recipe.dataset.name}, {asked.images} images a class", headings, rows(sets, table))

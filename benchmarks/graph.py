@@ -1,6 +1,6 @@
-"""Driver memory and pace of the graph alone while many shards pass: `python -m benchmarks.graph --shards 10000`.
+"""Driver memory and throughput of the pool alone over many shards: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: no generator, no files. All else is real: specs, pool, ledger, reports, status.
+Shards are empty: no generator, no files. Everything else is real: specs, pool, ledger, reports, status.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLES = 10
 
 
 class Idle:
-    """Makes nothing, at once."""
+    """Generates nothing, at once."""
 
     def generate(self, shard: int) -> int:
         return shard
@@ -33,7 +33,7 @@ class Idle:
 
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
-    """(shards that passed, seconds since the first one, resident MB of this process), `SAMPLES` times."""
+    """(shards done, seconds since the first one, resident MB of this process), `SAMPLES` times."""
     process, status = psutil.Process(), SynthesisStatus.begin(64 * shards, 0, actors)
     found: list[tuple[int, float, float]] = []
     begun = 0.0
@@ -47,10 +47,10 @@ def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
 
 
 def main(
-    shards: Annotated[int, typer.Option(help="Shards that pass.")] = 10_000,
+    shards: Annotated[int, typer.Option(help="Number of shards.")] = 10_000,
     actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
 ) -> None:
-    """Show how the driver's memory and pace go while shards pass."""
+    """Show the driver's memory and throughput as shards are done."""
     with ray_session(cpus=actors):
         found = memory(shards, actors)
     print("| shards | seconds | driver MB |\n|---|---|---|")
@@ -58,7 +58,7 @@ def main(
         print(f"| {passed:,} | {seconds:.1f} | {size:.0f} |")
     (first, _, low), (last, _, high) = found[0], found[-1]
     steps = [b[2] - a[2] for a, b in pairwise(found)]
-    print(f"\n{(high - low) / (last - first) * 1000:.2f} kB a shard; largest step {max(steps):.1f} MB")
+    print(f"\n{(high - low) / (last - first) * 1000:.2f} kB per shard; largest step {max(steps):.1f} MB")
 
 
 if __name__ == "__main__":

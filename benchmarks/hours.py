@@ -1,7 +1,7 @@
 """What the literature's protocols take on one GPU, by arithmetic: `python -m benchmarks.hours --help`.
 
 Nothing is measured here. Runs, steps and images are counted from the recipes; seconds are what others published, and
-assumptions that stand below and can be given anew. Runs go one after the other.
+assumptions that are listed below and can be replaced. Runs go one after the other.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ IMAGE = {"coop": 0.006, "kgcoop": 0.006, "cocoop": 0.160}
 
 
 class Assumed(NamedTuple):
-    """What the counts are multiplied with."""
+    """What the counts are multiplied by."""
 
     rate: float = 5.0
-    """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP an image: in each of 25 steps 0.80
-    twice, for the guidance, and 2.5 to decode, as torch's counter finds. A quarter of an H100's 989 TFLOP/s makes 5.8 a
-    second."""
+    """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP per image: in each of 25 steps
+    0.80 twice, for the guidance, and 2.5 to decode, by torch's counter. A quarter of an H100's 989 TFLOP/s gives 5.8
+    per second."""
     imagenet_step: float = 0.54
-    """Seconds of a training step on ImageNet with prompts in the vision tower: PromptSRC's authors tell of 6 hours for
+    """Seconds of a training step on ImageNet with prompts in the vision tower: PromptSRC's authors report 6 hours for
     40,000 steps on an A100 (`docs/TRAIN.md`)."""
     step: float = 0.20
     """The same on the ten other datasets: 8 hours for the 143,520 steps of three seeds."""
     tests: float = 1000.0
-    """Images tested a second: 35 GFLOP each are little to a GPU, so 16 cores that decode them decide."""
+    """Images tested per second: 35 GFLOP each are little for a GPU, so the limit is 16 cores that decode them."""
     price: float = 3.0
-    """USD of an hour of the GPU."""
+    """USD per GPU hour."""
 
 
 ASSUMED = Assumed()
@@ -61,7 +61,7 @@ class Training(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a protocol asks for, all datasets and seeds together."""
+    """What a protocol takes, all datasets and seeds together."""
 
     runs: int
     generated: int
@@ -146,8 +146,8 @@ def main(
         float, typer.Option(help="Seconds of a training step on ImageNet.")
     ] = ASSUMED.imagenet_step,
     step: Annotated[float, typer.Option(help="Seconds of a training step on the other datasets.")] = ASSUMED.step,
-    tests: Annotated[float, typer.Option(help="Images tested a second.")] = ASSUMED.tests,
-    price: Annotated[float, typer.Option(help="USD of an hour of the GPU.")] = ASSUMED.price,
+    tests: Annotated[float, typer.Option(help="Images tested per second.")] = ASSUMED.tests,
+    price: Annotated[float, typer.Option(help="USD per GPU hour.")] = ASSUMED.price,
 ) -> None:
     """Print hours and money of all protocols, and of the methods of base-to-novel."""
     typer.echo("\n\n".join(grids(Assumed(rate, imagenet_step, step, tests, price))))

@@ -1,12 +1,12 @@
-"""The stream held against a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
+"""The stream compared with a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
 
 All sides read the same shards of JPEGs into batches of uint8 tensors, by as many workers: processes, and on our side
-threads as well. They take turns of half a second, and are all started anew several times (`benchmarks/turns.py`). The
-bare loop has the files in memory, does nothing but decode and stack, and gives nothing to anybody. Our side draws in a
-random order of its own; the others read from end to end.
+threads as well. They alternate every half second, and are all restarted several times (`benchmarks/turns.py`). The
+bare loop has the files in memory, does nothing but decode and stack, and hands nothing over. Our side reads in a
+random order of its own; the others read sequentially.
 
 Memory is that of a process that streams, after the same number of batches from sets of different size. The large set
-is laid down by hard links: tables and markers are real, the images are those of its first shard again.
+consists of hard links: tables and markers are real, the images are those of its first shard.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write(folder: Path, images: int, pixels: int) -> None:
 
 
 def enlarge(folder: Path, images: int) -> None:
-    """Add shards to a set until it has that many images; they take no room for images."""
+    """Add shards to a set until it has that many images; their images take no space."""
     stats = ShardStats.model_validate_json((folder / stats_name(0)).read_bytes())
     table = pq.read_table(folder / table_name(0))
     for shard in range(len(list(folder.glob("*.tar"))), images // stats.count):
@@ -155,7 +155,7 @@ def by_webdataset(folder: Path, processes: int, passes: int = 1) -> Iterator[Ten
 
 
 def by_ray(folder: Path, workers: int, passes: int = 1) -> Iterator[Tensor]:
-    """On a cluster of its own with as many CPUs."""
+    """On a Ray of its own with as many CPUs."""
     import ray.data
 
     from syncclip.core.ray_session import ray_session
@@ -185,7 +185,7 @@ SIDES: dict[str, Callable[[Path, int, int], Iterator[Tensor]]] = {
 
 
 def images_of(side: str, folder: Path, workers: int, passes: int = 1000) -> Iterator[int]:
-    """How many images come, batch by batch."""
+    """The number of images in each batch."""
     torch.set_num_threads(1)
     yield from map(len, SIDES[side](folder, workers, passes))
 
@@ -213,14 +213,14 @@ def _resident(folder: Path, batches: int, answer: Any) -> None:
 def main(
     images: Annotated[int, typer.Option(help="Images of the set.")] = 10_000,
     pixels: Annotated[int, typer.Option(help="Side of an image.")] = 224,
-    starts: Annotated[int, typer.Option(help="How often all sides are started anew.")] = 8,
+    starts: Annotated[int, typer.Option(help="How often all sides are restarted.")] = 8,
     turns: Annotated[int, typer.Option(help="Turns of each side in one start.")] = 10,
     seconds: Annotated[float, typer.Option(help="Of one turn.")] = 0.5,
     workers: Annotated[str, typer.Option(help="Numbers of workers.")] = "0,1,2",
     sizes: Annotated[str, typer.Option(help="Sizes of sets whose memory is measured.")] = "1000,10000,100000",
-    folder: Annotated[str | None, typer.Option(help="Where sets are laid; a temporary folder by default.")] = None,
+    folder: Annotated[str | None, typer.Option(help="Where sets are written; a temporary folder by default.")] = None,
 ) -> None:
-    """Print images a second of each side with ours' ratio to it, and resident memory by the size of the set."""
+    """Print images per second of each side, our ratio to it, and resident memory by the size of the set."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         write(Path(place, "set"), images, pixels)
         print("| workers | side | images/s | slowest and fastest start | threads to it | processes to it |")
@@ -236,7 +236,7 @@ def main(
 
 
 def table(workers: int, found: Mapping[str, Compared]) -> None:
-    """One line a side; a ratio is that of the means over all starts."""
+    """One row per side; a ratio is that of the means over all starts."""
     for name, side in found.items():
         cells = [f"{'ours, ' if name in OURS else ''}{name}", f"{side.mean:,.0f}"]
         cells += [f"{min(side.starts):,.0f} {max(side.starts):,.0f}"]

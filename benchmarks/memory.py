@@ -1,4 +1,4 @@
-"""How much memory a step needs at its peak, without taking it: tensors are counted, but not made."""
+"""How much memory a step needs at its peak, without using it: tensors are counted, not allocated."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def imagined(thing: T) -> tuple[T, FakeTensorMode]:
 
 
 def peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
-    """Bytes that a forward and a backward pass need at most, beside what is given to them.
+    """Bytes that a forward and a backward pass need at most, beside their inputs.
 
     Args:
         step: called with (copies of) what is given, returns the loss.
@@ -86,7 +86,7 @@ def peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
 
 
 def measured_peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
-    """The same on Linux by the system's count of this process, which must be a new one: its peak is never forgotten."""
+    """The same on Linux as the system measures it for this process, which must be new: its peak is never reset."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before = pages * os.sysconf("SC_PAGE_SIZE")
     autograd.backward(step(*given))

@@ -1,4 +1,4 @@
-"""Race each method against its plain formulation: `python -m benchmarks.methods --help`.
+"""Compare each method with its plain formulation: `python -m benchmarks.methods --help`.
 
 Both run on the same weights, in turn, in one process; the table goes to the terminal and to `RESULTS.md`.
 """
@@ -40,7 +40,7 @@ CHUNK = 100
 
 @dataclass
 class Pairs:
-    """Seconds of ours and of the plain formulation, one pair a repetition."""
+    """Seconds of ours and of the plain formulation, one pair per repetition."""
 
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
@@ -61,13 +61,13 @@ class Pairs:
 
 @dataclass
 class Race:
-    """What one method's race has shown.
+    """The results of one method.
 
     Attributes:
         step: forward and backward of a training batch.
         evaluation: of one batch; ours has encoded the texts before, the plain one encodes them with every batch.
-        first: seconds of ours for the first image of an evaluation, the texts included.
-        passes: so often the plain evaluation runs over the images.
+        first: seconds of ours for the first image of an evaluation, including the texts.
+        passes: how often the plain evaluation runs over the images.
         whole: the plain step ran over all classes at once.
         bytes: (ours, plain) at the peak of a step, weights included.
         measured: the same by the system's count, where that was asked for.
@@ -83,7 +83,7 @@ class Race:
     measured: tuple[int, int] | None = None
 
     def gain(self, batches: int) -> float:
-        """Plain over ours, of a whole evaluation of so many batches."""
+        """Plain over ours, for a whole evaluation of so many batches."""
         ours, plain = self.evaluation.medians
         return self.passes * batches * plain / (self.first + batches * ours)
 
@@ -158,7 +158,7 @@ def peak(side: str, entrants: Entrants, count: Callable[..., int] = peak_bytes) 
 
 
 def measured_peak(side: str, name: str, course: Course) -> int:
-    """What the system counts for it; to be called in a process of its own."""
+    """What the system measures for it; call it in a process of its own."""
     torch.set_num_threads(1)
     return peak(side, course.entrants(name), measured_peak_bytes)
 
@@ -166,7 +166,7 @@ def measured_peak(side: str, name: str, course: Course) -> int:
 def alternate(
     what: str, ours: Callable[[], object], plain: Callable[[], object], times: int, device: torch.device
 ) -> Pairs:
-    """Seconds of both sides, each going first in turn; told as they come, for some take minutes."""
+    """Seconds of both sides, which alternate in going first; reported as they come, since some take minutes."""
     pairs = Pairs()
     for repetition in range(times):
         sides = [ours, plain] if repetition % 2 == 0 else [plain, ours]
@@ -210,10 +210,10 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
     room: Annotated[float, typer.Option(help="Gigabytes that a step may take.")] = 8.0,
-    measure: Annotated[bool, typer.Option("--measure", help="Hold the counted peaks to the system's count.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Compare the counted peaks with the system's.")] = False,
     out: Annotated[Path, typer.Option(help="The file that the table is added to.")] = RESULTS,
 ) -> None:
-    """Race methods against their plain formulations, and add the table to the results."""
+    """Compare methods with their plain formulations, and add the table to the results."""
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: {precision} is neither fp32 nor bf16")
     torch.set_num_threads(threads)

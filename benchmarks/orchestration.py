@@ -1,10 +1,10 @@
-"""What the graph costs beside the generator, and what it gains over a loop.
+"""What orchestration costs beside the generator, and what it gains over a loop.
 
 `python -m benchmarks.orchestration --help`
 
 Efficiency: seconds in the generator divided by actor-seconds, from the first shard's start to the last one's commit.
-The start of Ray, of the actors and of the weights is told apart. The loop draws prompt after prompt with the same
-pipeline, steps, guidance and threads, and saves each image, as scripts of published synthetic sets do.
+The start of Ray, of the actors and of the weights is reported separately. The loop generates prompt by prompt with the
+same pipeline, steps, guidance and threads, and saves each image, as scripts of published synthetic sets do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from syncclip.synthesis.worker import ShardWorker
 
 
 class Sleeper:
-    """A light generator: takes its time as one on a GPU does, the CPU being free meanwhile."""
+    """A light generator: takes its time as one on a GPU does, leaving the CPU free."""
 
     def __init__(self, pace: float, pixels: int) -> None:
         self.pace, self.pixels = pace, pixels
@@ -69,8 +69,8 @@ class Course(NamedTuple):
         return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
 
 
-def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardWorker] = ShardWorker) -> Course:
-    """Draw a set by the graph."""
+def generated(plan: Plan, folder: Path, actors: int, maker: type[ShardWorker] = ShardWorker) -> Course:
+    """Generate a set with the pool of actors."""
     seen: list[SynthesisStatus] = []
     begun = time.perf_counter()
     with patch("syncclip.synthesis.driver.ShardWorker", maker):
@@ -79,7 +79,7 @@ def drawn(plan: Plan, folder: Path, actors: int, maker: type[ShardWorker] = Shar
 
 
 def looped(plan: Plan, folder: Path, images: int) -> float:
-    """Images a second of a loop over prompts; the pipeline is loaded before."""
+    """Images per second of a loop over prompts; the pipeline is loaded beforehand."""
     import torch
 
     torch.set_num_threads(plan.threads)
@@ -96,9 +96,9 @@ def looped(plan: Plan, folder: Path, images: int) -> float:
 
 def main(
     actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
-    images: Annotated[int, typer.Option(help="Images of each class that the real generator draws.")] = 8,
-    shards: Annotated[int, typer.Option(help="Shards that the light generator draws.")] = 30,
-    pace: Annotated[float, typer.Option(help="Seconds of an image of the light generator.")] = 0.03,
+    images: Annotated[int, typer.Option(help="Images of each class from the real generator.")] = 8,
+    shards: Annotated[int, typer.Option(help="Shards from the light generator.")] = 30,
+    pace: Annotated[float, typer.Option(help="Seconds per image of the light generator.")] = 0.03,
     loop: Annotated[int, typer.Option(help="Images of the loop.")] = 64,
     repetitions: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
 ) -> None:
@@ -112,15 +112,17 @@ def main(
         for turn in range(repetitions):
             root = Path(place) / str(turn)
             for pixels in (64, 512):
-                course = drawn(light, root / str(pixels), actors, light_worker(pace, pixels))
-                print(f"| light, {pixels} px, {pace * 1000:.0f} ms an image | {course.row} |")
-            course = drawn(real, root / "icons", actors)
+                course = generated(light, root / str(pixels), actors, light_worker(pace, pixels))
+                print(f"| light, {pixels} px, {pace * 1000:.0f} ms per image | {course.row} |")
+            course = generated(real, root / "icons", actors)
             print(f"| icons | {course.row} |")
             alone = looped(real, root / "loop", loop)
             status = course.status
             fresh = status.rate * (status.fresh + sum(status.rejects.values())) / status.fresh
             print(f"| loop, icons | | | {alone:.2f} | |")
-            print(f"\nimages drawn a second, graph / loop and actor: **{fresh / alone / actors:.2f}x**\n", flush=True)
+            print(
+                f"\nimages generated per second and actor, pool / loop: **{fresh / alone / actors:.2f}x**\n", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Each method as its authors' code computes it: what the race in `methods.py` is run against.
+"""Each method as its authors' code computes it: what `methods.py` compares with.
 
-The full context for every class, one pass through the vision tower a domain, texts encoded anew for every batch, at
+The full context for every class, one pass through the vision tower per domain, texts encoded again for every batch, at
 training and at evaluation. What the published code computes once is computed once here too: the sentences of zero-shot
 CLIP and VPT, and the text teachers of KgCoOp and PromptSRC. PromptSRC's image teacher runs at every step.
 
 A plain method reads the parameters of one of ours, so both have the same weights. It serves the default settings:
-learned vectors stand before the class name, and all classes share them.
+learned vectors precede the class name, and all classes share them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Plain(nn.Module):
     """A method of ours, computed plainly.
 
     Attributes:
-        passes: so often the published evaluation runs over the test images.
+        passes: how often the published evaluation runs over the test images.
     """
 
     passes: ClassVar[int] = 1
@@ -73,7 +73,7 @@ class Plain(nn.Module):
         return self.scores(self.image_features(images), self.text_features())
 
     def classes(self, batch: TrainingBatch) -> slice:
-        """The classes that a step encodes: of the base-to-novel trainings, the base classes alone."""
+        """The classes that a step encodes: in base-to-novel training, the base classes alone."""
         return slice(cast(Method, self.method).candidates(batch))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
@@ -84,7 +84,7 @@ class Plain(nn.Module):
         return cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:
-        """Forward and backward of `loss`, some classes after the other: what takes their time, but less memory.
+        """Forward and backward of `loss`, some classes at a time: the same time, but less memory.
 
         Args:
             text: (C, D) the features that the texts of `classes(batch)` have.

@@ -1,7 +1,7 @@
 """How long ten million images take to plan, and how much memory: `python -m benchmarks.planning --help`.
 
 Each row is a new process, whose peak is the system's count, Python and the libraries included. Planned means: the plan
-drafted and laid into a folder, every shard's range, and prompt and first seed of every image. Markers: those of a
+drafted and written into a folder, every shard's range, and prompt and first seed of every image. Markers: those of a
 finished set are read from a local disk, as a resumed run does first.
 """
 
@@ -87,7 +87,7 @@ def read(folder: str) -> tuple[float, int, int]:
 
 
 def lay_markers(folder: Path, count: int, classes: int) -> None:
-    """A set's markers, with tables and tars that hold nothing but are there."""
+    """A set's markers, with empty tables and tars."""
     every = dict.fromkeys(range(classes), 1)
     for shard in range(count):
         stats = ShardStats(shard=shard, count=classes, bytes=0, sha256="0" * 64, per_class=every)

@@ -1,8 +1,8 @@
-"""Streaming from S3 when requests fail, held against the quiet server: `python -m benchmarks.streaming --help`.
+"""Streaming from S3 when requests fail, compared with a quiet server: `python -m benchmarks.streaming --help`.
 
-A server of this machine (moto) behind a proxy that lets every answer wait, and in the storm spoils a share of the
-requests. Quiet and stormy rounds take turns; each streams the same batches into an empty cache. Decoding happens in a
-process of its own, as servers and proxy live in this one.
+A local server (moto) behind a proxy that delays every response, and in faulty rounds fails a share of the requests.
+Quiet and faulty rounds alternate; each streams the same batches into an empty cache. Decoding happens in a process of
+its own, as server and proxy run in this one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write(url: str, images: int, per_shard: int, pixels: int) -> None:
 
 
 def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
-    """Images a second over so many batches, after those of one window; and a number that stands for all pixels."""
+    """Images per second over so many batches, after those of one window; and a checksum of all pixels."""
     with tempfile.TemporaryDirectory() as folder:
         images = ShardSet(url, cache=ShardCache(folder=folder, check=True))
         stream = MixedStream(
@@ -63,14 +63,14 @@ def main(
     pixels: Annotated[int, typer.Option(help="Side of an image.")] = 224,
     window: Annotated[int, typer.Option(help="Shards in use at once.")] = 4,
     steps: Annotated[int, typer.Option(help="Batches of a round.")] = 300,
-    latency: Annotated[float, typer.Option(help="Seconds that every answer waits.")] = 0.05,
-    failing: Annotated[float, typer.Option(help="Share of the requests that are spoilt in the storm.")] = 0.05,
+    latency: Annotated[float, typer.Option(help="Seconds that every response is delayed.")] = 0.05,
+    failing: Annotated[float, typer.Option(help="Share of the requests that fail in faulty rounds.")] = 0.05,
     repetitions: Annotated[int, typer.Option(help="Rounds of each side.")] = 7,
 ) -> None:
-    """Print images a second in quiet and in storm, and the storm's share of the quiet."""
+    """Print images per second of quiet and faulty rounds, and their ratio."""
     torch.set_num_threads(1)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    sides: dict[str, list[float]] = {"quiet": [], "storm": []}
+    sides: dict[str, list[float]] = {"quiet": [], "faulty": []}
     with faulty_bucket() as (bucket, proxy):
         url = storage.join(bucket, "set")
         write(url, images, per_shard, pixels)
@@ -78,18 +78,18 @@ def main(
         pixels_seen = set()
         for turn in range(repetitions + 1):
             for name, found in sides.items():
-                proxy.spoil_some(failing if name == "storm" else 0.0, seed=turn)
+                proxy.spoil_some(failing if name == "faulty" else 0.0, seed=turn)
                 speed, total = streamed(url, window, steps)
                 pixels_seen.add(total)
                 found += [speed] if turn else []
                 print(f"round {turn}: {name} {speed:,.0f} images/s", file=sys.stderr)
-        spoilt = sum(proxy.spoilt.values())
-    assert len(pixels_seen) == 1, "the storm changed what was streamed"
-    shares = [storm / quiet for storm, quiet in zip(sides["storm"], sides["quiet"], strict=True)]
-    print("| latency | failing | requests spoilt | quiet | storm | storm / quiet |\n|---|---|---|---|---|---|")
-    quiet, storm = (statistics.median(found) for found in sides.values())
+        failed = sum(proxy.spoilt.values())
+    assert len(pixels_seen) == 1, "faults changed what was streamed"
+    shares = [faulty / quiet for faulty, quiet in zip(sides["faulty"], sides["quiet"], strict=True)]
+    print("| latency | failing | requests failed | quiet | faulty | faulty / quiet |\n|---|---|---|---|---|---|")
+    quiet, faulty = (statistics.median(found) for found in sides.values())
     share = statistics.median(shares)
-    print(f"| {latency * 1e3:.0f} ms | {failing:.0%} | {spoilt} | {quiet:,.0f} | {storm:,.0f} | **{share:.2f}x** |")
+    print(f"| {latency * 1e3:.0f} ms | {failing:.0%} | {failed} | {quiet:,.0f} | {faulty:,.0f} | **{share:.2f}x** |")
 
 
 if __name__ == "__main__":

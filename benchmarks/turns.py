@@ -1,7 +1,7 @@
-"""Sides that take turns of a fraction of a second, each in a process of its own that stands still in between.
+"""Sides that alternate every fraction of a second, each in a process of its own that is stopped in between.
 
-A machine that others share is fast one minute and slow the next; so all sides have the same minute. And a process can
-be fast or slow all through its life, by where its memory happens to lie; so they are all started anew several times.
+A shared machine is fast one minute and slow the next; so all sides run in the same minute. And a process can be fast or
+slow for all its life, depending on where its memory is; so all are restarted several times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RESUMING = 0.05  # seconds of a turn before it counts
 
 
 class Side:
-    """A process, and those that it starts."""
+    """A process and its children."""
 
     def __init__(self, run: Run) -> None:
         """
@@ -36,7 +36,7 @@ class Side:
         self._process.start()
 
     def ready(self, done: int) -> None:
-        """Wait until it has done so much, and stop it.
+        """Wait until it has done that much, and stop it.
 
         Raises:
             RuntimeError: it ended.
@@ -48,7 +48,7 @@ class Side:
         self._signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> float:
-        """Let it go on for a while, and stop it again: what it did in a second."""
+        """Let it run for a while, and stop it again: what it did per second."""
         self._signal(signal.SIGCONT)
         time.sleep(_RESUMING)
         before, begun = self._done.value, time.perf_counter()
@@ -58,7 +58,7 @@ class Side:
         return float(rate)
 
     def end(self) -> None:
-        """Kill it with all that it started."""
+        """Kill it and its children."""
         self._signal(signal.SIGKILL)
         self._process.join()
 
@@ -72,7 +72,7 @@ class Side:
 
 
 class Compared(NamedTuple):
-    """Things a second of one side: the mean of every start."""
+    """Items per second of one side: the mean of every start."""
 
     starts: list[float]
 
@@ -89,11 +89,11 @@ def compare(
 
     Args:
         runs: Sides by name; they must pickle.
-        starts: How often all of them are started anew.
+        starts: How often all of them are restarted.
         turns: How many each then has.
         seconds: Of one turn.
         warm: What each does before the first one counts.
-        tell: Is given a line after every start.
+        tell: Receives a line after every start.
     """
     found: dict[str, list[float]] = {name: [] for name in runs}
     for start in range(starts):
