@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 import pandas as pd
-from jinja2 import Environment
-from markupsafe import Markup
 
 from syncclip import storage
 from syncclip.core import tables
-from syncclip.protocols.dots import dot_plots
-from syncclip.protocols.plots import curve_plots
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.protocols.scores import Line, Scores, summarise
+from syncclip.reports.page import render as render_page
 from syncclip.studies.outputs import write_table
 
 MISSING = "–"
+SCRIPTS = ("core.js", "protocol.js", "page.js")
+GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
+"""What a curve of a protocol may run over: an attribute of its lines, and its name."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     storage.write_bytes(page, render(scores).encode())
     for grid in shown:
         tables.show(tables.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
-    for sentence in told(scores):
+    for sentence in sentences(scores):
         tables.show(sentence)
     return page
 
@@ -54,26 +52,26 @@ def grids(scores: Scores) -> list[Grid]:
     return [_metrics(scores, one) for one in over]
 
 
-def told(scores: Scores) -> list[str]:
-    """In sentences: what was run, which gains are published, and where figures are from."""
+def sentences(scores: Scores) -> list[str]:
+    """In sentences: what was run, which gains are published, and where the figures come from."""
     missing = scores.wanted - scores.done
-    sentences = [
+    found = [
         f"Run here with {scores.setting}.",
         f"{scores.done} of {scores.wanted} tests are done"
         + (f"; {missing} are missing ({MISSING})." if missing else "."),
     ]
     if not scores.whole:
-        sentences.append(
-            f"Run on {len(scores.tests)} of {len(scores.protocol.datasets)} datasets, so no published average is set "
+        found.append(
+            f"Run on {len(scores.tests)} of {len(scores.protocol.datasets)} datasets, so no published average is shown "
             "beside these."
         )
-    sentences += _gains(scores)
+    found += _gains(scores)
     sources = published().sources(scores.protocol.name)
     if not sources:
-        sentences.append("No published figures of this protocol come along.")
+        found.append("There are no published figures of this protocol.")
     elif scores.whole or any(scores.published(line, test) for line in scores.lines for test in scores.tests):
-        sentences += [f"Published: {source}." for source in sources]
-    return sentences
+        found += [f"Published: {source}." for source in sources]
+    return found
 
 
 def markdown(scores: Scores) -> str:
@@ -81,21 +79,89 @@ def markdown(scores: Scores) -> str:
     parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", tables.markdown_grid(grid.headings, grid.rows)]
-    return "\n\n".join([*parts, *told(scores)]) + "\n"
+    return "\n\n".join([*parts, *sentences(scores)]) + "\n"
 
 
 def render(scores: Scores) -> str:
     """The page: one HTML file that asks no server for anything."""
-    template = resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    found = growth(scores)
+    lines = [
+        {
+            "label": scores.label(line),
+            "tests": [{"name": test, "scores": scores.of[line, test].means} for test in scores.tests],
+            "average": scores.of[line, AVERAGE].means,
+            "published": scores.published(line, AVERAGE),
+        }
+        for line in scores.lines
+    ]
+    metrics = [{"key": key, "label": label} for key, label in scores.protocol.metrics.items()]
+    return render_page(
+        "protocol.html.j2",
+        SCRIPTS,
+        {"metrics": metrics, "lines": lines, "growth": found},
         title=scores.protocol.title,
-        sentences=told(scores),
-        curves=[Markup(plot) for plot in curve_plots(scores)],
-        dots=[Markup(plot) for plot in dot_plots(scores)],
+        sentences=sentences(scores),
+        sections=[("averages", "Averages"), *([("growth", "Growth")] if found else []), ("tables", "Numbers")],
+        published=any(line["published"] for line in lines),
+        grows=found is not None,
         grids=grids(scores),
-        version=_version(),
     )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines of one method that differ in one number of images alone: the means of each metric at each number."""
+
+    name: str
+    points: Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A line that has no such number, or a single one."""
+
+    name: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Averages over a growing number of images, ascending; a curve has no scores at a number that its method lacks."""
+
+    heading: str
+    numbers: Sequence[int]
+    curves: Sequence[Curve]
+    levels: Sequence[Level]
+
+
+def growth(scores: Scores) -> Growth | None:
+    """What grows in a protocol: shots or synthetic images; None where no method has three different numbers."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in scores.lines:
+        groups.setdefault((line.method, line.data), []).append(line)
+    for along, heading in GROWING.items():
+        curves: dict[str, dict[int, Line]] = {}
+        levels: list[Line] = []
+        for (method, data), lines in groups.items():
+            by_number = {getattr(line, along): line for line in lines if getattr(line, along) is not None}
+            if len(by_number) == len(lines) > 2:
+                name = lines[0].name if len({line.arm for line in lines}) == 1 else f"{method}, {data}"
+                curves[name] = by_number
+            else:
+                levels += lines
+        if curves:
+            numbers = sorted({number for lines in curves.values() for number in lines})
+            means = {line: scores.of[line, AVERAGE].means for line in scores.lines}
+            return Growth(
+                heading,
+                numbers,
+                [
+                    Curve(name, [means[lines[number]] if number in lines else {} for number in numbers])
+                    for name, lines in curves.items()
+                ],
+                [Level(line.name, means[line]) for line in levels],
+            )
+    return None
 
 
 def _side_by_side(scores: Scores) -> Grid:
@@ -143,10 +209,3 @@ def _gains(scores: Scores) -> Iterator[str]:
         here = MISSING if ours is None or other is None else f"{ours - other:+.2f}"
         heading = scores.protocol.metrics[gain.metric]
         yield f"{gain.method} over {gain.against}, {heading}: {here} points here, {gain.points:+.2f} published."
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("syncclip")
-    except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
-        return "(not installed)"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment
+from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from syncclip import embedded
@@ -64,9 +65,10 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
     }
     verdict = _verdict(found, numbers)
     return render(
-        "page.html.j2",
+        "report.html.j2",
+        SCRIPTS,
         values,
-        title=f"{verdict.headline.rstrip('.')} · syncclip",
+        title=verdict.headline.rstrip("."),
         verdict=verdict,
         eyebrow=_eyebrow(found, numbers),
         study=found.kind == "study",
@@ -85,29 +87,28 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
     )
 
 
-def render(template: str, values: dict[str, Any], **words: Any) -> str:
-    """A page of the report's style and scripts, whose figures draw `values`.
+def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> str:
+    """A page in the report's style, whose figures draw `values`.
 
     Args:
-        template: in `assets`.
+        template: its name in `assets`.
+        scripts: those of its figures, in `assets`; each uses what those before it define.
+        values: data for JSON, every number finite.
         words: what the template writes itself.
     """
-    folder = resources.files(__package__).joinpath("assets")
-    assets = {one.name: one.read_text(encoding="utf-8") for one in folder.iterdir()}
+    assets = resources.files(__package__).joinpath("assets")
+    style, *script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", *scripts))
     # JSON that cannot end its script element, whatever names are in it.
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     try:
         version = importlib.metadata.version("syncclip")
     except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
         version = "(not installed)"
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(assets[template]).render(
-        **words,
-        version=version,
-        style=Markup(assets["style.css"]),
-        script=Markup("\n".join(assets[name] for name in SCRIPTS)),
-        payload=Markup(text),
+    loader = PackageLoader(__package__, "assets")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template(template).render(
+        **words, version=version, style=Markup(style), script=Markup("\n".join(script)), payload=Markup(text)
     )
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from syncclip.protocols import report
-from syncclip.protocols.dots import dot_plots, limits, ticks
-from syncclip.protocols.plots import APART, HEIGHT, TOP, apart, curve_plots
 from syncclip.protocols.protocols import PROTOCOLS
 from syncclip.protocols.scores import summarise
 from tests.protocols.fabricated import fabricated
@@ -39,7 +36,7 @@ def test_ours_stand_beside_published_figures_with_the_difference() -> None:
 
 def test_missing_runs_are_told() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves))
-    assert "66 of 77 tests are done; 11 are missing (–)." in report.told(scores)
+    assert "66 of 77 tests are done; 11 are missing (–)." in report.sentences(scores)
     row = next(row for row in report.grids(scores)[0].rows if row[0].startswith("syncclip"))
     assert row[:3] == ["syncclip, both", "22 of 33", "84.00"]
 
@@ -47,21 +44,21 @@ def test_missing_runs_are_told() -> None:
 def test_a_run_that_was_never_made_shows_a_dash() -> None:
     scores = summarise(HALVES, fabricated(HALVES, lambda *_: None))
     assert {cell for row in report.grids(scores)[0].rows for cell in row[2::3]} == {"–"}
-    assert "0 of 77 tests are done; 77 are missing (–)." in report.told(scores)
+    assert "0 of 77 tests are done; 77 are missing (–)." in report.sentences(scores)
 
 
 def test_some_data_sets_have_no_published_average_beside_them() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
-    assert any("2 of 11 datasets" in sentence for sentence in report.told(scores))
+    assert any("2 of 11 datasets" in sentence for sentence in report.sentences(scores))
     assert "published" not in report.grids(scores)[0].headings
-    assert not any(sentence.startswith("Published:") for sentence in report.told(scores))
+    assert not any(sentence.startswith("Published:") for sentence in report.sentences(scores))
 
 
 def test_a_published_gain_is_set_beside_ours() -> None:
     def opened(test: str, method: str, seed: int) -> dict[str, float]:
         return {"open_base": 70.0, "open_novel": {"syncclip": 66.5}.get(method, 65.0), "open_hm": 0.0}
 
-    told = report.told(summarise(OPEN, fabricated(OPEN, opened)))
+    told = report.sentences(summarise(OPEN, fabricated(OPEN, opened)))
     assert "syncclip over promptsrc, open novel: +1.50 points here, +3.00 published." in told
 
 
@@ -85,21 +82,6 @@ def test_the_files_are_written_whole(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "11 are missing" in capsys.readouterr().out
 
 
-def marks(plot: str, kind: str) -> list[str]:
-    """Classes of the plot's shapes of a kind."""
-    return [one.get("class", "") for one in ElementTree.fromstring(plot).iter(kind)]
-
-
-def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one() -> None:
-    plots = dot_plots(summarise(HALVES, fabricated(HALVES, halves)))
-    assert len(plots) == 3  # base, novel, HM
-    for plot in plots:
-        dots = marks(plot, "circle")
-        assert dots.count("one") == 3 * 11
-        assert dots.count("ours") == 3
-        assert dots.count("theirs") == 2  # of zero-shot and PromptSRC
-
-
 def growing(amount: int, *methods: str) -> pd.DataFrame:
     """Runs with so many synthetic images, which raise every metric by as many points."""
     return fabricated(GROWING, lambda *_: dict.fromkeys(GROWING.metrics, 50.0 + amount), methods=methods, amount=amount)
@@ -107,33 +89,19 @@ def growing(amount: int, *methods: str) -> pd.DataFrame:
 
 def test_growing_numbers_become_curves_and_the_others_levels() -> None:
     table = pd.concat([growing(0, "zeroshot", "promptsrc"), *(growing(amount, "syncclip") for amount in (4, 1, 16))])
-    plots = curve_plots(summarise(GROWING, table))
-    assert len(plots) == 6
-    for plot in plots:
-        assert marks(plot, "polyline") == ["series series0"]
-        assert marks(plot, "circle") == ["series series0"] * 3
-        assert marks(plot, "line").count("level") == 2
-    titles = [one.text for one in ElementTree.fromstring(plots[0]).iter("title")]
-    assert titles == ["syncclip, both, 1: 51.00", "syncclip, both, 4: 54.00", "syncclip, both, 16: 66.00"]
-    lines = [row[0] for row in report.grids(summarise(GROWING, table))[0].rows]
+    scores = summarise(GROWING, table)
+    found = report.growth(scores)
+    assert found is not None
+    assert (found.heading, found.numbers) == ("synthetic images per class", [1, 4, 16])
+    assert [(curve.name, [point["base"] for point in curve.points]) for curve in found.curves] == [
+        ("syncclip, both", [51.0, 54.0, 66.0])
+    ]
+    assert {level.name: level.scores["novel"] for level in found.levels} == {"zeroshot": 50.0, "promptsrc, real": 50.0}
+    lines = [row[0] for row in report.grids(scores)[0].rows]
     assert lines[2:] == [f"syncclip, both, {amount} synthetic" for amount in (1, 4, 16)]
 
 
 def test_where_nothing_grows_there_is_no_curve() -> None:
-    assert curve_plots(summarise(HALVES, fabricated(HALVES, halves))) == []
-
-
-def test_names_at_the_ends_of_curves_do_not_touch() -> None:
-    foot = TOP + HEIGHT
-    assert apart([50.0, 90.0]) == [50.0, 90.0]
-    assert apart([foot, 60.0, 61.0, foot]) == [foot - APART, 60.0, 60.0 + APART, foot]
-
-
-def test_an_axis_holds_all_values_and_has_round_ends() -> None:
-    assert limits([62.5, 84.3]) == (60, 90)
-    assert limits([70.0]) == (60, 80)
-    assert limits([100.0]) == (90, 100)
-    assert limits([]) == (0, 100)
-    assert [list(ticks(*ends))[:2] for ends in ((60, 70), (60, 80), (50, 100), (20, 100))] == [
-        [60, 62], [60, 65], [50, 60], [20, 40],
-    ]  # fmt: skip
+    scores = summarise(HALVES, fabricated(HALVES, halves))
+    assert report.growth(scores) is None
+    assert 'data-figure="growth"' not in report.render(scores)
