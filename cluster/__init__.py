@@ -1,1 +1,1 @@
-"""Clusters: files for `ray up`, scripts for Slurm, and what plays a cluster on one machine."""
+"""Clusters: files for `ray up`, scripts for Slurm, and a cluster simulated on one machine."""

@@ -9,10 +9,10 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 
 
 class Machines(FakeMultiNodeProvider):  # type: ignore[misc]
-    """Ray's own nodes of one machine, but each with a folder of its own for what jobs upload.
+    """Ray's own nodes on one machine, but each with a folder of its own for what jobs upload.
 
-    By default all would share one, and each node that comes removes and unpacks anew what is there, under the feet of
-    the others: a driver that finds its working folder gone fails.
+    By default all would share one, and each new node removes and unpacks its contents while others use them: a driver
+    whose working folder disappears fails.
     """
 
     def _create_node_with_resources_and_labels(self, *given: Any) -> None:

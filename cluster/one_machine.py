@@ -1,5 +1,5 @@
-"""A head of Ray and nodes that join it, all on this machine: their ports, folder and processes are apart from every
-other Ray's there."""
+"""A Ray head and nodes that join it, all on this machine: their ports, folder and processes are separate from those of
+any other Ray."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ATTEMPTS = 3
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # A token is asked for where an earlier `ray.init` of the user left one; here nobody has it.
+    # Ray requires a token where an earlier `ray.init` of the user left one; here nobody has it.
     "RAY_AUTH_MODE": "disabled",
-    # Else a node that is told to end waits half a minute for its last task, while some of Ray's own never end.
+    # Otherwise a node that is stopped waits half a minute for its last task, while some of Ray's own never end.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 
@@ -72,14 +72,14 @@ class Head:
         port: at which nodes join.
         address: of the dashboard, as `syncclip submit` takes it.
         to_join: variables by which a program's `ray.init` joins it.
-        folder: for what Ray lays into /tmp/ray by default.
+        folder: for what Ray stores in /tmp/ray by default.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
         """Nothing runs yet.
 
         Args:
-            folder: empty, with a short path: sockets lie in it, and the system limits their names.
+            folder: empty, with a short path: it holds sockets, whose names the system limits.
             variables: of the environment of all nodes.
         """
         self.port, self._dashboard, self._client = free_ports(3)
@@ -121,7 +121,7 @@ class Head:
     def join(self, *options: str) -> None:
         """Start a node that joins, with options of `ray start`.
 
-        Its folder is its own: a node unpacks a job's files anew over what is there, under the feet of others.
+        It has its own folder: a node unpacks a job's files over existing ones, while others may use them.
 
         Raises:
             NotUpError: it didn't start.
@@ -168,7 +168,7 @@ class Head:
         kill(self.processes(node))
 
     def processes(self, node: str = "") -> list[psutil.Process]:
-        """All that runs of it, or of a node with this id, workers included."""
+        """All its processes, or those of the node with this id, including workers."""
         found: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -179,7 +179,7 @@ class Head:
 
 
 def waited(there: Callable[[], bool], pause: float = 0.25) -> bool:
-    """Wait until something is there; whether it came within `PATIENCE`."""
+    """Wait for a condition; returns whether it held within `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while not there():
         if time.monotonic() > deadline:

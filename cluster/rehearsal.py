@@ -144,7 +144,7 @@ class Course:
 
 
 def variables(home: Path) -> dict[str, str]:
-    """The environment in which Ray's autoscaler starts nodes of this machine, and a job knows what may come."""
+    """The environment in which Ray's autoscaler starts nodes on this machine, and a job knows what it may expect."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
     return {
@@ -172,7 +172,7 @@ def configured(head: Head) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of ours that runs meanwhile, and is over at the end of the block."""
+    """Run a syncclip command in the background; it has ended when the block ends."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**bare, "RAY_AUTH_MODE": "disabled"}
     with log.open("wb") as output:

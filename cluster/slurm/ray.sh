@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start Ray on the nodes of this allocation, run a command on the first of them, and end Ray: ray.sh COMMAND...
+# Start Ray on the nodes of this allocation, run a command on the first of them, and stop Ray: ray.sh COMMAND...
 # `ray symmetric-run` is the same on every node: the one that has the address becomes the head.
 set -euo pipefail
 
@@ -7,14 +7,14 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname --all-ip-addresses | awk '{print $1}')
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-# A node is everybody's: whoever knows the port could run code as you. The token is made for this job and ends with it.
+# Nodes are shared: whoever knows the port could run code as you. The token is made for this job and ends with it.
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token RAY_ADDRESS="$address:$port"
-# Nodes of a large allocation don't start at once, as Ray's 30 s would have it.
+# Nodes of a large allocation may take longer to start than Ray's default of 30 s.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_USAGE_STATS_ENABLED=0
 
-# Options go to `ray start` on every node, which refuses some of a head's (`--include-dashboard`) where it isn't one.
-# Ray's command ends with 0 also where Ray didn't start, so the end of ours is what counts. The head is on this node.
+# Options go to `ray start` on every node; workers refuse some of the head's (`--include-dashboard`).
+# Ray's command exits with 0 even if Ray didn't start, so the status of ours is what counts. The head is on this node.
 ended=$(mktemp -d)
 trap 'rm -rf "$ended"' EXIT
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \

@@ -2,19 +2,19 @@
 # Generate or complete a synthetic set on the nodes of one allocation.
 #
 #   sbatch cluster/slurm/synth.sh birds.yaml [SECTION.KEY=VALUE]...
-#   sbatch --array=1-4%1 cluster/slurm/synth.sh birds.yaml      four allocations in a row; each goes on from the last
+#   sbatch --array=1-4%1 cluster/slurm/synth.sh birds.yaml      four allocations in a row; each resumes after the last
 #
 # Submit it from the project's folder, with `syncclip` on the PATH and the same on all nodes. The recipe's storage.root is
 # a folder that all of them see, or a bucket. Without GPUs: sbatch --gpus-per-node=0 …
 #SBATCH --job-name=syncclip-synth
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive                   # Ray's command finds every Ray of this account on a node, and ends it
+#SBATCH --exclusive                   # Ray's command finds every Ray of this account on a node, and stops it
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
 #SBATCH --gpus-per-node=1
 #SBATCH --time=12:00:00
-#SBATCH --requeue                     # preempted or on a broken node: once more, from where it was
+#SBATCH --requeue                     # preempted or on a broken node: requeued, and resumes
 #SBATCH --open-mode=append
 #SBATCH --output=syncclip-synth-%j.log
 set -euo pipefail
