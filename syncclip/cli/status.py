@@ -39,18 +39,15 @@ def progress(url: str) -> list[str]:
     from syncclip.shards.layout import committed
     from syncclip.studies.status import PROGRESS
     from syncclip.synthesis.status import read_status
-    from syncclip.training.run_folder import RECORD, RunRecord
+    from syncclip.training.status import run_lines
 
     if storage.exists(storage.join(url, PROGRESS)):
         return study_status(url)
     for place in (url, storage.join(url, "synthetic")):
         if (found := read_status(place)) is not None:
             return [place, *found.lines()]
-    record = storage.join(url, RECORD)
-    if storage.exists(record):
-        run = RunRecord.model_validate_json(storage.read_bytes(record))
-        why = [f"why: {run.error}"] if run.error else []
-        return [url, f"{run.status}: {run.steps:,} of {counted(run.total_steps, 'step')}", *why]
+    if (lines := run_lines(url)) is not None:
+        return [url, *lines]
     if shards := committed(url):
         return [url, f"{counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
     raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")

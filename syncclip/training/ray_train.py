@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,13 +17,15 @@ from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, cause_of, cluster_address, debugging, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.storage.status_file import keep_status_file, repeating
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
 from syncclip.training.loop import DivergedError, TrainJob, run
+from syncclip.training.metrics_file import last_line
 from syncclip.training.prometheus import TrainingGauges
-from syncclip.training.recorder import last_line
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
+from syncclip.training.status import STATUS, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
 """(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
@@ -86,12 +87,12 @@ def train_on_ray(
         scaling = _scaling(settings, cpus_per_worker)
         with _shown(folder, heard, scaling):
             _fit(build, spec, folder, scaling, settings)
-    record = folder.record()
-    assert record is not None, "the loop writes the record before anything else"
-    if record.status == "failed":
-        raise UserError(record.error or "training failed")
-    assert record.status == "finished", record
-    return record
+            record = folder.record()
+            assert record is not None, "the loop writes the record before anything else"
+            if record.status == "failed":
+                raise UserError(record.error or "training failed")
+            assert record.status == "finished", record
+            return record
 
 
 def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
@@ -219,44 +220,55 @@ def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError
 
 @contextlib.contextmanager
 def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
-    """Progress and notes while the workers are at it, read from what they write: their output doesn't come here.
+    """Progress, notes and a status file while the workers train, from what they write: their output stays there.
 
     Args:
-        heard: notes of earlier starts, which are not said again.
-        scaling: what the workers take; where the cluster hasn't that, it is said whom they wait for.
+        heard: notes of earlier starts, which are not repeated.
+        scaling: what the workers take; where the cluster hasn't that, what they wait for is reported.
     """
-    from ray.exceptions import RayError
+    status = TrainingStatus.begin()
+    with keep_status_file(folder.path(STATUS), status), Progress(None, "steps", "train") as progress:
+        watch = _Watch(folder, heard, scaling, status, progress)
+        try:
+            with repeating(watch.look, 1.0 if storage.is_local(folder.url) else 10.0):
+                yield
+        finally:
+            watch.look_at_run()
 
-    ended = threading.Event()
-    pause = 1.0 if storage.is_local(folder.url) else 10.0
 
-    def watch() -> None:
-        said, lack, looked = heard, "", time.monotonic()
-        with Progress(None, "steps", "train") as progress:
-            last = False
-            while not last:
-                last = ended.wait(pause)
-                if not last and time.monotonic() - looked > LOOK_SECONDS:
-                    before, looked = lack, time.monotonic()
-                    with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # whoever trains tells of it
-                        lack = _lack(scaling)
-                    if lack and lack != before:
-                        say(lack)
-                with contextlib.suppress(OSError, UserError):
-                    record, line = folder.record(), last_line(folder.path(METRICS))
-                    if record is None:
-                        continue
-                    for note in record.notes[said:]:
-                        say(note)
-                    said = max(said, len(record.notes))
-                    if line is not None:
-                        progress.total = record.total_steps
-                        progress.update(max(0, line["step"] - progress.done), loss=float(line["total"]))
+class _Watch:
+    """Reports what is new in a run's folder, and what its workers wait for."""
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    def __init__(self, folder: RunFolder, heard: int, scaling: Any, status: TrainingStatus, progress: Progress) -> None:
+        self._folder, self._heard, self._scaling = folder, heard, scaling
+        self._status, self._progress, self._looked = status, progress, time.monotonic()
+
+    def look(self) -> None:
+        """Report all that is new."""
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self._look_at_cluster()
+        self.look_at_run()
+
+    def look_at_run(self) -> None:
+        """Report new notes and the newest line of metrics."""
+        with contextlib.suppress(OSError, UserError):
+            record, line = self._folder.record(), last_line(self._folder.path(METRICS))
+            if record is None:
+                return
+            for note in record.notes[self._heard :]:
+                say(note)
+            self._heard = max(self._heard, len(record.notes))
+            if line is not None:
+                loss = float(line["total"])
+                self._progress.total = record.total_steps
+                self._progress.update(max(0, line["step"] - self._progress.done), loss=loss)
+                self._status.count(line["step"], record.total_steps, loss)
+
+    def _look_at_cluster(self) -> None:
+        from ray.exceptions import RayError
+
+        self._looked, before = time.monotonic(), self._status.waits
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports it
+            self._status.waits = _lack(self._scaling)
+        if self._status.waits not in ("", before):
+            say(self._status.waits)

@@ -1,17 +1,10 @@
-"""What rank 0 does with the run folder: open it, write down what happens, close it as finished.
-
-MERGED What a run says about itself while it goes on: `metrics.jsonl`, reproducible to the byte, and TensorBoard.
-"""
+"""What rank 0 does with the run folder: open it, record what happens in it, close it as finished."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -20,16 +13,16 @@ from torch.nn import Parameter
 
 from syncclip import storage
 from syncclip.core.progress import say
-from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
+from syncclip.training.metrics_file import MetricsFile
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float]], None]
-"""Told (steps made, steps in all, losses) at every line of metrics."""
+"""Called with (steps made, steps in all, losses) at every line of metrics."""
 
 
 def open_run(
@@ -84,7 +77,7 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class RunRecorder:
-    """Metrics, events, checkpoints and the record of a run that goes on from `state`."""
+    """MetricsFile, events, checkpoints and the record of a run that goes on from `state`."""
 
     def __init__(
         self,
@@ -95,7 +88,7 @@ class RunRecorder:
         listener: Listener | None = None,
     ) -> None:
         self._run, self._settings, self._record, self._listener = run, settings, record, listener
-        self._metrics = Metrics(run.path(METRICS), state.step)
+        self._metrics = MetricsFile(run.path(METRICS), state.step)
         self._trackers = Trackers(run, settings, state.step, self._note)
         self._seconds_before = state.seconds
         self._began = time.perf_counter()
@@ -187,99 +180,6 @@ class RunRecorder:
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.perf_counter() - self._began, 3)
-
-
-class Metrics:
-    """The losses of a run, one JSON object a line, in order of their steps and free of times.
-
-    Locally every line is appended at once; elsewhere, where nothing can be appended to, the file is replaced at
-    every `sync`. A line that belongs to a checkpoint is therefore there before the checkpoint is.
-
-    A line that finds no room ends nothing by itself: the run is `behind`, and the next `sync` writes all lines anew,
-    or says in one sentence why it can't.
-
-    Args:
-        path: of the file. Lines of an earlier start are kept up to `step`; later ones, also a line that a crash cut
-            short, are dropped, for those steps will be made again.
-        step: how many steps are made.
-
-    Raises:
-        UserError: the file can't be written.
-    """
-
-    def __init__(self, path: str, step: int) -> None:
-        self._path = path
-        self._lines = [line for line in _lines(path) if line["step"] <= step] if step else []
-        self._file: IO[bytes] | None = None
-        self._replace()
-
-    @property
-    def behind(self) -> bool:
-        """Whether lines could not be appended to a local file."""
-        return self._file is None and storage.is_local(self._path)
-
-    def write(self, **values: Any) -> None:
-        """Add the line of a step."""
-        assert not self._lines or values["step"] > self._lines[-1]["step"]
-        line = _encoded(values)
-        self._lines.append(values)
-        if self._file is not None:
-            try:
-                self._file.write(line)
-                self._file.flush()
-            except OSError:
-                self._let_go()
-
-    def sync(self) -> None:
-        """Make every line durable.
-
-        Raises:
-            UserError: there is no room for them, or no way to their place.
-        """
-        if self._file is not None:
-            try:
-                os.fsync(self._file.fileno())
-                return
-            except OSError:
-                self._let_go()
-        self._replace()
-
-    def close(self) -> None:
-        """Make every line durable, if that can be, and let go of the file."""
-        with contextlib.suppress(UserError):  # who closes after an error has told of that one
-            self.sync()
-        self._let_go()
-
-    def _replace(self) -> None:
-        storage.write_bytes(self._path, b"".join(map(_encoded, self._lines)))
-        if storage.is_local(self._path):
-            self._file = storage.local_path(self._path).open("ab")
-
-    def _let_go(self) -> None:
-        if self._file is not None:
-            with contextlib.suppress(OSError):  # what is left in its buffer; the file is closed nevertheless
-                self._file.close()
-            self._file = None
-
-
-def last_line(path: str) -> dict[str, Any] | None:
-    """The newest whole line of a metrics file, None where there is none yet."""
-    lines = _lines(path)
-    return lines[-1] if lines else None
-
-
-def _lines(path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    if storage.exists(path):
-        for line in storage.read_bytes(path).splitlines(keepends=True):
-            with contextlib.suppress(json.JSONDecodeError):
-                if line.endswith(b"\n"):
-                    found.append(json.loads(line))
-    return found
-
-
-def _encoded(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, allow_nan=False) + "\n").encode()
 
 
 def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:

@@ -41,14 +41,37 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Events beside the run's other files."""
+    """Events beside the run's other files: the losses, the rate and, since it may differ from run to run, the speed.
 
-    def __init__(self, run: RunFolder, step: int) -> None:
-        self._events = Events(run.url, step)
-        self.write, self.sync = self._events.write, self._events.sync
+    Elsewhere than on a local disk the events are written to a temporary folder and copied at every `sync`.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the first rank needs it
+
+        self._folder = folder
+        self._temporary = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="syncclip-events-")
+        where = self._temporary.name if self._temporary else str(storage.local_path(folder))
+        self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+        if self._temporary is not None:
+            for path in Path(self._temporary.name).iterdir():
+                storage.publish(path, storage.join(self._folder, path.name))
 
     def close(self, finished: bool) -> None:  # noqa: ARG002
-        self._events.close()
+        """Write out the rest and end the writer's thread."""
+        self.sync()
+        self._writer.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
 
 class Mlflow:
@@ -146,7 +169,7 @@ class Trackers:
         self._tell = tell
         self._open: dict[str, Tracker] = {}
         makers: dict[str, Callable[[], Tracker]] = {
-            "tensorboard": lambda: TensorBoard(run, step),
+            "tensorboard": lambda: TensorBoard(run.url, step),
             "mlflow": lambda: Mlflow(run, settings),
             "wandb": lambda: Wandb(run, settings),
         }
@@ -234,37 +257,3 @@ def _facts(settings: TrainingSettings) -> dict[str, Any]:
     """What runs are sorted by."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch")
     return {key: getattr(settings, key) for key in keys}
-
-
-class Events:
-    """TensorBoard's scalars: the losses, the rate and, because it may differ from run to run, the speed.
-
-    Elsewhere than on a local disk the events are written to a temporary folder and copied at every `sync`.
-    """
-
-    def __init__(self, folder: str, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the first rank needs it
-
-        self._folder = folder
-        self._temporary = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="syncclip-events-")
-        where = self._temporary.name if self._temporary else str(storage.local_path(folder))
-        self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add scalars of a step."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def sync(self) -> None:
-        """Write out what is buffered."""
-        self._writer.flush()
-        if self._temporary is not None:
-            for path in Path(self._temporary.name).iterdir():
-                storage.publish(path, storage.join(self._folder, path.name))
-
-    def close(self) -> None:
-        """Write out the rest and end the writer's thread."""
-        self.sync()
-        self._writer.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()

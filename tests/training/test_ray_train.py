@@ -24,6 +24,7 @@ from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.loop import run
 from syncclip.training.ray_train import train_on_ray
 from syncclip.training.run_folder import RunRecord
+from syncclip.training.status import STATUS, TrainingStatus
 from tests.object_store import faulty_bucket
 from tests.training import fakes
 
@@ -41,6 +42,8 @@ def test_one_worker_of_ray_gives_the_bits_of_the_plain_loop(tmp_path: Path) -> N
     run(fakes.job(tmp_path / "plain"))
     assert train(tmp_path / "ray").status == "finished"
     assert fakes.bits(tmp_path / "ray") == fakes.bits(tmp_path / "plain")
+    status = TrainingStatus.model_validate_json((tmp_path / "ray" / STATUS).read_text())
+    assert status.state == "complete" and status.steps == status.total_steps > 0
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
+from syncclip import storage
 from syncclip.training import loop, trackers
 from tests.ray_head import free_ports
 from tests.training import fakes
@@ -156,3 +158,11 @@ def test_mlflow_shows_losses_and_results_in_one_run_also_after_a_restart(server:
     assert run.data.metrics["test/hm"] == 61.5
     steps = {one.step for one in client.get_metric_history(run.info.run_id, "loss/total")}
     assert steps == set(range(1, 21))
+
+
+def test_events_reach_a_remote_folder() -> None:
+    events = trackers.TensorBoard("memory://events-test", 0)
+    events.write(1, {"loss/total": 1.0})
+    events.close(finished=True)
+    assert [name.split(".")[0] for name in storage.listdir("memory://events-test")] == ["events"]
+    fsspec.filesystem("memory").rm("/events-test", recursive=True)

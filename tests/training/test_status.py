@@ -1,0 +1,59 @@
+"""What a training tells of itself while it runs, and after its driver was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.storage.status_file import keep_status_file
+from syncclip.training import status
+from syncclip.training.run_folder import RunRecord
+from tests.training import fakes
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
+    return now
+
+
+def record(folder: Path, **values: object) -> None:
+    fakes.folder(folder).write(RunRecord(name="fake", recipe_hash="a" * 64, total_steps=20).model_copy(update=values))
+
+
+def test_a_folder_without_a_run_tells_nothing(tmp_path: Path) -> None:
+    assert status.run_lines(str(tmp_path)) is None
+
+
+def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, clock: list[float]) -> None:
+    record(tmp_path)
+    told = status.TrainingStatus.begin()
+    with keep_status_file(str(tmp_path / status.STATUS), told):
+        told.count(4, 20, 1.5)  # of an earlier start: no step of this call
+        clock[0] += 4
+        told.count(12, 20, 0.25)
+        storage.write_document(str(tmp_path / status.STATUS), told)
+        lines = status.run_lines(str(tmp_path))
+    assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last sign of life: 0 s ago"]
+
+
+def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:
+    record(tmp_path)
+    told = status.TrainingStatus.begin().model_copy(update={"seen": 0.0, "waits": "training waits for machines"})
+    storage.write_document(str(tmp_path / status.STATUS), told)
+    lines = status.run_lines(str(tmp_path))
+    assert lines is not None
+    assert lines[:2] == ["running: no step made yet", "training waits for machines"]
+    assert "the driver is gone" in lines[2] and "the same `train` command goes on" in lines[2]
+
+
+def test_what_ended_is_told_by_its_record(tmp_path: Path) -> None:
+    with keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus.begin()):
+        pass
+    record(tmp_path, status="finished", steps=20)
+    assert status.run_lines(str(tmp_path)) == ["finished: 20 of 20 steps"]
+    record(tmp_path, status="failed", steps=7, error="no space left")
+    assert status.run_lines(str(tmp_path)) == ["failed: 7 of 20 steps", "why: no space left"]
