@@ -64,15 +64,15 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
 
 
-def turn(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def shown(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """(count,) which of n things come in an epoch that shows `count` of them: the next ones of an endless row of
     permutations, so that over the epochs each comes equally often."""
     places = epoch * count + np.arange(count)
     sweeps = [
         permutation(n, key(SOURCE, seed), sweep) for sweep in range(int(places[0]) // n, int(places[-1]) // n + 1)
     ]
-    turns: npt.NDArray[np.int64] = np.concatenate(sweeps)[places - places[0] // n * n]
-    return turns
+    found: npt.NDArray[np.int64] = np.concatenate(sweeps)[places - places[0] // n * n]
+    return found
 
 
 def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
@@ -84,29 +84,25 @@ def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
     return chosen
 
 
-def share(n: int, rank: int, world_size: int) -> npt.NDArray[np.int64]:
-    """Which of n things are one rank's: every `world_size`th from `rank` on, so that each is exactly one rank's."""
-    return np.arange(rank, n, world_size, dtype=np.int64)
-
-
-def window(shards: int, width: int, seed: int, slot: int) -> tuple[int, ...]:
-    """The `width` of `shards` that are in use at time `slot`, ascending; all of them where there are no more.
+def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
+    """The `width` of `shards` that are in use at a position, ascending; all of them where there are no more.
 
     Sweep after sweep, each in an order of its own, the shards pass by in one endless row, over which the window moves
-    on by one shard a slot. (Where two sweeps meet a shard can be in it twice, and the window is that much smaller.)
+    on by one shard at each position. (Where two sweeps meet, a shard can be in it twice; the window is then that much
+    smaller.)
     """
     if shards <= width:
         return tuple(range(shards))
     chosen = set()
-    for place in range(slot, slot + width):
-        sweep, position = divmod(place, shards)
-        chosen.add(int(permutation(shards, key(WINDOW, seed), sweep)[position]))
+    for place in range(position, position + width):
+        sweep, within = divmod(place, shards)
+        chosen.add(int(permutation(shards, key(WINDOW, seed), sweep)[within]))
     return tuple(sorted(chosen))
 
 
-def dwell(images: int, shards: int, drawn: int) -> int:
-    """Steps for which the window stays, so that about one image is drawn for every image that is fetched: no step waits
-    for more than its share of reading, and a sweep shows a set about once.
+def steps_per_window(images: int, shards: int, drawn: int) -> int:
+    """Steps for which the window stays in place: about one image is then drawn for every image that is fetched, no step
+    waits for more than its share of reading, and a sweep shows a set about once.
 
     Args:
         images, shards: Of the set.

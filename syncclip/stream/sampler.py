@@ -1,6 +1,6 @@
-"""Several sets of the same classes, mixed: as one list of images, and by how often each is shown.
+"""Several sets of the same classes, mixed: real ones by how often an epoch shows each, synthetic ones by chance.
 
-MERGED Which synthetic images stand beside given labels: drawn from a window that moves over the shards of each set.
+Synthetic images are drawn for given labels, from a window that moves over the shards of each set.
 """
 
 from __future__ import annotations
@@ -80,18 +80,18 @@ class RealEpochs:
         self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
         """All that are ever shown."""
         self._even = self._counts == [len(rows) for rows in self._rows]
-        self._turns = lru_cache(maxsize=2)(self._turn)
+        self._uneven = lru_cache(maxsize=2)(self._shown_unevenly)
 
     def __len__(self) -> int:
         return sum(self._counts)
 
     def shown(self, epoch: int) -> Rows:
         """(len,) rows, before they are shuffled: each once where its set's weight is 1."""
-        return self.rows if self._even else self._turns(epoch)
+        return self.rows if self._even else self._uneven(epoch)
 
-    def _turn(self, epoch: int) -> Rows:
+    def _shown_unevenly(self, epoch: int) -> Rows:
         parts = [
-            rows if count == len(rows) else rows[order.turn(len(rows), count, order.key(self._seed, number), epoch)]
+            rows if count == len(rows) else rows[order.shown(len(rows), count, order.key(self._seed, number), epoch)]
             for number, (rows, count) in enumerate(zip(self._rows, self._counts, strict=True))
         ]
         return np.concatenate(parts)
@@ -103,7 +103,7 @@ to be asked again."""
 
 
 class SyntheticSampler:
-    """Draws from several sets: first the set, by its weight among those that show the class, then the image, uniformly.
+    """Samples several sets: first the set, by its weight among those that show the class, then the image, uniformly.
 
     The image comes from the set's window, or from all of its images of the class where the window holds none.
     """
@@ -130,9 +130,9 @@ class SyntheticSampler:
         ]
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
-    def sample(self, labels: Rows, purpose: int, epoch: int, step: int, place: int) -> Rows:
-        """(len(labels),) rows of the joined sets that show `labels`; `place` counts the steps of all epochs."""
-        choices = [window.choices(labels, place) for window in self.windows]
+    def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
+        """(len(labels),) rows of the joined sets that show `labels`; `global_step` counts through all epochs."""
+        choices = [window.choices(labels, global_step) for window in self.windows]
         if len(self.windows) == 1:
             sets = np.zeros(len(labels), np.int64)
         else:
@@ -156,19 +156,19 @@ class MovingWindow:
         self._width = len(self._shards) if width is None else width
         if self._width < 1:
             raise UserError(f"a window of {width} shards holds no image; give 1 or more")
-        self._dwell = order.dwell(len(images), len(self._shards), drawn)
+        self._steps_per_window = order.steps_per_window(len(images), len(self._shards), drawn)
         self._index = lru_cache(maxsize=4)(self._by_label)
 
-    def shards(self, place: int) -> list[int]:
+    def shards(self, global_step: int) -> list[int]:
         """The numbers of the shards in the window."""
-        return [int(self._shards[shard]) for shard in self._window(place // self._dwell)]
+        return [int(self._shards[shard]) for shard in self._window(global_step // self._steps_per_window)]
 
-    def choices(self, labels: Rows, place: int) -> list[Rows]:
+    def choices(self, labels: Rows, global_step: int) -> list[Rows]:
         """For each label the rows that show it: those in the window, or all where it holds none."""
-        slot = place // self._dwell
-        by_label, sorted_labels = self._index(self._window(slot))
+        position = global_step // self._steps_per_window
+        by_label, sorted_labels = self._index(self._window(position))
         if self._width < len(self._shards):
-            coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(slot + ahead))
+            coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
             self._images.hold(int(self._shards[shard]) for shard in coming)
         first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
         return [
@@ -176,8 +176,8 @@ class MovingWindow:
             for a, b, label in zip(first, last, labels, strict=True)
         ]
 
-    def _window(self, slot: int) -> tuple[int, ...]:
-        return order.window(len(self._shards), self._width, self._seed, slot)
+    def _window(self, position: int) -> tuple[int, ...]:
+        return order.window(len(self._shards), self._width, self._seed, position)
 
     def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
         """Rows of the window's shards, by label, and their labels."""

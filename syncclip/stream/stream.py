@@ -151,7 +151,7 @@ class MixedStream:
             return BatchIds(real, _NONE, _NONE, labels, _NONE)
         ids = BatchIds(
             real=real if self.data == "both" else _NONE,
-            seen=self._sampler.sample(labels, order.SEEN, epoch, step, self._place(epoch, step)),
+            seen=self._sampler.sample(labels, order.SEEN, epoch, step, self._global_step(epoch, step)),
             novel=_NONE,
             labels=labels,
             novel_labels=_NONE,
@@ -159,7 +159,7 @@ class MixedStream:
         if not len(self.novel):
             return ids
         novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
-        partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._place(epoch, step))
+        partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
         return replace(ids, novel=partners, novel_labels=novel)
 
     def batch(self, epoch: int, step: int) -> Batch:
@@ -203,7 +203,7 @@ class MixedStream:
 
     def window(self, epoch: int, step: int) -> list[list[int]]:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
-        return [window.shards(self._place(epoch, step)) for window in self._sampler.windows]
+        return [window.shards(self._global_step(epoch, step)) for window in self._sampler.windows]
 
     def begin_anew(self, processes: int, room: Room) -> None:
         """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
@@ -216,7 +216,7 @@ class MixedStream:
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
 
-    def _place(self, epoch: int, step: int) -> int:
+    def _global_step(self, epoch: int, step: int) -> int:
         return epoch * self.steps_per_epoch + step
 
     def _draw(self, purpose: int, epoch: int, step: int, bounds: Rows) -> Rows:

@@ -66,33 +66,33 @@ def test_an_epoch_goes_once_through_all_and_fills_its_last_batch(n: int, batch: 
     assert steps * batch - n < batch
 
 
-@given(shards=st.integers(1, 12), width=st.integers(1, 12), seed=SEEDS, slot=st.integers(0, 1000))
-def test_a_window_holds_that_many_different_shards_or_all(shards: int, width: int, seed: int, slot: int) -> None:
-    window = order.window(shards, width, seed, slot)
+@given(shards=st.integers(1, 12), width=st.integers(1, 12), seed=SEEDS, position=st.integers(0, 1000))
+def test_a_window_holds_that_many_different_shards_or_all(shards: int, width: int, seed: int, position: int) -> None:
+    window = order.window(shards, width, seed, position)
     assert list(window) == sorted(set(window))
     assert set(window) <= set(range(shards))
     assert len(window) <= width
     if shards <= width:
         assert len(window) == shards
-    elif slot % shards <= shards - width:  # within one sweep
+    elif position % shards <= shards - width:  # within one sweep
         assert len(window) == width
 
 
-@given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS, slot=st.integers(0, 1000))
-def test_a_window_takes_in_at_most_one_new_shard_at_a_time(shards: int, width: int, seed: int, slot: int) -> None:
-    now, then = (set(order.window(shards, width, seed, s)) for s in (slot, slot + 1))
+@given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS, position=st.integers(0, 1000))
+def test_a_window_takes_in_at_most_one_new_shard_at_a_time(shards: int, width: int, seed: int, position: int) -> None:
+    now, then = (set(order.window(shards, width, seed, s)) for s in (position, position + 1))
     assert len(then - now) <= 1
     assert len(now - then) <= 1
 
 
 @given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS)
 def test_a_sweep_shows_every_shard(shards: int, width: int, seed: int) -> None:
-    seen = {shard for slot in range(shards) for shard in order.window(shards, width, seed, slot)}
+    seen = {shard for position in range(shards) for shard in order.window(shards, width, seed, position)}
     assert seen == set(range(shards))
 
 
 def test_every_sweep_has_an_order_of_its_own() -> None:
-    sweeps = {tuple(order.window(9, 1, 0, 9 * sweep + slot) for slot in range(9)) for sweep in range(20)}
+    sweeps = {tuple(order.window(9, 1, 0, 9 * sweep + position) for position in range(9)) for sweep in range(20)}
     assert len(sweeps) == 20
 
 
@@ -102,12 +102,12 @@ def test_every_sweep_has_an_order_of_its_own() -> None:
 def test_a_window_stays_until_as_many_images_are_drawn_as_a_shard_holds(
     images: int, shards: int, drawn: int, steps: int
 ) -> None:
-    assert order.dwell(images, shards, drawn) == steps
+    assert order.steps_per_window(images, shards, drawn) == steps
 
 
 @given(n=st.integers(1, 20), count=st.integers(1, 50), seed=SEEDS, epochs=st.integers(1, 12))
 def test_over_turns_each_thing_comes_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
-    turns = [order.turn(n, count, seed, epoch) for epoch in range(epochs)]
+    turns = [order.shown(n, count, seed, epoch) for epoch in range(epochs)]
     assert all(len(turn) == count for turn in turns)
     counts = np.bincount(np.concatenate(turns), minlength=n)
     assert counts.sum() == count * epochs
@@ -119,13 +119,6 @@ def test_columns_are_chosen_by_their_weights_and_never_without_any() -> None:
     counts = np.bincount(order.choose(weights, key=7), minlength=4)
     assert counts[0] == counts[3] == 0
     assert abs(counts[2] - 15000) < 3 * np.sqrt(20000 * 3 / 16)
-
-
-@given(n=st.integers(0, 50), world=st.integers(1, 9))
-def test_the_shares_of_all_ranks_hold_each_thing_once(n: int, world: int) -> None:
-    shares = [order.share(n, rank, world) for rank in range(world)]
-    assert sorted(np.concatenate(shares).tolist()) == list(range(n))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 @given(

@@ -1,4 +1,4 @@
-"""A finished run on other datasets than its own: its prompts over their classes."""
+"""A finished run on its own and on other datasets, in one process and on several workers of a cluster."""
 
 from __future__ import annotations
 
@@ -113,3 +113,44 @@ def test_no_tested_image_is_skipped_or_replaced(
     with pytest.raises(UserError, match=sentence):
         jobs.evaluate(run.url, dataset=str(other))
     assert not list((tmp_path / "run").glob("transfer/*/results.json"))
+
+
+FILES = ("results.json", "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def small_run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
+    values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "evaluation.batch=5"]
+    return jobs.run_here(Recipe.load(tiny.recipe, values), str(tmp_path_factory.mktemp("run")))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])  # 24 images are 5 batches of 5, so two of 7 workers have none
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_any_number_of_workers_writes_the_same_bytes(small_run: jobs.Run, workers: int) -> None:
+    alone = [(Path(small_run.url) / file).read_bytes() for file in FILES]
+    for file in FILES:
+        (Path(small_run.url) / file).unlink()
+    jobs.evaluate(small_run.url, [f"evaluation.workers={workers}"])
+    assert [(Path(small_run.url) / file).read_bytes() for file in FILES] == alone
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_dataset_that_is_gone_is_one_sentence(small_run: jobs.Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        jobs.evaluate(small_run.url, ["evaluation.workers=2"], dataset=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_of_two_workers_is_evaluated_by_both(tiny: TinyWorld, tmp_path: Path) -> None:
+    values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "training.workers=2"]
+    trained = jobs.train(Recipe.load(tiny.recipe, [*values, "evaluation.batch=5"]), str(tmp_path))
+    shared = [(tmp_path / file).read_bytes() for file in FILES]
+    assert trained.results["counts"]["all"] == 24
+    jobs.evaluate(trained.url, ["evaluation.batch=5"])  # in this process
+    assert [(tmp_path / file).read_bytes() for file in FILES] == shared
