@@ -93,27 +93,6 @@ class PromptedClip(nn.Module):
         return self._text.context
 
     @property
-    def dim(self) -> int:
-        """Length of the features."""
-        return self.text.dim
-
-    @property
-    def text_width(self) -> int:
-        return self.text.token_embedding.embedding_dim
-
-    @property
-    def text_layers(self) -> int:
-        return len(self.text.blocks)
-
-    @property
-    def vision_width(self) -> int:
-        return self.vision.width
-
-    @property
-    def vision_layers(self) -> int:
-        return self.vision.layers
-
-    @property
     def device(self) -> torch.device:
         device: torch.device = self.model.logit_scale.device
         return device
@@ -188,7 +167,7 @@ class PromptedClip(nn.Module):
             return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
         blocks = tower.blocks
-        _check("text", prompts, len(blocks), tokens.slots.shape[1])
+        _check("text", prompts, tower.layers, tokens.slots.shape[1])
         if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
             return self._encode_groups(tokens, prompts, groups)
         classes, length, width = tokens.embeddings.shape

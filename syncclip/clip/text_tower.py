@@ -34,6 +34,14 @@ class TextTower:
         return blocks
 
     @property
+    def width(self) -> int:
+        return self.token_embedding.embedding_dim
+
+    @property
+    def layers(self) -> int:
+        return len(self.blocks)
+
+    @property
     def context(self) -> int:
         return int(self.module.context_length)
 
@@ -43,7 +51,7 @@ class TextTower:
         projection = self.module.text_projection
         if isinstance(projection, nn.Linear):
             return projection.out_features
-        return self.token_embedding.embedding_dim if projection is None else int(projection.shape[1])
+        return self.width if projection is None else int(projection.shape[1])
 
     @property
     def causal(self) -> bool:

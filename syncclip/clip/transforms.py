@@ -1,6 +1,6 @@
-"""From an image to a tensor, for training and for evaluation.
+"""From an image to a tensor for training, randomly cropped and flipped; evaluation uses the backbone's `preprocess`.
 
-Transforms can be pickled for worker processes. The same image and generator state give the same tensor anywhere.
+The transform can be pickled for worker processes. The same image and generator state give the same tensor anywhere.
 """
 
 from __future__ import annotations
@@ -20,17 +20,6 @@ from syncclip.clip.backbone import Backbone
 Triple = tuple[float, float, float]
 ASPECT = (3 / 4, 4 / 3)
 ATTEMPTS = 10
-
-
-@dataclass(frozen=True)
-class EvalTransform:
-    """The backbone's own: resize, central square, normalisation; nothing is random."""
-
-    preprocess: Callable[[Image.Image], Tensor]
-
-    def __call__(self, image: Image.Image, generator: torch.Generator | None = None) -> Tensor:  # noqa: ARG002
-        """(3, size, size) float32."""
-        return self.preprocess(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -59,10 +48,6 @@ class TrainTransform:
         pixels = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
         normalised: Tensor = F.normalize(pixels, list(self.mean), list(self.std))
         return normalised
-
-
-def eval_transform(backbone: Backbone) -> EvalTransform:
-    return EvalTransform(backbone.preprocess)
 
 
 def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5) -> TrainTransform:

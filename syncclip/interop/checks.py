@@ -57,7 +57,8 @@ def check_towers(learned: Tensors, clip: PromptedClip, place: str) -> None:
         prompts = [tensor for name, tensor in learned.items() if name.startswith(f"{tower}_prompts.")]
         if not prompts:
             continue
-        width, layers = getattr(clip, f"{tower}_width"), getattr(clip, f"{tower}_layers")
+        entered = clip.text if tower == "text" else clip.vision
+        width, layers = entered.width, entered.layers
         named = f"the {tower} tower of {clip.backbone.name!r}"
         if prompts[0].shape[-1] != width:
             raise UserError(

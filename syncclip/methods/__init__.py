@@ -75,7 +75,7 @@ class MethodsSettings(Settings):
         return settings
 
 
-class Classes(Protocol):
+class ClassList(Protocol):
     """What a method needs to know of a dataset."""
 
     @property
@@ -102,7 +102,11 @@ def find_method(name: str) -> type[Method]:
 
 
 def build_method(
-    name: str, clip: PromptedClip, dataset: Classes, settings: MethodSettings | None = None, seed: int | None = None
+    name: str,
+    clip: PromptedClip,
+    dataset: ClassList,
+    settings: MethodSettings | None = None,
+    seed: int | None = None,
 ) -> Method:
     """A method with fresh prompts for the classes of a dataset.
 

@@ -39,10 +39,12 @@ class CoCoOp(Method):
         super().__init__(clip, classnames, base, template, settings)
         self.at_once = settings.prompts_at_once
         self.tokens = context_places(clip, classnames, settings)
-        self.text_prompts = deep_prompts(1, self.tokens.slots.shape[1], clip.text_width, self.tokens.initial)
-        hidden = max(clip.dim // 16, 1)
+        self.text_prompts = deep_prompts(1, self.tokens.slots.shape[1], clip.text.width, self.tokens.initial)
+        hidden = max(clip.text.dim // 16, 1)
         self.meta_net = nn.Sequential(
-            OrderedDict(linear1=nn.Linear(clip.dim, hidden), relu=nn.ReLU(), linear2=nn.Linear(hidden, clip.text_width))
+            OrderedDict(
+                linear1=nn.Linear(clip.text.dim, hidden), relu=nn.ReLU(), linear2=nn.Linear(hidden, clip.text.width)
+            )
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:

@@ -39,7 +39,7 @@ class CoOp(Method):
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.tokens = context_places(clip, classnames, settings, settings.position)
-        shape = *self.tokens.slots.shape, clip.text_width  # (C, n, width)
+        shape = *self.tokens.slots.shape, clip.text.width  # (C, n, width)
         if not settings.class_specific:
             shape = shape[1:]
         start, words = INITIAL_STD * torch.randn(shape), self.tokens.initial

@@ -27,11 +27,11 @@ class Ivlp(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        visual_depth = checked_depth("visual_depth", settings.visual_depth, clip.vision_layers)
-        text_depth = checked_depth("text_depth", settings.text_depth, clip.text_layers)
+        visual_depth = checked_depth("visual_depth", settings.visual_depth, clip.vision.layers)
+        text_depth = checked_depth("text_depth", settings.text_depth, clip.text.layers)
         self.tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
-        self.text_prompts = deep_prompts(text_depth, settings.text_tokens, clip.text_width, self.tokens.initial)
-        self.vision_prompts = deep_prompts(visual_depth, settings.visual_tokens, clip.vision_width)
+        self.text_prompts = deep_prompts(text_depth, settings.text_tokens, clip.text.width, self.tokens.initial)
+        self.vision_prompts = deep_prompts(visual_depth, settings.visual_tokens, clip.vision.width)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)

@@ -50,7 +50,7 @@ class SyncClip(Ivlp):
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
-        self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision_width)
+        self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
         """Per block (B, N, width): the prompts of each image, by its domain."""

@@ -34,9 +34,9 @@ class Vpt(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        depth = checked_depth("visual_depth", settings.visual_depth, clip.vision_layers, default=clip.vision_layers)
+        depth = checked_depth("visual_depth", settings.visual_depth, clip.vision.layers, default=clip.vision.layers)
         self.texts = FrozenTexts(clip, classnames, [settings.template or template])
-        self.vision_prompts = deep_prompts(depth, settings.visual_tokens, clip.vision_width)
+        self.vision_prompts = deep_prompts(depth, settings.visual_tokens, clip.vision.width)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         features: Tensor = self.texts()

@@ -81,13 +81,13 @@ def test_without_prompts_texts_are_those_of_open_clip(clip: PromptedClip) -> Non
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("name", VISION)
 def test_vision_prompts_are_tokens_of_the_models_own_pass(clip: PromptedClip, depth: int) -> None:
-    prompts = [torch.randn(2, clip.vision_width) for _ in range(depth)]
+    prompts = [torch.randn(2, clip.vision.width) for _ in range(depth)]
     equal(clip.encode_images(images(), prompts), whole_images(clip.model, images(), prompts))
 
 
 @pytest.mark.parametrize("name", VISION)
 def test_each_image_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
-    prompts = [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
+    prompts = [torch.randn(3, 2, clip.vision.width) for _ in range(2)]
     apart = [clip.encode_images(images()[i : i + 1], [p[i] for p in prompts]) for i in range(3)]
     equal(clip.encode_images(images(), prompts), torch.cat(apart))
 
@@ -96,7 +96,7 @@ def test_each_image_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> No
 @pytest.mark.parametrize("name", TEXT)
 def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, family: Family, depth: int) -> None:
     tokens = clip.text_context(NAMES, "a photo of a", 2)
-    prompts = [torch.randn(2, clip.text_width) for _ in range(depth)]
+    prompts = [torch.randn(2, clip.text.width) for _ in range(depth)]
     sentences = [f"a photo of a {name}." for name in NAMES]
     equal(clip.encode_text(tokens, prompts), whole_texts(clip, sentences, family.start, prompts))
 
@@ -104,7 +104,7 @@ def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, famil
 @pytest.mark.parametrize("name", TEXT)
 def test_each_class_and_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
     tokens = clip.text_context(NAMES, "", 3)
-    prompts = torch.randn(2, len(NAMES), 3, clip.text_width)
+    prompts = torch.randn(2, len(NAMES), 3, clip.text.width)
     apart = [
         whole_texts(clip, [f"x x x {name}."], family.start, [prompts[image, c]])
         for image in range(2)
@@ -154,8 +154,8 @@ def test_a_text_longer_than_the_context_is_refused(clip: PromptedClip) -> None:
 @pytest.mark.parametrize("name", BOTH)
 def test_gradients_reach_prompts_and_never_weights(clip: PromptedClip) -> None:
     tokens = clip.text_context(NAMES, "a photo of a", 2)
-    text = [torch.randn(2, clip.text_width, requires_grad=True) for _ in range(3)]
-    vision = [torch.randn(2, clip.vision_width, requires_grad=True) for _ in range(3)]
+    text = [torch.randn(2, clip.text.width, requires_grad=True) for _ in range(3)]
+    vision = [torch.randn(2, clip.vision.width, requires_grad=True) for _ in range(3)]
     (clip.encode_images(images(), vision) @ clip.encode_text(tokens, text).T).square().sum().backward()
     assert all(prompt.grad is not None and prompt.grad.any() for prompt in text + vision)
     assert not any(weight.requires_grad or weight.grad is not None for weight in clip.parameters())
@@ -164,7 +164,7 @@ def test_gradients_reach_prompts_and_never_weights(clip: PromptedClip) -> None:
 @pytest.mark.parametrize("name", VISION)
 def test_computing_activations_twice_changes_no_gradient(backbone: Backbone, clip: PromptedClip) -> None:
     gradients = []
-    start = torch.randn(3, 2, clip.vision_width)
+    start = torch.randn(3, 2, clip.vision.width)
     for twice in (False, True):
         prompts = start.clone().requires_grad_()
         once_more = PromptedClip(replace(backbone, checkpoint_activations=twice))
@@ -177,7 +177,7 @@ def test_computing_activations_twice_changes_no_gradient(backbone: Backbone, cli
 def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone, clip: PromptedClip) -> None:
     half = PromptedClip(replace(backbone, precision="bf16"))
     tokens = clip.text_context(NAMES, "a photo of a", 2)
-    words, patches = [torch.randn(2, clip.text_width)], [torch.randn(2, clip.vision_width)]
+    words, patches = [torch.randn(2, clip.text.width)], [torch.randn(2, clip.vision.width)]
     for low, full in [
         (half.encode_images(images(), patches), clip.encode_images(images(), patches)),
         (half.encode_text(tokens, words), clip.encode_text(tokens, words)),

@@ -61,7 +61,7 @@ def test_without_prompts_images_are_those_of_open_clip(clip: PromptedClip) -> No
 @pytest.mark.parametrize("depth", [1, 3])
 def test_text_prompts_give_what_the_whole_context_gives(clip: PromptedClip, n: int, depth: int) -> None:
     tokens = clip.text_context(NAMES, "a photo of a", n)
-    prompts = [torch.randn(n, clip.text_width) for _ in range(depth)]
+    prompts = [torch.randn(n, clip.text.width) for _ in range(depth)]
     expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
 
@@ -80,7 +80,7 @@ def test_texts_of_like_length_go_together_and_give_what_the_whole_context_gives(
     names = [name for _ in range(20) for name in ["the old blue car in the rain", "cat", "a red sun", "dog"]]
     tokens = clip.text_context(names, "", 2, position)
     assert [len(rows) for rows in of_like_length(tokens.lengths)] == [60, 20]
-    prompts = [torch.randn(*([80] if own else []), 2, clip.text_width).requires_grad_() for _ in range(2)]
+    prompts = [torch.randn(*([80] if own else []), 2, clip.text.width).requires_grad_() for _ in range(2)]
     features = clip.encode_text(tokens, prompts)
     expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
     torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
@@ -92,7 +92,7 @@ def test_texts_of_like_length_go_together_and_give_what_the_whole_context_gives(
 
 def test_each_image_may_have_prompts_for_texts_of_any_length(clip: PromptedClip) -> None:
     tokens = clip.text_context(["cat"] * 40 + ["the old blue car in the rain"] * 2, "", 2)
-    contexts = torch.randn(3, 1, 2, clip.text_width)
+    contexts = torch.randn(3, 1, 2, clip.text.width)
     each = torch.stack([clip.encode_text(tokens, [context]) for context in contexts])
     torch.testing.assert_close(clip.encode_text(tokens, [contexts]), each, rtol=0, atol=1e-5)
 
@@ -108,14 +108,14 @@ def test_groups_hold_every_text_once_and_grow_in_length(lengths: list[int]) -> N
 
 def test_a_single_class_is_read_behind_its_shared_start(clip: PromptedClip) -> None:
     tokens = clip.text_context(["cat"], "a photo of a", 4)
-    prompts = [torch.randn(4, clip.text_width)]
+    prompts = [torch.randn(4, clip.text.width)]
     expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
 
 
 def test_each_class_may_have_prompts_of_its_own(clip: PromptedClip) -> None:
     tokens = clip.text_context(NAMES, "", 3)
-    prompts = [torch.randn(len(NAMES), 3, clip.text_width), torch.randn(3, clip.text_width)]
+    prompts = [torch.randn(len(NAMES), 3, clip.text.width), torch.randn(3, clip.text.width)]
     expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
 
@@ -123,7 +123,7 @@ def test_each_class_may_have_prompts_of_its_own(clip: PromptedClip) -> None:
 @pytest.mark.parametrize("classes", [1, len(NAMES)])
 def test_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, classes: int) -> None:
     tokens = clip.text_context(NAMES, "", 3)
-    first, second = torch.randn(2, classes, 3, clip.text_width), torch.randn(3, clip.text_width)
+    first, second = torch.randn(2, classes, 3, clip.text.width), torch.randn(3, clip.text.width)
     expected = torch.stack([clip.encode_text(tokens, [each, second]) for each in first])
     torch.testing.assert_close(clip.encode_text(tokens, [first, second]), expected, rtol=0, atol=1e-5)
 
@@ -133,7 +133,7 @@ def test_the_name_may_stand_between_or_before_the_places(clip: PromptedClip, pos
     n, before = 5, {"middle": 2, "front": 0}[position]
     tokens = clip.text_context(NAMES, "", n, position)  # type: ignore[arg-type]
     at_end = clip.text_context(NAMES, "", n)
-    prompts = [torch.randn(n, clip.text_width) for _ in range(2)]
+    prompts = [torch.randn(n, clip.text.width) for _ in range(2)]
     for c, end in enumerate(tokens.read.tolist()):
         start, *rest = at_end.ids[c, : end + 1].tolist()
         places, name, stop = rest[:n], rest[n:-2], rest[-2:]
@@ -167,20 +167,20 @@ def test_words_of_several_tokens_give_one_place_each_and_keep_the_rest(clip: Pro
 
 
 def test_some_of_the_texts_are_encoded_as_among_all(clip: PromptedClip) -> None:
-    tokens, prompts = clip.text_context(NAMES, "", 3), [torch.randn(3, clip.text_width)]
+    tokens, prompts = clip.text_context(NAMES, "", 3), [torch.randn(3, clip.text.width)]
     some = clip.encode_text(tokens[1:3], prompts)
     torch.testing.assert_close(some, clip.encode_text(tokens, prompts)[1:3], rtol=0, atol=1e-6)
 
 
 def test_each_image_may_have_vision_prompts_of_its_own(clip: PromptedClip) -> None:
-    images, prompts = torch.randn(3, 3, 32, 32), [torch.randn(3, 2, clip.vision_width) for _ in range(2)]
+    images, prompts = torch.randn(3, 3, 32, 32), [torch.randn(3, 2, clip.vision.width) for _ in range(2)]
     expected = torch.cat([clip.encode_images(images[i : i + 1], [p[i] for p in prompts]) for i in range(3)])
     torch.testing.assert_close(clip.encode_images(images, prompts), expected, rtol=0, atol=1e-5)
 
 
 def test_deeper_vision_prompts_replace_those_before_them(clip: PromptedClip) -> None:
     model, images = clip.model.visual, torch.randn(2, 3, 32, 32)
-    first, second = torch.randn(2, 2, clip.vision_width)
+    first, second = torch.randn(2, 2, clip.vision.width)
     x = model.conv1(images).flatten(2).transpose(1, 2)
     x = torch.cat([model.class_embedding.expand(2, 1, -1), x], dim=1) + model.positional_embedding
     x = model.transformer.resblocks[0](model.ln_pre(torch.cat([x, first.expand(2, -1, -1)], dim=1)))
@@ -197,15 +197,15 @@ def test_a_tower_that_averages_its_patches_leaves_the_prompts_out() -> None:
     clip = PromptedClip(Backbone("average", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(clip.encode_images(images), model.encode_image(images), rtol=0, atol=1e-5)
-    prompted = clip.encode_images(images, [torch.zeros(3, clip.vision_width)])
+    prompted = clip.encode_images(images, [torch.zeros(3, clip.vision.width)])
     assert prompted.shape == (2, 8)
     assert not torch.allclose(prompted, model.encode_image(images))
 
 
 def test_prompts_get_gradients_and_frozen_weights_keep_none(clip: PromptedClip) -> None:
     tokens = clip.text_context(NAMES, "a photo of a", 2)
-    text = [torch.randn(2, clip.text_width, requires_grad=True) for _ in range(3)]
-    vision = [torch.randn(2, clip.vision_width, requires_grad=True) for _ in range(3)]
+    text = [torch.randn(2, clip.text.width, requires_grad=True) for _ in range(3)]
+    vision = [torch.randn(2, clip.vision.width, requires_grad=True) for _ in range(3)]
     (clip.encode_images(torch.randn(2, 3, 32, 32), vision) @ clip.encode_text(tokens, text).T).square().sum().backward()
     assert all(prompt.grad is not None and prompt.grad.any() for prompt in text + vision)
     assert not any(weight.requires_grad or weight.grad is not None for weight in clip.parameters())
@@ -224,9 +224,9 @@ def test_computing_activations_twice_changes_no_gradient(backbone: Backbone) -> 
 
 def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone) -> None:
     half, clip = PromptedClip(replace(backbone, precision="bf16")), PromptedClip(backbone)
-    images, prompts = torch.randn(4, 3, 32, 32), [torch.randn(2, clip.vision_width)]
+    images, prompts = torch.randn(4, 3, 32, 32), [torch.randn(2, clip.vision.width)]
     tokens = clip.text_context(NAMES, "a photo of a", 2)
-    words = [torch.randn(2, clip.text_width)]
+    words = [torch.randn(2, clip.text.width)]
     for low, full in [
         (half.encode_images(images, prompts), clip.encode_images(images, prompts)),
         (half.encode_text(tokens, words), clip.encode_text(tokens, words)),
@@ -253,7 +253,7 @@ def test_a_phrase_with_fewer_tokens_than_places_is_refused(clip: PromptedClip) -
 
 def test_prompts_deeper_than_the_tower_are_refused(clip: PromptedClip) -> None:
     with pytest.raises(UserError, match="lower the depth"):
-        clip.encode_images(torch.zeros(1, 3, 32, 32), [torch.zeros(1, clip.vision_width)] * 4)
+        clip.encode_images(torch.zeros(1, 3, 32, 32), [torch.zeros(1, clip.vision.width)] * 4)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def resnet() -> PromptedClip:
 
 def test_a_resnet_cannot_take_prompts(resnet: PromptedClip) -> None:
     with pytest.raises(UserError, match="'RN1' is not a plain vision transformer"):
-        resnet.vision_width  # noqa: B018
+        resnet.vision.width  # noqa: B018
 
 
 def test_a_resnet_still_encodes_images(resnet: PromptedClip) -> None:

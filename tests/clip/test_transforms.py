@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
-from syncclip.clip.transforms import TrainTransform, eval_transform, random_crop, train_transform
+from syncclip.clip.transforms import TrainTransform, random_crop, train_transform
 from tests.worlds.clip import make_clip_folder
 
 HALF = (0.5, 0.5, 0.5)
@@ -30,10 +30,6 @@ def generator(seed: int) -> torch.Generator:
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return load_backbone(BackboneSettings(name=str(make_clip_folder(tmp_path_factory.mktemp("clip")))))
-
-
-def test_evaluation_sees_what_open_clips_own_transform_sees(backbone: Backbone) -> None:
-    assert torch.equal(eval_transform(backbone)(image(), generator(0)), backbone.preprocess(image()))
 
 
 def test_a_whole_crop_for_training_is_normalised_as_at_evaluation(backbone: Backbone) -> None:
@@ -66,10 +62,10 @@ def test_a_whole_crop_that_is_always_mirrored_is_the_mirrored_image() -> None:
     assert any(torch.allclose(outcome, plain.flip(-1), atol=1e-6) for outcome in outcomes)
 
 
-def test_transforms_travel_to_workers(backbone: Backbone) -> None:
-    for transform in (train_transform(backbone), eval_transform(backbone)):
-        again = pickle.loads(pickle.dumps(transform))
-        assert torch.equal(again(image(), generator(1)), transform(image(), generator(1)))
+def test_the_transform_travels_to_workers(backbone: Backbone) -> None:
+    transform = train_transform(backbone)
+    again = pickle.loads(pickle.dumps(transform))
+    assert torch.equal(again(image(), generator(1)), transform(image(), generator(1)))
 
 
 def test_the_recipe_decides_scale_and_flip(backbone: Backbone) -> None:

@@ -117,7 +117,7 @@ def test_another_width_is_another_backbone(road: Road) -> None:
 
 
 def test_more_prompted_blocks_than_the_tower_has_are_another_backbone(road: Road) -> None:
-    layers = parity.tiny_clip().vision_layers
+    layers = parity.tiny_clip().vision.layers
     blocks = {
         f"image_encoder.transformer.resblocks.{block}.VPT_shallow": IVLP.parameters["image_encoder.VPT"]
         for block in range(1, layers + 1)

@@ -39,7 +39,7 @@ def test_an_image_has_the_scores_that_it_has_alone(clip: PromptedClip) -> None:
 
 
 def test_an_image_shifts_all_vectors_alike(clip: PromptedClip) -> None:
-    method, features = build(clip), torch.randn(3, clip.dim)
+    method, features = build(clip), torch.randn(3, clip.text.dim)
     shifts = method.contexts(features) - method.text_prompts[0]
     expected = method.meta_net(normalize(features, dim=-1))
     torch.testing.assert_close(shifts, expected[:, None].expand_as(shifts))
@@ -117,7 +117,7 @@ def test_context_and_net_are_learned(clip: PromptedClip) -> None:
     layers = [f"meta_net.{layer}.{kind}" for layer in ("linear1", "linear2") for kind in ("weight", "bias")]
     assert sorted(found) == sorted(["text_prompts.0", *layers]) == sorted(method.state_dict())
     assert all(gradient.any() for gradient in found.values())
-    assert method.meta_net.linear1.weight.shape == (clip.dim // 16, clip.dim)
+    assert method.meta_net.linear1.weight.shape == (clip.text.dim // 16, clip.text.dim)
 
 
 def test_bf16_keeps_context_and_net_in_float32(clip: PromptedClip) -> None:

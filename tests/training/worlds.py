@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.transforms import EvalTransform, eval_transform, train_transform
+from syncclip.clip.transforms import train_transform
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.base import TrainingBatch
@@ -54,10 +55,10 @@ def make(folder: Path) -> Path:
 
 def parts(
     world: Path, method: str, seed: int = 1, own: MethodSettings | None = None
-) -> tuple[Dataset, Method, EvalTransform]:
+) -> tuple[Dataset, Method, Callable[[Image.Image], Tensor]]:
     dataset = load_dataset(DatasetSettings(name=str(world / "dataset")))
     backbone = load_backbone(BackboneSettings(name=str(world / "clip")))
-    return dataset, build_method(method, PromptedClip(backbone), dataset, own, seed), eval_transform(backbone)
+    return dataset, build_method(method, PromptedClip(backbone), dataset, own, seed), backbone.preprocess
 
 
 def job(
