@@ -58,7 +58,7 @@ def chaos(
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
     tables.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
     comparison = against(toll, prediction(plan, quiet, toll, actors))
-    tables.show(tables.table("Against the simulation", ["", "measured", "predicted", "90 % of runs"], comparison))
+    tables.show(tables.table("Against the forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
     if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
         sys.exit(1)
 
