@@ -1,10 +1,11 @@
-"""Files of recipes: where they are found, how one extends others, plain values from their YAML."""
+"""Files of recipes and overrides: find them, let one extend others, and read plain values from their YAML."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import did_you_mean
+
+COMMAND_LINE = "command line"
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
@@ -45,7 +48,9 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
     # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author.
-    return {"name": Path(label).stem, **{str(k): {} if v is None else v for k, v in values.items()}}, label
+    sections = {str(key): {} if value is None else value for key, value in values.items()}
+    plain: dict[str, Any] = json.loads(json.dumps({"name": Path(label).stem, **sections}, default=str))
+    return plain, label
 
 
 def _extended(url: str, label: str, within: list[str]) -> DictConfig:
@@ -107,11 +112,66 @@ def _parse(url: str, label: str) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
     for old in [key for key in RENAMED if key in config]:
-        tell_renamed(label, old)
+        report_renamed(label, old)
     return DictConfig(with_present_names(config))
 
 
 @functools.cache
-def tell_renamed(origin: str, old: str) -> None:
-    """Say once a process that a recipe calls a section as an earlier version did."""
-    say(f"{origin}: the section {old!r} is called {RENAMED[old]!r} now; it is still read")
+def report_renamed(origin: str, old: str) -> None:
+    """Report, once a process, that a recipe uses an earlier version's name of a section."""
+    say(f"{origin}: the section {old!r} is called {RENAMED[old]!r} now; the old name is still read")
+
+
+def with_present_keys(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Values by dotted keys whose sections may have an earlier version's name, under the keys of today."""
+    found = {}
+    for key, value in values.items():
+        section, dot, rest = key.partition(".")
+        if section in RENAMED:
+            report_renamed(origin, section)
+        found[RENAMED.get(section, section) + dot + rest] = value
+    return found
+
+
+def split_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """{"section.key": value} of "section.key=value", whose value is read as YAML.
+
+    Raises:
+        UserError: one has another form, or its value is no YAML.
+    """
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise UserError(f"{COMMAND_LINE}: {override!r} is no override; write section.key=value")
+        try:
+            values[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
+    return with_present_keys(values, COMMAND_LINE)
+
+
+def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key in nested plain values; numbers count in lists.
+
+    Raises:
+        UserError: the key leads into a single value, or past the end of a list; `origin` is where it was given.
+    """
+    *path, last = key.split(".")
+    place: Any = values
+    for step in path:
+        if isinstance(place, list):
+            place = place[_position(place, step, key, origin)]
+        else:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
+        if not isinstance(place, dict | list):
+            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
+    place[_position(place, last, key, origin) if isinstance(place, list) else last] = value
+
+
+def _position(items: list[Any], step: str, key: str, origin: str) -> int:
+    if not step.isdigit() or int(step) >= len(items):
+        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
+    return int(step)

@@ -10,23 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.settings import RENAMED, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.settings import RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.core.text import did_you_mean
 from syncclip.datasets import DatasetSettings
 from syncclip.methods import METHODS, MethodsSettings, find_method
-from syncclip.recipe.files import read, shipped, tell_renamed
+from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.training.settings import EvaluationSettings, TrainingSettings
-
-COMMAND_LINE = "command line"
 
 NO_TRACE = (
     "synthetic",
@@ -46,22 +42,22 @@ NO_TRACE = (
     "keep_best",
     "max_failures",
 )
-"""Keys of `training` that leave no trace in a run's prompts or metrics. Where the synthetic set lies is one of them;
-what it holds is told by its own plan."""
+"""Keys of `training` that leave no trace in a run's prompts or metrics. The place of the synthetic set is one of them;
+its content is identified by its own plan."""
 
 ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
 
 
 class Recipe(Settings):
-    """Everything that decides an experiment. Each section is documented where its class is.
+    """Everything that decides an experiment. Each section is documented at its class.
 
     `methods` holds the settings of every method, so that a study can give each its own learning rate; a run reads
     only those of `training.method`.
     """
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """How folders are called; the file's name where it is not given."""
+    """The name of folders; the file's name where it is not given."""
     dataset: DatasetSettings = DatasetSettings()
     backbone: BackboneSettings = BackboneSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
@@ -72,7 +68,7 @@ class Recipe(Settings):
     storage: StorageSettings = StorageSettings()
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Recipe:
+    def _check_consistency(self) -> Recipe:
         for key, method, data in [
             ("training", self.training.method, self.training.data),
             *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
@@ -95,21 +91,24 @@ class Recipe(Settings):
 
         Args:
             source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
-                file may use OmegaConf's interpolation, such as `${training.seed}`, leave out whatever has a default,
-                and begin with `extends: RECIPE`, another recipe whose values stand where it has none of its own; of a
-                list of such, the later ones win.
+                file may use OmegaConf's interpolation, such as `${training.seed}`, omit whatever has a default, and
+                begin with `extends: RECIPE`, another recipe whose values apply where it has none of its own; in a
+                list of such, later ones win.
             overrides: "section.key=value"; the value is read as YAML.
-            base: a recipe that is extended as if it stood first in the file's list.
+            base: a recipe that is extended as if it came first in the file's list.
 
         Raises:
             UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
                 holds file, key, reason and remedy.
         """
         values, label = read(source, base)
-        recipe = _build(values, dict(_split(override) for override in overrides), label)
+        recipe = _checked(values, split_overrides(overrides), label)
+        checked: list[Mapping[str, Any]] = [{}]
         for arm in recipe.study.arms:
             for settings in [arm.overrides, *({key: value} for key, many in arm.candidates.items() for value in many)]:
-                recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
+                if settings not in checked:
+                    recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
+                    checked.append(settings)
         return recipe
 
     @classmethod
@@ -124,13 +123,13 @@ class Recipe(Settings):
 
         Args:
             root: the folder in which the dataset is looked up.
-            values: further ones to be set; those that are None are left as they are.
+            values: further values to set; None leaves a value as it is.
             overrides: "section.key=value", which win over all others.
 
         Raises:
             UserError: see `load`.
         """
-        given = {"dataset.root": root, **(values or {}), **dict(_split(override) for override in overrides)}
+        given = {"dataset.root": root, **(values or {}), **split_overrides(overrides)}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
@@ -144,15 +143,18 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        return cls().with_values(dict(_split(override) for override in overrides))
+        return cls().with_values(split_overrides(overrides))
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
-        """A copy in which `{"section.key": value}` are set, checked like any recipe.
+        """A copy with `{"section.key": value}` set, checked like any recipe.
 
         Raises:
             UserError: an unknown key, a wrong value or an impossible combination.
         """
-        return _build(self.model_dump(mode="json"), values, origin, origin)
+        values = with_present_keys(values, origin)
+        sections = {key.partition(".")[0] for key in values}
+        plain = {name: getattr(self, name) for name in Recipe.model_fields}  # of settings, none is checked again
+        return _checked(plain | self.model_dump(mode="json", include=sections), values, origin, origin)
 
     @property
     def hash(self) -> str:
@@ -175,12 +177,12 @@ class Recipe(Settings):
 
     @property
     def folder(self) -> str:
-        """Where everything of this recipe lies that is not sent elsewhere by `--out`: `<storage.root>/<name>`."""
+        """Where the results of this recipe go unless `--out` names another place: `<storage.root>/<name>`."""
         return storage.join(self.storage.root, self.name)
 
     @property
     def argument(self) -> str:
-        """What a command is given to find this recipe: a shipped one's name, else the name of its file."""
+        """What names this recipe on the command line: a shipped recipe's name, else its file's."""
         return next((one for one in shipped() if one.rpartition("/")[2] == self.name), f"{self.name}.yaml")
 
     @property
@@ -197,7 +199,7 @@ class Recipe(Settings):
     def to_yaml(self) -> str:
         """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
 
-        Passwords and keys among the storage options are left out, for the text is laid beside results.
+        Passwords and keys among the storage options are left out, for the text is stored beside results.
         """
         values = self.model_dump(mode="json")
         values["storage"]["options"] = _without_secrets(values["storage"]["options"])
@@ -217,24 +219,10 @@ def _without_secrets(value: Any) -> Any:
     return {key: _without_secrets(inner) for key, inner in value.items() if not secret.search(str(key))}
 
 
-def _split(override: str) -> tuple[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-        raise UserError(f"{COMMAND_LINE}: {override!r} is no override; write section.key=value")
-    try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
-    assert isinstance(value, dict)
-    return key, value["value"]
-
-
-def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """A checked recipe from plain values; a mistake is told of `origin` if an override made it, or of `label`."""
-    values = json.loads(json.dumps(values, default=str))  # a deep copy
-    overrides = {_present_name(key, origin): value for key, value in overrides.items()}
+def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
+    """A recipe of these values; a mistake is reported with `origin` if an override made it, else with `label`."""
     for key, value in overrides.items():
-        _set(values, key, value, origin)
+        set_value(values, key, value, origin)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -244,36 +232,3 @@ def _build(values: dict[str, Any], overrides: Mapping[str, Any], label: str, ori
         of_override = any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(section) for one in overrides)
         place = f"{key}: " if key and not reason.startswith(key) else ""
         raise UserError(f"{origin if of_override else label}: {place}{reason}") from error
-
-
-def _present_name(key: str, origin: str) -> str:
-    section, dot, rest = key.partition(".")
-    if section in RENAMED:
-        tell_renamed(origin, section)
-    return RENAMED.get(section, section) + dot + rest
-
-
-def _set(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key in nested plain values; numbers count in lists."""
-    *path, last = key.split(".")
-    place: Any = values
-    for step in path:
-        if isinstance(place, list):
-            place = _item(place, step, key, origin)
-        else:
-            if place.get(step) is None:
-                place[step] = {}
-            place = place[step]
-        if not isinstance(place, dict | list):
-            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
-    if isinstance(place, list):
-        _item(place, last, key, origin)
-        place[int(last)] = value
-    else:
-        place[last] = value
-
-
-def _item(items: list[Any], step: str, key: str, origin: str) -> Any:
-    if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
-    return items[int(step)]

@@ -1,4 +1,4 @@
-"""Settings of a study: which methods learn from what, over which amounts and seeds."""
+"""Section `study` of a recipe: which methods learn from which data, over which amounts and seeds."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Arm(Settings):
     method: str
     data: Literal["real", "synthetic", "both"] = "both"
     name: str = ""
-    """How tables and folders call it; `method-data` where it is not given."""
+    """Its name in tables and folders; `method-data` where it is not given."""
     images_per_class: list[int] | None = Field(default=None, min_length=1)
-    """Those of the study's amounts that this arm learns from; all where none are given."""
+    """The study's amounts that this arm learns from; all where none are given."""
     overrides: dict[str, Any] = Field(default={})
     """Recipe values of this arm alone, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
     candidates: dict[str, list[Any]] = Field(default={})
@@ -36,7 +36,7 @@ class Arm(Settings):
         return values
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Arm:
+    def _check_consistency(self) -> Arm:
         if not self.name or set(self.name) & set("/\\ ") or self.name.startswith("."):
             raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
         empty = [key for key, values in self.candidates.items() if not values]
@@ -55,7 +55,7 @@ class Arm(Settings):
         return self.trained and self.data != "real"
 
     def at(self, amounts: list[int]) -> list[int]:
-        """The arm's own among a study's amounts; the study's largest stands for larger ones that can't be had."""
+        """The arm's own among a study's amounts; the study's largest replaces larger ones."""
         if self.images_per_class is None:
             return amounts
         wanted = {min(n, max(amounts)) for n in self.images_per_class}
@@ -79,9 +79,9 @@ class StudySettings(Settings):
 
     arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
     images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
-    """Amounts of synthetic images. They are drawn once, for the largest; smaller amounts are the first so many."""
+    """Amounts of synthetic images. They are generated once, for the largest; a smaller amount is a prefix."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
-    """A seed decides the shots, the start and the order."""
+    """A seed decides the shots, the initial prompts and the order."""
     focus: str = "syncclip-both"
     """The arm that is compared with all others and whose features are mapped; without it, the last arm is."""
 
@@ -108,7 +108,7 @@ class StudySettings(Settings):
     """Synthetic images with which `choose` tries them; the largest amount where it is not given."""
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> StudySettings:
+    def _check_consistency(self) -> StudySettings:
         for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} holds a value twice: {values}")

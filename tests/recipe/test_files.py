@@ -1,0 +1,65 @@
+"""Sections under the names that earlier versions gave them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.recipe.files import report_renamed
+from syncclip.recipe.recipe import Recipe
+
+SENTENCE = "the section 'benchmark' is called 'dataset' now; the old name is still read"
+
+
+@pytest.fixture(autouse=True)
+def nothing_reported() -> None:
+    report_renamed.cache_clear()
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> str:
+    """A recipe as an earlier version wrote it."""
+    path = tmp_path / "old.yaml"
+    path.write_text("benchmark: {shots: 4}\ntraining: {epochs: '${benchmark.shots}'}\n")
+    return str(path)
+
+
+def test_a_file_and_its_interpolations_are_read_and_reported_once(old: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        recipe = Recipe.load(old)
+    assert (recipe.dataset.shots, recipe.training.epochs) == (4, 4)
+    assert capsys.readouterr().err == f"old.yaml: {SENTENCE}\n"
+
+
+def test_a_recipe_of_today_extends_an_old_one_and_the_other_way_round(old: str, tmp_path: Path) -> None:
+    (tmp_path / "new.yaml").write_text("extends: old.yaml\ndataset: {seed: 3}\n")
+    (tmp_path / "older.yaml").write_text("extends: new.yaml\nbenchmark: {shots: 2}\n")
+    new, older = Recipe.load(str(tmp_path / "new.yaml")), Recipe.load(str(tmp_path / "older.yaml"))
+    assert (new.dataset.shots, new.dataset.seed) == (4, 3)
+    assert (older.dataset.shots, older.dataset.seed, older.training.epochs) == (2, 3, 2)
+
+
+def test_an_override_is_read_and_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe.of_defaults(["benchmark.shots=2", "benchmark.seed=5"])
+    assert (recipe.dataset.shots, recipe.dataset.seed) == (2, 5)
+    assert capsys.readouterr().err == f"command line: {SENTENCE}\n"
+
+
+def test_an_arms_overrides_are_read_and_a_mistake_in_them_has_todays_name(tmp_path: Path) -> None:
+    def recipe(key: str) -> str:
+        path = tmp_path / "study.yaml"
+        path.write_text(f"study: {{arms: [{{method: ivlp, overrides: {{benchmark.{key}: 2}}}}]}}\n")
+        return str(path)
+
+    assert Recipe.load(recipe("shots")).with_values({"benchmark.shots": 2}).dataset.shots == 2
+    with pytest.raises(UserError, match=r"study\.yaml: study\.arms 'ivlp-both': dataset\.shot: no such key; did you"):
+        Recipe.load(recipe("shot"))
+
+
+def test_both_names_at_once_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "both.yaml"
+    path.write_text("benchmark: {shots: 4}\ndataset: {shots: 2}\n")
+    with pytest.raises(UserError, match=r"both\.yaml: benchmark: no such key"):
+        Recipe.load(str(path))
