@@ -7,14 +7,12 @@ from dataclasses import replace
 import open_clip
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import SMALL_GROUP, Position, of_like_length
+from syncclip.clip.tokens import Position, of_like_length
 from syncclip.core.settings import UserError
 from tests.worlds.clip import make_clip_folder
 
@@ -95,15 +93,6 @@ def test_each_image_may_have_prompts_for_texts_of_any_length(clip: PromptedClip)
     contexts = torch.randn(3, 1, 2, clip.text.width)
     each = torch.stack([clip.encode_text(tokens, [context]) for context in contexts])
     torch.testing.assert_close(clip.encode_text(tokens, [contexts]), each, rtol=0, atol=1e-5)
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=200))
-def test_groups_hold_every_text_once_and_grow_in_length(lengths: list[int]) -> None:
-    groups = of_like_length(lengths)
-    assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
-    longest = [max(lengths[row] for row in rows) for rows in groups]
-    assert longest == sorted(longest) and all(len(rows) >= SMALL_GROUP for rows in groups[:-1])
-    assert all(of_like_length([lengths[row] for row in rows]) == [[*range(len(rows))]] for rows in groups)
 
 
 def test_a_single_class_is_read_behind_its_shared_start(clip: PromptedClip) -> None:
