@@ -15,8 +15,7 @@ import typer
 from syncclip.core.ray_session import ray_session
 from syncclip.synthesis.pool import run_round
 from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import SynthesisStatus
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import Report, SynthesisStatus
 
 SAMPLES = 10
 

@@ -1,4 +1,4 @@
-"""The card of a synthetic set on the Hugging Face hub: what it shows, what generated it, and how it is read."""
+"""The card of a synthetic set on the Hugging Face hub: what it shows, what generated it, and how to read it."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def provenance_type(column: pa.ChunkedArray, known: pa.DataType) -> pa.DataType:
     Args:
         column: JSON texts, `{}` where a sample has no provenance.
     """
-    told = [value for value in map(json.loads, column.to_pylist()) if value]
-    if not told:
+    known_values = [value for value in map(json.loads, column.to_pylist()) if value]
+    if not known_values:
         return known
-    types = [pa.schema([("json", kind)]) for kind in (known, pa.array(told).type)]
+    types = [pa.schema([("json", kind)]) for kind in (known, pa.array(known_values).type)]
     return pa.unify_schemas(types, promote_options="permissive").field("json").type
 
 

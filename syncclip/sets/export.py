@@ -1,4 +1,4 @@
-"""Synthetic sets as others lay them out: a folder of folders, a dataset of the Hugging Face hub, a split file."""
+"""Synthetic sets in the layouts of others: a folder of folders, a dataset of the Hugging Face hub, a split file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRITERS = 8
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportedSet:
     """A set that is exported."""
 
     url: str
@@ -67,7 +67,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
         url: folder or URL of the set.
         out: folder or URL to write to.
         to: one of `LAYOUTS`.
-        licence: of the images, as the hub abbreviates it; the card tells it.
+        licence: of the images, as the hub abbreviates it; the card states it.
 
     Raises:
         UserError: no such layout; no whole set is there, or it is damaged; the folder holds something else.
@@ -77,7 +77,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     out = absolute(out)
     known = read_whole_set(url)
     shards = committed(url)
-    source = Source(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
+    source = ExportedSet(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
     _claim(source, out, to)
     with Progress(source.images, "images", "export") as progress:
         LAYOUTS[to](source, out, progress, licence)
@@ -91,12 +91,12 @@ def folder_names(classnames: tuple[str, ...]) -> list[str]:
     return [f"{name} {label}" if name in twice else name for label, name in enumerate(names)]
 
 
-def _folder(source: Source, out: str, progress: Progress, _: str) -> None:
+def _folder(source: ExportedSet, out: str, progress: Progress, _: str) -> None:
     """A folder of folders, one a class."""
     deque(_written(source, out, progress), maxlen=0)
 
 
-def _split_file(source: Source, out: str, progress: Progress, _: str) -> None:
+def _split_file(source: ExportedSet, out: str, progress: Progress, _: str) -> None:
     """A split file as CoOp's readers take it, with all images in `train`, and the images beside it in `images`."""
     names = source.known.classnames
     train = [
@@ -108,7 +108,7 @@ def _split_file(source: Source, out: str, progress: Progress, _: str) -> None:
     storage.write_bytes(storage.join(out, f"split_zhou_{name}.json"), content.encode())
 
 
-def _hugging_face(source: Source, out: str, progress: Progress, licence: str) -> None:
+def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: str) -> None:
     """The tars as they are, named as the hub's datasets name them, with a card last."""
     folder = storage.join(out, "data")
     there = storage.sizes(folder)
@@ -128,14 +128,14 @@ def _hugging_face(source: Source, out: str, progress: Progress, licence: str) ->
     storage.write_bytes(storage.join(out, CARD), card.encode())
 
 
-LAYOUTS: dict[str, Callable[[Source, str, Progress, str], None]] = {
+LAYOUTS: dict[str, Callable[[ExportedSet, str, Progress, str], None]] = {
     "folder": _folder,
     "huggingface": _hugging_face,
     "split-zhou": _split_file,
 }
 
 
-def _claim(source: Source, out: str, to: str) -> None:
+def _claim(source: ExportedSet, out: str, to: str) -> None:
     place = storage.join(out, EXPORT)
     mine = (json.dumps({"to": to, "set": content_of(source.url)}, indent=1) + "\n").encode()
     if storage.read_bytes(place) != mine if storage.exists(place) else storage.listdir(out):
@@ -143,7 +143,7 @@ def _claim(source: Source, out: str, to: str) -> None:
     storage.write_bytes(place, mine)
 
 
-def _images(source: Source, shard: int) -> Iterator[Image]:
+def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
     """The images of a shard."""
     archive = _sound(source, shard, storage.read_bytes(storage.join(source.url, shard_name(shard))))
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
@@ -152,7 +152,7 @@ def _images(source: Source, shard: int) -> Iterator[Image]:
         yield Image(path, row["label"], archive[start : start + row["jpg_size"]])
 
 
-def _written(source: Source, out: str, progress: Progress) -> Iterator[Image]:
+def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Image]:
     """Write all images below `out`, but for those that are there, and give each once it is there."""
     there = {
         f"{folder}/{name}": size
@@ -172,7 +172,7 @@ def _written(source: Source, out: str, progress: Progress) -> Iterator[Image]:
                 yield image
 
 
-def _copy(source: Source, shard: int, target: str) -> None:
+def _copy(source: ExportedSet, shard: int, target: str) -> None:
     """Copy a tar, by way of a temporary file where it is remote."""
     url = storage.join(source.url, shard_name(shard))
     with tempfile.TemporaryDirectory(prefix="syncclip-") as folder:
@@ -184,12 +184,12 @@ def _copy(source: Source, shard: int, target: str) -> None:
         storage.publish(here, target)
 
 
-def _sound(source: Source, shard: int, archive: bytes) -> bytes:
+def _sound(source: ExportedSet, shard: int, archive: bytes) -> bytes:
     _same(source, shard, hashlib.sha256(archive).hexdigest())
     return archive
 
 
-def _same(source: Source, shard: int, digest: str) -> None:
+def _same(source: ExportedSet, shard: int, digest: str) -> None:
     if digest != source.shards[shard].sha256:
         raise UserError(
             f"{source.url}: {shard_name(shard)} is damaged; repair the set with `syncclip shards verify --repair` first"

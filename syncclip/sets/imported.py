@@ -146,7 +146,7 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
 
 
 def claim(found: ImportedSet, url: str) -> None:
-    """Say in a folder what will be written there; a folder that said so before goes on.
+    """Record in a folder what will be written there; a folder with the same record goes on.
 
     Raises:
         UserError: it holds something else.
@@ -158,7 +158,7 @@ def claim(found: ImportedSet, url: str) -> None:
 
 
 def finish(found: ImportedSet, url: str) -> ImportedSet:
-    """Say in a folder that all is written, and what: from then on it is a set."""
+    """Record in a folder that all is written, and what: from then on it is a set."""
     finished = found.model_copy(update={"content": content_of(url)})
     _write(finished, url)
     return finished
@@ -227,7 +227,7 @@ def _beside(file: Path, first: str) -> Path:
 def _checked(label: str | int, dataset: Dataset, place: str) -> int:
     if not isinstance(label, int):
         raise UserError(
-            f"{place}: the class is told as {label!r}; class ids are numbers, as those of {dataset.name!r}."
+            f"{place}: the class is given as {label!r}; class ids are numbers, as those of {dataset.name!r}."
         )
     if not 0 <= label < len(dataset.classnames):
         raise UserError(

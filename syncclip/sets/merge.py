@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Source:
+class MergeInput:
     """One of the sets that are merged."""
 
     name: str
@@ -45,7 +45,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
         url: folder or URL to write to.
 
     Raises:
-        UserError: one holds no whole set, is named twice or generates the same as another; they show other classes; the
+        UserError: one holds no whole set, is named twice or has the same plan as another; they show other classes; the
             folder holds something else.
     """
     sources = _open(urls)
@@ -85,13 +85,14 @@ def index_major(labels: Rows, classes: int) -> Rows:
     return ranks * classes + labels
 
 
-def _open(urls: Sequence[str]) -> list[Source]:
+def _open(urls: Sequence[str]) -> list[MergeInput]:
     if len({one.rstrip("/") for one in urls}) < max(2, len(urls)):
         raise UserError(f"merging takes two sets or more, each once; {' '.join(urls) or 'nothing'} was given")
     cache = ShardCache()
     names = _names(urls)
     sources = [
-        Source(name, read_whole_set(one), ShardSet(one, corrupt_limit=0, cache=cache)) for name, one in names.items()
+        MergeInput(name, read_whole_set(one), ShardSet(one, corrupt_limit=0, cache=cache))
+        for name, one in names.items()
     ]
     first = sources[0]
     for other in sources[1:]:
@@ -118,7 +119,7 @@ def _names(urls: Sequence[str]) -> dict[str, str]:
     return dict(zip(last if len(set(last)) == len(last) else urls, urls, strict=True))
 
 
-def _difference(one: Source, other: Source) -> str:
+def _difference(one: MergeInput, other: MergeInput) -> str:
     pairs = zip(one.known.classnames, other.known.classnames, strict=False)
     return next(
         (f"class {label} is {a!r} and {b!r}" for label, (a, b) in enumerate(pairs) if a != b),
@@ -126,7 +127,7 @@ def _difference(one: Source, other: Source) -> str:
     )
 
 
-def _sample(source: Source, row: int, index: int) -> Sample:
+def _sample(source: MergeInput, row: int, index: int) -> Sample:
     images = source.images
     provenance = {**images.provenance(row), "set": source.name, "index": int(images.samples.index[row])}
     return Sample(index, int(images.labels[row]), images.read(row), images.text(row), provenance)

@@ -10,7 +10,7 @@ from syncclip.synthesis.filters import check_safety, with_digests
 from syncclip.synthesis.generators import check_scheduler
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
-from syncclip.synthesis.references import digests, lay, real_images
+from syncclip.synthesis.references import digests, real_images, store
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -44,7 +44,7 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)
-        lay(real_images(dataset, *recipe.shots), dataset, url)
+        store(real_images(dataset, *recipe.shots), dataset, url)
 
     def test_images() -> ImageSet:
         return load_dataset(recipe.dataset).split("test")

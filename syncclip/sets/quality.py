@@ -1,7 +1,4 @@
-"""How good a synthetic set is, as a frozen CLIP sees it: read right, varied, near the real images, nothing twice.
-
-MERGED How good the synthetic set of a recipe is, by the recipe's own CLIP and real images.
-"""
+"""How good a synthetic set is, by a frozen CLIP: read right, varied, near the real images, nothing twice."""
 
 from __future__ import annotations
 
@@ -75,7 +72,7 @@ class SetQuality(Settings):
 
     format: int = 1
     backbone: str
-    """The judge."""
+    """The CLIP that looked at them."""
     images: int
     """Images of the set."""
     measured: int
@@ -99,7 +96,7 @@ class SetQuality(Settings):
 
 
 class Seen(NamedTuple):
-    """Images as the judge sees them: (N, D) features of length 1, (N,) class ids and rows."""
+    """Images as the CLIP sees them: (N, D) features of length 1, (N,) class ids and rows."""
 
     features: Floats
     labels: Labels
@@ -111,7 +108,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
 
     Args:
         url: folder or URL of the set.
-        clip: the judge, with one sentence for each class.
+        clip: looks at the images, with one sentence for each class.
         real: real images of the same classes, None for none.
         most: images of each domain that are looked at.
 
@@ -196,7 +193,7 @@ def _classes(
 
 
 def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
-    """What the judge sees of a set; images that can't be read are left out."""
+    """What the CLIP sees of a set; images that can't be read are left out."""
     rows = evenly(np.asarray(images.labels), most)
     kept: list[int] = []
     found = [np.zeros((0, 0))]

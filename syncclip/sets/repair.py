@@ -67,7 +67,7 @@ def repair_set(
     if not again:
         return []
     check_machine(pool, plan.threads)
-    _check_material(plan, again, url)
+    _check_assets(plan, again, url)
     for shard in again:
         discard(url, shard)
     synthesise_set(plan, url, pool)
@@ -80,16 +80,16 @@ def discard(url: str, shard: int) -> None:
         storage.remove(storage.join(url, name(shard)))
 
 
-def _check_material(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Refuse where something is missing that generating needs: weights, what filters judge by, images to start from."""
+def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
+    """Refuse where something is missing that generation needs: weights, what filters need, images to start from."""
     located = locate(plan.generator, plan.weights)
     if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
-    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is judged
+    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is scored
     if plan.generator.guide is not None:
-        album = ReferenceImages(plan, url)
+        references = ReferenceImages(plan, url)
         for shard in broken:
-            album.guides([plan.entry(index) for index in plan.shard_range(shard)])
+            references.of([plan.entry(index) for index in plan.shard_range(shard)])
 
 
 def _names(url: str) -> set[int]:

@@ -28,10 +28,10 @@ from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, wri
 from syncclip.synthesis.pool import PoolError, run_round
 from syncclip.synthesis.prometheus import GAUGE_INTERVAL, SynthesisMetrics
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
-from syncclip.synthesis.status import SynthesisStatus, mark_complete, status_url
+from syncclip.synthesis.status import Report, SynthesisStatus, mark_complete, status_url
 from syncclip.synthesis.summary import SetSummary, Work, summarise
 from syncclip.synthesis.tuning import tuned
-from syncclip.synthesis.worker import Report, ShardWorker
+from syncclip.synthesis.worker import ShardWorker
 
 Observer = Callable[[SynthesisStatus], None]
 

@@ -27,10 +27,10 @@ class RejectionMonitor:
 
     Args:
         plan: of the set.
-        done: markers of the shards that earlier runs committed; read only where they tell anything.
+        done: markers of the shards that earlier runs committed; read only where they matter.
 
     Raises:
-        UserError: their images tell already that nothing will be accepted.
+        UserError: these already show that nothing will be accepted.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:

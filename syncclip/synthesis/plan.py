@@ -2,8 +2,6 @@
 
 Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced and the first k images
 of each class are a prefix. Shards are cut at the amounts that were asked for, so a set that grows only gains shards.
-
-MERGED What keeps two plans from being the same set.
 """
 
 from __future__ import annotations
@@ -174,7 +172,7 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """The plan of a new set; pure. `backbone` judges where a CLIP filter names none; `guides` as the plan holds them.
+    """The plan of a new set; pure. `backbone` scores where a CLIP filter names none; `guides` as the plan holds them.
 
     Raises:
         UserError: the classes or amounts can't make a set.

@@ -1,7 +1,4 @@
-"""The pool of Ray Data actors that generates shards: one row a shard, bounded restarts, errors as rows.
-
-MERGED What became of each shard of a round. A module of its own: the actor that lives here should start without torch.
-"""
+"""The pool of Ray Data actors that generates shards: one row a shard, bounded restarts, errors as rows."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from typing import Any, Protocol
 
 from syncclip.core import ray_session
 from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import Report
 
 MAX_STARTS = 2
 """How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
@@ -40,7 +37,7 @@ class PoolError(RuntimeError):
 
 
 class Worker(Protocol):
-    """Makes shards; a `ShardWorker`. Errors are told in the report, never raised."""
+    """Makes shards; a `ShardWorker`. Errors come back in the report, never raised."""
 
     def generate(self, shard: int) -> Any:
         """Called for one shard at a time."""
@@ -78,9 +75,9 @@ class ShardRow:
                 turn.close()
             report = self.worker.commit(uncommitted)
             self._quick = report.write <= QUICK * (report.ended - report.started - report.write)
-            told = report._replace(deaths=min(1, deaths))._asdict()
-            ray.get(self.log.end.remote(shard, told))
-            return told
+            ended = report._replace(deaths=min(1, deaths))._asdict()
+            ray.get(self.log.end.remote(shard, ended))
+            return ended
 
 
 def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, threads: int = 1) -> Iterator[Report]:

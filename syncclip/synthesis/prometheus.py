@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from syncclip.synthesis.status import STAGES, SynthesisStatus
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import STAGES, Report, SynthesisStatus
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Bounds of the histogram of a shard's time."""

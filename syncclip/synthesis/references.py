@@ -1,13 +1,12 @@
-"""The real images that generated ones start from, where the generator has a guide ("real guidance").
+"""The real images that generated images start from, where the generator has a guide ("real guidance").
 
-They are the dataset's few shots, which trainings see as well. A plan names them by their digests, and they lie below
+They are the dataset's few shots, which trainings see as well. A plan names them by their digests, and they are below
 the set's folder as shards, in `guides/<digest of all>`: so whoever generates, extends or repairs the set, on whichever
 machine, starts from the same ones.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from PIL import Image
@@ -19,6 +18,7 @@ from syncclip.shards.images import decode_image
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.synthesis.filters.assets import digest_of
 from syncclip.synthesis.plan import Entry, Plan
 
 FOLDER = "guides"
@@ -26,11 +26,11 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """Hands out the real image from which an entry of a plan starts; each is read when it is asked for.
+    """Gives the real image from which an entry of a plan starts; each is read when it is asked for.
 
     Args:
         plan: with `guides`.
-        url: the set's folder, in which `lay` has laid them.
+        url: the set's folder, in which `store` has put them.
 
     Raises:
         UserError: they aren't there.
@@ -45,7 +45,7 @@ class ReferenceImages:
             raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was begun with")
         self._images = images
 
-    def guides(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
+    def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
         """The RGB image that each starts from, None where it starts from noise.
 
         Raises:
@@ -86,13 +86,8 @@ def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(map(digest_of, of_class)) for of_class in images)
 
 
-def digest_of(data: bytes) -> str:
-    """Hex digest (16 digits) of an image's file."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def lay(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
-    """Lay the real images into the folder of the set at `url`; what is there stays.
+def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
+    """Write the real images into the folder of the set at `url`; what is there stays.
 
     After a crash each shard of them is there or isn't, and the same call writes those that are missing.
     """

@@ -33,7 +33,7 @@ def _form(actors: object) -> str:
 
 
 Actors = Annotated[Annotated[int, Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")], Discriminator(_form)]
-"""A number or bounds. The form decides which, so that a mistake in one isn't told as one of the other."""
+"""A number or bounds. The form decides which, so that a mistake in one isn't reported as one in the other."""
 
 
 class Pool(NamedTuple):
@@ -90,7 +90,7 @@ class SynthesisSettings(Settings):
     generator: GeneratorSettings = GeneratorSettings()
     prompts: PromptSettings = PromptSettings()
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
-    """In the order in which they judge; what one rejects, the next doesn't see."""
+    """In the order in which they score; what one rejects, the next doesn't see."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """How often an image is generated at most."""
     choose: Literal["first", "best"] = "first"
@@ -155,5 +155,5 @@ class SynthesisSettings(Settings):
                 "make shards larger or batches smaller"
             )
         if self.choose == "best" and not self.filters:
-            raise ValueError("choose 'best' needs a filter whose score tells what is best; add one or choose 'first'")
+            raise ValueError("choose 'best' needs a filter whose score decides what is best; add one or choose 'first'")
         return self

@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from pydantic import Field, PrivateAttr
 
@@ -18,12 +18,29 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted, duration, percent
 from syncclip.storage.status_file import JobStatus
 
-if TYPE_CHECKING:
-    from syncclip.synthesis.worker import Report
-
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
 """What an actor does with a shard, in this order."""
+
+
+class Report(NamedTuple):
+    """What comes back for a shard: a small row of numbers, or an error."""
+
+    shard: int
+    images: int = 0
+    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
+    generate: float = 0.0  # seconds of each stage
+    filter: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    started: float = 0.0  # seconds since the epoch
+    ended: float = 0.0
+    worker: str = ""  # machine and process that generated it
+    deaths: int = 0  # how many processes died of it before
+    error: str = ""
+    classes_without_accepted: str = "{}"  # JSON, class id -> main reason
+    fatal: bool = False  # trying again can't help
+    trace: str = ""
 
 
 class SynthesisStatus(JobStatus):

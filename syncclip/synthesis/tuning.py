@@ -1,7 +1,4 @@
-"""A plan's open questions, which batch size and which attention, answered where the set will be generated.
-
-MERGED How fast this machine generates a plan: measured by generating a few batches of it, as an actor would.
-"""
+"""What has to be measured where a set will be generated: the open batch size and attention of a plan, and its rate."""
 
 from __future__ import annotations
 
@@ -18,13 +15,14 @@ from syncclip.synthesis.generators.probing import answered, open_questions
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.worker import Report, ShardWorker
+from syncclip.synthesis.status import Report
+from syncclip.synthesis.worker import ShardWorker
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
     """The plan of a new set with numbers where it said `auto`; the same plan where nothing is open.
 
-    They are measured once, in a Ray task that gets what an actor will get; the plan that is then laid into the set's
+    They are measured once, in a Ray task that gets what an actor will get; the plan that is then written into the set's
     folder keeps them, so that every later run generates the same batches.
 
     Raises:

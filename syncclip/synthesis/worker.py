@@ -1,6 +1,6 @@
-"""Making one shard: generate it, then commit it. What an actor does for a row, and the report that comes back.
+"""What an actor does for a row: generate, filter, encode and commit one shard, and report in a small row of numbers.
 
-MERGED Generating one shard: generate, judge, encode. All of it runs inside one row, and is a function of the plan.
+A shard is a function of the plan alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
@@ -29,42 +29,51 @@ from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Entry, Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
+from syncclip.synthesis.status import Report
+
+SURPASSED = "surpassed"
+"""Reason of an image that passed the filters but was not the best of its attempts."""
+
+_generator_thread = ThreadPoolExecutor(1, "generate")
+"""One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
 
 
-class Report(NamedTuple):
-    """What comes back for a shard: a small row of numbers, or an error."""
+class ImageGenerator(Protocol):
+    """Anything that generates a batch; `Generator` is one."""
 
-    shard: int
-    images: int = 0
-    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
-    generate: float = 0.0  # seconds of each stage
-    filter: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
-    started: float = 0.0  # seconds since the epoch
-    ended: float = 0.0
-    worker: str = ""  # machine and process that generated it
-    deaths: int = 0  # how many processes died of it before
-    error: str = ""
-    classes_without_accepted: str = "{}"  # JSON, class id -> main reason, of classes without an accepted image
-    fatal: bool = False  # trying again can't help
-    trace: str = ""
+    def generate(
+        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
+    ) -> list[Image.Image]: ...
+
+
+class GeneratedShard(NamedTuple):
+    """A shard in memory."""
+
+    samples: list[Sample]
+    rejects: dict[str, int]
+    """Reason -> images that were generated and not taken at first sight."""
+    seconds: dict[str, float]
+    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered beside the next one."""
+    classes_without_accepted: dict[int, str]
+    """Class id -> the reason that rejected most, of the classes of which no image was accepted."""
+    gallery: list[Reject]
+    """Thumbnails of some rejects."""
 
 
 class UncommittedShard(NamedTuple):
-    """A shard between generating and commit; without images where generating failed."""
+    """A shard between generation and commit; None where the generation failed."""
 
     report: Report
-    generated: GeneratedShard | None = None
+    made: GeneratedShard | None = None
 
 
 class ShardWorker:
     """Makes whole shards; the state of an actor (the weights) lives here.
 
-    `generate` takes one shard at a time, while `commit` may run in another thread: so the writing of a shard and the
-    generating of the next overlap. Neither ever raises: an error comes back in the report, since Ray Data ends a whole
-    run at the first exception. After any crash a shard is either committed or doesn't exist, and making it again
-    gives the same bytes.
+    `generate` takes one shard at a time, while `commit` may run in another thread: so a shard is written while the
+    next one is generated. Neither ever raises: an error comes back in the report, since Ray Data ends a whole run at
+    the first exception. After any crash a shard is either committed or doesn't exist, and making it again gives the
+    same bytes.
     """
 
     def __init__(self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any]) -> None:
@@ -72,7 +81,7 @@ class ShardWorker:
         self.url, self.device, self.source = url, device, source
         self._options = dict(options)
         self._tools: tuple[ImageGenerator, list[Filter]] | None = None
-        self._album: ReferenceImages | None = None
+        self._references: ReferenceImages | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Generate and commit the shard of a row."""
@@ -84,32 +93,22 @@ class ShardWorker:
         try:
             generator, filters = self.tools()
             report = report._replace(started=time.time())  # loading weights is no part of a shard
-            generated = generate_shard(self.plan, shard, generator, filters, self._album)
+            made = generate_shard(self.plan, shard, generator, filters, self._references)
         except Exception as error:
             return UncommittedShard(_failed(report, error))
-        stages: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in generated.spent.items()}
-        rejects, classes_without_accepted = (
-            json.dumps(generated.rejects),
-            json.dumps(generated.classes_without_accepted),
-        )
-        return UncommittedShard(
-            report._replace(
-                images=len(generated.samples),
-                rejects=rejects,
-                classes_without_accepted=classes_without_accepted,
-                **stages,
-            ),
-            generated,
-        )
+        found: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in made.seconds.items()}
+        found |= {"images": len(made.samples), "rejects": json.dumps(made.rejects)}
+        found["classes_without_accepted"] = json.dumps(made.classes_without_accepted)
+        return UncommittedShard(report._replace(**found), made)
 
     def commit(self, uncommitted: UncommittedShard) -> Report:
         """Write a generated shard, its marker last."""
-        report, generated = uncommitted
+        report, made = uncommitted
         begun = time.time()
-        if generated is not None:
+        if made is not None:
             try:
-                write_rejects(self.url, report.shard, generated.gallery)
-                write_shard(self.url, report.shard, generated.samples, generated.rejects, begun - report.started)
+                write_rejects(self.url, report.shard, made.gallery)
+                write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
             except Exception as error:
                 report = _failed(report, error)
         ended = time.time()
@@ -127,7 +126,7 @@ class ShardWorker:
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
             generator = cast(ImageGenerator, Generator(settings, self.device, plan.weights))
             if plan.generator.guide is not None:
-                self._album = ReferenceImages(plan, self.url)
+                self._references = ReferenceImages(plan, self.url)
             self._tools = generator, build_filters(plan.filters, prompts, self.device, self.url)
         return self._tools
 
@@ -140,21 +139,9 @@ def _failed(report: Report, error: Exception) -> Report:
     return report._replace(images=0, error=name + text, fatal=fatal, trace=traceback.format_exc())
 
 
-SURPASSED = "surpassed"
-"""Reason of an image that passed the filters but was not the best of its attempts."""
-
-
-class ImageGenerator(Protocol):
-    """Anything that generates a batch; `Generator` is one."""
-
-    def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
-    ) -> list[Image.Image]: ...
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """A generated and judged image. `passed` filters let it through; `score` is the last judging one's."""
+    """A generated and filtered image. `passed` filters let it through; `score` is that of the last one that saw it."""
 
     entry: Entry
     jpeg: bytes
@@ -169,45 +156,33 @@ class Candidate:
         return other is None or (self.passed, self.score) > (other.passed, other.score)
 
 
-class GeneratedShard(NamedTuple):
-    """A shard in memory."""
-
-    samples: list[Sample]
-    rejects: dict[str, int]
-    """Reason -> images that were generated and not taken at first sight."""
-    spent: dict[str, float]
-    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered beside the next one."""
-    classes_without_accepted: dict[int, str]
-    """Class id -> the reason that rejected most, of the classes of which no image was accepted."""
-    gallery: list[Reject]
-    """Thumbnails of some rejects."""
-
-
 def generate_shard(
-    plan: Plan, shard: int, generator: ImageGenerator, filters: Sequence[Filter], album: ReferenceImages | None = None
+    plan: Plan,
+    shard: int,
+    generator: ImageGenerator,
+    filters: Sequence[Filter],
+    references: ReferenceImages | None = None,
 ) -> GeneratedShard:
-    """Generate the images of a shard. Attempt by attempt, in batches that plan and results alone decide.
+    """Generate the images of a shard, attempt by attempt, in batches that plan and scores alone decide.
 
     Every pending image is generated with its first seed, in batches of `generator.batch_size` in the order of their
-    index; those that are to be generated again form the batches of the next attempt, and so on. Memory holds two
-    batches of images, since the next one is generated while one is filtered and encoded, and one JPEG of each sample.
+    index; those that were rejected form the batches of the next attempt, and so on. Memory holds two batches of images,
+    since the next one is generated while one is filtered and encoded, and one JPEG of each sample.
     """
-    size = plan.batch
-    pending = list(plan.shard_range(shard))
+    size, pending = plan.batch, list(plan.shard_range(shard))
     chosen: dict[int, Candidate] = {}
     rejects: Counter[str] = Counter()
     refused: dict[int, Counter[str]] = defaultdict(Counter)
     blurred = {one.name: one.blurred for one in filters}
-    gallery = Gallery(shard)
-    clock = Clock()
+    gallery, clock = Gallery(shard), Clock()
     for one in filters:
         one.begin()
     for attempt in range(plan.attempts):
-        entries_of = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
-        for entries, images in _ahead(generator, album, entries_of, clock):
+        batches = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
+        for entries, images in _one_ahead(generator, references, batches, clock):
             batch = _batch(entries, images)
             accepted = []
-            for place, candidate in enumerate(filtered(entries, batch, filters, plan.jpeg_quality, clock)):
+            for place, candidate in enumerate(score(entries, batch, filters, plan.jpeg_quality, clock)):
                 entry, reason = candidate.entry, candidate.reason
                 before = chosen.get(entry.index)
                 if candidate.beats(before):
@@ -223,56 +198,45 @@ def generate_shard(
                 one.accept(batch.at(accepted))
         if plan.choose == "first":
             pending = [index for index in pending if chosen[index].reason is not None]
-    samples = [
-        _sample(plan, chosen[index])
-        for index in plan.shard_range(shard)
-        if chosen[index].reason is None or plan.keep == "best"
-    ]
-    accepted_classes = {plan.entry(index).label for index, candidate in chosen.items() if candidate.reason is None}
-    classes_without_accepted = {
-        label: counts.most_common(1)[0][0] for label, counts in refused.items() if label not in accepted_classes
-    }
-    return GeneratedShard(samples, dict(rejects), clock.spent, classes_without_accepted, gallery.rejects)
+    accepted_classes = {candidate.entry.label for candidate in chosen.values() if candidate.reason is None}
+    without = {label: reasons for label, reasons in refused.items() if label not in accepted_classes}
+    main_reasons = {label: reasons.most_common(1)[0][0] for label, reasons in without.items()}
+    kept = [chosen[i] for i in plan.shard_range(shard) if chosen[i].reason is None or plan.keep == "best"]
+    samples = [_sample(plan, candidate) for candidate in kept]
+    return GeneratedShard(samples, dict(rejects), clock.seconds, main_reasons, gallery.rejects)
 
 
 class Clock:
     """Adds up where the time of a shard goes."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
         """Count the time of the block for a stage."""
         begun = time.perf_counter()
         yield
-        self.spent[stage] = self.spent.get(stage, 0.0) + time.perf_counter() - begun
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
 
 
-_generator_thread = ThreadPoolExecutor(1, "generate")
-"""One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
-
-
-def _ahead(
-    generator: ImageGenerator, album: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
+def _one_ahead(
+    generator: ImageGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
     """Batches with their images, in order; while one is worked on, the next is generated."""
 
     def generate(entries: Sequence[Entry]) -> list[Image.Image]:
         with clock.of("generate"):
-            prompts, seeds = [entry.prompt for entry in entries], [entry.seed for entry in entries]
-            images = generator.generate(prompts, seeds, *([album.guides(entries)] if album is not None else ()))
+            guides = () if references is None else (references.of(entries),)
+            images = generator.generate([entry.prompt for entry in entries], [entry.seed for entry in entries], *guides)
         assert len(images) == len(entries)
         return images
 
-    waiting: list[tuple[Sequence[Entry], Future[list[Image.Image]]]] = []
-    for entries in batches:
-        waiting.append((entries, _generator_thread.submit(generate, entries)))
-        if len(waiting) > 1:
-            known, future = waiting.pop(0)
-            yield known, future.result()
-    for known, future in waiting:
-        yield known, future.result()
+    coming = ((entries, _generator_thread.submit(generate, entries)) for entries in batches)
+    ahead = next(coming, None)
+    while ahead is not None:
+        (entries, images), ahead = ahead, next(coming, None)
+        yield entries, images.result()
 
 
 def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
@@ -280,7 +244,7 @@ def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
     return Batch(images, [entry.label for entry in entries], prompts, indices)
 
 
-def filtered(
+def score(
     entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
     """Pass a batch through the filters; each sees what the ones before it let through."""
@@ -293,10 +257,10 @@ def filtered(
             break
         with clock.of("filter"):
             result = one.score(batch.at(left))
-        for i, score, keep in zip(left, result.scores, result.keep, strict=True):
-            finite = math.isfinite(score)
-            scores[i][one.name] = round(score, 6) if finite else None  # JSON knows no NaN
-            last[i] = score if finite else -math.inf
+        for i, value, keep in zip(left, result.scores, result.keep, strict=True):
+            finite = math.isfinite(value)
+            scores[i][one.name] = round(value, 6) if finite else None  # JSON knows no NaN
+            last[i] = value if finite else -math.inf
             passed[i] += keep
             reasons[i] = None if keep else one.name
     with clock.of("encode"):

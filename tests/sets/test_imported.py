@@ -158,7 +158,7 @@ def test_a_split_file_that_does_not_fit_is_refused(
 
 def test_a_webdataset_of_names_is_refused(shapes: Dataset, tmp_path: Path) -> None:
     tar(tmp_path / "wds" / "0.tar", [{"jpg": b"?", "cls": b"red circle"}])
-    with pytest.raises(UserError, match="the class is told as 'red circle'; class ids are numbers"):
+    with pytest.raises(UserError, match="the class is given as 'red circle'; class ids are numbers"):
         import_set(str(tmp_path / "wds"), shapes, str(tmp_path / "set"))
 
 

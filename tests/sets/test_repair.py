@@ -21,7 +21,7 @@ from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
-from syncclip.synthesis.references import lay, real_images
+from syncclip.synthesis.references import real_images, store
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
@@ -207,7 +207,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     images, url = real_images(dataset, shots=1, seed=1), str(tmp_path)
     generator = {"pipeline": str(pipeline), "guide": {}}
     plan = make_plan(1, classes=tuple(dataset.classnames), generator=generator, guides=references.digests(images))
-    lay(images, dataset, url)
+    store(images, dataset, url)
     write_plan(plan, url)
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()

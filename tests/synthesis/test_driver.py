@@ -19,8 +19,8 @@ from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan, read_plan
 from syncclip.synthesis.pool import PoolError, Worker
 from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import read_status
-from syncclip.synthesis.worker import Report, ShardWorker
+from syncclip.synthesis.status import Report, read_status
+from syncclip.synthesis.worker import ShardWorker
 from tests.synthesis.conftest import digests
 from tests.worlds.clip import make_clip_folder
 

@@ -17,7 +17,7 @@ from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.pool import MAX_STARTS, AttemptLog, ShardRow, run_round
 from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import Report
 from tests.synthesis.conftest import digests
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

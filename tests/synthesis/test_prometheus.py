@@ -8,8 +8,7 @@ import pytest
 
 from syncclip.storage.status_file import repeating
 from syncclip.synthesis.prometheus import SynthesisMetrics
-from syncclip.synthesis.status import SynthesisStatus
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import Report, SynthesisStatus
 from tests.metrics_port import PATIENCE, scraped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

@@ -13,8 +13,9 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import references
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.references import ReferenceImages, digests, lay, real_images
-from syncclip.synthesis.worker import Report, ShardWorker, generate_shard
+from syncclip.synthesis.references import ReferenceImages, digests, real_images, store
+from syncclip.synthesis.status import Report
+from syncclip.synthesis.worker import ShardWorker, generate_shard
 from tests.conftest import TinyWorld
 
 
@@ -45,24 +46,24 @@ def test_only_classes_with_shots_have_real_images(dataset: Dataset, images: list
 def test_real_images_of_a_class_are_taken_in_turn_at_every_attempt(
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    lay(images, dataset, str(tmp_path))
-    album, classes = ReferenceImages(plan, str(tmp_path)), plan.classes
+    store(images, dataset, str(tmp_path))
+    references, classes = ReferenceImages(plan, str(tmp_path)), plan.classes
     for image, attempt in ((0, 0), (1, 0), (2, 0), (2, 1)):
-        (found,) = album.guides([plan.entry(image * classes, attempt)])
+        (found,) = references.of([plan.entry(image * classes, attempt)])
         assert found is not None and found.tobytes() == decode_image(images[0][image % 2], "").tobytes()
-    assert album.guides([plan.entry(classes - 1)]) == [None]
+    assert references.of([plan.entry(classes - 1)]) == [None]
 
 
 def test_laying_them_again_writes_nothing_and_a_lost_shard_is_written_again(
     dataset: Dataset, images: list[list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(references, "SHARD_IMAGES", 2)
-    lay(images, dataset, str(tmp_path))
+    store(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in place.glob("*.tar")}
     (place / "00001_stats.json").unlink()
     (place / "00001.tar").unlink()
-    lay(images, dataset, str(tmp_path))
+    store(images, dataset, str(tmp_path))
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in place.glob("*.tar")}
     assert {file: data for file, (data, _) in after.items()} == {file: data for file, (data, _) in before.items()}
     assert [file.name for file in before if after[file] != before[file]] == ["00001.tar"]
@@ -73,14 +74,14 @@ def test_missing_and_other_images_than_planned_are_refused(
 ) -> None:
     with pytest.raises(UserError, match="doesn't hold the real images .*; run `syncclip synth`"):
         ReferenceImages(plan, str(tmp_path))
-    lay(images, dataset, str(tmp_path))
+    store(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()
     shutil.rmtree(place)
     turned = [of_class[::-1] for of_class in images]
     flat = [(label, data) for label, of_class in enumerate(turned) for data in of_class]
     write_shard(str(place), 0, [Sample(index, label, data, "") for index, (label, data) in enumerate(flat)])
     with pytest.raises(UserError, match=r"00000.tar:000000000.jpg has changed; restore it"):
-        ReferenceImages(plan, str(tmp_path)).guides([plan.entry(0)])
+        ReferenceImages(plan, str(tmp_path)).of([plan.entry(0)])
 
 
 def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_started_from(
@@ -89,14 +90,14 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
     tars = []
     for name in ("one", "two"):
         url = str(tmp_path / name)
-        lay(images, dataset, url)
+        store(images, dataset, url)
         make = ShardWorker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
         for shard in (1, 0) if name == "two" else (0, 1):
             assert Report(**make({"shard": shard})).error == ""
         tars.append([(tmp_path / name / f"0000{shard}.tar").read_bytes() for shard in (0, 1)])
     assert tars[0] == tars[1]
-    album = ReferenceImages(plan, str(tmp_path / "one"))
-    samples = generate_shard(plan, 0, Generator(plan.generator), [], album).samples
+    known = ReferenceImages(plan, str(tmp_path / "one"))
+    samples = generate_shard(plan, 0, Generator(plan.generator), [], known).samples
     for sample in samples:
         real = images[sample.label]
         image = sample.index // plan.classes
@@ -106,7 +107,7 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
 def test_guided_images_differ_from_those_of_text_alone_just_where_there_are_real_ones(
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    lay(images, dataset, str(tmp_path))
+    store(images, dataset, str(tmp_path))
     guided = generate_shard(plan, 0, Generator(plan.generator), [], ReferenceImages(plan, str(tmp_path))).samples
     free = generate_shard(plan, 0, Generator(plan.generator), []).samples
     for one, other in zip(guided, free, strict=True):

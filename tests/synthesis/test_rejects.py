@@ -11,7 +11,7 @@ from PIL import Image
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
 from syncclip.synthesis.worker import generate_shard
-from tests.synthesis.test_worker import Brighter, SeedPainter
+from tests.synthesis.test_worker import Brighter, SeedGenerator
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 
 def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_path: Path) -> None:
-    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(100, "dark"), Brighter(200, "dim")])
+    generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(100, "dark"), Brighter(200, "dim")])
     write_rejects(str(tmp_path), 0, generated.gallery)
     found = read_rejects(str(tmp_path), most=99)
     assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": EACH, "dim": EACH}
@@ -34,7 +34,7 @@ def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_p
 
 def test_the_same_shard_gives_the_same_thumbnails(plan: Plan, tmp_path: Path) -> None:
     for folder in ("one", "two"):
-        generated = generate_shard(plan, 3, SeedPainter(), [Brighter(150)])
+        generated = generate_shard(plan, 3, SeedGenerator(), [Brighter(150)])
         write_rejects(str(tmp_path / folder), 3, generated.gallery)
     one, two = ((tmp_path / folder / rejects_name(3)).read_bytes() for folder in ("one", "two"))
     assert one == two
@@ -42,7 +42,7 @@ def test_the_same_shard_gives_the_same_thumbnails(plan: Plan, tmp_path: Path) ->
 
 def test_a_shard_without_rejects_and_a_late_shard_write_nothing(plan: Plan, tmp_path: Path) -> None:
     for shard, bound in ((0, -1), (SHARDS, 150)):
-        write_rejects(str(tmp_path), shard, generate_shard(plan, shard, SeedPainter(), [Brighter(bound)]).gallery)
+        write_rejects(str(tmp_path), shard, generate_shard(plan, shard, SeedGenerator(), [Brighter(bound)]).gallery)
     assert not list(tmp_path.iterdir())
     assert read_rejects(str(tmp_path), 9) == {}
 

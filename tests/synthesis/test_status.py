@@ -10,8 +10,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.storage.status_file import SILENCE, keep_status_file
-from syncclip.synthesis.status import SynthesisStatus, mark_complete, read_status, status_url
-from syncclip.synthesis.worker import Report
+from syncclip.synthesis.status import Report, SynthesisStatus, mark_complete, read_status, status_url
 
 
 def counted() -> SynthesisStatus:

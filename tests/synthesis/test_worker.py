@@ -13,7 +13,7 @@ from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.worker import SURPASSED, GeneratedShard, generate_shard
 
 
-class SeedPainter:
+class SeedGenerator:
     """Paints flat grey squares of the brightness `seed % 256`, and remembers its batches."""
 
     def __init__(self) -> None:
@@ -40,8 +40,8 @@ def brightness(plan: Plan, index: int, attempt: int) -> int:
     return plan.entry(index, attempt).seed % 256
 
 
-def generate(plan: Plan, shard: int, bound: float) -> tuple[GeneratedShard, SeedPainter]:
-    generator = SeedPainter()
+def generate(plan: Plan, shard: int, bound: float) -> tuple[GeneratedShard, SeedGenerator]:
+    generator = SeedGenerator()
     return generate_shard(plan, shard, generator, [Brighter(bound)]), generator
 
 
@@ -52,7 +52,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 def test_without_filters_every_image_is_its_first_attempt(make_plan: Callable[..., Plan]) -> None:
     plan = make_plan(10, shard_size=15)
-    generated = generate_shard(plan, 1, SeedPainter(), [])
+    generated = generate_shard(plan, 1, SeedGenerator(), [])
     assert [sample.index for sample in generated.samples] == list(range(15, 30))
     assert [sample.label for sample in generated.samples] == [index % 3 for index in range(15, 30)]
     assert [sample.provenance["seed"] for sample in generated.samples] == [plan.entry(i).seed for i in range(15, 30)]
@@ -98,7 +98,7 @@ def test_who_comes_further_through_the_filters_beats_who_scores_higher_before(ma
             scores, _ = super().score(batch)
             return FilterResult(scores, [False] * len(scores))
 
-    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(128, "first"), Dim(0, "second")])
+    generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(128, "first"), Dim(0, "second")])
     for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
         assert brightness(plan, sample.index, sample.provenance["attempt"]) == max(tries)
@@ -129,7 +129,7 @@ def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
         def score(self, batch: Batch) -> FilterResult:
             return FilterResult([float("nan")] * len(batch), [False] * len(batch))
 
-    generated = generate_shard(plan, 0, SeedPainter(), [Broken(0)])
+    generated = generate_shard(plan, 0, SeedGenerator(), [Broken(0)])
     assert {sample.provenance["attempt"] for sample in generated.samples} == {0}
     assert generated.samples[0].provenance["scores"] == {"dark": None}
 
@@ -152,7 +152,7 @@ class Diary(Brighter):
 def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
     diary = Diary(100)
     for shard in (0, 1):
-        generated = generate_shard(plan, shard, SeedPainter(), [Brighter(50, "black"), diary])
+        generated = generate_shard(plan, shard, SeedGenerator(), [Brighter(50, "black"), diary])
         taken = [sample for sample in generated.samples if sample.provenance["accepted"]]
         expected = [(sample.index, sample.provenance["seed"] % 256) for sample in taken]
         assert sorted(diary.accepted) == expected
@@ -164,15 +164,15 @@ def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better
 ) -> None:
     plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
     diary = Diary(-1)
-    generated = generate_shard(plan, 0, SeedPainter(), [diary])
+    generated = generate_shard(plan, 0, SeedGenerator(), [diary])
     assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in generated.samples}
 
 
 def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: Plan) -> None:
-    generated = generate_shard(plan, 0, SeedPainter(), [Brighter(60, "black"), Brighter(255, "white")])
+    generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(60, "black"), Brighter(255, "white")])
     for label in range(3):
         shades = [brightness(plan, i, a) for i in plan.shard_range(0) if i % 3 == label for a in range(4)]
         assert generated.classes_without_accepted[label] == (
             "black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white"
         )
-    assert generate_shard(plan, 0, SeedPainter(), [Brighter(-1)]).classes_without_accepted == {}
+    assert generate_shard(plan, 0, SeedGenerator(), [Brighter(-1)]).classes_without_accepted == {}

@@ -22,7 +22,8 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import Pool, SynthesisSettings
-from syncclip.synthesis.worker import Report, ShardWorker
+from syncclip.synthesis.status import Report
+from syncclip.synthesis.worker import ShardWorker
 
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4

@@ -1,18 +1,4 @@
-"""Filters judge generated images: one file a filter, its settings beside it.
-
-blank            constant images
-safety           what a safety checker flags
-clip_score       not read as its own class
-clip_similarity  not near the sentence that it was generated from
-clip_margin      nearer to another class
-clip_head        below or above an output of a head on CLIP features (aesthetic, NSFW)
-duplicates       near-duplicates within class and shard, by perceptual hash or by CLIP
-leakage          too close to a test image
-
-judging      what a filter is
-frozen_clip  the CLIP that they share
-material     weights and features that lie beside the set
-"""
+"""Filters: a batch of generated images comes in, a score and a decision for each go out; one file a filter."""
 
 from __future__ import annotations
 
@@ -66,7 +52,7 @@ def reason_of(settings: AnyFilterSettings) -> str:
 
 
 def with_backbone(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings) -> tuple[AnyFilterSettings, ...]:
-    """The same filters, `backbone` being the judge of those that need one and name none."""
+    """The same filters, with `backbone` in those that need a CLIP and name none."""
     return tuple(
         one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
         for one in settings
@@ -76,7 +62,7 @@ def with_backbone(settings: Sequence[AnyFilterSettings], backbone: BackboneSetti
 def with_digests(
     settings: Sequence[AnyFilterSettings], url: str, test_images: Callable[[], ImageSet]
 ) -> tuple[AnyFilterSettings, ...]:
-    """The same filters with the digests of what they need, all of which lies beside the set at `url` then.
+    """The same filters with the digests of what they need, all of which is beside the set at `url` then.
 
     Args:
         settings: from a plan; those with a digest are held against what is there.
@@ -115,12 +101,12 @@ def _placed(one: AnyFilterSettings) -> AnyFilterSettings:
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
-    """The filters in the order in which they judge.
+    """The filters in the order in which they score.
 
     Args:
         settings: from a plan.
         prompts: one sentence for each class.
-        device: torch device of the judges.
+        device: torch device of their models.
         url: folder or URL of the set, where what the filters need lies.
 
     Raises:
@@ -129,9 +115,9 @@ def build_filters(
     clips: dict[str, FrozenClip] = {}
 
     def clip(of: BackboneSettings | None) -> FrozenClip:
-        judge = of or BackboneSettings()
-        key = judge.model_dump_json()
-        clips[key] = clips.get(key) or FrozenClip(judge, prompts, device)
+        backbone = of or BackboneSettings()
+        key = backbone.model_dump_json()
+        clips[key] = clips.get(key) or FrozenClip(backbone, prompts, device)
         return clips[key]
 
     return [_build(one, clip, device, url) for one in settings]

@@ -1,7 +1,6 @@
-"""What a filter needs beside its settings: tensors that lie in the set's folder under the digest of their bytes.
+"""What a plan needs beside its settings lies in the set's folder under the digest of its content, which the plan names.
 
-The digest is part of the plan. So a machine that has none of the user's files can extend a set, and every image is
-scored by the same weights.
+So a machine that has none of the user's files can extend a set, and every image is scored by the same weights.
 """
 
 from __future__ import annotations
@@ -16,26 +15,30 @@ from syncclip.core.settings import UserError
 if TYPE_CHECKING:
     import torch
 
-
 FOLDER = "filters"
 
 
-def place_of(url: str, digest: str) -> str:
-    """Where the material of this digest lies in the set at `url`."""
+def digest_of(data: bytes) -> str:
+    """Hex digest (16 digits) of some content."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The digest under which `store` would write tensors."""
+    return digest_of(_bytes(tensors))
+
+
+def asset_url(url: str, digest: str) -> str:
+    """Where the tensors of this digest are in the set at `url`."""
     return storage.join(url, FOLDER, f"{digest}.safetensors")
 
 
-def digest_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Hex digest (16 digits) of the bytes that `lay` would write."""
-    return _digest(_bytes(tensors))
-
-
-def lay(url: str, tensors: Mapping[str, torch.Tensor]) -> str:
+def store(url: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """Write tensors beside the set and return their digest. After a crash they are there whole or not at all."""
     data = _bytes(tensors)
-    digest = _digest(data)
-    if not storage.exists(place_of(url, digest)):
-        storage.write_bytes(place_of(url, digest), data)
+    digest = digest_of(data)
+    if not storage.exists(asset_url(url, digest)):
+        storage.write_bytes(asset_url(url, digest), data)
     return digest
 
 
@@ -47,13 +50,11 @@ def fetch(url: str, digest: str, name: str) -> dict[str, torch.Tensor]:
     """
     import safetensors.torch
 
-    place = place_of(url, digest)
+    place = asset_url(url, digest)
     if not digest or not storage.exists(place):
-        raise UserError(
-            f"filter {name!r}: {place} is not there; generate this set with `syncclip synth`, which lays it"
-        )
+        raise UserError(f"filter {name!r}: {place} is not there; `syncclip synth` with this set's recipe writes it")
     data = storage.read_bytes(place)
-    if _digest(data) != digest:
+    if digest_of(data) != digest:
         raise UserError(f"filter {name!r}: {place} was damaged; remove it and run the same `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors
@@ -64,7 +65,3 @@ def _bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     return data
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

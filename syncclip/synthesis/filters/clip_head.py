@@ -87,7 +87,7 @@ class ClipHead(Filter):
 
 
 def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
-    """Lay the head's weights beside the set at `url`, and note their digest.
+    """Store the head's weights beside the set at `url`, and note their digest.
 
     Raises:
         UserError: they can't be read, are no head, or are not those that the set was begun with.
@@ -98,12 +98,12 @@ def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     if not storage.exists(source):
         raise UserError(f"filter {settings.called!r}: there is no weights file {source}; check the path")
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
-    if settings.digest and assets.digest_of(layers) != settings.digest:
+    if settings.digest and assets.digest_of_tensors(layers) != settings.digest:
         raise UserError(
             f"filter {settings.called!r}: {source} holds other weights than those that the set was begun with; "
             "restore them or generate into another folder"
         )
-    return settings.model_copy(update={"digest": assets.lay(url, layers)})
+    return settings.model_copy(update={"digest": assets.store(url, layers)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:

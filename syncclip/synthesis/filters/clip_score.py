@@ -1,8 +1,5 @@
-"""Whether a frozen CLIP reads an image as its own class, among all classes of the set.
-
-MERGED How much nearer an image is to its own class than to any other, as a frozen CLIP sees them.
-
-MERGED How near an image is to the very sentence that it was generated from, as a frozen CLIP sees both.
+"""Three filters by a frozen CLIP: is an image read as its own class, how much nearer to it than to others, how near to
+its prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ class ClipScoreSettings(Settings):
 
     name: Literal["clip_score"] = "clip_score"
     backbone: BackboneSettings | None = None
-    """The judge; the recipe's backbone where it is not given."""
+    """The CLIP that scores; the recipe's backbone where it is not given."""
     probability: float = Field(0.0, ge=0, le=1)
     """Least zero-shot probability of the own class."""
     top: int | None = Field(None, ge=1)
@@ -68,7 +65,7 @@ class ClipMarginSettings(Settings):
 
     name: Literal["clip_margin"] = "clip_margin"
     backbone: BackboneSettings | None = None
-    """The judge; the recipe's backbone where it is not given."""
+    """The CLIP that scores; the recipe's backbone where it is not given."""
     minimum: float = Field(0.0, ge=-2, le=2)
     """Least difference between the cosine to the own class's sentence and the largest to another class's."""
 
@@ -95,12 +92,12 @@ class ClipSimilaritySettings(Settings):
     """Rejects images that don't show what their prompt says, whatever the other classes are.
 
     The cosine that good images have differs among CLIPs: about 0.25 to 0.35 for OpenAI's. The scores of a first
-    shard, which lie beside its images, tell where to cut.
+    shard, which are beside its images, show where to cut.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
     backbone: BackboneSettings | None = None
-    """The judge; the recipe's backbone where it is not given."""
+    """The CLIP that scores; the recipe's backbone where it is not given."""
     minimum: float = Field(ge=-1, le=1)
     """Least cosine between image and prompt."""
 

@@ -33,11 +33,11 @@ class DuplicateSettings(Settings):
 
 
 class ClipDuplicateSettings(Settings):
-    """Rejects images that a frozen CLIP can hardly tell from one of their class. Put it last among the filters."""
+    """Rejects images that a frozen CLIP can hardly distinguish from one of their class. Put it last."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
     backbone: BackboneSettings | None = None
-    """The judge; the recipe's backbone where it is not given."""
+    """The CLIP that scores; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)
     """Cosine from which on two images are near-duplicates."""
 

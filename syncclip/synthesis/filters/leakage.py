@@ -22,11 +22,11 @@ IMAGES = 64
 
 
 class LeakageSettings(Settings):
-    """Rejects images that a frozen CLIP can hardly tell from one of the dataset's test images, of any class."""
+    """Rejects images that a frozen CLIP can hardly distinguish from one of the dataset's test images, of any class."""
 
     name: Literal["leakage"] = "leakage"
     backbone: BackboneSettings | None = None
-    """The judge; the recipe's backbone where it is not given."""
+    """The CLIP that scores; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)
     """Cosine from which on an image counts as a copy."""
     digest: str = ""
@@ -48,17 +48,17 @@ class Leakage(Filter):
 
 
 def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
-    """Lay the test images' features beside the set at `url`, and note their digest. They are computed once.
+    """Store the test images' features beside the set at `url`, and note their digest. They are computed once.
 
     Raises:
         UserError: the dataset has no test images, or none that can be read.
     """
     import torch
 
-    if settings.digest and storage.exists(assets.place_of(url, settings.digest)):
+    if settings.digest and storage.exists(assets.asset_url(url, settings.digest)):
         return settings
     images = test_images()
-    assert settings.backbone is not None, "draft names the judge"
+    assert settings.backbone is not None, "`draft` names it"
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     found = []
     with Progress(len(images), "images", "leakage") as progress:
@@ -69,10 +69,10 @@ def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callab
             progress.update(len(rows))
     if not found:
         raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
-    digest = assets.lay(url, {"features": torch.cat(found)})
+    digest = assets.store(url, {"features": torch.cat(found)})
     if settings.digest and digest != settings.digest:
         raise UserError(
-            f"filter 'leakage': {assets.place_of(url, settings.digest)} is gone, and the test images are not those "
+            f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
             "that the set was begun with; restore it or generate into another folder"
         )
     return settings.model_copy(update={"digest": digest})

@@ -1,4 +1,4 @@
-"""The safety checker's verdict: the pipeline's own, or that of a checker by path."""
+"""The safety checker's answer: the pipeline's own, or that of a checker by path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SafetySettings(Settings):
     name: Literal["safety"] = "safety"
     checker: str | None = None
     """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
-    one; the generating pipeline's own verdict where it is not given."""
+    one; the generating pipeline's own answer where it is not given."""
     digest: str = ""
     """Of the checker's files; filled in when a set is begun."""
 
@@ -66,9 +66,9 @@ def _own(info: dict[Any, Any]) -> bool:
 
 
 def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> None:
-    """Refuse filters that ask a pipeline for its verdict which is known to bring no checker.
+    """Refuse filters that ask a pipeline that is known to bring no checker.
 
-    A pipeline that isn't on this machine yet, or of a class of one's own, is told only when it has generated.
+    A pipeline that isn't on this machine yet, or of a class of one's own, is refused only once it has generated.
 
     Raises:
         UserError: says what to name or remove.

@@ -85,7 +85,7 @@ def _refuse_other_tasks(
 
     generating: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     editing: Any = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
-    optional = type(pipeline) in generating and type(pipeline) in editing  # generates with an image and without
+    optional = type(pipeline) in generating and type(pipeline) in editing  # with an image and without
     images = [] if optional else [name for name in IMAGES if name in parameters]
     if "prompt" not in parameters or "generator" not in parameters or images:
         needs = f"needs {images[0]!r}" if images else "takes no prompt or no generator"

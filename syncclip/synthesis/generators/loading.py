@@ -1,7 +1,4 @@
-"""From a located pipeline to one that is ready on its device.
-
-MERGED Which attention a denoiser runs: PyTorch's own, or that of xformers.
-"""
+"""From a located pipeline to one that is ready on its device: class, scheduler, LoRA, attention, compilation."""
 
 from __future__ import annotations
 
@@ -149,7 +146,7 @@ def _compile(pipeline: Any) -> None:
 
 
 def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:
-    """Add the LoRA weights to the pipeline's own, so that generating costs no more than without them."""
+    """Add the LoRA weights to the pipeline's own, so that images cost no more than without them."""
     if not settings.loras:
         return
     name = type(pipeline).__name__

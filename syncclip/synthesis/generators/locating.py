@@ -1,7 +1,4 @@
-"""Where a pipeline's weights lie, and what identifies them; nothing is loaded here.
-
-MERGED The Hugging Face hub: which commit a name stands for, with a sentence where nobody can say.
-"""
+"""Where a pipeline's weights are, here or on the Hugging Face hub, and what identifies them; nothing is loaded."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from syncclip.synthesis.generators.locating import first_line, locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 NSFW = "nsfw"
-"""Key of an image's `info` that holds the verdict of the pipeline's own safety checker, where it has one."""
+"""Key of an image's `info` that holds the answer of the pipeline's own safety checker, where it has one."""
 
 
 class Generator:

@@ -51,7 +51,7 @@ class GeneratorSettings(Settings):
     """A diffusers scheduler class, such as `EulerDiscreteScheduler`; the pipeline's own where it is not given."""
     steps: int = Field(20, ge=1)
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is told."""
+    """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is given."""
     true_guidance: float | None = Field(None, gt=1)
     """Classifier-free guidance of families whose `guidance` is built in (Flux, Qwen-Image): twice the work."""
     negative_prompt: str | None = None

@@ -1,7 +1,4 @@
-"""Captions by a language model: what it is asked, and the file of what it wrote.
-
-MERGED What a sentence may be, in a recipe and in a file.
-"""
+"""Captions: what a language model is asked, what a sentence may be, and the file of what was written."""
 
 from __future__ import annotations
 

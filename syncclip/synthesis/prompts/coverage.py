@@ -64,7 +64,7 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
     """How many of the first `images` images of a class use each strategy."""
     uses = [0] * len(weights)
     missing = {strategy for strategy, weight in enumerate(weights) if weight}
-    for image in range(images - 1, -1, -1):  # the last use of each tells how many there were
+    for image in range(images - 1, -1, -1):  # the last use of each shows how many there were
         strategy, turn = turn_of(weights, image)
         if strategy in missing:
             uses[strategy] = turn + 1

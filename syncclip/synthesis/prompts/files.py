@@ -32,7 +32,7 @@ def read_descriptions(url: str) -> dict[str, Sequence[str]]:
     """Class name -> sentences of a JSON or YAML file.
 
     Raises:
-        UserError: there is no such file, or it has another shape; the sentence tells the place.
+        UserError: there is no such file, or it has another shape; the message names the place.
     """
     try:
         return dict(TypeAdapter(dict[str, Sentences]).validate_python(_parsed(url)))
@@ -58,7 +58,7 @@ def check_writer(found: Captions, writer: WriterSettings, url: str) -> None:
     """Hold a file's writer against another.
 
     Raises:
-        UserError: they differ; the sentence tells where.
+        UserError: they differ; the message says where.
     """
     there, here = found.writer.model_dump(), writer.model_dump()
     for key, value in here.items():

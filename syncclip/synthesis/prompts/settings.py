@@ -1,7 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, and the prompt of an image of a class: pure functions of its number.
-
-MERGED Which of several strategies an image uses: a pure function of its number that keeps to the weights all the way.
-"""
+"""Section `synthesis.prompts` of a recipe, and which prompt an image has: pure functions of its number."""
 
 from __future__ import annotations
 

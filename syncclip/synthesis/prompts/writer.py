@@ -170,7 +170,7 @@ def _load(kind: Any, source: str, commit: str, settings: WriterSettings, **argum
 
 
 def _check_causal(settings: WriterSettings, config: Any) -> None:
-    """Refuse before the weights are read: transformers would lay a causal head without weights over most models."""
+    """Refuse before the weights are read: transformers would put an untrained causal head on most models."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     built = list(getattr(config, "architectures", None) or [])
