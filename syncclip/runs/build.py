@@ -18,8 +18,10 @@ from syncclip.datasets.dataset import Images, ImageView, Split
 from syncclip.evaluation.predict import evaluate_method
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.data import real_sources, shard_cache, synthetic_sources, through
+from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
+from syncclip.shards.reader import ShardSet
+from syncclip.stream.sampler import MixedSource
 from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob, device_of
 from syncclip.training.run_folder import RunFolder
@@ -59,15 +61,18 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     return RunParts(dataset, clip.backbone, method.to(device_of(training.device)).eval())
 
 
-def build_stream(recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int = 1) -> MixedStream | None:
+def build_stream(
+    recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
+) -> MixedStream | None:
     """This rank's batches; None for a method that learns nothing.
 
     The few shots are chosen by `dataset.seed`, or by the training's seed where none is given.
     """
+    cache = cache or ModelCache()
     training = recipe.training
     if not parts.method.data:
         return None
-    synthetic = synthetic_sources(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else None
+    synthetic = cache.sets(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else None
     return MixedStream(
         real_sources(recipe, parts.dataset, *recipe.shots),
         synthetic,
@@ -105,23 +110,26 @@ def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
 
 
 TESTED: tuple[Split, ...] = ("val", "test")
+OPENING = ("synthetic", "window", "corrupt_limit", "check_shards", "cache_bytes", "cache_folder")
+"""Keys of `training` that decide how synthetic sets are opened."""
 
 
 class ModelCache:
     """Loads what recipes name, and keeps it while they name the same. Runs are the same bit for bit either way.
 
-    Datasets are kept as lists of images, one CLIP with all its weights, and of tested images as many as have
-    room: decoded, and cut to the size that the CLIP sees. Not for several threads.
+    Datasets are kept as lists of images, the last synthetic sets as tables, one CLIP with all its weights, and of
+    tested images as many as have room: decoded, and cut to the size that the CLIP sees. Not for several threads.
 
     Args:
         keep_bytes: memory that kept images may take; those beyond are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
-        self.loads: dict[str, int] = {"dataset": 0, "clip": 0, "image": 0}
+        self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
         """What was really done, by kind."""
         self._keeps, self._room = keep_bytes > 0, keep_bytes
         self._datasets: dict[str, Dataset] = {}
+        self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
 
@@ -132,6 +140,15 @@ class ModelCache:
             self.loads["dataset"] += 1
             self._datasets[key] = load_dataset(settings)
         return self._datasets[key]
+
+    def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
+        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened anew where their files changed."""
+        training = recipe.training.model_dump(include=set(OPENING))
+        key = training, classes, [storage.sizes(one.url) for one in mixed_sets(recipe.training)]
+        if self._sets is None or self._sets[0] != key:
+            self.loads["sets"] += 1
+            self._sets = key, synthetic_sources(recipe, classes)
+        return self._sets[1]
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
         """The CLIP, where the last run left it: whoever builds a method moves it to its device. Only one is kept."""
@@ -205,5 +222,5 @@ def build_job(
     rate = recipe.methods.of(recipe.training.method).learning_rate
     validate = validation_accuracy(recipe, parts) if recipe.training.keep_best == "validation" else None
     return TrainJob(
-        folder, parts.method, build_stream(recipe, parts, rank, world_size), recipe.training, rate, validate
+        folder, parts.method, build_stream(recipe, parts, rank, world_size, cache), recipe.training, rate, validate
     )

@@ -107,18 +107,22 @@ def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> lis
     return sources
 
 
+def mixed_sets(training: TrainingSettings) -> Sequence[MixedSet]:
+    """The synthetic sets that a resolved recipe names."""
+    assert training.synthetic is not None, "`resolve_run` names the set before anything is built"
+    return (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
+
+
 def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-    """The synthetic sets of a settled recipe.
+    """The synthetic sets of a resolved recipe, opened.
 
     Raises:
         UserError: one is empty or damaged, shows a class that there is none of, or its window doesn't fit the cache.
     """
     training = recipe.training
-    assert training.synthetic is not None, "jobs names the set before anything is built"
-    named = (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
     shards = shard_cache(training)
     sources = []
-    for one in named:
+    for one in mixed_sets(training):
         images = ShardSet(one.url, training.corrupt_limit, shards)
         images.check_labels(classes)
         sources.append(MixedSource(images, one.weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from syncclip import jobs
 from syncclip.clip.backbone import load_backbone
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache
+from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
 from tests.conftest import TinyWorld
 
 KINDS = ("prompts.safetensors", "metrics.jsonl", "results.json")
@@ -32,7 +35,22 @@ def test_runs_that_share_frozen_parts_have_the_bits_of_runs_alone(tiny: TinyWorl
         jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "alone" / name))
         jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), cache=cache)
         assert bits(tmp_path / "alone" / name) == bits(tmp_path / "shared" / name), name
-    assert cache.loads == {"dataset": 1, "clip": 1, "image": TEST_IMAGES}
+    assert cache.loads == {"dataset": 1, "sets": 0, "clip": 1, "image": TEST_IMAGES}
+
+
+def test_a_set_is_opened_once_for_runs_on_it_and_anew_when_it_has_changed(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    cache, place = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
+    for seed, opened in ((1, 1), (2, 1), (3, 2)):
+        values = [f"training.synthetic={place}", "training.epochs=1", "training.method=ivlp", f"training.seed={seed}"]
+        recipe = Recipe.load(tiny.recipe, values)
+        if seed == 3:
+            write_shard(place, 9, [Sample(99, 0, (ShardSet(place)).read(0), "")])
+        jobs.run_here(recipe, str(tmp_path / "alone" / str(seed)))
+        jobs.run_here(recipe, str(tmp_path / "shared" / str(seed)), cache=cache)
+        assert bits(tmp_path / "alone" / str(seed)) == bits(tmp_path / "shared" / str(seed))
+        assert cache.loads["sets"] == opened
 
 
 def test_one_run_loads_once(tiny: TinyWorld, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split
     assert len(load_dataset(settings).split("test")) == 4 * len(CLASSES)
     rows = len(load_dataset(settings).split(split))  # type: ignore[arg-type]
     write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")])
-    with pytest.raises(UserError, match=rf"{split}: 1 of {rows} images are there"):
+    with pytest.raises(UserError, match=rf"{split}: only 1 of {rows} images are there"):
         load_dataset(settings)
 
 
