@@ -157,7 +157,7 @@ def pack_command(
     """Pack a dataset's few-shot, validation and test images into shards that a cluster can stream."""
     from syncclip import storage
     from syncclip.datasets.loading import read_dataset
-    from syncclip.datasets.packing import numbers, pack
+    from syncclip.datasets.packed import numbers, pack
     from syncclip.recipe.recipe import Recipe
 
     recipe = Recipe.of_dataset(dataset, root, {"dataset.resize": resize})

@@ -1,20 +1,47 @@
-"""Opening a packed dataset, local or remote: `dataset.json` beside the shard folders `train/`, `val/` and `test/`."""
+"""A dataset as shards: packing it once, so that a cluster streams its images, and opening it, local or remote.
+
+`dataset.json` stands beside the shard folders `train/`, `val/` and `test/`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Images, Split
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError, with_present_names
+from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Images, Split
+from syncclip.datasets.few_shot import choose_rows
+from syncclip.shards.images import decode_image
+from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.writer import Sample, write_shard
 
 PACKED_FILE = "dataset.json"
 FIRST_PACKED_FILE = "benchmark.json"
 """Its name in earlier versions."""
 WHOLE_TRAIN = "train.parquet"
 """Class ids of the whole training split, of which `train/` has only the images of some few-shot choices."""
+SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+"""The literature's."""
+SHARD_IMAGES = 512
+QUALITY = 95
+"""Of the JPEG files of scaled images."""
+PACKING = "packing.json"
+"""What is being packed; written first, so that no two datasets are ever mixed in a folder."""
+READERS = 8
 
 
 class PackedDataset(BaseModel):
@@ -71,3 +98,145 @@ def load_packed(url: str, name: str | None = None) -> Dataset:
         whole_train=whole,
         part=None if whole is None else opened["train"].samples.index,
     )
+
+
+def pack(
+    dataset: Dataset,
+    url: str,
+    shots: Iterable[int] = SHOTS,
+    seeds: Iterable[int] = SEEDS,
+    resize: int | None = None,
+) -> dict[Split, int]:
+    """Write few-shot training, validation and test images as shards, and `dataset.json` last.
+
+    Of the training split, the images that any of the few-shot choices needs are packed, of all classes; each keeps its
+    index in the whole split, so that the same shots are chosen from the packed dataset. Files are kept as they are
+    unless `resize` is given. Every image is decoded once, so that broken ones are found here.
+
+    After a crash at any time, the same call completes the folder; committed shards are kept.
+
+    Args:
+        dataset: with its classes in their original order (see `loading.read_dataset`), as base classes are chosen
+            whenever it is loaded.
+        url: folder or URL to write to.
+        shots, seeds: of the few-shot choices.
+        resize: shorter side in pixels to which larger images are scaled down (bicubic) and saved as JPEG.
+
+    Returns:
+        Number of images of each split.
+
+    Raises:
+        UserError: the folder has other content, an image cannot be read, or the dataset is packed already.
+    """
+    if dataset.whole_train is not None:
+        raise UserError(f"dataset {dataset.name!r} is packed already; copy its folder instead.")
+    assert dataset.base_count is None
+    shots, seeds = sorted(set(shots)), sorted(set(seeds))
+    if not shots or shots[0] < 1 or not seeds:
+        raise UserError(f"--shots {shots} --seeds {seeds} select no image; give at least one of each, shots from 1.")
+    rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
+    if "train" in rows:
+        rows["train"] = _needed(dataset.splits["train"].labels, len(dataset.classnames), shots, seeds)
+    _claim(dataset, url, shots, seeds, resize)
+    total = sum(map(len, rows.values()))
+    with Progress(total, "images", "pack") as progress:
+        for split, images in dataset.splits.items():
+            _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
+    if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
+        buffer = io.BytesIO()
+        pq.write_table(pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())}), buffer)
+        storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
+    counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
+    described = PackedDataset(
+        name=dataset.name,
+        classnames=dataset.classnames,
+        template=dataset.template,
+        splits=counts,
+        only=None if dataset.only is None else dataset.candidates,
+    )
+    storage.write_document(storage.join(url, PACKED_FILE), described)
+    return counts
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """The numbers of an option such as `--seeds 1,2,3`.
+
+    Raises:
+        UserError: the text is something else.
+    """
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
+
+
+def _needed(labels: Ids, classes: int, shots: Sequence[int], seeds: Sequence[int]) -> Ids:
+    """Ascending rows of the training split that any of the choices needs."""
+    chosen = [choose_rows(labels, None, k, seed, range(classes))[0] for k, seed in itertools.product(shots, seeds)]
+    return np.unique(np.concatenate(chosen))
+
+
+def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
+    """Record in the folder what is packed there; refuse a folder with other content."""
+    digest = hashlib.sha256()
+    for split, images in dataset.splits.items():
+        digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
+    mine = {
+        "dataset": dataset.name,
+        "classnames": dataset.classnames,
+        "shots": list(shots),
+        "seeds": list(seeds),
+        "resize": resize,
+        "labels": digest.hexdigest(),
+    }
+    place = storage.join(url, PACKING)
+    if storage.exists(place):
+        there = with_present_names(json.loads(storage.read_bytes(place)))
+        differs = [key for key in mine if there.get(key) != mine[key]]
+        if differs:
+            key = differs[0]
+            raise UserError(
+                f"{url}: another dataset is packed there, whose {key} is {there.get(key)!r} instead of {mine[key]!r}; "
+                "choose another folder."
+            )
+    elif storage.listdir(url):
+        raise UserError(f"{url}: not empty, and not begun by `shards pack`; choose another folder.")
+    storage.write_bytes(place, (json.dumps(mine, indent=1) + "\n").encode())
+
+
+def _write_split(
+    images: Images, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+) -> None:
+    names = [images.name(int(row)) for row in rows]
+    start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
+    there = committed(url)
+
+    def sample(place: int) -> Sample:
+        row = int(rows[place])
+        label = int(images.labels[row])
+        return Sample(
+            index=row,
+            label=label,
+            image_bytes=_file(images.read(row), images.name(row), resize),
+            text=classnames[label],
+            provenance={"source": names[place][start:]},
+        )
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="pack") as readers:
+        for shard, first in enumerate(range(0, len(rows), SHARD_IMAGES)):
+            places = range(first, min(first + SHARD_IMAGES, len(rows)))
+            if shard not in there:
+                write_shard(url, shard, readers.map(sample, places))
+            progress.update(len(places))
+
+
+def _file(data: bytes, name: str, resize: int | None) -> bytes:
+    """The file as it is, or scaled down."""
+    image = decode_image(data, name)
+    shorter = min(image.size)
+    if resize is None or shorter <= resize:
+        return data
+    width, height = (max(1, round(side * resize / shorter)) for side in image.size)
+    buffer = io.BytesIO()
+    image.resize((width, height), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

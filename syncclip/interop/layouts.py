@@ -12,7 +12,7 @@ from torch import Tensor
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import find_method
-from syncclip.methods.context import ContextSettings, context_places
+from syncclip.methods.prompts import ContextSettings, context_places
 
 Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]

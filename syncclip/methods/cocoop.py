@@ -13,8 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.context import ContextSettings, Phrase, context_places
-from syncclip.methods.prompts import deep_prompts
+from syncclip.methods.prompts import ContextSettings, Phrase, context_places, deep_prompts
 
 
 class CoCoOp(Method):

@@ -11,8 +11,7 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import Position
 from syncclip.methods.base import Method
-from syncclip.methods.context import ContextSettings, context_places
-from syncclip.methods.prompts import INITIAL_STD
+from syncclip.methods.prompts import INITIAL_STD, ContextSettings, context_places
 
 
 class CoOp(Method):

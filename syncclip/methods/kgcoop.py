@@ -10,9 +10,9 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import TrainingBatch
-from syncclip.methods.context import Phrase
 from syncclip.methods.coop import CoOp
 from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.prompts import Phrase
 
 
 class KgCoOp(CoOp):

@@ -10,7 +10,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.check import check, listing
-from syncclip.datasets.packing import pack
+from syncclip.datasets.packed import pack
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, Miniatures, miniature
 

@@ -13,7 +13,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.datasets.packing import pack
+from syncclip.datasets.packed import pack
 from syncclip.protocols.protocols import PROTOCOLS, TRAINED
 from syncclip.protocols.run import Reproduction, recipe_of, reproduce
 from syncclip.sets.imported import import_set

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packing
-from syncclip.datasets.packing import pack
+from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packed
+from syncclip.datasets.packed import pack
 from syncclip.shards.layout import committed
 from syncclip.shards.verify import verify
 from tests.object_store import s3_bucket
@@ -29,7 +29,7 @@ def shown(dataset: Dataset, split: str, row: int) -> tuple[bytes, int]:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "SHARD_IMAGES", 5)
+    monkeypatch.setattr(packed, "SHARD_IMAGES", 5)
 
 
 @pytest.mark.parametrize("name", ["caltech101", "imagenet", "imagenet_a"])
@@ -107,7 +107,7 @@ def test_an_interrupted_packing_goes_on(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     dataset = load("dtd", miniatures.root)
     pack(dataset, str(whole))
-    honest, calls = packing.write_shard, []
+    honest, calls = packed.write_shard, []
 
     def dying(url: str, shard: int, *rest: object) -> object:
         if len(calls) == 3:
@@ -115,7 +115,7 @@ def test_an_interrupted_packing_goes_on(
         calls.append((url, shard))
         return honest(url, shard, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(packing, "write_shard", dying)
+    monkeypatch.setattr(packed, "write_shard", dying)
     with pytest.raises(KeyboardInterrupt):
         pack(dataset, str(broken))
     assert not (broken / "dataset.json").exists()
