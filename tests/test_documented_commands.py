@@ -1,4 +1,4 @@
-"""What the README and the documentation let a reader type is accepted as it stands there."""
+"""Every command that the README and the documentation show is accepted as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands() -> Iterator[str]:
-    """What stands behind `syncclip` in the fenced and the indented blocks of all pages, without remarks."""
+    """What follows `syncclip` in the fenced and indented blocks of all pages, without comments."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         fenced = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What the README shows can be done as it stands there."""
+"""Recipes, commands, links and make targets in the README are valid."""
 
 from __future__ import annotations
 

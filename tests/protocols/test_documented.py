@@ -1,4 +1,4 @@
-"""What docs/reproduce.md tells is what the recipes and commands say."""
+"""docs/reproduce.md agrees with the recipes and the commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding=
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the table whose headings begin so."""
+    """The rows of the table whose headings begin with this."""
     _, found, rest = PAGE.partition(f"\n| {heading}")
     assert found, heading
     lines = rest.partition("\n\n")[0].splitlines()[2:]
@@ -41,7 +41,7 @@ def test_the_table_of_protocols_counts_their_runs() -> None:
         assert (runs == "the same") == (first != name)
 
 
-def test_a_steps_seconds_make_the_hours_that_the_authors_tell() -> None:
+def test_a_steps_seconds_give_the_hours_that_the_authors_report() -> None:
     mine = [one for one in load(PROTOCOLS["base-to-novel"]).trainings if one.method == "promptsrc"]
     imagenet = [one for one in mine if one.dataset == "imagenet"]
     assert sum(one.steps for one in imagenet) == 3 * 40_000
@@ -58,7 +58,7 @@ def test_steps_are_counted_as_a_training_makes_them() -> None:
     assert Training("eurosat", "coop", 1, 32).hours(Assumed()) == pytest.approx(32 * 0.006 / 3600)
 
 
-def test_the_settings_of_each_data_set_are_those_of_its_recipe() -> None:
+def test_the_settings_of_each_dataset_are_those_of_its_recipe() -> None:
     for name, *told in table("| epochs | `synthetic_weight`"):
         recipe = Recipe.load(f"datasets/{name}")
         settings = recipe.methods.syncclip
@@ -75,7 +75,7 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
         assert told == (run.training.epochs, run.training.batch, run.methods.of(method).learning_rate), method
 
 
-def test_published_figures_stand_as_they_come_along() -> None:
+def test_published_figures_are_those_of_the_package() -> None:
     told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
              "PromptSRC": "promptsrc", "VPT, on real images of `data-use": "vpt",
@@ -86,7 +86,7 @@ def test_published_figures_stand_as_they_come_along() -> None:
         assert published().of("base-to-novel", AVERAGE, method) in (figures, {})
 
 
-def test_the_plan_of_imagenet_says_what_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_plan_of_imagenet_prints_what_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A thousand classes, of one image each."""
     names = [f"n{number:08d}" for number in range(1000)]
     for split in ("train", "val"):

@@ -1,4 +1,4 @@
-"""What docs/synthesis.md says of prompts can be done as it stands there."""
+"""The recipe for prompts in docs/synthesis.md is valid."""
 
 from __future__ import annotations
 
