@@ -1,7 +1,5 @@
-"""The protocols as one table: what is trained on what, where it is tested, which numbers are shown.
-
-MERGED Published figures, each with its source, from `published.yaml`.
-"""
+"""The protocols as one table: what is trained on what, where it is tested, which numbers are shown; and the published
+figures, each with its source."""
 
 from __future__ import annotations
 

@@ -39,6 +39,15 @@ POLL = 2.0
 Status = Literal["done", "failed", "waiting"]
 
 
+@dataclass
+class Work:
+    """What running cells took in one call: `busy_seconds` of all of them added up, `workers` at most at a time."""
+
+    wall_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    workers: int = 0
+
+
 @dataclass(frozen=True)
 class CellRun:
     """A cell with what is to be run and where, and what became of it."""
@@ -149,7 +158,7 @@ def run_cells(
     label: str = "study",
     task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
     out: str | None = None,
-) -> tuple[list[CellRun], dict[str, float]]:
+) -> tuple[list[CellRun], Work]:
     """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
 
     A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
@@ -163,20 +172,19 @@ def run_cells(
         out: the study's folder, in which its status is kept; None for no status.
 
     Returns:
-        The runs with their new status, in the order given, and wall_seconds, busy_seconds and workers (the most at a
-        time) of this call.
+        The runs with their new status, in the order given, and what they took.
 
     Raises:
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    facts = {"wall_seconds": 0.0, "busy_seconds": 0.0, "workers": 0.0}
+    work = Work()
     if not waiting:
-        return list(runs), facts
+        return list(runs), work
     done = sum(run.status == "done" for run in runs)
     outcomes: dict[str, CellRun] = {}
     with ray_session(), ExitStack() as stack:
-        facts["workers"] = _slots(settings, first=True)
+        work.workers = _slots(settings, first=True)
         status = StudyStatus.begin(len(runs), done)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
@@ -184,19 +192,19 @@ def run_cells(
         start = time.monotonic()
 
         def given(running: list[str], slots: int) -> None:
-            facts["workers"] = max(facts["workers"], slots)
+            work.workers = max(work.workers, slots)
             progress.update(0, running=len(running))
             status.give(running, slots)
 
         for run, seconds, error in _finished(waiting, settings, task, given):
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
-            facts["busy_seconds"] += seconds
-            facts["wall_seconds"] = time.monotonic() - start
+            work.busy_seconds += seconds
+            work.wall_seconds = time.monotonic() - start
             failed = sum(one.status == "failed" for one in outcomes.values())
-            busy = facts["busy_seconds"] / (facts["workers"] * facts["wall_seconds"])
+            busy = work.busy_seconds / (work.workers * work.wall_seconds)
             progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
             status.take(run.cell.name, seconds, error)
-    return [outcomes.get(run.url, run) for run in runs], facts
+    return [outcomes.get(run.url, run) for run in runs], work
 
 
 def _finished(
@@ -208,7 +216,7 @@ def _finished(
     """(run, seconds, error) of each cell as it ends.
 
     Args:
-        given: told every few seconds of the cells that the cluster has, and how many it has room for.
+        given: called every few seconds with the cells that the cluster has, and how many it has room for.
     """
     import ray
 

@@ -12,7 +12,7 @@ from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
-from syncclip.studies.cells import CellRun
+from syncclip.studies.cells import CellRun, Work
 from syncclip.studies.features import feature_map
 from syncclip.studies.fit import MIN_AMOUNTS
 from syncclip.studies.worth import marginal
@@ -87,7 +87,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 
 def write(
-    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]
+    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Work
 ) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
@@ -96,7 +96,7 @@ def write(
         url: its folder.
         runs: all cells.
         synthetic: the set, None where no arm learns from one.
-        work: what running the cells took this time, from `run_cells`.
+        work: what running the cells took this time.
 
     Returns:
         The table of cells, and the comparisons.
@@ -177,16 +177,16 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     )
 
 
-def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Mapping[str, float]) -> outputs.Cost:
+def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Work) -> outputs.Cost:
     """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
     place = storage.join(url, outputs.COST)
     before = outputs.parse(storage.read_bytes(place), outputs.Cost) if storage.exists(place) else outputs.Cost()
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
     old = before.training
     old_wall = 3600 * (old.wall_hours or 0.0)
-    wall = old_wall + work["wall_seconds"]
-    workers = int(work["workers"]) or old.workers or 0
-    busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work["busy_seconds"]
+    wall = old_wall + work.wall_seconds
+    workers = work.workers or old.workers or 0
+    busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work.busy_seconds
     training = outputs.TrainingCost(
         cells=len(seconds),
         hours=sum(seconds) / 3600,

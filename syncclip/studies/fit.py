@@ -4,7 +4,7 @@
 how fast the rest goes. For a given `c` the best `a` and `b` are a linear regression, so the search is over `c` alone
 and cannot end in a local minimum; it is done for thousands of bootstrap draws at once.
 
-MERGED Which model of the curve foretells amounts that it has not seen: a constant, a logarithm, or the power law.
+At the end: which model of the curve predicts amounts that it has not seen, a constant, a logarithm, or the power law.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 
 from syncclip.evaluation.metrics import Number
-from syncclip.studies.bootstrap import Floats, Interval, interval, seed_weights
+from syncclip.studies.bootstrap import Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
-"""Bounds of `c`. Outside them the curve cannot be told from a constant or from a single step over any amounts one can
-afford."""
+"""Bounds of `c`. Outside them the curve is indistinguishable from a constant or from a single step over any affordable
+amounts."""
 MIN_AMOUNTS = 3
 """Three parameters need three amounts; with just three the curve passes through all points and only the bootstrap
 shows doubt."""
@@ -99,7 +99,7 @@ class Curve:
     """What a study can say about one arm and metric.
 
     Attributes:
-        verdict: "falls" where the error's slope over log n is below zero beyond doubt, "rises" where above, else
+        verdict: "falls" where the error's slope over log n is below zero clearly, "rises" where above, else
             "flat".
         slope: points of error for each doubling of n.
         law: the parameters with their intervals; None where the verdict is not "falls".
@@ -129,12 +129,12 @@ def fit_curve(
     level: float = 0.95,
     forecast: Sequence[int] = (),
 ) -> Curve:
-    """Fit one arm's curve and say how sure it is.
+    """Fit one arm's curve, with its uncertainty.
 
     Args:
         amounts: (A,) images per class, ascending.
         errors: (S, A) error of each seed at each amount, in points (100 - accuracy).
-        draws: (R, A) mean error in each bootstrap draw, from `seed_draws` or from draws of seeds and images.
+        draws: (R, A) mean error in each bootstrap draw.
         level: coverage of the intervals.
         forecast: amounts to forecast; only a falling curve is forecast.
     """
@@ -175,11 +175,6 @@ def fit_curve(
     )
 
 
-def seed_draws(errors: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    """Mean errors with the seeds drawn again: (S, A) -> (R, A). A seed keeps its values at all amounts together."""
-    return seed_weights(len(errors), draws, generator) @ errors
-
-
 Model = Callable[[Floats, Floats, float], Floats]
 """Amounts (A,) and errors (R, A) -> the errors (R,) that it expects at another amount."""
 
@@ -191,7 +186,7 @@ def constant(amounts: Floats, errors: Floats, ahead: float) -> Floats:  # noqa: 
 
 
 def logarithm(amounts: Floats, errors: Floats, ahead: float) -> Floats:
-    """Each doubling takes away as many points as the one before."""
+    """Each doubling removes as many points as the one before."""
     steps = np.log(amounts) - np.log(amounts).mean()
     slope = errors @ steps / (steps @ steps)
     expected: Floats = errors.mean(axis=1) + slope * (np.log(ahead) - np.log(amounts).mean())
@@ -199,7 +194,7 @@ def logarithm(amounts: Floats, errors: Floats, ahead: float) -> Floats:
 
 
 def power_law(amounts: Floats, errors: Floats, ahead: float) -> Floats:
-    """`fit.fit_power_law`: it levels off."""
+    """`fit_power_law`: it levels off."""
     return fit_power_law(amounts, errors)([ahead])[:, 0]
 
 

@@ -216,9 +216,3 @@ def write_table(url: str, table: pd.DataFrame) -> None:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     storage.write_bytes(url, buffer.getvalue())
-
-
-def read_table(url: str) -> pd.DataFrame:
-    """Read what `write_table` wrote."""
-    table: pd.DataFrame = storage.read_parquet(storage.read_bytes(url)).to_pandas()
-    return table

@@ -10,13 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from syncclip import storage
-from syncclip.synthesis.plan import Entry
+
+if TYPE_CHECKING:
+    from syncclip.synthesis.plan import Entry
 
 SHARDS = 32
 """So many first shards keep thumbnails: a set of any size has a few hundred kilobytes of them."""

@@ -107,7 +107,7 @@ def test_a_study_without_cells_or_set_still_has_its_curve(study: Path) -> None:
 
 
 def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
-    table = outputs.read_table(str(study / outputs.TABLE))
+    table = pd.read_parquet(study / outputs.TABLE)
     few = table[
         (table["seed"].isna() | (table["seed"] == 1))
         & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
@@ -117,7 +117,7 @@ def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
 
 
 def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
-    table = outputs.read_table(str(study / outputs.TABLE))
+    table = pd.read_parquet(study / outputs.TABLE)
     outputs.write_table(str(study / outputs.TABLE), table.iloc[:0])
     assert "No run of this study is finished yet." in page_of(study)
 

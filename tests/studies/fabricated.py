@@ -17,7 +17,8 @@ from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
-from syncclip.studies.fit import fit_curve, seed_draws
+from syncclip.studies.bootstrap import seed_weights
+from syncclip.studies.fit import fit_curve
 
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]
 AMOUNTS, SEEDS = [1, 4, 16, 64], [1, 2, 3, 4, 5]
@@ -86,6 +87,11 @@ def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = N
             samples.append(Sample(index, label, jpeg(drawn), f"a photo of a {names[label]}."))
         write_shard(str(folder), shard, samples, {"blank": 3 + shard, "clip_score": 17}, seconds=4.2)
     return folder
+
+
+def seed_draws(errors: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+    """Mean errors with the seeds drawn again: (S, A) -> (R, A). A seed keeps its values at all amounts together."""
+    return seed_weights(len(errors), draws, generator) @ errors
 
 
 def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: ShardSet | None = None) -> Path:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from syncclip.studies.fit import FASTEST, SLOWEST, Curve, fit_curve, fit_power_law, seed_draws
+from syncclip.studies.bootstrap import Floats
+from syncclip.studies.fit import FASTEST, MODELS, SLOWEST, Curve, fit_curve, fit_power_law, held_out
+from tests.studies.fabricated import seed_draws
 
 FEW = [1, 4, 16, 64]
 MANY = [1, 2, 4, 8, 16, 32, 64]
@@ -107,3 +109,43 @@ def test_two_amounts_are_too_few_for_a_curve() -> None:
     curve = fit_curve([1, 16], errors, seed_draws(errors, 100, np.random.default_rng(0)))
     assert curve.verdict == "too few amounts" and curve.law is None
     assert curve.slope.estimate == pytest.approx(-2.5)
+
+
+N = np.array(MANY, float)
+
+
+def noisy(errors: Floats, noise: float = 0.05) -> tuple[Floats, Floats]:
+    generator = np.random.default_rng(0)
+    seeds = errors + generator.normal(0, noise, (5, len(errors)))
+    return seeds.mean(axis=0), seed_draws(seeds, 200, generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [
+        ("constant", np.full(len(N), 40.0)),
+        ("logarithm", 40 - 2 * np.log2(N)),
+        ("power law", 20 + 15 * N**-0.7),
+    ],
+)
+def test_what_the_curve_follows_foretells_it_best(name: str, errors: Floats) -> None:
+    best, *others = held_out(MANY, *noisy(errors))
+    assert best.model == name and best.best > 0.5
+    assert best.miss < min(other.miss for other in others)
+    assert sum(one.best for one in (best, *others)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_misses_nothing_of_its_own_curve(name: str) -> None:
+    curves = {"constant": 0 * N + 30, "logarithm": 30 - np.log(N), "power law": 20 + 10 * N**-0.5}
+    assert MODELS[name](N[:4], curves[name][None, :4], N[6]) == pytest.approx(curves[name][6], rel=1e-3)
+
+
+def test_the_miss_is_the_root_mean_square_over_the_amounts_held_out() -> None:
+    errors = np.array([40.0, 40, 40, 43, 40])
+    (constant,) = (one for one in held_out(MANY[:5], errors, errors[None]) if one.model == "constant")
+    assert constant.miss == pytest.approx(np.sqrt((3**2 + 0.75**2) / 2))
+
+
+def test_three_amounts_leave_none_to_hold_out() -> None:
+    assert held_out(MANY[:3], N[:3], N[None, :3]) == ()

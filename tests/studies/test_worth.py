@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from syncclip.studies.bootstrap import Floats
-from syncclip.studies.fit import seed_draws
 from syncclip.studies.worth import exchange, marginal
+from tests.studies.fabricated import seed_draws
 
 AMOUNTS = [1, 4, 16, 64]
 SHOTS = [1, 2, 4, 8, 16]
