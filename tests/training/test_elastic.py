@@ -30,14 +30,14 @@ SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
 DRIVER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from syncclip.training import driver
+from syncclip.training import ray_train
 from tests.training import fakes
-driver.RESIZE_SECONDS = 1.0
+ray_train.RESIZE_SECONDS = 1.0
 changes = {"workers": 2, "min_workers": 1}
 # After so many of its steps a worker waits for ever, alone and in company: only by growing from one to two, and by
 # shrinking from two to one, the training comes to its end.
 spec = {"url": sys.argv[1], "settings": changes, "noise": 0.0, "pause_with": {"1": 10, "2": 5}}
-driver.train_on_ray(fakes.build, spec, fakes.folder(sys.argv[1]), fakes.settings(**changes))
+ray_train.train_on_ray(fakes.build, spec, fakes.folder(sys.argv[1]), fakes.settings(**changes))
 """
 
 
