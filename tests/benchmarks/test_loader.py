@@ -10,6 +10,8 @@ import torch
 from benchmarks.loader import OURS, PER_SHARD, SIDES, enlarge, images_of, jpeg, opened, write
 from syncclip.shards.reader import ShardSet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

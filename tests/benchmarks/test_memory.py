@@ -14,6 +14,8 @@ from benchmarks.methods import STEPS
 from syncclip.clip.prompted import PromptedClip
 from tests.benchmarks.test_plain import LEARNING, build, clip
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["clip"]
 
 

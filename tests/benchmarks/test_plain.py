@@ -14,6 +14,8 @@ from tests.methods.classes import Classes
 from tests.methods.parity import Batch
 from tests.worlds.clip import make_clip_folder
 
+pytestmark = pytest.mark.slow
+
 LEARNING = [name for name, method in METHODS.items() if method.data]
 
 

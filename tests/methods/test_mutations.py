@@ -17,6 +17,8 @@ from syncclip.methods.syncclip import SyncClip
 from tests.methods import parity
 from tests.methods.mistakes import weigh
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 

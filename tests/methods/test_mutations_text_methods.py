@@ -21,6 +21,8 @@ from tests.methods import parity, text_methods
 from tests.methods.mistakes import weigh
 from tests.methods.parity import Fixture
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 

@@ -20,6 +20,8 @@ from syncclip.methods.vpt import Vpt
 from tests.methods import parity, vision_methods
 from tests.methods.mistakes import weigh
 
+pytestmark = pytest.mark.slow
+
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
