@@ -1,9 +1,8 @@
 """syncclip: how much does synthetic data help CLIP recognise classes without real images?
 
-The library is a few functions over a recipe, each of which the command of the same name calls:
+The library is a few functions of a recipe, each called by the command of the same name:
 
-    from syncclip import Recipe, evaluate, plan, report, synthesise, train
-    from syncclip.studies.run import study
+    from syncclip import Recipe, evaluate, plan, report, study, synthesise, train
 
     recipe = Recipe.load("icons", ["training.method=syncclip"])
     synthesise(recipe, "runs/set")
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
     from syncclip.sets.prepare import plan
+    from syncclip.studies.run import study
 
 _HOMES = {
     "Recipe": "recipe.recipe",
@@ -30,12 +30,13 @@ _HOMES = {
     "evaluate": "jobs",
     "plan": "sets.prepare",
     "report": "reports",
+    "study": "studies.run",
     "synthesise": "jobs",
     "train": "jobs",
 }
-"""Where each name lives. They are imported at first use: torch and Ray take seconds, `syncclip --help` should not."""
+"""The module of each name, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
 
-__all__ = ["Recipe", "Run", "UserError", "evaluate", "plan", "report", "synthesise", "train"]
+__all__ = ["Recipe", "Run", "UserError", "evaluate", "plan", "report", "study", "synthesise", "train"]
 
 
 def __getattr__(name: str) -> Any:

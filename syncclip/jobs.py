@@ -1,7 +1,4 @@
-"""The jobs of the library, each one call: plan, synthesise, train, evaluate. Commands and Ray jobs call just these.
-
-MERGED From a recipe to the files of captions that it wants: one call, before anything is drawn from them.
-"""
+"""The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ from syncclip.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: where it lies and what it reached (see `evaluation.predict.results` for the keys)."""
+    """A finished run: its place and its results (see `evaluation.predict.results` for the keys)."""
 
     url: str
     name: str
@@ -44,7 +41,7 @@ class Run:
 
 
 def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
-    """Draw the synthetic set of a recipe into shards, by Ray Data; what is committed already stays.
+    """Generate the synthetic set of a recipe as shards, with Ray Data; committed shards are kept.
 
     Killed at any time, it loses the shards in flight, and the same call completes the set to the same bytes.
 
@@ -67,11 +64,11 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
 def train(recipe: Recipe, out: str | None = None) -> Run:
     """Train `training.method` on Ray Train, evaluate it, and return the results.
 
-    Killed at any time, the same call goes on from the newest checkpoint and ends with the same prompts, bit for bit,
+    Killed at any time, the same call resumes from the newest checkpoint and ends with the same prompts, bit for bit,
     on the same number of workers. A finished run returns at once.
 
     Args:
-        out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`, named by what decides the run.
+        out: the run's folder or URL; by default one in `<storage.root>/<name>/runs`, named after what decides it.
 
     Raises:
         UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
@@ -81,7 +78,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     ray_train.check_cpus(recipe.training)
     ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
     workers = recipe.evaluation.workers or recipe.training.workers
-    # On a cluster of several machines the one that this runs on may have no GPU, or be small.
+    # On a cluster, the machine of this process may be small, or have no GPU.
     shared = workers > 1 or ray_session.cluster_address() is not None
     return _evaluated(recipe, folder, workers=workers if shared else None)
 
@@ -91,7 +88,7 @@ def run_here(
 ) -> Run:
     """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
 
-    For many short runs, each a Ray task of its own. After a crash, as `train`.
+    For many short runs, each a Ray task of its own. It resumes after a crash as `train` does.
 
     Args:
         cache: what earlier runs of this process loaded.
@@ -102,7 +99,7 @@ def run_here(
 def run_resolved(
     recipe: Recipe, folder: RunFolder, listener: Listener | None = None, cache: ModelCache | None = None
 ) -> Run:
-    """As `run_here`, for what `resolve_run` has found."""
+    """As `run_here`, for a run that `resolve_run` has resolved."""
     cache = cache or ModelCache()
     if not folder.finished(folder.open()):
         loop.run(build_job(recipe, folder, cache=cache), listener=listener)
@@ -115,13 +112,13 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
     Args:
         run: the run's folder or URL.
         overrides: of the sections `evaluation` and `storage` ("evaluation.split=val").
-        dataset: another one, by its name or path, over whose classes the run's prompts are laid; results then go to
+        dataset: another one, by its name or path, to whose classes the run's prompts are applied; results then go to
             `transfer/<dataset>` in the run's folder.
-        root: folder in which the other dataset is looked up; by default the one of the run's own.
+        root: folder in which the other dataset is looked up; by default that of the run's own dataset.
 
     Raises:
-        UserError: no finished run is there, or an override would make it another run; or what the run learned belongs
-            to its own classes, and another dataset is named.
+        UserError: no finished run is there, or an override would make it another run; or another dataset is
+            named, and what the run learned belongs to its own classes.
     """
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
@@ -143,9 +140,9 @@ def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = Non
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
-    """Let the language models that the recipe names write captions, once: file -> what it holds now.
+    """Let the recipe's language models write captions, once: file -> its content.
 
-    What a file holds already stays. Killed at any time, the same call goes on from the last classes that were kept.
+    Captions in a file are kept. Killed at any time, the same call resumes after the last classes that were saved.
 
     Args:
         out: the file's path or URL; by default the one that the recipe names.

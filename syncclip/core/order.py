@@ -1,4 +1,4 @@
-"""Which sample comes where: pure functions of integers.
+"""The order of samples: pure functions of integers.
 
 Randomness is a hash of (seed, what for, epoch, step, position), computed with 64-bit arithmetic only, so that an order
 depends neither on a generator's state nor on numpy's version. The hash is splitmix64 (Steele, Lea, Flood 2014).
@@ -15,12 +15,12 @@ import numpy.typing as npt
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
-# What a number is drawn for: distinct first words of a key.
+# The purposes of random numbers: distinct first words of a key.
 PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = range(1, 9)
 
 
 def key(*words: int) -> int:
-    """A 64-bit hash of a sequence of integers, of which the lower 128 bits count."""
+    """A 64-bit hash of a sequence of integers, of each the lower 128 bits."""
     return _absorb(len(words), words)
 
 
@@ -47,26 +47,26 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of n things in an epoch; read-only, since it is shared."""
+    """The order of n items in an epoch; read-only, since it is shared."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Batches that make an epoch of n things, the last one filled up."""
+    """Batches in an epoch of n items, the last one filled up."""
     return -(-n // batch)
 
 
 def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
-    """(batch,) which of n things make batch `step`: the next ones of the epoch's permutation, from its start again at
-    its end, so that every batch is full and every thing comes at least once an epoch."""
+    """(batch,) which of n items make batch `step`: the next ones of the epoch's permutation, which starts again at its
+    end, so that every batch is full and every item appears at least once an epoch."""
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
 
 
 def shown(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """(count,) which of n things come in an epoch that shows `count` of them: the next ones of an endless row of
-    permutations, so that over the epochs each comes equally often."""
+    """(count,) which of n items appear in an epoch that shows `count` of them: the next ones of an endless sequence of
+    permutations, so that over the epochs each appears equally often."""
     places = epoch * count + np.arange(count)
     sweeps = [
         permutation(n, key(SOURCE, seed), sweep) for sweep in range(int(places[0]) // n, int(places[-1]) // n + 1)
@@ -76,7 +76,7 @@ def shown(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
-    """(n,) a column for each row of (n, m) weights, with a chance in proportion to its weight."""
+    """(n,) a column for each row of (n, m) weights, with probability proportional to its weight."""
     bounds = np.cumsum(weights, axis=1)
     assert bool(np.all(bounds[:, -1] > 0))
     share = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)

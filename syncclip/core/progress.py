@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 Fact = str | int | float
 
 LOG_INTERVAL = 60.0
-"""Seconds between two lines where no terminal listens."""
+"""Seconds between two lines where the output is no terminal."""
 
 
 class Progress:
-    """Counts items towards a total and shows rate, time left and facts such as the busy share of the workers.
+    """Counts items towards a total and shows the rate, the time left and facts such as the workers' busy share.
 
     Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) the
-    first update prints a line, then at most one a minute, and leaving prints the last, unless it is not even known
-    what there was to do. A fact is shown as it is;
+    first update prints a line, then at most one a minute, and leaving prints the last, unless neither a total nor
+    an item is known. A fact is shown as it is;
     floats get three digits, and those whose name ends in `busy` or `share` are shown as per cent.
 
     Args:
         total: number of items to come, None if unknown.
         unit: what is counted, in the plural ("images").
-        label: what is being done ("synth").
-        stream: where to show it, stderr by default (stdout belongs to results).
-        done: items that earlier runs have finished: they count, but not in the rate.
+        label: the name of the job ("synth").
+        stream: where to show it, stderr by default (stdout is for results).
+        done: items that earlier runs finished: they count, but not towards the rate.
         clock: seconds, monotonic; tests pass their own.
     """
 
@@ -139,5 +139,5 @@ def _fact(name: str, value: Fact) -> str:
 
 
 def say(sentence: str) -> None:
-    """Tell the user something that is not a result: stdout belongs to results."""
+    """Print a message for the user to stderr; stdout is for results."""
     print(sentence, file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ OBJECT_STORE_BYTES = 512 * 2**20
 START_ATTEMPTS = 3
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` leaves on the head what machines it may start."""
+"""Where `ray up` writes, on the head, which machines it may start."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -31,7 +31,7 @@ QUIET_ENVIRONMENT = {
 
 
 def debugging() -> bool:
-    """Whether `--debug` (or SYNCCLIP_DEBUG=1) asked to see tracebacks and Ray's own output."""
+    """Whether `--debug` (or SYNCCLIP_DEBUG=1) asks for tracebacks and Ray's own output."""
     return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
 
 
@@ -55,12 +55,12 @@ def local_cpus() -> int:
 
 
 def cluster_address() -> str | None:
-    """The cluster to join (RAY_ADDRESS), None where a local one is to be started."""
+    """The cluster to join (RAY_ADDRESS); None to start a local one."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def quiet() -> None:
-    """Keep Ray's own messages out of the way, unless `--debug` was given. Call before Ray starts."""
+    """Silence Ray's own messages, unless `--debug` was given. Call before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not debugging():
@@ -71,8 +71,8 @@ def quiet() -> None:
 def capacity() -> dict[str, float]:
     """CPUs, GPUs and other resources that the joined cluster has, or would have with every machine that it may start.
 
-    A cluster that grows on demand stands at its head alone until something asks for more. What it may become is
-    known on a head that `ray up` started; on Kubernetes it isn't, and counts as without bound.
+    A cluster that grows on demand is its head alone until something asks for more. Its limits are known on a head that
+    `ray up` started; on Kubernetes they aren't, and count as infinite.
     """
     import ray
 
@@ -81,7 +81,7 @@ def capacity() -> dict[str, float]:
 
 
 def _promised(resource: str) -> float:
-    """How much of a resource the machines hold that the autoscaler may start."""
+    """How much of a resource the machines that the autoscaler may start have."""
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
         return math.inf
     config = BOOTSTRAP.expanduser()
@@ -92,7 +92,7 @@ def _promised(resource: str) -> float:
     promised = 0.0
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
         machines = node.get("max_workers") or 0
-        if machines:  # a type without resources tells them only when it is there
+        if machines:  # a type without resources reports them only once it runs
             promised += machines * node["resources"].get(resource, 0.0) if node.get("resources") else math.inf
     return promised
 
@@ -102,12 +102,12 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     """Ray, ready for use inside the `with` block.
 
     Uses the Ray that this process has already initialised; else joins the cluster that RAY_ADDRESS names (it is
-    always set inside `ray job submit`); else starts Ray on this machine. What was started or joined here is left
-    again at the end, also after an error; an initialised Ray of the caller stays as it is. Never searches the
+    always set inside `ray job submit`); else starts Ray on this machine. What was started or joined here is shut
+    down at the end, also after an error; a Ray that the caller initialised stays as it is. Never searches the
     machine for other clusters, as `address="auto"` does.
 
     Args:
-        cpus: CPUs of a Ray that has to be started here; all of this machine's by default. No meaning elsewhere.
+        cpus: CPUs of a Ray that is started here, by default all of this machine's; ignored where one is joined.
 
     Raises:
         ValueError: the cluster of RAY_ADDRESS can't be reached, or is of another version of Ray or Python.
@@ -133,7 +133,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
 
 def _join(address: str, level: int) -> None:
-    """Join a cluster; other versions of Ray or Python than its own are told with both."""
+    """Join a cluster; other versions of Ray or Python than its own are reported with both."""
     import ray
 
     try:
@@ -151,7 +151,7 @@ def _join(address: str, level: int) -> None:
 
 
 def _start(cpus: int, level: int) -> None:
-    """Start a local Ray; on a machine that is so busy that it isn't up within Ray's 30 s, once and again."""
+    """Start a local Ray; on a machine so busy that it isn't up within Ray's 30 s, try again."""
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):
@@ -165,7 +165,7 @@ def _start(cpus: int, level: int) -> None:
                 log_to_driver=debugging(),
             )
             return
-        except Exception as error:  # noqa: PERF203  Ray raises nothing more special
+        except Exception as error:  # noqa: PERF203  Ray raises nothing more specific
             ray.shutdown()
             if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
                 raise

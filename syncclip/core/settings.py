@@ -1,7 +1,4 @@
-"""The base of all settings classes, and the error that stands for a user's mistake.
-
-MERGED What pydantic found wrong, as one sentence: key, reason and remedy.
-"""
+"""The base of all settings classes, a user's mistake as an error, and what pydantic refuses as one sentence."""
 
 from __future__ import annotations
 
@@ -20,32 +17,45 @@ from pydantic import (
 
 from syncclip.core.text import did_you_mean
 
+
+class UserError(ValueError):
+    """A user's mistake in one sentence: where, what is wrong, and what to do."""
+
+
+class RefusalError(ValueError):
+    """What a validator of several sections refuses, with the key that is to blame."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"{key}: {reason}")
+        self.key, self.reason = key, reason
+
+
 RENAMED = {"benchmark": "dataset"}
-"""Keys that files of earlier versions hold, and what they are called now."""
+"""Keys in files of earlier versions, and their names of today."""
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a file that may be an earlier version's, under the keys of today."""
+    """Values of a file, perhaps an earlier version's, under the keys of today."""
     return {(RENAMED[key] if RENAMED.get(key, key) not in values else key): value for key, value in values.items()}
 
 
 def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values under the keys that they first had: digests are made of them, and stay as they were."""
+    """Values under their keys of the first version: digests are made of these, so that they never change."""
     first = {new: old for old, new in RENAMED.items()}
     return {first.get(key, key): value for key, value in values.items()}
 
 
 class Settings(BaseModel):
-    """Typed settings that live beside the part they configure.
+    """Typed settings, defined beside the part that they configure.
 
-    Unknown keys are refused, values are checked once and never change afterwards.
+    Unknown keys are refused; values are checked once and never change afterwards.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
     added: ClassVar[tuple[str, ...]] = ()
-    """Fields that a later version brought. They aren't written while they have their default: so plans stay as they
-    were, and with them the digests that name sets and runs."""
+    """Fields of a later version. They aren't written while they have their default, so that plans, and the digests that
+    name sets and runs, stay as they were."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,12 +73,8 @@ class Settings(BaseModel):
         return values
 
 
-class UserError(ValueError):
-    """A user's mistake, told in one sentence: what is wrong, where, and what to do."""
-
-
 def first_complaint(error: ValidationError) -> str:
-    """The first complaint of pydantic, with its place."""
+    """Pydantic's first complaint, with its place."""
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
@@ -93,18 +99,10 @@ LIMITS = {
 }
 
 
-class RefusalError(ValueError):
-    """A reason that a validator of several sections gives, with the key that it is about."""
-
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"{key}: {reason}")
-        self.key, self.reason = key, reason
-
-
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     """(key, reason and remedy) of the first thing wrong, e.g. ("training.epochs", "0 is not allowed; …").
 
-    Unknown keys come first: what they were meant to be may cure the rest.
+    Unknown keys come first: correcting them may cure the rest.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
@@ -133,13 +131,13 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {context['tag']!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
-        return path, "a 'name' is missing, which says what this is"
+        return path, "a 'name' is missing, which selects its kind"
     if kind == "missing":
         return path, "missing; give it a value"
     if kind == "value_error":
         return path, detail["msg"].removeprefix("Value error, ")
     if kind == "too_short":
-        return path, f"{shown} holds too little; give at least {context['min_length']}"
+        return path, f"{shown} is too short; give at least {context['min_length']}"
     if kind == "string_pattern_mismatch":
         return path, f"{shown} is not allowed; use letters, digits, '.', '_' and '-' only"
     for prefix, words in KINDS.items():
@@ -149,7 +147,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """The models that the last place of `loc` belongs to, and `loc` as the user writes it: without union tags."""
+    """The models that may hold the last place of `loc`, and `loc` as the user writes it, without union tags."""
     models, path = [model], ""
     *steps, last = [*loc] or [""]
     for step in steps:

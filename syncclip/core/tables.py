@@ -1,4 +1,4 @@
-"""What commands print: tables for the terminal, plain text where it goes to a file."""
+"""Tables for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def show(table: Table | str) -> None:
-    """Print to stdout, as wide as the terminal, or as wide as it needs to be where there is none."""
+    """Print to stdout, as wide as the terminal, or 200 columns wide where there is none."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
@@ -17,7 +17,7 @@ def show(table: Table | str) -> None:
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose numbers are set to the right; None is an empty cell, floats get one decimal."""
+    """A table whose numbers are aligned to the right; None is an empty cell, floats get one decimal."""
     rows = [list(row) for row in rows]
     shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for column, heading in enumerate(headings):
