@@ -7,28 +7,18 @@ Caltech's `BACKGROUND_Google`, pickles of CoOp's few-shot choices) are never ope
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import few, spoken
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
-from syncclip.datasets.dataset import SPLITS, Split
-from syncclip.datasets.files import folders_in, images_in, require_files, text_lines
+from syncclip.datasets.dataset import SPLITS, Dataset, Split
+from syncclip.datasets.files import FolderSet, folders_in, images_in, require_files, text_lines
 from syncclip.datasets.labels import Labelled, first_gaps
 
 
-@dataclass(frozen=True)
-class Found:
-    """Content of a dataset's folder: class names by id, the files of each split, and the candidate ids."""
-
-    classnames: list[str]
-    splits: dict[Split, Labelled[str]]
-    candidates: list[int]
-
-
-def read_layout(entry: CatalogEntry, root: Path) -> Found:
+def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
     """Read one dataset of the literature from the folder of all of them. No image is opened.
 
     Raises:
@@ -43,12 +33,20 @@ def read_layout(entry: CatalogEntry, root: Path) -> Found:
         raise UserError(f"{folder / entry.names}: missing; {_where(entry)}")
     if not (folder / entry.images).is_dir():
         raise UserError(f"{folder / entry.images}: the folder of the images is missing; {_where(entry)}")
+    only: list[int] | None = None
     if entry.layout == "split file":
         names, splits = read_split_file(folder / entry.names, folder / entry.images)
-        return Found(names, splits, list(range(len(names))))
-    if entry.layout == "name lists":
-        return _read_name_lists(entry, folder)
-    return _read_class_folders(entry, folder)
+    elif entry.layout == "name lists":
+        names, splits = _read_name_lists(entry, folder)
+    else:
+        names, splits, only = _read_class_folders(entry, folder)
+    return Dataset(
+        name=entry.name,
+        classnames=[spoken(name) for name in names],
+        template=entry.template,
+        splits={split: FolderSet(files) for split, files in splits.items()},
+        only=only,
+    )
 
 
 def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
@@ -73,7 +71,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
             f"{file}: ids run to {max(names)}, but {few(without)} have no image; ids must count from 0 without gaps."
         )
     require_files([path for items in splits.values() for path, _ in items], str(file))
-    return [spoken(names[label]) for label in range(len(names))], splits
+    return [names[label] for label in range(len(names))], splits
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
@@ -106,7 +104,7 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
     raise UserError(f"{place}: {item!r} is not [path, class id, class name]; fix the file.")
 
 
-def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
+def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """FGVC's lists: ids follow the order of `variants.txt`; `images_variant_train.txt` has `1234567 name words`."""
     listed = folder / entry.names
     names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
@@ -123,18 +121,20 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> Found:
                 raise UserError(f"{file}, line {number}: {name!r} is not among the names of {entry.names}.")
             splits[split].append((f"{folder / entry.images}/{image}.jpg", ids[name]))
         require_files([path for path, _ in splits[split]], str(file))
-    return Found([spoken(name) for name in names], splits, list(range(len(names))))
+    return names, splits
 
 
-def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
-    """ImageNet and its variants: a class's id is the rank of its WordNet id among those of `classnames.txt`.
+def _read_class_folders(
+    entry: CatalogEntry, folder: Path
+) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
+    """ImageNet and its variants: class names, files, and the candidate ids, None for all.
 
-    In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that prompts
+    A class's id is the rank of its WordNet id among those of `classnames.txt`. In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that prompts
     learned on ImageNet are tested on the same classes.
     """
     listed = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
-    names = [spoken(listed[wordnet]) for wordnet in ranks]
+    names = [listed[wordnet] for wordnet in ranks]
     keys = list(listed) if entry.layout == "numbered folders" else None
     splits: dict[Split, Labelled[str]] = {}
     for split, below in entry.splits:
@@ -151,8 +151,7 @@ def _read_class_folders(entry: CatalogEntry, folder: Path) -> Found:
                 f"({few([names[label] for label in without])}); unpack the dataset again."
             )
         splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in images_in(one)]
-    candidates = sorted(folders) if entry.partial else list(range(len(names)))
-    return Found(names, splits, candidates)
+    return names, splits, sorted(folders) if entry.partial and without else None
 
 
 def _classnames(file: Path) -> dict[str, str]:

@@ -12,11 +12,10 @@ from syncclip import embedded, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import nearest
 from syncclip.datasets.base_novel import with_base
-from syncclip.datasets.catalog import DATASETS, CatalogEntry
+from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import Dataset, Split
-from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
-from syncclip.datasets.layouts import read_layout
+from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
 from syncclip.datasets.settings import DatasetSettings
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
@@ -62,24 +61,6 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     return dataset
 
 
-def load_entry(entry: CatalogEntry, root: str) -> Dataset:
-    """Read one dataset of the literature below `root`.
-
-    Raises:
-        UserError: see `layouts.read_layout`.
-    """
-    if not storage.is_local(root):
-        raise UserError(f"{root}: {entry.name} is read from a local folder; pack it once with `syncclip shards pack`.")
-    found = read_layout(entry, storage.local_path(root))
-    return Dataset(
-        name=entry.name,
-        classnames=found.classnames,
-        template=entry.template,
-        splits={split: FolderSet(files) for split, files in found.splits.items()},
-        only=found.candidates if len(found.candidates) < len(found.classnames) else None,
-    )
-
-
 def known(name: str) -> bool:
     """Whether this is the name of a dataset rather than a path."""
     return name in SHIPPED or name in DATASETS
@@ -97,7 +78,11 @@ def _published(settings: DatasetSettings) -> Dataset | None:
         )
     if find_packed(_place(settings)):
         return load_packed(_place(settings))
-    return load_entry(DATASETS[name], str(root)) if name in DATASETS else None
+    if name not in DATASETS:
+        return None
+    if not storage.is_local(str(root)):
+        raise UserError(f"{root}: {name} is read from a local folder; pack it once with `syncclip shards pack`.")
+    return load_layout(DATASETS[name], storage.local_path(str(root)))
 
 
 def _own(settings: DatasetSettings) -> Dataset:
