@@ -129,8 +129,9 @@ def _read_class_folders(
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
     """ImageNet and its variants: class names, files, and the candidate ids, None for all.
 
-    A class's id is the rank of its WordNet id among those of `classnames.txt`. In ImageNet this is the rank of its folder. A variant with images of few classes keeps these ids, so that prompts
-    learned on ImageNet are tested on the same classes.
+    A class's id is the rank of its WordNet id among those of `classnames.txt`; in ImageNet this is the rank of its
+    folder. A variant with images of few classes keeps these ids, so that prompts learned on ImageNet are tested on the
+    same classes.
     """
     listed = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
