@@ -52,14 +52,14 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
-    judges = build_filters(with_backbone(settings, recipe.backbone), prompts)
-    scores: dict[str, list[float]] = {judge.name: [] for judge in judges}
+    scorers = build_filters(with_backbone(settings, recipe.backbone), prompts)
+    scores: dict[str, list[float]] = {scorer.name: [] for scorer in scorers}
     for start in range(0, len(images), 64):
         rows = range(start, min(start + 64, len(images)))
         labels = [int(images.labels[row]) for row in rows]
         batch = Batch([images.image(row) for row in rows], labels, [images.text(row) for row in rows], rows)
-        for judge in judges:
-            scores[judge.name] += judge.score(batch).scores
+        for scorer in scorers:
+            scores[scorer.name] += scorer.score(batch).scores
     return {name: round(float(np.quantile(values, share)), 4) for name, values in scores.items()}
 
 
