@@ -1,4 +1,4 @@
-"""The protocols of the literature, run on all their datasets, and held against published figures.
+"""From the name of a protocol of the literature to its runs on all datasets, and to tables beside published figures.
 
 Below the folder of a reproduction:
 

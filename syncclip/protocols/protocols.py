@@ -37,7 +37,7 @@ class Protocol:
     """One protocol of the literature.
 
     Attributes:
-        recipe: which arms learn what; it is laid over the authors' recipe of each dataset.
+        recipe: which arms learn what; it overrides the authors' recipe of each dataset.
         runs: the folder of its runs; protocols that read the same runs name the same.
         metrics: keys of `results.json` and their headings. Of a single one, a table shows all datasets side by side.
         datasets: that are trained on.
@@ -99,7 +99,7 @@ AVERAGE = "average"
 
 
 class Figures(Settings):
-    """What one source tells of several methods: method -> metric -> per cent."""
+    """What one source reports of several methods: method -> metric -> per cent."""
 
     protocol: str
     over: str
@@ -109,7 +109,7 @@ class Figures(Settings):
 
 
 class Gain(Settings):
-    """What one source tells of the difference of two methods, in points."""
+    """What one source reports of the difference of two methods, in points."""
 
     protocol: str
     over: str
@@ -136,8 +136,8 @@ class Published(Settings):
 
     def sources(self, protocol: str) -> Sequence[str]:
         """Where the figures of a protocol come from."""
-        told = [f"{one.source}; {one.setting}" for one in self.figures if one.protocol == protocol]
-        return [*told, *(one.source for one in self.gains if one.protocol == protocol)]
+        found = [f"{one.source}; {one.setting}" for one in self.figures if one.protocol == protocol]
+        return [*found, *(one.source for one in self.gains if one.protocol == protocol)]
 
 
 @cache

@@ -44,18 +44,18 @@ def reproduce(
     synthetic: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Reproduction:
-    """Run a protocol on whatever Ray finds, and write its tables and its page; see the package for the files.
+    """Run a protocol on the cluster that Ray finds, and write its tables and its page; see the package for the files.
 
     Killed at any time, the same call goes on: shards, runs and tests that are done are not done again. All runs of the
     first seed come before those of the next. A run that fails doesn't stop the others.
 
     Args:
         name: of the protocol.
-        root: the folder of all datasets, as CoOp lays them out.
+        root: the folder of all datasets, laid out as CoOp's.
         datasets: to train on; all of the protocol by default.
         methods: whose arms are run; all of the protocol by default.
         out: folder or URL; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL of synthetic sets, one for each dataset and called like it, instead of drawing.
+        synthetic: folder or URL of synthetic sets, one for each dataset and named like it, instead of generating them.
         overrides: "section.key=value" for the recipes of all datasets; they win, over an arm's own values, too.
 
     Raises:
@@ -138,7 +138,7 @@ def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
-    """Refuse early what would be refused after hours."""
+    """Refuse now what would fail only hours later."""
     wanted = [
         (settings, _choices(recipe) if settings is recipe.dataset else set())
         for recipe in recipes.values()
@@ -152,8 +152,8 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
         name, reason = next(iter(problems.items()))
         also = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
         raise UserError(
-            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{also}; `syncclip datasets "
-            "check` tells more, and --dataset names those to go on with"
+            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{also}; see `syncclip datasets "
+            "check`, and name those to go on with by --dataset"
         )
 
 
@@ -180,7 +180,7 @@ def _problem(settings: DatasetSettings, choices: set[tuple[int, int]]) -> str | 
 
 
 def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | None) -> list[CellRun]:
-    """The runs of one dataset, its synthetic set drawn where there is none."""
+    """The runs of one dataset, its synthetic set generated where there is none."""
     if synthetic is not None:
         recipe = recipe.with_values({"training.synthetic": synthetic})
     there = ensure_set(recipe, url)

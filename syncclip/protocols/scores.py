@@ -29,7 +29,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """For tables: `syncclip, both`; the arm's name alone, where it tells the data itself."""
+        """For tables: `syncclip, both`; the arm's name alone, where it names the data itself."""
         return self.arm if self.data == "none" or self.data in self.arm.split("-") else f"{self.arm}, {self.data}"
 
 
@@ -158,10 +158,10 @@ def _setting(table: pd.DataFrame) -> str:
     backbones = ", ".join(dict.fromkeys(table["backbone"]))
     amounts = sorted(set(table["images_per_class"].dropna()))
     seeds = ", ".join(map(str, sorted(set(table["seed"].dropna()))))
-    told = [backbones]
+    found = [backbones]
     if len(amounts) == 1:
-        told.append(f"{amounts[0]} synthetic image{'s' if amounts[0] > 1 else ''} of each class")
-    return "; ".join([*told, f"seeds {seeds}"] if seeds else told)
+        found.append(f"{amounts[0]} synthetic image{'s' if amounts[0] > 1 else ''} per class")
+    return "; ".join([*found, f"seeds {seeds}"] if seeds else found)
 
 
 def _score(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Score:

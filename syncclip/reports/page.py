@@ -124,7 +124,7 @@ def _images(found: Inputs) -> ImageStrips | None:
 
 
 def _verdict(found: Inputs, numbers: Numbers) -> Verdict:
-    """The headline of whatever the folder is."""
+    """The headline of a study, a run or a set."""
     if found.kind == "study":
         if numbers.arms:
             return judge(numbers.differences, numbers.points, numbers.focus)

@@ -1,5 +1,1 @@
-"""Studies: grids of runs, scaling curves, paired comparisons, domain shift, report.
-
-Nothing is imported here: the recipe takes `StudySettings` from this room's `settings` module, and stands below the
-rest of it.
-"""
+"""From a recipe with a grid of arms, amounts and seeds to finished runs, scaling curves, comparisons and tables."""

@@ -19,7 +19,7 @@ from syncclip.studies.worth import Exchange, exchange
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
-"""The draws of an analysis are always the same, so that repeating it gives the same file."""
+"""The draws of an analysis are always the same, so repeating it gives the same file."""
 
 
 def read_answers(cell_url: str, base: int) -> Answers:
@@ -142,12 +142,12 @@ def curves(found: Mapping[str, Mapping[str, Series]], settings: StudySettings) -
 
 
 def models(found: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, tuple[HeldOut, ...]]]:
-    """Which model of the curve foretells best, for every series with amounts to hold out."""
-    judged = {
+    """Which model of the curve predicts best, for every series with amounts to hold out."""
+    found_models = {
         arm: {metric: held_out(one.amounts, one.means, one.draws) for metric, one in metrics.items()}
         for arm, metrics in found.items()
     }
-    return {arm: metrics for arm, metrics in judged.items() if all(metrics.values())}
+    return {arm: metrics for arm, metrics in found_models.items() if all(metrics.values())}
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:

@@ -1,6 +1,6 @@
-"""Bootstrap over seeds and test images: how sure is a difference between two arms?
+"""Bootstrap over seeds and test images: how certain is a difference between two arms?
 
-Two sources of chance are drawn again together: the seed (shots, start, order of a training) and the test images.
+Two sources of randomness are resampled together: the seed (shots, start, order of a training) and the test images.
 Both arms of a comparison see the same seeds and the same images in every draw, so what they share cancels.
 """
 
@@ -39,7 +39,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Draws:
-    """What each draw takes.
+    """Weights of seeds and counts of images in each draw.
 
     Attributes:
         seeds: (R, S) weights of the seeds, each row's sum is 1.
@@ -76,7 +76,7 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floa
 def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: np.random.Generator) -> Draws:
     """Draw seeds' weights and, with replacement, images.
 
-    Images are drawn within each half, whose sizes are part of the dataset and not of chance.
+    Images are drawn within each half, whose sizes belong to the dataset and are not random.
 
     Args:
         seeds: S.

@@ -19,13 +19,12 @@ from syncclip.studies.grid import cells
 from syncclip.studies.run import ensure_set, with_amounts
 
 METRIC = "open_hm"
-"""What settings are judged by: the open-vocabulary harmonic mean, to which all classes and both halves count."""
+"""What settings are compared by: the open-vocabulary harmonic mean, in which all classes and both halves count."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen: the recipe with the chosen values in its arms, and the record that is written as
-    choices.json."""
+    """What was chosen: the recipe with the chosen values in its arms, and the record written as choices.json."""
 
     recipe: Recipe
     record: dict[str, Any]
@@ -40,9 +39,8 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
 
     Args:
         recipe: whose `study.arms` have `candidates`.
-        out: folder or URL; by default `<storage.root>/<name>/choice`. It then holds choices.json (what was tried, how
-            it
-            did, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
+        out: folder or URL; by default `<storage.root>/<name>/choice`. It then holds choices.json (what was tried, the
+            scores, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
 
     Raises:
         UserError: no arm has candidates, or a candidate's training failed.
@@ -66,7 +64,7 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         "metric": METRIC,
         "images_per_class": grid.study.amounts[0],
         "seeds": grid.study.seeds,
-        "arms": {name: _judge(tried, runs) for name, tried in values.items()},
+        "arms": {name: _best(tried, runs) for name, tried in values.items()},
     }
     chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
     outputs.write_json(storage.join(url, outputs.CHOICES), record)
@@ -104,7 +102,7 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
     return grid, values
 
 
-def _judge(tried: Mapping[str, Mapping[str, Any]], runs: list[CellRun]) -> dict[str, Any]:
+def _best(tried: Mapping[str, Mapping[str, Any]], runs: list[CellRun]) -> dict[str, Any]:
     candidates: list[dict[str, Any]] = []
     for name, values in tried.items():
         scores = {str(run.cell.seed): float(run.results[METRIC]) for run in runs if run.cell.arm.name == name}

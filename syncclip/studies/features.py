@@ -1,4 +1,4 @@
-"""Features of real and synthetic images, before and after training: the material of the shift and of its map."""
+"""Features of real and synthetic images, before and after training: from which the shift and its map are made."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 @dataclass(frozen=True)
 class Sample:
-    """Some images of one domain: their rows in the set, their classes, and the images as the backbone takes
-    them."""
+    """Some images of one domain: their rows in the set, their classes, and the preprocessed images."""
 
     rows: Rows
     labels: Rows
@@ -39,7 +38,7 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
     """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
 
     Under the trained one, real images get the prompts of real images and synthetic ones those of synthetic
-    images, where the method tells them apart.
+    images, where the method distinguishes them.
 
     Args:
         recipe: of the run.

@@ -59,7 +59,7 @@ def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequ
 
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
-    """One row a finished cell; the columns are told in `outputs`."""
+    """One row for each finished cell; see `outputs` for the columns."""
     rows = []
     for run in runs:
         if run.status != "done":
@@ -129,8 +129,8 @@ def _write_worth(
     focus: Mapping[str, analysis.Series],
     synthesis: outputs.SynthesisCost | None,
 ) -> None:
-    """What the focus arm's images are worth: in points an hour of drawing, where the speed is known, and in real
-    images, where arms with several numbers of shots tell."""
+    """What the focus arm's images are worth: in points per hour of generation, where the speed is known, and in
+    real images, where arms with several numbers of shots show it."""
     settings = recipe.study
     an_hour = 3600 * (synthesis.images_per_second or 0.0) if synthesis else 0.0
     classes = len(load_dataset(recipe.dataset).classnames)

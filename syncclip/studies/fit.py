@@ -1,4 +1,4 @@
-"""How error falls with the amount of synthetic data: error = a + b * n^(-c), intervals, forecast and an honest "flat".
+"""How the error falls with the amount of synthetic data: error = a + b * n^(-c), its intervals and forecast, or "flat".
 
 `a` is the error that no amount of this data removes, `b` what the first image of each class leaves above it, `c`
 how fast the rest goes. For a given `c` the best `a` and `b` are a linear regression, so the search is over `c` alone
@@ -103,7 +103,7 @@ class Curve:
             "flat".
         slope: points of error for each doubling of n.
         law: the parameters with their intervals; None where the verdict is not "falls".
-        line: the fitted curve over the measured range, for drawing.
+        line: the fitted curve over the measured range, for the figure.
         forecast: the curve at larger amounts.
         plus_one: amount per class for one point less error than at the largest measured amount; infinite if never.
         reachable: share of the draws in which that amount is finite.

@@ -1,4 +1,4 @@
-"""The cells of a study, in an order whose first results tell most: pure functions of the settings."""
+"""The cells of a study, in an order whose first results are the most informative: pure functions of the settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def spread(amounts: list[int]) -> list[int]:
 
 
 def cells(settings: StudySettings, most: int | None = None) -> list[Cell]:
-    """All cells, the most telling first.
+    """All cells, the most informative first.
 
     Everything for the first seed comes before the next seed begins, and within a seed all arms at the largest amount,
     then at the smallest, then between.

@@ -36,9 +36,9 @@ class Study:
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:
-    """Run the grid of a recipe and write everything that it shows; see `outputs` for the files.
+    """Run the grid of a recipe and write its findings; see `outputs` for the files.
 
-    The synthetic set is drawn first where it is missing or too small, then the cells run, then the findings are
+    The synthetic set is generated first where it is missing or too small, then the cells run, then the findings are
     written. Killed at any time, the same call goes on: shards and cells that are done are not done again.
     A seed, an amount or an arm that is added later only runs its own cells.
 
@@ -48,7 +48,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     Raises:
         UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
-            cell. Cells that fail don't end the study: `Study.check` tells of them.
+            cell. Cells that fail don't end the study: `Study.check` reports them.
     """
     storage.configure(recipe.storage.options)
     url = folder_of(recipe, out)
@@ -72,7 +72,7 @@ def folder_of(recipe: Recipe, out: str | None = None) -> str:
 
 
 def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
-    """The synthetic set for the study's largest amount: the one that the recipe names, else drawn where it is missing.
+    """The synthetic set for the study's largest amount: the one that the recipe names, else generated where missing.
 
     Args:
         out: the study's folder where one was given: a set in it, or none elsewhere, means that it is kept there.
@@ -93,10 +93,10 @@ def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
         beside = storage.join(out, "synthetic")
         if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(place, PLAN_NAME)):
             place = beside
-    drawn = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": settings.amounts[-1]}), place)
-    work = drawn.work
+    made = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": settings.amounts[-1]}), place)
+    work = made.work
     took = (work.seconds / 3600, work.busy) if work.images else (None, None)
-    return SyntheticSet(drawn.url, settings.amounts[-1], *took)
+    return SyntheticSet(made.url, settings.amounts[-1], *took)
 
 
 def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe, list[int]]:
@@ -109,7 +109,7 @@ def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe
 
 
 def failures(failed: Mapping[str, str], total: int, url: str) -> str:
-    """What to tell of cells that failed, given with their reasons."""
+    """The sentence about cells that failed, given with their reasons."""
     name, reason = next(iter(failed.items()))
     others = f" (others: {', '.join(list(failed)[1:6])}{', …' if len(failed) > 6 else ''})" if len(failed) > 1 else ""
     return (

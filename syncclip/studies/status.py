@@ -57,16 +57,16 @@ class StudyStatus(JobStatus):
     def lines(self) -> list[str]:
         """The status for people."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
-        told = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}"]
-        told += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
+        found = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}"]
+        found += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
         if self.running and self.state == "running":
             more = f" and {len(self.running) - NAMED} more" if len(self.running) > NAMED else ""
-            told.append(f"running: {', '.join(self.running[:NAMED])}{more}")
+            found.append(f"running: {', '.join(self.running[:NAMED])}{more}")
         if self.ended:
-            told.append(f"a cell took {duration(self.seconds / self.ended)}, with {self.slots} at a time")
+            found.append(f"a cell took {duration(self.seconds / self.ended)}, with {self.slots} at a time")
         if self.state == "running" and self.remaining is not None:
-            told.append(f"left: {duration(self.remaining)}")
-        return [*told, self.last_sign_of_life("study")]
+            found.append(f"left: {duration(self.remaining)}")
+        return [*found, self.last_sign_of_life("study")]
 
     def give(self, cells: list[str], slots: int) -> None:
         """Record which cells the cluster has."""

@@ -81,7 +81,7 @@ def markdown(
     rows = _compared(pairs)
     if rows:
         parts += [
-            f"{pairs[0].arm} minus the others, points; {level} intervals, seeds and images drawn again.",
+            f"{pairs[0].arm} minus the others, points; {level} intervals over resampled seeds and images.",
             tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
         ]
     rows = [
@@ -94,7 +94,7 @@ def markdown(
         parts += [
             f"Error = a + b n^(-c) over n synthetic images per class; {level} intervals.",
             tables.markdown_grid(
-                ["arm", "error of", "verdict", "a", "b", "c", "forecast accuracy", "images per class for +1 point"],
+                ["arm", "error of", "trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"],
                 rows,
             ),
         ]

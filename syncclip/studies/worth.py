@@ -1,4 +1,4 @@
-"""What one more image is worth: in points an hour of drawing, and in real images."""
+"""What one more image is worth: in points per hour of generation, and in real images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncclip.studies.fit import MIN_AMOUNTS, PowerLaw, fit_power_law
 
 @dataclass(frozen=True)
 class Marginal:
-    """What drawing on gains at an amount of images a class: points for each hour of one generator."""
+    """What generating more gains at an amount of images per class: points for each hour of one generator."""
 
     n: int
     points_per_hour: Interval
@@ -44,7 +44,7 @@ def marginal(
         amounts: (A,) images per class, ascending, three or more.
         means: (A,) measured errors, in points.
         draws: (R, A) the same in each bootstrap draw.
-        images_per_hour: what one generator draws, rejects paid for.
+        images_per_hour: what one generator makes, rejects included.
         classes: that share the hour's images.
         level: coverage of the intervals.
     """
@@ -70,7 +70,7 @@ def exchange(
     """How many synthetic images a real one is worth.
 
     The errors of real images alone over their number are a power law too. Where it reaches the error that `own`
-    shots and n synthetic images reached, it tells so many shots; what they are more than `own`, n has replaced.
+    shots and n synthetic images reached, it gives the equivalent number of shots; n replaced those beyond `own`.
 
     Args:
         shots: (K,) real images per class of the runs without synthetic ones, ascending, three or more.

@@ -1,4 +1,4 @@
-// The ground every figure stands on: nodes, scales, number formats, the tooltip, controls and the figure frame.
+// What every figure is built on: nodes, scales, number formats, the tooltip, controls and the figure frame.
 // No library: six kinds of SVG marks need less code than a chart library needs settings, and the page stays small.
 
 const payload = JSON.parse(document.getElementById("payload").textContent);
@@ -167,7 +167,7 @@ function numbers(root, head, rows) {
 }
 
 /**
- * Bring a figure to life. `build(part)` makes the controls once and returns `draw(width)`, which fills `part.plot` and
+ * Set up a figure. `build(part)` makes the controls once and returns `draw(width)`, which fills `part.plot` and
  * returns how many marks stand for data; the count is written to data-drawn. The figure is drawn again when its width changes.
  */
 function figure(name, build) {
