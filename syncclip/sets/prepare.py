@@ -7,7 +7,7 @@ from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import check_safety, with_digests
-from syncclip.synthesis.generators import check_scheduler
+from syncclip.synthesis.generators import find_scheduler
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
 from syncclip.synthesis.references import digests, real_images, store
@@ -19,14 +19,17 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         UserError: the dataset isn't there, or can't be generated like this.
     """
-    generator = recipe.synthesis.generator
-    check_scheduler(generator)
-    check_safety(recipe.synthesis.filters, generator)
+    synthesis = recipe.synthesis
+    if synthesis.generator.scheduler is not None:
+        find_scheduler(synthesis.generator.scheduler)
+    check_safety(synthesis.filters, synthesis.generator)
     storage.configure(recipe.storage.options)
     dataset = load_dataset(recipe.dataset)
-    guides = digests(real_images(dataset, *recipe.shots)) if generator.guide else ()
+    guides = digests(real_images(dataset, *recipe.shots)) if synthesis.generator.guide else ()
+    if synthesis.prompts.strategies:
+        synthesis = synthesis.model_copy(update={"prompts": with_sentences(synthesis.prompts)})
     return draft(
-        recipe.synthesis.model_copy(update={"prompts": with_sentences(recipe.synthesis.prompts)}),
+        synthesis,
         dataset=dataset.name,
         classnames=dataset.classnames,
         template=dataset.template,

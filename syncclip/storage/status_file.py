@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
 
-INTERVAL = 2.0
+INTERVAL = 5.0
 REMOTE_INTERVAL = 30.0
 """Seconds between two writes; each is a request where the file is in an object store."""
 

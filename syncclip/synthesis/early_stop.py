@@ -15,8 +15,8 @@ from syncclip.shards.layout import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Drawings of the whole set that may be rejected before a first one is accepted, and of a class where such images
-are left out."""
+"""Images of the whole set that may be rejected before a first one is accepted, and of a class where rejects are left
+out."""
 
 
 class RejectionMonitor:
@@ -47,7 +47,7 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, classes_without_accepted: str) -> None:
-        """Take in a shard that was just generated.
+        """Take in a shard that was just made.
 
         Args:
             shard: its number.
@@ -58,10 +58,8 @@ class RejectionMonitor:
             UserError: so many images were rejected that the filters are at fault; names class and reason.
         """
         if len(self._accepted) < self.plan.classes:
-            self._count(
-                self._planned(shard),
-                {int(label): reason for label, reason in json.loads(classes_without_accepted).items()},
-            )
+            reasons = {int(label): reason for label, reason in json.loads(classes_without_accepted).items()}
+            self._count(self._planned(shard), reasons)
             self._check()
 
     def _planned(self, shard: int) -> dict[int, int]:
@@ -72,14 +70,14 @@ class RejectionMonitor:
         labels = range(classes) if rounds else [(first + i) % classes for i in range(rest)]
         return {label: rounds + ((label - first) % classes < rest) for label in labels}
 
-    def _count(self, planned: Mapping[int, int], classes_without_accepted: Mapping[int, str]) -> None:
+    def _count(self, planned: Mapping[int, int], rejected_by: Mapping[int, str]) -> None:
         for label, images in planned.items():
-            if label not in classes_without_accepted:
+            if label not in rejected_by:
                 self._accepted.add(label)
                 self._reasons.pop(label, None)
             elif label not in self._accepted:
-                self._generated[label] += images * self.plan.attempts  # without success each attempt is generated
-                self._reasons.setdefault(label, Counter())[classes_without_accepted[label]] += images
+                self._generated[label] += images * self.plan.attempts  # without success each attempt is made
+                self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
 
     def _check(self) -> None:
         for label, reasons in self._reasons.items():

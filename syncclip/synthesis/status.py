@@ -64,8 +64,10 @@ class SynthesisStatus(JobStatus):
     restarts: int = 0
     """Shards begun again since the process that generated them had died."""
 
-    _fresh: int = PrivateAttr(0)
-    _elapsed: float = PrivateAttr(0.0)
+    fresh: int = Field(0, exclude=True)
+    """Images that this run committed."""
+    elapsed: float = Field(0.0, exclude=True)
+    """Seconds since the first actor began."""
     _most: int = PrivateAttr(1)
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
@@ -86,37 +88,27 @@ class SynthesisStatus(JobStatus):
         return status
 
     @property
-    def fresh(self) -> int:
-        """Images that this run committed."""
-        return self._fresh
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the first actor began."""
-        return self._elapsed
-
-    @property
     def actor_seconds(self) -> float:
         """Time of the pool: of each process since its first shard, and never more than all actors could have had."""
-        end = min(self._first.values(), default=0.0) + self._elapsed
-        return min(self._most * self._elapsed, sum(end - first for first in self._first.values()))
+        end = min(self._first.values(), default=0.0) + self.elapsed
+        return min(self._most * self.elapsed, sum(end - first for first in self._first.values()))
 
     def count(self, report: Report, images: int) -> None:
         """Add the report of a shard of `images` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent.append(report.worker)
-        self._elapsed = max(self._elapsed, report.ended - min(self._first.values()))
+        self.elapsed = max(self.elapsed, report.ended - min(self._first.values()))
         for stage in STAGES:
             self._seconds[stage] += getattr(report, stage)
         if report.error:
             self.failed += 1
         else:
             self.images += images
-            self._fresh += images
+            self.fresh += images
             self.rejects = dict((Counter(self.rejects) + Counter(json.loads(report.rejects))).most_common())
         self.restarts += report.deaths
         self.actors = len(set(self._recent))
-        rate = self._fresh / self._elapsed if self._elapsed > 0 else 0.0
+        rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
         whole = self.actor_seconds

@@ -87,15 +87,15 @@ def with_digests(
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
-    """The same filters with absolute paths of the models that they name, for processes that stand in another folder."""
-    return tuple(map(_placed, settings))
-
-
-def _placed(one: AnyFilterSettings) -> AnyFilterSettings:
-    if isinstance(one, SafetySettings) and one.checker is not None:
-        return one.model_copy(update={"checker": str(Path(one.checker).expanduser().absolute())})
-    backbone: BackboneSettings | None = getattr(one, "backbone", None)
-    return one if backbone is None else one.model_copy(update={"backbone": backbone.placed()})
+    """The same filters with absolute paths of the models that they name, for processes that run in another folder."""
+    found: list[AnyFilterSettings] = []
+    for one in settings:
+        backbone: BackboneSettings | None = getattr(one, "backbone", None)
+        if isinstance(one, SafetySettings) and one.checker is not None:
+            found.append(one.model_copy(update={"checker": str(Path(one.checker).expanduser().absolute())}))
+        else:
+            found.append(one if backbone is None else one.model_copy(update={"backbone": backbone.placed()}))
+    return tuple(found)
 
 
 def build_filters(

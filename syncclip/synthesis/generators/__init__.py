@@ -1,6 +1,6 @@
 """Generators: prompts and seeds come in, images of any diffusers text-to-image pipeline go out."""
 
-from syncclip.synthesis.generators.loading import check_scheduler
+from syncclip.synthesis.generators.loading import find_scheduler
 from syncclip.synthesis.generators.locating import Located, locate, parts_of
 from syncclip.synthesis.generators.pipeline import NSFW, Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings, GuideSettings, LoraSettings
@@ -12,7 +12,7 @@ __all__ = [
     "GuideSettings",
     "Located",
     "LoraSettings",
-    "check_scheduler",
+    "find_scheduler",
     "locate",
     "parts_of",
 ]

@@ -32,7 +32,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     pipeline = _pipeline(settings, located)
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
-        pipeline.scheduler = _scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
+        pipeline.scheduler = find_scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
     _fuse_loras(pipeline, settings, located)
     try:
         pipeline.to(device)
@@ -46,16 +46,6 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     if settings.compile:
         _compile(pipeline)
     return pipeline
-
-
-def check_scheduler(settings: GeneratorSettings) -> None:
-    """Refuse a scheduler that there is none of, before anything is located or loaded.
-
-    Raises:
-        UserError: names the nearest.
-    """
-    if settings.scheduler is not None:
-        _scheduler(settings.scheduler)
 
 
 def quiet() -> None:
@@ -114,7 +104,12 @@ def _pipeline_class(name: str | None) -> Any:
     return found
 
 
-def _scheduler(name: str) -> Any:
+def find_scheduler(name: str) -> Any:
+    """The class of a scheduler of diffusers.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
     import diffusers
 
     found = getattr(diffusers, name, None)

@@ -5,7 +5,15 @@ import torch
 from PIL import Image
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
-from syncclip.synthesis.filters import ClipScore, ClipScoreSettings, FrozenClip
+from syncclip.synthesis.filters import (
+    ClipMargin,
+    ClipMarginSettings,
+    ClipScore,
+    ClipScoreSettings,
+    ClipSimilarity,
+    ClipSimilaritySettings,
+    FrozenClip,
+)
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 
 
@@ -42,3 +50,45 @@ def test_the_own_class_must_be_probable_enough(backbone: BackboneSettings, clip:
     verdict = ClipScore(ClipScoreSettings(probability=bound), clip).score(batch([image] * 5, range(5)))
     assert verdict.keep == [float(p) >= bound for p in own]
     assert verdict.keep.count(True) == 2
+
+
+def test_a_image_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -> None:
+    image = noise(3)
+    cosines = (clip.features([image]) @ clip.classes.T)[0].tolist()
+    first, second = sorted(cosines, reverse=True)[:2]
+    expected = [one - (second if one == first else first) for one in cosines]
+    verdict = ClipMargin(ClipMarginSettings(), clip).score(batch([image] * 5, range(5)))
+    assert verdict.scores == pytest.approx(expected, abs=1e-6)
+    assert verdict.keep == [one == first for one in cosines]
+
+
+def test_a_small_lead_can_be_too_small(clip: FrozenClip) -> None:
+    image = noise(3)
+    cosines = (clip.features([image]) @ clip.classes.T)[0]
+    best, lead = int(cosines.argmax()), float(cosines.sort().values[-2:].diff())
+    for minimum, kept in ((lead - 1e-4, True), (lead + 1e-4, False)):
+        assert ClipMargin(ClipMarginSettings(minimum=minimum), clip).score(batch([image], [best])).keep == [kept]
+
+
+TEXTS = ["a cat on a mat", "seven blue ships", "a cat on a mat"]
+
+
+def test_the_score_is_the_cosine_to_the_own_prompt_and_the_far_ones_are_rejected(
+    backbone: BackboneSettings, clip: FrozenClip
+) -> None:
+    images = [noise(seed) for seed in range(3)]
+    plain = load_backbone(backbone)
+    with torch.inference_mode():
+        seen, read, _ = plain.model(torch.stack([plain.preprocess(i) for i in images]), plain.tokenizer(TEXTS))
+    cosines = (seen * read).sum(dim=1).tolist()
+    bound = sorted(cosines)[1]
+    verdict = ClipSimilarity(ClipSimilaritySettings(minimum=bound - 1e-4), clip).score(batch(images, prompts=TEXTS))
+    assert verdict.scores == pytest.approx(cosines, abs=1e-5)
+    assert verdict.keep == [cosine >= bound for cosine in cosines]
+    assert verdict.keep.count(True) == 2
+
+
+def test_the_features_of_a_prompt_do_not_depend_on_the_prompts_beside_it(backbone: BackboneSettings) -> None:
+    alone = FrozenClip(backbone, []).sentences(TEXTS[:1])[0]
+    beside = FrozenClip(backbone, []).sentences([*TEXTS[1:], *(f"{n} dogs" for n in range(9))])[1]
+    assert torch.equal(alone, beside)
