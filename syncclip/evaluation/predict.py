@@ -41,7 +41,7 @@ WORST_PAIRS = 10
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a method said about n images; classes are ids among all C."""
+    """A method's predictions for n images; classes are ids among all C."""
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
@@ -85,7 +85,7 @@ def predict(
     """Run the method once over all images, or over one of several parts of them; texts are encoded once.
 
     Parts are made of whole batches, so a forward pass holds the same images whatever the number of parts, and the
-    bits of what it says are the same too. Where there are fewer batches than parts, some parts are empty.
+    bits of its predictions are the same too. Where there are fewer batches than parts, some parts are empty.
 
     Args:
         method: on the device to be used.

@@ -29,7 +29,7 @@ from syncclip.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunParts:
-    """What a run is made of. The method is on its device, in evaluation mode, its prompts as they start."""
+    """The parts of a run. The method is on its device, in evaluation mode, with its initial prompts."""
 
     dataset: Dataset
     backbone: Backbone
@@ -126,7 +126,7 @@ class ModelCache:
 
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
-        """What was really done, by kind."""
+        """How often each kind was really loaded."""
         self._keeps, self._room = keep_bytes > 0, keep_bytes
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
@@ -142,7 +142,7 @@ class ModelCache:
         return self._datasets[key]
 
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened anew where their files changed."""
+        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again where their files changed."""
         training = recipe.training.model_dump(include=set(OPENING))
         key = training, classes, [storage.sizes(one.url) for one in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
@@ -151,7 +151,7 @@ class ModelCache:
         return self._sets[1]
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
-        """The CLIP, where the last run left it: whoever builds a method moves it to its device. Only one is kept."""
+        """The CLIP, on the device of the last run: `build_parts` moves it to its own. Only one is kept."""
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # its memory is needed for the next
             self._images.clear()
@@ -160,9 +160,9 @@ class ModelCache:
         return self._clip[1]
 
     def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
-        """The same dataset, of whose tested splits each image is decoded once and comes cut to the CLIP's size.
+        """The same dataset; each image of its tested splits is decoded once, and cut to the CLIP's size.
 
-        What the CLIP's `preprocess` makes of the cut ones is the same to the bit.
+        The CLIP's `preprocess` gives the same for the cut ones, to the bit.
         """
         if not self._keeps:
             return dataset
@@ -201,7 +201,7 @@ class CachedImages(ImageView):
 
 
 def _key(settings: DatasetSettings) -> str:
-    """What decides a dataset; which of its images are the shots is asked of it later."""
+    """What decides a dataset, but for its shots, which are chosen later."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 

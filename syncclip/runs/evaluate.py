@@ -74,7 +74,7 @@ def transfer(
     if learns_for_each_class(recipe, parts):
         raise UserError(
             f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
-            f"which says nothing about those of {parts.dataset.name!r}; test a run whose prompts all classes share"
+            f"which does not carry over to those of {parts.dataset.name!r}; test a run whose prompts all classes share"
         )
     prompts = _prompts(folder)
     ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
@@ -95,7 +95,7 @@ def transfer_results(run_url: str, name: str) -> dict[str, Any]:
 
 
 def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
-    """The results that lie in a folder; None where there are none of the recipe's evaluation settings."""
+    """The results in a folder; None where there are none for the recipe's evaluation settings."""
     place = storage.join(url, RESULTS)
     if not storage.exists(place):
         return None
@@ -144,7 +144,7 @@ def _prompts(folder: RunFolder) -> dict[str, Any]:
 
 
 def _transfer_url(run_url: str, name: str) -> str:
-    """Where the results on another dataset lie; a path is called by its last part."""
+    """Where the results on another dataset are kept; a path goes by its last part."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 

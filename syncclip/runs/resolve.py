@@ -34,7 +34,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:
-    """Where the recipe's synthetic set lies: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
+    """Where the recipe's synthetic set is: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
     puts it without `out`: the first that holds a plan.
 
     Raises:
@@ -78,7 +78,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
         try:
             recipe, identity = resolve_sets(recipe, lambda one: find_synthetic(one, out, known), known)
         except UserError:
-            load_dataset(recipe.dataset)  # if it isn't there either, that is the mistake to tell first
+            load_dataset(recipe.dataset)  # if it is missing too, that is the mistake to report first
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})

@@ -23,7 +23,7 @@ FETCHERS = 4
 
 
 class ShardFile(NamedTuple):
-    """A tar, and what its commit marker says of it."""
+    """A tar, and what its commit marker records."""
 
     url: str
     bytes: int | None = None  # None: not known, so a remote one is never copied
@@ -46,7 +46,7 @@ class ShardCache:
         Args:
             limit_bytes: Disk that copies of remote shards may take.
             max_open: Files that may be open at once.
-            folder: Where the copies lie that are shared; None for copies of this process alone.
+            folder: Where shared copies are kept; None for copies of this process alone.
             check: Whether a shard's bytes are held against its marker's sha256 when it is copied, or first opened.
         """
         self.limit_bytes, self.max_open, self.check = limit_bytes, max_open, check
@@ -70,7 +70,7 @@ class ShardCache:
         """`size` bytes from `offset` of a shard; fewer where it was cut off, unless that is checked.
 
         Raises:
-            UnreadableImageError: The shard is not what its marker says.
+            UnreadableImageError: The shard does not match its marker.
             MissingError: It is not there.
         """
         file = self._file(shard)
@@ -79,9 +79,9 @@ class ShardCache:
         return file.read(offset, size)
 
     def hold(self, shards: Iterable[ShardFile], place: str) -> None:
-        """Start to copy remote shards in the background, and let go of all others below `place`, a folder or prefix.
+        """Start to copy remote shards in the background, and release all others below `place`, a folder or prefix.
 
-        What fails is told when the shard is read.
+        An error is raised when the shard is read.
 
         Args:
             shards: Those that are needed first come first; the last ones are left for later where room is short.
@@ -159,7 +159,7 @@ class ShardCache:
         if self._shared is not None:
             name = hashlib.sha256(f"{shard.url} {shard.sha256}".encode()).hexdigest()[:32]
             while (found := self._shared.open(name, shard.bytes, lambda path: self._fetch(shard, path))) is None:
-                if not self._let_go():
+                if not self._release_oldest():
                     return None
             return _OpenFile(found, 0)
         handle, private = tempfile.mkstemp(prefix="syncclip-", suffix=".tar")
@@ -170,7 +170,7 @@ class ShardCache:
         finally:
             Path(private).unlink()
 
-    def _let_go(self) -> bool:
+    def _release_oldest(self) -> bool:
         """Close the copy that was not used for longest, which then may be removed; False where there is none."""
         with self._lock:
             oldest = next((url for url in self._open if not storage.is_local(url)), None)
@@ -179,7 +179,7 @@ class ShardCache:
         return oldest is not None
 
     def _fetch(self, shard: ShardFile, path: Path) -> None:
-        """Copy a shard; once more where what came is not what its marker says."""
+        """Copy a shard; once more where the copy does not match its marker."""
         storage.fetch(shard.url, path)
         if not self._is_sound(shard, path):
             storage.fetch(shard.url, path)
@@ -202,12 +202,12 @@ class ShardCache:
 
 
 def _damage(shard: ShardFile) -> UnreadableImageError:
-    reason = "its bytes are not those of its marker, it was damaged or exchanged; `syncclip shards verify` tells more"
+    reason = "its bytes are not those of its marker, it was damaged or replaced; see `syncclip shards verify`"
     return UnreadableImageError(shard.url, reason, shard.images)
 
 
 class _OpenFile:
-    """A descriptor that closes itself when nobody reads from it any more."""
+    """A descriptor that closes itself after its last reader."""
 
     def __init__(self, descriptor: int, disk_bytes: int) -> None:
         self.descriptor, self.disk_bytes = descriptor, disk_bytes

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be decoded, or the whole shard that it lies in; the text names it and says why."""
+    """An image that cannot be decoded, or the whole shard around it; the text names it and gives the reason."""
 
     def __init__(self, name: str, reason: str, images: int = 1) -> None:
         super().__init__(f"{name}: {reason}")
@@ -58,7 +58,7 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
 class Corruption:
     """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images.
 
-    Without a limit it only counts: somebody else tells.
+    Without a limit it only counts: the caller reports.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -78,7 +78,7 @@ class Corruption:
             return dict(self.names), dict(self.reasons)
 
     def include(self, account: Account) -> None:
-        """Count what another one skipped as well, without a word in the log: it said so already.
+        """Count what another one skipped as well, without logging it again.
 
         Raises:
             UserError: together they are more than the limit.
@@ -92,7 +92,7 @@ class Corruption:
             self._check(reasons[new[-1]])
 
     def skip(self, name: str, reason: object, images: int = 1) -> None:
-        """Count a damaged image or shard once, however often it is met, and say so in the log."""
+        """Count a damaged image or shard once, however often it is met, and log it."""
         with self._lock:
             if name in self.names:
                 return

@@ -14,7 +14,7 @@ from syncclip.core.settings import UserError
 FORMAT = 1
 CHUNK = 256
 """Markers that are read at once."""
-MEMBERS = ("cls", "jpg", "json", "txt")  # in the order in which they lie in the tar; .json only where it says anything
+MEMBERS = ("cls", "jpg", "json", "txt")  # in their order in the tar; .json only where there is provenance
 TABLE = pa.schema(
     [
         ("key", pa.string()),

@@ -28,7 +28,7 @@ _NUMBERS = ("index", "label", "jpg_offset", "jpg_size")
 
 
 class ImageSet(Protocol):
-    """Labelled images by row number: what streams and evaluations need of a set, wherever it lies."""
+    """Labelled images by row number: what streams and evaluations need of a set, wherever it is stored."""
 
     @property
     def labels(self) -> Rows:
@@ -45,7 +45,7 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Where every image lies: arrays of one length, in index-major order (ascending `index`)."""
+    """Where every image is stored: arrays of one length, in index-major order (ascending `index`)."""
 
     index: Rows  # place in the whole set
     label: Rows
@@ -63,7 +63,7 @@ class ShardSet:
     """The committed shards of a set, as a list of images in index-major order.
 
     Only numbers are held for every sample (48 bytes each); images, texts and provenance are read where they are asked
-    for. Later shards do not appear in an open set. Safe to share between threads; open it anew in another process.
+    for. Later shards do not appear in an open set. Safe to share between threads; open it again in another process.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ShardSet:
         return f"{self._tar(row)}:{int(self.samples.index[row]):09d}.jpg"
 
     def read(self, row: int) -> bytes:
-        """The image file of a row, as it lies in the tar; shorter where the tar was cut off since.
+        """The image file of a row, as it is in the tar; shorter where the tar was cut off since.
 
         Raises:
             UnreadableImageError: The cache checks shards, and this one is damaged.
@@ -172,11 +172,11 @@ class ShardSet:
         if len(wrong):
             raise UserError(
                 f"{self.name(int(wrong[0]))}: class {self.labels[wrong[0]]} is out of range, there are {classes} "
-                f"(0 to {classes - 1}); {len(wrong)} image(s) have such a .cls, make the set anew for these classes"
+                f"(0 to {classes - 1}); {len(wrong)} image(s) have such a .cls, make a new set for these classes"
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Start to copy these remote shards in the background, and let go of the others; nothing for local ones."""
+        """Start to copy these remote shards in the background, and release the others; nothing for local ones."""
         if not storage.is_local(self.url):
             self.cache.hold([self._file(shard) for shard in shards], storage.join(self.url, ""))
 

@@ -26,16 +26,16 @@ class SharedFolder:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """
         Args:
-            folder: Made with its first file; it must lie on this machine's disk, and hold nothing else.
+            folder: Made with its first file; it must be on this machine's disk, and hold nothing else.
             limit_bytes: What all files in it may take; all processes that share it should give the same.
         """
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """A descriptor of a file, copied here first where it is not; None where all room is held by others.
+        """A descriptor of a file, copied here first where it is not; None where held files take all the room.
 
         Args:
-            name: Must tell what the file holds, for a file of that name is taken as it is.
+            name: Must identify the content, for a file of that name is taken as it is.
             size: Of the file, bytes.
             fetch: Writes it to a path; its errors pass through.
         """
@@ -68,7 +68,7 @@ class SharedFolder:
         return [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
 
     def _make_room(self, size: int) -> bool:
-        """Remove files that nobody holds until `size` bytes more fit, the least recently opened first."""
+        """Remove files that are not held until `size` bytes more fit, the least recently opened first."""
         files = self._files()
         taken = sum(map(_size, files))
         for path in sorted(files, key=_last_opened):
@@ -109,7 +109,7 @@ def _held(path: Path) -> int | None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless somebody holds it."""
+    """Remove a file unless it is held."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -123,7 +123,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """The bytes that a file has, or will have when it is whole: its name tells."""
+    """The bytes that a file has, or will have when it is whole, from its name."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

@@ -1,4 +1,4 @@
-"""The check of a whole set: every byte is read and held against what marker and table say."""
+"""The check of a whole set: every byte is read and compared with marker and table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 
 
 class Problem(NamedTuple):
-    """Something wrong with a shard, and a sentence that tells it."""
+    """Something wrong with a shard, described in a sentence."""
 
     shard: int
     sentence: str
@@ -33,9 +33,9 @@ def verify(url: str, images: bool = True) -> list[str]:
 
 
 def problems(url: str, images: bool = True) -> Iterator[Problem]:
-    """Read a whole set, one shard in memory at a time, and say what is wrong with it.
+    """Read a whole set, one shard in memory at a time, and report what is wrong with it.
 
-    Held against each other: sha256 of the tar, its members and their names, the table with its offsets, the counts per
+    Compared with each other: sha256 of the tar, its members and their names, the table with its offsets, the counts per
     class, labels, texts and provenance, indices that are there twice, and (if `images`) that every image decodes.
 
     Raises:
@@ -88,8 +88,8 @@ def _wrong(name: str, archive: bytes, stats: ShardStats, rows: list[dict[str, An
     if wanted != set(places):
         yield f"{name}: {len(wanted ^ set(places))} members are missing or not in the table"
     for row in rows:
-        told = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
-        if any(texts.get(f"{row['key']}.{kind}", "{}") != text for kind, text in told.items()):
+        described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
+        if any(texts.get(f"{row['key']}.{kind}", "{}") != text for kind, text in described.items()):
             yield f"{name}: sample {row['key']} is described otherwise in the table"
         offset, size = row["jpg_offset"], row["jpg_size"]
         if places.get(f"{row['key']}.jpg") != (offset, size):

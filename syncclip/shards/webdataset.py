@@ -24,7 +24,7 @@ LABEL_KEYS = ("label", "cls", "class")
 
 @dataclass(frozen=True)
 class Member:
-    """Where one image lies, and what lies beside it in the tar."""
+    """Where one image is, and what is beside it in the tar."""
 
     tar: int
     offset: int
@@ -42,7 +42,7 @@ def tars_in(url: str) -> list[str]:
 
 
 def index_tars(urls: Sequence[str]) -> list[Member]:
-    """Read the headers of all tars, and the small members that tell classes; images are passed over.
+    """Read the headers of all tars, and the small members with classes; images are skipped.
 
     Raises:
         UserError: a tar is damaged, or a sample has no image or no class.
@@ -51,7 +51,7 @@ def index_tars(urls: Sequence[str]) -> list[Member]:
 
 
 class TarSet:
-    """Labelled images in tars, read by offset. Safe to share between threads; open it anew in another process."""
+    """Labelled images in tars, read by offset. Safe to share between threads; open it again in another process."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
         """
@@ -76,7 +76,7 @@ class TarSet:
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
-        """The image's file, as it lies in the tar."""
+        """The image's file, as it is in the tar."""
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
@@ -134,11 +134,11 @@ def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], 
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
         try:
-            told = json.loads(_text(tar, parts["json"]) or "")
+            found = json.loads(_text(tar, parts["json"]) or "")
         except ValueError:
-            told = None
-        found = next((told[name] for name in LABEL_KEYS if name in told), None) if isinstance(told, dict) else None
-        label = None if found is None else str(found)
+            found = None
+        keys = found if isinstance(found, dict) else {}
+        label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
         raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
     number_or_name = int(label) if label.removeprefix("-").isdecimal() else label

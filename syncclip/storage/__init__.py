@@ -4,10 +4,10 @@ Promises, which the commit markers of the shards build on:
 
 * What is written appears whole or not at all. Locally: a hidden temporary file, fsync, rename. On an object store: one
   put, or one multipart upload that is completed last and aborted on an exception. (On other remote file systems, such
-  as sftp, a write that is cut off can leave a short file behind; a marker's byte count then tells.)
+  as sftp, a write that is cut off can leave a short file behind; a marker's byte count then shows it.)
 * Listings are never answered from a cache, since other machines write into the same folder.
 * A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
-* A user's mistake (no permission, no space, a missing file, no credentials) is told in one sentence.
+* A user's mistake (no permission, no space, a missing file, no credentials) is one sentence.
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 

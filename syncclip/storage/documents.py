@@ -21,7 +21,7 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
     """The document at `url`; None where there is none.
 
     Raises:
-        UserError: it is damaged, or of another version; ends with `remedy`, which says what to do.
+        UserError: it is damaged, or of another version; ends with `remedy`, what to do.
     """
     if not exists(url):
         return None
@@ -41,7 +41,7 @@ def write_document(url: str, document: BaseModel) -> None:
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """The table that the bytes of a parquet file hold, read by the calling thread alone.
 
-    By default pyarrow leaves it to threads of its own to let go of the bytes. Where one of them does so while the
+    By default pyarrow leaves it to threads of its own to free the bytes. Where one of them does so while the
     interpreter ends, as after a command that reads a table and is refused, the process aborts.
 
     Args:

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a file: waited for where it passes, told in one sentence where a user can mend it."""
+"""What goes wrong on the way to a file: waited for where it passes, one sentence where a user can mend it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PAUSES = (1.0, 4.0, 15.0)
 """Seconds (at most) between our own tries; the store's client has tried several times in each."""
 
 SILENCE = 240.0
-"""Seconds that a read may take before it is begun anew with a new client: some wait for an answer for ever."""
+"""Seconds that a read may take before it is repeated with a new client: some wait for an answer for ever."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
-"""HTTP answers that say: not now."""
+"""HTTP answers that mean: not now."""
 TORN = (
     "ClientPayloadError",
     "IncompleteRead",
@@ -85,13 +85,13 @@ def explained(url: str, verb: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        told = _told(error, url, verb)
-        if told is None:
+        explanation = _explanation(error, url, verb)
+        if explanation is None:
             raise
-        raise told from error
+        raise explanation from error
 
 
-def _told(error: Exception, url: str, verb: str) -> UserError | None:
+def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
     """The sentence for an error; None for a defect of ours."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
@@ -148,5 +148,5 @@ def _status(error: BaseException) -> int | None:
 
 
 def _line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     return " ".join(str(_answer(error) or error).split())

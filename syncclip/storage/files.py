@@ -137,7 +137,7 @@ def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_local(url):
-            # Of one file, so that a refusal is told: s3fs drops the errors of files that are removed many at once.
+            # Of one file, so that a refusal is raised: s3fs drops the errors of files that are removed many at once.
             persistently(url, lambda fs, path: fs.rm(path, recursive=True) if recursive else fs.rm_file(path))
         elif recursive and local_path(url).is_dir():
             shutil.rmtree(local_path(url))

@@ -1,4 +1,4 @@
-"""Where things lie: paths and URLs, and the file systems behind them."""
+"""Where things are stored: paths and URLs, and the file systems behind them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _inherited: list[Any] = []
 class StorageSettings(Settings):
     """Where runs are kept, and what fsspec needs to get there."""
 
-    root: str = "runs"  # a folder or any fsspec URL; a run lies at <root>/<name of the recipe>
+    root: str = "runs"  # a folder or any fsspec URL; a run is stored at <root>/<name of the recipe>
     options: dict[str, Any] = Field(default_factory=dict)  # fsspec options of remote URLs, such as endpoint_url, anon
 
 
@@ -77,7 +77,7 @@ def remote(url: str) -> tuple[Any, str]:
 
 
 def _keep_inherited() -> None:
-    """In a forked process: never let go of the parent's clients.
+    """In a forked process: never release the parent's clients.
 
     fsspec makes new ones here. But the end of an old one would close its connections, and so take them out of the
     selector that both processes share: answers to the parent would be noticed when it gives up waiting, if at all.
@@ -108,7 +108,7 @@ def absolute(url: str) -> str:
     path = Path(storage.local_path(url))
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"{url} is a relative path, which in a submitted job lies in a temporary folder; give an absolute path or "
+            f"{url} is a relative path, which in a submitted job is in a temporary folder; give an absolute path or "
             "a URL with --out or storage.root"
         )
     return os.path.normpath(Path.cwd() / path)

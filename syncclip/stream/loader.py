@@ -1,4 +1,4 @@
-"""Batches made ahead, in their order: by threads of this process, or by processes of their own."""
+"""Batches prepared ahead, in order: by threads of this process, or by processes of their own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Place = tuple[int, int]  # epoch, step
 
 
 class LostLoaderError(RuntimeError):
-    """A loader process that ended on its own, or was killed; what it made can be made again."""
+    """A loader process ended on its own, or was killed; its batches can be made again."""
 
 
 def batches(
@@ -39,12 +39,12 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """(epoch, step, batch) from a place on to the end of `epochs`; what makes them ahead changes nothing in them.
+    """(epoch, step, batch) from a place on to the end of `epochs`; how they are prepared changes nothing in them.
 
     Args:
         threads: That make batches ahead, one each; with `processes`, batches that each of those keeps ready.
         processes: That decode instead of threads, where one process's lock is what holds up; 0 for none. A batch
-            then lies in memory that they lend, with a descriptor for each: clone its images to keep hundreds.
+            is then in memory that they lend, with a descriptor for each: clone its images to keep hundreds.
         pin_memory: Whether batches come in page-locked memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
@@ -79,7 +79,7 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
 def pin_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
     """The same batches in page-locked memory, from which a GPU copies while it computes.
 
-    A thread copies one batch ahead, so what keeps a batch from being made is raised one batch early.
+    A thread copies one batch ahead, so an error of the next batch is raised one batch early.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # else the thread would take the first
     with ThreadPoolExecutor(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
@@ -113,7 +113,7 @@ def by_processes(
         prefetch_factor=max(1, ahead),
         worker_init_fn=_begin,
         multiprocessing_context="fork",
-        generator=torch.Generator(),  # else it would use up torch's own chance
+        generator=torch.Generator(),  # else it would draw from torch's global generator
     )
     for place, made in enumerate(loader, start=first):
         for name, reason, images in made.lost:
@@ -127,7 +127,7 @@ def by_processes(
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Tell of lost loader processes by name. They may be noticed anywhere in the block that uses their batches.
+    """Name lost loader processes as such. They may be noticed anywhere in the block that uses their batches.
 
     Raises:
         LostLoaderError: one is lost.
@@ -150,7 +150,7 @@ class _Made:
     batch: Batch | UserError  # its images are left out
     lost: list[tuple[str, str, int]]
     process: int
-    slot: int  # of the process, in which the images lie
+    slot: int  # of the process, which holds the images
     memory: Tensor | None  # of the slot, where it is new
 
 

@@ -24,7 +24,7 @@ Set = TypeVar("Set", bound=ImageSet)
 class MixedSource(Generic[Set]):
     """One of the sets that are mixed.
 
-    Of synthetic sets, `weight` is the chance of a draw beside the other sets that show a class. Of real ones it is how
+    Of synthetic sets, `weight` is the chance among the sets that show a class. Of real ones it is how
     often an epoch shows each image: 1 once, 2 twice, 0.5 every other epoch.
     """
 
@@ -98,8 +98,8 @@ class RealEpochs:
 
 
 AHEAD = 4
-"""Coming places of the window whose shards are fetched ahead, as far as the cache has room: a busy store then has time
-to be asked again."""
+"""Coming positions of the window whose shards are fetched ahead, as far as the cache has room: that leaves time to
+ask a busy store again."""
 
 
 class SyntheticSampler:
@@ -112,9 +112,9 @@ class SyntheticSampler:
         """
         Args:
             sources: at least one.
-            seed: of what is drawn.
+            seed: of the samples.
             width: shards of each set that are in use at once; None for all.
-            drawn: images of a step, of all sets together.
+            drawn: images that a step takes from all sets together.
         """
         self._seed = seed
         self._weights = np.array([source.weight for source in sources])

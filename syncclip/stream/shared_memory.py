@@ -1,7 +1,7 @@
-"""Shared memory in which loader processes make their batches, lent to whoever takes them and used again afterwards.
+"""Shared memory for the batches of loader processes: lent to the process that takes them, and reused afterwards.
 
 Fresh pages for each batch would cost as much as a third of decoding it, and a copy of it a tenth. A piece of memory
-goes over to the other process once, through a socket that is opened for it; from then on its number says enough.
+goes over to the other process once, through a socket that is opened for it; from then on its number is enough.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Slots:
         if not self._free:
             self._slots.append((None, torch.empty(0)))
             self._free.append(len(self._slots) - 1)
-        self.last = self._free.pop()  # the one that came back last: some of it may still lie in a cache
+        self.last = self._free.pop()  # the one that came back last: some of it may still be in a cache
         layout = (images, like.shape, like.stride(), like.dtype)
         if self._slots[self.last][0] != layout:
             memory = empty_batch(images, like)
@@ -59,7 +59,7 @@ class Slots:
         return self._slots[self.last][1]
 
     def lend(self, slot: int, memory: Tensor | None) -> Tensor:
-        """The images in a slot, which goes back when nobody holds this tensor, or a view of it, any more.
+        """The images in a slot, which goes back once this tensor and all its views are gone.
 
         Args:
             memory: What came with the slot's number.

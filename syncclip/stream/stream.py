@@ -26,7 +26,7 @@ REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Room = Callable[[int, Tensor], Tensor]
-"""(images, one of them) -> (images, 3, H, W) of its type and laid out as it is, to be filled."""
+"""(images, one of them) -> (images, 3, H, W) of its type and layout, to be filled."""
 Data = Literal["real", "synthetic", "both"]
 
 _NONE: Rows = np.empty(0, np.int64)
@@ -48,11 +48,11 @@ class MixedStream:
 
     `data="real"` gives the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there is
     no novel group. An epoch goes once through the real images in a new order; a last batch that is not full goes on
-    with the first images of the epoch. Synthetic partners are drawn uniformly from the images of their class in the
+    with the first images of the epoch. Synthetic images are sampled uniformly from those of their class in the
     window, a few shards at a time (from all of its images, where the window holds none).
 
     Reading is one path for all: bytes by offset, decode, cache, transform. A damaged image is replaced by the next
-    sound one of its class, counted, and named in the log. Safe to use from several threads; make it anew in another
+    sound one of its class, counted, and named in the log. Safe to use from several threads; make a new one in another
     process.
     """
 
@@ -78,16 +78,16 @@ class MixedStream:
         """
         Args:
             real: Real images, or several sets of them; with `data="synthetic"` only their labels are used, and None
-                draws labels from `base`.
+                samples labels from `base`.
             synthetic: The synthetic set, or several; None only with `data="real"`.
             transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
                 step, group, position); the image is shared and must not be changed in place.
             batch: Global B, a multiple of `world_size`.
-            seed: Of everything that is drawn.
+            seed: Of everything that is random.
             base, novel: Class ids.
             real_rows: The rows of one real set to train on, such as the few shots; None for all.
             images_per_class: Only the first so many synthetic images of each class of each set; None for all.
-            window: Shards of a set from which the partners of one step come; None for all.
+            window: Shards of a set from which the images of one step come; None for all.
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
             corrupt_limit: Damaged images that may be replaced before it is an error.
             cache_images: Bytes that decoded images may take in memory; results do not depend on it.
@@ -189,7 +189,7 @@ class MixedStream:
                 if images is None:
                     images = self._room(count, image)
                 assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
-                images[filled].copy_(image)  # at once, while it lies in the processor's cache
+                images[filled].copy_(image)  # at once, while it is in the processor's cache
                 filled += 1
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))

@@ -36,7 +36,7 @@ class Checkpoint:
 
 
 class Marker(BaseModel):
-    """What makes a checkpoint exist."""
+    """The commit marker of a checkpoint: without it the checkpoint does not exist."""
 
     format: int = 1
     step: int
@@ -49,7 +49,7 @@ class Marker(BaseModel):
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
-    """Commit a checkpoint, then forget all but the newest `keep` and the best of those that have a score.
+    """Commit a checkpoint, then remove all but the newest `keep` and the best of those that have a score.
 
     After a crash at any moment the checkpoints that were there before are still there, and this one is either whole
     or doesn't exist.
@@ -75,8 +75,8 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         _remove(folder, [step for step in old if good is None or step != good[0]])
 
 
-def newest(folder: str, recipe_hash: str, tell: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, None if there is none; damaged ones are told of by name and passed over.
+def newest(folder: str, recipe_hash: str, report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole, None if there is none; damaged ones are reported by name and skipped.
 
     Raises:
         UserError: a checkpoint of another recipe, or one that can't be read for reasons that are not its own.
@@ -86,8 +86,8 @@ def newest(folder: str, recipe_hash: str, tell: Callable[[str], None]) -> Checkp
         found = _read(folder, step, recipe_hash)
         if isinstance(found, Checkpoint):
             return found
-        then = "going back to the one before" if step > there[0] else "none is left, so training begins anew"
-        tell(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); {then}")
+        then = "going back to the one before" if step > there[0] else "none is left, so training starts over"
+        report(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); {then}")
     return None
 
 
@@ -118,7 +118,7 @@ def refuse_others(folder: str, recipe_hash: str) -> None:
 
 
 def discard_after(folder: str, step: int) -> None:
-    """Remove what claims to be newer than `step`: damaged checkpoints that would otherwise crowd out whole ones."""
+    """Remove what is newer than `step`: damaged checkpoints that would otherwise crowd out whole ones."""
     _remove(folder, sorted({found for found, _ in _files(folder) if found > step}))
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SharedError(UserError):
-    """A user's mistake that one rank met and every rank was told of."""
+    """A user's mistake that one rank met and every rank knows of."""
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:

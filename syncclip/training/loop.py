@@ -62,7 +62,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
     After a crash at any moment, the same call on the same number of workers ends with bitwise the same
     `prompts.safetensors` and `metrics.jsonl` as an unbroken run (on CPU, with the same versions and `threads`). At
-    most the steps since the last checkpoint are made again.
+    most the steps since the last checkpoint are repeated.
 
     With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
     that are means over images this is what one rank computes, up to the order of summation. What a loss compares
@@ -71,7 +71,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     Args:
         job: what to train on what.
         rank, world_size: this worker among all; torch.distributed must be initialised if there are several.
-        listener: told of every logged step, on rank 0.
+        listener: called at every logged step, on rank 0.
 
     Returns:
         The run's record, on rank 0 as it was written.
@@ -103,7 +103,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    recorder.finish(learnable, _replaced(job.stream))
+                    recorder.finish(learnable, _reading_notes(job.stream))
         finally:
             job.method.work = WorkSplit()
             if recorder is not None:
@@ -149,7 +149,7 @@ def _train(
         # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
-        wish = recorder is not None and recorder.waited()  # only one clock counts, and every rank is told
+        wish = recorder is not None and recorder.waited()  # only one clock counts, and every rank learns of it
         values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
@@ -187,13 +187,13 @@ def device_of(name: str) -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Let every rank know what the others could not read; a user's mistake where that is too much."""
+    """Share with every rank what the others could not read; a user's mistake where that is too much."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
 
 
-def _replaced(stream: MixedStream | None) -> list[str]:
+def _reading_notes(stream: MixedStream | None) -> list[str]:
     """Notes on what could not be read, and on shards that hold nothing."""
     names = stream.corruption.names if stream is not None else {}
     lost, empty = ([name for name, images in names.items() if (images > 0) == unread] for unread in (True, False))
@@ -252,7 +252,7 @@ def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) ->
 
 
 def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5) -> float:
-    """The rate of a whole epoch: constant during warm-up, then a cosine that starts its count anew.
+    """The rate of a whole epoch: constant during warm-up, then a cosine that counts its epochs from there.
 
     The cosine's period is `epochs`, not `epochs - warmup_epochs`, so the rate never reaches zero: that is how the
     published numbers of the CoOp family were made. With one epoch only the warm-up rate is ever used.

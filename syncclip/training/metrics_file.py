@@ -17,12 +17,12 @@ class MetricsFile:
     Locally every line is appended at once; elsewhere, where nothing can be appended to, the file is replaced at
     every `sync`. A line that belongs to a checkpoint is therefore there before the checkpoint is.
 
-    A line that finds no room ends nothing by itself: the run is `behind`, and the next `sync` writes all lines anew,
-    or says in one sentence why it can't.
+    A line for which there is no room does not end the run: the file is `behind`, and the next `sync` writes all lines
+    again, or raises one sentence on why it can't.
 
     Args:
         path: of the file. Lines of an earlier start are kept up to `step`; later ones, also a line that a crash cut
-            short, are dropped, for those steps will be made again.
+            short, are dropped, since those steps will be repeated.
         step: how many steps are made.
 
     Raises:
@@ -50,7 +50,7 @@ class MetricsFile:
                 self._file.write(line)
                 self._file.flush()
             except OSError:
-                self._let_go()
+                self._close_file()
 
     def sync(self) -> None:
         """Make every line durable.
@@ -63,21 +63,21 @@ class MetricsFile:
                 os.fsync(self._file.fileno())
                 return
             except OSError:
-                self._let_go()
+                self._close_file()
         self._replace()
 
     def close(self) -> None:
-        """Make every line durable, if that can be, and let go of the file."""
-        with contextlib.suppress(UserError):  # who closes after an error has told of that one
+        """Make every line durable, if that can be, and close the file."""
+        with contextlib.suppress(UserError):  # after an error, that one matters
             self.sync()
-        self._let_go()
+        self._close_file()
 
     def _replace(self) -> None:
         storage.write_bytes(self._path, b"".join(map(_encoded, self._lines)))
         if storage.is_local(self._path):
             self._file = storage.local_path(self._path).open("ab")
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # what is left in its buffer; the file is closed nevertheless
                 self._file.close()

@@ -31,10 +31,10 @@ Build = Callable[[dict[str, Any], int, int], TrainJob]
 """(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
 
 RESIZE_SECONDS = 30.0
-"""How often an elastic training looks whether the cluster has room for more workers; each change starts all anew."""
+"""How often an elastic training checks whether the cluster has room for more workers; a change restarts all of them."""
 
 LOOK_SECONDS = 10.0
-"""How often it is looked whether the cluster still has room for the workers."""
+"""How often it is checked whether the cluster still has room for the workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
@@ -112,7 +112,7 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
         raise UserError(
             f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
         )
-    # Where nobody knows what the cluster may become, a GPU is waited for only if it was asked for.
+    # Where it is unknown what the cluster may become, a GPU is waited for only if it was asked for.
     sure = least <= gpus < math.inf
     use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)
     return ScalingConfig(
@@ -165,14 +165,14 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, se
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            told = _told(getattr(error, "worker_failures", {}), settings.max_failures)
-            if told is None:
+            mistake = _explanation(getattr(error, "worker_failures", {}), settings.max_failures)
+            if mistake is None:
                 raise
-            raise told from error
+            raise mistake from error
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One rank's life. A mistake that every rank knows of is written into the record, so that it isn't tried again."""
+    """Train as one rank. A mistake that every rank knows of goes into the record, so that it isn't tried again."""
     import ray.train
 
     context = ray.train.get_context()
@@ -196,11 +196,11 @@ def _worker(config: dict[str, Any]) -> None:
             try:
                 record = folder.open() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
                 folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
-            except UserError:  # no room even for that: then Ray carries it, after it has tried again
+            except UserError:  # no room even for that: then Ray reports it, after another try
                 raise error from None
 
 
-def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
+def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
     """One sentence for what ended a training on its workers, by rank; None for a defect."""
     from ray.exceptions import RayActorError
 
@@ -208,7 +208,7 @@ def _told(failures: Mapping[int, BaseException], max_failures: int) -> UserError
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
-    for rank, cause in sorted(causes.items()):  # beside it others complain that they lost touch
+    for rank, cause in sorted(causes.items()):  # the others report that they lost touch with it
         if isinstance(cause, LostLoaderError | RayActorError):
             what = str(cause) if isinstance(cause, LostLoaderError) else "its process or its machine was lost"
             return UserError(

@@ -28,10 +28,10 @@ Listener = Callable[[int, int, dict[str, float]], None]
 def open_run(
     run: RunFolder, learnable: Mapping[str, Parameter], memory: Mapping[str, Tensor], total_steps: int, workers: int
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """The run's record, and the state to go on from; None as state where nothing is left to do, which is said.
+    """The run's record, and the state to go on from; None as state where nothing is left to do, which is reported.
 
-    The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are told of
-    and removed. The record's notes say what was resumed and what may differ for it.
+    The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are
+    reported and removed. The record's notes hold what was resumed and what may differ because of it.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
@@ -140,8 +140,8 @@ class RunRecorder:
     def waited(self) -> bool:
         """Whether a checkpoint is due by what only this rank knows.
 
-        Because the last one, or the start, lies back longer than the settings allow; or because a line of metrics found
-        no room: all ranks then meet, and are told if there still is none.
+        Because more time has passed since the last one, or the start, than the settings allow; or because there was no
+        room for a line of metrics: all ranks then meet, and all stop if there still is none.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
@@ -183,10 +183,10 @@ class RunRecorder:
 
 
 def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:
-    """Whether a checkpoint is written once `done` of `total` steps are made; the end needs none, it has its prompts.
+    """Whether a checkpoint is written once `done` of `total` steps are made; the end has the prompts instead.
 
     Args:
-        waited: whether the last one lies back longer than it may.
+        waited: whether more time has passed since the last one than the settings allow.
     """
     return 0 < done < total and (waited or done % every == 0)
 

@@ -17,7 +17,7 @@ from syncclip.core.settings import UserError
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
-"""Keys of a recipe that may make a run another one; what a study or an evaluation says beside them is no reason."""
+"""Keys of a recipe that may make a run another one; the settings of a study or an evaluation do not."""
 
 
 class RunRecord(BaseModel):
@@ -39,7 +39,7 @@ class RunRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run lies (a path or URL) and which recipe it follows; `recipe_text` is the resolved recipe as YAML."""
+    """Where a run is kept (a path or URL) and which recipe it follows; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str

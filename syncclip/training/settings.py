@@ -14,7 +14,7 @@ class MixedSet(Settings):
 
     url: str
     weight: float = Field(1.0, gt=0)
-    """Of a synthetic set: the chance of a draw, beside the other sets that show a class. Of a real one: how often an
+    """Of a synthetic set: its chance among the sets that show a class. Of a real one: how often an
     epoch shows each image."""
 
     @model_validator(mode="before")
@@ -79,12 +79,12 @@ class TrainingSettings(Settings):
     whole batch; only memory is saved, for the time of one more pass."""
     threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    window: int | None = Field(None, ge=1)  # synthetic shards that a step draws from; None: all of the set
+    window: int | None = Field(None, ge=1)  # shards of a set that a step samples from; None: all
     cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded images that may be kept in memory
     cache_bytes: int = Field(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
     cache_folder: str | None = None
-    """Where those copies lie, for all workers of a machine; None: a folder of the user's among the temporary files."""
-    check_shards: bool = True  # hold each shard against its marker's sha256 when it is copied or first opened
+    """Where those copies are kept, for all workers of a machine; None: the user's folder among the temporary files."""
+    check_shards: bool = True  # compare each shard with its marker's sha256 when it is copied or first opened
     ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches; of loaders, batches that each has ready
     loaders: int = Field(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
     corrupt_limit: int = Field(16, ge=0)  # unreadable images that are replaced by others before training stops
@@ -92,8 +92,8 @@ class TrainingSettings(Settings):
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     """Where the numbers are shown as well; `syncclip[tracking]` brings the libraries of the latter two."""
-    tracking_project: str = "syncclip"  # how the experiment of MLflow, or the project of Weights & Biases, is called
-    mlflow_uri: str | None = None  # MLflow's server; None: as MLFLOW_TRACKING_URI says
+    tracking_project: str = "syncclip"  # name of MLflow's experiment, or Weights & Biases' project
+    mlflow_uri: str | None = None  # MLflow's server; None: MLFLOW_TRACKING_URI
     checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
     checkpoint_minutes: float | None = Field(None, gt=0)  # one more whenever so much time went by since the last
     keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run

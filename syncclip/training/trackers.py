@@ -34,10 +34,10 @@ class Tracker(Protocol):
         """Take in scalars of a step."""
 
     def sync(self) -> None:
-        """Send what is held back."""
+        """Send what is buffered."""
 
     def close(self, finished: bool) -> None:
-        """Send the rest, and tell whether the run is finished."""
+        """Send the rest, and whether the run is finished."""
 
 
 class TensorBoard:
@@ -158,15 +158,15 @@ class Wandb:
 
 
 class Trackers:
-    """All trackers of a run. What one of them raises is told once, and that one is left alone then.
+    """All trackers of a run. An error of one of them is reported once, and that one is not used any more.
 
     Args:
-        step: how many steps are made.
-        tell: takes the sentence of a warning.
+        step: how many steps were made before.
+        report: takes the sentence of a warning.
     """
 
-    def __init__(self, run: RunFolder, settings: TrainingSettings, step: int, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, run: RunFolder, settings: TrainingSettings, step: int, report: Callable[[str], None]) -> None:
+        self._report = report
         self._open: dict[str, Tracker] = {}
         makers: dict[str, Callable[[], Tracker]] = {
             "tensorboard": lambda: TensorBoard(run.url, step),
@@ -182,7 +182,7 @@ class Trackers:
         self._each(lambda tracker: tracker.write(step, values))
 
     def sync(self) -> None:
-        """Make durable, or send, what is held back."""
+        """Make durable, or send, what is buffered."""
         self._each(lambda tracker: tracker.sync())
 
     def close(self, finished: bool) -> None:
@@ -194,7 +194,7 @@ class Trackers:
         try:
             self._open[name] = make()
         except ImportError as error:
-            self._tell(
+            self._report(
                 f"{name} is not installed ({error}), so nothing is shown there; pip install 'syncclip[tracking]'"
             )
         except Exception as error:  # whatever a library raises, a training is worth more than its display
@@ -206,38 +206,38 @@ class Trackers:
                 do(tracker)
             except Exception as error:  # noqa: PERF203  each one by itself
                 if name == "tensorboard" and not isinstance(error, OSError | UserError):
-                    raise  # not for want of room: a defect, or a signal's word that a loader process was lost
+                    raise  # no lack of room: a defect, or a signal handler's error about a lost loader process
                 del self._open[name]
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
         reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         trouble = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._tell(f"{name} {trouble} ({reason}); the run goes on without it, metrics.jsonl has its numbers")
+        self._report(f"{name} {trouble} ({reason}); the run goes on without it, metrics.jsonl has its numbers")
 
 
 def show_results(
-    run: RunFolder, settings: TrainingSettings, numbers: Mapping[str, Any], tell: Callable[[str], None]
+    run: RunFolder, settings: TrainingSettings, numbers: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
     """Show a finished run's results in those trackers that compare runs, beside what its training showed there.
 
-    What the training said of an absent server isn't said again: the record's notes have it.
+    A warning of the training about an absent server is not repeated: the record's notes have it.
 
     Args:
         numbers: from `evaluation.results`, with the split that they are of.
-        tell: takes the sentence of a warning.
+        report: takes the sentence of a warning.
     """
     named = tuple(name for name in settings.trackers if name != "tensorboard")
     if not named:
         return
     record = run.record()
-    told = {_trouble(note) for note in record.notes} if record is not None else set()
+    known = {_trouble(note) for note in record.notes} if record is not None else set()
 
-    def tell_news(sentence: str) -> None:
-        if _trouble(sentence) not in told:
-            tell(sentence)
+    def report_news(sentence: str) -> None:
+        if _trouble(sentence) not in known:
+            report(sentence)
 
-    trackers = Trackers(run, settings.model_copy(update={"trackers": named}), 0, tell_news)
+    trackers = Trackers(run, settings.model_copy(update={"trackers": named}), 0, report_news)
     scores = {f"{numbers['split']}/{key}": value for key, value in numbers.items() if isinstance(value, float)}
     trackers.write(record.total_steps if record is not None else 0, scores)
     trackers.close(finished=True)
@@ -254,6 +254,6 @@ def _identity(run: RunFolder) -> str:
 
 
 def _facts(settings: TrainingSettings) -> dict[str, Any]:
-    """What runs are sorted by."""
+    """Settings by which runs can be sorted."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch")
     return {key: getattr(settings, key) for key in keys}

@@ -95,7 +95,7 @@ def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     assert newest_step(tmp_path, told) is None
     assert [one.partition("; ")[2] for one in told] == [
         "going back to the one before",
-        "none is left, so training begins anew",
+        "none is left, so training starts over",
     ]
 
 
