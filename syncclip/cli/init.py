@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.settings import UserError
+from syncclip.core.settings import RENAMED, UserError
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
 
 LOOKED_AT = 64
-"""Images that are opened to learn their sizes, at most one a class."""
+"""Images that are opened to measure their sizes, at most one per class."""
 
 _ICONS = """\
-# The embedded models, which run anywhere but know drawings of few things only. For photographs, let
+# The embedded models run anywhere, but know only drawings of a few things. For photographs, let
 # `syncclip init` write the recipe with --photographs.
 extends: demo
 
@@ -28,7 +28,7 @@ dataset:
 _PHOTOGRAPHS = """\
 dataset:
 {dataset}
-# Fetched once from the Hugging Face hub; a GPU is wanted for both.
+# Downloaded once from the Hugging Face hub; both need a GPU.
 backbone:
   name: ViT-B-16
   pretrained: openai
@@ -55,42 +55,6 @@ study:
 """
 
 
-def first_recipe(
-    source: str, root: str | None = None, photographs: bool = False, overrides: Sequence[str] = ()
-) -> tuple[str, Recipe]:
-    """A recipe, as commented YAML, for data that lies at `source`; and the same as it will be read.
-
-    Args:
-        source: folder, table or shards; or a dataset's name.
-        root: folder in which it is looked up.
-        photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
-        overrides: "dataset.key=value" for what the data does not tell, such as names of its classes.
-
-    Raises:
-        UserError: the data is no dataset, one of the images looked at cannot be read, a name is too long for the
-            embedded CLIP, or an override is of another section.
-    """
-    _check_overrides(overrides)
-    given = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
-    dataset = load_dataset(given.dataset)
-    if not photographs:
-        _check_prompts(given, dataset)
-    counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
-    values = given.dataset.model_dump(mode="json", exclude_defaults=True)
-    values |= {"name": given.dataset.name, "template": dataset.template}
-    values |= {"shots": values.get("shots", min(16, int(counts.max())))}
-    notes = {"shots": f"images to train of a base class: {_range(counts.tolist())}"}
-    if "base" not in values:
-        values["base"], notes["base"] = "first", "half of the classes; or drawn, all, or a list of names"
-    lines = [
-        f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
-        for key in DatasetSettings.model_fields
-        if key in values
-    ]
-    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset="\n".join(lines) + "\n")
-    return _facts(dataset) + body, given
-
-
 def write_first_recipe(
     source: str,
     root: str | None = None,
@@ -98,32 +62,64 @@ def write_first_recipe(
     photographs: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Write `first_recipe` to `out`, by default `<name>.yaml` here, and return where it is.
+    """Write a recipe, as commented YAML, for the data at `source`, and return its path or URL.
+
+    Args:
+        source: folder, table or shards; or a dataset's name.
+        root: folder in which it is looked up.
+        out: where the recipe goes; by default `<name>.yaml` here.
+        photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
+        overrides: "dataset.key=value" for what the data does not contain, such as names of its classes.
 
     Raises:
-        UserError: see `first_recipe`; or the file is there already.
+        UserError: the data is no dataset, an image that is looked at cannot be read, a name is too long for the
+            embedded CLIP, an override is of another section, or the recipe exists.
     """
-    text, recipe = first_recipe(source, root, photographs, overrides)
-    place = out or f"{recipe.name}.yaml"
+    _check_overrides(overrides)
+    given = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
+    dataset = load_dataset(given.dataset)
+    if not photographs:
+        _check_prompts(given, dataset)
+    place = out or f"{given.name}.yaml"
     if storage.exists(place):
         raise UserError(f"{place} is there already; remove it, or name another file with --out FILE.yaml.")
-    storage.write_bytes(place, text.encode())
+    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(given.dataset, dataset))
+    storage.write_bytes(place, (_facts(dataset) + body).encode())
     Recipe.load(place)
     return place
 
 
+def _section(given: DatasetSettings, dataset: Dataset) -> str:
+    """The commented lines of section `dataset`: what was given, and defaults that the data suggests."""
+    counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
+    values = {"base": "first", "shots": min(16, int(counts.max()))}
+    values |= given.model_dump(mode="json", exclude_defaults=True)
+    values |= {"name": given.name, "template": dataset.template}
+    notes = {"shots": f"training images of a base class: {_range(counts.tolist())}"}
+    if "base" not in given.model_dump(exclude_defaults=True):
+        notes["base"] = "half of the classes; or drawn, all, or a list of names"
+    lines = [
+        f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
+        for key in DatasetSettings.model_fields
+        if key in values
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
-        if not override.startswith("dataset.") and "=" in override:
+        key = override.partition("=")[0]
+        section = key.partition(".")[0]
+        if RENAMED.get(section, section) != "dataset" and "=" in override:
             raise UserError(
-                f"{override.partition('=')[0]}: a first recipe takes values of `dataset` alone, such as "
-                "dataset.template; write others into it, or behind the command that runs it."
+                f"{key}: a first recipe takes values of `dataset` alone, such as dataset.template; write others into "
+                "the recipe, or after the command that runs it."
             )
 
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse at once what the embedded CLIP would refuse after the drawing."""
-    # Late: they take seconds to import, and whoever is refused for other reasons need not wait.
+    """Refuse now what the embedded CLIP would refuse only after the synthesis."""
+    # Imported late, as it takes seconds, and other refusals need not wait for it.
     from syncclip.clip.backbone import BackboneSettings, load_backbone
     from syncclip.clip.prompted import PromptedClip
     from syncclip.clip.tokens import TextTooLongError, prompt_texts

@@ -70,15 +70,14 @@ def expected(recipe: Recipe, planned: Plan, cost: CostSettings) -> Table | str:
     synthesis = recipe.synthesis
     if cost.rate is None:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
-    (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
-    (least, most), num_gpus = synthesis.pool.size, synthesis.num_gpus
+    least, most = synthesis.pool.size
     found = forecast(planned, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     tables.show(
         f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")
     )
-    return tables.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, num_gpus > 0))
+    return tables.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, synthesis.num_gpus > 0))
 
 
 def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str, str, str]]:

@@ -54,8 +54,7 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
     Raises:
         UserError: the recipe names paths that the cluster doesn't have, or holds secrets.
     """
-    _check_secrets(recipe)
-    paths = _absolute(local_paths(recipe, out), shared)
+    paths = _absolute_paths(recipe, {"--out": out}, shared)
     out = paths.pop("--out", out)
     recipe = recipe.with_values(paths)
     name = f"syncclip-{command}-{recipe.name}-{digest([command, recipe.to_yaml(), out])[:8]}"
@@ -83,46 +82,42 @@ def reproduction(
 
     recipes = recipes_of(find_protocol(protocol), root, datasets, methods, overrides)
     recipe = next(iter(recipes.values()))
-    _check_secrets(recipe)
     options = {"--root": root, "--synthetic": synthetic, "--out": out}
-    named = {option: place for option, place in options.items() if place and storage.is_local(place)}
-    own = {key: path for key, path in local_paths(recipe, out).items() if not key.startswith("dataset.")}
-    absolute = _absolute(named | own, shared)
-    places = {option: absolute.pop(option, place) for option, place in options.items()}
+    paths = _absolute_paths(recipe, options, shared)
+    places = {option: paths.pop(option, place) for option, place in options.items()}
     arguments = (
         *("reproduce", protocol),
         *(word for option, place in places.items() if place for word in (option, place)),
         *(word for name in datasets for word in ("--dataset", name)),
         *(word for name in methods for word in ("--method", name)),
         *overrides,
-        *(f"{key}={json.dumps(path)}" for key, path in absolute.items()),
+        *(f"{key}={json.dumps(path)}" for key, path in paths.items() if not key.startswith("dataset.")),
     )
     hashed = digest([arguments, [one.to_yaml() for one in recipes.values()]])[:8]
     return Submission(f"syncclip-reproduce-{protocol}-{hashed}", arguments, recipe)
 
 
-def _check_secrets(recipe: Recipe) -> None:
+def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: bool) -> dict[str, str]:
+    """Option or key -> absolute path of all files and folders of this machine that a command names.
+
+    Raises:
+        UserError: see `submission`.
+    """
     if yaml.safe_load(recipe.to_yaml())["storage"]["options"] != recipe.storage.options:
         raise UserError(
             "storage.options holds a key or a password, which a job would show to everyone who reaches the cluster; "
             "give its machines a role, or set the variables of their environment"
         )
-
-
-def local_paths(recipe: Recipe, out: str | None) -> dict[str, str]:
-    """Key -> path of everything on this machine that the recipe, or `--out` in place of `storage.root`, names."""
-    texts = {**dict(_texts(with_absolute_paths(recipe).model_dump(mode="json"))), "--out": out or ""}
-    texts.pop("storage.root" if out else "--out")
-    return {
+    texts = {option: place for option, place in options.items() if place}
+    texts |= dict(_texts(with_absolute_paths(recipe).model_dump(mode="json")))
+    if options["--out"]:
+        del texts["storage.root"]
+    paths = {
         key: text
         for key, text in texts.items()
         if storage.is_local(text)
-        and (key == "--out" or PATHS.search(key) or text.startswith(("/", "~", "./", "../", "file://")))
+        and (key in options or PATHS.search(key) or text.startswith(("/", "~", "./", "../", "file://")))
     }
-
-
-def _absolute(paths: Mapping[str, str], shared: bool) -> dict[str, str]:
-    """Paths of this machine made absolute, or refused where the cluster doesn't see them."""
     if paths and not shared:
         key, path = next(iter(paths.items()))
         raise UserError(
