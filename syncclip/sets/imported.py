@@ -7,11 +7,12 @@ and any WebDataset whose samples carry class ids. Files are kept as they are; on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.progress import Progress
@@ -27,6 +28,10 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 
 IMPORTED = "imported.json"
+SET_RECIPE = "synthesis.yaml"
+"""The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""
+
+Rows = npt.NDArray[np.int64]
 
 
 class ImportedSet(Settings):
@@ -133,11 +138,12 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         shard_size=rounds * classes,
     )
     claim(found, url)
-    order = _index_major(source_images.labels, classes)
+    index = index_major(np.asarray(source_images.labels, np.int64), classes)
+    order = np.argsort(index)
     with Progress(len(order), "images", "import") as progress:
         for shard in found.shards():
-            rows = order[(order[:, 0] // found.shard_size) == shard]
-            samples = [_sample(source_images, texts, dataset, int(index), int(row)) for index, row in rows]
+            rows = order[index[order] // found.shard_size == shard]
+            samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
             sound = [sample for sample in samples if sample is not None]
             lost = len(samples) - len(sound)
             write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
@@ -237,14 +243,13 @@ def _checked(label: str | int, dataset: Dataset, place: str) -> int:
     return label
 
 
-def _index_major(labels: Iterable[int], classes: int) -> np.ndarray:
-    """(n, 2) sample index and row of every image, by index."""
-    seen = [0] * classes
-    pairs = []
-    for row, label in enumerate(labels):
-        pairs.append((seen[label] * classes + int(label), row))
-        seen[label] += 1
-    return np.array(sorted(pairs), np.int64).reshape(-1, 2)
+def index_major(labels: Rows, classes: int) -> Rows:
+    """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
+    by_label = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_label], labels[by_label])
+    ranks = np.empty(len(labels), np.int64)
+    ranks[by_label] = np.arange(len(labels)) - starts
+    return ranks * classes + labels
 
 
 def _sample(images: Images, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
@@ -265,7 +270,3 @@ def _read(url: str) -> ImportedSet | None:
 
 def _write(found: ImportedSet, url: str) -> None:
     storage.write_document(storage.join(url, IMPORTED), found)
-
-
-SET_RECIPE = "synthesis.yaml"
-"""The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""

@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
-from syncclip.sets.imported import ImportedSet, claim, content_of, finish, read_whole_set
+from syncclip.sets.imported import ImportedSet, claim, content_of, finish, index_major, read_whole_set
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import SHARD_IMAGES, Plan
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,15 +71,6 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
                 write_shard(url, shard, samples)
             progress.update(len(places))
     return finish(found, url)
-
-
-def index_major(labels: Rows, classes: int) -> Rows:
-    """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
-    by_label = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[by_label], labels[by_label])
-    ranks = np.empty(len(labels), np.int64)
-    ranks[by_label] = np.arange(len(labels)) - starts
-    return ranks * classes + labels
 
 
 def _open(urls: Sequence[str]) -> list[MergeInput]:

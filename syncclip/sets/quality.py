@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from syncclip import storage
 from syncclip.core.order import evenly
-from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -19,6 +17,7 @@ from syncclip.sets.imported import read_set
 from syncclip.sets.shift import Floats, Labels, Shift, measure
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.filters.clip import encode_set
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.prompts import PromptCoverage, coverage
 
@@ -29,7 +28,6 @@ DUPLICATE = 0.99
 """Cosine from which on two images are near-duplicates."""
 PAIRS = 20
 """Pairs of near-duplicates that are named."""
-BATCH = 64
 BLOCK = 2048
 DIGITS = 5
 
@@ -194,26 +192,9 @@ def _classes(
 
 def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
     """What the CLIP sees of a set; images that can't be read are left out."""
-    rows = evenly(np.asarray(images.labels), most)
-    kept: list[int] = []
-    found = [np.zeros((0, 0))]
-    with Progress(len(rows), "images", f"quality ({name})") as progress:
-        for start in range(0, len(rows), BATCH):
-            chunk = rows[start : start + BATCH].tolist()
-            sound = {row: image for row in chunk if (image := _readable(images, row)) is not None}
-            if sound:
-                found.append(clip.features(list(sound.values())).double().cpu().numpy())
-                kept += sound
-            progress.update(len(chunk))
-    features: Floats = np.concatenate(found[1:]) if kept else found[0]
-    return Seen(features, np.asarray(images.labels)[kept], np.array(kept, np.int64))
-
-
-def _readable(images: ImageSet, row: int) -> Image.Image | None:
-    try:
-        return images.image(row)
-    except UserError:
-        return None
+    labels = np.asarray(images.labels)
+    kept, features = encode_set(images, clip, evenly(labels, most).tolist(), f"quality ({name})")
+    return Seen(features.double().numpy(), labels[kept], np.array(kept, np.int64))
 
 
 def _by_class(seen: Seen) -> list[Floats]:

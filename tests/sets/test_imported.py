@@ -6,14 +6,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
-from syncclip.sets.imported import import_set, read_set
+from syncclip.sets.imported import import_set, index_major, read_set
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.verify import verify
 from tests.cli.test_app import Outcome
@@ -40,6 +43,15 @@ def authors_folder(folder: Path, images: str = "101_ObjectCategories") -> Path:
             listed.append([path, label, CLASSES[label].replace(" ", "_")])
     (folder / "dalle_shapes.json").write_text(json.dumps({"train": listed, "val": listed[:2], "test": listed[:3]}))
     return folder
+
+
+@given(st.lists(st.integers(0, 4), max_size=60))
+def test_indices_count_each_class_from_zero(labels: list[int]) -> None:
+    index = index_major(np.array(labels, np.int64), 5)
+    seen: dict[int, int] = {}
+    for found, label in zip(index.tolist(), labels, strict=True):
+        assert found == seen.get(label, 0) * 5 + label
+        seen[label] = seen.get(label, 0) + 1
 
 
 def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: Dataset, tmp_path: Path) -> None:
@@ -181,4 +193,4 @@ def test_the_command_tells_how_to_use_the_set(
     source = str(authors_folder(tmp_path / "dalle_shapes"))
     outcome = Outcome(capsys, "shards", "import", source, tiny.dataset, "--out", str(tmp_path / "set"))
     assert outcome.status == 0
-    assert f"24 images of 6 classes, 3 to 5 a class; use them by training.synthetic={tmp_path / 'set'}" in outcome.out
+    assert f"24 images of 6 classes, 3 to 5 a class; use them with training.synthetic={tmp_path / 'set'}" in outcome.out

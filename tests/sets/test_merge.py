@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.sets import merge
 from syncclip.sets.imported import ImportedSet, claim, finish, read_set
-from syncclip.sets.merge import index_major, merge_sets
+from syncclip.sets.merge import merge_sets
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.verify import verify
 from syncclip.shards.writer import Sample, write_shard
@@ -57,15 +54,6 @@ def rows(url: str) -> list[tuple[int, int, bytes, str, dict[str, Any]]]:
         )
         for row in range(len(images))
     ]
-
-
-@given(st.lists(st.integers(0, 4), max_size=60))
-def test_indices_count_each_class_from_zero(labels: list[int]) -> None:
-    index = index_major(np.array(labels, np.int64), 5)
-    seen: dict[int, int] = {}
-    for found, label in zip(index.tolist(), labels, strict=True):
-        assert found == seen.get(label, 0) * 5 + label
-        seen[label] = seen.get(label, 0) + 1
 
 
 def test_the_first_set_comes_first_and_every_image_once(tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError
+from syncclip.shards.reader import ImageSet
 
 if TYPE_CHECKING:
     import torch
 
 
+IMAGES = 64
+"""Images of a set that are encoded at once."""
 SENTENCES = 256
 """Class prompts that are encoded at once."""
 REMEMBERED = 4096
@@ -76,3 +81,27 @@ class FrozenClip:
         with torch.inference_mode():
             encoded = self.model.encode_text(self.backbone.tokenizer(texts).to(self.device)).float()
             return torch.nn.functional.normalize(encoded, dim=-1)
+
+
+def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
+    """The rows of a set whose images can be read, and the (N, D) features of these; `name` labels the progress line."""
+    import torch
+
+    kept: list[int] = []
+    found: list[torch.Tensor] = []
+    with Progress(len(rows), "images", name) as progress:
+        for start in range(0, len(rows), IMAGES):
+            chunk = rows[start : start + IMAGES]
+            readable = {row: image for row in chunk if (image := _readable(images, row)) is not None}
+            if readable:
+                found.append(clip.features(list(readable.values())).cpu())
+                kept += readable
+            progress.update(len(chunk))
+    return kept, torch.cat(found) if found else torch.zeros(0, 0)
+
+
+def _readable(images: ImageSet, row: int) -> Image.Image | None:
+    try:
+        return images.image(row)
+    except UserError:
+        return None

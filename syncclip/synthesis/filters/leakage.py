@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from PIL import Image
 from pydantic import Field
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.progress import Progress
 from syncclip.core.settings import Settings, UserError
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import assets
 from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
-from syncclip.synthesis.filters.clip import FrozenClip
-
-IMAGES = 64
-"""Test images that are encoded at once."""
+from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
@@ -60,26 +55,13 @@ def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callab
     images = test_images()
     assert settings.backbone is not None, "`draft` names it"
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
-    found = []
-    with Progress(len(images), "images", "leakage") as progress:
-        for start in range(0, len(images), IMAGES):
-            rows = range(start, min(start + IMAGES, len(images)))
-            sound = [image for row in rows if (image := _readable(images, row)) is not None]
-            found += [clip.features(sound).half().cpu()] if sound else []
-            progress.update(len(rows))
-    if not found:
+    kept, features = encode_set(images, clip, range(len(images)), "leakage")
+    if not kept:
         raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
-    digest = assets.store(url, {"features": torch.cat(found)})
+    digest = assets.store(url, {"features": features.half()})
     if settings.digest and digest != settings.digest:
         raise UserError(
             f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
             "that the set was begun with; restore it or generate into another folder"
         )
     return settings.model_copy(update={"digest": digest})
-
-
-def _readable(images: ImageSet, row: int) -> Image.Image | None:
-    try:
-        return images.image(row)
-    except UserError:  # nothing is like an image that nobody can read
-        return None

@@ -1,7 +1,15 @@
 """Prompts: a class name and the number of an image come in, the sentence that it is generated from goes out."""
 
-from syncclip.synthesis.prompts.coverage import PromptCoverage, coverage, samples
-from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, prompt_of, prompts_of, strategy_of
+from syncclip.synthesis.prompts.settings import (
+    PromptCoverage,
+    PromptSettings,
+    check_classes,
+    coverage,
+    prompt_of,
+    prompts_of,
+    samples,
+    strategy_of,
+)
 
 __all__ = [
     "PromptCoverage",
