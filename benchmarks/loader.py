@@ -41,6 +41,7 @@ from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, st
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
+from syncclip.stream.sampler import MixedSource
 from syncclip.stream.stream import MixedStream
 
 BATCH, PER_SHARD = 64, 500
@@ -85,7 +86,7 @@ def opened(folder: Path, batch: int = BATCH) -> MixedStream:
     """One epoch goes once through the set, in a random order; nothing decoded is kept."""
     images = ShardSet(str(folder))
     return MixedStream(
-        images, None, transform=to_tensor, batch=batch, seed=1, base=range(10), data="real", cache_images=0
+        [MixedSource(images)], [], transform=to_tensor, batch=batch, seed=1, base=range(10), data="real", cache_images=0
     )
 
 

@@ -23,6 +23,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
+from syncclip.stream.sampler import MixedSource
 from syncclip.stream.stream import MixedStream
 from tests.object_store import faulty_bucket
 
@@ -41,7 +42,7 @@ def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
     with tempfile.TemporaryDirectory() as folder:
         images = ShardSet(url, cache=ShardCache(folder=folder, check=True))
         stream = MixedStream(
-            None, images, transform=to_tensor, batch=BATCH, seed=1, base=range(CLASSES), data="synthetic",
+            [], [MixedSource(images)], transform=to_tensor, batch=BATCH, seed=1, base=range(CLASSES), data="synthetic",
             window=window, cache_images=0,
         )  # fmt: skip
         first = window * max(1, len(images) // len(images.shards) // BATCH)

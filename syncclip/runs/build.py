@@ -72,7 +72,7 @@ def build_stream(
     training = recipe.training
     if not parts.method.data:
         return None
-    synthetic = cache.sets(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else None
+    synthetic = cache.sets(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else []
     return MixedStream(
         real_sources(recipe, parts.dataset, *recipe.shots),
         synthetic,

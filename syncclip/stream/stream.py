@@ -58,8 +58,8 @@ class MixedStream:
 
     def __init__(
         self,
-        real: ImageSet | Sequence[MixedSource[ImageSet]] | None,
-        synthetic: ShardSet | Sequence[MixedSource[ShardSet]] | None,
+        real: Sequence[MixedSource[ImageSet]],
+        synthetic: Sequence[MixedSource[ShardSet]],
         *,
         transform: Transform,
         batch: int,
@@ -67,7 +67,6 @@ class MixedStream:
         base: Sequence[int],
         novel: Sequence[int] = (),
         data: Data = "both",
-        real_rows: Sequence[int] | Rows | None = None,
         images_per_class: int | None = None,
         window: int | None = None,
         rank: int = 0,
@@ -77,15 +76,14 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: Real images, or several sets of them; with `data="synthetic"` only their labels are used, and None
-                samples labels from `base`.
-            synthetic: The synthetic set, or several; None only with `data="real"`.
+            real: Sets of real images; with `data="synthetic"` only their labels are used, and without any, labels are
+                sampled from `base`.
+            synthetic: The synthetic sets; without any only with `data="real"`.
             transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
                 step, group, position); the image is shared and must not be changed in place.
             batch: Global B, a multiple of `world_size`.
             seed: Of everything that is random.
             base, novel: Class ids.
-            real_rows: The rows of one real set to train on, such as the few shots; None for all.
             images_per_class: Only the first so many synthetic images of each class of each set; None for all.
             window: Shards of a set from which the images of one step come; None for all.
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
@@ -105,27 +103,24 @@ class MixedStream:
         self._room: Room = empty_batch
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
-        if real is None and data != "synthetic":
+        if not real and data != "synthetic":
             raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
-        if synthetic is None and data != "real":
+        if not synthetic and data != "real":
             raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
-        sources = (
-            [MixedSource(real, rows=real_rows)] if real is not None and not isinstance(real, Sequence) else real or []
-        )
-        self.real = joined(sources) if sources else None
-        self._epochs = RealEpochs(sources, seed) if sources else None
+        self.real = joined(real) if real else None
+        self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic: ImageSet | None = None
-        if synthetic is not None and data != "real":
-            drawn = [MixedSource(synthetic)] if isinstance(synthetic, ShardSet) else synthetic
+        if data != "real":
             if images_per_class is not None:
-                drawn = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in drawn]
-            self.synthetic = joined(drawn)
-            self._check_labels(self.synthetic, ", ".join(one.images.url for one in drawn))
-            for one in drawn:
-                self.corruption.include(one.images.corruption.account())
-            self._sampler = SyntheticSampler(
-                drawn, seed=seed, width=window, drawn=batch * (2 if len(self.novel) else 1)
-            )
+                synthetic = [
+                    replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in synthetic
+                ]
+            self.synthetic = joined(synthetic)
+            self._check_labels(self.synthetic, ", ".join(source.images.url for source in synthetic))
+            for source in synthetic:
+                self.corruption.include(source.images.corruption.account())
+            drawn = batch * (2 if len(self.novel) else 1)
+            self._sampler = SyntheticSampler(synthetic, seed=seed, width=window, drawn=drawn)
         self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)
 

@@ -55,7 +55,12 @@ def stream(**changes: Any) -> MixedStream:
         "novel": NOVEL,
         **changes,
     }
-    return MixedStream(given.pop("real"), given.pop("synthetic"), **given)
+    real, synthetic, rows = given.pop("real"), given.pop("synthetic"), given.pop("real_rows", None)
+    return MixedStream(
+        [] if real is None else [MixedSource(real, rows=rows)],
+        synthetic if isinstance(synthetic, list) else [] if synthetic is None else [MixedSource(synthetic)],
+        **given,
+    )
 
 
 def shown(batch: Batch) -> list[tuple[int, int, int, int]]:

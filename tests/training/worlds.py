@@ -22,6 +22,7 @@ from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.base import TrainingBatch
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.stream.sampler import MixedSource
 from syncclip.stream.stream import MixedStream
 from syncclip.training.loop import TrainJob
 from syncclip.training.settings import TrainingSettings
@@ -80,15 +81,14 @@ def job(
     settings = TrainingSettings(**values)
     dataset, built, _ = parts(world, method, settings.seed, own)
     stream = MixedStream(
-        dataset.split("train"),
-        None if settings.data == "real" else ShardSet(str(world / "synthetic")),
+        [MixedSource(dataset.split("train"), rows=dataset.few_shot(3, settings.seed))],
+        [] if settings.data == "real" else [MixedSource(ShardSet(str(world / "synthetic")))],
         transform=train_transform(built.clip.backbone, settings.scale, settings.flip),
         batch=settings.batch,
         seed=settings.seed,
         base=dataset.base,
         novel=dataset.novel,
         data=settings.data,
-        real_rows=dataset.few_shot(3, settings.seed),
         rank=rank,
         world_size=world_size,
     )
