@@ -29,7 +29,7 @@ from syncclip.shards.reader import ShardSet
 from syncclip.storage import places
 from syncclip.studies.outputs import read_json, write_json
 from syncclip.studies.run import study
-from syncclip.synthesis.filters import Batch, build_filters, with_backbone
+from syncclip.synthesis.filters import FilterBatch, build_filters, with_backbone
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.summary import SUMMARY_NAME
 
@@ -57,7 +57,7 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     for start in range(0, len(images), 64):
         rows = range(start, min(start + 64, len(images)))
         labels = [int(images.labels[row]) for row in rows]
-        batch = Batch([images.image(row) for row in rows], labels, [images.text(row) for row in rows], rows)
+        batch = FilterBatch([images.image(row) for row in rows], labels, [images.text(row) for row in rows], rows)
         for scorer in scorers:
             scores[scorer.name] += scorer.score(batch).scores
     return {name: round(float(np.quantile(values, share)), 4) for name, values in scores.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 from syncclip import storage
 from syncclip.core import tables
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
-from syncclip.protocols.scores import Line, Scores, summarise
+from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
 from syncclip.studies.outputs import write_table
 
@@ -109,7 +109,7 @@ def render(scores: Scores) -> str:
 
 
 @dataclass(frozen=True)
-class Curve:
+class ScoreCurve:
     """Lines of one method that differ in one number of images alone: the means of each metric at each number."""
 
     name: str
@@ -130,18 +130,18 @@ class Growth:
 
     heading: str
     numbers: Sequence[int]
-    curves: Sequence[Curve]
+    curves: Sequence[ScoreCurve]
     levels: Sequence[Level]
 
 
 def growth(scores: Scores) -> Growth | None:
     """What grows in a protocol: shots or synthetic images; None where no method has three different numbers."""
-    groups: dict[tuple[str, str], list[Line]] = {}
+    groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
         groups.setdefault((line.method, line.data), []).append(line)
     for along, heading in GROWING.items():
-        curves: dict[str, dict[int, Line]] = {}
-        levels: list[Line] = []
+        curves: dict[str, dict[int, ResultLine]] = {}
+        levels: list[ResultLine] = []
         for (method, data), lines in groups.items():
             by_number = {getattr(line, along): line for line in lines if getattr(line, along) is not None}
             if len(by_number) == len(lines) > 2:
@@ -156,7 +156,7 @@ def growth(scores: Scores) -> Growth | None:
                 heading,
                 numbers,
                 [
-                    Curve(name, [means[lines[number]] if number in lines else {} for number in numbers])
+                    ScoreCurve(name, [means[lines[number]] if number in lines else {} for number in numbers])
                     for name, lines in curves.items()
                 ],
                 [Level(line.name, means[line]) for line in levels],
@@ -187,12 +187,12 @@ def _metrics(scores: Scores, over: str) -> Grid:
     return Grid(what, ["method", "runs", *headings], rows)
 
 
-def _number(scores: Scores, line: Line, over: str, metric: str) -> str:
+def _number(scores: Scores, line: ResultLine, over: str, metric: str) -> str:
     value = scores.of[line, over].means.get(metric)
     return MISSING if value is None else f"{value:.2f}"
 
 
-def _beside(scores: Scores, line: Line, over: str, metric: str) -> list[str]:
+def _beside(scores: Scores, line: ResultLine, over: str, metric: str) -> list[str]:
     """The published figure, and ours minus it."""
     theirs, ours = scores.published(line, over).get(metric), scores.of[line, over].means.get(metric)
     if theirs is None:

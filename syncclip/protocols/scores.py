@@ -18,7 +18,7 @@ MEANS = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultLine:
     """One method as a protocol runs it: the arm, and how much it learns from."""
 
     arm: str
@@ -59,21 +59,21 @@ class Scores:
     """
 
     protocol: Protocol
-    lines: Sequence[Line]
+    lines: Sequence[ResultLine]
     tests: Sequence[str]
     targets: Sequence[str]
     setting: str
     whole: bool
-    of: Mapping[tuple[Line, str], Score]
+    of: Mapping[tuple[ResultLine, str], Score]
 
-    def published(self, line: Line, over: str) -> dict[str, float]:
+    def published(self, line: ResultLine, over: str) -> dict[str, float]:
         """Published figures that this line can be held against; averages only with all datasets."""
         if over == AVERAGE and not self.whole:
             return {}
         usual = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if usual else {}
 
-    def label(self, line: Line) -> str:
+    def label(self, line: ResultLine) -> str:
         """What a table calls a line: its amount of synthetic images stands there where lines differ in it."""
         amounts = {one.images_per_class for one in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
@@ -128,10 +128,10 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     Prompts that are carried to other datasets are averaged over these alone, as in the literature. A mean is over the
     seeds that are done; an average is there only where every dataset has a mean.
     """
-    groups: dict[tuple[Line, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[ResultLine, str], list[dict[str, Any]]] = {}
     for row in table.to_dict("records"):
         amount = None if pd.isna(row["images_per_class"]) else int(row["images_per_class"])
-        line = Line(row["arm"], row["method"], row["data"], row["shots"], amount)
+        line = ResultLine(row["arm"], row["method"], row["data"], row["shots"], amount)
         groups.setdefault((line, row["tested_on"]), []).append({str(key): value for key, value in row.items()})
     lines, tests = _ordered(line for line, _ in groups), list(dict.fromkeys(test for _, test in groups))
     found = {key: _score(protocol, rows) for key, rows in groups.items()}
@@ -142,7 +142,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     return Scores(protocol, lines, tests, targets, _setting(table), whole, found)
 
 
-def _ordered(found: Iterable[Line]) -> list[Line]:
+def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
     """Lines method by method and arm by arm as they come, each with more and more images."""
     lines = list(dict.fromkeys(found))
     methods, arms = ([getattr(line, key) for line in lines] for key in ("method", "arm"))

@@ -16,14 +16,14 @@ REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """A report that was written: the path or URL of its page, and its summary for `rich.print`."""
 
     url: str
     table: Table
 
 
-def write_report(folder: str) -> Report:
+def write_report(folder: str) -> StudyReport:
     """Write `report.html` into a folder, from whatever is there; what is missing is left out of the page.
 
     The page works from a file, without a network. After a crash either the old page is there or the new one.
@@ -38,7 +38,7 @@ def write_report(folder: str) -> Report:
     numbers = gather_numbers(found)
     url = storage.join(found.url, REPORT)
     storage.write_bytes(url, render_page(found, numbers).encode())
-    return Report(url, terminal_table(found, numbers))
+    return StudyReport(url, terminal_table(found, numbers))
 
 
 def report(folder: str) -> str:
@@ -46,4 +46,4 @@ def report(folder: str) -> str:
     return write_report(folder).url
 
 
-__all__ = ["REPORT", "Report", "report", "write_report"]
+__all__ = ["REPORT", "StudyReport", "report", "write_report"]

@@ -52,7 +52,7 @@ class ArmLook:
 
 
 @dataclass(frozen=True)
-class Point:
+class ScorePoint:
     """What an arm reached with `n` synthetic images per class: per cent, `se` and `seeds` only of several seeds."""
 
     n: int
@@ -61,7 +61,7 @@ class Point:
     seeds: list[float]
 
 
-Points = dict[str, dict[str, list[Point]]]
+Points = dict[str, dict[str, list[ScorePoint]]]
 """Arm -> metric -> points, by ascending `n`."""
 
 
@@ -132,6 +132,6 @@ def mean_scores(table: pd.DataFrame) -> Points:
             values = [float(value) for value in cells[metric].dropna()] if metric in cells else []
             if values:
                 seeds = values if len(values) > 1 else []
-                point = Point(int(n), *mean_and_error(values), seeds)
+                point = ScorePoint(int(n), *mean_and_error(values), seeds)
                 points.setdefault(str(arm), {}).setdefault(metric, []).append(point)
     return points

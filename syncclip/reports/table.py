@@ -15,7 +15,7 @@ from rich.table import Table
 from syncclip import storage
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.reports.arms import ArmLook, Point
+from syncclip.reports.arms import ArmLook, ScorePoint
 from syncclip.reports.figures import Tile
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.numbers import Numbers
@@ -29,7 +29,7 @@ _QUALITY = "stats.json"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table that can be sorted: what it shows, what it is sorted by, and whether it is no number."""
 
     text: str
@@ -42,7 +42,7 @@ class PageTable:
     """A table of the page; `tiles` are numbers that stand above it."""
 
     columns: Sequence[str] = ()
-    rows: Sequence[Sequence[Cell]] = ()
+    rows: Sequence[Sequence[TableCell]] = ()
     tiles: Sequence[Tile] = field(default_factory=list)
 
     @property
@@ -65,12 +65,14 @@ def runs_table(table: pd.DataFrame | None, arms: Sequence[ArmLook]) -> PageTable
     for row in ordered.to_dict("records"):
         label, amount, seed = arms[row["order"]].label, row["amount"], row["seed"]
         cells = [
-            Cell(label, label, words=True),
-            Cell(str(amount) if amount else "–", amount),
-            Cell("–", -1) if pd.isna(seed) else Cell(f"{seed:.0f}", int(seed)),
+            TableCell(label, label, words=True),
+            TableCell(str(amount) if amount else "–", amount),
+            TableCell("–", -1) if pd.isna(seed) else TableCell(f"{seed:.0f}", int(seed)),
         ]
         values = (row[key] for key in shown)
-        cells += [Cell("", "") if pd.isna(value) else Cell(f"{value:.1f}", f"{value:.6g}") for value in values]
+        cells += [
+            TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}") for value in values
+        ]
         rows.append(cells)
     return PageTable(["method and data", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows)
 
@@ -100,8 +102,10 @@ def quality_table(found: Inputs) -> PageTable | None:
     rows = []
     for one in sorted(quality.classes, key=lambda one: (101 if one.accuracy is None else one.accuracy, one.name)):
         numbers = ((one.accuracy, 0), (one.similarity, 2), (one.shift, 2))
-        cells = [Cell("", "") if value is None else Cell(f"{value:.{digits}f}", value) for value, digits in numbers]
-        rows.append([Cell(one.name, one.name, words=True), Cell(str(one.images), one.images), *cells])
+        cells = [
+            TableCell("", "") if value is None else TableCell(f"{value:.{digits}f}", value) for value, digits in numbers
+        ]
+        rows.append([TableCell(one.name, one.name, words=True), TableCell(str(one.images), one.images), *cells])
     return PageTable(["class", "images", "accuracy, %", "similarity", "shift"], rows, tiles)
 
 
@@ -140,7 +144,7 @@ def _set_table(found: Inputs) -> Table:
     return table
 
 
-def _score(point: Point, best: float) -> str:
+def _score(point: ScorePoint, best: float) -> str:
     text = f"{point.mean:.1f}" + ("" if point.se is None else f"±{point.se:.1f}")
     return f"[green]{text}[/green]" if point.mean == best else text
 

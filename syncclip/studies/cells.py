@@ -40,7 +40,7 @@ Status = Literal["done", "failed", "waiting"]
 
 
 @dataclass
-class Work:
+class CellWork:
     """What running cells took in one call: `busy_seconds` of all of them added up, `workers` at most at a time."""
 
     wall_seconds: float = 0.0
@@ -158,7 +158,7 @@ def run_cells(
     label: str = "study",
     task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
     out: str | None = None,
-) -> tuple[list[CellRun], Work]:
+) -> tuple[list[CellRun], CellWork]:
     """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
 
     A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
@@ -178,7 +178,7 @@ def run_cells(
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    work = Work()
+    work = CellWork()
     if not waiting:
         return list(runs), work
     done = sum(run.status == "done" for run in runs)

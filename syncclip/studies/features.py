@@ -26,7 +26,7 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
 @dataclass(frozen=True)
-class Sample:
+class ChosenImages:
     """Some images of one domain: their rows in the set, their classes, and the preprocessed images."""
 
     rows: Rows
@@ -66,7 +66,7 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
     return shifts, pd.concat(tables, ignore_index=True)
 
 
-def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
+def _features(method: Method, sample: ChosenImages, domain: int, recipe: Recipe) -> Floats:
     size, device = recipe.evaluation.batch, method.clip.device
     found = []
     for first in range(0, len(sample.images), size):
@@ -76,12 +76,12 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
     return np.concatenate(found)
 
 
-def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
+def _sample(images: ImageSet, limit: int, parts: RunParts) -> ChosenImages:
     found = list(_readable(images, evenly(images.labels, limit), parts))
     if not found:
         raise UserError("no image of one of the domains can be read, so their shift can't be measured")
     rows = np.array([row for row, _ in found], dtype=np.int64)
-    return Sample(rows, images.labels[rows], torch.stack([image for _, image in found]))
+    return ChosenImages(rows, images.labels[rows], torch.stack([image for _, image in found]))
 
 
 def _readable(images: ImageSet, rows: Rows, parts: RunParts) -> Iterator[tuple[int, torch.Tensor]]:
@@ -93,7 +93,7 @@ def _readable(images: ImageSet, rows: Rows, parts: RunParts) -> Iterator[tuple[i
         yield row, parts.backbone.preprocess(image)
 
 
-def _table(model: str, domain: int, sample: Sample, places: Floats) -> pd.DataFrame:
+def _table(model: str, domain: int, sample: ChosenImages, places: Floats) -> pd.DataFrame:
     columns = {"label": sample.labels, "row": sample.rows, "x": places[:, 0], "y": places[:, 1]}
     table: pd.DataFrame = pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns})
     return table

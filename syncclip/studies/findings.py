@@ -12,7 +12,7 @@ from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
-from syncclip.studies.cells import CellRun, Work
+from syncclip.studies.cells import CellRun, CellWork
 from syncclip.studies.features import feature_map
 from syncclip.studies.fit import MIN_AMOUNTS
 from syncclip.studies.worth import marginal
@@ -87,7 +87,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 
 def write(
-    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Work
+    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: CellWork
 ) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
@@ -177,7 +177,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     )
 
 
-def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: Work) -> outputs.Cost:
+def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: CellWork) -> outputs.Cost:
     """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
     place = storage.join(url, outputs.COST)
     before = outputs.parse(storage.read_bytes(place), outputs.Cost) if storage.exists(place) else outputs.Cost()

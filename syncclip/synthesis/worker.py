@@ -24,7 +24,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.filters import Batch, Filter, build_filters
+from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
 from syncclip.synthesis.generators import Generator
 from syncclip.synthesis.plan import Entry, Plan
 from syncclip.synthesis.references import ReferenceImages
@@ -239,13 +239,13 @@ def _one_ahead(
         yield entries, images.result()
 
 
-def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> Batch:
+def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> FilterBatch:
     prompts, indices = [entry.prompt for entry in entries], [entry.index for entry in entries]
-    return Batch(images, [entry.label for entry in entries], prompts, indices)
+    return FilterBatch(images, [entry.label for entry in entries], prompts, indices)
 
 
 def score(
-    entries: Sequence[Entry], batch: Batch, filters: Sequence[Filter], quality: int, clock: Clock
+    entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
     """Pass a batch through the filters; each sees what the ones before it let through."""
     scores: list[dict[str, float | None]] = [{} for _ in entries]

@@ -15,14 +15,14 @@ from syncclip import jobs
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import findings
-from syncclip.studies.cells import Work, prepare, run_cell
+from syncclip.studies.cells import CellWork, prepare, run_cell
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import cells
 from syncclip.studies.run import with_amounts
 from tests.worlds.dataset import CLASSES
 from tests.worlds.study import make_set, study_recipe, study_world
 
-WORK = Work(wall_seconds=10.0, busy_seconds=15.0, workers=2)
+WORK = CellWork(wall_seconds=10.0, busy_seconds=15.0, workers=2)
 
 
 @dataclass(frozen=True)

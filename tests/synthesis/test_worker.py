@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from PIL import Image
 
-from syncclip.synthesis.filters import Batch, Filter, FilterResult
+from syncclip.synthesis.filters import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.worker import SURPASSED, GeneratedShard, generate_shard
 
@@ -31,7 +31,7 @@ class Brighter(Filter):
     def __init__(self, bound: float, name: str = "dark") -> None:
         self.bound, self.name = bound, name
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         scores = [float(image.getpixel((0, 0))[0]) for image in batch.images]
         return FilterResult(scores, [score > self.bound for score in scores])
 
@@ -94,7 +94,7 @@ def test_who_comes_further_through_the_filters_beats_who_scores_higher_before(ma
     plan = make_plan(10, shard_size=15, attempts=3)
 
     class Dim(Brighter):
-        def score(self, batch: Batch) -> FilterResult:
+        def score(self, batch: FilterBatch) -> FilterResult:
             scores, _ = super().score(batch)
             return FilterResult(scores, [False] * len(scores))
 
@@ -126,7 +126,7 @@ def test_scores_and_prompt_travel_with_the_image(plan: Plan) -> None:
 
 def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
     class Broken(Brighter):
-        def score(self, batch: Batch) -> FilterResult:
+        def score(self, batch: FilterBatch) -> FilterResult:
             return FilterResult([float("nan")] * len(batch), [False] * len(batch))
 
     generated = generate_shard(plan, 0, SeedGenerator(), [Broken(0)])
@@ -144,7 +144,7 @@ class Diary(Brighter):
     def begin(self) -> None:
         self.accepted = []
 
-    def accept(self, batch: Batch) -> None:
+    def accept(self, batch: FilterBatch) -> None:
         shades = [image.getpixel((0, 0))[0] for image in batch.images]
         self.accepted += zip(batch.indices, shades, strict=True)
 

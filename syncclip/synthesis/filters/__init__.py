@@ -10,7 +10,7 @@ from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
 from syncclip.synthesis.filters.clip import FrozenClip
 from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, with_head_digest
@@ -146,7 +146,6 @@ def _build(one: AnyFilterSettings, clip: Callable[[Any], FrozenClip], device: st
 
 
 __all__ = [
-    "Batch",
     "Blank",
     "BlankSettings",
     "ClipDuplicate",
@@ -162,6 +161,7 @@ __all__ = [
     "Duplicate",
     "DuplicateSettings",
     "Filter",
+    "FilterBatch",
     "FilterResult",
     "FilterSettings",
     "FrozenClip",

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True)
-class Batch:
+class FilterBatch:
     """GeneratedShard images, side by side with what they were generated for."""
 
     images: Sequence[Image.Image]
@@ -24,10 +24,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def at(self, places: Sequence[int]) -> Batch:
+    def at(self, places: Sequence[int]) -> FilterBatch:
         """The images at these places."""
         columns = (self.images, self.labels, self.prompts, self.indices)
-        return Batch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
+        return FilterBatch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
 
 
 class FilterResult(NamedTuple):
@@ -52,8 +52,8 @@ class Filter:
         """A new shard begins: forget what was accepted in the last one."""
 
     @abstractmethod
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         """Score and decision for each image of what earlier filters let through."""
 
-    def accept(self, batch: Batch) -> None:
+    def accept(self, batch: FilterBatch) -> None:
         """These images passed all filters and are taken; one with a known index takes the place of the earlier."""

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from syncclip.core.settings import Settings
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 
 
 class BlankSettings(Settings):
@@ -27,6 +27,6 @@ class Blank(Filter):
     def __init__(self, settings: BlankSettings) -> None:
         self.settings = settings
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         scores = [float(np.asarray(image, np.float64).std(axis=(0, 1)).max()) for image in batch.images]
         return FilterResult(scores, [score >= self.settings.minimum for score in scores])

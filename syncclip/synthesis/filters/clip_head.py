@@ -13,7 +13,7 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
 from syncclip.synthesis.filters import assets
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ClipHead(Filter):
                 f"{clip.backbone.name!r} gives {has}; name the CLIP that the head was trained on as its backbone"
             )
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         import torch
 
         with torch.inference_mode():

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 
@@ -42,7 +42,7 @@ class ClipScore(Filter):
     def __init__(self, settings: ClipScoreSettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         import torch
 
         with torch.inference_mode():
@@ -78,7 +78,7 @@ class ClipMargin(Filter):
     def __init__(self, settings: ClipMarginSettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         import torch
 
         cosines = self.clip.features(batch.images) @ self.clip.classes.T  # (N, C)
@@ -110,7 +110,7 @@ class ClipSimilarity(Filter):
     def __init__(self, settings: ClipSimilaritySettings, clip: FrozenClip) -> None:
         self.settings, self.clip = settings, clip
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)
         scores = [float(cosine) for cosine in cosines]
         return FilterResult(scores, [score >= self.settings.minimum for score in scores])

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 Vectors = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ class _Duplicates(Filter):
     def begin(self) -> None:
         self._accepted: dict[int, dict[int, Vectors]] = defaultdict(dict)  # label -> index -> vector
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         known = {label: dict(self._accepted[label]) for label in set(batch.labels)}
         scores, keep = [], []
         for label, index, vector in zip(batch.labels, batch.indices, self._vectors(batch.images), strict=True):
@@ -66,7 +66,7 @@ class _Duplicates(Filter):
                 known[label][index] = vector
         return FilterResult(scores, keep)
 
-    def accept(self, batch: Batch) -> None:
+    def accept(self, batch: FilterBatch) -> None:
         for label, index, vector in zip(batch.labels, batch.indices, self._vectors(batch.images), strict=True):
             self._accepted[label][index] = vector
 

@@ -12,7 +12,7 @@ from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
 from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters import assets
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
@@ -37,7 +37,7 @@ class Leakage(Filter):
         self.settings, self.clip = settings, clip
         self.known = assets.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         nearest = [float(cosine) for cosine in (self.clip.features(batch.images) @ self.known.T).max(dim=1).values]
         return FilterResult([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
 

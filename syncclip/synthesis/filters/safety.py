@@ -11,7 +11,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.synthesis.filters.base import Batch, Filter, FilterResult
+from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
 
 
@@ -40,11 +40,11 @@ class Safety(Filter):
                 raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was begun with")
             self._checker = _load(settings.checker, device)
 
-    def score(self, batch: Batch) -> FilterResult:
+    def score(self, batch: FilterBatch) -> FilterResult:
         flagged = [_own(image.info) for image in batch.images] if self._checker is None else self._flags(batch)
         return FilterResult([float(not flag) for flag in flagged], [not flag for flag in flagged])
 
-    def _flags(self, batch: Batch) -> list[bool]:
+    def _flags(self, batch: FilterBatch) -> list[bool]:
         import torch
 
         assert self._checker is not None

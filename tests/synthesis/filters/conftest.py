@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.synthesis.filters import Batch, FrozenClip
+from syncclip.synthesis.filters import FilterBatch, FrozenClip
 from tests.worlds.clip import make_clip_folder
 
 PROMPTS = [f"a photo of a {name}." for name in ("cat", "dog", "tree", "house", "ship")]
@@ -24,10 +24,10 @@ def batch(
     labels: Sequence[int] | None = None,
     prompts: Sequence[str] | None = None,
     indices: Sequence[int] | None = None,
-) -> Batch:
+) -> FilterBatch:
     """Images of class 0, generated from its prompt, each another sample, where nothing else is said."""
     labels = labels or [0] * len(images)
-    return Batch(images, labels, prompts or [PROMPTS[label] for label in labels], indices or range(len(images)))
+    return FilterBatch(images, labels, prompts or [PROMPTS[label] for label in labels], indices or range(len(images)))
 
 
 @pytest.fixture(scope="session")
