@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import spoken
 from syncclip.datasets.few_shot import choose_rows
 from syncclip.shards.reader import ImageSet
 
@@ -91,7 +90,7 @@ class Dataset:
                 f"dataset {self.name!r} has {len(self.classnames)} class; base and novel classes need at least 2."
             )
         for label, name in enumerate(self.classnames):
-            if not spoken(name) or not name.isprintable():
+            if not name.replace("_", " ").strip() or not name.isprintable():
                 raise UserError(
                     f"dataset {self.name!r}: class {label} has the name {name!r}, which no text encoder can read; "
                     "rename it, or give names with dataset.classnames."

@@ -121,8 +121,10 @@ def _accuracy(point: FitPoint) -> CurvePoint:
 
 def _sentence(curve: Curve, level: str) -> str:
     slope, wanted = curve.slope, curve.plus_one
-    gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
-    per_doubling = f" ({gain} points per doubling, {level} interval {low} to {high})" if slope.finite else ""
+    per_doubling = ""
+    if slope.finite:
+        gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
+        per_doubling = f" ({gain} points per doubling, {level} interval {low} to {high})"
     if curve.verdict == "rises":
         return f"gets worse with more images{per_doubling}."
     if curve.verdict == "flat":

@@ -15,7 +15,8 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import SPLITS, Dataset
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.text import thousands
-from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.shards.images import thumbnails
+from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.synthesis.rejects import SIDE as REJECT_SIDE
 from syncclip.synthesis.rejects import read_rejects
 
@@ -85,29 +86,41 @@ def image_strips(
     if not strips:
         return None, lost_real + lost_made
     if synthetic is not None:
-        of_class = synthetic.labels
-        for strip in strips:
-            if strip.made:
-                strip.prompt = synthetic.text(int(np.argmax(of_class == strip.label)))
+        prompted, of_class = [strip for strip in strips if strip.made], synthetic.labels
+        firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
+        for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
+            strip.prompt = prompt
     both = [label for label in labels if real[label] and made[label]] or [strip.label for strip in strips]
     ribbon = [both[place] for place in _spread(len(both), RIBBON)]
     shown = ImageStrips(any(real.values()), any(made.values()), strips, ribbon, ribbon[len(ribbon) // 2])
     return shown, lost_real + lost_made
 
 
-def _thumbnails(sets: Sequence[ImageSet], labels: Iterable[int]) -> tuple[dict[int, list[Image.Image]], int]:
+def _thumbnails(sets: Sequence[ImageSet], labels: Sequence[int]) -> tuple[dict[int, list[Image.Image]], int]:
     """Square thumbnails of the first images of each class, and how many could not be read."""
     found: dict[int, list[Image.Image]] = {label: [] for label in labels}
-    tried = dict.fromkeys(found, 0)
+    room, lost = dict.fromkeys(labels, PER_SIDE[0]), 0
     for images in sets:
         of_class = images.labels
-        for label, thumbnails in found.items():
-            rows = np.flatnonzero(of_class == label)[: PER_SIDE[0] - tried[label]]
-            tried[label] += len(rows)
-            for row in rows.tolist():
-                with suppress(UserError, OSError):
-                    thumbnails.append(ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS))
-    return found, sum(tried.values()) - sum(map(len, found.values()))
+        rows = np.concatenate([np.flatnonzero(of_class == label)[: room[label]] for label in labels])
+        for row, thumbnail in zip(rows.tolist(), _read(images, rows), strict=True):
+            label = int(of_class[row])
+            room[label] -= 1
+            if thumbnail is None:
+                lost += 1
+            else:
+                found[label].append(thumbnail)
+    return found, lost
+
+
+def _read(images: ImageSet, rows: Rows) -> list[Image.Image | None]:
+    if isinstance(images, ShardSet):
+        return thumbnails(images.read_many(rows), SIDE, images.max_pixels)
+    read: list[Image.Image | None] = [None] * len(rows)
+    for place, row in enumerate(rows.tolist()):
+        with suppress(UserError, OSError):
+            read[place] = ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS)
+    return read
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 
 from syncclip import embedded
@@ -97,7 +97,7 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
         words: what the template writes itself.
     """
     assets = resources.files(__package__).joinpath("assets")
-    style, *script = (assets.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", *scripts))
+    text_of = {one.name: one.read_text(encoding="utf-8") for one in assets.iterdir()}
     # JSON that cannot end its script element, whatever names are in it.
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
@@ -105,10 +105,13 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
         version = importlib.metadata.version("syncclip")
     except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
         version = "(not installed)"
-    loader = PackageLoader(__package__, "assets")
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=DictLoader(text_of), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template(template).render(
-        **words, version=version, style=Markup(style), script=Markup("\n".join(script)), payload=Markup(text)
+        **words,
+        version=version,
+        style=Markup(text_of["style.css"]),
+        script=Markup("\n".join(text_of[name] for name in scripts)),
+        payload=Markup(text),
     )
 
 

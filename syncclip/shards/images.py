@@ -6,9 +6,10 @@ import io
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from syncclip.core.settings import UserError
 
@@ -53,6 +54,19 @@ def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
     raise UnreadableImageError(name, f"{width} x {height} pixels are more than {max_pixels}; scale it down")
+
+
+def thumbnails(files: Iterable[bytes], side: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image | None]:
+    """The middle square of each file's image, RGB and `side` pixels wide; None of what `decode_image` would refuse."""
+    found: list[Image.Image | None] = []
+    for data in files:
+        thumbnail = None
+        with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if image.width * image.height <= max_pixels:
+                image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
+                thumbnail = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+        found.append(thumbnail)
+    return found
 
 
 class Corruption:

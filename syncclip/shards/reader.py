@@ -6,6 +6,7 @@ import copy
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -151,6 +152,29 @@ class ShardSet:
             shard = self._file(int(self.samples.shard[row]))
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
         return decode_image(data, self.name(row), self.max_pixels)
+
+    def read_many(self, rows: Rows) -> list[bytes]:
+        """The image files of some rows, from each shard in one piece; b"" of a shard that was removed since."""
+        samples, files = self.samples.take(rows), [b""] * len(rows)
+        for shard in np.unique(samples.shard).tolist():
+            places = np.flatnonzero(samples.shard == shard)
+            starts, ends = samples.offset[places], samples.offset[places] + samples.size[places]
+            first = int(starts.min())
+            with suppress(storage.MissingError):
+                piece = storage.read_bytes(storage.join(self.url, shard_name(shard)), first, int(ends.max()))
+                for place, start, end in zip(places.tolist(), starts - first, ends - first, strict=True):
+                    files[place] = piece[start:end]
+        return files
+
+    def texts(self, rows: Rows) -> list[str]:
+        """The prompts or captions of some rows, from the table of each shard at once."""
+        samples, texts = self.samples.take(rows), [""] * len(rows)
+        for shard in np.unique(samples.shard).tolist():
+            places = np.flatnonzero(samples.shard == shard).tolist()
+            column = self._table_of(int(rows[places[0]]))["text"].take(samples.place[places]).to_pylist()
+            for place, text in zip(places, column, strict=True):
+                texts[place] = str(text)
+        return texts
 
     def text(self, row: int) -> str:
         """The prompt or caption of a row."""

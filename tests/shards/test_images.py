@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError, decode_image
+from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError, decode_image, thumbnails
 from tests.shards.sets import jpeg
 
 
@@ -135,6 +135,22 @@ def test_a_jpeg_decodes_to_the_pixels_that_its_decoder_alone_makes(how: dict[str
             Image.fromarray(pixels).convert(mode).save(buffer, "JPEG", **how)
             with Image.open(buffer) as plain:
                 assert decode_image(buffer.getvalue(), "x").tobytes() == plain.convert("RGB").tobytes()
+
+
+def test_thumbnails_are_the_middle_squares_of_images() -> None:
+    pixels = np.zeros((40, 120, 3), dtype=np.uint8)
+    pixels[:, 40:80] = 200
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    (thumbnail,) = thumbnails([buffer.getvalue()], 20)
+    assert thumbnail is not None and thumbnail.size == (20, 20)
+    assert np.asarray(thumbnail).min() > 180, "the black sides are cut off"
+
+
+@pytest.mark.fault
+def test_what_cannot_be_decoded_has_no_thumbnail() -> None:
+    found = thumbnails([jpeg(3), b"", b"no image", jpeg(3)[:200], lying((9000, 9000))], 16)
+    assert [one is not None for one in found] == [True, False, False, False, False]
 
 
 @pytest.mark.fault

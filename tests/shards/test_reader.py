@@ -45,6 +45,19 @@ def test_every_row_gives_its_image_text_and_provenance(url: str) -> None:
         assert images.provenance(row) == {"seed": row, "a": None}
 
 
+def test_many_rows_are_those_read_one_by_one(url: str) -> None:
+    images = ShardSet(url).subset([2, 3, 7, 11, 14])
+    rows = np.array([4, 0, 3, 1])
+    assert images.read_many(rows) == [images.read(row) for row in rows]
+    assert images.texts(rows) == [images.text(row) for row in rows]
+
+
+def test_of_a_shard_that_was_removed_since_many_rows_are_empty(url: str) -> None:
+    images = ShardSet(url)
+    storage.remove(storage.join(url, "00001.tar"))
+    assert images.read_many(np.array([0, 7, 14])) == [jpeg(0), b"", jpeg(14)]
+
+
 def test_rows_of_a_class_ascend_and_an_unknown_class_has_none(url: str) -> None:
     images = ShardSet(url)
     assert images.rows_of(1).tolist() == [1, 4, 7, 10, 13]
