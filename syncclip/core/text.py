@@ -43,7 +43,7 @@ def size(count: int) -> str:
 
 
 def spoken(classname: str) -> str:
-    """A class name as it stands in a sentence: underscores are spaces, and runs of white space are one space.
+    """A class name as it is written in a sentence: underscores are spaces, and runs of white space are one space.
 
     CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
     """

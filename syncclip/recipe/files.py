@@ -61,7 +61,7 @@ def _extended(url: str, label: str, within: list[str]) -> DictConfig:
     for base in [named] if isinstance(named, str) else named:
         place, below = _find(_beside(url, str(base)))
         if place in [*within, url]:
-            raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them stand alone")
+            raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
         layers.append(_extended(place, below, [*within, url]))
     return _over(config, layers)
 
@@ -74,7 +74,7 @@ def _over(config: DictConfig, layers: Sequence[DictConfig]) -> DictConfig:
 
 
 def _beside(url: str, base: str) -> str:
-    """The recipe that the one at `url` calls `base`: a shipped one, or a path from where it lies."""
+    """The recipe that the one at `url` calls `base`: a shipped one, or a path relative to it."""
     folder = url.rpartition("/")[0]
     absolute = base.startswith("/") or "://" in base
     return base if base in shipped() or absolute or not folder else storage.join(folder, base)
