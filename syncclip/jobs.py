@@ -123,7 +123,7 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
             raise UserError(
-                f"command line: {override}: a finished run can't be changed; only evaluation.* and storage.* can be overridden"
+                f"command line: {override}: a finished run can't be changed; override evaluation.* and storage.* only"
             )
     recipe, folder = finished_run(run, overrides)
     if dataset is None:

@@ -1,7 +1,4 @@
-"""The command `syncclip`: arguments come in, one call of the library is made, and what it found is printed.
-
-One module a subcommand or group of them; what is heavy is imported when it is needed.
-"""
+"""The command `syncclip`: arguments come in, one call of the library is made, and its result is printed."""
 
 from syncclip.cli.app import main
 

@@ -12,7 +12,6 @@ from syncclip.cli import app
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import SynthesisStatus, status_url
 from syncclip.training.run_folder import RunFolder, RunRecord
-from tests.conftest import TinyWorld
 from tests.shards.sets import write_set
 
 
@@ -82,50 +81,15 @@ def test_a_wrong_call_is_told_in_one_sentence(capsys: pytest.CaptureFixture[str]
     assert Outcome(capsys, *arguments).refusal
 
 
-@pytest.mark.parametrize(
-    ("override", "part"),
-    [
-        ("synthesis.images_per_clas=3", "command line: synthesis.images_per_clas: no such key; did you mean"),
-        ("synthesis.images_per_class=many", "it must be a whole number"),
-        ("synthesis.images_per_class=0", "0 images per class"),
-        ("synthesis.generator.pipeline=/no/such/folder", "/no/such/folder"),
-        ("dataset.name=icns", "did you mean 'icons'"),
-        ("dataset.name=/no/such/folder", "/no/such/folder"),
-        ("training.method=synclip", "did you mean 'syncclip'"),
-        ("synthesis.actors=4096", "4,096 actors"),
-    ],
-)
-@pytest.mark.usefixtures("no_ray_yet")
-def test_synth_refuses_bad_input_in_one_sentence(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path, override: str, part: str
-) -> None:
-    assert part in Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "set"), override).refusal
-    assert not (tmp_path / "set" / "plan.json").exists()
-
-
 def test_a_missing_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'icons'" in Outcome(capsys, "synth", "icon").refusal
     assert "no such file" in Outcome(capsys, "train", "/no/such.yaml").refusal
-
-
-def test_training_before_synthesis_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
-) -> None:
-    assert "first run `syncclip synth" in Outcome(capsys, "train", tiny.recipe, "--out", str(tmp_path)).refusal
 
 
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "no run there" in Outcome(capsys, "evaluate", str(tmp_path)).refusal
     assert str(tmp_path) in Outcome(capsys, "report", str(tmp_path)).refusal
     assert "no committed shard" in Outcome(capsys, "shards", "ls", str(tmp_path)).refusal
-
-
-def test_a_folder_that_may_not_be_written_to_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("in the way")  # root may write anywhere else, also where the mode forbids it
-    outcome = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))
-    assert "Not a directory; choose a place" in outcome.refusal
 
 
 def test_debug_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,54 +114,6 @@ def test_a_mistake_inside_a_worker_is_told_like_any_other() -> None:
 
     assert app.sentence(WrappedError()) == "the generator is gone"
     assert app.sentence(RuntimeError("a defect")) is None
-
-
-def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
-    outcome = Outcome(capsys, "plan", tiny.recipe, "synthesis.images_per_class=3")
-    assert outcome.status == 0
-    assert "a photo of a blue square." in outcome.out
-    assert "6 classes x 3 images = 18 images in 3 shards of up to 6" in outcome.out
-
-
-def test_a_set_can_be_listed_verified_and_looked_into(
-    capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path
-) -> None:
-    listed = Outcome(capsys, "shards", "ls", tiny_set).out
-    assert "00000" in listed
-    assert "00001" in listed
-    assert Outcome(capsys, "shards", "verify", tiny_set).out.strip().endswith("2 shards, all sound")
-    shown = Outcome(capsys, "shards", "show", tiny_set, "7", "--save", str(tmp_path / "7.jpg")).out
-    assert "prompt: a photo of a green circle." in shown
-    assert (tmp_path / "7.jpg").read_bytes()[:2] == b"\xff\xd8"
-
-
-def test_a_damaged_set_fails_verification_with_status_one(
-    capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path
-) -> None:
-    import shutil
-
-    damaged = Path(shutil.copytree(tiny_set, tmp_path / "set"))
-    data = bytearray((damaged / "00001.tar").read_bytes())
-    data[2000] ^= 1
-    (damaged / "00001.tar").write_bytes(data)
-    outcome = Outcome(capsys, "shards", "verify", str(damaged))
-    assert outcome.status == 1
-    assert "00001.tar" in outcome.out
-
-
-def test_another_plan_in_the_same_folder_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str
-) -> None:
-    refusal = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set, "synthesis.seed=5").refusal
-    assert "seed is 0 there and 5 here" in refusal
-
-
-def test_a_set_that_is_there_is_not_drawn_again(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str
-) -> None:
-    outcome = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set)
-    assert outcome.status == 0
-    assert "all 12 images are there already" in outcome.err
 
 
 def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:

@@ -152,3 +152,53 @@ def test_a_run_is_tested_on_another_dataset(
     tested = Outcome(capsys, "evaluate", str(tmp_path), option, "dtd", "--root", str(miniatures.root))
     assert "zeroshot-real-seed1: accuracy on test images of dtd, %" in tested.out
     assert (tmp_path / "transfer" / "dtd" / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("synthesis.images_per_clas=3", "command line: synthesis.images_per_clas: no such key; did you mean"),
+        ("synthesis.images_per_class=many", "it must be a whole number"),
+        ("synthesis.images_per_class=0", "0 images per class"),
+        ("synthesis.generator.pipeline=/no/such/folder", "/no/such/folder"),
+        ("dataset.name=icns", "did you mean 'icons'"),
+        ("dataset.name=/no/such/folder", "/no/such/folder"),
+        ("training.method=synclip", "did you mean 'syncclip'"),
+        ("synthesis.actors=4096", "4,096 actors"),
+    ],
+)
+@pytest.mark.usefixtures("no_ray_yet")
+def test_synth_refuses_bad_input_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path, override: str, part: str
+) -> None:
+    assert part in Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "set"), override).refusal
+    assert not (tmp_path / "set" / "plan.json").exists()
+
+
+def test_training_before_synthesis_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    assert "first run `syncclip synth" in Outcome(capsys, "train", tiny.recipe, "--out", str(tmp_path)).refusal
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")  # root may write anywhere else, also where the mode forbids it
+    outcome = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))
+    assert "Not a directory; choose a place" in outcome.refusal
+
+
+def test_another_plan_in_the_same_folder_is_refused(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str
+) -> None:
+    refusal = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set, "synthesis.seed=5").refusal
+    assert "seed is 0 there and 5 here" in refusal
+
+
+def test_a_set_that_is_there_is_not_drawn_again(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str
+) -> None:
+    outcome = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set)
+    assert outcome.status == 0
+    assert "all 12 images are there already" in outcome.err

@@ -92,3 +92,10 @@ def test_what_drawing_would_fail_at_is_refused_before(
 def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--rate", "0.001")
     assert outcome.refusal.endswith("make synthesis.shard_size smaller")
+
+
+def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
+    outcome = Outcome(capsys, "plan", tiny.recipe, "synthesis.images_per_class=3")
+    assert outcome.status == 0
+    assert "a photo of a blue square." in outcome.out
+    assert "6 classes x 3 images = 18 images in 3 shards of up to 6" in outcome.out
