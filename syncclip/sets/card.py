@@ -28,7 +28,7 @@ def dataset_card(
     """Markdown below a head in YAML, from which `datasets.load_dataset(FOLDER)` takes files, columns and class names.
 
     Args:
-        known: the set's plan, or what stands in for one.
+        known: the set's plan, or what takes the place of one.
         shards: markers of all its shards.
         provenance: arrow type of the `.json` members, of all shards; null where there are none.
         licence: of the images, as the hub abbreviates it.

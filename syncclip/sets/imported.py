@@ -1,4 +1,4 @@
-"""Synthetic sets that others made: taken over into shards, they stand in for our own synthesis.
+"""Synthetic sets that others made: imported into shards, they take the place of our own synthesis.
 
 Two kinds are read: a folder of images with a split file, as the authors' DALL-E and Stable Diffusion sets have it,
 and any WebDataset whose samples carry class ids. Files are kept as they are; only their order becomes index-major.
@@ -35,7 +35,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class ImportedSet(Settings):
-    """What stands in for a plan; lies in the set's folder as imported.json.
+    """What takes the place of a plan; stored in the set's folder as imported.json.
 
     Image k of class c is sample `k * classes + c`, where there is such an image.
     """
@@ -106,7 +106,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
 
 
 def holds_set(url: str) -> bool:
-    """Whether a plan, or what stands in for one, is there."""
+    """Whether a plan, or what takes the place of one, is there."""
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
@@ -120,7 +120,7 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
             tars, of which those of `train/` are read where there is one.
         dataset: whose class ids the set uses, in its first order.
         url: folder or URL to write to.
-        images: where the images of a split file lie; looked for beside it where not given.
+        images: where the images of a split file are; looked for beside it where not given.
 
     Raises:
         UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
@@ -223,11 +223,11 @@ def _split_file(source: str) -> Path:
 
 
 def _beside(file: Path, first: str) -> Path:
-    """The folder in which the first image of a split file lies: the file's own, or one in it."""
+    """The folder that holds the first image of a split file: the file's own, or one in it."""
     for folder in [file.parent, *sorted(one for one in file.parent.iterdir() if one.is_dir())]:
         if (folder / first).is_file():
             return folder
-    raise UserError(f"{file}: {first} lies neither beside it nor in a folder beside it; name the folder with --images.")
+    raise UserError(f"{file}: {first} is neither beside it nor in a folder beside it; name the folder with --images.")
 
 
 def _checked(label: str | int, dataset: Dataset, place: str) -> int:
@@ -265,7 +265,7 @@ def _sample(images: Images, texts: Sequence[str], dataset: Dataset, index: int, 
 
 
 def _read(url: str) -> ImportedSet | None:
-    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set anew")
+    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set again")
 
 
 def _write(found: ImportedSet, url: str) -> None:

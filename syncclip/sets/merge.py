@@ -32,7 +32,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
     In each class the images of the first set come first, so that its smaller amounts are those of the merged set.
     Where a class has fewer images than others it leaves gaps at the end. Files, texts and provenance are kept; to the
-    provenance come the set and the index there. What the merged set says of itself is what an imported one says.
+    provenance come the set and the index there. The merged set describes itself as an imported one does.
 
     A shard is in memory at a time; remote ones are copied to a bounded place on the disk. Killed at any time, the same
     call goes on with the shards that are missing.

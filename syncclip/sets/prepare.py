@@ -43,7 +43,7 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     filters' heads, features of test images.
 
     Raises:
-        UserError: something is missing or isn't what the set was begun with.
+        UserError: something is missing or isn't what the set was started with.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)

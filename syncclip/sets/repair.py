@@ -83,7 +83,7 @@ def discard(url: str, shard: int) -> None:
 def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
     """Refuse where something is missing that generation needs: weights, what filters need, images to start from."""
     located = locate(plan.generator, plan.weights)
-    if located.revision is not None:  # the plan knew the commit, so nobody has looked for it yet
+    if located.revision is not None:  # the plan knew the commit, so it has not been looked for yet
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
     build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is scored
     if plan.generator.guide is not None:
@@ -93,7 +93,7 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
 
 
 def _names(url: str) -> set[int]:
-    """Numbers of the shards of which a tar lies there."""
+    """Numbers of the shards of which a tar is there."""
     return {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
 
 
@@ -104,7 +104,5 @@ def _plan(url: str, broken: int) -> Plan:
     count = f"{counted(broken, 'shard')} can't be generated again"
     if isinstance(found, ImportedSet):
         remedy = "merge them" if found.parts else "import it"
-        raise UserError(f"{url}: {count}, for this set was not generated but made of {found.source}; {remedy} anew")
-    raise UserError(
-        f"{url}: {count}, for there is no plan beside them; pack the dataset anew, or copy the set once more"
-    )
+        raise UserError(f"{url}: {count}, for this set was not generated but made of {found.source}; {remedy} again")
+    raise UserError(f"{url}: {count}, for there is no plan beside them; pack the dataset or copy the set again")

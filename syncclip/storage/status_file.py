@@ -1,4 +1,4 @@
-"""A status file tells whoever looks from elsewhere how a job is doing, and that its driver is alive."""
+"""A status file shows from anywhere how a job is doing, and that its driver is alive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMOTE_INTERVAL = 30.0
 """Seconds between two writes; each is a request where the file is in an object store."""
 
 SILENCE = 4 * REMOTE_INTERVAL
-"""Seconds without a sign of life after which a driver is taken for dead."""
+"""Seconds without a sign of life after which a driver counts as dead."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class JobStatus(Settings):
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
-            line += f"; the driver is gone or can't write here: the same `{command}` command goes on from what is there"
+            line += (
+                f"; the driver is gone or can't write here: the same `{command}` command continues from what is there"
+            )
         return line
 
 

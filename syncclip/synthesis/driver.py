@@ -64,7 +64,7 @@ def synthesise_set(
         UserError: the generator is missing, the folder holds another plan, can't be written, the machine lacks the
             CPUs or GPUs, or shards failed for good; what was committed stays.
     """
-    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may stand elsewhere
+    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
     stored = read_plan(url)
     plan = agreed_plan(asked, stored, url)
     if place_assets is not None:
@@ -111,7 +111,7 @@ def _generate(
             run = partial(run_round, worker=_worker(plan, url, located, pool), pool=pool, threads=plan.threads)
             _rounds(url, shards, todo, pool.retries, run, take)
     except BaseException as error:
-        # What wasn't begun binds the folder to no settings. But where generating on a cluster was interrupted, or the
+        # What never started binds the folder to no settings. But where generating on a cluster was interrupted, or the
         # cluster broke, actors may still be at a shard: without the plan, what they commit would be of no use.
         over = not generating or isinstance(error, UserError) or cluster_address() is None
         if new and over and not committed(url):

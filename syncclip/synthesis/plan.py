@@ -47,7 +47,7 @@ class Entry:
 
 
 class Plan(Settings):
-    """Everything that decides a set's bytes; lies in its folder as plan.json."""
+    """Everything that decides a set's bytes; stored in its folder as plan.json."""
 
     added: ClassVar[tuple[str, ...]] = ("guides",)
 

@@ -16,7 +16,7 @@ from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 
 MAX_STARTS = 2
-"""How often a shard is begun in a round. One that kills its process (out of memory, mostly) comes back as an error."""
+"""How often a shard is started in a round. One that kills its process (mostly out of memory) becomes an error."""
 
 CALLS = 2
 """Rows that an actor works on at a time: while one shard is written, the next is generated."""
@@ -84,7 +84,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
-        shards: shard numbers, in the order in which they are begun.
+        shards: shard numbers, in the order in which they are started.
         worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
         pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.
@@ -160,14 +160,14 @@ def _data_context() -> Iterator[None]:
 
 
 class AttemptLog:
-    """How often each shard was begun, and its report; a Ray actor beside the pool that outlives whoever generates."""
+    """How often each shard was started, and its report; a Ray actor beside the pool that outlives the workers."""
 
     def __init__(self) -> None:
         self.starts: Counter[int] = Counter()
         self.reports: dict[int, dict[str, Any]] = {}
 
     def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Note that a shard is begun: how often it has been now, and its report if it was ended before."""
+        """Record that a shard is started; how often that was, and its report if it was finished before."""
         self.starts[shard] += 1
         return self.starts[shard], self.reports.get(shard)
 

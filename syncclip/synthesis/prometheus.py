@@ -32,7 +32,7 @@ class SynthesisMetrics:
         self._shards = counter("shards", "Shards that came back, by outcome: committed or failed.", "outcome")
         self._rejects = counter("rejects", "Images that were generated and not taken, by reason.", "reason")
         self._stages = counter("stage_seconds", "Seconds of work by stage, summed over actors.", "stage")
-        self._restarts = counter("restarts", "Shards begun again since the process that generated them had died.")
+        self._restarts = counter("restarts", "Shards started again since the process that generated them had died.")
         self._seconds: Any = Histogram(
             "syncclip_shard_seconds", "From the start of a shard to its commit.", list(SHARD_SECONDS), ("set",)
         )

@@ -1,8 +1,8 @@
 """The real images that generated images start from, where the generator has a guide ("real guidance").
 
 They are the dataset's few shots, which trainings see as well. A plan names them by their digests, and they are below
-the set's folder as shards, in `guides/<digest of all>`: so whoever generates, extends or repairs the set, on whichever
-machine, starts from the same ones.
+the set's folder as shards, in `guides/<digest of all>`: so the set is generated, extended and repaired from
+the same ones on every machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ReferenceImages:
         wanted = [len(real) for real in plan.guides]
         images = ShardSet(self.url) if committed(self.url) else None
         if images is None or [len(images.rows_of(label)) for label in range(plan.classes)] != wanted:
-            raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was begun with")
+            raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was started with")
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
@@ -65,7 +65,7 @@ class ReferenceImages:
         return decode_image(data, name)
 
     def _incomplete(self) -> str:
-        return f"{self.url} doesn't hold the real images that the set was begun with"
+        return f"{self.url} doesn't hold the real images that the set was started with"
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
@@ -101,5 +101,5 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
 
 
 def _place(guides: Sequence[Sequence[str]], url: str) -> str:
-    """Where real images of these digests lie; others, of a set that was begun and given up, lie elsewhere."""
+    """Where real images of these digests are; others, of a set that was started and given up, are elsewhere."""
     return storage.join(url, FOLDER, digest_of("\n".join(",".join(of_class) for of_class in guides).encode()))

@@ -62,7 +62,7 @@ class SynthesisStatus(JobStatus):
     failed: int = 0
     """Shards that came back as an error; most are generated again."""
     restarts: int = 0
-    """Shards begun again since the process that generated them had died."""
+    """Shards started again since the process that generated them had died."""
 
     fresh: int = Field(0, exclude=True)
     """Images that this run committed."""
@@ -131,7 +131,7 @@ class SynthesisStatus(JobStatus):
             lines.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         lines += [f"{name}: {text}" for name, text in self.facts().items() if text]
         if self.failed or self.restarts:
-            lines.append(f"failed shards: {self.failed:,}, begun again after a dead process: {self.restarts:,}")
+            lines.append(f"failed shards: {self.failed:,}, started again after a dead process: {self.restarts:,}")
         return [*lines, self.last_sign_of_life("synth")]
 
 

@@ -63,7 +63,7 @@ class Rate(NamedTuple):
     """What one actor makes of a plan on this machine."""
 
     images: float
-    """Finished images a second: generated, judged, generated again where a filter said so, encoded and written."""
+    """Finished images a second: generated, filtered, generated again where rejected, encoded and written."""
     image_bytes: float
     """Of an image in the set, its share of the tar included."""
     rejected: float
@@ -80,7 +80,7 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
 
     Args:
         plan: where the generator's batch size is open, it is found first.
-        folder: a temporary one, in which lies what generator and filters need (`assembly.with_assets`).
+        folder: a temporary one that holds what generator and filters need (`sets.prepare.with_assets`).
         num_gpus: of an actor; 0 generates on the CPU.
         options: fsspec options of places that the filters read.
 
@@ -96,7 +96,7 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
     make = ShardWorker(plan.model_dump_json(), folder, device, located.source, dict(options or {}))
     cold, warm = (Report(**make({"shard": 0})) for _ in range(2))
     if error := cold.error or warm.error:
-        raise UserError(f"the generator could not be tried: {error}")
+        raise UserError(f"the generator failed its trial: {error}")
     stored = committed(folder)[0].bytes
     images, rejects = len(plan.shard_range(0)), sum(json.loads(warm.rejects).values())
     seconds = warm.ended - warm.started

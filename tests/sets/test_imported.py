@@ -70,7 +70,7 @@ def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: D
 
 def test_images_may_lie_elsewhere(shapes: Dataset, tmp_path: Path) -> None:
     source = authors_folder(tmp_path / "dalle_shapes", images="../StableDiffusion/shapes")
-    with pytest.raises(UserError, match="red_circle/0.jpg lies neither beside it nor .* --images"):
+    with pytest.raises(UserError, match="red_circle/0.jpg is neither beside it nor .* --images"):
         import_set(str(source), shapes, str(tmp_path / "set"))
     found = import_set(str(source), shapes, str(tmp_path / "set"), str(tmp_path / "StableDiffusion" / "shapes"))
     assert sum(found.counts) == sum(COUNTS)

@@ -212,7 +212,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()
     flip(album / "00000.tar", 2000)
-    with pytest.raises(UserError, match="the set was begun with: .* has changed"):
+    with pytest.raises(UserError, match="the set was started with: .* has changed"):
         repair_set(url, [0])
     assert (tmp_path / "00000.tar").exists()
 
@@ -256,7 +256,7 @@ def test_an_imported_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     assert [problem.sentence for problem in examine(str(tmp_path))] == [
         "00001.tar: not there, though it belongs to the set"
     ]
-    with pytest.raises(UserError, match="this set was not generated but made of dalle; import it anew"):
+    with pytest.raises(UserError, match="this set was not generated but made of dalle; import it again"):
         repair_set(str(tmp_path), [1])
 
 

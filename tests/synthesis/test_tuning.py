@@ -86,5 +86,5 @@ def test_a_generator_that_cannot_generate_is_told_in_one_sentence(
     make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path
 ) -> None:
     generator = {"pipeline": str(pipeline), "batch_size": 4, "scheduler": "NoScheduler"}
-    with pytest.raises(UserError, match="the generator could not be tried: .*no scheduler 'NoScheduler'"):
+    with pytest.raises(UserError, match="the generator failed its trial: .*no scheduler 'NoScheduler'"):
         measure(make_plan(1, generator=generator), str(tmp_path))

@@ -65,12 +65,12 @@ def with_digests(
     """The same filters with the digests of what they need, all of which is beside the set at `url` then.
 
     Args:
-        settings: from a plan; those with a digest are held against what is there.
+        settings: from a plan; those with a digest are compared with what is there.
         url: folder or URL of the set.
         test_images: gives the dataset's test images; called only where they are needed.
 
     Raises:
-        UserError: something is missing, can't be read, or isn't what the set was begun with.
+        UserError: something is missing, can't be read, or isn't what the set was started with.
     """
     found: list[AnyFilterSettings] = []
     for one in settings:
@@ -107,7 +107,7 @@ def build_filters(
         settings: from a plan.
         prompts: one sentence for each class.
         device: torch device of their models.
-        url: folder or URL of the set, where what the filters need lies.
+        url: folder or URL of the set, where what the filters need is stored.
 
     Raises:
         UserError: something that a filter needs is missing or doesn't fit.

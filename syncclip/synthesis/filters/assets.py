@@ -1,4 +1,4 @@
-"""What a plan needs beside its settings lies in the set's folder under the digest of its content, which the plan names.
+"""What a plan needs beside its settings is in the set's folder under the digest of its content, which the plan names.
 
 So a machine that has none of the user's files can extend a set, and every image is scored by the same weights.
 """

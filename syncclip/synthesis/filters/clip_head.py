@@ -35,7 +35,7 @@ class ClipHeadSettings(Settings):
     backbone: BackboneSettings | None = None
     """The CLIP that the head was trained on; the recipe's backbone where it is not given."""
     activation: Literal["none", "relu"] = "none"
-    """What stands between several layers."""
+    """What comes between several layers."""
     minimum: float | None = None
     """Least output."""
     maximum: float | None = None
@@ -43,7 +43,7 @@ class ClipHeadSettings(Settings):
     blur: bool = False
     """Make thumbnails of its rejects unrecognisable, as an NSFW head's should be."""
     digest: str = ""
-    """Of the weights; filled in when a set is begun."""
+    """Of the weights; filled in when a set is started."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
@@ -90,7 +90,7 @@ def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     """Store the head's weights beside the set at `url`, and note their digest.
 
     Raises:
-        UserError: they can't be read, are no head, or are not those that the set was begun with.
+        UserError: they can't be read, are no head, or are not those that the set was started with.
     """
     source = settings.weights
     if settings.digest and not storage.exists(source):
@@ -100,7 +100,7 @@ def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
     if settings.digest and assets.digest_of_tensors(layers) != settings.digest:
         raise UserError(
-            f"filter {settings.called!r}: {source} holds other weights than those that the set was begun with; "
+            f"filter {settings.called!r}: {source} holds other weights than those that the set was started with; "
             "restore them or generate into another folder"
         )
     return settings.model_copy(update={"digest": assets.store(url, layers)})

@@ -25,7 +25,7 @@ class LeakageSettings(Settings):
     similarity: float = Field(0.97, gt=0, le=1)
     """Cosine from which on an image counts as a copy."""
     digest: str = ""
-    """Of the test images' features; filled in when a set is begun."""
+    """Of the test images' features; filled in when a set is started."""
 
 
 class Leakage(Filter):
@@ -62,6 +62,6 @@ def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callab
     if settings.digest and digest != settings.digest:
         raise UserError(
             f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
-            "that the set was begun with; restore it or generate into another folder"
+            "that the set was started with; restore it or generate into another folder"
         )
     return settings.model_copy(update={"digest": digest})

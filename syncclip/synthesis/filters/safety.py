@@ -23,7 +23,7 @@ class SafetySettings(Settings):
     """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
     one; the generating pipeline's own answer where it is not given."""
     digest: str = ""
-    """Of the checker's files; filled in when a set is begun."""
+    """Of the checker's files; filled in when a set is started."""
 
 
 class Safety(Filter):
@@ -37,7 +37,7 @@ class Safety(Filter):
         self._checker: tuple[Any, Any] | None = None
         if settings.checker is not None:
             if with_safety_digest(settings).digest != settings.digest:
-                raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was begun with")
+                raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was started with")
             self._checker = _load(settings.checker, device)
 
     def score(self, batch: FilterBatch) -> FilterResult:
@@ -59,8 +59,8 @@ class Safety(Filter):
 def _own(info: dict[Any, Any]) -> bool:
     if NSFW not in info:
         raise UserError(
-            "filter 'safety': the pipeline says nothing on safety; name a checker by synthesis.filters' `checker`, or "
-            "remove the filter"
+            "filter 'safety': the pipeline reports nothing on safety; name a checker by synthesis.filters' `checker`, "
+            "or remove the filter"
         )
     return bool(info[NSFW])
 

@@ -35,7 +35,7 @@ class Located(NamedTuple):
     """Absolute paths or hub names of the LoRA weights."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with these places of LoRA weights in them, for processes that stand in another folder."""
+        """The settings with these places of LoRA weights in them, for processes that run in another folder."""
         pairs = zip(settings.loras, self.loras, strict=True)
         loras = tuple(lora.model_copy(update={"weights": place}) for lora, place in pairs)
         return settings.model_copy(update={"loras": loras})
@@ -47,7 +47,7 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     Args:
         settings: names and revisions of the pipeline and its LoRA weights.
         fingerprint: what an earlier call gave, kept in the plan. Other local weights are refused; of the hub's
-            revisions this one is meant, and nobody asks the hub what is newest.
+            revisions this one is meant, and the hub isn't asked for the newest.
 
     Raises:
         UserError: it is nowhere, or the hub can't be asked; after `hub.HUB_TIMEOUT` at most.
@@ -66,7 +66,7 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
-    """The parts that a pipeline has by its index; None where no readable index lies on this machine."""
+    """The parts that a pipeline has by its index; None where no readable index is on this machine."""
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
@@ -77,7 +77,7 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 
 def _folder(settings: GeneratorSettings) -> Path:
-    """Where a pipeline would lie that is no name of the hub."""
+    """Where a pipeline that isn't named by the hub would be."""
     return folder("icons/generator") if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
 
 
@@ -101,7 +101,7 @@ def _locate(settings: GeneratorSettings, planned: str) -> Located:
             "and give the folder that save_pretrained writes"
         )
     if name.startswith(("/", "~", ".")):
-        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount where it lies")
+        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount its folder")
     commit = planned or commit_on_hub(name, settings.revision, INDEX, f"generator {name!r}")
     return Located(name, commit, commit)
 
@@ -130,13 +130,13 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[str, str]:
 def _same(what: str, place: str, fingerprint: str, planned: str) -> None:
     if planned and fingerprint != planned:
         raise UserError(
-            f"{what}: the weights at {place} are not those that the set was begun with; restore them or generate into "
-            "another folder"
+            f"{what}: the weights at {place} are not those that the set was started with; restore them or generate "
+            "into another folder"
         )
 
 
 def _fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Hex digest (16 digits) of files, names below `root` and contents; whatever lies beside them may change."""
+    """Hex digest (16 digits) of files, names below `root` and contents; other files beside them may change."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
@@ -191,7 +191,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, what: str) -> str:
 
 
 def cached(name: str, revision: str | None, file: str) -> Path:
-    """Where a file of a repository lies in the local cache; the hub isn't asked.
+    """Where a file of a repository is in the local cache; the hub isn't asked.
 
     Raises:
         OSError: nowhere.

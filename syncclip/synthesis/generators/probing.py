@@ -27,7 +27,7 @@ Stopwatch = Callable[[int], float | None]
 
 
 def open_questions(settings: GeneratorSettings, device: str) -> bool:
-    """Whether something has to be measured before the settings say all that decides an image."""
+    """Whether something has to be measured before the settings hold all that decides an image."""
     attention = settings.attention == "auto" and device.startswith("cuda") and xformers_installed()
     return settings.batch_size == "auto" or attention
 

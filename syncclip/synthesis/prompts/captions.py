@@ -32,7 +32,7 @@ class WriterSettings(Settings):
 
 
 class Captions(Settings):
-    """The file: plain JSON, to be read and mended by hand before anything is generated from it."""
+    """The file: plain JSON, to be read and corrected by hand before anything is generated from it."""
 
     format: Literal[1] = 1
     writer: WriterSettings
@@ -43,14 +43,14 @@ class Captions(Settings):
 
     @property
     def sha256(self) -> str:
-        """Hex digest (16 digits) of all that the file says."""
+        """Hex digest (16 digits) of all that the file holds."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def caption(answer: str, classname: str) -> str | None:
     """One caption out of a model's answer: its first line, cut after its last whole sentence, with the class name.
 
-    Where the name isn't said, it comes first: `fir tree, snow on the needles`. None where the answer says nothing.
+    Where the name is missing, it comes first: `fir tree, snow on the needles`. None where the answer is empty.
     """
     lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in answer.splitlines())
     line = next((found for line in lines if (found := line.strip(" \t\"'`*_#“”")) and re.search(r"\w", found)), "")

@@ -65,7 +65,7 @@ def check_writer(found: Captions, writer: WriterSettings, url: str) -> None:
         if there[key] != value:
             raise UserError(
                 f"{url} holds captions of another writer: {key} is {there[key]!r} there and {value!r} in the recipe; "
-                "write them anew into another file, or correct the recipe"
+                "write them again into another file, or correct the recipe"
             )
 
 
@@ -104,7 +104,7 @@ def _parsed(url: str) -> Any:
 
 
 class _TwiceError(Exception):
-    """A key that stands twice."""
+    """A key that is given twice."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -117,14 +117,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Loader(yaml.BaseLoader):
-    """All is text, also a class that is called `no`; a key that stands twice is no mistake to YAML, but to us."""
+    """All is text, also a class called `no`; a key given twice is an error, which it isn't in YAML."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if lines.setdefault(str(key.value), line) != line:
-                raise _TwiceError(f"{key.value!r} stands in line {lines[key.value]} and in line {line}")
+                raise _TwiceError(f"{key.value!r} is in line {lines[key.value]} and in line {line}")
         return super().construct_mapping(node, deep)
 
 

@@ -150,7 +150,7 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """One period: the strategy and the turn of each place, and how often each strategy is used.
 
-    Of the strategies whose use has begun to be due, the one that is late first is taken. Source: R. Tijdeman, The
+    Of the strategies that are due, the one with the earliest deadline is taken. Source: R. Tijdeman, The
     chairman assignment problem, Discrete Mathematics 32 (1980).
     """
     divisor = gcd(*weights)

@@ -106,7 +106,7 @@ class Writer:
 def write_captions(settings: WriterSettings, classnames: Sequence[str], url: str) -> Captions:
     """Write what is missing of the captions at `url`, and return them all, in the order of the classes.
 
-    What is there stays, also where it was mended by hand. Killed at any time, the same call goes on from there.
+    What is there stays, also where it was corrected by hand. Killed at any time, the same call goes on from there.
 
     Raises:
         UserError: the file holds captions of another writer; or see `Writer`.

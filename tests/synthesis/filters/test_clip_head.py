@@ -99,7 +99,7 @@ def test_other_weights_under_the_same_name_are_refused(linear: tuple[Path, torch
     file, _ = linear
     settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     torch.save(torch.nn.Linear(DIM, 1).state_dict(), file)
-    with pytest.raises(UserError, match="other weights than those that the set was begun with"):
+    with pytest.raises(UserError, match="other weights than those that the set was started with"):
         with_head_digest(settings, str(tmp_path / "set"))
 
 

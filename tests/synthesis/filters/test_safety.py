@@ -27,7 +27,7 @@ def test_the_pipelines_own_verdict_counts() -> None:
 
 
 def test_a_pipeline_that_says_nothing_is_told() -> None:
-    with pytest.raises(UserError, match="the pipeline says nothing on safety"):
+    with pytest.raises(UserError, match="the pipeline reports nothing on safety"):
         Safety(SafetySettings()).score(batch([noise(0)]))
 
 
@@ -108,7 +108,7 @@ def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) ->
 
 def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
     settings = with_safety_digest(SafetySettings(checker=str(checker)))
-    with pytest.raises(UserError, match="not the checker that the set was begun with"):
+    with pytest.raises(UserError, match="not the checker that the set was started with"):
         Safety(settings.model_copy(update={"digest": "0" * 16}))
 
 

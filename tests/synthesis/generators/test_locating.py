@@ -19,7 +19,7 @@ def test_other_weights_than_planned_are_refused(pipeline: Path, tmp_path: Path) 
     assert locate(settings_of(tmp_path), planned).fingerprint == planned
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(UserError, match="not those that the set was begun with"):
+    with pytest.raises(UserError, match="not those that the set was started with"):
         locate(settings_of(tmp_path), planned)
 
 
