@@ -12,10 +12,9 @@ from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs import build, resolve
+from syncclip.runs import build
 from syncclip.sets import prepare
 from syncclip.sets.prepare import with_assets
-from syncclip.storage import places
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
@@ -104,22 +103,6 @@ def test_training_before_synthesis_names_the_command_that_comes_first(tiny: Tiny
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_dataset_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
-    recipe = Recipe.load(tiny.recipe, ["dataset.name=icns", f"storage.root={tmp_path}"])
-    with pytest.raises(UserError, match="unknown dataset 'icns'; did you mean 'icons'"):
-        resolve.resolve_run(recipe)
-
-
-def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    below = shutil.copytree(tiny_set, tmp_path / "synthetic")
-    recipe = Recipe.load(tiny.recipe)
-    assert resolve.find_synthetic(recipe, tiny_set) == tiny_set
-    assert resolve.find_synthetic(recipe, str(tmp_path)) == str(below)
-    assert resolve.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
-
-
 def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     run = jobs.run_here(here(tiny, tiny_set), str(tmp_path))
     names = {path.name for path in tmp_path.iterdir()}
@@ -172,18 +155,6 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny: TinyWorld, tiny_set:
     jobs.run_here(here(tiny, tiny_set), str(tmp_path))
     with pytest.raises(UserError, match="training.epochs: 2 -> 3"):
         jobs.run_here(here(tiny, tiny_set, "training.epochs=3"), str(tmp_path))
-
-
-def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    moved = str(shutil.copytree(tiny_set, tmp_path / "moved"))
-    other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
-    text = (other / "plan.json").read_text()
-    assert '"seed": 0' in text
-    (other / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    hashes = [resolve.resolve_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
-    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_more_images_than_the_set_holds_are_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
@@ -253,31 +224,6 @@ def test_an_unreadable_image_is_named(tiny: TinyWorld, tmp_path: Path) -> None:
         jobs.run_here(recipe, str(tmp_path / "run"))
 
 
-def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert places.absolute("runs") == str(Path.cwd() / "runs")
-    assert places.absolute("s3://bucket/runs") == "s3://bucket/runs"
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    with pytest.raises(UserError, match="relative path"):
-        places.absolute("runs")
-
-
-def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
-    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = Recipe.load(tiny.recipe, ["training.data=real"])
-    place = Path(recipe.dataset.name)
-    monkeypatch.chdir(place.parent)
-    settled, _ = resolve.resolve_run(recipe.with_values({"dataset.name": place.name}), str(tmp_path))
-    assert settled.dataset.name == str(place)
-    backbone = Path(recipe.backbone.name)
-    monkeypatch.chdir(backbone.parent)
-    for name in (backbone.name, f"local-dir:{backbone.name}"):
-        settled, _ = resolve.resolve_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
-        assert settled.backbone.name == str(backbone)
-    shipped, _ = resolve.resolve_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
-    assert (shipped.dataset.name, shipped.backbone.name) == ("icons", "icons")
-
-
 @pytest.mark.parametrize(("name", "candidates"), [("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)])
 def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, name: str, candidates: list[int]
@@ -295,29 +241,3 @@ def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path:
     values = [f"dataset.name={folder}", "training.method=zeroshot", "training.data=real"]
     with pytest.raises(UserError, match="does not fit the 16 tokens.*shorter class name"):
         jobs.run_here(here(tiny, None, *values), str(tmp_path / "run"))
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: 9 blocks .* use at most 3"),
-        (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
-        (["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.phrase=a photo"], "use a longer phrase"),
-    ],
-)
-def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
-    tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
-) -> None:
-    recipe, folder = resolve.resolve_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
-    spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
-    with pytest.raises(UserError, match=reason):
-        build.build_on_worker(spec, rank=0, world_size=1)
-
-
-def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
-    recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
-    spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
-    assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
-    recipe["training"]["method"] = "elsewhere.mine:Mine"
-    with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
-        build.build_on_worker(spec, rank=0, world_size=1)

@@ -9,7 +9,9 @@ import pytest
 
 from syncclip import jobs
 from syncclip.clip.backbone import load_backbone
+from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
+from syncclip.runs import build, resolve
 from syncclip.runs.build import ModelCache
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
@@ -81,3 +83,34 @@ def test_images_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path:
     for name in "ab":
         jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), cache=cache)
     assert cache.loads["image"] == TEST_IMAGES + (TEST_IMAGES - 10)
+
+
+def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
+    named = [f"training.synthetic={synthetic}"] if synthetic else []
+    return Recipe.load(tiny.recipe, [*named, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: 9 blocks .* use at most 3"),
+        (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
+        (["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.phrase=a photo"], "use a longer phrase"),
+    ],
+)
+def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
+    tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
+) -> None:
+    recipe, folder = resolve.resolve_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
+    spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
+    with pytest.raises(UserError, match=reason):
+        build.build_on_worker(spec, rank=0, world_size=1)
+
+
+def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
+    spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
+    assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
+    recipe["training"]["method"] = "elsewhere.mine:Mine"
+    with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
+        build.build_on_worker(spec, rank=0, world_size=1)

@@ -284,19 +284,6 @@ def test_the_endpoint_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPat
         assert storage.sizes("s3://named-outside") == {"x": 1}
 
 
-def test_the_users_own_client_settings_win_over_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "_options", {"config_kwargs": {"read_timeout": 300}, "anon": True})
-    options = places.options_of("s3://bucket/x")
-    assert options["config_kwargs"] == {**places.CLIENT, "read_timeout": 300}
-    assert options["anon"] is True
-    assert (
-        places.options_of(
-            "s3://bucket/x",
-        )["use_listings_cache"]
-        is False
-    )
-
-
 def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), faults.explained("s3://bucket/x", "write"):
         print(1 / 0)

@@ -254,11 +254,3 @@ def test_what_a_killed_writer_left_is_hidden_and_swept_when_old(tmp_path: Path) 
     assert storage.sweep(str(tmp_path)) == 1
     assert not old.exists()
     assert new.exists()
-
-
-def test_paths_are_local_with_or_without_a_file_scheme(tmp_path: Path) -> None:
-    storage.write_bytes(f"file://{tmp_path}/x", b"1")
-    assert storage.read_bytes(f"{tmp_path}/x") == b"1"
-    assert storage.is_local("runs") and storage.is_local("/runs") and not storage.is_local("s3://runs")
-    assert storage.local_path("~/x") == Path.home() / "x"
-    assert storage.join("/", "a") == "/a" and storage.join("s3://b/", "c/", "d") == "s3://b/c/d"
