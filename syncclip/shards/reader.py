@@ -281,6 +281,3 @@ def _columns(data: bytes, stats: ShardStats) -> Rows | str:
     if Counter(label.tolist()) != Counter(stats.per_class):
         return "its table shows other classes than its marker"
     return np.stack([index, label, np.full_like(index, stats.shard), np.arange(len(index)), offset, size])
-
-
-__all__ = ["ImageSet", "Rows", "SampleTable", "ShardCache", "ShardSet", "UnreadableImageError"]

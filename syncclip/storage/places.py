@@ -11,7 +11,6 @@ from typing import Any
 import fsspec
 from pydantic import Field
 
-from syncclip import storage
 from syncclip.core.settings import Settings, UserError
 
 # No folders there, and "making" one could make a bucket out of a typing error.
@@ -103,9 +102,9 @@ def absolute(url: str) -> str:
     Raises:
         UserError: the path is relative, and this is a submitted Ray job, whose working folder is a temporary one.
     """
-    if not storage.is_local(url):
+    if not is_local(url):
         return url
-    path = Path(storage.local_path(url))
+    path = local_path(url)
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
             f"{url} is a relative path, which in a submitted job is in a temporary folder; give an absolute path or "

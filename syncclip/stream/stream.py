@@ -111,18 +111,21 @@ class MixedStream:
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic: ImageSet | None = None
         if data != "real":
-            if images_per_class is not None:
-                synthetic = [
-                    replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in synthetic
-                ]
-            self.synthetic = joined(synthetic)
-            self._check_labels(self.synthetic, ", ".join(source.images.url for source in synthetic))
-            for source in synthetic:
-                self.corruption.include(source.images.corruption.account())
-            drawn = batch * (2 if len(self.novel) else 1)
-            self._sampler = SyntheticSampler(synthetic, seed=seed, width=window, drawn=drawn)
+            self._open_synthetic(synthetic, images_per_class, window)
         self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)
+
+    def _open_synthetic(
+        self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
+    ) -> None:
+        if images_per_class is not None:
+            sources = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in sources]
+        self.synthetic = joined(sources)
+        self._check_labels(self.synthetic, ", ".join(one.images.url for one in sources))
+        for one in sources:
+            self.corruption.include(one.images.corruption.account())
+        drawn = self.batch_size * (2 if len(self.novel) else 1)
+        self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
 
     @property
     def steps_per_epoch(self) -> int:
