@@ -106,6 +106,7 @@ def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         found["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
         await page.run("document.getElementById('scheme').click()")
         found["scheme"] = await page.run("document.documentElement.dataset.scheme")
+        await page.run("localStorage.clear()")  # else other pages of this browser are dark, too
         await page.run("document.querySelector('#results thead th:nth-child(6) button').click()")
         found["best"] = await page.run("document.querySelector('#results tbody tr td').textContent")
         for name, wrong in WRONG.items():
