@@ -54,7 +54,7 @@ def folder(make_plan: Callable[..., Plan], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def drawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def generated_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repair, "synthesise_set", generate_here)
 
 
@@ -104,7 +104,7 @@ HOW = (
 )
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_damaged_is_generated_again_to_the_same_bytes(folder: Path, how: str) -> None:
     before = digests(folder)
@@ -118,7 +118,7 @@ def test_what_is_damaged_is_generated_again_to_the_same_bytes(folder: Path, how:
     assert {name: (folder / name).stat().st_mtime_ns for name in kept} == kept  # nobody touched the sound ones
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> None:
     file = folder / "00001.parquet"
     data = file.read_bytes()
@@ -127,7 +127,7 @@ def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> N
     assert any("is described otherwise" in sentence for sentence in verify(str(folder)))
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 def test_a_sound_set_is_left_alone(folder: Path) -> None:
     times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert examine(str(folder)) == []
@@ -164,7 +164,7 @@ def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeli
     assert len(committed(str(folder))) == 4
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +179,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     assert len(committed(str(folder))) == 4
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 @pytest.mark.parametrize(
     ("judge", "sentence"),
     [
@@ -199,7 +199,7 @@ def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
     assert len(committed(str(folder))) == 4
 
 
-@pytest.mark.usefixtures("drawn_here")
+@pytest.mark.usefixtures("generated_here")
 def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     make_plan: Callable[..., Plan], pipeline: Path, tiny: TinyWorld, tmp_path: Path
 ) -> None:
@@ -217,7 +217,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     assert (tmp_path / "00000.tar").exists()
 
 
-@pytest.mark.usefixtures("drawn_here", "no_ray_yet")
+@pytest.mark.usefixtures("generated_here", "no_ray_yet")
 def test_nothing_is_thrown_away_where_the_machine_can_not_generate(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

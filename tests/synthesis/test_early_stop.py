@@ -39,7 +39,7 @@ def test_one_accepted_image_is_enough(plan: Plan) -> None:
         monitor.take(shard, classes_without_accepted(1, 2) if shard > 5 else classes_without_accepted())
 
 
-def test_where_the_best_are_kept_a_hard_class_is_no_error_but_an_empty_harvest_is(make_plan: MakePlan) -> None:
+def test_where_the_best_are_kept_a_hard_class_is_no_error_but_a_set_without_any_is(make_plan: MakePlan) -> None:
     plan = make_plan(100, shard_size=6, attempts=4, filters=FILTERS)
     hard = RejectionMonitor(plan)
     for shard in range(50):
@@ -51,7 +51,7 @@ def test_where_the_best_are_kept_a_hard_class_is_no_error_but_an_empty_harvest_i
         hopeless.take(2, classes_without_accepted(0, 1, 2))
 
 
-def test_where_rejects_are_left_out_too_the_first_drawings_tell_that_nothing_passes(plan: Plan) -> None:
+def test_where_rejects_are_left_out_too_the_first_images_show_that_nothing_passes(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
     monitor.take(0, classes_without_accepted(0, 1, 2))
     monitor.take(1, classes_without_accepted(0, 1, 2))

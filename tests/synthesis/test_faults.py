@@ -57,7 +57,7 @@ def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
     return digests(folder)
 
 
-def drawing_processes() -> list[psutil.Process]:
+def generating_processes() -> list[psutil.Process]:
     """The actors of this process's own Ray that generate shards."""
     found = []
     for process in psutil.Process().children(recursive=True):
@@ -72,7 +72,7 @@ def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str,
 
     def kill_once(_: SynthesisStatus) -> None:
         if not killed:  # the first shard is done, the actor is at the next
-            for process in drawing_processes():
+            for process in generating_processes():
                 process.send_signal(signal.SIGKILL)
                 killed.append(process.pid)
 

@@ -98,7 +98,7 @@ def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_
     assert status.actor_seconds == 16.0  # one of the three is dead, since there are never more than two
 
 
-def test_an_actor_that_sends_nothing_more_is_not_counted_as_drawing() -> None:
+def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None:
     status = SynthesisStatus.begin(100, 0, most=2)
     for shard, worker in enumerate("abbbb"):
         status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)

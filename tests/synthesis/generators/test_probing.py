@@ -90,7 +90,7 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_a_batch_size_is_found_once_by_drawing(family: Family, generated: list[int]) -> None:
+def test_a_batch_size_is_found_once_by_generating(family: Family, generated: list[int]) -> None:
     settings = family("sd", steps=9, batch_size="auto")
     found = answered(settings, "cpu", "", ["a cat", "a dog"], 6)
     assert found == settings.model_copy(update={"batch_size": 6})
