@@ -13,8 +13,8 @@ LANES = ("hosts", "heads", "ray", "browser")
 compute. Tests of a lane never run beside each other, and no more lanes of Ray than these bear each other on two cores.
 
 hosts: clusters on hosts of this machine, in namespaces; heads: clusters of Ray that jobs are submitted to, or that gain
-and lose nodes; ray: the one local Ray (`ray_cluster`), which takes seconds to start and gigabytes to keep, and other
-local ones; browser: the one Chromium. A test names its lane by `pytest.mark.xdist_group`.
+and lose nodes; ray: local Rays, of which most tests share one (`ray_cluster`); browser: the one Chromium. A test names
+its lane by `pytest.mark.xdist_group`, and is in that of its marker `ray` or `browser` otherwise.
 """
 
 
@@ -33,10 +33,10 @@ def lane(item: pytest.Item) -> str | None:
 
 
 def assign(items: Sequence[pytest.Item]) -> None:
-    """Give the tests of session fixtures that are expensive to have twice the lane of that fixture."""
+    """Give tests marked `ray` or `browser` the lane of this name, unless they name another one."""
     for item in items:
-        for fixture, name in (("ray_cluster", "ray"), ("browser", "browser")):
-            if fixture in getattr(item, "fixturenames", ()) and lane(item) is None:
+        for name in ("ray", "browser"):
+            if item.get_closest_marker(name) is not None and lane(item) is None:
                 item.add_marker(pytest.mark.xdist_group(name))
 
 

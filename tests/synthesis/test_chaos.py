@@ -16,7 +16,6 @@ from tests.worlds.light import light_plan
 SHARDS, SHARD_SIZE = 208, 16
 
 
-@pytest.mark.xdist_group("ray")
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.fault
