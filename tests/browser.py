@@ -37,7 +37,7 @@ _READY = (
     "document.readyState === 'complete' && location.href !== 'about:blank' && "
     "(document.scripts.length === 0 || document.documentElement.dataset.ready === 'yes')"
 )
-_PATIENCE = 90  # seconds until a start or an answer counts as failed; a busy machine needs some
+_PATIENCE = 300  # seconds until a start or an answer counts as failed; a busy machine needs some
 
 
 @dataclass

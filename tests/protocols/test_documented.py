@@ -24,11 +24,13 @@ def table(heading: str) -> list[list[str]]:
     return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_estimate_is_what_the_command_prints() -> None:
     for grid in grids(ASSUMED):
         assert grid in PAGE
 
 
+@pytest.mark.slow
 def test_the_table_of_protocols_counts_their_runs() -> None:
     told = {name: runs for name, _, runs, _ in table("protocol | what it is")}
     assert list(told) == list(PROTOCOLS)

@@ -48,6 +48,7 @@ def images(processes: int, world: int = 1, start: tuple[int, int] = (0, 0)) -> l
     return found
 
 
+@pytest.mark.slow
 def test_global_batches_are_the_same_for_any_ranks_and_loader_processes() -> None:
     whole = images(processes=0)
     assert len(whole) == EPOCHS * 2 and all(len(batch) == 24 for batch in whole)

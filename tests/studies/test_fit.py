@@ -62,6 +62,7 @@ def test_parameters_stay_within_their_bounds() -> None:
     assert (law.c >= SLOWEST * 0.999).all() and (law.c <= FASTEST * 1.001).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("a", "b", "c", "which"), [(20, 15, 0.5, "few"), (30, 20, 0.3, "few"), (20, 15, 0.5, "many")])
 def test_true_parameters_lie_in_the_90_percent_interval(a: float, b: float, c: float, which: str) -> None:
     hits = dict.fromkeys("abc", 0)
