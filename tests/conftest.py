@@ -120,7 +120,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
     lanes.assign(items)
-    if config.getoption("dist") == "loadgroup":
+    if hasattr(config, "workerinput"):  # one of several processes
         lanes.sort(items)
 
 
