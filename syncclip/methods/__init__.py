@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import Settings, UserError, explain
 from syncclip.core.text import did_you_mean
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
 from syncclip.methods.cocoop import CoCoOp
@@ -17,7 +20,6 @@ from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
-from syncclip.methods.own import own_method, own_settings
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
@@ -70,7 +72,7 @@ class MethodsSettings(Settings):
         """
         method = find_method(name)
         if name not in METHODS:
-            return own_settings(method, self.own)
+            return _own_settings(method, self.own)
         settings: MethodSettings = getattr(self, name)
         return settings
 
@@ -95,7 +97,7 @@ def find_method(name: str) -> type[Method]:
         UserError: the name is unknown.
     """
     if ":" in name:
-        return own_method(name)
+        return _own_method(name)
     if name not in METHODS:
         raise UserError(f"training.method: no method is called '{name}'; {did_you_mean(name, METHODS)}")
     return METHODS[name]
@@ -126,3 +128,37 @@ def build_method(
         if seed is not None:
             torch.manual_seed(seed)
         return method(clip, dataset.classnames, len(dataset.base), dataset.template, settings)
+
+
+def _own_method(name: str) -> type[Method]:
+    """The class named by `package.module:Class`; modules are also found in the working folder.
+
+    Raises:
+        UserError: there is no such module or class, or it is not a `Method`.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {here}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+    return found
+
+
+def _own_settings(method: type[Method], values: Mapping[str, Any]) -> MethodSettings:
+    """The settings of a user's own method from plain values.
+
+    Raises:
+        UserError: an unknown key or a wrong value.
+    """
+    try:
+        return method.Settings.model_validate(dict(values))
+    except ValidationError as error:
+        key, reason = explain(error, method.Settings)
+        raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error
