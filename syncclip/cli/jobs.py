@@ -1,4 +1,7 @@
-"""The commands that run an experiment: each loads a recipe, makes one call of the library, and prints what it found."""
+"""The commands that run an experiment: each loads a recipe, makes one call of the library, and prints what it found.
+
+The recipe is loaded before the rest of the library, so that a mistake in it is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +57,10 @@ def captions(
     show: Annotated[int, typer.Option("--show", min=0, help="How many to print of each class.")] = 3,
 ) -> None:
     """Let the recipe's language model write captions of each class into a file; existing ones are kept."""
+    loaded = load(recipe, overrides)
     from syncclip import jobs
 
-    for url, written in jobs.captions(load(recipe, overrides), out).items():
+    for url, written in jobs.captions(loaded, out).items():
         rows = [(name, caption) for name, found in written.sentences.items() for caption in found[:show]]
         if rows:
             tables.show(tables.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
@@ -66,18 +70,20 @@ def captions(
 
 def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Generate the synthetic set as shards; existing shards are kept, so an interrupted set is completed."""
+    loaded = load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
 
-    tables.show(render.summary(jobs.synthesise(load(recipe, overrides), out)))
+    tables.show(render.summary(jobs.synthesise(loaded, out)))
 
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Train one method on real and synthetic images, and evaluate it; an interrupted run is resumed."""
+    loaded = load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
 
-    run = jobs.train(load(recipe, overrides), out)
+    run = jobs.train(loaded, out)
     tables.show(render.results(run.results, f"{run.name}: accuracy on {run.split} images, %"))
     tables.show(run.url)
 
@@ -108,12 +114,12 @@ def study(
     status: Annotated[bool, typer.Option("--status", help="Only report its progress, from anywhere.")] = False,
 ) -> None:
     """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
+    loaded = load(recipe, overrides)
     from syncclip import storage
     from syncclip.cli.status import study_status
     from syncclip.reports import report
     from syncclip.studies.run import folder_of, study
 
-    loaded = load(recipe, overrides)
     if status:
         storage.configure(loaded.storage.options)
         tables.show("\n".join(study_status(folder_of(loaded, out))))
@@ -126,9 +132,10 @@ def study(
 
 def choose(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Choose each study arm's settings among its candidates, on validation images only."""
+    loaded = load(recipe, overrides)
     from syncclip.studies import choose
 
-    record = choose.choose(load(recipe, overrides), out).record
+    record = choose.choose(loaded, out).record
     rows = [
         (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
         for arm, found in record["arms"].items()

@@ -33,14 +33,14 @@ class Outcome:
         return last.removeprefix("syncclip: ")
 
 
-def imported_by(*arguments: str) -> tuple[set[str], str]:
+def imported_by(*arguments: str, status: int = 0) -> tuple[set[str], str]:
     """What a command has imported when it ends, of what takes long to import, and what it printed."""
     code = (
-        f"import sys\nfrom syncclip.cli import app\nassert app.run({list(arguments)!r}) == 0\n"
+        f"import sys\nfrom syncclip.cli import app\nassert app.run({list(arguments)!r}) == {status}\n"
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {"torch", "ray", "pandas", "numpy"} & set(done.stderr.split()), done.stdout
+    return {"torch", "torchvision", "ray", "pandas", "numpy"} & set(done.stderr.split()), done.stdout
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:
@@ -64,6 +64,12 @@ def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
         heavy, printed = imported_by(*arguments)
         assert shown in printed
         assert not heavy - {"numpy"}, arguments
+
+
+@pytest.mark.parametrize("command", ["synth", "train", "study"])
+def test_a_recipe_is_refused_before_the_rest_of_the_library_is_imported(command: str) -> None:
+    heavy, _ = imported_by(command, "icons", "training.epocks=3", status=2)
+    assert not heavy - {"numpy", "torch"}, "torch is imported with the methods, whose settings a recipe holds"
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
