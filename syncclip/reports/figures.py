@@ -121,14 +121,10 @@ def _accuracy(point: FitPoint) -> CurvePoint:
 
 def _sentence(curve: Curve, level: str) -> str:
     slope, wanted = curve.slope, curve.plus_one
-    per_doubling = ""
-    if slope.finite:
+    if curve.verdict in ("rises", "flat"):
+        trends = {"rises": "gets worse with more images", "flat": "flat, no amount is clearly better than another"}
         gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
-        per_doubling = f" ({gain} points per doubling, {level} interval {low} to {high})"
-    if curve.verdict == "rises":
-        return f"gets worse with more images{per_doubling}."
-    if curve.verdict == "flat":
-        return f"flat, no amount is clearly better than another{per_doubling}."
+        return f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
     if curve.verdict != "falls":
         return "too few amounts for a curve."
     if wanted is None or not math.isfinite(wanted.estimate):
