@@ -56,8 +56,6 @@ slurmctld -f "$SLURM_CONF"
 until [ "$(sinfo --noheader --states=idle --format=%D)" = 2 ]; do sleep 0.2; done
 lap "two nodes are idle"
 
-# Else the second node holds the job for a minute after its end, looking for a head that is gone.
-export RAY_gcs_rpc_server_reconnect_timeout_s=10
 submit() { sbatch --parsable --gpus-per-node=0 --output="$root/job%j.log" "$script" "$recipe" --out "$out"; }
 state() { scontrol show job "$1" | sed -nE 's/.*JobState=(\S+).*/\1/p'; }
 until_shards() { # JOB COUNT
