@@ -157,16 +157,28 @@ def pack_command(
     """Pack a dataset's few-shot, validation and test images into shards that a cluster can stream."""
     from syncclip import storage
     from syncclip.datasets.loading import read_dataset
-    from syncclip.datasets.packed import numbers, pack
+    from syncclip.datasets.packed import pack
     from syncclip.recipe.recipe import Recipe
 
     recipe = Recipe.of_dataset(dataset, root, {"dataset.resize": resize})
     url = out or storage.join(recipe.storage.root, "packed", recipe.name)
     storage.configure(recipe.storage.options)
     read = read_dataset(recipe.dataset)
-    counts = pack(read, url, numbers("--shots", shots), numbers("--seeds", seeds), recipe.dataset.resize)
+    counts = pack(read, url, _numbers("--shots", shots), _numbers("--seeds", seeds), recipe.dataset.resize)
     tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
     tables.show(url)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """The numbers of an option such as `--seeds 1,2,3`.
+
+    Raises:
+        UserError: the text is something else.
+    """
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> Recipe:

@@ -156,7 +156,7 @@ class Dataset:
             raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
         labels = np.asarray(self.split("train").labels if self.whole_train is None else self.whole_train)
-        rows, _ = choose_rows(labels, None, shots, seed, wanted)
+        rows = choose_rows(labels, shots, seed, wanted)
         empty = sorted(set(wanted) - set(labels[rows].tolist()))
         if empty:
             names = ", ".join(repr(self.classnames[label]) for label in empty[:3])

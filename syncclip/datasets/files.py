@@ -60,10 +60,6 @@ class FolderSet:
         """
         return decode_image(self.read(row), self.name(row))
 
-    def subset(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> FolderSet:
-        """A set of some rows, in ascending order."""
-        return FolderSet([(self._files[row], int(self.labels[row])) for row in np.unique(np.asarray(rows, np.int64))])
-
 
 def images_in(folder: Path) -> list[str]:
     """The image files of a folder, sorted by name; hidden files and files of other extensions are skipped.

@@ -158,21 +158,9 @@ def pack(
     return counts
 
 
-def numbers(option: str, text: str) -> list[int]:
-    """The numbers of an option such as `--seeds 1,2,3`.
-
-    Raises:
-        UserError: the text is something else.
-    """
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
-
-
 def _needed(labels: Ids, classes: int, shots: Sequence[int], seeds: Sequence[int]) -> Ids:
     """Ascending rows of the training split that any of the choices needs."""
-    chosen = [choose_rows(labels, None, k, seed, range(classes))[0] for k, seed in itertools.product(shots, seeds)]
+    chosen = [choose_rows(labels, k, seed, range(classes)) for k, seed in itertools.product(shots, seeds)]
     return np.unique(np.concatenate(chosen))
 
 

@@ -99,7 +99,7 @@ def find_method(name: str) -> type[Method]:
     if ":" in name:
         return _own_method(name)
     if name not in METHODS:
-        raise UserError(f"training.method: no method is called '{name}'; {did_you_mean(name, METHODS)}")
+        raise UserError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
     return METHODS[name]
 
 

@@ -71,8 +71,13 @@ class FrozenTexts(nn.Module):
             if key not in encoded:
                 # The first caller may be in inference mode, and a tensor created there can't be used in training.
                 with torch.inference_mode(False), torch.no_grad():
-                    each = [self._encode(template) for template in self.templates]
-                    encoded[key] = normalize(self._mean([found for found in each if found is not None]), dim=-1)
+                    each = [found for template in self.templates if (found := self._encode(template)) is not None]
+                    if not each:
+                        raise TextTooLongError(
+                            f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this "
+                            "CLIP's context; use shorter templates or shorter class names"
+                        )
+                    encoded[key] = normalize(torch.stack(each).mean(dim=0), dim=-1)
             self.features = encoded[key]
         return self.features
 
@@ -85,11 +90,3 @@ class FrozenTexts(nn.Module):
                 return None
             raise
         return self.clip.encode_text(texts)
-
-    def _mean(self, encoded: list[Tensor]) -> Tensor:
-        if not encoded:
-            raise TextTooLongError(
-                f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this CLIP's context; "
-                "use shorter templates or shorter class names"
-            )
-        return torch.stack(encoded).mean(dim=0)

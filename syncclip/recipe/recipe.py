@@ -15,9 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import RefusalError, Settings, UserError, explain, with_first_names
-from syncclip.core.text import did_you_mean
 from syncclip.datasets import DatasetSettings
-from syncclip.methods import METHODS, MethodsSettings, find_method
+from syncclip.methods import MethodsSettings, find_method
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
@@ -73,8 +72,6 @@ class Recipe(Settings):
             ("training", self.training.method, self.training.data),
             *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
         ]:
-            if method not in METHODS and ":" not in method:
-                raise RefusalError(f"{key}.method", f"there is no method {method!r}; {did_you_mean(method, METHODS)}")
             try:
                 self.methods.of(method)
             except UserError as error:

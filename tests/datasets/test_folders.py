@@ -113,13 +113,6 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
-def test_a_subset_keeps_files_and_labels_together(tmp_path: Path) -> None:
-    train = load_folder(folder_of_folders(tmp_path, per_class=4)).split("train")
-    some = train.subset([7, 2])
-    assert some.paths == [train.paths[2], train.paths[7]]
-    assert some.labels.tolist() == train.labels[[2, 7]].tolist()
-
-
 @pytest.mark.parametrize("target", [".", "..", "loop"])
 def test_a_link_that_leads_back_is_refused(tmp_path: Path, target: str) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)

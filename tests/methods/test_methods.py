@@ -27,7 +27,7 @@ def test_the_table_and_the_settings_name_the_same_methods() -> None:
 
 
 def test_an_unknown_method_is_answered_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="no method is called 'synclip'; did you mean 'syncclip'"):
+    with pytest.raises(UserError, match="there is no method 'synclip'; did you mean 'syncclip'"):
         find_method("synclip")
 
 

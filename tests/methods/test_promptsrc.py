@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.promptsrc import TEMPLATES, PromptSrc, divergence, gaussian_weights
+from syncclip.methods.promptsrc import PromptSrc, divergence, gaussian_weights, published_templates
 from tests.methods.classes import DATASET, batch
 
 
@@ -82,7 +83,7 @@ def test_the_teacher_is_frozen_and_its_texts_are_encoded_once(
 
 def test_the_published_templates_that_are_too_long_are_left_out(clip: PromptedClip) -> None:
     method = build_method("promptsrc", clip, DATASET)
-    fitting = [template for template in TEMPLATES if _fits(clip, template)]
+    fitting = [template for template in published_templates() if _fits(clip, template)]
     named = build_method("promptsrc", clip, DATASET, PromptSrc.Settings(templates=tuple(fitting)))
     assert torch.equal(method.frozen_texts(), named.frozen_texts())
 
@@ -162,4 +163,13 @@ def test_the_published_settings_are_the_defaults() -> None:
     assert (settings.learning_rate, settings.visual_tokens, settings.text_tokens) == (0.0025, 4, 4)
     assert (settings.text_weight, settings.image_weight, settings.logits_weight) == (25, 10, 1)
     assert (settings.aggregation_mean, settings.aggregation_std) == (15, 1)
-    assert len(set(TEMPLATES)) == 60
+
+
+def test_the_published_templates_are_those_of_the_published_code_in_its_order() -> None:
+    templates = published_templates()
+    assert templates[:3] == ["a photo of a {}.", "a bad photo of a {}.", "a photo of many {}."]
+    assert len(set(templates)) == 60
+    assert (
+        sha256("\n".join(templates).encode()).hexdigest()
+        == "dc3398ed3ffc7c259342582bc0f36d7ac66c4dee17981a37b77b0fc9c23d4f72"
+    )
