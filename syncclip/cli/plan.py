@@ -29,9 +29,9 @@ def plan(
     ] = None,
 ) -> None:
     """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""
+    loaded = load(recipe, overrides)
     from syncclip.sets import prepare
 
-    loaded = load(recipe, overrides)
     planned = prepare.plan(loaded)
     tables.show(prompts_table(planned))
     tables.show(

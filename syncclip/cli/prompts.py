@@ -27,9 +27,10 @@ def import_command(
     ] = False,
 ) -> None:
     """Make a run of prompts that a method's published code trained; the recipe names method, backbone, dataset."""
+    loaded = load(recipe, overrides)
     from syncclip.interop.imports import import_prompts
 
-    run = import_prompts(source, load(recipe, overrides), out, epoch, transfer)
+    run = import_prompts(source, loaded, out, epoch, transfer)
     for note in run.notes:
         say(f"note: {note}")
     tables.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from syncclip.core.settings import UserError, first_complaint
-from syncclip.storage.files import exists, read_bytes, write_bytes
+from syncclip.storage.faults import MissingError
+from syncclip.storage.files import read_bytes, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,10 +24,10 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
     Raises:
         UserError: it is damaged, or of another version; ends with `remedy`, what to do.
     """
-    if not exists(url):
-        return None
     try:
         return kind.model_validate_json(read_bytes(url))
+    except MissingError:
+        return None
     except ValidationError as error:
         raise UserError(
             f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"

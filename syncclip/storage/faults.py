@@ -77,25 +77,24 @@ def passes(error: BaseException) -> bool:
     return _status(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
 
 
-@contextlib.contextmanager
-def explained(url: str, verb: str) -> Iterator[None]:
+class explained(contextlib.AbstractContextManager[None]):  # noqa: N801  it is used like a function
     """Turn the errors that a user can mend into one sentence; all others pass through."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        explanation = _explanation(error, url, verb)
-        if explanation is None:
-            raise
-        raise explanation from error
+
+    def __init__(self, url: str, verb: str) -> None:
+        self.url, self.verb = url, verb
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError):
+            explanation = _explanation(error, self.url, self.verb)
+            if explanation is not None:
+                raise explanation from error
 
 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
     """The sentence for an error; None for a defect of ours."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
         return MissingError(f"{cannot}: it is not there; {remedy}")
     if not local and (passes(error) or names.intersection(SILENT)):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from syncclip.storage.faults import SILENCE, explained, persistently
+from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
 
 PIECE = 32 << 20
@@ -58,7 +58,11 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
     """URL -> bytes of several small files of one filesystem, fetched at once; those that are gone are left out."""
     if not urls or is_local(urls[0]):
-        return {url: read_bytes(url) for url in urls if exists(url)}
+        found = {}
+        for url in urls:
+            with contextlib.suppress(MissingError):
+                found[url] = read_bytes(url)
+        return found
     with explained(urls[0], "read"):
 
         def read(fs: Any, _: str) -> dict[str, bytes]:

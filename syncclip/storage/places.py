@@ -53,8 +53,9 @@ def is_local(url: str) -> bool:
 
 def local_path(url: str) -> Path:
     """The path of a local `url`; `~` stands for the home folder."""
-    assert is_local(url), f"{url} is not local"
-    return Path(url.split("://", 1)[-1]).expanduser()
+    kind, _, path = url.rpartition("://")
+    assert kind in ("", "file", "local"), f"{url} is not local"
+    return Path(path).expanduser()
 
 
 def join(url: str, *parts: str) -> str:
