@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from syncclip.core.text import coverage, signed, thousands
 from syncclip.evaluation.metrics import METRICS
 from syncclip.reports.arms import ArmLook
 from syncclip.reports.inputs import Inputs
-from syncclip.reports.text import coverage, signed, thousands
 from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.fit import Point as FitPoint
 from syncclip.studies.outputs import Fits, Worth

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import thousands
 from syncclip.datasets import SPLITS, Dataset
 from syncclip.reports.inputs import Inputs
-from syncclip.reports.text import thousands
 from syncclip.shards.images import thumbnails
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.synthesis.rejects import SIDE as REJECT_SIDE

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from syncclip.core.text import coverage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.reports.arms import ArmLook, Points, describe_arms, mean_scores, with_arms
 from syncclip.reports.figures import Bars, fitted_curves
 from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
-from syncclip.reports.text import coverage
 from syncclip.reports.verdict import Difference, differences, focus_of
 
 MOST_POINTS = 600

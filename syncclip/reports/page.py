@@ -12,13 +12,12 @@ from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 
 from syncclip import embedded
-from syncclip.core.text import counted
+from syncclip.core.text import counted, thousands
 from syncclip.reports.figures import costs
 from syncclip.reports.images import ImageStrips, image_strips, reject_strips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.numbers import Numbers, payload
 from syncclip.reports.table import quality_table, runs_table
-from syncclip.reports.text import thousands
 from syncclip.reports.verdict import Verdict, judge
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")

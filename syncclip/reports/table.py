@@ -13,13 +13,12 @@ from rich import box
 from rich.table import Table
 
 from syncclip import storage
-from syncclip.core.text import counted
+from syncclip.core.text import counted, signed, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.arms import ArmLook, ScorePoint
 from syncclip.reports.figures import Tile
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.numbers import Numbers
-from syncclip.reports.text import signed, thousands
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "open_base", "open_novel", "open_hm")

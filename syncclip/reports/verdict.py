@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from syncclip.core.text import coverage, signed
 from syncclip.evaluation.metrics import METRICS, mean_and_error
 from syncclip.reports.arms import ArmLook, Points
-from syncclip.reports.text import coverage, signed
 from syncclip.studies.outputs import Comparison
 
 Kind = Literal["gain", "loss", "unsure", "plain"]

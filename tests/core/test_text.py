@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.core.text import counted, did_you_mean, duration, nearest, percent, size, spoken
+from syncclip.core.text import counted, did_you_mean, duration, nearest, percent, signed, size, spoken
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,8 @@ def test_the_nearest_name_begins_alike_or_is_spelled_alike() -> None:
 def test_all_names_are_listed_where_none_is_near() -> None:
     assert did_you_mean("iccons", ["icons", "demo"]) == "did you mean 'icons'?"
     assert did_you_mean("zebra", ["icons", "demo"]) == "there are icons, demo"
+
+
+@pytest.mark.parametrize(("value", "said"), [(1.04, "+1.0"), (-0.26, "−0.3"), (-0.04, "0.0"), (0.0, "0.0")])
+def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float, said: str) -> None:
+    assert signed(value) == said
