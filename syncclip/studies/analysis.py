@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Answers, Floats, arm_draws, difference, make_draws, run_metrics
+from syncclip.studies.bootstrap import Answers, Series, arm_metrics, difference, make_draws
 from syncclip.studies.fit import MIN_AMOUNTS, Curve, HeldOut, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison
@@ -22,19 +22,8 @@ BOOTSTRAP_SEED = 20231205
 """The draws of an analysis are always the same, so repeating it gives the same file."""
 
 
-def read_answers(cell_url: str, base: int) -> Answers:
-    """What one run answered, from its predictions.
-
-    Args:
-        cell_url: the run's folder.
-        base: number of base classes.
-    """
-    found = Predictions.read(storage.join(cell_url, PREDICTIONS))
-    return Answers(
-        own=(found.half_prediction == found.label)[None],
-        open=(found.open_prediction == found.label)[None],
-        novel=found.label >= base,
-    )
+Point = tuple[Arm, int | None]
+"""An arm at an amount of images per class; None where it learns from no synthetic ones."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +38,19 @@ class Evidence:
     arms: Sequence[Arm]
     cells: Mapping[tuple[str, int | None, int | None], Answers]
 
-    def amounts(self, arm: Arm) -> list[int | None]:
-        """The amounts at which the arm has a finished cell, ascending; [None] where it has no amounts."""
-        found = {n for name, n, _ in self.cells if name == arm.name}
-        return sorted(found, key=lambda n: n or 0)
+    def points(self, arm: Arm) -> list[Point]:
+        """The arm at each amount of which a cell is finished, ascending."""
+        amounts = {n for name, n, _ in self.cells if name == arm.name}
+        return [(arm, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
-    def seeds(self, arm: Arm, amount: int | None) -> set[int | None]:
-        """The seeds finished for an arm at an amount."""
-        return {seed for name, n, seed in self.cells if (name, n) == (arm.name, amount)}
+    def seeds(self, points: Iterable[Point]) -> list[int | None]:
+        """The seeds finished at every one of some points, ascending."""
+        found = [{seed for name, n, seed in self.cells if (name, n) == (arm.name, at)} for arm, at in points]
+        return sorted(set.intersection(*found), key=lambda seed: seed or 0)
 
-    def stack(self, arm: Arm, amount: int | None, seeds: Sequence[int | None]) -> Answers:
+    def stack(self, point: Point, seeds: Sequence[int | None]) -> Answers:
         """The answers of several seeds as one; an untrained arm's one run stands for all."""
+        arm, amount = point
         runs = [self.cells[arm.name, amount, seed] for seed in (seeds if arm.trained else [None])]
         return Answers(
             own=np.concatenate([run.own for run in runs]),
@@ -69,30 +60,13 @@ class Evidence:
 
 
 def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int) -> Evidence:
-    """Read the predictions of finished cells, given with their folders."""
-    cells = {(cell.arm.name, cell.images_per_class, cell.seed): read_answers(url, base) for cell, url in finished}
+    """Read the predictions of finished cells, given with their folders; `base` is the number of base classes."""
+    cells = {}
+    for cell, url in finished:
+        found = Predictions.read(storage.join(url, PREDICTIONS))
+        half, opened = found.half_prediction == found.label, found.open_prediction == found.label
+        cells[cell.arm.name, cell.images_per_class, cell.seed] = Answers(half[None], opened[None], found.label >= base)
     return Evidence(arms, cells)
-
-
-@dataclass(frozen=True)
-class Series:
-    """The errors of one arm and metric over its amounts.
-
-    Attributes:
-        amounts: (A,) synthetic images per class, ascending.
-        errors: (S, A) of each seed, in points (100 - accuracy).
-        draws: (R, A) mean over seeds in each draw of seeds and images; the same draws for every arm.
-    """
-
-    amounts: list[int]
-    errors: Floats
-    draws: Floats
-
-    @property
-    def means(self) -> Floats:
-        """(A,) over seeds."""
-        mean: Floats = self.errors.mean(axis=0)
-        return mean
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
@@ -102,25 +76,25 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
     """
     found = {}
     for arm in evidence.arms:
-        amounts = [n for n in evidence.amounts(arm) if n is not None]
-        seeds = _ordered(set.intersection(*(evidence.seeds(arm, n) for n in amounts))) if amounts else []
-        if seeds:
-            found[arm.name] = _series([evidence.stack(arm, n, seeds) for n in amounts], amounts, settings.draws)
+        points = evidence.points(arm) if arm.synthetic else []
+        if points and (seeds := evidence.seeds(points)):
+            found[arm.name] = _series(evidence, points, seeds, [n for _, n in points if n], settings.draws)
     return found
 
 
-def _series(stacks: Sequence[Answers], amounts: Sequence[int], count: int) -> dict[str, Series]:
-    draws = make_draws(len(stacks[0].own), stacks[0].novel, count, np.random.default_rng(BOOTSTRAP_SEED))
-    runs = [run_metrics(answers) for answers in stacks]
-    drawn = [arm_draws(answers, draws) for answers in stacks]
+def _series(
+    evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
+) -> dict[str, Series]:
+    """A series for each metric that all points have, with so many draws."""
+    stacks = [evidence.stack(point, seeds) for point in points]
+    draws = make_draws(len(seeds), stacks[0].novel, count, np.random.default_rng(BOOTSTRAP_SEED))
+    arms = [arm_metrics(answers, draws) for answers in stacks]
     return {
         metric: Series(
-            list(amounts),
-            100 - np.stack([run[metric][0] for run in runs], axis=1),
-            100 - np.stack([draw[metric] for draw in drawn], axis=1),
+            amounts, *(100 - np.stack(columns, axis=1) for columns in zip(*(arm[metric] for arm in arms), strict=True))
         )
         for metric in METRICS
-        if not any(np.isnan(run[metric]).any() for run in runs)
+        if not any(np.isnan(arm[metric][0]).any() for arm in arms)
     }
 
 
@@ -128,13 +102,7 @@ def curves(found: Mapping[str, Mapping[str, Series]], settings: StudySettings) -
     """The scaling curve of every series."""
     return {
         arm: {
-            metric: fit_curve(
-                one.amounts,
-                one.errors,
-                one.draws,
-                settings.level,
-                settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]],
-            )
+            metric: fit_curve(one, settings.level, settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]])
             for metric, one in metrics.items()
         }
         for arm, metrics in found.items()
@@ -143,11 +111,11 @@ def curves(found: Mapping[str, Mapping[str, Series]], settings: StudySettings) -
 
 def models(found: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, tuple[HeldOut, ...]]]:
     """Which model of the curve predicts best, for every series with amounts to hold out."""
-    found_models = {
-        arm: {metric: held_out(one.amounts, one.means, one.draws) for metric, one in metrics.items()}
+    return {
+        arm: {metric: held_out(one) for metric, one in metrics.items()}
         for arm, metrics in found.items()
+        if all(len(one.amounts) > MIN_AMOUNTS for one in metrics.values())
     }
-    return {arm: metrics for arm, metrics in found_models.items() if all(metrics.values())}
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
@@ -160,38 +128,21 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
         shots: of the arms that override nothing.
     """
     focus, grown = settings.focus_arm, _grown_by_shots(evidence, shots)
-    amounts = [n for n in evidence.amounts(focus) if n is not None]
-    if not amounts or len(grown) < MIN_AMOUNTS:
+    synthetic = evidence.points(focus) if focus.synthetic else []
+    real = [(arm, None) for arm in grown.values()]
+    if not synthetic or len(grown) < MIN_AMOUNTS or not (seeds := evidence.seeds([*synthetic, *real])):
         return {}
-    seeds = _ordered(
-        set.intersection(
-            *(evidence.seeds(focus, n) for n in amounts), *(evidence.seeds(arm, None) for arm in grown.values())
-        )
-    )
-    if not seeds:
-        return {}
-    mixed = _series([evidence.stack(focus, n, seeds) for n in amounts], amounts, settings.draws)
-    real = _series([evidence.stack(arm, None, seeds) for arm in grown.values()], list(grown), settings.draws)
+    mixed = _series(evidence, synthetic, seeds, [n for _, n in synthetic if n], settings.draws)
+    alone = _series(evidence, real, seeds, list(grown), settings.draws)
     own = int(focus.overrides.get(SHOTS, shots))
-    return {
-        metric: exchange(
-            list(grown),
-            (real[metric].means, real[metric].draws),
-            amounts,
-            (one.means, one.draws),
-            own,
-            settings.level,
-        )
-        for metric, one in mixed.items()
-        if metric in real
-    }
+    return {metric: exchange(alone[metric], mixed[metric], own, settings.level) for metric in mixed if metric in alone}
 
 
 def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
     """Shots, ascending -> the arm that learned from so many real images alone, of the method with most such arms."""
     methods: dict[str, dict[int, Arm]] = {}
     for arm in evidence.arms:
-        if arm.trained and not arm.synthetic and evidence.amounts(arm):
+        if arm.trained and not arm.synthetic and evidence.points(arm):
             methods.setdefault(arm.method, {}).setdefault(int(arm.overrides.get(SHOTS, shots)), arm)
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
@@ -202,43 +153,35 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
     An arm without amounts is held against every amount; the pairs use the seeds that both arms have finished.
     """
     focus = settings.focus_arm
-    amounts = evidence.amounts(focus)
-    pairs: list[tuple[int | None, Arm, int | None]] = []
-    for amount in amounts:
-        for arm in evidence.arms:
-            against = amount if arm.synthetic else None
-            if arm.name != focus.name and against in evidence.amounts(arm):
-                pairs.append((amount, arm, against))
-    if len(amounts) > 1:
-        pairs.append((amounts[-1], focus, amounts[0]))
+    points = evidence.points(focus)
+    pairs = [
+        (point, other)
+        for point in points
+        for arm in evidence.arms
+        for other in evidence.points(arm)
+        if arm.name != focus.name and other[1] in (None, point[1])
+    ]
+    if len(points) > 1:
+        pairs.append((points[-1], points[0]))
     found = []
-    for amount, arm, against in pairs:
-        seeds = evidence.seeds(focus, amount)
-        if arm.trained:
-            seeds = seeds & evidence.seeds(arm, against)
-        ordered = _ordered(seeds)
-        if not ordered:
+    for point, other in pairs:
+        seeds = evidence.seeds([point, other] if other[0].trained else [point])
+        if not seeds:
             continue
-        first, second = evidence.stack(focus, amount, ordered), evidence.stack(arm, against, ordered)
-        draws = make_draws(len(ordered), first.novel, settings.draws, np.random.default_rng(BOOTSTRAP_SEED))
+        first, second = evidence.stack(point, seeds), evidence.stack(other, seeds)
+        draws = make_draws(len(seeds), first.novel, settings.draws, np.random.default_rng(BOOTSTRAP_SEED))
         for metric, interval in difference(first, second, draws, settings.level).items():
             found.append(
                 Comparison(
                     arm=focus.name,
-                    images_per_class=amount,
-                    against=arm.name,
-                    against_images_per_class=against,
+                    images_per_class=point[1],
+                    against=other[0].name,
+                    against_images_per_class=other[1],
                     metric=metric,
-                    estimate=interval.estimate,
-                    low=interval.low,
-                    high=interval.high,
+                    **vars(interval),
                     level=settings.level,
-                    seeds=len(ordered),
+                    seeds=len(seeds),
                     images=len(first.novel),
                 )
             )
     return found
-
-
-def _ordered(seeds: set[int | None]) -> list[int | None]:
-    return sorted(seeds, key=lambda seed: seed or 0)

@@ -7,7 +7,7 @@ Both arms of a comparison see the same seeds and the same images in every draw, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,18 +121,17 @@ def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Flo
     return shares
 
 
-def arm_draws(answers: Answers, draws: Draws) -> dict[str, Floats]:
-    """Each metric of an arm, mean over its seeds, in every draw: (R,). One run stands for every seed.
+def arm_metrics(answers: Answers, draws: Draws) -> dict[str, tuple[Floats, Floats]]:
+    """Each metric of an arm: of every seed (S,), and the mean in every draw (R,). One run stands for every seed.
 
     Images and seeds are drawn apart and their deviations added. Drawing both at once would count twice what a seed
     answers differently by chance: in the spread between seeds, and again in the images drawn for each of them.
     """
-    drawn = run_metrics(answers, draws.images)
+    runs, drawn = run_metrics(answers), run_metrics(answers, draws.images)
     if len(answers.own) == 1:
-        return {name: values[:, 0] for name, values in drawn.items()}
-    as_they_are = run_metrics(answers)
+        return {name: (runs[name][0], drawn[name][:, 0]) for name in METRICS}
     tilt = draws.seeds - 1 / len(answers.own)
-    return {name: values.mean(axis=1) + tilt @ as_they_are[name][0] for name, values in drawn.items()}
+    return {name: (runs[name][0], drawn[name].mean(axis=1) + tilt @ runs[name][0]) for name in METRICS}
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,28 @@ def difference(first: Answers, second: Answers, draws: Draws, level: float = 0.9
         level: coverage of the intervals: percentiles over the draws.
     """
     assert np.array_equal(first.novel, second.novel), "both arms answer about the same images"
-    runs = [run_metrics(arm) for arm in (first, second)]
-    drawn = [arm_draws(arm, draws) for arm in (first, second)]
+    ours, theirs = arm_metrics(first, draws), arm_metrics(second, draws)
     return {
-        name: interval(float((runs[0][name] - runs[1][name]).mean()), drawn[0][name] - drawn[1][name], level)
+        name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], level)
         for name in METRICS
     }
+
+
+@dataclass(frozen=True)
+class Series:
+    """The errors of one arm and metric over its amounts, in points (100 - accuracy).
+
+    Attributes:
+        amounts: (A,) images per class, ascending.
+        errors: (S, A) of each seed.
+        draws: (R, A) mean over seeds in each draw of seeds and images; the same draws for every arm.
+    """
+
+    amounts: Sequence[int]
+    errors: Floats
+    draws: Floats
+
+    @property
+    def means(self) -> Floats:
+        """(A,) over seeds."""
+        return np.asarray(self.errors.mean(axis=0))

@@ -12,6 +12,7 @@ from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
+from syncclip.studies.bootstrap import Series
 from syncclip.studies.cells import CellRun, CellWork
 from syncclip.studies.features import feature_map
 from syncclip.studies.fit import MIN_AMOUNTS
@@ -126,7 +127,7 @@ def _write_worth(
     recipe: Recipe,
     url: str,
     evidence: analysis.Evidence,
-    focus: Mapping[str, analysis.Series],
+    focus: Mapping[str, Series],
     synthesis: outputs.SynthesisCost | None,
 ) -> None:
     """What the focus arm's images are worth: in points per hour of generation, where the speed is known, and in
@@ -139,7 +140,7 @@ def _write_worth(
         level=settings.level,
         images_per_hour=an_hour or None,
         marginal={
-            metric: marginal(one.amounts, one.means, one.draws, an_hour, classes, settings.level)
+            metric: marginal(one, an_hour, classes, settings.level)
             for metric, one in focus.items()
             if an_hour and len(one.amounts) >= MIN_AMOUNTS
         },

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from syncclip.evaluation.metrics import Number
-from syncclip.studies.bootstrap import Floats, Interval, interval
+from syncclip.studies.bootstrap import Floats, Interval, Series, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`. Outside them the curve is indistinguishable from a constant or from a single step over any affordable
@@ -122,26 +122,18 @@ class Curve:
     reachable: float | None = None
 
 
-def fit_curve(
-    amounts: Sequence[int],
-    errors: Floats,
-    draws: Floats,
-    level: float = 0.95,
-    forecast: Sequence[int] = (),
-) -> Curve:
+def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = ()) -> Curve:
     """Fit one arm's curve, with its uncertainty.
 
     Args:
-        amounts: (A,) images per class, ascending.
-        errors: (S, A) error of each seed at each amount, in points (100 - accuracy).
-        draws: (R, A) mean error in each bootstrap draw.
+        series: the measured errors.
         level: coverage of the intervals.
         forecast: amounts to forecast; only a falling curve is forecast.
     """
-    n = np.asarray(amounts, dtype=np.float64)
-    means = errors.mean(axis=0)
+    n = np.asarray(series.amounts, dtype=np.float64)
+    means, errors, draws = series.means, series.errors, series.draws
     spread = errors.std(axis=0, ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else np.full(len(n), np.nan)
-    known = {"amounts": list(amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
+    known = {"amounts": list(series.amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
     if len(n) < 2:
         return Curve(**known, verdict="too few amounts", slope=Interval(np.nan, np.nan, np.nan))
     steps = np.log2(n) - np.log2(n).mean()
@@ -149,7 +141,7 @@ def fit_curve(
     slope = interval(means @ steps, draws @ steps, level)
     verdict: Verdict = "falls" if slope.high < 0 else "rises" if slope.low > 0 else "flat"
     if len(n) < MIN_AMOUNTS:
-        return Curve(**known, verdict="too few amounts", slope=slope)
+        verdict = "too few amounts"
     if verdict != "falls":
         return Curve(**known, verdict=verdict, slope=slope)
 
@@ -216,21 +208,16 @@ class HeldOut:
     best: Number
 
 
-def held_out(amounts: Sequence[int], means: Floats, draws: Floats) -> tuple[HeldOut, ...]:
+def held_out(series: Series) -> tuple[HeldOut, ...]:
     """Fit every model to the first amounts and ask it for the next one, for each next one that there is.
-
-    Args:
-        amounts: (A,) images per class, ascending.
-        means: (A,) measured errors, in points.
-        draws: (R, A) the same in each bootstrap draw.
 
     Returns:
         One entry a model, the best first; empty with fewer than four amounts.
     """
-    n = np.asarray(amounts, dtype=np.float64)
+    n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:
         return ()
-    rows = np.vstack([means, draws])
+    rows = np.vstack([series.means, series.draws])
     missed = {
         name: np.sqrt(
             np.mean([(model(n[:k], rows[:, :k], n[k]) - rows[:, k]) ** 2 for k in range(MIN_AMOUNTS, len(n))], axis=0)

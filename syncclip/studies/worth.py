@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from syncclip.studies.bootstrap import Floats, Interval, interval
-from syncclip.studies.fit import MIN_AMOUNTS, PowerLaw, fit_power_law
+from syncclip.studies.bootstrap import Floats, Interval, Series, interval
+from syncclip.studies.fit import PowerLaw, fit_power_law
 
 
 @dataclass(frozen=True)
@@ -35,63 +34,49 @@ class Exchange:
     per_real: Interval
 
 
-def marginal(
-    amounts: Sequence[int], means: Floats, draws: Floats, images_per_hour: float, classes: int, level: float = 0.95
-) -> tuple[Marginal, ...]:
+def marginal(series: Series, images_per_hour: float, classes: int, level: float = 0.95) -> tuple[Marginal, ...]:
     """The slope of the fitted power law at each amount, paid in hours.
 
     Args:
-        amounts: (A,) images per class, ascending, three or more.
-        means: (A,) measured errors, in points.
-        draws: (R, A) the same in each bootstrap draw.
+        series: the measured errors, at three amounts or more.
         images_per_hour: what one generator makes, rejects included.
         classes: that share the hour's images.
         level: coverage of the intervals.
     """
-    n = np.asarray(amounts, dtype=np.float64)
+    n = np.asarray(series.amounts, dtype=np.float64)
     each = images_per_hour / classes
 
     def slopes(law: PowerLaw) -> Floats:
         b, c = law.b[..., None], law.c[..., None]
         return np.asarray(b * c * n ** (-c - 1) * each)
 
-    estimates, drawn = slopes(fit_power_law(n, means)), slopes(fit_power_law(n, draws))
-    return tuple(Marginal(amount, interval(estimates[i], drawn[:, i], level)) for i, amount in enumerate(amounts))
+    estimates, drawn = slopes(fit_power_law(n, series.means)), slopes(fit_power_law(n, series.draws))
+    return tuple(Marginal(at, interval(estimates[i], drawn[:, i], level)) for i, at in enumerate(series.amounts))
 
 
-def exchange(
-    shots: Sequence[int],
-    real: tuple[Floats, Floats],
-    amounts: Sequence[int],
-    synthetic: tuple[Floats, Floats],
-    own: int,
-    level: float = 0.95,
-) -> tuple[Exchange, ...]:
+def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> tuple[Exchange, ...]:
     """How many synthetic images a real one is worth.
 
     The errors of real images alone over their number are a power law too. Where it reaches the error that `own`
     shots and n synthetic images reached, it gives the equivalent number of shots; n replaced those beyond `own`.
 
     Args:
-        shots: (K,) real images per class of the runs without synthetic ones, ascending, three or more.
-        real: their errors (K,) and draws (R, K), in points.
-        amounts: (A,) synthetic images per class.
-        synthetic: the errors (A,) and draws (R, A) of the runs with `own` shots and so many synthetic images.
+        real: over the shots of the runs without synthetic images, three numbers or more.
+        synthetic: over the synthetic images per class of the runs with `own` shots, with the same number of draws.
         own: real images per class beside the synthetic ones.
         level: coverage of the intervals.
     """
-    assert len(shots) >= MIN_AMOUNTS, "a power law needs three amounts"
 
     def reached(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:
-        law = fit_power_law(shots, np.atleast_2d(errors))
+        law = fit_power_law(real.amounts, np.atleast_2d(errors))
         equal = np.stack([law.amount_for(column) for column in np.atleast_2d(targets).T], axis=1)  # (R, A)
         more = equal - own
         with np.errstate(divide="ignore"):
-            each = np.where(more > 0, np.asarray(amounts, dtype=np.float64) / more, np.inf)
+            each = np.where(more > 0, np.asarray(synthetic.amounts, dtype=np.float64) / more, np.inf)
         return equal, each
 
-    (estimate, one), (drawn, ones) = reached(real[0], synthetic[0]), reached(real[1], synthetic[1])
+    (estimate, one), (drawn, ones) = reached(real.means, synthetic.means), reached(real.draws, synthetic.draws)
     return tuple(
         Exchange(n, interval(estimate[0, i], drawn[:, i], level), interval(one[0, i], ones[:, i], level))
-        for i, n in enumerate(amounts)
+        for i, n in enumerate(synthetic.amounts)
     )

@@ -17,7 +17,7 @@ from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
-from syncclip.studies.bootstrap import seed_weights
+from syncclip.studies.bootstrap import Series, seed_weights
 from syncclip.studies.fit import fit_curve
 
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]
@@ -245,7 +245,7 @@ def _curves(table: pd.DataFrame, generator: np.random.Generator) -> dict[str, di
         for metric in METRICS:
             errors = 100 - mine.pivot(index="seed", columns="images_per_class", values=metric).to_numpy()
             draws = seed_draws(errors, 400, generator)
-            found.setdefault(arm, {})[metric] = fit_curve(AMOUNTS, errors, draws, forecast=[256, 1024])
+            found.setdefault(arm, {})[metric] = fit_curve(Series(AMOUNTS, errors, draws), forecast=[256, 1024])
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syncclip.evaluation.predict import Predictions, results
-from syncclip.studies.bootstrap import METRICS, Answers, arm_draws, difference, make_draws, run_metrics, seed_weights
+from syncclip.studies.bootstrap import METRICS, Answers, arm_metrics, difference, make_draws, run_metrics, seed_weights
 
 
 def answers(seeds: int, images: int, right: float, generator: np.random.Generator) -> Answers:
@@ -97,5 +97,5 @@ def test_images_that_both_arms_share_cancel_in_the_difference() -> None:
     second = Answers(own, first.open, first.novel)
     draws = make_draws(1, first.novel, 500, generator)
     paired = difference(first, second, draws)["hm"]
-    alone = np.quantile(arm_draws(first, draws)["hm"], [0.025, 0.975])
+    alone = np.quantile(arm_metrics(first, draws)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])

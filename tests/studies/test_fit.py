@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from syncclip.studies.bootstrap import Floats
+from syncclip.studies.bootstrap import Floats, Series
 from syncclip.studies.fit import FASTEST, MODELS, SLOWEST, Curve, fit_curve, fit_power_law, held_out
 from tests.studies.fabricated import seed_draws
 
@@ -24,7 +24,7 @@ def noisy_curve(
     generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
     shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
     errors = a + b * np.array(amounts, float) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
-    return fit_curve(amounts, errors, seed_draws(errors, 400, generator), level, [256, 1024])
+    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), level, [256, 1024])
 
 
 def test_parameters_of_a_curve_without_noise_are_found() -> None:
@@ -90,24 +90,24 @@ def test_a_flat_curve_is_called_flat_and_not_forecast() -> None:
 
 def test_a_rising_error_is_called_rising_and_not_forecast() -> None:
     errors = 30 + np.log2(FEW) + np.random.default_rng(0).normal(0, 0.2, (5, len(FEW)))
-    curve = fit_curve(FEW, errors, seed_draws(errors, 500, np.random.default_rng(0)))
+    curve = fit_curve(Series(FEW, errors, seed_draws(errors, 500, np.random.default_rng(0))))
     assert curve.verdict == "rises" and curve.law is None
 
 
 def test_the_amount_for_one_more_point_is_that_of_the_formula() -> None:
     errors = np.tile(10 + 8 * np.array(FEW, float) ** -0.5, (3, 1))
-    curve = fit_curve(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    curve = fit_curve(Series(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0))))
     # at 64: 10 + 8 / 8 = 11; one point less is the asymptote itself, which is never reached
     assert curve.plus_one is not None and curve.plus_one.estimate > 1e4
     errors = np.tile(5 + 16 * np.array(FEW, float) ** -0.5, (3, 1))
-    curve = fit_curve(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    curve = fit_curve(Series(FEW, errors, seed_draws(errors, 100, np.random.default_rng(0))))
     # at 64: 5 + 2 = 7; 6 = 5 + 16 / sqrt(n) at n = 256
     assert curve.plus_one is not None and curve.plus_one.estimate == pytest.approx(256, rel=0.05)
 
 
 def test_two_amounts_are_too_few_for_a_curve() -> None:
     errors = np.array([[40.0, 30.0], [41.0, 31.0]])
-    curve = fit_curve([1, 16], errors, seed_draws(errors, 100, np.random.default_rng(0)))
+    curve = fit_curve(Series([1, 16], errors, seed_draws(errors, 100, np.random.default_rng(0))))
     assert curve.verdict == "too few amounts" and curve.law is None
     assert curve.slope.estimate == pytest.approx(-2.5)
 
@@ -115,10 +115,10 @@ def test_two_amounts_are_too_few_for_a_curve() -> None:
 N = np.array(MANY, float)
 
 
-def noisy(errors: Floats, noise: float = 0.05) -> tuple[Floats, Floats]:
+def noisy(errors: Floats, noise: float = 0.05) -> Series:
     generator = np.random.default_rng(0)
     seeds = errors + generator.normal(0, noise, (5, len(errors)))
-    return seeds.mean(axis=0), seed_draws(seeds, 200, generator)
+    return Series(MANY, seeds, seed_draws(seeds, 200, generator))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def noisy(errors: Floats, noise: float = 0.05) -> tuple[Floats, Floats]:
     ],
 )
 def test_what_the_curve_follows_foretells_it_best(name: str, errors: Floats) -> None:
-    best, *others = held_out(MANY, *noisy(errors))
+    best, *others = held_out(noisy(errors))
     assert best.model == name and best.best > 0.5
     assert best.miss < min(other.miss for other in others)
     assert sum(one.best for one in (best, *others)) == pytest.approx(1)
@@ -144,9 +144,9 @@ def test_a_model_misses_nothing_of_its_own_curve(name: str) -> None:
 
 def test_the_miss_is_the_root_mean_square_over_the_amounts_held_out() -> None:
     errors = np.array([40.0, 40, 40, 43, 40])
-    (constant,) = (one for one in held_out(MANY[:5], errors, errors[None]) if one.model == "constant")
+    (constant,) = (one for one in held_out(Series(MANY[:5], errors[None], errors[None])) if one.model == "constant")
     assert constant.miss == pytest.approx(np.sqrt((3**2 + 0.75**2) / 2))
 
 
 def test_three_amounts_leave_none_to_hold_out() -> None:
-    assert held_out(MANY[:3], N[:3], N[None, :3]) == ()
+    assert held_out(Series(MANY[:3], N[None, :3], N[None, :3])) == ()

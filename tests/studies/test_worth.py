@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncclip.studies.bootstrap import Floats
+from syncclip.studies.bootstrap import Floats, Series
 from syncclip.studies.worth import exchange, marginal
 from tests.studies.fabricated import seed_draws
 
@@ -11,8 +11,8 @@ AMOUNTS = [1, 4, 16, 64]
 SHOTS = [1, 2, 4, 8, 16]
 
 
-def exact(errors: Floats) -> tuple[Floats, Floats]:
-    return errors, np.tile(errors, (8, 1))
+def exact(amounts: list[int], errors: Floats) -> Series:
+    return Series(amounts, errors[None], np.tile(errors, (8, 1)))
 
 
 def law(n: list[int], a: float, b: float, c: float) -> Floats:
@@ -21,7 +21,7 @@ def law(n: list[int], a: float, b: float, c: float) -> Floats:
 
 def test_an_hour_gains_the_slope_of_the_curve_times_its_images_a_class() -> None:
     # 100 images an hour, 50 classes: two a class; the slope of 20 / sqrt(n) is 10 n^(-3/2)
-    found = marginal(AMOUNTS, *exact(law(AMOUNTS, 30, 20, 0.5)), images_per_hour=100, classes=50)
+    found = marginal(exact(AMOUNTS, law(AMOUNTS, 30, 20, 0.5)), images_per_hour=100, classes=50)
     assert [one.n for one in found] == AMOUNTS
     for one in found:
         assert one.points_per_hour.estimate == pytest.approx(2 * 10 * one.n**-1.5, rel=0.02)
@@ -29,21 +29,27 @@ def test_an_hour_gains_the_slope_of_the_curve_times_its_images_a_class() -> None
 
 def test_synthetic_images_are_told_in_real_ones() -> None:
     # Real: 20 + 16 / sqrt(r), so 4 shots have 28. Beside them n synthetic ones take away half a point a doubling.
-    real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(28 - 0.5 * (1 + np.log2(np.array(AMOUNTS, float))))
-    for one, error in zip(exchange(SHOTS, real, AMOUNTS, mixed, own=4), mixed[0], strict=True):
+    real, mixed = (
+        exact(SHOTS, law(SHOTS, 20, 16, 0.5)),
+        exact(AMOUNTS, 28 - 0.5 * (1 + np.log2(np.array(AMOUNTS, float)))),
+    )
+    for one, error in zip(exchange(real, mixed, own=4), mixed.means, strict=True):
         shots = (16 / (error - 20)) ** 2
         assert one.shots.estimate == pytest.approx(shots, rel=0.02)
         assert one.per_real.estimate == pytest.approx(one.n / (shots - 4), rel=0.1)
 
 
 def test_what_brings_nothing_replaces_no_real_image() -> None:
-    real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(np.full(len(AMOUNTS), 30.0))  # worse than the 4 shots alone
-    assert all(np.isinf(one.per_real.estimate) for one in exchange(SHOTS, real, AMOUNTS, mixed, own=4))
+    real, mixed = (
+        exact(SHOTS, law(SHOTS, 20, 16, 0.5)),
+        exact(AMOUNTS, np.full(len(AMOUNTS), 30.0)),
+    )  # worse than the 4 shots alone
+    assert all(np.isinf(one.per_real.estimate) for one in exchange(real, mixed, own=4))
 
 
 def test_what_no_number_of_real_images_reaches_is_infinite() -> None:
-    real, mixed = exact(law(SHOTS, 20, 16, 0.5)), exact(np.full(len(AMOUNTS), 19.0))
-    for one in exchange(SHOTS, real, AMOUNTS, mixed, own=4):
+    real, mixed = exact(SHOTS, law(SHOTS, 20, 16, 0.5)), exact(AMOUNTS, np.full(len(AMOUNTS), 19.0))
+    for one in exchange(real, mixed, own=4):
         assert np.isinf(one.shots.estimate) and one.per_real.estimate == 0
 
 
@@ -54,7 +60,7 @@ def test_intervals_hold_the_true_number_of_shots() -> None:
         real = law(SHOTS, 20, 16, 0.5) + generator.normal(0, 0.3, (5, len(SHOTS)))
         mixed = np.full(3, 26.0) + generator.normal(0, 0.3, (5, 3))
         joint = seed_draws(np.hstack([real, mixed]), 300, generator)
-        pairs = (real.mean(axis=0), joint[:, : len(SHOTS)]), (mixed.mean(axis=0), joint[:, len(SHOTS) :])
-        one = exchange(SHOTS, pairs[0], [4, 16, 64], pairs[1], own=4, level=0.9)[0]
+        alone, beside = joint[:, : len(SHOTS)], joint[:, len(SHOTS) :]
+        one = exchange(Series(SHOTS, real, alone), Series([4, 16, 64], mixed, beside), own=4, level=0.9)[0]
         hits += one.shots.low <= (16 / 6) ** 2 <= one.shots.high
     assert hits >= 40
