@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from syncclip.core.text import did_you_mean
 
@@ -32,6 +25,9 @@ class RefusalError(ValueError):
 
 RENAMED = {"benchmark": "dataset"}
 """Keys in files of earlier versions, and their names of today."""
+
+DATASET = Field(validation_alias=AliasChoices("dataset", "benchmark"))
+"""Of a field `dataset`, which files of earlier versions may hold under its old name."""
 
 
 def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,24 +49,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
-    added: ClassVar[tuple[str, ...]] = ()
-    """Fields of a later version. They aren't written while they have their default, so that plans, and the digests that
-    name sets and runs, stay as they were."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_present_names(cls, values: Any) -> Any:
-        unknown = isinstance(values, Mapping) and any(old in values and old not in cls.model_fields for old in RENAMED)
-        return with_present_names(values) if unknown else values
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = write(self)
-        fields = type(self).model_fields
-        for name in self.added:
-            if name in values and getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                del values[name]
-        return values
+def added(default: Any, **constraints: Any) -> Any:
+    """A field of a later version. It isn't written while it has its default, so that plans, and the digests that name
+    sets and runs, stay as they were."""
+    return Field(default, exclude_if=lambda value: value == default, **constraints)
 
 
 def first_complaint(error: ValidationError) -> str:

@@ -7,14 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.settings import RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.settings import DATASET, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.datasets import DatasetSettings
 from syncclip.methods import MethodsSettings, find_method
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
@@ -57,7 +57,7 @@ class Recipe(Settings):
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The name of folders; the file's name where it is not given."""
-    dataset: DatasetSettings = DatasetSettings()
+    dataset: Annotated[DatasetSettings, DATASET] = DatasetSettings()
     backbone: BackboneSettings = BackboneSettings()
     synthesis: SynthesisSettings = SynthesisSettings()
     methods: MethodsSettings = MethodsSettings()

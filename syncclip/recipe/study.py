@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, added
 
 UNTRAINED = "zeroshot"
 """The method that learns nothing: one cell of it serves all amounts and seeds."""
@@ -75,8 +75,6 @@ def _default_arms() -> list[Arm]:
 class StudySettings(Settings):
     """Section `study` of a recipe: the grid arm x images per class x seed, and how it is run and analysed."""
 
-    added: ClassVar[tuple[str, ...]] = ("keep_images",)
-
     arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
     images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
     """Amounts of synthetic images. They are generated once, for the largest; a smaller amount is a prefix."""
@@ -91,7 +89,7 @@ class StudySettings(Settings):
     """GPUs that Ray sets aside for each cell; a fraction lets several share one."""
     retries: int = Field(default=2, ge=0)
     """How often a cell starts again after its process died or its machine was lost."""
-    keep_images: int = Field(default=256 << 20, ge=0)
+    keep_images: int = added(256 << 20, ge=0)
     """Bytes of tested images that a process keeps from cell to cell, decoded and cut to the CLIP's size."""
 
     draws: int = Field(default=2000, ge=100)

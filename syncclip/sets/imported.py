@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.progress import Progress
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import DATASET, Settings, UserError, added
 from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset, Images
 from syncclip.datasets.files import FolderSet, require_files
@@ -40,16 +40,14 @@ class ImportedSet(Settings):
     Image k of class c is sample `k * classes + c`, where there is such an image.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("parts",)
-
     format: int = 1
     source: str
-    dataset: str
+    dataset: Annotated[str, DATASET]
     classnames: tuple[str, ...]
     counts: tuple[int, ...]
     """Images of each class in the source."""
     shard_size: int
-    parts: tuple[str, ...] = ()
+    parts: tuple[str, ...] = added(())
     """Digests of the sets that it was merged of; none where it was imported."""
     content: str = ""
     """Digest of all shards; empty until the last one is written."""

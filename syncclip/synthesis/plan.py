@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.settings import Settings, UserError, first_complaint
+from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
 from syncclip.shards.layout import committed
 from syncclip.synthesis.filters import FilterSettings, check_scope, with_backbone
 from syncclip.synthesis.generators import GeneratorSettings
@@ -49,10 +49,8 @@ class Entry:
 class Plan(Settings):
     """Everything that decides a set's bytes; stored in its folder as plan.json."""
 
-    added: ClassVar[tuple[str, ...]] = ("guides",)
-
     format: int = FORMAT
-    dataset: str
+    dataset: Annotated[str, DATASET]
     classnames: tuple[str, ...]
     template: str
     prompts: PromptSettings
@@ -69,7 +67,7 @@ class Plan(Settings):
     shard_size: int = Field(ge=1)
     amounts: tuple[int, ...]
     """Images per class, each time that more were asked for; ascending."""
-    guides: tuple[tuple[str, ...], ...] = ()
+    guides: tuple[tuple[str, ...], ...] = added(())
     """For each class the digests of the real images that its images start from; see `guides.digests`."""
 
     @model_validator(mode="after")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import Settings, UserError, added
 
 
 class MixedSet(Settings):
@@ -30,22 +30,6 @@ def _kind(value: object) -> str:
 class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
-    added: ClassVar[tuple[str, ...]] = (
-        "trackers",
-        "tracking_project",
-        "mlflow_uri",
-        "accumulate",
-        "min_workers",
-        "max_failures",
-        "checkpoint_minutes",
-        "keep_best",
-        "real",
-        "loaders",
-        "cache_bytes",
-        "cache_folder",
-        "check_shards",
-    )
-
     method: str = "syncclip"
     data: Literal["real", "synthetic", "both"] = "both"
     synthetic: (
@@ -55,7 +39,7 @@ class TrainingSettings(Settings):
         | None
     ) = None
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
-    real: tuple[MixedSet, ...] = ()
+    real: tuple[MixedSet, ...] = added(())
     """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
     images_per_class: int | None = Field(None, ge=1)  # the first so many synthetic images of each class; None: all
     seed: int = Field(1, ge=0)
@@ -70,34 +54,34 @@ class TrainingSettings(Settings):
     flip: float = Field(0.5, ge=0, le=1)  # chance of a mirrored image
 
     workers: int = Field(1, ge=1)  # ranks that share every batch
-    min_workers: int | None = Field(None, ge=1)
+    min_workers: int | None = added(None, ge=1)
     """As few are enough: a training goes on with the workers that the cluster has room for, up to `workers`. None: as
     many as `workers`."""
-    max_failures: int = Field(2, ge=0)  # times that lost workers are replaced before a run is given up
-    accumulate: int = Field(1, ge=1)
+    max_failures: int = added(2, ge=0)  # times that lost workers are replaced before a run is given up
+    accumulate: int = added(1, ge=1)
     """Parts in which a worker's images of a step pass the tower, one after the other. The step stays that of the
     whole batch; only memory is saved, for the time of one more pass."""
     threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
     device: Literal["auto", "cpu", "cuda"] = "auto"
     window: int | None = Field(None, ge=1)  # shards of a set that a step samples from; None: all
     cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded images that may be kept in memory
-    cache_bytes: int = Field(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
-    cache_folder: str | None = None
+    cache_bytes: int = added(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
+    cache_folder: str | None = added(None)
     """Where those copies are kept, for all workers of a machine; None: the user's folder among the temporary files."""
-    check_shards: bool = True  # compare each shard with its marker's sha256 when it is copied or first opened
+    check_shards: bool = added(True)  # compare each shard with its marker's sha256 when it is copied or first opened
     ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches; of loaders, batches that each has ready
-    loaders: int = Field(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
+    loaders: int = added(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
     corrupt_limit: int = Field(16, ge=0)  # unreadable images that are replaced by others before training stops
 
     log_every: int = Field(1, ge=1)  # steps between two lines of metrics
-    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(("tensorboard",))
     """Where the numbers are shown as well; `syncclip[tracking]` brings the libraries of the latter two."""
-    tracking_project: str = "syncclip"  # name of MLflow's experiment, or Weights & Biases' project
-    mlflow_uri: str | None = None  # MLflow's server; None: MLFLOW_TRACKING_URI
+    tracking_project: str = added("syncclip")  # name of MLflow's experiment, or Weights & Biases' project
+    mlflow_uri: str | None = added(None)  # MLflow's server; None: MLFLOW_TRACKING_URI
     checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
-    checkpoint_minutes: float | None = Field(None, gt=0)  # one more whenever so much time went by since the last
+    checkpoint_minutes: float | None = added(None, gt=0)  # one more whenever so much time went by since the last
     keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run
-    keep_best: Literal["loss", "validation"] | None = None
+    keep_best: Literal["loss", "validation"] | None = added(None)
     """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation images."""
 
     @model_validator(mode="after")
@@ -138,12 +122,10 @@ def check_shared(batch: int, workers: int, who: str = "training.workers is") -> 
 class EvaluationSettings(Settings):
     """Section `evaluation` of a recipe."""
 
-    added: ClassVar[tuple[str, ...]] = ("workers",)
-
     split: Literal["test", "val"] = "test"
     batch: int = Field(256, ge=1)  # images a forward pass
     bins: int = Field(15, ge=1)  # of the calibration error
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = added(None, ge=1)
     """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])
     """Other datasets that a finished run is tested on, over their classes; looked up in `dataset.root`."""

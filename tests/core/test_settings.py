@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from pydantic import Field
 
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, added
 
 
 class Old(Settings):
@@ -13,10 +12,8 @@ class Old(Settings):
 
 
 class New(Old):
-    added: ClassVar[tuple[str, ...]] = ("sizes", "speed")
-
-    sizes: tuple[int, ...] = ()
-    speed: float = Field(1.0, gt=0)
+    sizes: tuple[int, ...] = added(())
+    speed: float = added(1.0, gt=0)
 
 
 class Whole(Settings):

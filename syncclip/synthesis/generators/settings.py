@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, added
 
 Attention = Literal["auto", "sdpa", "xformers"]
 
@@ -38,11 +38,9 @@ class GuideSettings(Settings):
 class GeneratorSettings(Settings):
     """Which pipeline generates, and how. All of it decides the images' bytes."""
 
-    added: ClassVar[tuple[str, ...]] = ("pipeline_class", "true_guidance", "loras", "guide", "attention", "compile")
-
     pipeline: str = "icons"
     """`icons`, a folder with a `model_index.json`, or a hub name such as `stabilityai/sdxl-turbo`."""
-    pipeline_class: str | None = None
+    pipeline_class: str | None = added(None)
     """Class that the parts are loaded into: one of diffusers, or `module:Class` of your own; by default what the
     pipeline's index names."""
     revision: str | None = None
@@ -52,7 +50,7 @@ class GeneratorSettings(Settings):
     steps: int = Field(20, ge=1)
     guidance: float = Field(4.0, ge=0)
     """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is given."""
-    true_guidance: float | None = Field(None, gt=1)
+    true_guidance: float | None = added(None, gt=1)
     """Classifier-free guidance of families whose `guidance` is built in (Flux, Qwen-Image): twice the work."""
     negative_prompt: str | None = None
     height: int | None = Field(None, ge=8)
@@ -61,14 +59,14 @@ class GeneratorSettings(Settings):
     """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    loras: tuple[LoraSettings, ...] = ()
+    loras: tuple[LoraSettings, ...] = added(())
     """Added to the weights in this order, when they are loaded."""
-    guide: GuideSettings | None = None
+    guide: GuideSettings | None = added(None)
     """Start from the few real images, where a class has some; None: generate all from text alone."""
-    attention: Attention = "auto"
+    attention: Attention = added("auto")
     """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
     installed and measured to be faster before the first shard of a new set."""
-    compile: bool = False
+    compile: bool = added(False)
     """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch."""
 
     @field_validator("batch_size", mode="before")

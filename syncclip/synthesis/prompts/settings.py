@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from math import gcd
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, added
 from syncclip.core.text import nearest
 from syncclip.synthesis.prompts.captions import Sentences, Template
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
@@ -25,14 +25,12 @@ class PromptSettings(Settings):
     So every run of as many images as there are templates shows each of them once, whatever the class.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("strategies", "classes")
-
     name: Literal["template"] = "template"
     templates: tuple[Template, ...] = ()
     """Sentences with one `{}` for the class name; none: the dataset's own template."""
-    strategies: tuple[StrategySettings, ...] = ()
+    strategies: tuple[StrategySettings, ...] = added(())
     """Instead of `templates`: several ways, mixed by their weights."""
-    classes: dict[str, Sentences] = Field(default_factory=dict)
+    classes: dict[str, Sentences] = added({})
     """Class name -> sentences that this class is generated from instead; `{}` stands for the name."""
 
     @model_validator(mode="after")
