@@ -49,11 +49,6 @@ class CatalogEntry:
     splits: tuple[tuple[Literal["train", "test"], str], ...] = ()
     partial: bool = False
 
-    @property
-    def terms(self) -> str:
-        """The licence, or a pointer to the page."""
-        return self.licence or "see its page"
-
 
 RESEARCH = "non-commercial research"
 VGG = "https://www.robots.ox.ac.uk/~vgg/data"

@@ -66,13 +66,11 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
     found |= {split: len(dataset.splits[split]) if split in dataset.splits else None for split in SPLITS}
     if dataset.whole_train is not None:  # only the images of some few-shot choices were packed
         found["train"] = len(dataset.whole_train)
-    problems = []
-    if entry is not None:
-        problems += [
-            f"{what}: {found[what] or 0:,} found, {expected[what] or 0:,} expected"
-            for what in COUNTED
-            if found[what] != expected[what]
-        ]
+    problems = [
+        f"{what}: {found[what] or 0:,} found, {expected[what] or 0:,} expected"
+        for what in COUNTED
+        if entry is not None and found[what] != expected[what]
+    ]
     return Check(name, found, expected, [*problems, *_empty(dataset), *(_broken(dataset) if images else ())])
 
 
@@ -106,7 +104,7 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
             entry.folder,
             *(getattr(entry, what) for what in COUNTED),
             entry.template,
-            entry.terms,
+            entry.licence or "see its page",
             entry.cite,
             *([] if root is None else ["yes" if _there(root, entry) else "no"]),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import few
 from syncclip.datasets.few_shot import choose_rows
 from syncclip.shards.reader import ImageSet
 
@@ -130,6 +131,16 @@ class Dataset:
         """The template with the name of a class."""
         return self.template.replace("{}", self.classnames[label])
 
+    @property
+    def training_labels(self) -> Ids:
+        """(N,) class ids of the whole training split, also where only a part of it was packed."""
+        return np.asarray(self.split("train").labels if self.whole_train is None else self.whole_train)
+
+    def without_training(self, classes: Iterable[int]) -> list[str]:
+        """Names of those of the classes that have no training image."""
+        shown = set(np.unique(self.training_labels).tolist())
+        return [self.classnames[label] for label in classes if label not in shown]
+
     def split(self, name: Split) -> ImageSet:
         """The images of a split.
 
@@ -155,15 +166,12 @@ class Dataset:
         if shots < 1:
             raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
-        labels = np.asarray(self.split("train").labels if self.whole_train is None else self.whole_train)
-        rows = choose_rows(labels, shots, seed, wanted)
-        empty = sorted(set(wanted) - set(labels[rows].tolist()))
-        if empty:
-            names = ", ".join(repr(self.classnames[label]) for label in empty[:3])
+        if empty := self.without_training(wanted):
             raise UserError(
-                f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image ({names}); "
-                "add images or remove the class."
+                f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image "
+                f"({few(map(repr, empty))}); add images or remove the class."
             )
+        rows = choose_rows(self.training_labels, shots, seed, wanted)
         return rows if self.part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -40,22 +40,47 @@ class ImageRecord:
     split: Split | None = None
 
 
-def assign_ids(
-    records: Sequence[ImageRecord], source: str, classnames: Sequence[str] | None
-) -> tuple[list[str], list[int]]:
-    """Class names by id, and the id of each image.
+def names_and_splits(
+    images: Sequence[ImageKey],
+    records: Sequence[ImageRecord],
+    source: str,
+    classnames: Sequence[str] | None = None,
+    seed: int = 0,
+) -> tuple[list[str], dict[Split, Labelled[ImageKey]]]:
+    """Class names by id, and the images of each split as the records state it; where none does, drawn by the seed.
 
     Labels that are all numbers are ids and need names, written beside them or given. Any other labels are the names,
     and ids follow their sorted order.
 
     Args:
-        records: one for each image.
+        images, records: one record for each image.
         source: what messages call the data.
         classnames: names by id, if given; they take precedence over those written in the data.
+        seed: of drawn splits, and of a missing validation split.
 
     Raises:
-        UserError: an id out of range, without an image, without a name or with two.
+        UserError: an id out of range, without an image, without a name or with two; some records state no split, there
+            is none to train or to test, or a class has too few images.
     """
+    names, ids = assign_ids(records, source, classnames)
+    labelled = list(zip(images, ids, strict=True))
+    if not any(record.split for record in records):
+        return names, draw_splits(labelled, names, source, seed)
+    splits: dict[Split, Labelled[ImageKey]] = {}
+    for image, record in zip(labelled, records, strict=True):
+        if record.split is None:
+            raise UserError(f"{record.place}: no split, though other images have one; give it for all or for none.")
+        splits.setdefault(record.split, []).append(image)
+    for needed in ("train", "test"):
+        if needed not in splits:
+            raise UserError(f"{source}: no image of split {needed!r}; add some, or give no splits to have them drawn.")
+    return names, with_validation(splits, seed)
+
+
+def assign_ids(
+    records: Sequence[ImageRecord], source: str, classnames: Sequence[str] | None
+) -> tuple[list[str], list[int]]:
+    """Class names by id, and the id of each image; see `names_and_splits`."""
     if not all(isinstance(record.label, int) for record in records):
         names = sorted({str(record.label) for record in records})
         ids = {name: number for number, name in enumerate(names)}
@@ -72,31 +97,11 @@ def assign_ids(
             raise UserError(f"{record.place}: class {number} is called both {written[number]!r} and {name!r}.")
     if classnames is None and set(numbers) - set(written):
         raise UserError(f"{source}: labels are numbers without names; give dataset.classnames.")
-    count = max(numbers) + 1 if limit is None else limit
-    if without := first_gaps(set(numbers), count):
+    count, shown = max(numbers) + 1 if limit is None else limit, set(numbers)
+    # The first few: a mistaken id may make the count very large.
+    if without := list(islice((label for label in range(count) if label not in shown), 4)):
         raise UserError(f"{source}: class(es) {few(without)} have no image; ids must count from 0 without gaps.")
     return list(classnames) if classnames is not None else [written[label] for label in range(count)], numbers
-
-
-def complete_splits(
-    labelled: Labelled[ImageKey], records: Sequence[ImageRecord], names: Sequence[str], source: str, seed: int
-) -> dict[Split, Labelled[ImageKey]]:
-    """The images of each split as the records state it; where none does, splits drawn by the seed.
-
-    Raises:
-        UserError: some records state no split, there is none to train or to test, or a class has too few images.
-    """
-    if not any(record.split for record in records):
-        return draw_splits(labelled, names, source, seed)
-    splits: dict[Split, Labelled[ImageKey]] = {}
-    for image, record in zip(labelled, records, strict=True):
-        if record.split is None:
-            raise UserError(f"{record.place}: no split, though other images have one; give it for all or for none.")
-        splits.setdefault(record.split, []).append(image)
-    for needed in ("train", "test"):
-        if needed not in splits:
-            raise UserError(f"{source}: no image of split {needed!r}; add some, or give no splits to have them drawn.")
-    return with_validation(splits, seed)
 
 
 def draw_splits(
@@ -139,11 +144,6 @@ def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[
         held.update(generator.sample(images, round(VAL_SHARE * len(images)) if len(images) > 1 else 0))
     train = [one for one in splits["train"] if one[0] not in held]
     return {**splits, "train": train, "val": [one for one in splits["train"] if one[0] in held]}
-
-
-def first_gaps(ids: Collection[int], count: int) -> list[int]:
-    """The first few class ids below `count` that are missing, however large a mistaken id makes the count."""
-    return list(islice((label for label in range(count) if label not in ids), 4))
 
 
 def _by_class(labelled: Labelled[ImageKey]) -> dict[int, list[ImageKey]]:

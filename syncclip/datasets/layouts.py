@@ -15,7 +15,7 @@ from syncclip.core.text import few, spoken
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, Split
 from syncclip.datasets.files import FolderSet, folders_in, images_in, require_files, text_lines
-from syncclip.datasets.labels import Labelled, first_gaps
+from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
@@ -56,22 +56,17 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
         UserError: not such a file, ids or names that contradict each other, or missing images.
     """
     entries = split_entries(file)
-    names: dict[int, str] = {}
-    splits: dict[Split, Labelled[str]] = {}
-    for split, items in entries.items():
-        splits[split] = []
-        for path, label, name in items:
-            if names.setdefault(label, name) != name:
-                raise UserError(f"{file}: class {label} is called both {names[label]!r} and {name!r}; fix the file.")
-            splits[split].append((f"{images}/{path}", label))
-    if not names:
+    records = [
+        ImageRecord(label, str(file), name, split) for split, items in entries.items() for _, label, name in items
+    ]
+    if not records:
         raise UserError(f"{file}: lists no images; get the file again ({INSTRUCTIONS}).")
-    if without := first_gaps(names, max(names) + 1):
-        raise UserError(
-            f"{file}: ids run to {max(names)}, but {few(without)} have no image; ids must count from 0 without gaps."
-        )
+    names, _ = assign_ids(records, str(file), None)
+    splits: dict[Split, Labelled[str]] = {
+        split: [(f"{images}/{path}", label) for path, label, _ in items] for split, items in entries.items()
+    }
     require_files([path for items in splits.values() for path, _ in items], str(file))
-    return [names[label] for label in range(len(names))], splits
+    return names, splits
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:

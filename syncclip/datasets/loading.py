@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import nearest
+from syncclip.core.text import nearest, spoken
 from syncclip.datasets.base_novel import with_base
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.dataset import Dataset, Split
+from syncclip.datasets.dataset import TEMPLATE, Dataset, Images, Split
+from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
@@ -34,8 +34,13 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
         UserError: the name is unknown, the data is malformed, or a base class has no training image.
     """
     dataset = with_base(read_dataset(settings), settings.base, settings.base_seed)
-    if "train" in dataset.splits:
-        _check_base(dataset)
+    # Refused before the synthesis, instead of by the few-shot choice after it.
+    without = dataset.without_training(dataset.base) if "train" in dataset.splits else []
+    if without:
+        raise UserError(
+            f"dataset {dataset.name!r}: no training image of base class {without[0]!r}"
+            f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with dataset.base."
+        )
     return dataset
 
 
@@ -94,15 +99,20 @@ def _own(settings: DatasetSettings) -> Dataset:
     if path.is_file() and path.suffix not in KINDS:
         raise UserError(f"{place}: a table must end in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
-    tars = {} if path.is_file() else find_tars(place)
-    if tars:
-        return load_webdataset(place, tars, name, settings.classnames, settings.split_seed)
-    if not storage.is_local(place):
+    splits: Mapping[Split, Images]
+    if not path.is_file() and (tars := find_tars(place)):
+        names, splits = load_webdataset(place, tars, settings.classnames, settings.split_seed)
+    elif storage.is_local(place):
+        tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
+        if tables:
+            name = Path(name).stem
+            names, files = load_table(tables, settings.classnames, settings.split_seed)
+        else:
+            names, files = load_folder(path, settings.split_seed)
+        splits = {split: FolderSet(of_split) for split, of_split in files.items()}
+    else:
         raise UserError(f"{place}: has neither {PACKED_FILE} nor tars; a remote dataset must be packed as shards.")
-    tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
-    if tables:
-        return load_table(tables, Path(name).stem, settings.classnames, settings.split_seed)
-    return load_folder(path, split_seed=settings.split_seed)
+    return Dataset(name, [spoken(one) for one in names], TEMPLATE, splits)
 
 
 def _place(settings: DatasetSettings) -> str:
@@ -118,18 +128,6 @@ def _check_names(dataset: Dataset) -> None:
         raise UserError(
             f"dataset {dataset.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, so their "
             "prompts would be the same; rename them, or give names with dataset.classnames."
-        )
-
-
-def _check_base(dataset: Dataset) -> None:
-    """Refuse before the synthesis what the few-shot choice would refuse after it."""
-    train = dataset.split("train").labels if dataset.whole_train is None else dataset.whole_train
-    shown = set(np.unique(train).tolist())
-    without = [dataset.classnames[label] for label in dataset.base if label not in shown]
-    if without:
-        raise UserError(
-            f"dataset {dataset.name!r}: no training image of base class {without[0]!r}"
-            f"{f' and {len(without) - 1} more' if without[1:] else ''}; add some, or make it novel with dataset.base."
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from syncclip import storage
 from syncclip.core.progress import Progress
@@ -68,15 +68,10 @@ def load_packed(url: str, name: str | None = None) -> Dataset:
     Raises:
         UserError: `dataset.json` is missing or broken, or a split lacks images that were packed.
     """
-    file = find_packed(url)
-    if file is None:
-        file = storage.join(url, PACKED_FILE)
+    file = find_packed(url) or storage.join(url, PACKED_FILE)
+    packed = storage.read_document(file, PackedDataset, "pack the dataset again.")
+    if packed is None:
         raise UserError(f"{file}: missing; check the path, or pack the dataset with `syncclip shards pack`.")
-    try:
-        packed = PackedDataset.model_validate_json(storage.read_bytes(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{file}: {'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}.") from error
     opened = {split: ShardSet(storage.join(url, split)) for split in packed.splits or SPLITS}
     for split, count in (packed.splits or {}).items():
         if len(opened[split]) != count:

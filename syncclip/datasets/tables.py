@@ -17,11 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import spoken
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Split
-from syncclip.datasets.files import FolderSet, folders_in, require_files
+from syncclip.datasets.dataset import Split
+from syncclip.datasets.files import folders_in, require_files
 from syncclip.datasets.folders import split_folders
-from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, assign_ids, complete_splits
+from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, Labelled, names_and_splits
 
 KINDS = (".csv", ".jsonl", ".parquet")
 COLUMNS = {
@@ -45,10 +44,7 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
     if whole is not None:
         return {None: whole}
     below = folders_in(folder)
-    named = split_folders(below) or {}
-    found: dict[Split | None, Path] = {
-        split: file for split, place in named.items() if (file := _metadata(place)) is not None
-    }
+    found = {split: file for split, place in split_folders(below).items() if (file := _metadata(place)) is not None}
     if found or len(below) > 1:
         return found
     tables = [file for file in folder.iterdir() if file.suffix in KINDS and not file.name.startswith(".")]
@@ -56,16 +52,15 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
 
 
 def load_table(
-    tables: dict[Split | None, Path], name: str, classnames: Sequence[str] | None = None, split_seed: int = 0
-) -> Dataset:
-    """Read tables of paths and labels; paths are relative to the folder of their table.
+    tables: dict[Split | None, Path], classnames: Sequence[str] | None, split_seed: int
+) -> tuple[list[str], dict[Split, Labelled[str]]]:
+    """Class names and files of tables of paths and labels; paths are relative to the folder of their table.
 
     Labels are texts, the class names, whose ids follow their order; or numbers, the ids, with names in a column of
     their own or given. Splits are stated in a column or by the folder that a path begins with; else they are drawn.
 
     Args:
         tables: of each split, or of all (None).
-        name: of the dataset.
         classnames: names by id, where labels are numbers.
         split_seed: of the random split where the tables state none, and of a missing validation split.
 
@@ -79,15 +74,9 @@ def load_table(
         raise UserError(f"{source}: lists no images.")
     paths, records = [path for path, _ in rows], [record for _, record in rows]
     require_files(paths, source)
-    names, labels = assign_ids(records, source, classnames)
+    found = names_and_splits(paths, records, source, classnames, split_seed)
     _check_unique(rows)
-    splits = complete_splits(list(zip(paths, labels, strict=True)), records, names, source, split_seed)
-    return Dataset(
-        name=name,
-        classnames=[spoken(one) for one in names],
-        template=TEMPLATE,
-        splits={split: FolderSet(files) for split, files in splits.items()},
-    )
+    return found
 
 
 def _check_unique(rows: list[Row]) -> None:

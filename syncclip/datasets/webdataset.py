@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from syncclip import storage
-from syncclip.core.text import spoken
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Split
+from syncclip.datasets.dataset import Split
 from syncclip.datasets.files import text_lines
-from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, assign_ids, complete_splits
+from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, names_and_splits
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 
 NAMES_FILE = "classnames.txt"
@@ -30,17 +29,14 @@ def find_tars(url: str) -> dict[Split | None, list[str]]:
 
 
 def load_webdataset(
-    url: str,
-    tars: dict[Split | None, list[str]],
-    name: str,
-    classnames: Sequence[str] | None = None,
-    split_seed: int = 0,
-) -> Dataset:
-    """Read the tars of a folder or prefix. Their headers are scanned each time; `shards pack` makes it faster.
+    url: str, tars: dict[Split | None, list[str]], classnames: Sequence[str] | None, split_seed: int
+) -> tuple[list[str], dict[Split, TarSet]]:
+    """Class names and images of the tars of a folder or prefix, whose headers are scanned each time.
+
+    Once packed by `shards pack`, they open faster.
 
     Args:
         tars: as `find_tars` found them.
-        name: of the dataset.
         classnames: names by id.
         split_seed: of the random split where the tars have none, and of a missing validation split.
 
@@ -56,14 +52,8 @@ def load_webdataset(
         ImageRecord(member.label, f"{urls[member.tar]}:{member.key}", split=split_of[urls[member.tar]])
         for member in members
     ]
-    names, labels = assign_ids(records, url, classnames)
-    splits = complete_splits(list(enumerate(labels)), records, names, url, split_seed)
-    return Dataset(
-        name=name,
-        classnames=[spoken(one) for one in names],
-        template=TEMPLATE,
-        splits={
-            split: TarSet(urls, [members[row] for row, _ in of_split], [label for _, label in of_split])
-            for split, of_split in splits.items()
-        },
-    )
+    names, splits = names_and_splits(range(len(members)), records, url, classnames, split_seed)
+    return names, {
+        split: TarSet(urls, [members[row] for row, _ in of_split], [label for _, label in of_split])
+        for split, of_split in splits.items()
+    }

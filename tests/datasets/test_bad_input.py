@@ -82,7 +82,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
     "a class without an image": (
         entries(lambda item: None if item[1] == 1 else item),
-        f"{SPLIT_FILE}: ids run to 2, but 1 have no image",
+        f"{SPLIT_FILE}: class(es) 1 have no image",
     ),
     "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; base and novel classes"),
     "a name without a token": (
@@ -99,7 +99,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     ),
     "a label far beyond all others": (
         entries(lambda item: [item[0], 10**15, item[2]] if item[1] == 2 else item),
-        f"{SPLIT_FILE}: ids run to 1000000000000000, but 2, 3, 4, … have no image",
+        f"{SPLIT_FILE}: class(es) 2, 3, 4, … have no image",
     ),
     "a label of other digits": (
         entries(lambda item: [item[0], "²", item[2]] if item[1] == 2 else item),
@@ -198,7 +198,7 @@ OWN: dict[str, tuple[Spoil, str]] = {
         lambda folder: [shutil.rmtree(path) for path in folder.iterdir()],
         "has no class folders",
     ),
-    "a class without an image": (emptied, "class 'red_circle' has 0 images; splitting needs at least 3"),
+    "a class without an image": (emptied, "no image of class 'red_circle' to test with; add some or remove the class"),
     "one class": (one_class, "has only one class ('red_circle'); classification needs at least 2"),
     "two classes of one name": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
