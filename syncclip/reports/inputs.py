@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from syncclip import storage
 from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from syncclip.shards.layout import ShardStats, committed
+from syncclip.shards.layout import ShardStats
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 
@@ -33,7 +33,7 @@ class Inputs:
         table: one row for each finished cell of the study.
         results: cell name -> its results.json; a single run is the cell "".
         record: run.json of a run; `history`: its metrics.jsonl.
-        plan: plan.json of the synthetic set; `stats`: the markers of its shards.
+        plan: plan.json of the synthetic set.
     """
 
     url: str
@@ -52,7 +52,6 @@ class Inputs:
     record: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
-    stats: dict[int, ShardStats] = field(default_factory=dict)
     synthetic: ShardSet | None = None
     set_files: list[str] = field(default_factory=list)
     dataset: Dataset | None = None
@@ -66,10 +65,9 @@ class Inputs:
         return found if isinstance(found, dict) else {}
 
     @property
-    def name(self) -> str:
-        """What the recipe, the study or the run is called, else the dataset of the set."""
-        state = self.state.name if self.state else None
-        return str(self.recipe.get("name") or state or self.record.get("name") or self.plan.get("dataset") or "")
+    def stats(self) -> dict[int, ShardStats]:
+        """The markers of the set's shards."""
+        return self.synthetic.shards if self.synthetic else {}
 
 
 def read_inputs(url: str) -> Inputs:
@@ -144,8 +142,7 @@ def _read_set(found: Inputs) -> None:
             continue
         try:
             found.plan = _object(storage.read_bytes(storage.join(place, plan)))
-            found.stats = committed(place)
-            found.synthetic = ShardSet(place) if found.stats else None
+            found.synthetic = ShardSet(place) if any(name.endswith("_stats.json") for name in names) else None
             found.set_files = sorted(names)
         except Exception as error:
             reason = _first_line(error)

@@ -36,64 +36,6 @@ class Numbers:
     level: str
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two arms that the figure of classes compares; of a single arm it shows the accuracies."""
-
-    arm: str
-    against: str | None
-    label: str
-    arm_short: str
-    against_short: str = ""
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Accuracy of each class (None where unknown) for each arm at its largest amount, mean over seeds."""
-
-    names: list[str]
-    count: list[int]
-    arms: dict[str, dict[str, list[float | None]]]
-    pairs: list[Pair]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One map of features: `key` is the model, `domain` 1 for synthetic images, `number` the shift in words."""
-
-    key: str
-    title: str
-    x: list[float]
-    y: list[float]
-    domain: list[int]
-    label: list[int]
-    number: str
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A row of the table of shifts: a value for each stage, as text."""
-
-    label: str
-    values: list[str]
-
-
-@dataclass(frozen=True)
-class FeatureMap:
-    """The maps before and after training, and the numbers of both."""
-
-    stages: list[Stage]
-    measures: list[Measure]
-
-
-@dataclass(frozen=True)
-class History:
-    """Terms of the loss over steps, thinned to what a screen can show."""
-
-    steps: list[int]
-    terms: list[dict[str, Any]]
-
-
 def gather_numbers(found: Inputs) -> Numbers:
     """Arms, means, and paired differences of a study; the one arm of a run; nothing of a bare set."""
     table = found.table
@@ -153,7 +95,9 @@ def _comparison(one: Difference) -> dict[str, Any]:
     }
 
 
-def _classes(found: Inputs, numbers: Numbers) -> Classes | None:
+def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
+    """Names of the classes, their counts of test images, and for each arm at its largest amount the accuracy of each
+    class (None where unknown), mean over seeds; and the pairs of arms that the figure compares."""
     table = numbers.table
     if table is None or "cell" not in table:
         return None
@@ -174,23 +118,32 @@ def _classes(found: Inputs, numbers: Numbers) -> Classes | None:
             for key in ("half", "open")
         )
         arms[arm.id] = {"own": half.tolist(), "open": opened.tolist()}
-    pairs = _pairs([arm for arm in numbers.arms if arm.id in arms], numbers.focus)
-    return Classes(names, counts, arms, pairs) if pairs else None
-
-
-def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[Pair]:
-    """Which arms the class figure can compare: the focus with all others, then the others with zero-shot."""
     if not arms:
-        return []
+        return None
+    pairs = _pairs([arm for arm in numbers.arms if arm.id in arms], numbers.focus)
+    return {"names": names, "count": counts, "arms": arms, "pairs": pairs}
+
+
+def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[dict[str, str | None]]:
+    """Which arms the class figure can compare: the focus with all others, then the others with zero-shot; of a single
+    arm it shows the accuracies."""
     if len(arms) == 1:
-        return [Pair(arms[0].id, None, arms[0].label, arms[0].short)]
-    lead = focus if focus is not None and focus in arms else arms[-1]
+        only = arms[0]
+        return [{"arm": only.id, "against": None, "label": only.label, "arm_short": only.short, "against_short": ""}]
+    lead = focus if focus in arms else arms[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
     found = [(lead, other) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
     still = next((arm for arm in arms if arm.method == "zeroshot"), None)
     found += [(arm, still) for arm in arms if still is not None and arm not in (lead, still)]
     return [
-        Pair(arm.id, other.id, f"{arm.short} against {other.short}", arm.short, other.short) for arm, other in found
+        {
+            "arm": arm.id,
+            "against": other.id,
+            "label": f"{arm.short} against {other.short}",
+            "arm_short": arm.short,
+            "against_short": other.short,
+        }
+        for arm, other in found
     ]
 
 
@@ -204,11 +157,13 @@ _MEASURES = {
 """Numbers of `sets.shift.Shift` and their digits."""
 
 
-def _map(found: Inputs) -> FeatureMap | None:
+def _map(found: Inputs) -> dict[str, Any] | None:
+    """The maps of features before and after training, `domain` 1 for synthetic images; and the shift of both, each
+    measure as text."""
     features = found.features
     if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
-    stages = []
+    stages: list[dict[str, Any]] = []
     for model, title in _STAGES.items():
         rows = features[features["model"] == model]
         if not len(rows):
@@ -219,24 +174,28 @@ def _map(found: Inputs) -> FeatureMap | None:
             for _, part in rows.groupby("domain", sort=True)
         )
         stages.append(
-            Stage(
-                key=model,
-                title=title,
-                x=shown["x"].astype(float).round(3).tolist(),
-                y=shown["y"].astype(float).round(3).tolist(),
-                domain=(shown["domain"] == "synthetic").astype(int).tolist(),
-                label=shown["label"].astype(int).tolist(),
-                number=f"shift {getattr(found.shift, model).relative_distance:.2f}" if found.shift else "",
-            )
+            {
+                "key": model,
+                "title": title,
+                "x": shown["x"].astype(float).round(3).tolist(),
+                "y": shown["y"].astype(float).round(3).tolist(),
+                "domain": (shown["domain"] == "synthetic").astype(int).tolist(),
+                "label": shown["label"].astype(int).tolist(),
+                "number": f"shift {getattr(found.shift, model).relative_distance:.2f}" if found.shift else "",
+            }
         )
     measures = [
-        Measure(label, [f"{getattr(getattr(found.shift, stage.key), name):.{digits}f}" for stage in stages])
+        {
+            "label": label,
+            "values": [f"{getattr(getattr(found.shift, stage['key']), name):.{digits}f}" for stage in stages],
+        }
         for name, (label, digits) in (_MEASURES.items() if found.shift else ())
     ]
-    return FeatureMap(stages, measures) if stages else None
+    return {"stages": stages, "measures": measures} if stages else None
 
 
-def _history(rows: Sequence[dict[str, Any]]) -> History | None:
+def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Terms of the loss over steps, thinned to what a screen can show."""
     rows = [row for row in rows if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MOST_STEPS))]
     if len(rows) < 2:
@@ -244,4 +203,4 @@ def _history(rows: Sequence[dict[str, Any]]) -> History | None:
     skipped = {"step", "epoch", "lr"}
     names = [name for name, value in rows[0].items() if name not in skipped and isinstance(value, (int, float))]
     terms = [{"name": name, "values": [row.get(name) for row in rows]} for name in names]
-    return History([row["step"] for row in rows], terms) if terms else None
+    return {"steps": [row["step"] for row in rows], "terms": terms} if terms else None

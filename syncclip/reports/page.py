@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from jinja2 import DictLoader, Environment
 from markupsafe import Markup
+from rich.table import Table
 
-from syncclip import embedded
+from syncclip import embedded, storage
 from syncclip.core.text import counted, thousands
 from syncclip.reports.figures import costs
 from syncclip.reports.images import ImageStrips, image_strips, reject_strips
-from syncclip.reports.inputs import Inputs
-from syncclip.reports.numbers import Numbers, payload
-from syncclip.reports.table import quality_table, runs_table
+from syncclip.reports.inputs import Inputs, read_inputs
+from syncclip.reports.numbers import Numbers, gather_numbers, payload
+from syncclip.reports.table import quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import Verdict, judge
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
@@ -35,6 +37,37 @@ SECTIONS = {
 }
 FAILED_NAMED = 10
 """Failed runs that are named, before the rest is only counted."""
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """A report that was written: the path or URL of its page, and its summary for `rich.print`."""
+
+    url: str
+    table: Table
+
+
+def write_report(folder: str) -> StudyReport:
+    """Write `report.html` into a folder, from whatever is there; what is missing is left out of the page.
+
+    The page works from a file, without a network. After a crash either the old page is there or the new one.
+
+    Args:
+        folder: path or URL of a study, a single run, or a synthetic set.
+
+    Raises:
+        UserError: the folder holds none of these, or may not be written to.
+    """
+    found = read_inputs(folder)
+    numbers = gather_numbers(found)
+    url = storage.join(found.url, "report.html")
+    storage.write_bytes(url, render_page(found, numbers).encode())
+    return StudyReport(url, terminal_table(found, numbers))
+
+
+def report(folder: str) -> str:
+    """`write_report`, of which only the path or URL of the page is returned."""
+    return write_report(folder).url
 
 
 def render_page(found: Inputs, numbers: Numbers) -> str:
@@ -165,7 +198,9 @@ def _run_verdict(numbers: Numbers) -> Verdict:
 
 def _eyebrow(found: Inputs, numbers: Numbers) -> str:
     """The line above the headline: what this is a report on."""
-    parts = [{"study": "Study", "run": "Run", "set": "Synthetic set"}[found.kind], found.name]
+    state = found.state.name if found.state else None
+    name = found.recipe.get("name") or state or found.record.get("name") or found.plan.get("dataset")
+    parts = [{"study": "Study", "run": "Run", "set": "Synthetic set"}[found.kind], str(name or "")]
     if found.classnames:
         parts.append(f"{counted(len(found.classnames), 'class', 'classes')}, {found.base} of them base")
     shots = found.section("dataset").get("shots")

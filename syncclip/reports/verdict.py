@@ -133,7 +133,8 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     mine = [one for one in found if one.arm == focus and one.against != focus]
     real = [one for one in mine if one.against.data == "real"]
     real = [one for one in real if one.against.method == focus.method] or real
-    counts = [next(one for one in real if one.metric == metric) for metric in ("hm", "open_hm") if _has(real, metric)]
+    first = {one.metric: one for one in reversed(real)}
+    counts = [first[metric] for metric in ("hm", "open_hm") if metric in first]
     if not counts:
         reason = "This study has no run on real images alone against which synthetic images could be compared."
         return Verdict(f"{focus.short} in numbers.", sentences=[reason], cards=_cards(mine))
@@ -146,10 +147,6 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         _sentences(lead, counts, mine, points),
         _cards(mine),
     )
-
-
-def _has(found: Sequence[Difference], metric: str) -> bool:
-    return any(one.metric == metric for one in found)
 
 
 def _headline(counts: Sequence[Difference]) -> tuple[Difference, str]:
@@ -193,8 +190,8 @@ def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Di
 
 
 def _cards(mine: Sequence[Difference]) -> list[Card]:
-    metric = "hm" if _has(mine, "hm") else "open_hm"
-    chosen = sorted((one for one in mine if one.metric == metric), key=lambda one: one.place)[:4]
+    shown = [one for one in mine if one.metric == "hm"] or [one for one in mine if one.metric == "open_hm"]
+    chosen = sorted(shown, key=lambda one: one.place)[:4]
     low = min([0.0, *(one.low for one in chosen)])  # one scale for all cards, so that they can be compared at a glance
     high = max([0.0, *(one.high for one in chosen)])
     air = 0.06 * (high - low or 1)
