@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -108,34 +109,13 @@ def render(scores: Scores) -> str:
     )
 
 
-@dataclass(frozen=True)
-class ScoreCurve:
-    """Lines of one method that differ in one number of images alone: the means of each metric at each number."""
+def growth(scores: Scores) -> dict[str, Any] | None:
+    """Averages over a growing number of shots or of synthetic images; None where no method has three numbers.
 
-    name: str
-    points: Sequence[Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Level:
-    """A line that has no such number, or a single one."""
-
-    name: str
-    scores: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Averages over a growing number of images, ascending; a curve has no scores at a number that its method lacks."""
-
-    heading: str
-    numbers: Sequence[int]
-    curves: Sequence[ScoreCurve]
-    levels: Sequence[Level]
-
-
-def growth(scores: Scores) -> Growth | None:
-    """What grows in a protocol: shots or synthetic images; None where no method has three different numbers."""
+    Returns:
+        `heading` of the numbers, `numbers` ascending; `curves`, each a name and for every number a mapping of metric
+        to mean, empty at a number that its method lacks; `levels`, the lines without such a number or with one.
+    """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
         groups.setdefault((line.method, line.data), []).append(line)
@@ -152,15 +132,15 @@ def growth(scores: Scores) -> Growth | None:
         if curves:
             numbers = sorted({number for lines in curves.values() for number in lines})
             means = {line: scores.of[line, AVERAGE].means for line in scores.lines}
-            return Growth(
-                heading,
-                numbers,
-                [
-                    ScoreCurve(name, [means[lines[number]] if number in lines else {} for number in numbers])
+            return {
+                "heading": heading,
+                "numbers": numbers,
+                "curves": [
+                    {"name": name, "points": [means[lines[number]] if number in lines else {} for number in numbers]}
                     for name, lines in curves.items()
                 ],
-                [Level(line.name, means[line]) for line in levels],
-            )
+                "levels": [{"name": line.name, "scores": means[line]} for line in levels],
+            }
     return None
 
 

@@ -139,14 +139,10 @@ def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
     """Refuse now what would fail only hours later."""
-    wanted = [
-        (settings, _choices(recipe) if settings is recipe.dataset else set())
-        for recipe in recipes.values()
-        for settings in [
-            recipe.dataset,
-            *(DatasetSettings(name=name, root=recipe.dataset.root) for name in recipe.evaluation.transfer),
-        ]
-    ]
+    wanted: list[tuple[DatasetSettings, set[tuple[int, int]]]] = []
+    for recipe in recipes.values():
+        wanted.append((recipe.dataset, _choices(recipe)))
+        wanted += [(DatasetSettings(name=name, root=recipe.dataset.root), set()) for name in recipe.evaluation.transfer]
     problems = {one.name: problem for one, choices in wanted if (problem := _problem(one, choices)) is not None}
     if problems:
         name, reason = next(iter(problems.items()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from syncclip.core.text import counted
 from syncclip.evaluation.metrics import harmonic_mean
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.runs.evaluate import transfer_results
@@ -102,7 +103,9 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
         for run in cells:
             arm, recipe = run.cell.arm, run.recipe
             for test in [dataset, *recipe.evaluation.transfer]:
-                results = _results(run, test if test != dataset else None)
+                results = {}
+                if run.status == "done":
+                    results = run.results if test == dataset else transfer_results(run.url, test)
                 rows.append(
                     {
                         "trained_on": dataset,
@@ -155,22 +158,19 @@ def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
 
 
 def _setting(table: pd.DataFrame) -> str:
-    backbones = ", ".join(dict.fromkeys(table["backbone"]))
-    amounts = sorted(set(table["images_per_class"].dropna()))
-    seeds = ", ".join(map(str, sorted(set(table["seed"].dropna()))))
-    found = [backbones]
+    found = [", ".join(dict.fromkeys(table["backbone"]))]
+    amounts, seeds = (sorted(set(table[name].dropna())) for name in ("images_per_class", "seed"))
     if len(amounts) == 1:
-        found.append(f"{amounts[0]} synthetic image{'s' if amounts[0] > 1 else ''} per class")
-    return "; ".join([*found, f"seeds {seeds}"] if seeds else found)
+        found.append(f"{counted(amounts[0], 'synthetic image')} per class")
+    if seeds:
+        found.append(f"seeds {', '.join(map(str, seeds))}")
+    return "; ".join(found)
 
 
 def _score(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Score:
     done = [row for row in rows if row["status"] == "done"]
-    means = {}
-    for metric in protocol.metrics:
-        values = [row[metric] for row in done if not pd.isna(row[metric])]
-        if values:
-            means[metric] = sum(values) / len(values)
+    values = {metric: [row[metric] for row in done if not pd.isna(row[metric])] for metric in protocol.metrics}
+    means = {metric: sum(some) / len(some) for metric, some in values.items() if some}
     return Score(_with_harmonic(means), len(done), len(rows))
 
 
@@ -185,16 +185,8 @@ def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:
 
 
 def _with_harmonic(means: Mapping[str, float]) -> dict[str, float]:
-    made = {
+    return {**means} | {
         metric: float(harmonic_mean(means[first], means[second]))
         for metric, (first, second) in MEANS.items()
         if first in means and second in means
     }
-    return {**means, **made}
-
-
-def _results(run: CellRun, other: str | None) -> dict[str, Any]:
-    """The numbers of a run on its own dataset or on another; none where it isn't finished."""
-    if run.status != "done":
-        return {}
-    return run.results if other is None else transfer_results(run.url, other)

@@ -130,7 +130,7 @@ def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[dict[str, str
     if len(arms) == 1:
         only = arms[0]
         return [{"arm": only.id, "against": None, "label": only.label, "arm_short": only.short, "against_short": ""}]
-    lead = focus if focus in arms else arms[-1]
+    lead = focus if focus is not None and focus in arms else arms[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
     found = [(lead, other) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
     still = next((arm for arm in arms if arm.method == "zeroshot"), None)

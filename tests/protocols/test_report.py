@@ -92,11 +92,12 @@ def test_growing_numbers_become_curves_and_the_others_levels() -> None:
     scores = summarise(GROWING, table)
     found = report.growth(scores)
     assert found is not None
-    assert (found.heading, found.numbers) == ("synthetic images per class", [1, 4, 16])
-    assert [(curve.name, [point["base"] for point in curve.points]) for curve in found.curves] == [
+    assert (found["heading"], found["numbers"]) == ("synthetic images per class", [1, 4, 16])
+    assert [(curve["name"], [point["base"] for point in curve["points"]]) for curve in found["curves"]] == [
         ("syncclip, both", [51.0, 54.0, 66.0])
     ]
-    assert {level.name: level.scores["novel"] for level in found.levels} == {"zeroshot": 50.0, "promptsrc, real": 50.0}
+    levels = {level["name"]: level["scores"]["novel"] for level in found["levels"]}
+    assert levels == {"zeroshot": 50.0, "promptsrc, real": 50.0}
     lines = [row[0] for row in report.grids(scores)[0].rows]
     assert lines[2:] == [f"syncclip, both, {amount} synthetic" for amount in (1, 4, 16)]
 
