@@ -23,9 +23,10 @@ from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
+from syncclip.storage.places import absolute
 
-PATHS = re.compile(r"(root|file|url|synthetic(\.\d+)?)$")
-"""Keys that hold a path or a URL, and never another name."""
+PATHS = re.compile(r"[^=]*(root|file|url|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
+"""`key=text` of a path: by its key, which never holds another name, or by how the text begins."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ class Submission:
     def entrypoint(self) -> str:
         """The shell command that the head runs in the uploaded folder."""
         return shlex.join(["python", "-m", "syncclip", *self.arguments])
+
+    def write_upload(self, folder: Path) -> None:
+        """Write the recipe, the package and the user's own methods, which the job needs, into an empty folder."""
+        (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+        embedded = f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"})
+        unused = shutil.ignore_patterns("__pycache__", *([] if embedded else [EMBEDDED]))
+        shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=unused)
+        methods = [self.recipe.training.method, *(arm.method for arm in self.recipe.study.arms)]
+        for module in {Path(re.split("[.:]", method)[0]) for method in methods if ":" in method}:
+            if module.is_dir():
+                shutil.copytree(module, folder / module, ignore=unused, dirs_exist_ok=True)
+            elif (file := module.with_suffix(".py")).is_file():  # else the nodes have it installed
+                shutil.copy(file, folder)
 
 
 def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -> Submission:
@@ -113,18 +127,17 @@ def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: b
     if options["--out"]:
         del texts["storage.root"]
     paths = {
-        key: text
+        key: absolute(text)
         for key, text in texts.items()
-        if storage.is_local(text)
-        and (key in options or PATHS.search(key) or text.startswith(("/", "~", "./", "../", "file://")))
+        if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}"))
     }
     if paths and not shared:
-        key, path = next(iter(paths.items()))
+        key = next(iter(paths))
         raise UserError(
-            f"{key}: {path} is a path of this machine, and the cluster runs on others; use a URL, or give --shared if "
-            "every node sees it under this name"
+            f"{key}: {texts[key]} is a path of this machine, and the cluster runs on others; use a URL, or give "
+            "--shared if every node sees it under this name"
         )
-    return {key: str(storage.local_path(path).absolute()) for key, path in paths.items()}
+    return paths
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -134,18 +147,3 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(value, Mapping | list):
         for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _texts(inner, f"{key}.{name}" if key else str(name))
-
-
-def write_upload(job: Submission, folder: Path) -> None:
-    """Write the recipe, the package and the user's own methods, which the job needs, into an empty folder."""
-    (folder / f"{job.recipe.name}.yaml").write_text(job.recipe.to_yaml(), encoding="utf-8")
-    texts = dict(_texts(job.recipe.model_dump(mode="json", exclude={"name"})))
-    unused = shutil.ignore_patterns("__pycache__", *([] if EMBEDDED in texts.values() else [EMBEDDED]))
-    shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=unused)
-    for key, text in texts.items():
-        if key.endswith("method") and ":" in text:
-            module = Path(re.split("[.:]", text)[0])  # where it isn't in this folder, the nodes have it installed
-            if module.is_dir():
-                shutil.copytree(module, folder / module, ignore=unused, dirs_exist_ok=True)
-            elif (file := module.with_suffix(".py")).is_file():
-                shutil.copy(file, folder)

@@ -6,7 +6,6 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -64,14 +63,10 @@ def submit(
     """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
     from syncclip.cli import submission
 
-    build: Callable[..., Submission]
     if job is JobName.reproduce:
         if root is None:
-            raise UserError(
-                "missing option '--root': reproduce needs the folder of all datasets; see `syncclip --help`"
-            )
-        given = recipe, root, dataset, method, out, synthetic, overrides
-        build = partial(submission.reproduction, *given)
+            raise UserError("missing option '--root': reproduce needs the folder of all datasets")
+        build = partial(submission.reproduction, recipe, root, dataset, method, out, synthetic, overrides)
     elif root or dataset or method or synthetic:
         raise UserError(
             f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"
@@ -136,8 +131,6 @@ def start(client: Any, job: Submission) -> tuple[str, bool]:
         The name under which it runs, and whether it ran already. What failed, was stopped or finished stays in the
         cluster's list; a number is added to the job's name then.
     """
-    from syncclip.cli.submission import write_upload
-
     name = re.compile(rf"{re.escape(job.name)}(-\d+)?")
     earlier = [one for one in client.list_jobs() if name.fullmatch(one.submission_id or "")]
     for one in earlier:
@@ -146,7 +139,7 @@ def start(client: Any, job: Submission) -> tuple[str, bool]:
     identifier = f"{job.name}-{len(earlier) + 1}" if earlier else job.name
     variables = {"PYTHONUNBUFFERED": "1", **({"SYNCCLIP_DEBUG": "1"} if debugging() else {})}
     with tempfile.TemporaryDirectory(prefix="syncclip-job-") as folder:
-        write_upload(job, Path(folder))
+        job.write_upload(Path(folder))
         environment = {"working_dir": folder, "env_vars": variables}
         try:
             client.submit_job(entrypoint=job.entrypoint, submission_id=identifier, runtime_env=environment)

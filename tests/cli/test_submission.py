@@ -141,7 +141,7 @@ def test_keys_are_not_sent() -> None:
 
 def laid_out(one: Submission, folder: Path) -> set[str]:
     folder.mkdir()
-    submission.write_upload(one, folder)
+    one.write_upload(folder)
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
