@@ -78,3 +78,8 @@ def coverage(level: float) -> str:
 def thousands(value: float) -> str:
     """A count in groups of three digits: 12 345."""
     return f"{int(value):,}".replace(",", " ")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, for a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from syncclip import storage
 from syncclip.core.settings import UserError, with_present_names
+from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.layout import ShardStats
 from syncclip.shards.reader import ShardSet
@@ -145,7 +146,7 @@ def _read_set(found: Inputs) -> None:
             found.synthetic = ShardSet(place) if any(name.endswith("_stats.json") for name in names) else None
             found.set_files = sorted(names)
         except Exception as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             found.notes.append(f"The synthetic set at {place} could not be read and is left out ({reason}).")
         return
 
@@ -158,7 +159,7 @@ def _read_dataset(found: Inputs) -> None:
         try:
             found.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
-            found.notes.append(f"The dataset's images are not available and are left out ({_first_line(error)}).")
+            found.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
     known = found.state.classnames if found.state else found.plan.get("classnames") or []
     found.classnames = [str(name) for name in (found.dataset.classnames if found.dataset else known)]
     found.base = found.state.base if found.state else (len(found.classnames) + 1) // 2
@@ -169,12 +170,8 @@ def _parsed(found: Inputs, what: str, parse: Callable[[], T], otherwise: T) -> T
     try:
         return parse()
     except Exception as error:  # damaged files make parsers raise nearly anything
-        found.notes.append(f"{what} could not be read and is left out ({_first_line(error)}).")
+        found.notes.append(f"{what} could not be read and is left out ({first_line(error)}).")
         return otherwise
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _object(data: bytes) -> dict[str, Any]:

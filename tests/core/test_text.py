@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.core.text import counted, did_you_mean, duration, nearest, percent, signed, size, spoken
+from syncclip.core.text import counted, did_you_mean, duration, first_line, nearest, percent, signed, size, spoken
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,8 @@ def test_all_names_are_listed_where_none_is_near() -> None:
 @pytest.mark.parametrize(("value", "said"), [(1.04, "+1.0"), (-0.26, "−0.3"), (-0.04, "0.0"), (0.0, "0.0")])
 def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float, said: str) -> None:
     assert signed(value) == said
+
+
+def test_the_first_line_of_an_error_or_its_kind_where_it_has_no_text() -> None:
+    assert first_line(ValueError("\n broken.\nat line 3")) == "broken"
+    assert first_line(MemoryError()) == "MemoryError"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -14,13 +14,6 @@ IMAGES = ("image", "mask_image", "control_image", "video", "num_frames")
 
 LEAST_BINNED = 16
 """Latents of smaller sides have no table of sizes in the families that choose from one (PixArt, Sana)."""
-
-
-class Size(NamedTuple):
-    """Pixels."""
-
-    width: int
-    height: int
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
@@ -53,11 +46,11 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
     return {key: value for key, value in wanted.items() if key in parameters}
 
 
-def size_of(pipeline: Any, settings: GeneratorSettings) -> Size:
-    """The size of the images that it generates from text alone: as asked for, or the family's own."""
+def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
+    """(width, height) of the images that it generates from text alone: as asked for, or the family's own."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
-    return Size(settings.width or side, settings.height or side)
+    return settings.width or side, settings.height or side
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

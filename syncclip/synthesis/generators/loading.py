@@ -6,14 +6,13 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from pathlib import Path
 from typing import Any, Literal
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import nearest
+from syncclip.core.text import first_line, nearest
 from syncclip.embedded import folder
 from syncclip.synthesis.generators.arguments import denoiser
-from syncclip.synthesis.generators.locating import LORA_FILE, Located, first_line
+from syncclip.synthesis.generators.locating import LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 BACKEND = "inductor"
@@ -28,8 +27,15 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     Raises:
         UserError: it can't be read, a part of the settings doesn't fit it, or the device isn't there.
     """
-    quiet()
-    pipeline = _pipeline(settings, located)
+    import diffusers
+    import torch
+    import transformers
+
+    quiet(diffusers, transformers)
+    source = str(folder("icons/generator")) if located.source == "icons" else located.source
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
+    kind, what = _pipeline_class(settings.pipeline_class), f"generator {settings.pipeline!r}"
+    pipeline = load_pretrained(kind, source, located.revision, what, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
         pipeline.scheduler = find_scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
@@ -38,8 +44,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"generator {settings.pipeline!r} can't run on {device}: {first_line(error)}; "
-            "set synthesis.num_gpus=0 to generate on the CPU"
+            f"{what} can't run on {device}: {first_line(error)}; set synthesis.num_gpus=0 to generate on the CPU"
         ) from error
     if settings.attention == "xformers":
         set_attention(pipeline, "xformers", device)
@@ -48,60 +53,50 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     return pipeline
 
 
-def quiet() -> None:
-    """Silence the libraries' bars and the warnings known to be harmless (an AutoencoderTiny's, mostly)."""
-    import diffusers
-    import transformers
-
-    libraries: tuple[Any, ...] = (diffusers, transformers)
+def quiet(*libraries: Any) -> None:
+    """Silence the bars of diffusers or transformers and the warnings known to be harmless (an AutoencoderTiny's)."""
     for library in libraries:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
-def _pipeline(settings: GeneratorSettings, located: Located) -> Any:
-    import torch
+def load_pretrained(kind: Any, source: str, commit: str | None, what: str, **arguments: Any) -> Any:
+    """What a class of diffusers or transformers loads from a folder or a repository, whose cached files come first.
 
-    source = str(folder("icons/generator")) if located.source == "icons" else located.source
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
-    arguments: dict[str, Any] = {"torch_dtype": dtype}
-    if located.revision:
-        arguments["revision"] = located.revision
-    load_as = _pipeline_class(settings.pipeline_class).from_pretrained
+    Args:
+        source: the folder or, with `commit`, the hub name.
+        what: how messages call it, such as "generator 'stabilityai/sdxl-turbo'".
+        arguments: further ones of the class's `from_pretrained`.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    if commit:
+        arguments["revision"] = commit
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return load_as(source, local_files_only=True, **arguments)
+                return kind.from_pretrained(source, local_files_only=True, **arguments)
             except OSError:
-                if located.revision is None:
+                if not commit:
                     raise
-                return load_as(source, **arguments)
+                return kind.from_pretrained(source, **arguments)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise UserError(
-            f"generator {settings.pipeline!r} can't be loaded from {located.source}: {first_line(error)}"
-        ) from error
+        raise UserError(f"{what} can't be loaded from {source}: {first_line(error)}") from error
 
 
 def _pipeline_class(name: str | None) -> Any:
-    import diffusers
-
-    base: Any = diffusers.DiffusionPipeline
-    if name is None:
-        return base
-    module, colon, own = name.partition(":")
+    module, _, own = (name or "DiffusionPipeline").rpartition(":")
     try:
-        found = getattr(importlib.import_module(module), own, None) if colon else getattr(diffusers, name, None)
+        home = importlib.import_module(module or "diffusers")
     except ImportError as error:
         raise UserError(
             f"synthesis.generator.pipeline_class: {module} can't be imported ({first_line(error)}); it must be "
             "importable wherever images are generated"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, base)):
-        where, hint = (module, "") if colon else ("diffusers", _nearest(name, "Pipeline"))
-        raise UserError(f"synthesis.generator.pipeline_class: {where} has no pipeline {own or name!r}{hint}")
-    return found
+    return _class_of(home, own, "pipeline", "pipeline_class", "DiffusionPipeline")
 
 
 def find_scheduler(name: str) -> Any:
@@ -112,19 +107,19 @@ def find_scheduler(name: str) -> Any:
     """
     import diffusers
 
-    found = getattr(diffusers, name, None)
-    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
-        hint = _nearest(name, "Scheduler")
-        raise UserError(f"synthesis.generator.scheduler: diffusers has no scheduler {name!r}{hint}")
-    return found
+    return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
 
 
-def _nearest(name: str, kind: str) -> str:
+def _class_of(module: Any, name: str, kind: str, key: str, base: str) -> Any:
+    """The class that a module calls `name`, if it is derived from `base` of diffusers."""
     import diffusers
 
-    known = [entry for entry in dir(diffusers) if entry.endswith(kind)]
-    near = nearest(name, known)
-    return f"; did you mean {near!r}?" if near else f"; for example {known[0]!r}"
+    found = getattr(module, name, None)
+    if not (isinstance(found, type) and issubclass(found, getattr(diffusers, base))):
+        near = nearest(name, [entry for entry in dir(module) if entry.endswith(kind.capitalize())])
+        hint = f"did you mean {near!r}?" if near else f"name a class that is derived from diffusers' {base}"
+        raise UserError(f"synthesis.generator.{key}: {module.__name__} has no {kind} {name!r}; {hint}")
+    return found
 
 
 def _compile(pipeline: Any) -> None:
@@ -152,21 +147,11 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
             "synthesis.generator.loras: LoRA weights need peft; install it with pip install 'syncclip[lora]'"
         )
     adapters = [f"lora{number}" for number in range(len(settings.loras))]
-    fingerprints = located.fingerprint.split("+")[1:]
-    for adapter, lora, place, known in zip(adapters, settings.loras, located.loras, fingerprints, strict=True):
-        file = Path(place)
-        where: dict[str, Any] = (
-            {"pretrained_model_name_or_path_or_dict": str(file.parent), "weight_name": file.name}
-            if file.is_file()
-            else {
-                "pretrained_model_name_or_path_or_dict": place,
-                "weight_name": lora.file or LORA_FILE,
-                "revision": known,
-            }
-        )
+    for adapter, lora in zip(adapters, located.loras, strict=True):
         misfit = f"LoRA weights {lora.weights!r} don't fit the {name} {settings.pipeline!r}"
+        where = {"weight_name": lora.file or LORA_FILE, "revision": lora.revision}  # not asked for of a single file
         try:
-            pipeline.load_lora_weights(adapter_name=adapter, use_safetensors=True, **where)
+            pipeline.load_lora_weights(lora.weights, adapter_name=adapter, use_safetensors=True, **where)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"{misfit}: {first_line(error)}") from error
         if not any(adapter in held for held in pipeline.get_list_adapters().values()):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import first_line
 from syncclip.embedded import folder
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
 
@@ -31,14 +32,12 @@ class Located(NamedTuple):
     revision: str | None
     fingerprint: str
     """Of the pipeline and, after a `+` each, of its LoRA weights."""
-    loras: tuple[str, ...] = ()
-    """Absolute paths or hub names of the LoRA weights."""
+    loras: tuple[LoraSettings, ...] = ()
+    """The LoRA weights by absolute path, or by hub name, file and commit."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with these places of LoRA weights in them, for processes that run in another folder."""
-        pairs = zip(settings.loras, self.loras, strict=True)
-        loras = tuple(lora.model_copy(update={"weights": place}) for lora, place in pairs)
-        return settings.model_copy(update={"loras": loras})
+        """The settings with these LoRA weights in them, for processes that run in another folder."""
+        return settings.model_copy(update={"loras": self.loras})
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
@@ -50,19 +49,15 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
             revisions this one is meant, and the hub isn't asked for the newest.
 
     Raises:
-        UserError: it is nowhere, or the hub can't be asked; after `hub.HUB_TIMEOUT` at most.
+        UserError: it is nowhere, or the hub can't be asked; after `HUB_TIMEOUT` at most.
     """
     planned, *planned_loras = fingerprint.split("+")
     planned_loras += [""] * (len(settings.loras) - len(planned_loras))
     pipeline = _locate(settings, planned)
     _same(f"generator {settings.pipeline!r}", pipeline.source, pipeline.fingerprint, planned)
     loras = [_locate_lora(one, known) for one, known in zip(settings.loras, planned_loras, strict=True)]
-    return Located(
-        pipeline.source,
-        pipeline.revision,
-        "+".join([pipeline.fingerprint, *(fingerprint for _, fingerprint in loras)]),
-        tuple(place for place, _ in loras),
-    )
+    fingerprints = [pipeline.fingerprint, *(found for _, found in loras)]
+    return pipeline._replace(fingerprint="+".join(fingerprints), loras=tuple(lora for lora, _ in loras))
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
@@ -106,12 +101,13 @@ def _locate(settings: GeneratorSettings, planned: str) -> Located:
     return Located(name, commit, commit)
 
 
-def _locate_lora(settings: LoraSettings, planned: str) -> tuple[str, str]:
-    """(absolute path of the file or hub name, fingerprint) of LoRA weights."""
+def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
+    """(where they are, fingerprint) of LoRA weights; see `Located.loras`."""
     what, path = f"LoRA weights {settings.weights!r}", Path(settings.weights).expanduser()
     if not path.exists():
         name = settings.file or LORA_FILE
-        return settings.weights, planned or commit_on_hub(settings.weights, settings.revision, name, what)
+        commit = planned or commit_on_hub(settings.weights, settings.revision, name, what)
+        return settings.model_copy(update={"file": name, "revision": commit}), commit
     file = path
     if path.is_dir():
         held = sorted(one.name for one in path.glob("*.safetensors"))
@@ -124,7 +120,8 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[str, str]:
         raise UserError(f"{what}: this is no .safetensors file, and nothing else is read; convert it first")
     fingerprint = _fingerprint(file.parent, [file])
     _same(what, str(file), fingerprint, planned)
-    return str(file.resolve()), fingerprint
+    # links are kept: the hub's cache links to files without an extension
+    return settings.model_copy(update={"weights": str(file.absolute())}), fingerprint
 
 
 def _same(what: str, place: str, fingerprint: str, planned: str) -> None:
@@ -200,8 +197,3 @@ def cached(name: str, revision: str | None, file: str) -> Path:
     import huggingface_hub
 
     return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, local_files_only=True))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's message, for a sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

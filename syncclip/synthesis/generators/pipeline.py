@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import first_line
 from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.loading import load
-from syncclip.synthesis.generators.locating import first_line, locate
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 NSFW = "nsfw"

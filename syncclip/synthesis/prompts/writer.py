@@ -10,7 +10,8 @@ from typing import Any
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators.locating import commit_on_hub, first_line
+from syncclip.synthesis.generators.loading import load_pretrained, quiet
+from syncclip.synthesis.generators.locating import commit_on_hub
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings, caption
 from syncclip.synthesis.prompts.files import check_writer, read_captions
 
@@ -37,16 +38,16 @@ class Writer:
         import torch
         import transformers
 
-        libraries: Any = transformers.utils
-        libraries.logging.set_verbosity_error()
-        libraries.logging.disable_progress_bar()
+        quiet(transformers)
         self.settings = settings
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        source, self.weights = _locate(settings)
+        what = f"language model {settings.model!r}"
+        source, self.weights = _locate(settings, what)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
-        _check_causal(settings, _load(transformers.AutoConfig, source, self.weights, settings))
-        self.tokenizer = _load(transformers.AutoTokenizer, source, self.weights, settings)
-        model = _load(transformers.AutoModelForCausalLM, source, self.weights, settings, torch_dtype=dtype)
+        _check_causal(what, load_pretrained(transformers.AutoConfig, source, self.weights, what))
+        self.tokenizer = load_pretrained(transformers.AutoTokenizer, source, self.weights, what)
+        causal = transformers.AutoModelForCausalLM
+        model = load_pretrained(causal, source, self.weights, what, torch_dtype=dtype)
         self.model = model.to(self.device).eval()
 
     def write(self, classname: str) -> tuple[str, ...]:
@@ -141,41 +142,25 @@ def _seed(seed: int, classname: str, turn: int) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def _locate(settings: WriterSettings) -> tuple[str, str]:
+def _locate(settings: WriterSettings, what: str) -> tuple[str, str]:
     """(folder or hub name, commit on the hub or "")."""
     folder = Path(settings.model).expanduser()
     if not folder.is_dir():
-        what = f"language model {settings.model!r}"
         return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", what)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"language model {settings.model!r}: the folder has no config.json; give a folder that transformers' "
-            "save_pretrained wrote"
+            f"{what}: the folder has no config.json; give a folder that transformers' save_pretrained wrote"
         )
     return str(folder), ""
 
 
-def _load(kind: Any, source: str, commit: str, settings: WriterSettings, **arguments: Any) -> Any:
-    if commit:
-        arguments["revision"] = commit
-    try:
-        try:
-            return kind.from_pretrained(source, local_files_only=True, **arguments)
-        except OSError:
-            if not commit:
-                raise
-            return kind.from_pretrained(source, **arguments)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise UserError(f"language model {settings.model!r} can't be loaded: {first_line(error)}") from error
-
-
-def _check_causal(settings: WriterSettings, config: Any) -> None:
+def _check_causal(what: str, config: Any) -> None:
     """Refuse before the weights are read: transformers would put an untrained causal head on most models."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     built = list(getattr(config, "architectures", None) or [])
     if built and not set(built) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(
-            f"language model {settings.model!r} is a {built[0]}, which does not write on from a text; give a causal "
-            "model, such as one whose card says 'text generation'"
+            f"{what} is a {built[0]}, which does not write on from a text; give a causal model, such as one whose card "
+            "says 'text generation'"
         )

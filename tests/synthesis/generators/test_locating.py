@@ -101,7 +101,7 @@ def test_lora_weights_are_part_of_the_fingerprint(pipeline: Path, lora: Path) ->
 def test_other_lora_weights_than_planned_are_refused(pipeline: Path, lora: Path) -> None:
     settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
     planned = locate(settings).fingerprint
-    assert locate(settings, planned).loras == (str(lora / "one.safetensors"),)
+    assert [one.weights for one in locate(settings, planned).loras] == [str(lora / "one.safetensors")]
     (lora / "one.safetensors").write_bytes(b"else")
     with pytest.raises(UserError, match=r"LoRA weights '.*' *: the weights at .* are not those"):
         locate(settings, planned)
@@ -131,3 +131,13 @@ def test_a_relative_place_is_made_absolute_for_other_processes(
     settings = settings_of(pipeline, loras=[{"weights": "one.safetensors", "scale": 0.5}])
     placed = locate(settings).placed(settings).loras[0]
     assert (placed.weights, placed.scale) == (str(lora / "one.safetensors"), 0.5)
+
+
+def test_a_link_to_lora_weights_is_kept_as_the_hubs_cache_links_to_files_of_other_names(
+    pipeline: Path, lora: Path
+) -> None:
+    (lora / "one.safetensors").rename(lora / "c0ffee")
+    (lora / "one.safetensors").symlink_to(lora / "c0ffee")
+    settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
+    located = locate(settings)
+    assert locate(located.placed(settings), located.fingerprint) == located

@@ -93,7 +93,7 @@ def test_what_is_no_language_model_is_told(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"the folder has no config\.json"):
         Writer(WriterSettings(model=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
-    with pytest.raises(UserError, match=r"language model .* can't be loaded: "):
+    with pytest.raises(UserError, match=r"language model .* can't be loaded from "):
         Writer(WriterSettings(model=str(tmp_path)))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
