@@ -26,9 +26,15 @@ from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import PoolError, run_round
-from syncclip.synthesis.prometheus import GAUGE_INTERVAL, SynthesisMetrics
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
-from syncclip.synthesis.status import Report, SynthesisStatus, mark_complete, status_url
+from syncclip.synthesis.status import (
+    GAUGE_INTERVAL,
+    Report,
+    SynthesisMetrics,
+    SynthesisStatus,
+    mark_complete,
+    status_url,
+)
 from syncclip.synthesis.summary import SetSummary, Work, summarise
 from syncclip.synthesis.tuning import tuned
 from syncclip.synthesis.worker import ShardWorker
@@ -100,6 +106,9 @@ def _generate(
 ) -> Work:
     """Generate the shards of `todo`; a `new` set that comes to nothing leaves no plan behind."""
     began, generating = time.monotonic(), False
+    # An actor may run in another folder and on another machine.
+    places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
+    placed = plan.model_copy(update=places)
     images = {shard: len(plan.shard_range(shard)) for shard in shards}
     planned = sum(images.values())
     there = planned - sum(images[shard] for shard in todo)
@@ -108,7 +117,8 @@ def _generate(
         with _watched(plan, url, status, images, show, observe) as take:
             _check_cluster(pool, plan.threads)
             generating = True
-            run = partial(run_round, worker=_worker(plan, url, located, pool), pool=pool, threads=plan.threads)
+            worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured())
+            run = partial(run_round, worker=worker, pool=pool, threads=plan.threads)
             _rounds(url, shards, todo, pool.retries, run, take)
     except BaseException as error:
         # What never started binds the folder to no settings. But where generating on a cluster was interrupted, or the
@@ -118,13 +128,6 @@ def _generate(
             storage.remove(storage.join(url, PLAN_NAME))
         raise
     return Work(images=status.fresh, seconds=round(time.monotonic() - began, 3), busy=status.busy["generate"])
-
-
-def _worker(plan: Plan, url: str, located: Located, pool: Pool) -> Callable[[], ShardWorker]:
-    """What makes the worker of an actor, which may run in another folder and on another machine."""
-    generator, filters = located.placed(plan.generator), with_absolute_paths(plan.filters)
-    text = plan.model_copy(update={"generator": generator, "filters": filters}).model_dump_json()
-    return partial(ShardWorker, text, url, pool.device, located.source, configured())
 
 
 @contextmanager

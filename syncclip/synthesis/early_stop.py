@@ -42,8 +42,8 @@ class RejectionMonitor:
             for stats in done:
                 if stats.shard in plan.shards():
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
-                    planned = self._planned(stats.shard)
-                    self._count(planned, {label: reason for label in planned if not stats.per_class.get(label)})
+                    without = [label for label in range(plan.classes) if not stats.per_class.get(label)]
+                    self._count(stats.shard, dict.fromkeys(without, reason))
             self._check()
 
     def take(self, shard: int, classes_without_accepted: str) -> None:
@@ -59,18 +59,11 @@ class RejectionMonitor:
         """
         if len(self._accepted) < self.plan.classes:
             reasons = {int(label): reason for label, reason in json.loads(classes_without_accepted).items()}
-            self._count(self._planned(shard), reasons)
+            self._count(shard, reasons)
             self._check()
 
-    def _planned(self, shard: int) -> dict[int, int]:
-        """Class id -> images of it that a shard is to hold."""
-        entries, classes = self.plan.shard_range(shard), self.plan.classes
-        rounds, rest = divmod(len(entries), classes)
-        first = entries.start % classes
-        labels = range(classes) if rounds else [(first + i) % classes for i in range(rest)]
-        return {label: rounds + ((label - first) % classes < rest) for label in labels}
-
-    def _count(self, planned: Mapping[int, int], rejected_by: Mapping[int, str]) -> None:
+    def _count(self, shard: int, rejected_by: Mapping[int, str]) -> None:
+        planned = Counter(index % self.plan.classes for index in self.plan.shard_range(shard))
         for label, images in planned.items():
             if label not in rejected_by:
                 self._accepted.add(label)

@@ -105,10 +105,9 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
             reports = specs.map(
                 shard_row,
                 fn_constructor_args=(remote.remote(), worker),
-                compute=_strategy(*(min(size, len(shards)) for size in pool.size)),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
-                **_bounds(specs.map),
+                **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
             )
         # `iter_rows` would keep each report back until the next one is there: a shard's time.
         tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
@@ -123,8 +122,11 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
                 yield Report(**row)
 
 
-def _strategy(least: int, most: int) -> Any:
-    """The pool's size, and `CALLS` rows at a time in an actor where this Ray can do that."""
+def _actors(method: Any, least: int, most: int) -> dict[str, Any]:
+    """Arguments of Ray Data's `method`: the pool's size, `CALLS` rows at a time in an actor, and `RAY_BOUNDS`.
+
+    The latter two only where this Ray takes them: earlier versions don't know the one, later ones drop the other.
+    """
     from ray.data import ActorPoolStrategy
 
     sizes = {"size": most} if least == most else {"min_size": least, "max_size": most}
@@ -132,14 +134,10 @@ def _strategy(least: int, most: int) -> Any:
     if not calls.keys() <= inspect.signature(ActorPoolStrategy.__init__).parameters.keys():
         calls = {}
     queue = CALLS if least == most else QUEUE
-    return ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=queue, **calls)
-
-
-def _bounds(method: Any) -> dict[str, Any]:
-    """`RAY_BOUNDS`, where this Ray takes them: later versions drop free remote arguments."""
     parameters = inspect.signature(method).parameters
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {name: value for name, value in RAY_BOUNDS.items() if free or name in parameters}
+    bounds = {name: value for name, value in RAY_BOUNDS.items() if free or name in parameters}
+    return {"compute": ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=queue, **calls), **bounds}
 
 
 @contextmanager

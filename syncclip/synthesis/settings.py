@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings, reason_of
@@ -28,11 +28,10 @@ class PoolSettings(Settings):
         return self
 
 
-def _form(actors: object) -> str:
-    return "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""
-
-
-Actors = Annotated[Annotated[int, Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")], Discriminator(_form)]
+Actors = Annotated[
+    Annotated[int, Field(ge=1), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
+    Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
+]
 """A number or bounds. The form decides which, so that a mistake in one isn't reported as one in the other."""
 
 
@@ -61,9 +60,6 @@ class Pool(NamedTuple):
 ONE_ACTOR = Pool()
 
 
-ONE_ACTOR = Pool()
-
-
 class CostSettings(Settings):
     """What `syncclip plan` reckons with. No byte depends on it."""
 
@@ -85,7 +81,7 @@ class CostSettings(Settings):
 class SynthesisSettings(Settings):
     """What to generate, which goes into the plan, and who generates it: no byte depends on `actors` or `retries`."""
 
-    images_per_class: int = 16
+    images_per_class: int = Field(16, ge=1)
     seed: int = Field(0, ge=0)
     generator: GeneratorSettings = GeneratorSettings()
     prompts: PromptSettings = PromptSettings()
@@ -116,38 +112,15 @@ class SynthesisSettings(Settings):
     @property
     def pool(self) -> Pool:
         """Who generates."""
-        bounds = (
-            self.actors if isinstance(self.actors, PoolSettings) else PoolSettings(min=self.actors, max=self.actors)
-        )
-        return Pool(bounds.min, bounds.max, self.num_gpus, self.retries)
-
-    @field_validator("images_per_class")
-    @classmethod
-    def _some_images(cls, images: int) -> int:
-        if images < 1:
-            raise ValueError(f"{images} images per class leave nothing to generate; ask for at least 1")
-        return images
-
-    @field_validator("actors")
-    @classmethod
-    def _some_actors(cls, actors: int | PoolSettings) -> int | PoolSettings:
-        if isinstance(actors, int) and actors < 1:
-            raise ValueError(f"{actors} actors can't generate anything; use at least 1")
-        return actors
-
-    @field_validator("filters")
-    @classmethod
-    def _each_filter_once(cls, filters: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [reason_of(one) for one in filters]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"the filter {name!r} is given twice; rejects are counted by its name, so give it once"
-                )
-        return filters
+        if isinstance(self.actors, PoolSettings):
+            return Pool(self.actors.min, self.actors.max, self.num_gpus, self.retries)
+        return Pool(self.actors, num_gpus=self.num_gpus, retries=self.retries)
 
     @model_validator(mode="after")
     def _check_consistency(self) -> SynthesisSettings:
+        names = [reason_of(one) for one in self.filters]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the filter {twice[0]!r} is given twice; give it once, for its name counts its rejects")
         batch = self.generator.batch_size
         if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(

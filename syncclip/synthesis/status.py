@@ -1,4 +1,4 @@
-"""How a synthesis is doing: added up from the reports of its shards, shown by the progress line and `status.json`.
+"""How a synthesis is doing: the sum of its shards' reports, as the progress line, `status.json` and Prometheus show it.
 
 The file is no part of the set: nothing reads it to decide what to generate.
 """
@@ -157,3 +157,62 @@ def mark_complete(url: str, images: int, planned: int) -> None:
             ended: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
             update = {**ended, "remaining": 0.0, "seen": round(time.time(), 3)}
             storage.write_document(status_url(url), status.model_copy(update=update))
+
+
+SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+"""Bounds of the histogram of a shard's time."""
+
+GAUGE_INTERVAL = 5.0
+"""Seconds; Ray forgets a gauge that is not set again within two of its export intervals, 20 s by default."""
+
+
+class SynthesisMetrics:
+    """Prometheus metrics of one set, served by Ray at each node's port with the prefix `ray_` and the URL as tag `set`.
+
+    They are counted in the driver, from the reports: a metric of an actor would vanish with its process.
+    """
+
+    def __init__(self, url: str) -> None:
+        from ray.util.metrics import Counter, Gauge, Histogram
+
+        self._set = {"set": url}
+        tags = ("set",)
+        self._images = Counter("syncclip_images", "Images that this run committed.", tags)
+        self._shards = Counter(
+            "syncclip_shards", "Shards that came back, by outcome: committed or failed.", (*tags, "outcome")
+        )
+        self._rejects = Counter(
+            "syncclip_rejects", "Images that were generated and not taken, by reason.", (*tags, "reason")
+        )
+        self._stages = Counter(
+            "syncclip_stage_seconds", "Seconds of work by stage, summed over actors.", (*tags, "stage")
+        )
+        self._restarts = Counter(
+            "syncclip_restarts", "Shards started again since the process that generated them had died.", tags
+        )
+        self._seconds = Histogram(
+            "syncclip_shard_seconds", "From the start of a shard to its commit.", list(SHARD_SECONDS), tags
+        )
+        self._planned = Gauge("syncclip_images_planned", "Images that the set will hold.", tags)
+        self._done = Gauge("syncclip_images_done", "Images that are committed, earlier runs included.", tags)
+        self._actors = Gauge("syncclip_actors", "Actors that generate now.", tags)
+
+    def count(self, report: Report, images: int) -> None:
+        """Add a shard's report; `images` are its planned images."""
+        self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
+        for stage in STAGES:
+            if spent := getattr(report, stage):
+                self._stages.inc(spent, self._set | {"stage": stage})
+        if report.deaths:
+            self._restarts.inc(report.deaths, self._set)
+        if not report.error:
+            self._images.inc(images, self._set)
+            self._seconds.observe(max(0.0, report.ended - report.started), self._set)
+            for reason, count in json.loads(report.rejects).items():
+                self._rejects.inc(count, self._set | {"reason": reason})
+
+    def set_gauges(self, status: SynthesisStatus) -> None:
+        """Set the gauges to what the status says; see `GAUGE_INTERVAL`."""
+        self._planned.set(status.planned, self._set)
+        self._done.set(status.images, self._set)
+        self._actors.set(status.actors, self._set)

@@ -159,7 +159,7 @@ def test_a_run_is_tested_on_another_dataset(
     [
         ("synthesis.images_per_clas=3", "command line: synthesis.images_per_clas: no such key; did you mean"),
         ("synthesis.images_per_class=many", "it must be a whole number"),
-        ("synthesis.images_per_class=0", "0 images per class"),
+        ("synthesis.images_per_class=0", "synthesis.images_per_class: 0 is not allowed"),
         ("synthesis.generator.pipeline=/no/such/folder", "/no/such/folder"),
         ("dataset.name=icns", "did you mean 'icons'"),
         ("dataset.name=/no/such/folder", "/no/such/folder"),

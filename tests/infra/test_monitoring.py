@@ -91,7 +91,7 @@ def test_rules_and_tests_of_rules_name_the_same_metrics() -> None:
 def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.util.metrics
 
-    from syncclip.synthesis.prometheus import SynthesisMetrics
+    from syncclip.synthesis.status import SynthesisMetrics
 
     made: set[str] = set()
 

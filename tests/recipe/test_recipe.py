@@ -172,7 +172,7 @@ def test_wrong_values_are_refused_with_key_reason_and_remedy(override: str, expe
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        (["synthesis.images_per_class=0"], "synthesis.images_per_class: 0 images"),
+        (["synthesis.images_per_class=0"], "synthesis.images_per_class: 0 is not allowed; it must be at least 1"),
         (["training.workers=3", "training.batch=16"], "command line: training.workers is 3, but a batch of 16"),
         (["training.workers=5", "training.batch=4"], "command line: training.workers is 5, but a batch of 4"),
         (["methods.syncclip.domain_tokens=9"], "methods.syncclip: domain_tokens is 9"),

@@ -14,8 +14,8 @@ from syncclip.synthesis.settings import SynthesisSettings
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"images_per_class": 0}, "0 images per class leave nothing to generate; ask for at least 1"),
-        ({"actors": 0}, "0 actors can't generate anything"),
+        ({"images_per_class": 0}, "images_per_class\n  Input should be greater than or equal to 1"),
+        ({"actors": 0}, "actors.\n  Input should be greater than or equal to 1"),
         ({"shard_size": 4, "generator": {"batch_size": 8}}, "shard_size 4 is smaller than one batch"),
         ({"generator": {"height": 60}}, "60 pixels is not a multiple of 8, which latent diffusion needs; try 64"),
         ({"filters": [{"name": "blank"}, {"name": "blank"}]}, "the filter 'blank' is given twice"),
@@ -46,6 +46,7 @@ def test_actors_are_a_number_or_bounds(actors: Any, bounds: tuple[int, int]) -> 
     ("actors", "sentence"),
     [
         ("abc", "synthesis.actors: 'abc' is not allowed; it must be a whole number"),
+        ("0", "synthesis.actors: 0 is not allowed; it must be at least 1"),
         ("{min: 5, max: 4}", "synthesis.actors: min 5 is larger than max 4; exchange them"),
         ("{min: 0, max: 4}", "synthesis.actors.min: 0 is not allowed; it must be at least 1"),
         ("{most: 4}", "synthesis.actors.most: no such key; there are min, max"),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.storage.status_file import SILENCE, keep_status_file
-from syncclip.synthesis.status import Report, SynthesisStatus, mark_complete, read_status, status_url
+from syncclip.storage.status_file import SILENCE, keep_status_file, repeating
+from syncclip.synthesis.status import Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status, status_url
+from tests.metrics_port import PATIENCE, scraped
 
 
 def counted() -> SynthesisStatus:
@@ -103,3 +104,38 @@ def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None
     for shard, worker in enumerate("abbbb"):
         status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)
     assert status.actors == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_metrics_of_a_set_can_be_scraped() -> None:
+    url, status = "s3://bucket/set", SynthesisStatus.begin(40, 10, 2)
+    metrics = SynthesisMetrics(url)
+    expected = {
+        "images_total": 20,
+        "shards_total:committed": 2,
+        "shards_total:failed": 1,
+        "rejects_total:blank": 3,
+        "stage_seconds_total:generate": 5,
+        "stage_seconds_total:write": 0.25,
+        "restarts_total": 1,
+        "shard_seconds_count": 2,
+        "images_planned": 40,
+        "images_done": 30,
+        "actors": 2,
+    }
+    with repeating(lambda: metrics.set_gauges(status), 0.5):
+        for report in (
+            Report(0, started=10.0, ended=12.0, generate=1.5, write=0.25, worker="a", rejects='{"blank": 3}'),
+            Report(1, started=10.0, ended=14.0, generate=3.5, worker="b", deaths=1),
+            Report(2, started=12.0, ended=13.0, worker="a", error="OSError: reset"),
+        ):
+            status.count(report, 10)
+            metrics.count(report, 10)
+        deadline = time.monotonic() + PATIENCE
+        found: dict[str, float] = {}
+        while not expected.items() <= found.items() and time.monotonic() < deadline:
+            time.sleep(0.5)
+            found = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=url)
+    assert {name: found.get(name) for name in expected} == expected
