@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
 class TextTower:
     """The parts of a text transformer. Not a module, so that nothing is registered twice.
 
-    Args:
-        module: open_clip's `CLIP`, which has the parts itself, or its `TextTransformer`.
+    Attributes:
         pool: the token whose output is the feature: the one with the largest id (CLIP's end token), the first one with
             id `end`, or the last one of the context, usually padding (SigLIP, CLIPA).
+        context: maximum number of tokens of a text.
+        dim: length of the features.
+        causal: whether a token attends only to earlier ones. Only then may texts be cut after the token that is read.
     """
 
-    module: Any
-    pool: Literal["argmax", "eos", "last"]
-    end: int
-
-    @property
-    def token_embedding(self) -> nn.Embedding:
-        embedding: nn.Embedding = self.module.token_embedding
-        return embedding
-
-    @property
-    def blocks(self) -> nn.ModuleList:
-        blocks: nn.ModuleList = self.module.transformer.resblocks
-        return blocks
-
-    @property
-    def width(self) -> int:
-        return self.token_embedding.embedding_dim
-
-    @property
-    def layers(self) -> int:
-        return len(self.blocks)
-
-    @property
-    def context(self) -> int:
-        return int(self.module.context_length)
-
-    @property
-    def dim(self) -> int:
-        """Length of the features."""
-        projection = self.module.text_projection
+    def __init__(self, module: Any, pool: Literal["argmax", "eos", "last"], end: int) -> None:
+        """
+        Args:
+            module: open_clip's `CLIP`, which has the parts itself, or its `TextTransformer`.
+            pool, end: see above.
+        """
+        self.module, self.pool, self.end = module, pool, end
+        self.token_embedding: nn.Embedding = module.token_embedding
+        self.blocks: nn.ModuleList = module.transformer.resblocks
+        self.width, self.layers = self.token_embedding.embedding_dim, len(self.blocks)
+        self.context, self.causal = int(module.context_length), module.attn_mask is not None
+        projection = module.text_projection
         if isinstance(projection, nn.Linear):
-            return projection.out_features
-        return self.width if projection is None else int(projection.shape[1])
-
-    @property
-    def causal(self) -> bool:
-        """Whether a token attends only to earlier ones. Only then may texts be cut after the token that is read."""
-        return self.module.attn_mask is not None
+            self.dim = projection.out_features
+        else:
+            self.dim = self.width if projection is None else int(projection.shape[1])
 
     def read(self, ids: Tensor) -> Tensor:
         """Positions (C,) of the tokens whose output is the feature, for whole texts (C, context)."""

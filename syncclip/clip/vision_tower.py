@@ -7,7 +7,6 @@ excluded from pooling.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,11 +22,8 @@ Block = Callable[[Tensor, Tensor], Tensor]
 class VisionTower(Protocol):
     """A vision transformer in the steps between which prompts enter."""
 
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def layers(self) -> int: ...
+    width: int
+    layers: int
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, T, width) of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
@@ -45,19 +41,12 @@ class VisionTower(Protocol):
         """Features (B, D) from that output."""
 
 
-@dataclass(frozen=True)
 class PlainVision:
     """open_clip's own `VisionTransformer`: OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA, CoCa."""
 
-    module: Any
-
-    @property
-    def width(self) -> int:
-        return int(self.module.conv1.out_channels)
-
-    @property
-    def layers(self) -> int:
-        return len(self.module.transformer.resblocks)
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.width, self.layers = int(module.conv1.out_channels), len(module.transformer.resblocks)
 
     def embed(self, images: Tensor) -> Tensor:
         patches = self.module.conv1(images).flatten(2).transpose(1, 2)
@@ -86,20 +75,12 @@ class PlainVision:
         return x if self.module.proj is None else x @ self.module.proj
 
 
-@dataclass(frozen=True)
 class TimmVision:
     """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
 
-    trunk: Any
-    head: Any
-
-    @property
-    def width(self) -> int:
-        return int(self.trunk.embed_dim)
-
-    @property
-    def layers(self) -> int:
-        return len(self.trunk.blocks)
+    def __init__(self, trunk: Any, head: Any) -> None:
+        self.trunk, self.head = trunk, head
+        self.width, self.layers = int(trunk.embed_dim), len(trunk.blocks)
 
     def embed(self, images: Tensor) -> Tensor:
         # No public function of timm stops here, and which tokens have positions differs between towers.

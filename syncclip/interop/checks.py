@@ -11,10 +11,8 @@ from torch import Tensor
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
-from syncclip.interop.layouts import FixedWords, alike
+from syncclip.interop.layouts import FixedWords, Tensors, alike
 from syncclip.methods import MethodSettings
-
-Tensors = Mapping[str, Tensor]
 
 
 def check_numbers(learned: Tensors, place: str) -> None:

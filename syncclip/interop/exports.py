@@ -21,13 +21,13 @@ from syncclip.evaluation.predict import RESULTS
 from syncclip.interop.checks import check_position
 from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout
-from syncclip.methods import MethodSettings, find_method
+from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import RunParts, build_parts
+from syncclip.runs.build import build_parts
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.places import absolute
 from syncclip.training.loop import load_prompts
-from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CARD = "README.md"
 
@@ -68,43 +68,32 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
 
     layout, checkpoint = LAYOUTS.get(name), None
     if layout is not None:
-        check_position(name, recipe.methods.of(name))
-        state = layout.saved(learned, _words(parts, recipe.methods.of(name)))
+        settings = recipe.methods.of(name)
+        check_position(name, settings)
+        words = None
+        if hasattr(settings, "phrase"):
+            words = FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)
+        state = layout.saved(learned, words)
         checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
     for file in (RECIPE, PROMPTS, RESULTS, RECORD):
         if out != folder.url and storage.exists(folder.path(file)):
             storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
-    results = json.loads(storage.read_bytes(there)) if storage.exists(there := folder.path(RESULTS)) else {}
-    card = _model_card(recipe, folder.name, parts.dataset, learned, results, record, layout)
+    card = _model_card(recipe, folder, parts.dataset, learned, layout)
     storage.write_bytes(storage.join(out, CARD), card.encode())
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
 
-def _words(parts: RunParts, settings: MethodSettings) -> FixedWords | None:
-    """The words of all classes around the learned vectors; None for a method without such vectors."""
-    if not hasattr(settings, "phrase"):
-        return None
-    return FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)
-
-
 def _model_card(
-    recipe: Recipe,
-    name: str,
-    dataset: Dataset,
-    learned: Mapping[str, Tensor],
-    results: Mapping[str, Any],
-    record: RunRecord | None = None,
-    layout: Layout | None = None,
+    recipe: Recipe, folder: RunFolder, dataset: Dataset, learned: Mapping[str, Tensor], layout: Layout | None
 ) -> str:
     """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub.
 
     Args:
-        name: of the run.
         learned: its prompts, by our names.
-        results: as in `results.json`; empty where the run was not evaluated.
-        record: of the run, which has the origin of imported prompts.
         layout: of the checkpoint for published code beside the card; None where there is none.
     """
+    record = folder.record()
+    results = json.loads(storage.read_bytes(there)) if storage.exists(there := folder.path(RESULTS)) else {}
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     backbone = ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
@@ -117,7 +106,7 @@ def _model_card(
     }
     novel = [dataset.classnames[label] for label in dataset.novel]
     sections = [
-        f"---\n{_head(recipe, name, dataset, results)}---\n\n# {name}",
+        f"---\n{_head(recipe, folder.name, dataset, results)}---\n\n# {folder.name}",
         "Prompts for a frozen CLIP.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
         *(f"> {note}" for note in (record.notes if record is not None else ())),
