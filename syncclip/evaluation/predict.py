@@ -61,10 +61,6 @@ class Predictions:
         assert np.array_equal(columns["row"][order], np.arange(count)), "an image came twice, or not at all"
         return cls(**{name: column[order] for name, column in columns.items()})
 
-    def table(self) -> pa.Table:
-        """One row an image."""
-        return pa.table({name: getattr(self, name) for name in self.__dataclass_fields__})
-
     @classmethod
     def read(cls, url: str) -> Predictions:
         """The predictions that `save_evaluation` wrote."""
@@ -114,15 +110,8 @@ def predict(
             logits = method.logits(pixels.to(method.clip.device)).double().cpu()
             found.append(_choose(logits, labels[one], method.base, candidates))
     method.train(training)
-    half, opened, half_confidence, open_confidence = (torch.cat(column).numpy() for column in zip(*found, strict=True))
-    return Predictions(
-        row=rows.astype(np.int64),
-        label=labels.numpy()[rows],
-        half_prediction=half,
-        open_prediction=opened,
-        half_confidence=half_confidence,
-        open_confidence=open_confidence,
-    )
+    columns = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+    return Predictions(rows, labels.numpy()[rows], *columns)
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
@@ -176,7 +165,7 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
     return numbers
 
 
-def confusions(predictions: Predictions, classnames: Sequence[str], most: int = WORST_PAIRS) -> list[dict[str, Any]]:
+def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict[str, Any]]:
     """The pairs of classes that were most often taken for each other among all classes, the worst first.
 
     Each is labels (ascending), names, count (images of either that were taken for the other) and share (of the
@@ -194,28 +183,14 @@ def confusions(predictions: Predictions, classnames: Sequence[str], most: int = 
             "count": int(count),
             "share": float(100 * count / (shown[a] + shown[b])),
         }
-        for (a, b), count in ((found[i].tolist(), counts[i]) for i in np.argsort(-counts, kind="stable")[:most])
+        for (a, b), count in ((found[i].tolist(), counts[i]) for i in np.argsort(-counts, kind="stable")[:WORST_PAIRS])
     ]
-
-
-def evaluate_method(
-    method: Method,
-    images: ImageSet,
-    transform: Callable[[Image.Image], Tensor],
-    batch: int = 256,
-    bins: int = 15,
-    threads: int = 1,
-    candidates: Sequence[int] | None = None,
-) -> tuple[dict[str, Any], Predictions]:
-    """`predict` and `results` in one call."""
-    predictions = predict(method, images, transform, batch, threads, candidates)
-    return results(predictions, method.classnames, method.base, bins), predictions
 
 
 def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
     """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all."""
     buffer = io.BytesIO()
-    pyarrow.parquet.write_table(predictions.table(), buffer)
+    pyarrow.parquet.write_table(pa.table(vars(predictions)), buffer)
     storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_bytes(storage.join(run_url, RESULTS), text.encode())

@@ -13,7 +13,6 @@ from syncclip.core import tables
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
-from syncclip.studies.outputs import write_table
 
 MISSING = "–"
 SCRIPTS = ("core.js", "protocol.js", "page.js")
@@ -34,7 +33,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     """Write `<protocol>.parquet`, `.md` and `.html` below `url`, print the tables, and return where the page is."""
     scores = summarise(protocol, table)
     shown = grids(scores)
-    write_table(storage.join(url, f"{protocol.name}.parquet"), table)
+    storage.write_bytes(storage.join(url, f"{protocol.name}.parquet"), table.to_parquet(index=False))
     storage.write_bytes(storage.join(url, f"{protocol.name}.md"), markdown(scores).encode())
     page = storage.join(url, f"{protocol.name}.html")
     storage.write_bytes(page, render(scores).encode())

@@ -188,4 +188,5 @@ def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
     """What makes the folder of a dataset one that `syncclip report` reads."""
     storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     findings.write_state(recipe, url, runs, [])
-    outputs.write_table(storage.join(url, outputs.TABLE), findings.cell_table(runs, recipe.evaluation.split))
+    table = findings.cell_table(runs, recipe.evaluation.split)
+    storage.write_bytes(storage.join(url, outputs.TABLE), table.to_parquet(index=False))

@@ -15,7 +15,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import Images, ImageView, Split
-from syncclip.evaluation.predict import evaluate_method
+from syncclip.evaluation.predict import predict, results
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
@@ -100,11 +100,9 @@ def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
     images, transform = parts.dataset.split("val"), parts.backbone.preprocess
 
     def accuracy() -> float:
-        evaluation, threads = recipe.evaluation, recipe.training.threads
-        numbers, _ = evaluate_method(
-            parts.method, images, transform, evaluation.batch, threads=threads, candidates=parts.dataset.only
-        )
-        return float(numbers["open_all"])
+        evaluation, threads, method = recipe.evaluation, recipe.training.threads, parts.method
+        predictions = predict(method, images, transform, evaluation.batch, threads, parts.dataset.only)
+        return float(results(predictions, method.classnames, method.base)["open_all"])
 
     return accuracy
 

@@ -19,7 +19,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
-from syncclip.runs.evaluate import missing_transfers
+from syncclip.runs.evaluate import missing_transfers, results_at
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
@@ -111,15 +111,10 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
         resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, known)
-        done = folder.finished(folder.open()) and _evaluated(url, recipe)
+        evaluated = results_at(url, recipe) is not None and storage.exists(storage.join(url, PREDICTIONS))
+        done = folder.finished(folder.open()) and evaluated and not missing_transfers(recipe, url)
         found.append(CellRun(cell, resolved, folder, "done" if done else "waiting"))
     return found
-
-
-def _evaluated(url: str, recipe: Recipe) -> bool:
-    place = storage.join(url, RESULTS)
-    whole = storage.exists(place) and storage.exists(storage.join(url, PREDICTIONS))
-    return whole and read_json(place).get("split") == recipe.evaluation.split and not missing_transfers(recipe, url)
 
 
 def run_cell(spec: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,20 +77,14 @@ def _features(method: Method, sample: ChosenImages, domain: int, recipe: Recipe)
 
 
 def _sample(images: ImageSet, limit: int, parts: RunParts) -> ChosenImages:
-    found = list(_readable(images, evenly(images.labels, limit), parts))
+    found = {}
+    for row in evenly(images.labels, limit).tolist():
+        with suppress(UserError):  # one image more or less makes no difference to a map
+            found[row] = parts.backbone.preprocess(images.image(row))
     if not found:
         raise UserError("no image of one of the domains can be read, so their shift can't be measured")
-    rows = np.array([row for row, _ in found], dtype=np.int64)
-    return ChosenImages(rows, images.labels[rows], torch.stack([image for _, image in found]))
-
-
-def _readable(images: ImageSet, rows: Rows, parts: RunParts) -> Iterator[tuple[int, torch.Tensor]]:
-    for row in rows.tolist():
-        try:
-            image = images.image(row)
-        except UserError:  # one image more or less makes no difference to a map
-            continue
-        yield row, parts.backbone.preprocess(image)
+    rows = np.array(list(found), dtype=np.int64)
+    return ChosenImages(rows, images.labels[rows], torch.stack(list(found.values())))
 
 
 def _table(model: str, domain: int, sample: ChosenImages, places: Floats) -> pd.DataFrame:

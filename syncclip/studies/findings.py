@@ -20,7 +20,7 @@ from syncclip.studies.worth import marginal
 from syncclip.synthesis.plan import read_plan
 from syncclip.synthesis.summary import summarise
 
-CALIBRATION = ("ece", "ece_base", "ece_novel")
+SCORES = (*METRICS, "ece", "ece_base", "ece_novel")
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
                 "images_per_class": run.cell.images_per_class,
                 "seed": run.cell.seed,
                 "split": split,
-                **{name: results[name] for name in (*METRICS, *CALIBRATION)},
+                **{name: results[name] for name in SCORES},
                 "seconds": run.seconds,
                 "hash": run.folder.recipe_hash,
             }
         )
-    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *METRICS, *CALIBRATION]
-    table = pd.DataFrame(rows, columns=[*columns, "seconds", "hash"])
-    numbers = dict.fromkeys((*METRICS, *CALIBRATION, "seconds"), "float64")
+    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *SCORES, "seconds", "hash"]
+    table = pd.DataFrame(rows, columns=columns)
+    numbers = dict.fromkeys((*SCORES, "seconds"), "float64")
     typed: pd.DataFrame = table.astype({"images_per_class": "Int64", "seed": "Int64", **numbers})
     return typed
 
@@ -104,7 +104,7 @@ def write(
     """
     settings, split = recipe.study, recipe.evaluation.split
     table = cell_table(runs, split)
-    outputs.write_table(storage.join(url, outputs.TABLE), table)
+    storage.write_bytes(storage.join(url, outputs.TABLE), table.to_parquet(index=False))
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
     evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
@@ -162,7 +162,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
         return
     shifts, table = feature_map(run.recipe, run.url, synthetic.url, recipe.study.map_images)
     counts = table[table["model"] == "frozen"]["domain"].value_counts()
-    outputs.write_table(table_place, table)
+    storage.write_bytes(table_place, table.to_parquet(index=False))
     outputs.write_json(
         place,
         outputs.StudyShift(
@@ -201,8 +201,7 @@ def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, wor
 def _synthesis_cost(
     synthetic: SyntheticSet | None, before: outputs.SynthesisCost | None
 ) -> outputs.SynthesisCost | None:
-    plan = read_plan(synthetic.url) if synthetic is not None else None
-    if synthetic is None or plan is None:
+    if synthetic is None or (plan := read_plan(synthetic.url)) is None:
         return None
     done = summarise(plan, synthetic.url)
     known = synthetic if synthetic.wall_hours is not None else before

@@ -46,32 +46,24 @@ def spread(amounts: list[int]) -> list[int]:
     return [ordered[i] for i in order]
 
 
-def cells(settings: StudySettings, most: int | None = None) -> list[Cell]:
+def cells(settings: StudySettings) -> list[Cell]:
     """All cells, the most informative first.
 
     Everything for the first seed comes before the next seed begins, and within a seed all arms at the largest amount,
     then at the smallest, then between.
-
-    Args:
-        settings: the grid.
-        most: synthetic images of each class that there are; larger amounts are cut down to it.
     """
-    amounts = capped(settings.amounts, most)
     order = [Cell(arm, None, None) for arm in settings.arms if not arm.trained]
     for seed in settings.seeds:
         order += [Cell(arm, None, seed) for arm in settings.arms if arm.trained and not arm.synthetic]
         order += [
             Cell(arm, n, seed)
-            for n in spread(amounts)
+            for n in spread(settings.amounts)
             for arm in settings.arms
-            if arm.synthetic and n in arm.at(amounts)
+            if arm.synthetic and n in arm.at(settings.amounts)
         ]
     return order
 
 
-def capped(amounts: list[int], most: int | None) -> list[int]:
-    """The amounts that can be had: those up to `most`, and `most` itself where a larger one was asked for;
-    ascending."""
-    if most is None or max(amounts) <= most:
-        return sorted(amounts)
-    return sorted({n for n in amounts if n < most} | {most})
+def capped(amounts: list[int], most: int) -> list[int]:
+    """The amounts that can be had, ascending: larger ones than `most` are cut down to it."""
+    return sorted({min(n, most) for n in amounts})

@@ -24,13 +24,11 @@ Numbers that are not finite (an amount that is never reached) are null in JSON.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
-import pandas as pd
 from pydantic import AliasChoices, Field, TypeAdapter
 
 from syncclip import storage
@@ -209,10 +207,3 @@ def parse(data: bytes, kind: type[T]) -> T:
     """
     values = json.loads(data)
     return TypeAdapter(kind).validate_python(with_present_names(values) if isinstance(values, dict) else values)
-
-
-def write_table(url: str, table: pd.DataFrame) -> None:
-    """Write a table as parquet, whole or not at all."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    storage.write_bytes(url, buffer.getvalue())

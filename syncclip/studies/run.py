@@ -9,6 +9,7 @@ import pandas as pd
 
 from syncclip import jobs, storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import few
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
@@ -111,7 +112,7 @@ def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe
 def failures(failed: Mapping[str, str], total: int, url: str) -> str:
     """The sentence about cells that failed, given with their reasons."""
     name, reason = next(iter(failed.items()))
-    others = f" (others: {', '.join(list(failed)[1:6])}{', …' if len(failed) > 6 else ''})" if len(failed) > 1 else ""
+    others = f" (others: {few(list(failed)[1:])})" if len(failed) > 1 else ""
     return (
         f"{len(failed)} of {total} cells failed in {url}; {name}: {reason}{others}; the same command tries them again"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,34 +22,12 @@ SHOWN = ("hm", "open_hm")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One arm at one amount: mean and standard error over its seeds, None for a single seed."""
-
-    arm: str
-    images_per_class: int | None
-    seeds: int
-    scores: dict[str, tuple[float, float | None]]
-
-
-def lines(table: pd.DataFrame) -> list[Line]:
-    """Means and standard errors of every arm and amount, arms in the table's order, amounts ascending."""
-    found = []
-    for arm in dict.fromkeys(table["arm"]):
-        cells = table[table["arm"] == arm]
-        for amount, group in cells.groupby("images_per_class", dropna=False, sort=True):
-            scores = {metric: mean_and_error(group[metric].tolist()) for metric in METRICS}
-            found.append(Line(str(arm), None if pd.isna(amount) else int(amount), len(group), scores))
-    return found
-
-
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
     title = f"{recipe.name}: accuracy on {recipe.evaluation.split} images, % (mean ± standard error over seeds)"
     headings = ["arm", "images/class", "seeds", *HEADINGS.values()]
-    tables.show(tables.table(title, headings, [_cells(line) for line in lines(table)]))
-    rows = _compared(pairs)
-    if rows:
+    tables.show(tables.table(title, headings, _rows(table)))
+    if rows := _compared(pairs):
         level = percent(pairs[0].level)
         title = f"{pairs[0].arm} minus the others, points ({level} intervals over seeds and images)"
         tables.show(tables.table(title, ["images/class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows))
@@ -68,9 +45,7 @@ def markdown(
     parts = [
         f"# {recipe.name}",
         f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds.",
-        tables.markdown_grid(
-            ["arm", "images per class", "seeds", *HEADINGS.values()], [_cells(line) for line in lines(table)]
-        ),
+        tables.markdown_grid(["arm", "images per class", "seeds", *HEADINGS.values()], _rows(table)),
     ]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
@@ -78,8 +53,7 @@ def markdown(
             f"By what they learn from, {shown}.",
             tables.markdown_grid(["method", "images per class", *DATA], rows),
         ]
-    rows = _compared(pairs)
-    if rows:
+    if rows := _compared(pairs):
         parts += [
             f"{pairs[0].arm} minus the others, points; {level} intervals over resampled seeds and images.",
             tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
@@ -113,11 +87,9 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
     rows = []
     for method in dict.fromkeys(whole["method"]):
         cells = whole[whole["method"] == method]
-        found = {(line.arm, line.images_per_class): line for line in lines(cells)}
-        arm = {data: str(cells[cells["data"] == data]["arm"].iloc[0]) for data in DATA}
         for amount in sorted(cells["images_per_class"].dropna().unique()):
-            reached = [found[arm[data], None if data == "real" else int(amount)] for data in DATA]
-            scores = (" / ".join(_score(*line.scores[metric]) for metric in SHOWN) for line in reached)
+            there = cells[cells["images_per_class"].fillna(amount) == amount]
+            scores = (" / ".join(_scores(there[there["data"] == data], SHOWN)) for data in DATA)
             rows.append([method, str(amount), *scores])
     return rows
 
@@ -127,7 +99,7 @@ def described(curve: Curve) -> list[str]:
     if curve.law is None:
         slope = curve.slope
         said = "" if np.isnan(slope.estimate) else f" ({_interval(slope, '+.2f')} points of error per doubling)"
-        return [f"{curve.verdict}{said}", "", "", "", "", ""]
+        return [f"{curve.verdict}{said}", *[""] * 5]
     assert curve.plus_one is not None
     ahead = [
         f"{100 - point.error.estimate:.1f} [{100 - point.error.high:.1f}, {100 - point.error.low:.1f}] at {point.n:.0f}"
@@ -158,14 +130,19 @@ def _compared(pairs: Sequence[Comparison]) -> list[list[str]]:
     ]
 
 
-def _cells(line: Line) -> list[str]:
-    amount = "" if line.images_per_class is None else str(line.images_per_class)
-    scores = (line.scores[metric] for metric in HEADINGS)
-    return [line.arm, amount, str(line.seeds), *(_score(mean, error) for mean, error in scores)]
+def _rows(table: pd.DataFrame) -> list[list[str]]:
+    """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
+    return [
+        [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
+        for arm, cells in table.groupby("arm", sort=False)
+        for amount, group in cells.groupby("images_per_class", dropna=False)
+    ]
 
 
-def _score(mean: float, error: float | None) -> str:
-    return f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}"
+def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Mean ± standard error over seeds of each metric, the mean alone for a single seed; empty without cells."""
+    found = (mean_and_error(cells[metric].tolist()) for metric in metrics if len(cells))
+    return [f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}" for mean, error in found]
 
 
 def _interval(interval: Interval | Comparison, form: str) -> str:

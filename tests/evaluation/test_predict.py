@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from syncclip.evaluation.predict import (
     Predictions,
     batches,
     confusions,
-    evaluate_method,
     predict,
     results,
     save_evaluation,
@@ -57,6 +57,11 @@ def transform(image: Image.Image) -> Tensor:
     return torch.tensor([float(image.getpixel((0, 0))[0])])  # type: ignore[index]
 
 
+def evaluate_method(method: TableMethod, images: Rows, **changes: Any) -> tuple[dict[str, Any], Predictions]:
+    predictions = predict(method, images, transform, **changes)
+    return results(predictions, method.classnames, method.base), predictions
+
+
 def random_world(images: int = 60, classes: int = 5, base: int = 3) -> tuple[TableMethod, Rows, Tensor]:
     generator = torch.Generator().manual_seed(3)
     scores = 2 * torch.randn(images, classes, generator=generator)
@@ -66,7 +71,7 @@ def random_world(images: int = 60, classes: int = 5, base: int = 3) -> tuple[Tab
 
 def test_every_protocol_equals_a_loop_over_images() -> None:
     method, images, scores = random_world()
-    numbers, _ = evaluate_method(method, images, transform, batch=7)
+    numbers, _ = evaluate_method(method, images, batch=7)
     hits: dict[str, list[bool]] = {"base": [], "novel": [], "open_base": [], "open_novel": []}
     for row, label in enumerate(images.labels.tolist()):
         half, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
@@ -85,7 +90,7 @@ def test_only_candidates_are_predicted() -> None:
     method, _, scores = random_world()
     candidates = [0, 2, 4]
     images = Rows([candidates[row % 3] for row in range(60)])
-    numbers, predictions = evaluate_method(method, images, transform, candidates=candidates)
+    numbers, predictions = evaluate_method(method, images, candidates=candidates)
     best = [max(candidates, key=lambda c: float(scores[row, c])) for row in range(60)]
     assert predictions.open_prediction.tolist() == best != scores.argmax(1).tolist()
     assert numbers["open_all"] == pytest.approx(
@@ -100,7 +105,7 @@ def test_only_candidates_are_predicted() -> None:
 
 def test_accuracy_of_each_class_equals_a_loop() -> None:
     method, images, scores = random_world()
-    numbers, _ = evaluate_method(method, images, transform)
+    numbers, _ = evaluate_method(method, images)
     for label, found in enumerate(numbers["per_class"]):
         rows = [row for row, shown in enumerate(images.labels) if shown == label]
         right = sum(int(scores[row].argmax()) == label for row in rows)
@@ -111,7 +116,7 @@ def test_accuracy_of_each_class_equals_a_loop() -> None:
 
 def test_every_image_is_seen_once() -> None:
     method, images, _ = random_world()
-    evaluate_method(method, images, transform, batch=8)
+    evaluate_method(method, images, batch=8)
     assert method.passes == list(range(60))
 
 
@@ -126,14 +131,14 @@ def test_confidences_are_probabilities_of_the_predictions() -> None:
 
 def test_without_novel_classes_their_numbers_are_missing() -> None:
     method, images, _ = random_world(classes=3, base=3)
-    numbers, _ = evaluate_method(method, images, transform)
+    numbers, _ = evaluate_method(method, images)
     assert [numbers[name] for name in ("novel", "hm", "open_novel", "open_hm", "ece_novel")] == [None] * 5
     assert numbers["base"] == numbers["open_base"] == numbers["open_all"]
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
     method = TableMethod(torch.eye(3), 2)
-    numbers, _ = evaluate_method(method, Rows([0, 1, 1]), transform)
+    numbers, _ = evaluate_method(method, Rows([0, 1, 1]))
     assert [found["open"] for found in numbers["per_class"]] == [100.0, 50.0, None]
 
 
@@ -144,7 +149,7 @@ def test_an_empty_split_is_refused() -> None:
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     method, images, _ = random_world()
-    numbers, predictions = evaluate_method(method, images, transform)
+    numbers, predictions = evaluate_method(method, images)
     save_evaluation(str(tmp_path), numbers, predictions)
     assert json.loads((tmp_path / "results.json").read_text()) == numbers
     found = Predictions.read(str(tmp_path / "predictions.parquet"))
@@ -154,7 +159,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 def test_two_evaluations_write_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         method, images, _ = random_world()
-        save_evaluation(str(tmp_path / name), *evaluate_method(method, images, transform))
+        save_evaluation(str(tmp_path / name), *evaluate_method(method, images))
     for file in ("results.json", "predictions.parquet"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -170,7 +175,7 @@ def test_parts_of_whole_batches_hold_every_image_once(count: int, size: int, par
 @pytest.mark.parametrize("parts", [1, 2, 3, 11])  # 60 images are 9 batches of 7, so some of 11 parts are empty
 def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None:
     method, images, _ = random_world()
-    save_evaluation(str(tmp_path / "one"), *evaluate_method(method, images, transform, batch=7))
+    save_evaluation(str(tmp_path / "one"), *evaluate_method(method, images, batch=7))
     found = [predict(method, images, transform, batch=7, part=part, parts=parts) for part in range(parts)]
     joined = Predictions.joined(found[::-1], len(images))
     save_evaluation(str(tmp_path / "many"), results(joined, method.classnames, method.base), joined)

@@ -103,13 +103,13 @@ def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
         (table["seed"].isna() | (table["seed"] == 1))
         & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
     ]
-    outputs.write_table(str(study / outputs.TABLE), few)
+    few.to_parquet(study / outputs.TABLE, index=False)
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
 def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
-    outputs.write_table(str(study / outputs.TABLE), table.iloc[:0])
+    table.iloc[:0].to_parquet(study / outputs.TABLE, index=False)
     assert "No run of this study is finished yet." in page_of(study)
 
 

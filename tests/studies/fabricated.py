@@ -101,7 +101,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     synthetic = make_set(folder / "synthetic", names, source)
     rows = _cells(folder, names, generator)
     table = pd.DataFrame(rows)
-    outputs.write_table(str(folder / outputs.TABLE), table)
+    table.to_parquet(folder / outputs.TABLE, index=False)
     outputs.write_json(
         str(folder / outputs.STATE),
         outputs.StudyState(
@@ -301,7 +301,7 @@ def _features(folder: Path, classes: int, generator: np.random.Generator) -> Non
                 label = place % classes
                 x, y = centres[label] + generator.normal(0, 0.12, 2) + (gap if domain == "synthetic" else 0)
                 rows.append({"model": model, "domain": domain, "label": label, "row": place, "x": x, "y": y})
-    outputs.write_table(str(folder / outputs.FEATURES), pd.DataFrame(rows))
+    pd.DataFrame(rows).to_parquet(folder / outputs.FEATURES, index=False)
     state = outputs.StudyShift(
         cell="syncclip-both-64-seed1",
         arm="syncclip-both",

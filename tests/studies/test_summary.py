@@ -37,6 +37,13 @@ def test_each_amount_has_a_row_and_real_images_know_no_amount() -> None:
     assert found[0][2] == found[1][2] and found[0][3] != found[1][3]
 
 
+def test_an_arm_that_keeps_to_other_amounts_leaves_its_cell_empty() -> None:
+    more = [(arm, method, data, 64) for arm, method, data, amount in WHOLE if data == "both"]
+    found = by_data(table(*WHOLE, *more))
+    assert [row[1] for row in found] == ["16", "64", "16", "64"]
+    assert found[1][3] == "" and found[1][2] and found[1][4]
+
+
 def test_without_several_methods_on_all_data_there_is_nothing_to_compare() -> None:
     assert by_data(table(*WHOLE[:3])) == []
     assert by_data(table(*WHOLE[:3], *WHOLE[3:5])) == []
