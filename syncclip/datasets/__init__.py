@@ -1,8 +1,7 @@
 """From the name or path of a dataset to its classes, prompt template, splits of real images, and few-shot choice."""
 
-from syncclip.datasets.dataset import SPLITS, Dataset, Split
+from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
 from syncclip.datasets.files import FolderSet
 from syncclip.datasets.loading import load_dataset
-from syncclip.datasets.settings import DatasetSettings
 
 __all__ = ["SPLITS", "Dataset", "DatasetSettings", "FolderSet", "Split", "load_dataset"]

@@ -10,10 +10,9 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
-from syncclip.datasets.dataset import SPLITS, Dataset, Images
+from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Images
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
-from syncclip.datasets.settings import DatasetSettings
 
 COUNTED = ("classes", *SPLITS)
 

@@ -12,12 +12,11 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import nearest, spoken
 from syncclip.datasets.base_novel import with_base
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.dataset import TEMPLATE, Dataset, Images, Split
+from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Images, Split
 from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
-from syncclip.datasets.settings import DatasetSettings
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
 

@@ -221,8 +221,8 @@ def test_a_shard_that_goes_missing_later_is_named_too(tiny: TinyWorld, copy: Pat
 @pytest.mark.fault
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split: str) -> None:
+    from syncclip.datasets import DatasetSettings
     from syncclip.datasets.packed import pack
-    from syncclip.datasets.settings import DatasetSettings
 
     pack(
         load_dataset(DatasetSettings(name=str(tiny_dataset(tmp_path / "tiny")))),
