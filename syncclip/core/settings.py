@@ -96,15 +96,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    kind, shown, context = detail["type"], repr(detail["input"]), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
-    shown = repr(given)
     if kind == "extra_forbidden":
-        last = str(detail["loc"][-1])
-        return (
-            path,
-            f"no such key; {did_you_mean(last, dict.fromkeys(name for one in models for name in one.model_fields))}",
-        )
+        known = dict.fromkeys(name for one in models for name in one.model_fields)
+        return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), known)}"
     if kind in LIMITS:
         name, words = LIMITS[kind]
         return path, f"{shown} is not allowed; it must be {words} {context[name]}"
@@ -130,26 +126,19 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """The models that may hold the last place of `loc`, and `loc` as the user writes it, without union tags."""
+    """The models that may hold the last place of `loc`, and `loc` as the user writes it, without unions' choices."""
     models, path = [model], ""
-    *steps, last = [*loc] or [""]
-    for step in steps:
+    for step in loc:
         if isinstance(step, int):
             path += f"[{step}]"
-            continue
-        fields = [one.model_fields[step] for one in models if step in one.model_fields]
-        if fields:
+        elif fields := [one.model_fields[step] for one in models if step in one.model_fields]:
             models = [found for field in fields for found in _models(field.annotation)]
-            path += f".{step}" if path else step
-        elif tagged := [one for one in models if step in _tags(one)]:
-            models = tagged  # a discriminated union's choice, which isn't written in the file
-        elif not any(step == one.__name__ for one in models):
-            path += f".{step}" if path else step
-    if isinstance(last, int):
-        return models, f"{path}[{last}]"
-    tags = {tag for one in models for tag in (*_tags(one), one.__name__)}
-    tag = last in tags and all(last not in one.model_fields for one in models)
-    return models, path if tag or not last else (f"{path}.{last}" if path else last)
+            path += f".{step}"
+        elif chosen := [one for one in models if step in (*_tags(one), one.__name__)]:
+            models = chosen
+        elif step:
+            path += f".{step}"
+    return models, path.removeprefix(".")
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
