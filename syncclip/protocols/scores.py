@@ -53,7 +53,6 @@ class Scores:
 
     Attributes:
         tests: datasets that runs are tested on, in order.
-        targets: those that are averaged over; without the one trained on, where prompts go to others.
         setting: what the runs stand on: backbone and seeds, in words.
         whole: whether these are all that the protocol is about, so that an average can be held against published ones.
         of: (line, dataset or "average") -> its score.
@@ -62,7 +61,6 @@ class Scores:
     protocol: Protocol
     lines: Sequence[ResultLine]
     tests: Sequence[str]
-    targets: Sequence[str]
     setting: str
     whole: bool
     of: Mapping[tuple[ResultLine, str], Score]
@@ -142,7 +140,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     for line in lines:
         found[line, AVERAGE] = _average(protocol, [found[line, test] for test in targets])
     whole = set(tests) >= set(protocol.datasets)
-    return Scores(protocol, lines, tests, targets, _setting(table), whole, found)
+    return Scores(protocol, lines, tests, _setting(table), whole, found)
 
 
 def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
