@@ -10,9 +10,8 @@ from pathlib import Path
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import nearest, spoken
-from syncclip.datasets.base_novel import with_base
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Images, Split
+from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Images, Split, with_base
 from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
