@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from syncclip.core.text import duration, percent
@@ -13,7 +12,6 @@ from syncclip.core.text import duration, percent
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
-
 
 Fact = str | int | float
 
@@ -26,8 +24,8 @@ class Progress:
 
     Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) the
     first update prints a line, then at most one a minute, and leaving prints the last, unless neither a total nor
-    an item is known. A fact is shown as it is;
-    floats get three digits, and those whose name ends in `busy` or `share` are shown as per cent.
+    an item is known. A fact is shown as it is; floats get three digits, and those whose name ends in `busy` or
+    `share` are shown as per cent.
 
     Args:
         total: number of items to come, None if unknown.
@@ -67,9 +65,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live is not None:
             self._show_live()
             self._live.stop()
