@@ -129,7 +129,8 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUN
     """Generate `shards` shards of `seconds` each, `runs` times with different luck; a function of `seed`.
 
     How often shards and loads are lost follows their exact law; all machines share what that costs, and end at moments
-    that are spread over the time of one shard.
+    that are spread over the time of one shard. From ten shards a machine on, time and waste, and the bound that 95 % of
+    times keep, are those of a queue of events to 5 %; with one or two shards a machine that bound is up to 20 % low.
 
     Raises:
         UserError: hardly any shard would live to its end.
@@ -152,7 +153,7 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUN
     even = load + (shards * seconds + late * wait + lost + (deaths + loads) * wait) / count
     uneven = rng.beta(count, 1, runs) - 0.5  # lost shards spread the machines' ends over the time of a shard
     last = rng.binomial(count, -math.expm1(-rate * seconds), runs) > 0  # one of the last shards is lost, others wait
-    uneven += last * (1 - 1 / count) * rng.uniform(0, 2 / 3, runs)
+    uneven += last * (1 - 1 / count) * rng.uniform(0, 2 / 3, runs)  # fitted to a queue of events, not derived
     quiet = quiet_wall(shards, seconds, machines)
     wall = np.where(deaths + loads > 0, np.maximum(quiet, even + seconds * uneven), quiet)
     paid = machines.least * wall + late * np.maximum(0.0, wall - wait) - (deaths + loads) * wait
