@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -17,7 +16,6 @@ from syncclip.protocols import report
 from syncclip.protocols.protocols import Protocol, find_protocol
 from syncclip.protocols.scores import gather
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Arm
 from syncclip.runs import resolve
 from syncclip.storage import places
 from syncclip.studies import findings, outputs
@@ -122,19 +120,14 @@ def recipe_of(
         raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(there))}")
     given = {override.partition("=")[0] for override in overrides}
     apart = protocol.apart.get(dataset, {})
-    arms = [
-        _yielding(arm, apart.get(arm.method, {}), given)
-        for arm in recipe.study.arms
-        if not methods or arm.method in methods
-    ]
-    values = {"name": dataset, "dataset.root": root, "study.arms": [arm.model_dump(mode="json") for arm in arms]}
+    arms = []
+    for arm in recipe.study.arms:
+        if not methods or arm.method in methods:
+            own = {**arm.overrides, **apart.get(arm.method, {})}
+            kept = {key: value for key, value in own.items() if key not in given}
+            arms.append(arm.model_copy(update={"overrides": kept}).model_dump(mode="json"))
+    values = {"name": dataset, "dataset.root": root, "study.arms": arms}
     return resolve.with_absolute_paths(recipe.with_values(values))
-
-
-def _yielding(arm: Arm, apart: Mapping[str, Any], given: set[str]) -> Arm:
-    """The arm with a dataset's values over its own, and without those that the command line gives to all."""
-    values = {**arm.overrides, **apart}
-    return arm.model_copy(update={"overrides": {key: values[key] for key in values if key not in given}})
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
