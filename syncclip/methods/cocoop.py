@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -67,8 +68,9 @@ class CoCoOp(Method):
             return self._scores(images, contexts, slice(candidates))
         rows = max(self.at_once // candidates, 1)
         classes = [slice(i, min(i + self.at_once, candidates)) for i in range(0, candidates, self.at_once)]
+        recomputed = partial(checkpoint, self._scores, use_reentrant=False, preserve_rng_state=False)
         scores = [
-            torch.cat([self._scores_again(some, theirs, each) for each in classes], dim=1)
+            torch.cat([recomputed(some, theirs, each) for each in classes], dim=1)
             for some, theirs in zip(torch.split(images, rows), torch.split(contexts, rows), strict=True)
         ]
         return torch.cat(scores)
@@ -82,9 +84,3 @@ class CoCoOp(Method):
 
     def _scores(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:
         return self.scores(images, self.conditional_features(contexts, classes))
-
-    def _scores_again(self, images: Tensor, contexts: Tensor, classes: slice) -> Tensor:
-        """`_scores`, recomputed for the gradient instead of kept."""
-        each = (images, contexts, classes)
-        scores: Tensor = checkpoint(self._scores, *each, use_reentrant=False, preserve_rng_state=False)
-        return scores
