@@ -21,20 +21,14 @@ class SharedError(UserError):
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
-    """What rank 0 computes, on every rank; a user's mistake there is raised everywhere, so that none waits for ever."""
-    found: list[T] = []
-    mistake: UserError | None = None
-    if rank == 0:
-        try:
-            found.append(compute())
-        except UserError as error:
-            mistake = error
-    raise_first(mistake, world_size)
+    """What rank 0 computes, on every rank; a user's mistake there is raised everywhere, see `agreed`."""
+    found: list[T | None] = [None]
+    with agreed(world_size):
+        if rank == 0:
+            found = [compute()]
     if world_size > 1:
-        sent: list[object] = list(found) or [None]
-        dist.broadcast_object_list(sent, src=0)
-        return sent[0]  # type: ignore[return-value]
-    return found[0]
+        dist.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]
 
 
 def gathered(mine: T, world_size: int) -> list[T]:
@@ -46,31 +40,24 @@ def gathered(mine: T, world_size: int) -> list[T]:
     return found  # type: ignore[return-value]
 
 
-def raise_first(mistake: UserError | None, world_size: int) -> None:
-    """Raise on every rank the mistake that one of them met, if any did.
+@contextlib.contextmanager
+def agreed(world_size: int) -> Iterator[None]:
+    """A user's mistake that a rank meets in this block is raised on all of them, so that none waits for ever.
 
     Raises:
         UserError: the mistake itself, where there is one rank.
         SharedError: the first rank's mistake, where there are several.
     """
-    if world_size == 1:
-        if mistake is not None:
-            raise mistake
-        return
-    for sentence in gathered(None if mistake is None else str(mistake), world_size):
-        if sentence is not None:
-            raise SharedError(sentence)
-
-
-@contextlib.contextmanager
-def agreed(world_size: int) -> Iterator[None]:
-    """A user's mistake that a rank meets in this block is raised on all of them, so that none waits for ever."""
-    mistake: UserError | None = None
+    mistake: str | None = None
     try:
         yield
     except UserError as error:
-        mistake = error
-    raise_first(mistake, world_size)
+        if world_size == 1:
+            raise
+        mistake = str(error)
+    for sentence in gathered(mistake, world_size):
+        if sentence is not None:
+            raise SharedError(sentence)
 
 
 def average(

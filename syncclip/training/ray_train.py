@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
-import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cause_of, cluster_address, debugging, local_cpus, ray_session
+from syncclip.core.ray_session import capacity, cause_of, cluster_address, local_cpus, quiet, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.storage.status_file import keep_status_file, repeating
@@ -144,10 +141,7 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, se
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    # The controller looks for the end this often; its default of 2 s is long beside a short training.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    if not debugging():
-        logging.getLogger("ray.train").setLevel(logging.ERROR)
+    quiet()  # importing Ray Train resets its logger
     # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
     # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
     with tempfile.TemporaryDirectory(prefix="syncclip-ray-train-") as state:
@@ -180,12 +174,8 @@ def _worker(config: dict[str, Any]) -> None:
     folder: RunFolder = config["folder"]
     job: TrainJob | None = None
     try:
-        mistake: UserError | None = None
-        try:
+        with distributed.agreed(world_size):
             job = config["build"](config["spec"], rank, world_size)
-        except UserError as error:
-            mistake = error
-        distributed.raise_first(mistake, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
         run(job, rank, world_size, TrainingGauges(folder.name, folder.url, job.settings.batch))
     except UserError as error:
@@ -226,49 +216,36 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
         heard: notes of earlier starts, which are not repeated.
         scaling: what the workers take; where the cluster hasn't that, what they wait for is reported.
     """
+    from ray.exceptions import RayError
+
     status = TrainingStatus.begin()
     with keep_status_file(folder.path(STATUS), status), Progress(None, "steps", "train") as progress:
-        watch = _Watch(folder, heard, scaling, status, progress)
+
+        def look_at_run() -> None:
+            nonlocal heard
+            with contextlib.suppress(OSError, UserError):
+                record, line = folder.record(), last_line(folder.path(METRICS))
+                if record is None:
+                    return
+                for note in record.notes[heard:]:
+                    say(note)
+                heard = max(heard, len(record.notes))
+                if line is not None:
+                    loss = float(line["total"])
+                    progress.total = record.total_steps
+                    progress.update(max(0, line["step"] - progress.done), loss=loss)
+                    status.count(line["step"], record.total_steps, loss)
+
+        def look_at_cluster() -> None:
+            before = status.waits
+            with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports it
+                status.waits = _lack(scaling)
+            if status.waits not in ("", before):
+                say(status.waits)
+
+        every = 1.0 if storage.is_local(folder.url) else 10.0
         try:
-            with repeating(watch.look, 1.0 if storage.is_local(folder.url) else 10.0):
+            with repeating(look_at_run, every), repeating(look_at_cluster, LOOK_SECONDS):
                 yield
         finally:
-            watch.look_at_run()
-
-
-class _Watch:
-    """Reports what is new in a run's folder, and what its workers wait for."""
-
-    def __init__(self, folder: RunFolder, heard: int, scaling: Any, status: TrainingStatus, progress: Progress) -> None:
-        self._folder, self._heard, self._scaling = folder, heard, scaling
-        self._status, self._progress, self._looked = status, progress, time.monotonic()
-
-    def look(self) -> None:
-        """Report all that is new."""
-        if time.monotonic() - self._looked > LOOK_SECONDS:
-            self._look_at_cluster()
-        self.look_at_run()
-
-    def look_at_run(self) -> None:
-        """Report new notes and the newest line of metrics."""
-        with contextlib.suppress(OSError, UserError):
-            record, line = self._folder.record(), last_line(self._folder.path(METRICS))
-            if record is None:
-                return
-            for note in record.notes[self._heard :]:
-                say(note)
-            self._heard = max(self._heard, len(record.notes))
-            if line is not None:
-                loss = float(line["total"])
-                self._progress.total = record.total_steps
-                self._progress.update(max(0, line["step"] - self._progress.done), loss=loss)
-                self._status.count(line["step"], record.total_steps, loss)
-
-    def _look_at_cluster(self) -> None:
-        from ray.exceptions import RayError
-
-        self._looked, before = time.monotonic(), self._status.waits
-        with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports it
-            self._status.waits = _lack(self._scaling)
-        if self._status.waits not in ("", before):
-            say(self._status.waits)
+            look_at_run()

@@ -49,22 +49,18 @@ def open_run(
         notes=earlier.notes if earlier is not None else [],
     )
 
-    def note(sentence: str) -> None:
-        say(sentence)
-        record.notes.append(sentence)
-
     folder = run.path(CHECKPOINTS)
-    state = checkpoints.newest(folder, run.recipe_hash, note)
+    state = checkpoints.newest(folder, run.recipe_hash, record.note)
     if state is None:
         state = Checkpoint(0, _copied(learnable), memory=_copied(memory), workers=workers)
     else:
-        note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
+        record.note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
         if state.workers != workers:
             made = counted(state.workers, "worker")
-            note(f"the checkpoint is of {made}, the run goes on with {workers}: the last bits may differ")
+            record.note(f"the checkpoint is of {made}, the run goes on with {workers}: the last bits may differ")
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
-            note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")
+            record.note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")
     checkpoints.discard_after(folder, state.step)
     record.steps, record.seconds = state.step, state.seconds
     run.write_recipe()
@@ -89,7 +85,7 @@ class RunRecorder:
     ) -> None:
         self._run, self._settings, self._record, self._listener = run, settings, record, listener
         self._metrics = MetricsFile(run.path(METRICS), state.step)
-        self._trackers = Trackers(run, settings, state.step, self._note)
+        self._trackers = Trackers(run, settings, state.step, record.note)
         self._seconds_before = state.seconds
         self._began = time.perf_counter()
         self._logged = (state.step, self._began)
@@ -173,10 +169,6 @@ class RunRecorder:
             assert validate is not None, "whoever builds the job knows the validation images"
             return validate()
         return None
-
-    def _note(self, sentence: str) -> None:
-        say(sentence)
-        self._record.notes.append(sentence)
 
     def _seconds(self) -> float:
         return round(self._seconds_before + time.perf_counter() - self._began, 3)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from syncclip import storage
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
@@ -35,6 +36,11 @@ class RunRecord(BaseModel):
     notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
     error: str | None = None
     seconds: float = 0.0  # spent in training steps, over all starts
+
+    def note(self, sentence: str) -> None:
+        """Print what happened, and keep it."""
+        say(sentence)
+        self.notes.append(sentence)
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ def _mistake_of_the_first(rank: int, _: Path) -> None:
 
 
 def _mistake_of_the_second(rank: int, _: Path) -> None:
-    with pytest.raises(distributed.SharedError, match="rank 1 has no set"):
-        distributed.raise_first(UserError("rank 1 has no set") if rank else None, 2)
+    with pytest.raises(distributed.SharedError, match="rank 1 has no set"), distributed.agreed(2):
+        if rank:
+            raise UserError("rank 1 has no set")
 
 
 def _train(rank: int, folder: Path) -> None:
@@ -255,6 +256,8 @@ def test_checkpoints_by_time_are_those_of_the_first_ranks_clock(ranks_done: Path
 
 
 def test_a_mistake_of_a_lone_rank_is_raised_as_it_is() -> None:
-    with pytest.raises(UserError, match="mine"):
-        distributed.raise_first(UserError("mine"), 1)
-    distributed.raise_first(None, 1)
+    with pytest.raises(UserError, match="mine") as raised, distributed.agreed(1):
+        raise UserError("mine")
+    assert type(raised.value) is UserError
+    with distributed.agreed(1):
+        pass
