@@ -133,8 +133,13 @@ def _mix(x: int) -> int:
 
 def evenly(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
     """At most `limit` rows, the first of every class before the second of any: ascending."""
+    rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
+    return rows
+
+
+def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(n,) how many earlier rows show the same class."""
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, rank))[:limit]).astype(np.int64)
-    return rows
+    return rank

@@ -115,7 +115,7 @@ def _thumbnails(sets: Sequence[ImageSet], labels: Sequence[int]) -> tuple[dict[i
 
 def _read(images: ImageSet, rows: Rows) -> list[Image.Image | None]:
     if isinstance(images, ShardSet):
-        return thumbnails(images.read_many(rows), SIDE, images.max_pixels)
+        return thumbnails(images.read_many(rows), SIDE)
     read: list[Image.Image | None] = [None] * len(rows)
     for place, row in enumerate(rows.tolist()):
         with suppress(UserError, OSError):

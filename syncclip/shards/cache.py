@@ -21,6 +21,9 @@ from syncclip.shards.shared_folder import SharedFolder
 FETCHERS = 4
 """Shards that are copied ahead at once."""
 
+MAX_OPEN = 128
+"""Files that a cache keeps open."""
+
 
 class ShardFile(NamedTuple):
     """A tar, and what its commit marker records."""
@@ -39,17 +42,14 @@ class ShardCache:
     is no room for a copy, the shard is read piece by piece over the network instead.
     """
 
-    def __init__(
-        self, limit_bytes: int = 4 << 30, max_open: int = 128, folder: str | None = None, check: bool = False
-    ) -> None:
+    def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = False) -> None:
         """
         Args:
             limit_bytes: Disk that copies of remote shards may take.
-            max_open: Files that may be open at once.
             folder: Where shared copies are kept; None for copies of this process alone.
             check: Whether a shard's bytes are held against its marker's sha256 when it is copied, or first opened.
         """
-        self.limit_bytes, self.max_open, self.check = limit_bytes, max_open, check
+        self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # remote shards copied so far
         self._shared = SharedFolder(Path(folder).expanduser(), limit_bytes) if folder is not None else None
         self._sound: set[str] = set()
@@ -129,7 +129,7 @@ class ShardCache:
                 if url in self._open:
                     return self._open[url]
                 self._coming += copied_bytes
-                while self._open and (len(self._open) >= self.max_open or self._taken() > self.limit_bytes):
+                while self._open and (len(self._open) >= MAX_OPEN or self._taken() > self.limit_bytes):
                     self._open.popitem(last=False)  # closed when its last reader lets go of it
             file = None
             try:

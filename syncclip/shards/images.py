@@ -33,36 +33,36 @@ class UnreadableImageError(UserError):
         return type(self), (self.name, self.reason, self.images)  # else it could not come back from another process
 
 
-def decode_image(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode JPEG, PNG or WebP bytes to RGB.
 
     Args:
         data: The whole file.
         name: What to call it in an error.
-        max_pixels: Larger images are refused from their header, before any pixel is allocated.
 
     Raises:
-        UnreadableImageError: Not such an image, cut off, damaged or too large.
+        UnreadableImageError: Not such an image, cut off, damaged, or of more than `MAX_PIXELS`, which its header shows
+            before any pixel is allocated.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height <= max_pixels:
+            if width * height <= MAX_PIXELS:
                 image.load()
                 return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
-    raise UnreadableImageError(name, f"{width} x {height} pixels are more than {max_pixels}; scale it down")
+    raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
 
 
-def thumbnails(files: Iterable[bytes], side: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image | None]:
+def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
     """The middle square of each file's image, RGB and `side` pixels wide; None of what `decode_image` would refuse."""
     found: list[Image.Image | None] = []
     for data in files:
         thumbnail = None
         with suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height <= max_pixels:
+            if image.width * image.height <= MAX_PIXELS:
                 image.draft("RGB", (2 * side, 2 * side))  # decodes a large JPEG at a fraction of its size
                 thumbnail = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
         found.append(thumbnail)

@@ -85,8 +85,11 @@ def markers(url: str) -> Iterator[ShardStats]:
         chunk = marked[first : first + CHUNK]
         texts = storage.read_many([storage.join(url, name) for _, name in chunk])
         for shard, name in chunk:
-            stats = _parse(texts.get(storage.join(url, name), b""))
-            if stats is None or stats.shard != shard:
+            try:
+                stats = ShardStats.model_validate_json(texts.get(storage.join(url, name), b""))
+            except ValidationError:
+                continue
+            if stats.shard != shard:
                 continue
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
@@ -97,10 +100,3 @@ def markers(url: str) -> Iterator[ShardStats]:
 def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
     """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
     return storage.read_parquet(data, TABLE, columns)
-
-
-def _parse(text: bytes) -> ShardStats | None:
-    try:
-        return ShardStats.model_validate_json(text)
-    except ValidationError:
-        return None

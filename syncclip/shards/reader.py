@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,12 @@ import pyarrow as pa
 from PIL import Image
 
 from syncclip import storage
+from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import MAX_PIXELS, Corruption, UnreadableImageError, decode_image
-from syncclip.shards.layout import ShardStats, committed, read_table, shard_name, table_name
+from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
+from syncclip.shards.layout import ShardStats, committed, read_table, sample_key, shard_name, table_name
 
 Rows = npt.NDArray[np.int64]
 
@@ -67,31 +69,24 @@ class ShardSet:
     for. Later shards do not appear in an open set. Safe to share between threads; open it again in another process.
     """
 
-    def __init__(
-        self,
-        url: str,
-        corrupt_limit: int = 16,
-        cache: ShardCache | None = None,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
+    def __init__(self, url: str, corrupt_limit: int = 16, cache: ShardCache | None = None) -> None:
         """
         Args:
             url: Folder or prefix of the set.
             corrupt_limit: How many images may be lost with shards whose table cannot be read, before it is an error.
             cache: Shared bounded cache of remote shards; None for one of its own.
-            max_pixels: Larger images are refused.
 
         Raises:
             UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
         """
-        self.url, self.max_pixels = url, max_pixels
+        self.url = url
         self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
         self.shards = committed(url)
         if not self.shards:
             raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
         self.samples = self._read_tables()
-        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._table = lru_cache(maxsize=8)(self._table_of)
         self._group()
 
     def __len__(self) -> int:
@@ -116,10 +111,7 @@ class ShardSet:
         if max_per_class is not None:
             if max_per_class < 1:
                 raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
-            ranks = np.empty(len(self), np.int64)
-            starts = np.searchsorted(self._sorted_labels, self._sorted_labels)
-            ranks[self._by_label] = np.arange(len(self)) - starts
-            rows = np.flatnonzero(ranks < max_per_class)
+            rows = np.flatnonzero(order.ranks(self.labels) < max_per_class)
         view = copy.copy(self)
         view.samples = self.samples.take(np.unique(np.asarray(rows, np.int64)))
         view._group()
@@ -127,7 +119,7 @@ class ShardSet:
 
     def name(self, row: int) -> str:
         """What an image is called in a message: `…/00003.tar:000000017.jpg`."""
-        return f"{self._tar(row)}:{int(self.samples.index[row]):09d}.jpg"
+        return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
         """The image file of a row, as it is in the tar; shorter where the tar was cut off since.
@@ -137,21 +129,20 @@ class ShardSet:
             MissingError: Its shard was removed after the set was opened.
         """
         samples = self.samples
-        return self.cache.read(self._file(int(samples.shard[row])), int(samples.offset[row]), int(samples.size[row]))
+        return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
         """The RGB image of a row.
 
         Raises:
-            UnreadableImageError: It cannot be decoded, or is larger than `max_pixels`; or its shard is damaged or was
-                removed after the set was opened.
+            UnreadableImageError: It cannot be decoded, or its shard is damaged or was removed after the set was opened.
         """
         try:
             data = self.read(row)
         except storage.MissingError as error:
-            shard = self._file(int(self.samples.shard[row]))
+            shard = self._file(row)
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
-        return decode_image(data, self.name(row), self.max_pixels)
+        return decode_image(data, self.name(row))
 
     def read_many(self, rows: Rows) -> list[bytes]:
         """The image files of some rows, from each shard in one piece; b"" of a shard that was removed since."""
@@ -171,19 +162,19 @@ class ShardSet:
         samples, texts = self.samples.take(rows), [""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             places = np.flatnonzero(samples.shard == shard).tolist()
-            column = self._table_of(int(rows[places[0]]))["text"].take(samples.place[places]).to_pylist()
+            column = self._table(shard)["text"].take(samples.place[places]).to_pylist()
             for place, text in zip(places, column, strict=True):
                 texts[place] = str(text)
         return texts
 
     def text(self, row: int) -> str:
         """The prompt or caption of a row."""
-        return str(self._table_of(row)["text"][int(self.samples.place[row])].as_py())
+        return self.texts(np.array([row]))[0]
 
     def provenance(self, row: int) -> dict[str, Any]:
         """Where the image of a row came from."""
-        found = json.loads(self._table_of(row)["provenance"][int(self.samples.place[row])].as_py())
-        assert isinstance(found, dict)
+        table = self._table(int(self.samples.shard[row]))
+        found: dict[str, Any] = json.loads(table["provenance"][int(self.samples.place[row])].as_py())
         return found
 
     def check_labels(self, classes: int) -> None:
@@ -202,7 +193,7 @@ class ShardSet:
     def hold(self, shards: Iterable[int]) -> None:
         """Start to copy these remote shards in the background, and release the others; nothing for local ones."""
         if not storage.is_local(self.url):
-            self.cache.hold([self._file(shard) for shard in shards], storage.join(self.url, ""))
+            self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 
     def through(self, cache: ShardCache) -> ShardSet:
         """The same images, read through another cache."""
@@ -210,12 +201,12 @@ class ShardSet:
         view.cache = cache
         return view
 
-    def _file(self, shard: int) -> ShardFile:
+    def _file(self, row: int) -> ShardFile:
+        return self._shard_file(int(self.samples.shard[row]))
+
+    def _shard_file(self, shard: int) -> ShardFile:
         stats = self.shards[shard]
         return ShardFile(storage.join(self.url, shard_name(shard)), stats.bytes, stats.sha256, stats.count)
-
-    def _tar(self, row: int) -> str:
-        return storage.join(self.url, shard_name(int(self.samples.shard[row])))
 
     def _group(self) -> None:
         self._by_label: Rows = np.argsort(self.samples.label, kind="stable").astype(np.int64, copy=False)
@@ -256,15 +247,8 @@ class ShardSet:
             )
         return SampleTable(*columns)
 
-    def _table_of(self, row: int) -> pa.Table:
-        shard = int(self.samples.shard[row])
-        table = self._tables.get(shard)
-        if table is None:
-            table = read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
-            self._tables[shard] = table
-            while len(self._tables) > 8:
-                self._tables.popitem(last=False)
-        return table
+    def _table_of(self, shard: int) -> pa.Table:
+        return read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
 
 
 def _columns(data: bytes, stats: ShardStats) -> Rows | str:

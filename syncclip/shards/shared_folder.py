@@ -60,16 +60,9 @@ class SharedFolder:
                 _release(copying)
                 part.unlink(missing_ok=True)
 
-    def taken(self) -> int:
-        """Bytes that the files take, those included that are being copied."""
-        return sum(map(_size, self._files()))
-
-    def _files(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
-
     def _make_room(self, size: int) -> bool:
         """Remove files that are not held until `size` bytes more fit, the least recently opened first."""
-        files = self._files()
+        files = [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
         taken = sum(map(_size, files))
         for path in sorted(files, key=_last_opened):
             if taken + size <= self.limit_bytes:

@@ -27,16 +27,11 @@ class Problem(NamedTuple):
     sentence: str
 
 
-def verify(url: str, images: bool = True) -> list[str]:
-    """The sentences of `problems`; [] for a sound set."""
-    return [problem.sentence for problem in problems(url, images)]
-
-
-def problems(url: str, images: bool = True) -> Iterator[Problem]:
+def problems(url: str) -> Iterator[Problem]:
     """Read a whole set, one shard in memory at a time, and report what is wrong with it.
 
     Compared with each other: sha256 of the tar, its members and their names, the table with its offsets, the counts per
-    class, labels, texts and provenance, indices that are there twice, and (if `images`) that every image decodes.
+    class, labels, texts and provenance, indices that are there twice; and every image must decode.
 
     Raises:
         UserError: a marker is of a newer format than this version reads, or the place can't be read.
@@ -58,14 +53,14 @@ def problems(url: str, images: bool = True) -> Iterator[Problem]:
             yield Problem(shard, f"{table_name(shard)}: unreadable table: {error}")
             continue
         archive = storage.read_bytes(storage.join(url, shard_name(shard)))
-        wrong = list(_wrong(shard_name(shard), archive, stats, rows, images))
+        wrong = list(_wrong(shard_name(shard), archive, stats, rows))
         yield from (Problem(shard, sentence) for sentence in wrong)
         for row in () if wrong else rows:
             if (other := owner.setdefault(row["index"], shard)) != shard:
                 yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is in {shard_name(other)} too")
 
 
-def _wrong(name: str, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]], images: bool) -> Iterator[str]:
+def _wrong(name: str, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
     """What is wrong with a tar, one sentence each."""
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
         yield f"{name}: sha256 differs from its marker's; the tar was damaged or exchanged"
@@ -94,7 +89,7 @@ def _wrong(name: str, archive: bytes, stats: ShardStats, rows: list[dict[str, An
         offset, size = row["jpg_offset"], row["jpg_size"]
         if places.get(f"{row['key']}.jpg") != (offset, size):
             yield f"{name}: the table's offset of {row['key']}.jpg is wrong"
-        elif images:
+        else:
             try:
                 decode_image(archive[offset : offset + size], f"{name}:{row['key']}.jpg")
             except UnreadableImageError as error:

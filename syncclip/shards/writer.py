@@ -59,7 +59,9 @@ def write_shard(
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
-    provenances = [_json(sample) for sample in samples]
+    provenances = [
+        json.dumps(dict(sample.provenance), sort_keys=True, ensure_ascii=False, allow_nan=False) for sample in samples
+    ]
     archive, offsets = _archive(samples, provenances)
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(hashlib.sha256, archive)  # takes as long as the disk
@@ -78,10 +80,6 @@ def write_shard(
     return stats
 
 
-def _json(sample: Sample) -> str:
-    return json.dumps(dict(sample.provenance), sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
     """The tar, and where in it each JPEG begins."""
     from webdataset import TarWriter  # imports torch, which whoever only reads shards goes without
@@ -90,9 +88,7 @@ def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[byt
     with TarWriter(file, encoder=False, mtime=0) as tar:
         for sample, provenance in zip(samples, provenances, strict=True):
             members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
-            if (
-                sample.provenance
-            ):  # every member costs at least 1 KiB: an image without provenance goes without the file
+            if sample.provenance:  # every member takes at least 1 KiB, so none stands for nothing
                 members["json"] = provenance.encode()
             tar.write({"__key__": sample_key(sample.index), **members})
     file.seek(0)

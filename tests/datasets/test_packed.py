@@ -12,8 +12,8 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packed
 from syncclip.datasets.packed import pack
 from syncclip.shards.layout import committed
-from syncclip.shards.verify import verify
 from tests.object_store import s3_bucket
+from tests.shards.sets import verify
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import Miniatures, miniature
 

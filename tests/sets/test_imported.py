@@ -18,9 +18,9 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import import_set, index_major, read_set
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.verify import verify
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
+from tests.shards.sets import verify
 from tests.worlds.dataset import CLASSES, encoded, make_image
 from tests.worlds.webdataset import samples, tar
 

@@ -15,12 +15,11 @@ from syncclip.sets import merge
 from syncclip.sets.imported import ImportedSet, claim, finish, read_set
 from syncclip.sets.merge import merge_sets
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.verify import verify
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import Plan
 from tests.object_store import faulty_bucket
 from tests.sets.test_repair import generate_here
-from tests.shards.sets import jpeg
+from tests.shards.sets import jpeg, verify
 
 CLASSES = ("a", "b", "c")
 

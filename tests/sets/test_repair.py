@@ -16,7 +16,6 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
 from syncclip.sets.repair import examine, repair_set
 from syncclip.shards.layout import committed
-from syncclip.shards.verify import verify
 from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
@@ -25,7 +24,7 @@ from syncclip.synthesis.references import real_images, store
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
-from tests.shards.sets import write_set
+from tests.shards.sets import verify, write_set
 from tests.synthesis.conftest import digests
 
 pytestmark = pytest.mark.fault

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
+from syncclip.shards.verify import problems
 from syncclip.shards.writer import Sample, write_shard
 
 SIZE = 8
@@ -45,3 +46,8 @@ def write_set(
     for shard, start in enumerate(range(first, rounds, rounds_per_shard), first // rounds_per_shard):
         indices = range(start * classes, min(rounds, start + rounds_per_shard) * classes)
         write_shard(url, shard, [sample(index, classes) for index in indices if index not in missing])
+
+
+def verify(url: str) -> list[str]:
+    """What is wrong with a set, one sentence each; [] for a sound one."""
+    return [problem.sentence for problem in problems(url)]

@@ -53,10 +53,12 @@ def test_a_decompression_bomb_is_refused_from_its_header() -> None:
         decode_image(bomb, "x")
 
 
-def test_the_pixel_limit_is_a_setting() -> None:
-    assert decode_image(jpeg(1), "x", max_pixels=64).size == (8, 8)
+def test_as_many_pixels_as_the_limit_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.shards.images.MAX_PIXELS", 64)
+    assert decode_image(jpeg(1), "x").size == (8, 8)
+    monkeypatch.setattr("syncclip.shards.images.MAX_PIXELS", 63)
     with pytest.raises(UnreadableImageError, match="more than 63"):
-        decode_image(jpeg(1), "x", max_pixels=63)
+        decode_image(jpeg(1), "x")
 
 
 def test_the_error_survives_the_way_between_processes() -> None:

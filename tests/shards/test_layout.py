@@ -11,8 +11,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed, markers, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.verify import verify
-from tests.shards.sets import write_set
+from tests.shards.sets import verify, write_set
 
 
 @pytest.fixture

@@ -159,9 +159,10 @@ def test_an_unreadable_image_is_named_by_its_place_in_the_set(tmp_path: Path) ->
     assert index_of(images.image(5)) == 5
 
 
-def test_images_beyond_the_pixel_limit_are_refused(url: str) -> None:
+def test_images_beyond_the_pixel_limit_are_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.shards.images.MAX_PIXELS", 63)
     with pytest.raises(UnreadableImageError, match="8 x 8 pixels are more than 63"):
-        ShardSet(url, max_pixels=63).image(0)
+        ShardSet(url).image(0)
 
 
 def test_remote_shards_are_fetched_once_and_forgotten_beyond_the_limit(tmp_path: Path) -> None:
@@ -207,9 +208,12 @@ def test_many_threads_read_through_a_small_cache(tmp_path: Path) -> None:
         assert all(pool.map(right, range(6)))
 
 
-def test_local_shards_are_read_in_place_with_a_bounded_number_of_open_files(tmp_path: Path) -> None:
+def test_local_shards_are_read_in_place_with_a_bounded_number_of_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.shards.cache.MAX_OPEN", 3)
     write_set(str(tmp_path), classes=2, rounds=9)
-    images = ShardSet(str(tmp_path), cache=ShardCache(max_open=3))
+    images = ShardSet(str(tmp_path), cache=ShardCache())
     assert [index_of(images.image(row)) for row in range(18)] == list(range(18))
     assert (len(images.cache._open), images.cache.fetched) == (3, 0)
 

@@ -11,9 +11,8 @@ import pytest
 from syncclip import storage
 from syncclip.shards.layout import committed
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.verify import verify
 from syncclip.shards.writer import Sample, write_shard
-from tests.shards.sets import jpeg, write_set
+from tests.shards.sets import jpeg, verify, write_set
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed
-from syncclip.shards.verify import verify
+from tests.shards.sets import verify
 
 pytestmark = pytest.mark.fault
 

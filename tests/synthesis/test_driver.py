@@ -12,7 +12,6 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.shards.layout import committed
-from syncclip.shards.verify import verify
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
@@ -21,6 +20,7 @@ from syncclip.synthesis.pool import PoolError, Worker
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report, read_status
 from syncclip.synthesis.worker import ShardWorker
+from tests.shards.sets import verify
 from tests.synthesis.conftest import digests
 from tests.worlds.clip import make_clip_folder
 
