@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,18 +63,7 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
         yield from ((epoch, step, stream.batch(epoch, step)) for epoch, step in places)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
-        waiting: deque[tuple[int, int, Future[Batch]]] = deque()
-        try:
-            for epoch, step in places:
-                waiting.append((epoch, step, pool.submit(stream.batch, epoch, step)))
-                if len(waiting) > threads:
-                    epoch, step, ready = waiting.popleft()
-                    yield epoch, step, ready.result()
-            while waiting:
-                epoch, step, ready = waiting.popleft()
-                yield epoch, step, ready.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from _in_order(pool, ((*place, partial(stream.batch, *place)) for place in places), threads)
 
 
 def pin_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
@@ -83,14 +73,25 @@ def pin_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # else the thread would take the first
     with ThreadPoolExecutor(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
-        waiting: tuple[int, int, Future[Batch]] | None = None
-        for epoch, step, batch in made:
-            coming = epoch, step, pool.submit(batch.pin_memory)
-            if waiting is not None:
-                yield waiting[0], waiting[1], waiting[2].result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting[0], waiting[1], waiting[2].result()
+        yield from _in_order(pool, ((epoch, step, batch.pin_memory) for epoch, step, batch in made), 1)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, calls: Iterator[tuple[int, int, Callable[[], Batch]]], ahead: int
+) -> Iterator[tuple[int, int, Batch]]:
+    """What the calls of places give, in their order; so many are made by the threads of a pool while one is used."""
+    waiting: deque[tuple[int, int, Future[Batch]]] = deque()
+    try:
+        for epoch, step, call in calls:
+            waiting.append((epoch, step, pool.submit(call)))
+            if len(waiting) > ahead:
+                epoch, step, ready = waiting.popleft()
+                yield epoch, step, ready.result()
+        while waiting:
+            epoch, step, ready = waiting.popleft()
+            yield epoch, step, ready.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def by_processes(

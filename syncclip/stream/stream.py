@@ -17,6 +17,7 @@ from torch import Tensor
 
 from syncclip.core import order
 from syncclip.core.settings import UserError
+from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.stream.batch import Batch, empty_batch
@@ -112,7 +113,11 @@ class MixedStream:
         self.synthetic: ImageSet | None = None
         if data != "real":
             self._open_synthetic(synthetic, images_per_class, window)
-        self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
+        if self._epochs is not None:
+            self._epoch_images = len(self._epochs)
+        else:
+            assert self.synthetic is not None
+            self._epoch_images = int(np.isin(self.synthetic.labels, self._base).sum())
         self._decoded = DecodedImages(cache_images)
 
     def _open_synthetic(
@@ -243,18 +248,13 @@ class MixedStream:
             self.corruption.skip(error.name, error, error.images)
             return None
 
-    def _base_images(self) -> int:
-        assert self.synthetic is not None
-        return int(np.isin(self.synthetic.labels, self._base).sum())
-
     def _check_labels(self, synthetic: ImageSet, place: str) -> None:
         shown = self._base
         if self.real is not None and self._epochs is not None:
             shown = np.unique(self.real.labels[self._epochs.rows])
         missing = np.setdiff1d(np.concatenate([shown, self.novel]), synthetic.labels)
         if len(missing):
-            some = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise UserError(
-                f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {some}); "
+                f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {few(missing)}); "
                 "make a set of this dataset, or loosen the filters"
             )
