@@ -79,7 +79,10 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
     ("override", "sentence"),
     [
         ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
-        ("synthesis.filters=[{name: safety}]", "brings no safety checker; name one by synthesis.filters' `checker`"),
+        (
+            "synthesis.filters=[{name: safety}]",
+            "brings no safety checker; name a checker by",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "synth"])

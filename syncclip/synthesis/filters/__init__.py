@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -72,30 +73,31 @@ def with_digests(
     Raises:
         UserError: something is missing, can't be read, or isn't what the set was started with.
     """
-    found: list[AnyFilterSettings] = []
-    for one in settings:
+
+    def with_digest(one: AnyFilterSettings) -> AnyFilterSettings:
         match one:
             case ClipHeadSettings():
-                found.append(with_head_digest(one, url))
+                return with_head_digest(one, url)
             case LeakageSettings():
-                found.append(with_leakage_digest(one, url, test_images))
+                return with_leakage_digest(one, url, test_images)
             case SafetySettings():
-                found.append(with_safety_digest(one))
-            case _:
-                found.append(one)
-    return tuple(found)
+                return with_safety_digest(one)
+        return one
+
+    return tuple(map(with_digest, settings))
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
     """The same filters with absolute paths of the models that they name, for processes that run in another folder."""
-    found: list[AnyFilterSettings] = []
-    for one in settings:
+
+    def absolute(one: AnyFilterSettings) -> AnyFilterSettings:
+        if isinstance(one, SafetySettings):
+            checker = one.checker and str(Path(one.checker).expanduser().absolute())
+            return one.model_copy(update={"checker": checker})
         backbone: BackboneSettings | None = getattr(one, "backbone", None)
-        if isinstance(one, SafetySettings) and one.checker is not None:
-            found.append(one.model_copy(update={"checker": str(Path(one.checker).expanduser().absolute())}))
-        else:
-            found.append(one if backbone is None else one.model_copy(update={"backbone": backbone.placed()}))
-    return tuple(found)
+        return one if backbone is None else one.model_copy(update={"backbone": backbone.placed()})
+
+    return tuple(map(absolute, settings))
 
 
 def build_filters(
@@ -112,18 +114,17 @@ def build_filters(
     Raises:
         UserError: something that a filter needs is missing or doesn't fit.
     """
-    clips: dict[str, FrozenClip] = {}
 
-    def clip(of: BackboneSettings | None) -> FrozenClip:
-        backbone = of or BackboneSettings()
-        key = backbone.model_dump_json()
-        clips[key] = clips.get(key) or FrozenClip(backbone, prompts, device)
-        return clips[key]
+    @cache
+    def clip(backbone: BackboneSettings | None) -> FrozenClip:
+        return FrozenClip(backbone or BackboneSettings(), prompts, device)
 
     return [_build(one, clip, device, url) for one in settings]
 
 
-def _build(one: AnyFilterSettings, clip: Callable[[Any], FrozenClip], device: str, url: str) -> Filter:
+def _build(
+    one: AnyFilterSettings, clip: Callable[[BackboneSettings | None], FrozenClip], device: str, url: str
+) -> Filter:
     match one:
         case BlankSettings():
             return Blank(one)
@@ -146,29 +147,12 @@ def _build(one: AnyFilterSettings, clip: Callable[[Any], FrozenClip], device: st
 
 
 __all__ = [
-    "Blank",
     "BlankSettings",
-    "ClipDuplicate",
-    "ClipDuplicateSettings",
-    "ClipHead",
-    "ClipHeadSettings",
-    "ClipMargin",
-    "ClipMarginSettings",
-    "ClipScore",
-    "ClipScoreSettings",
-    "ClipSimilarity",
-    "ClipSimilaritySettings",
-    "Duplicate",
-    "DuplicateSettings",
     "Filter",
     "FilterBatch",
     "FilterResult",
     "FilterSettings",
     "FrozenClip",
-    "Leakage",
-    "LeakageSettings",
-    "Safety",
-    "SafetySettings",
     "build_filters",
     "check_safety",
     "check_scope",

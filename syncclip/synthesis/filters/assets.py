@@ -23,20 +23,23 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The digest under which `store` would write tensors."""
-    return digest_of(_bytes(tensors))
-
-
 def asset_url(url: str, digest: str) -> str:
     """Where the tensors of this digest are in the set at `url`."""
     return storage.join(url, FOLDER, f"{digest}.safetensors")
 
 
-def store(url: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Write tensors beside the set and return their digest. After a crash they are there whole or not at all."""
-    data = _bytes(tensors)
+def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, refusal: str) -> str:
+    """Write tensors beside the set and return their digest. After a crash they are there whole or not at all.
+
+    Raises:
+        UserError: `refusal`, where a digest is `planned` and theirs is another; nothing is written then.
+    """
+    import safetensors.torch
+
+    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     digest = digest_of(data)
+    if planned and digest != planned:
+        raise UserError(refusal)
     if not storage.exists(asset_url(url, digest)):
         storage.write_bytes(asset_url(url, digest), data)
     return digest
@@ -58,10 +61,3 @@ def fetch(url: str, digest: str, name: str) -> dict[str, torch.Tensor]:
         raise UserError(f"filter {name!r}: {place} was damaged; remove it and run the same `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors
-
-
-def _bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
-    import safetensors.torch
-
-    data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    return data

@@ -12,7 +12,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class FilterBatch:
-    """GeneratedShard images, side by side with what they were generated for."""
+    """Generated images, side by side with what they were generated for."""
 
     images: Sequence[Image.Image]
     labels: Sequence[int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -92,16 +93,12 @@ def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: st
     with Progress(len(rows), "images", name) as progress:
         for start in range(0, len(rows), IMAGES):
             chunk = rows[start : start + IMAGES]
-            readable = {row: image for row in chunk if (image := _readable(images, row)) is not None}
+            readable: dict[int, Image.Image] = {}
+            for row in chunk:
+                with suppress(UserError):
+                    readable[row] = images.image(row)
             if readable:
                 found.append(clip.features(list(readable.values())).cpu())
                 kept += readable
             progress.update(len(chunk))
     return kept, torch.cat(found) if found else torch.zeros(0, 0)
-
-
-def _readable(images: ImageSet, row: int) -> Image.Image | None:
-    try:
-        return images.image(row)
-    except UserError:
-        return None

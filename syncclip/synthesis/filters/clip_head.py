@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import first_line
 from syncclip.synthesis.filters import assets
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
@@ -93,17 +94,16 @@ def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
         UserError: they can't be read, are no head, or are not those that the set was started with.
     """
     source = settings.weights
-    if settings.digest and not storage.exists(source):
-        return settings  # the set's own copy will do
     if not storage.exists(source):
+        if settings.digest:
+            return settings  # the set's own copy will do
         raise UserError(f"filter {settings.called!r}: there is no weights file {source}; check the path")
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
-    if settings.digest and assets.digest_of_tensors(layers) != settings.digest:
-        raise UserError(
-            f"filter {settings.called!r}: {source} holds other weights than those that the set was started with; "
-            "restore them or generate into another folder"
-        )
-    return settings.model_copy(update={"digest": assets.store(url, layers)})
+    refusal = (
+        f"filter {settings.called!r}: {source} holds other weights than those that the set was started with; "
+        "restore them or generate into another folder"
+    )
+    return settings.model_copy(update={"digest": assets.store(url, layers, settings.digest, refusal)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
@@ -112,8 +112,9 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
     Raises:
         UserError: it isn't a chain of linear layers that ends in one number.
     """
-    names = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
-    pairs = [(_of(state, name, "weight"), _of(state, name, "bias")) for name in names]
+    prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
+    names = [f"{prefix}." if prefix else "" for prefix in prefixes]
+    pairs = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
     chained = bool(pairs) and all(
         weight is not None and bias is not None and weight.ndim == 2 and bias.shape == weight.shape[:1]
         for weight, bias in pairs
@@ -124,12 +125,11 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
             f"{source} is no head of linear layers that ends in one number (it holds {', '.join(list(state)[:4])} …); "
             "give the state dict of one"
         )
-    parts = {"weight": 0, "bias": 1}
-    return {f"{i}.{part}": pair[at].float() for i, pair in enumerate(pairs) for part, at in parts.items()}
-
-
-def _of(state: Mapping[str, Any], layer: str, part: str) -> Any:
-    return state.get(f"{layer}.{part}" if layer else part)
+    return {
+        f"{i}.{part}": tensor.float()
+        for i, pair in enumerate(pairs)
+        for part, tensor in zip(("weight", "bias"), pair, strict=True)
+    }
 
 
 def _natural(name: str) -> list[int | str]:
@@ -148,10 +148,9 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
             return dict(safetensors.torch.load(data))
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{source} holds no plain state dict of tensors ({reason}); save one with torch.save(model.state_dict()) "
-            "or as safetensors"
+            f"{source} holds no plain state dict of tensors ({first_line(error)[:160]}); save one with "
+            "torch.save(model.state_dict()) or as safetensors"
         ) from error
     found = found.get("state_dict", found) if isinstance(found, Mapping) else {"": found}
     return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}

@@ -58,10 +58,10 @@ def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callab
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
         raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
-    digest = assets.store(url, {"features": features.half()})
-    if settings.digest and digest != settings.digest:
-        raise UserError(
-            f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
-            "that the set was started with; restore it or generate into another folder"
-        )
-    return settings.model_copy(update={"digest": digest})
+    refusal = (
+        f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
+        "that the set was started with; restore it or generate into another folder"
+    )
+    return settings.model_copy(
+        update={"digest": assets.store(url, {"features": features.half()}, settings.digest, refusal)}
+    )

@@ -14,6 +14,8 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
 
+REMEDY = "name a checker by synthesis.filters' `checker`, or remove the filter"
+
 
 class SafetySettings(Settings):
     """Rejects what a safety checker flags. Thumbnails of its rejects are made unrecognisable."""
@@ -41,28 +43,22 @@ class Safety(Filter):
             self._checker = _load(settings.checker, device)
 
     def score(self, batch: FilterBatch) -> FilterResult:
-        flagged = [_own(image.info) for image in batch.images] if self._checker is None else self._flags(batch)
-        return FilterResult([float(not flag) for flag in flagged], [not flag for flag in flagged])
+        keep = [not flag for flag in self._flags(batch)]
+        return FilterResult([float(safe) for safe in keep], keep)
 
     def _flags(self, batch: FilterBatch) -> list[bool]:
         import torch
 
-        assert self._checker is not None
+        if self._checker is None:
+            if not all(NSFW in image.info for image in batch.images):
+                raise UserError(f"filter 'safety': the pipeline reports nothing on safety; {REMEDY}")
+            return [image.info[NSFW] for image in batch.images]
         checker, processor = self._checker
         pixels = processor(list(batch.images), return_tensors="pt").pixel_values.to(self.device)
         blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # it blackens what it flags; ours are not to be touched
         with torch.inference_mode():
             _, flags = checker(images=blanks, clip_input=pixels)
         return [bool(flag) for flag in flags]
-
-
-def _own(info: dict[Any, Any]) -> bool:
-    if NSFW not in info:
-        raise UserError(
-            "filter 'safety': the pipeline reports nothing on safety; name a checker by synthesis.filters' `checker`, "
-            "or remove the filter"
-        )
-    return bool(info[NSFW])
 
 
 def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> None:
@@ -78,10 +74,7 @@ def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> N
         return
     parts = parts_of(generator)
     if parts is not None and "safety_checker" not in parts:
-        raise UserError(
-            f"filter 'safety': the pipeline {generator.pipeline!r} brings no safety checker; name one by "
-            "synthesis.filters' `checker`, or remove the filter"
-        )
+        raise UserError(f"filter 'safety': the pipeline {generator.pipeline!r} brings no safety checker; {REMEDY}")
 
 
 def with_safety_digest(settings: SafetySettings) -> SafetySettings:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from syncclip.synthesis.filters import Blank, BlankSettings
+from syncclip.synthesis.filters import BlankSettings
+from syncclip.synthesis.filters.blank import Blank
 from tests.synthesis.filters.conftest import batch, noise
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.synthesis.filters import BlankSettings, ClipMarginSettings, ClipScoreSettings, FrozenClip, build_filters
+from syncclip.synthesis.filters import BlankSettings, FrozenClip, build_filters
+from syncclip.synthesis.filters.clip_score import ClipMarginSettings, ClipScoreSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 
 

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import ClipHead, ClipHeadSettings, FrozenClip
-from syncclip.synthesis.filters.clip_head import layers_of, with_head_digest
+from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, layers_of, with_head_digest
 from tests.synthesis.filters.conftest import batch, noise
 
 DIM = 24  # of the tiny CLIP

@@ -5,14 +5,14 @@ import torch
 from PIL import Image
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
-from syncclip.synthesis.filters import (
+from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.filters.clip_score import (
     ClipMargin,
     ClipMarginSettings,
     ClipScore,
     ClipScoreSettings,
     ClipSimilarity,
     ClipSimilaritySettings,
-    FrozenClip,
 )
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 

@@ -5,15 +5,14 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import (
+from syncclip.synthesis.filters import Filter, FrozenClip
+from syncclip.synthesis.filters.duplicates import (
     ClipDuplicate,
     ClipDuplicateSettings,
     Duplicate,
     DuplicateSettings,
-    Filter,
-    FrozenClip,
+    difference_hash,
 )
-from syncclip.synthesis.filters.duplicates import difference_hash
 from syncclip.synthesis.plan import draft
 from syncclip.synthesis.settings import SynthesisSettings
 from tests.synthesis.filters.conftest import batch, noise

@@ -8,8 +8,8 @@ from PIL import ImageEnhance
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError
 from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters import FrozenClip, Leakage, LeakageSettings
-from syncclip.synthesis.filters.leakage import with_leakage_digest
+from syncclip.synthesis.filters import FrozenClip
+from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, with_leakage_digest
 from tests.synthesis.filters.conftest import batch, noise
 
 

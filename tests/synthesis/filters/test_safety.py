@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import (
-    BlankSettings,
-    Safety,
-    SafetySettings,
-    build_filters,
-    check_safety,
-    with_absolute_paths,
-)
-from syncclip.synthesis.filters.safety import with_safety_digest
+from syncclip.synthesis.filters import BlankSettings, build_filters, check_safety, with_absolute_paths
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, with_safety_digest
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 from tests.worlds.pipelines import build_pipeline
@@ -98,7 +91,7 @@ def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) ->
     index = tmp_path / "model_index.json"
     index.write_text('{"safety_checker": [null, null], "unet": ["diffusers", "UNet2DConditionModel"]}')
     asked = GeneratorSettings(pipeline=str(tmp_path))
-    with pytest.raises(UserError, match="brings no safety checker; name one"):
+    with pytest.raises(UserError, match="brings no safety checker; name a checker"):
         check_safety([SafetySettings()], asked)
     check_safety([BlankSettings(), SafetySettings(checker="elsewhere")], asked)
     check_safety([SafetySettings()], asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
