@@ -8,7 +8,6 @@ from syncclip.synthesis.prompts.settings import (
     prompt_of,
     prompts_of,
     samples,
-    strategy_of,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "prompt_of",
     "prompts_of",
     "samples",
-    "strategy_of",
 ]

@@ -13,7 +13,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings
 from syncclip.synthesis.prompts.settings import PromptSettings
-from syncclip.synthesis.prompts.strategies import CaptionSettings, OwnStrategy, StrategySettings
+from syncclip.synthesis.prompts.strategies import CaptionSettings, DescriptionSettings, StrategySettings
 
 SHAPE = "a class name with a list of sentences for each class, as in {cat: [a cat in the sun, a cat on a sofa]}"
 
@@ -24,7 +24,7 @@ def with_sentences(settings: PromptSettings) -> PromptSettings:
     Raises:
         UserError: a file is missing, of another shape, or by another writer than the recipe's.
     """
-    read = (_read(strategy, place) for place, strategy in enumerate(settings.strategies) if strategy.weight)
+    read = (_with_sentences(strategy, place) for place, strategy in enumerate(settings.strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
 
 
@@ -34,10 +34,8 @@ def read_descriptions(url: str) -> dict[str, Sequence[str]]:
     Raises:
         UserError: there is no such file, or it has another shape; the message names the place.
     """
-    try:
-        return dict(TypeAdapter(dict[str, Sentences]).validate_python(_parsed(url)))
-    except ValidationError as error:
-        raise UserError(f"{url}: {_reason(error)}; a file of descriptions holds {SHAPE}") from error
+    found: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], f"a file of descriptions holds {SHAPE}")
+    return found
 
 
 def read_captions(url: str) -> Captions:
@@ -46,12 +44,15 @@ def read_captions(url: str) -> Captions:
     Raises:
         UserError: there is no such file, or it has another shape.
     """
+    found: Captions = _read(url, Captions, "a file of captions is one that `syncclip captions RECIPE --out FILE` wrote")
+    return found
+
+
+def _read(url: str, kind: Any, shape: str) -> Any:
     try:
-        return Captions.model_validate(_parsed(url))
+        return TypeAdapter(kind).validate_python(_parsed(url))
     except ValidationError as error:
-        raise UserError(
-            f"{url}: {_reason(error)}; a file of captions is one that `syncclip captions RECIPE --out FILE` wrote"
-        ) from error
+        raise UserError(f"{url}: {_reason(error)}; {shape}") from error
 
 
 def check_writer(found: Captions, writer: WriterSettings, url: str) -> None:
@@ -69,9 +70,7 @@ def check_writer(found: Captions, writer: WriterSettings, url: str) -> None:
             )
 
 
-def _read(strategy: StrategySettings, place: int) -> StrategySettings:
-    if not isinstance(strategy, OwnStrategy):
-        return strategy
+def _with_sentences(strategy: StrategySettings, place: int) -> StrategySettings:
     if isinstance(strategy, CaptionSettings):
         if strategy.file is None or not storage.exists(strategy.file):
             missing = f"{strategy.file} is not there" if strategy.file else "no file is named"
@@ -84,9 +83,9 @@ def _read(strategy: StrategySettings, place: int) -> StrategySettings:
             check_writer(found, strategy.writer, strategy.file)
         update = {"writer": found.writer, "sentences": found.sentences, "sha256": found.sha256}
         return strategy.model_copy(update={"file": None, **update})
-    if strategy.file is None:
-        return strategy
-    return strategy.model_copy(update={"file": None, "sentences": read_descriptions(strategy.file)})
+    if isinstance(strategy, DescriptionSettings) and strategy.file is not None:
+        return strategy.model_copy(update={"file": None, "sentences": read_descriptions(strategy.file)})
+    return strategy
 
 
 def _parsed(url: str) -> Any:

@@ -91,13 +91,6 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
     return [prompt_of(settings, template, name, image) if name in own else next(rest) for name in classnames]
 
 
-def strategy_of(settings: PromptSettings, classname: str, image: int) -> str:
-    """The label of the strategy that image number `image` of a class uses."""
-    if classname in settings.classes:
-        return OWN
-    return settings.labels[turn_of(settings.weights, image)[0]]
-
-
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
     """Hold the sentences for single classes against the classes that there are.
 
@@ -197,7 +190,9 @@ def coverage(
     settings: PromptSettings, template: str, classnames: Sequence[str], images_per_class: int
 ) -> PromptCoverage:
     """The coverage of a set of `images_per_class` images of each class, as planned."""
-    uses = _uses(settings.weights, images_per_class)
+    order, _, whole = _period(settings.weights)
+    periods, rest = divmod(images_per_class, len(order))
+    uses = [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(whole)]
     counts: Counter[str] = Counter()
     every: set[str] = set()
     possible, fewest = 0, images_per_class
@@ -218,20 +213,6 @@ def coverage(
         fewest = min(fewest, len(prompts))
         every |= prompts
     return PromptCoverage(len(every), possible, fewest, dict(counts))
-
-
-def _uses(weights: tuple[int, ...], images: int) -> list[int]:
-    """How many of the first `images` images of a class use each strategy."""
-    uses = [0] * len(weights)
-    missing = {strategy for strategy, weight in enumerate(weights) if weight}
-    for image in range(images - 1, -1, -1):  # the last use of each shows how many there were
-        strategy, turn = turn_of(weights, image)
-        if strategy in missing:
-            uses[strategy] = turn + 1
-            missing.discard(strategy)
-        if not missing:
-            break
-    return uses
 
 
 @lru_cache(maxsize=4)

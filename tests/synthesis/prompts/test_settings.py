@@ -17,9 +17,8 @@ from syncclip.synthesis.prompts import (
     prompt_of,
     prompts_of,
     samples,
-    strategy_of,
 )
-from syncclip.synthesis.prompts.settings import turn_of
+from syncclip.synthesis.prompts.settings import OWN, turn_of
 from tests.synthesis.prompts import CLASSES, EVERYTHING
 
 
@@ -48,7 +47,7 @@ def test_strategies_are_mixed_by_their_weights_and_each_goes_through_its_own_sen
     )
     generated = [prompt_of(settings, "a {}", "cat", image) for image in range(6)]
     assert generated == ["a cat", "a cat asleep", "a cat", "a cat", "whiskers", "a cat"]
-    assert [strategy_of(settings, "cat", image) for image in range(3)] == ["template", "descriptions", "template"]
+    assert coverage(settings, "a {}", ["cat"], 3).by_strategy == {"template": 2, "descriptions": 1}
 
 
 def test_a_class_can_have_its_own_sentences_instead() -> None:
@@ -59,7 +58,7 @@ def test_a_class_can_have_its_own_sentences_instead() -> None:
         "a crane, the bird",
     ]
     assert prompt_of(settings, "a {}", "cat", 0) == "a cat"
-    assert (strategy_of(settings, "crane", 7), strategy_of(settings, "cat", 7)) == ("own", "template")
+    assert coverage(settings, "a {}", ["crane", "cat"], 8).by_strategy == {"own": 8, "template": 8}
 
 
 @given(st.integers(0, 50))
@@ -172,7 +171,8 @@ def test_far_images_cost_no_more_than_near_ones() -> None:
 @given(st.integers(1, 60))
 def test_coverage_is_what_counting_all_prompts_gives(images: int) -> None:
     prompts = {name: [prompt_of(EVERYTHING, "{}", name, k) for k in range(images)] for name in CLASSES}
-    used = [strategy_of(EVERYTHING, name, k) for name in CLASSES for k in range(images)]
+    labels = [EVERYTHING.labels[turn_of(EVERYTHING.weights, k)[0]] for k in range(images)]
+    used = [OWN if name in EVERYTHING.classes else label for name in CLASSES for label in labels]
     found = coverage(EVERYTHING, "{}", CLASSES, images)
     assert found.distinct == len({prompt for every in prompts.values() for prompt in every})
     assert found.fewest == min(len(set(every)) for every in prompts.values())
