@@ -114,7 +114,7 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
     """
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
-    pairs = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
+    pairs: list[tuple[Any, Any]] = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
     chained = bool(pairs) and all(
         weight is not None and bias is not None and weight.ndim == 2 and bias.shape == weight.shape[:1]
         for weight, bias in pairs
