@@ -6,6 +6,9 @@ config=$1 recipe=$2 out=$3
 lap() { echo "== $SECONDS s: $*"; }
 instances() { grep -c ' running$' "$root/instances.txt" || true; }
 
+# Ray keeps what it made of CONFIG under a name made from CONFIG: with the key of an earlier account, where it finds that.
+export TMPDIR=$root/laptop/tmp
+mkdir -p "$TMPDIR"
 moto_server -H "$hub" -p 5601 >"$root/moto.log" 2>&1 &
 until (exec 3<>"/dev/tcp/$hub/5601") 2>/dev/null; do sleep 0.2; done
 python "$(dirname "$0")/aws_account.py" prepare
