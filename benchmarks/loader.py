@@ -37,12 +37,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.turns import Compared, compare
-from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
-from syncclip.stream.sampler import MixedSource
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
+from syncclip.stream.sources import MixedSource
 
 BATCH, PER_SHARD = 64, 500
 FORK = multiprocessing.get_context("fork")

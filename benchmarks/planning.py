@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from syncclip.shards.layout import ShardStats, markers, shard_name, stats_name, table_name
+from syncclip.shards.markers import ShardStats, markers, shard_name, stats_name, table_name
 from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
 

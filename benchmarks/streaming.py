@@ -23,8 +23,8 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
-from syncclip.stream.sampler import MixedSource
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
+from syncclip.stream.sources import MixedSource
 from tests.object_store import faulty_bucket
 
 CLASSES, BATCH = 10, 32

@@ -14,7 +14,7 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
     from syncclip.sets.quality import SetQuality
-    from syncclip.shards.layout import ShardStats
+    from syncclip.shards.markers import ShardStats
     from syncclip.shards.reader import ShardSet
     from syncclip.synthesis.summary import SetSummary
 

@@ -22,7 +22,7 @@ app = typer.Typer(help="Look into sets of shards, and make them from existing im
 def ls(folder: Folder, overrides: Overrides) -> None:
     """List the committed shards of a set."""
     from syncclip.cli import render
-    from syncclip.shards.layout import committed
+    from syncclip.shards.markers import committed
 
     configure_storage(overrides)
     shards = committed(folder)
@@ -39,7 +39,7 @@ def verify_command(
 ) -> None:
     """Read a whole set and report what is wrong with it; exit status 1 if anything is and stays so."""
     from syncclip.sets.repair import examine, repair_set
-    from syncclip.shards.layout import committed
+    from syncclip.shards.markers import committed
 
     recipe = _recipe_of(folder, overrides)
     problems = examine(folder)

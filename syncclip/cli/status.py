@@ -36,7 +36,7 @@ def progress(url: str) -> list[str]:
     from syncclip import storage
     from syncclip.core.settings import UserError
     from syncclip.core.text import counted
-    from syncclip.shards.layout import committed
+    from syncclip.shards.markers import committed
     from syncclip.studies.status import PROGRESS
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import run_lines

@@ -25,7 +25,7 @@ from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Images, Split
 from syncclip.datasets.few_shot import choose_rows
 from syncclip.shards.images import decode_image
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 

@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError, with_present_names
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from syncclip.shards.layout import ShardStats
+from syncclip.shards.markers import ShardStats
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 

@@ -21,8 +21,8 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
 from syncclip.shards.reader import ShardSet
-from syncclip.stream.sampler import MixedSource
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
+from syncclip.stream.sources import MixedSource
 from syncclip.training.loop import TrainJob, device_of
 from syncclip.training.run_folder import RunFolder
 

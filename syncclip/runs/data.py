@@ -18,9 +18,9 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.sets.imported import holds_set, read_set
 from syncclip.shards.cache import ShardCache
-from syncclip.shards.layout import markers, shard_name
+from syncclip.shards.markers import markers, shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.stream.sampler import MixedSource
+from syncclip.stream.sources import MixedSource
 from syncclip.training.settings import MixedSet, TrainingSettings
 
 

@@ -13,7 +13,7 @@ import yaml
 from syncclip.core.settings import with_present_names
 from syncclip.core.text import counted
 from syncclip.sets.imported import ImportedSet
-from syncclip.shards.layout import ShardStats
+from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 CARD = "README.md"

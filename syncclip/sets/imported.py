@@ -22,7 +22,7 @@ from syncclip.datasets.dataset import Dataset, Images
 from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.shards.layout import markers
+from syncclip.shards.markers import markers
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan

@@ -11,7 +11,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.sets.imported import ImportedSet, claim, content_of, finish, index_major, read_whole_set
 from syncclip.shards.cache import ShardCache
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import SHARD_IMAGES, Plan

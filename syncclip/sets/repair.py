@@ -8,7 +8,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.sets.imported import ImportedSet, read_set
-from syncclip.shards.layout import shard_name, stats_name, table_name
+from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
 from syncclip.synthesis.driver import check_machine, synthesise_set
 from syncclip.synthesis.filters import build_filters

@@ -22,7 +22,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.layout import ShardStats, committed, read_table, sample_key, shard_name, table_name
+from syncclip.shards.markers import ShardStats, committed, read_table, sample_key, shard_name, table_name
 
 Rows = npt.NDArray[np.int64]
 

@@ -14,10 +14,13 @@ import pyarrow as pa
 
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.shards.layout import MEMBERS, ShardStats, committed, read_table, shard_name, table_name
+from syncclip.shards.markers import ShardStats, committed, read_table, shard_name, table_name
 
 _FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
+
+MEMBERS = ("cls", "jpg", "json", "txt")
+"""Members of a sample; .json only where there is provenance."""
 
 
 class Problem(NamedTuple):

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syncclip import storage
-from syncclip.shards.layout import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
 
 
 @dataclass(frozen=True)

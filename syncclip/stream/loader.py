@@ -20,7 +20,7 @@ from syncclip.stream.shared_memory import Slots
 
 if TYPE_CHECKING:
     from syncclip.stream.batch import Batch
-    from syncclip.stream.stream import MixedStream
+    from syncclip.stream.mixed import MixedStream
 
 
 Place = tuple[int, int]  # epoch, step

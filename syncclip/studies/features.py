@@ -18,7 +18,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import RunParts, build_parts
 from syncclip.sets.shift import Shift, measure, project
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
-from syncclip.stream.stream import REAL, SYNTHETIC
+from syncclip.stream.mixed import REAL, SYNTHETIC
 from syncclip.studies.bootstrap import Floats
 from syncclip.training.loop import load_prompts
 

@@ -18,7 +18,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.shards.layout import committed, markers, shard_name
+from syncclip.shards.markers import committed, markers, shard_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file, repeating
 from syncclip.synthesis.early_stop import RejectionMonitor

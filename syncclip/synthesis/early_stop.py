@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.shards.layout import ShardStats
+from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.synthesis.filters import FilterSettings, check_scope, with_backbone
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of

@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
 from syncclip.shards.images import decode_image
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters.assets import digest_of

@@ -12,7 +12,7 @@ from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings
 
 MAX_ATTEMPTS = 16
-"""Attempts and index share the 32 bits of a seed; see `plan.seed_of`."""
+"""Attempts and index share the 32 bits of a seed; see `seeds.seed_of`."""
 
 
 class PoolSettings(Settings):

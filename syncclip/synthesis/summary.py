@@ -8,7 +8,7 @@ from pydantic import Field
 
 from syncclip import storage
 from syncclip.core.settings import Settings
-from syncclip.shards.layout import markers
+from syncclip.shards.markers import markers
 from syncclip.synthesis.plan import Plan
 
 SUMMARY_NAME = "summary.json"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from syncclip.core.ray_session import ray_session
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.generators.locating import Located
 from syncclip.synthesis.generators.probing import answered, open_questions

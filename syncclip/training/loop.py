@@ -27,7 +27,7 @@ from syncclip.training.settings import TrainingSettings, check_shared
 if TYPE_CHECKING:
     from syncclip.methods import Method
     from syncclip.stream.batch import Batch
-    from syncclip.stream.stream import MixedStream
+    from syncclip.stream.mixed import MixedStream
 
 
 class DivergedError(UserError):

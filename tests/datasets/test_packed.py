@@ -11,7 +11,7 @@ from PIL import Image
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packed
 from syncclip.datasets.packed import pack
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from tests.object_store import s3_bucket
 from tests.shards.sets import verify
 from tests.worlds.dataset import folder_of_folders

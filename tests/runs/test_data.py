@@ -21,7 +21,7 @@ from syncclip.runs.data import real_sources, synthetic_sources
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import CLASSES, tiny_dataset
 

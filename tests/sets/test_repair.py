@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
 from syncclip.sets.repair import examine, repair_set
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate

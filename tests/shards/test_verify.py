@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from tests.shards.sets import jpeg, verify, write_set

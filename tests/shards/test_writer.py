@@ -14,7 +14,7 @@ import webdataset
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.writer import write_shard
 from tests.shards.readers import read_by_open_clip
 from tests.shards.sets import index_of, jpeg, sample, write_set

@@ -13,7 +13,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from tests.shards.sets import verify
 
 pytestmark = pytest.mark.fault

@@ -11,10 +11,10 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import faults
 from syncclip.stream.loader import batches
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
 from tests.object_store import faulty_bucket
 from tests.shards.sets import write_set
-from tests.stream.test_stream import shown, stored, stream
+from tests.stream.test_mixed import shown, stored, stream
 
 pytestmark = pytest.mark.fault
 

@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import functional as F
 from syncclip.core.settings import UserError
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import LostLoaderError, batches, watched
-from syncclip.stream.sampler import MixedSource
-from tests.stream.test_stream import damaged, shown, stored, stream
+from syncclip.stream.sources import MixedSource
+from tests.stream.test_mixed import damaged, shown, stored, stream
 
 EPOCHS = 3
 PROCESSES = (0, 1, 2, 4)

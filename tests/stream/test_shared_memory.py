@@ -11,7 +11,7 @@ import torch
 
 from syncclip.stream.loader import batches
 from syncclip.stream.shared_memory import Slots
-from tests.stream.test_stream import shown, stored, stream
+from tests.stream.test_mixed import shown, stored, stream
 
 LIKE = torch.empty(4, 5, 3).permute(2, 0, 1)
 SHAPE, STRIDE = (2, 3, 4, 5), (60, 1, 15, 3)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import ShardStats
+from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.early_stop import PATIENCE, RejectionMonitor
 from syncclip.synthesis.plan import Plan
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.shards.layout import committed
+from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, write_plan

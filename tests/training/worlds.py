@@ -22,8 +22,8 @@ from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.base import TrainingBatch
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.stream.sampler import MixedSource
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
+from syncclip.stream.sources import MixedSource
 from syncclip.training.loop import TrainJob
 from syncclip.training.settings import TrainingSettings
 from tests.training import fakes

@@ -19,7 +19,7 @@ from unittest import mock
 import psutil
 
 from syncclip import storage
-from syncclip.shards.layout import committed, read_table, table_name
+from syncclip.shards.markers import committed, read_table, table_name
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes

@@ -1,4 +1,4 @@
-"""Names of a set's files, the commit marker, and which shards exist."""
+"""Names of a set's files, the commit marker, and which shards exist; how a tar is laid out is `writer`'s."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from syncclip.core.settings import UserError
 FORMAT = 1
 CHUNK = 256
 """Markers that are read at once."""
-MEMBERS = ("cls", "jpg", "json", "txt")  # in their order in the tar; .json only where there is provenance
 TABLE = pa.schema(
     [
         ("key", pa.string()),

@@ -9,7 +9,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.shards.layout import committed, markers, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import committed, markers, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from tests.shards.sets import verify, write_set
 
@@ -100,7 +100,7 @@ def test_a_marker_of_a_newer_format_is_refused(url: str) -> None:
 
 
 def test_markers_are_read_in_chunks_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncclip.shards.layout.CHUNK", 2)
+    monkeypatch.setattr("syncclip.shards.markers.CHUNK", 2)
     write_set(str(tmp_path), classes=2, rounds=5, rounds_per_shard=1)
     read: list[int] = []
     many = storage.read_many

@@ -22,8 +22,8 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import batches
-from syncclip.stream.sampler import MixedSource
-from syncclip.stream.stream import MixedStream
+from syncclip.stream.mixed import MixedStream
+from syncclip.stream.sources import MixedSource
 from tests.shards.sets import index_of, write_set
 
 BASE, NOVEL = [0, 1, 2], [3, 4]  # five classes

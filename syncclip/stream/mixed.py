@@ -21,7 +21,7 @@ from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.reader import ImageSet, Rows, ShardSet
 from syncclip.stream.batch import Batch, empty_batch
-from syncclip.stream.sampler import MixedSource, RealEpochs, SyntheticSampler, joined
+from syncclip.stream.sources import MixedSource, RealEpochs, SyntheticSampler, joined
 
 REAL, SYNTHETIC = 0, 1  # domains
 

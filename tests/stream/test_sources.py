@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from syncclip.core import order
 from syncclip.core.settings import UserError
-from syncclip.stream.sampler import JoinedSet, MixedSource, RealEpochs, SyntheticSampler, joined
+from syncclip.stream.sources import JoinedSet, MixedSource, RealEpochs, SyntheticSampler, joined
 from tests.shards.sets import index_of
-from tests.stream.test_stream import stored
+from tests.stream.test_mixed import stored
 
 FIRST, SECOND = 30, 10  # images of the two sets
 
