@@ -113,12 +113,12 @@ class MixedStream:
         self.synthetic: ImageSet | None = None
         if data != "real":
             self._open_synthetic(synthetic, images_per_class, window)
-        if self._epochs is not None:
-            self._epoch_images = len(self._epochs)
-        else:
-            assert self.synthetic is not None
-            self._epoch_images = int(np.isin(self.synthetic.labels, self._base).sum())
+        self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
         self._decoded = DecodedImages(cache_images)
+
+    def _base_images(self) -> int:
+        assert self.synthetic is not None
+        return int(np.isin(self.synthetic.labels, self._base).sum())
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
