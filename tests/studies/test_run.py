@@ -36,7 +36,7 @@ def recipe_of(world: Path, *overrides: str) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(world: Path, ray_cluster: None) -> Study:
-    """The whole road, drawing included, run once for the tests that go on from it."""
+    """A study from end to end, synthesis included, run once for the tests that continue from it."""
     return study(recipe_of(world))
 
 
