@@ -1,9 +1,8 @@
-"""The metrics of an evaluation: their keys and headings, harmonic means, means over seeds, and calibration."""
+"""The metrics of an evaluation: their keys and headings, harmonic means, and calibration."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
@@ -35,15 +34,6 @@ def harmonic_mean(
     """2ab / (a + b) element by element, 0 where both are 0."""
     total = np.asarray(first, dtype=np.float64) + second
     return np.divide(2 * np.asarray(first) * second, total, out=np.zeros_like(total), where=total > 0)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean over seeds and its standard error; None for a single seed."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return mean, math.sqrt(squares / (len(values) - 1) / len(values))
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,20 +12,12 @@ from syncclip.core import tables
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
+from syncclip.studies.summary import Grid
 
 MISSING = "–"
 SCRIPTS = ("core.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
 """What a curve of a protocol may run over: an attribute of its lines, and its name."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One table: what it is about, its headings, its cells as text."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:

@@ -1,14 +1,18 @@
-"""The arms of a study: what they are called, how they look, and their means and standard errors."""
+"""The arms of a study: what they are called, how they look, what they reached over seeds, and how they differ."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from syncclip.evaluation.metrics import METRICS, mean_and_error
+from syncclip.core.text import coverage, signed
+from syncclip.evaluation.metrics import METRICS
+from syncclip.reports.inputs import Inputs
+from syncclip.studies.outputs import Comparison
 
 _METHODS = {
     "zeroshot": "Zero-shot CLIP",
@@ -28,8 +32,11 @@ _LOOKS = {
     ("ivlp", "both"): (3, "diamond"),
     ("syncclip", "both"): (4, "circle"),
 }
+"""Colour and mark of an arm in every figure. A colour is a number: `--tone-0` to `--tone-7` in `assets/style.css`."""
 _ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3}
 _SHAPES = ("circle", "square", "triangle", "diamond")
+_AGAINST = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
+"""The order of the arms that the focus is compared with; others follow."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,72 @@ Points = dict[str, dict[str, list[ScorePoint]]]
 """Arm -> metric -> points, by ascending `n`."""
 
 
-def with_arms(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of cells with each one's `arm` by name, and its `amount`: synthetic images per class, 0 for none."""
-    named = table["arm"] if "arm" in table else [None] * len(table)
-    known = table["images_per_class"] if "images_per_class" in table else [None] * len(table)
-    arms, amounts = [], []
-    for own, method, data, n in zip(named, table["method"], table["data"], known, strict=True):
-        usual = "zeroshot" if method == "zeroshot" else f"{method}-{data}"
-        arms.append(own if isinstance(own, str) and own else usual)
-        unused = method == "zeroshot" or data not in ("synthetic", "both")
-        amounts.append(0 if unused or pd.isna(n) else int(n))
-    return table.assign(arm=arms, amount=amounts)
+@dataclass(frozen=True)
+class Difference:
+    """One arm minus another in points, paired, with its interval; `n`, `against_n`: synthetic images per class."""
+
+    arm: ArmLook
+    against: ArmLook
+    metric: str
+    difference: float
+    low: float
+    high: float
+    n: int | None = None
+    against_n: int | None = None
+    level: float = 0.95
+
+    @property
+    def kind(self) -> Literal["gain", "loss", "unsure"]:
+        """Whether the interval excludes zero, and on which side it lies."""
+        return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
+
+    @property
+    def interval(self) -> str:
+        """`+0.3 to +2.0`."""
+        return f"{signed(self.low)} to {signed(self.high)}"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What both the page's words and its figures are made from.
+
+    Attributes:
+        table: a row for each finished run, with its `amount` of synthetic images per class, 0 for none.
+    """
+
+    table: pd.DataFrame | None
+    arms: list[ArmLook]
+    points: Points
+    focus: ArmLook | None
+    differences: list[Difference]
+    level: str
+
+
+def gather_numbers(found: Inputs) -> Numbers:
+    """Arms, means, and paired differences of a study; the one arm of a run; nothing of a bare set.
+
+    The focus is the arm that the study names, else SYNC-CLIP on both, else the last that uses synthetic data.
+    """
+    table = found.table
+    if found.kind == "run" and found.results[""]:
+        training, results = found.section("training"), found.results[""]
+        method, data = training.get("method", "run"), training.get("data", "none")
+        arm = method if method == "zeroshot" else f"{method}-{data}"
+        row = {"cell": "", "arm": arm, "method": method, "data": data, "images_per_class": math.nan}
+        table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
+    level = coverage(found.fits.level if found.fits else 0.95)
+    if table is None or not len(table):
+        return Numbers(None, [], {}, None, [], level)
+    table = table.assign(amount=table["images_per_class"].fillna(0).astype(int))
+    arms = describe_arms(table[["arm", "method", "data"]].astype(str).itertuples(index=False, name=None))
+    points = mean_scores(table)
+    named = found.state.focus if found.state else found.section("study").get("focus")
+    using = [arm for arm in arms if arm.data in ("synthetic", "both")]
+    wanted = [arm for arm in using if arm.id == named]
+    wanted = wanted or [arm for arm in using if (arm.method, arm.data) == ("syncclip", "both")] or using[-1:]
+    focus = wanted[0] if wanted else None
+    compared = differences(found.comparisons, points, arms, focus) if found.kind == "study" else []
+    return Numbers(table, arms, points, focus, compared, coverage(compared[0].level) if compared else level)
 
 
 def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
@@ -124,14 +186,60 @@ def _names(name: str, method: str, data: str) -> tuple[str, str]:
 
 
 def mean_scores(table: pd.DataFrame) -> Points:
-    """Means and standard errors over seeds of a table from `with_arms`; the values of seeds in the table's order."""
+    """Means and standard errors over seeds of `Numbers.table`; the values of seeds in the table's order."""
     points: Points = {}
     groups: Any = table.groupby(["arm", "amount"], sort=True)
     for (arm, n), cells in groups:
-        for metric in METRICS:
-            values = [float(value) for value in cells[metric].dropna()] if metric in cells else []
-            if values:
-                seeds = values if len(values) > 1 else []
-                point = ScorePoint(int(n), *mean_and_error(values), seeds)
+        for metric in (metric for metric in METRICS if metric in table):
+            values = cells[metric].dropna().astype(float)
+            if len(values):
+                error, seeds = (float(values.sem()), values.tolist()) if len(values) > 1 else (None, [])
+                point = ScorePoint(int(n), float(values.mean()), error, seeds)
                 points.setdefault(str(arm), {}).setdefault(metric, []).append(point)
     return points
+
+
+def differences(
+    stored: Sequence[Comparison], points: Points, arms: Sequence[ArmLook], focus: ArmLook | None
+) -> list[Difference]:
+    """The study's own comparisons at the largest amount; where it has none, the focus arm against every other, by seed.
+
+    An arm may be compared with itself at another amount: then the widest step counts, and it comes last.
+    """
+    by_id = {arm.id: arm for arm in arms}
+    largest: dict[tuple[str, str, str], tuple[tuple[int, int], Difference]] = {}
+    for one in stored:
+        arm, against = by_id.get(one.arm), by_id.get(one.against)
+        numbers = (one.estimate, one.low, one.high)
+        if arm is None or against is None or one.metric not in METRICS or not all(map(math.isfinite, numbers)):
+            continue
+        n, other = one.images_per_class, one.against_images_per_class
+        rank = (n or 0, -(other or 0) if arm == against else other or 0)
+        key = (one.arm, one.against, one.metric)
+        if key not in largest or rank >= largest[key][0]:
+            largest[key] = rank, Difference(arm, against, one.metric, *numbers, n, other, one.level)
+    found = [difference for _, difference in largest.values()]
+    if not found and focus is not None:
+        paired = (_by_seed(focus, other, metric, points) for metric in METRICS for other in arms if other != focus)
+        found = [one for one in paired if one is not None]
+    places = {key: place for place, key in enumerate(_AGAINST)}
+    return sorted(
+        found,
+        key=lambda one: (one.arm == one.against, places.get((one.against.method, one.against.data), len(places))),
+    )
+
+
+def _by_seed(arm: ArmLook, against: ArmLook, metric: str, points: Points) -> Difference | None:
+    """Student's interval of the seeds' differences at the largest amounts; None without two seeds."""
+    mine, theirs = (points.get(one.id, {}).get(metric) for one in (arm, against))
+    if not mine or not theirs:
+        return None
+    ours = mine[-1].seeds
+    other = theirs[-1].seeds or [theirs[-1].mean] * len(ours)
+    if len(ours) < 2 or len(ours) != len(other):
+        return None
+    from scipy import stats  # slow to import, and only studies without comparisons need it
+
+    gaps = pd.Series(ours) - pd.Series(other)
+    mean, reach = float(gaps.mean()), float(stats.t.ppf(0.975, len(ours) - 1) * gaps.sem())
+    return Difference(arm, against, metric, mean, mean - reach, mean + reach, n=mine[-1].n or None)

@@ -1,33 +1,40 @@
-"""The fitted curves and the costs as the page shows them: points of curves, sentences, tiles, and the parts of bars."""
+"""What the figures draw, as the page's script reads it: scores, fitted curves, classes, maps of features, losses."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from syncclip.core.text import coverage, signed, thousands
 from syncclip.evaluation.metrics import METRICS
-from syncclip.reports.arms import ArmLook
+from syncclip.reports.arms import ArmLook, Difference, Numbers
+from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
+from syncclip.reports.table import Part
 from syncclip.studies.fit import Curve, HeldOut
-from syncclip.studies.fit import Point as FitPoint
 from syncclip.studies.outputs import Fits, Worth
-from syncclip.studies.worth import Exchange, Marginal
+
+MOST_POINTS = 600
+"""Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""
+MOST_STEPS = 400
+STEPS_AHEAD = 8
+"""Points of a curve between the largest amount and a forecast."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy of a fitted curve at `n` synthetic images per class; the band's edges are None where it has none."""
+    """Accuracy of a fitted curve at `n` synthetic images per class; the band's edges are not finite where it has none."""
 
     n: float
     value: float
-    low: float | None = None
-    high: float | None = None
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -39,63 +46,57 @@ class FittedCurve:
     formula: str
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A number with its label."""
-
-    label: str
-    number: str
-    unit: str = ""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a bar; `text` is its value in words, `colour` a variable of the page's style."""
-
-    name: str
-    value: float
-    text: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Where the time went, and what was rejected; a bar of fewer than two parts says nothing and is empty."""
-
-    time: list[Part]
-    rejects: list[Part]
+def payload(
+    found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
+) -> dict[str, Any]:
+    """Everything that the script draws; what is missing is None, and every number is finite or None."""
+    values = {
+        "kind": found.kind,
+        "base": found.base,
+        "arms": numbers.arms,
+        "points": numbers.points,
+        "fits": fitted_curves(found.fits, numbers.arms, found.worth) if found.fits else {},
+        "level": numbers.level,
+        "comparisons": [_comparison(one) for one in numbers.differences],
+        "classes": _classes(found, numbers),
+        "images": images,
+        "map": _map(found),
+        "cost": bars,
+        "history": _history(found.history),
+    }
+    text = json.dumps(values, default=vars)  # of dataclasses
+    plain: dict[str, Any] = json.loads(
+        text, parse_float=lambda number: round(float(number), 4), parse_constant=lambda _: None
+    )
+    return plain
 
 
 def fitted_curves(
-    stored: Fits | None, arms: Sequence[ArmLook], worth: Worth | None = None
+    stored: Fits, arms: Sequence[ArmLook], worth: Worth | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
     """The study's fits by arm and metric, errors turned into accuracies."""
     found: dict[str, dict[str, FittedCurve]] = {}
-    for arm in arms if stored is not None else []:
-        assert stored is not None
-        own = worth if worth is not None and worth.arm == arm.id else None
+    for arm in arms:
         for metric, curve in stored.curves.get(arm.id, {}).items():
             if metric not in METRICS:
                 continue
-            said = [
-                _sentence(curve, coverage(stored.level)),
-                _best_model(stored.models.get(arm.id, {}).get(metric, ())),
-            ]
-            if own is not None:
-                if curve.verdict == "falls":
-                    said.append(_worth_of_an_hour(own.marginal.get(metric, ())))
-                said.append(_worth_in_real_images(own.exchange.get(metric, ())))
+            said = _sentences(curve, stored.models.get(arm.id, {}).get(metric, ()), coverage(stored.level))
+            if worth is not None and worth.arm == arm.id:
+                said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
             formula = "{:.1f} + {:.1f} · n^(−{:.2f})".format(*law) if law else ""
-            fit = FittedCurve(_points(curve, law), " ".join(filter(None, said)), formula)
-            found.setdefault(arm.id, {})[metric] = fit
+            found.setdefault(arm.id, {})[metric] = FittedCurve(_points(curve, law), " ".join(said), formula)
     return found
 
 
-def _points(curve: Curve, law: Sequence[float], steps: int = 8) -> list[CurvePoint]:
+def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
     """The curve over the measured range, and on to each forecast: the band's edges there are straight over log n."""
     line, ahead = (
-        [_accuracy(point) for point in points if math.isfinite(point.error.estimate)]
+        [
+            CurvePoint(point.n, 100 - point.error.estimate, 100 - point.error.high, 100 - point.error.low)
+            for point in points
+            if math.isfinite(point.error.estimate)
+        ]
         for points in (curve.line, curve.forecast)
     )
     if not line or not law:
@@ -103,70 +104,60 @@ def _points(curve: Curve, law: Sequence[float], steps: int = 8) -> list[CurvePoi
     a, b, c = law
     for end in [point for point in ahead if point.n > line[-1].n]:
         start = line[-1]
-        for share in np.arange(1, steps + 1) / steps:
+        for share in np.arange(1, STEPS_AHEAD + 1) / STEPS_AHEAD:
             n = start.n * (end.n / start.n) ** share
-            low, high = (
-                None if near is None or far is None else near + share * (far - near)
-                for near, far in ((start.low, end.low), (start.high, end.high))
-            )
+            low, high = start.low + share * (end.low - start.low), start.high + share * (end.high - start.high)
             line.append(CurvePoint(n, 100 - a - b * n**-c, low, high))
     return line
 
 
-def _accuracy(point: FitPoint) -> CurvePoint:
-    error = point.error
-    low, high = (100 - error.high, 100 - error.low) if error.finite else (None, None)
-    return CurvePoint(point.n, 100 - error.estimate, low, high)
-
-
-def _sentence(curve: Curve, level: str) -> str:
+def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]:
+    """What a curve says, and which of its models predicts best."""
     slope, wanted = curve.slope, curve.plus_one
     if curve.verdict in ("rises", "flat"):
         trends = {"rises": "gets worse with more images", "flat": "flat, no amount is clearly better than another"}
         gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
-        return f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
-    if curve.verdict != "falls":
-        return "too few amounts for a curve."
-    if wanted is None or not math.isfinite(wanted.estimate):
-        return "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
-    sure = ""
-    if wanted.finite:
-        sure = f" ({level} interval {_rounded(wanted.low)} to {_rounded(wanted.high)})"
-    elif math.isfinite(wanted.low):
-        sure = f" (at least {_rounded(wanted.low)}, perhaps never)"
-    return f"one more point would take about {_rounded(wanted.estimate)} images per class{sure}."
-
-
-def _best_model(models: Sequence[HeldOut]) -> str:
+        said = f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
+    elif curve.verdict != "falls":
+        said = "too few amounts for a curve."
+    elif wanted is None or not math.isfinite(wanted.estimate):
+        said = "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
+    else:
+        sure = ""
+        if math.isfinite(wanted.low):
+            low = _rounded(wanted.low)
+            sure = f" (at least {low}, perhaps never)"
+            if math.isfinite(wanted.high):
+                sure = f" ({level} interval {low} to {_rounded(wanted.high)})"
+        said = f"one more point would take about {_rounded(wanted.estimate)} images per class{sure}."
     if not models or not math.isfinite(models[0].miss):
-        return ""
+        return [said]
     best = models[0]
-    return (
+    return [
+        said,
         f"Of {len(models)} models, a {best.model} predicted held-out amounts best: it missed by {best.miss:.1f} "
-        f"points, and least of all in {100 * best.best:.0f} % of the draws."
-    )
+        f"points, and least of all in {100 * best.best:.0f} % of the draws.",
+    ]
 
 
-def _worth_of_an_hour(slopes: Sequence[Marginal]) -> str:
-    if not slopes or not math.isfinite(slopes[-1].points_per_hour.estimate):
-        return ""
-    last = slopes[-1]
-    return f"At {last.n} per class, an hour of generation adds {last.points_per_hour.estimate:.2g} points."
-
-
-def _worth_in_real_images(steps: Sequence[Exchange]) -> str:
-    if not steps:
-        return ""
-    last = steps[-1]
-    given = f"{last.n} synthetic images per class"
-    if not math.isfinite(last.shots.estimate):
-        return f"With {given} it does better than any number of real ones alone, according to this fit."
-    if not math.isfinite(last.per_real.estimate):
-        return f"{given} replace no real one."
-    return (
-        f"{given} do as well as {last.shots.estimate:.1f} real ones alone: {last.per_real.estimate:.1f} of them are "
-        "worth one more real image."
-    )
+def _sentences_of_worth(worth: Worth, metric: str, falls: bool) -> list[str]:
+    """What the images of the largest amount are worth: in points per hour where the error falls, and in real images."""
+    said = []
+    slopes, steps = worth.marginal.get(metric, ()), worth.exchange.get(metric, ())
+    if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
+        gain = slopes[-1].points_per_hour.estimate
+        said.append(f"At {slopes[-1].n} per class, an hour of generation adds {gain:.2g} points.")
+    if steps:
+        shots, per_real = steps[-1].shots.estimate, steps[-1].per_real.estimate
+        given = f"{steps[-1].n} synthetic images per class"
+        if not math.isfinite(shots):
+            said.append(f"With {given} it does better than any number of real ones alone, according to this fit.")
+        elif not math.isfinite(per_real):
+            said.append(f"{given} replace no real one.")
+        else:
+            equal = f"{given} do as well as {shots:.1f} real ones alone"
+            said.append(f"{equal}: {per_real:.1f} of them are worth one more real image.")
+    return said
 
 
 def _rounded(number: float) -> str:
@@ -177,61 +168,129 @@ def _rounded(number: float) -> str:
     return thousands(round(number / 10**digits) * 10**digits)
 
 
-def costs(found: Inputs, arms: Sequence[ArmLook], table: pd.DataFrame | None) -> tuple[list[Tile], Bars]:
-    """What the study, the run or the set took: by its own account, else by the markers of the shards."""
-    synthesis, training = found.cost.synthesis, found.cost.training
-    count = sum(shard.count for shard in found.stats.values())
-    seconds = math.fsum(shard.seconds for shard in found.stats.values())
-    hours = (synthesis.hours if synthesis else 0) or seconds / 3600
-    trained = training.cells or (0 if found.table is None else len(found.table))
-    spent = training.wall_hours or training.hours or float(found.record.get("seconds") or 0) / 3600
-    tiles = []
-    if count:
-        tiles.append(Tile("images generated", thousands(count)))
-    if synthesis and synthesis.images_per_second:
-        tiles.append(Tile("images generated per second", _short(synthesis.images_per_second)))
-    elif count and seconds:
-        tiles.append(Tile("images per second and actor", _short(count / seconds)))
-    if hours:
-        tiles.append(Tile("of generation", *_time((synthesis and synthesis.wall_hours) or hours)))
-    if synthesis and synthesis.busy_share is not None:
-        tiles.append(Tile("of the generation time busy", f"{100 * synthesis.busy_share:.0f}", "%"))
-    if trained:
-        tiles.append(Tile("runs trained and tested", thousands(trained)))
-    if spent:
-        tiles.append(Tile("of training" if found.kind == "run" else "of training and testing", *_time(spent)))
-    if training.busy_share is not None:
-        tiles.append(Tile("of the training time busy", f"{100 * training.busy_share:.0f}", "%"))
-    return tiles, Bars(_time_parts(arms, table, 3600 * hours), _reject_parts(found, count))
+def _comparison(one: Difference) -> dict[str, Any]:
+    said, other = "", None
+    if one.arm == one.against:
+        said, other = f", {one.n}", f"{one.against_n} per class"
+    return {
+        "metric": one.metric,
+        "difference": one.difference,
+        "low": one.low,
+        "high": one.high,
+        "n": one.n,
+        "arm_label": one.arm.label + said,
+        "arm_short": one.arm.short + said,
+        "against_label": other or one.against.label,
+        "against_short": other or one.against.short,
+    }
 
 
-def _time_parts(arms: Sequence[ArmLook], table: pd.DataFrame | None, generation: float) -> list[Part]:
-    """Seconds of work by what they were spent on: generation, then each arm's runs."""
-    spent = [("generation", generation, "unsure")]
-    if table is not None and "seconds" in table:
-        sums = table.groupby("arm")["seconds"].sum()
-        spent += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in arms]
-    parts = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in spent if value]
-    return parts if len(parts) > 1 else []
+def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
+    """Names of the classes, their counts of test images, and for each arm at its largest amount the accuracy of each
+    class (None where unknown), mean over seeds; and the pairs of arms that the figure compares."""
+    table = numbers.table
+    if table is None:
+        return None
+    names, counts = found.classnames, []
+    arms: dict[str, dict[str, list[float | None]]] = {}
+    for arm in numbers.arms:
+        mine = table[table["arm"] == arm.id]
+        cells = mine[mine["amount"] == mine["amount"].max()]["cell"]
+        lists = [found.results.get(cell, {}).get("per_class") or [] for cell in cells]
+        names = names or [str(row["name"]) for rows in lists[:1] for row in rows]
+        lists = [rows for rows in lists if rows and len(rows) == len(names)]
+        if not lists:
+            continue
+        counts = [int(row.get("count") or 0) for row in lists[0]]
+        # (runs, classes): a class without images has no accuracy
+        half, opened = (
+            pd.DataFrame([[row.get(key) for row in rows] for rows in lists], dtype=float).mean()
+            for key in ("half", "open")
+        )
+        arms[arm.id] = {"own": half.tolist(), "open": opened.tolist()}
+    if not arms:
+        return None
+    pairs = _pairs([arm for arm in numbers.arms if arm.id in arms], numbers.focus)
+    return {"names": names, "count": counts, "arms": arms, "pairs": pairs}
 
 
-def _reject_parts(found: Inputs, kept: int) -> list[Part]:
-    refused: Counter[str] = Counter()
-    for shard in found.stats.values():
-        refused.update(shard.rejects)
-    if not kept or not refused:
-        return []
-    named = [("kept", kept), *((reason.replace("_", " "), number) for reason, number in refused.most_common())]
-    colours = ("gain", "loss", "tone-3", "tone-2", "tone-0")
-    return [Part(name, number, thousands(number), colours[min(i, 4)]) for i, (name, number) in enumerate(named)]
+def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[dict[str, str | None]]:
+    """Which arms the class figure can compare: the focus with all others, then the others with zero-shot; of a single
+    arm it shows the accuracies."""
+    if len(arms) == 1:
+        only = arms[0]
+        return [{"arm": only.id, "against": None, "label": only.label, "arm_short": only.short, "against_short": ""}]
+    lead = focus if focus is not None and focus in arms else arms[-1]
+    rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
+    found = [(lead, other) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
+    still = next((arm for arm in arms if arm.method == "zeroshot"), None)
+    found += [(arm, still) for arm in arms if still is not None and arm not in (lead, still)]
+    return [
+        {
+            "arm": arm.id,
+            "against": other.id,
+            "label": f"{arm.short} against {other.short}",
+            "arm_short": arm.short,
+            "against_short": other.short,
+        }
+        for arm, other in found
+    ]
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+_STAGES = {"frozen": "Before: frozen CLIP", "trained": "After alignment"}
+_MEASURES = {
+    "relative_distance": ("distance of a class's two centres, relative to that between classes", 2),
+    "centroid_distance": ("distance of a class's two centres (1 − cosine)", 3),
+    "overlap": ("synthetic images nearest to their own class's real centre, %", 1),
+    "frechet": ("Fréchet distance of the two domains", 3),
+}
+"""Numbers of `sets.shift.Shift` and their digits."""
 
 
-def _time(hours: float) -> tuple[str, str]:
-    """A duration and its unit."""
-    if hours < 1.5 / 60:
-        return f"{3600 * hours:.0f}", "s"
-    return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
+def _map(found: Inputs) -> dict[str, Any] | None:
+    """The maps of features before and after training, `domain` 1 for synthetic images; and the shift of both, each
+    measure as text."""
+    features = found.features
+    if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
+        return None
+    stages: list[dict[str, Any]] = []
+    for model, title in _STAGES.items():
+        rows = features[features["model"] == model]
+        if not len(rows):
+            continue
+        # The same evenly spread rows of both stages and domains, whatever their number.
+        shown = pd.concat(
+            part.iloc[np.unique(np.linspace(0, len(part) - 1, min(len(part), MOST_POINTS)).round()).astype(int)]
+            for _, part in rows.groupby("domain", sort=True)
+        )
+        stages.append(
+            {
+                "key": model,
+                "title": title,
+                "x": shown["x"].astype(float).round(3).tolist(),
+                "y": shown["y"].astype(float).round(3).tolist(),
+                "domain": (shown["domain"] == "synthetic").astype(int).tolist(),
+                "label": shown["label"].astype(int).tolist(),
+                "number": f"shift {getattr(found.shift, model).relative_distance:.2f}" if found.shift else "",
+            }
+        )
+    measures = [
+        {
+            "label": label,
+            "values": [f"{getattr(getattr(found.shift, stage['key']), name):.{digits}f}" for stage in stages],
+        }
+        for name, (label, digits) in (_MEASURES.items() if found.shift else ())
+    ]
+    return {"stages": stages, "measures": measures} if stages else None
+
+
+def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Terms of the loss over steps, thinned to what a screen can show."""
+    rows = [row for row in rows if isinstance(row.get("step"), int)]
+    rows = rows[:: max(1, math.ceil(len(rows) / MOST_STEPS))]
+    if len(rows) < 2:
+        return None
+    skipped = {"step", "epoch", "lr"}
+    names = [name for name, value in rows[0].items() if name not in skipped and isinstance(value, (int, float))]
+    terms = [{"name": name, "values": [row.get(name) for row in rows]} for name in names]
+    return {"steps": [row["step"] for row in rows], "terms": terms} if terms else None

@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import thousands
-from syncclip.datasets import SPLITS, Dataset
+from syncclip.core.text import counted, thousands
+from syncclip.datasets import SPLITS
 from syncclip.reports.inputs import Inputs
 from syncclip.shards.images import thumbnails
-from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.synthesis.rejects import SIDE as REJECT_SIDE
 from syncclip.synthesis.rejects import read_rejects
 
@@ -67,60 +67,59 @@ class RejectStrip:
     shown: str
 
 
-def image_strips(
-    classnames: Sequence[str], dataset: Dataset | None, synthetic: ShardSet | None, budget: int = BUDGET
-) -> tuple[ImageStrips | None, int]:
-    """One strip for each class, and how many images were unreadable and left out; None where no class has an image.
+def image_strips(found: Inputs, budget: int = BUDGET) -> ImageStrips | None:
+    """One strip for each class; None where no class has an image. Unreadable images are left out with a note.
 
     Args:
-        classnames: names by class id.
-        dataset: where real images are taken from (train, else val or test).
-        synthetic: where synthetic images are taken from, its first ones.
+        found: real images are those of its dataset (train, else val or test), synthetic ones the first of its set.
         budget: bytes of all strips together.
     """
-    labels = _spread(len(classnames), MOST_CLASSES)
-    splits = [dataset.splits[split] for split in SPLITS if split in dataset.splits] if dataset is not None else []
-    real, lost_real = _thumbnails(splits, labels)
-    made, lost_made = _thumbnails([synthetic] if synthetic is not None else [], labels)
-    strips = _encode(classnames, [label for label in labels if real[label] or made[label]], real, made, budget)
+    labels, dataset, synthetic = _spread(len(found.classnames), MOST_CLASSES), found.dataset, found.synthetic
+    splits = [split for split in SPLITS if split in dataset.splits] if dataset is not None else []
+    try:
+        real, lost_real = _thumbnails((dataset.splits[split] for split in splits), labels)
+        made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
+        strips = _encode(found.classnames, [one for one in labels if real[one] or made[one]], real, made, budget)
+        if synthetic is not None:
+            prompted, of_class = [strip for strip in strips if strip.made], synthetic.labels
+            firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
+            for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
+                strip.prompt = prompt
+    except Exception as error:  # a set that is being rewritten or was cut off must not cost the rest of the report
+        found.notes.append(f"The images could not be read and are left out ({error}).")
+        return None
+    if lost := lost_real + lost_made:
+        found.notes.append(f"{counted(lost, 'unreadable image')} left out of the page.")
     if not strips:
-        return None, lost_real + lost_made
-    if synthetic is not None:
-        prompted, of_class = [strip for strip in strips if strip.made], synthetic.labels
-        firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
-        for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
-            strip.prompt = prompt
+        return None
     both = [label for label in labels if real[label] and made[label]] or [strip.label for strip in strips]
     ribbon = [both[place] for place in _spread(len(both), RIBBON)]
-    shown = ImageStrips(any(real.values()), any(made.values()), strips, ribbon, ribbon[len(ribbon) // 2])
-    return shown, lost_real + lost_made
+    return ImageStrips(any(real.values()), any(made.values()), strips, ribbon, ribbon[len(ribbon) // 2])
 
 
-def _thumbnails(sets: Sequence[ImageSet], labels: Sequence[int]) -> tuple[dict[int, list[Image.Image]], int]:
+def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[int, list[Image.Image]], int]:
     """Square thumbnails of the first images of each class, and how many could not be read."""
     found: dict[int, list[Image.Image]] = {label: [] for label in labels}
     room, lost = dict.fromkeys(labels, PER_SIDE[0]), 0
     for images in sets:
+        if not any(room.values()):
+            break
         of_class = images.labels
         rows = np.concatenate([np.flatnonzero(of_class == label)[: room[label]] for label in labels])
-        for row, thumbnail in zip(rows.tolist(), _read(images, rows), strict=True):
-            label = int(of_class[row])
+        read: list[Image.Image | None] = [None] * len(rows)
+        if isinstance(images, ShardSet):
+            read = thumbnails(images.read_many(rows), SIDE)
+        else:
+            for place, row in enumerate(rows.tolist()):
+                with suppress(UserError, OSError):
+                    read[place] = ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS)
+        for label, thumbnail in zip(of_class[rows].tolist(), read, strict=True):
             room[label] -= 1
             if thumbnail is None:
                 lost += 1
             else:
                 found[label].append(thumbnail)
     return found, lost
-
-
-def _read(images: ImageSet, rows: Rows) -> list[Image.Image | None]:
-    if isinstance(images, ShardSet):
-        return thumbnails(images.read_many(rows), SIDE)
-    read: list[Image.Image | None] = [None] * len(rows)
-    for place, row in enumerate(rows.tolist()):
-        with suppress(UserError, OSError):
-            read[place] = ImageOps.fit(images.image(row), (SIDE, SIDE), Image.Resampling.LANCZOS)
-    return read
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -178,7 +177,7 @@ def reject_strips(found: Inputs) -> list[RejectStrip]:
         return []
     names, strips = found.classnames, []
     for (reason, some), source in zip(rejects.items(), sources, strict=True):
-        count = sum(shard.rejects.get(reason, 0) for shard in found.stats.values())
+        count = found.rejects[reason]
         shown = ", ".join(names[one.label] if one.label < len(names) else str(one.label) for one in some)
         width = REJECT_SIDE * len(some)
         strip = RejectStrip(reason.replace("_", " "), thousands(count), source, width, REJECT_SIDE, shown)

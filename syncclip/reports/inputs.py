@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,12 +12,12 @@ from typing import Any, Literal, TypeVar
 
 import pandas as pd
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError, with_present_names
+from syncclip.core.settings import UserError, first_complaint, with_present_names
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from syncclip.shards.markers import ShardStats
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 
@@ -35,6 +37,7 @@ class Inputs:
         results: cell name -> its results.json; a single run is the cell "".
         record: run.json of a run; `history`: its metrics.jsonl.
         plan: plan.json of the synthetic set.
+        shards, images, seconds, rejects: of the set, by the markers of its shards; `seconds` of one generator.
     """
 
     url: str
@@ -55,6 +58,10 @@ class Inputs:
     plan: dict[str, Any] = field(default_factory=dict)
     synthetic: ShardSet | None = None
     set_files: list[str] = field(default_factory=list)
+    shards: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    rejects: Counter[str] = field(default_factory=Counter)
     dataset: Dataset | None = None
     classnames: list[str] = field(default_factory=list)
     base: int = 0
@@ -64,11 +71,6 @@ class Inputs:
         """A section of the recipe, {} where there is none."""
         found = self.recipe.get(name)
         return found if isinstance(found, dict) else {}
-
-    @property
-    def stats(self) -> dict[int, ShardStats]:
-        """The markers of the set's shards."""
-        return self.synthetic.shards if self.synthetic else {}
 
 
 def read_inputs(url: str) -> Inputs:
@@ -97,15 +99,19 @@ def read_inputs(url: str) -> Inputs:
     none: tuple[str, dict[str, Any]] = ("", {})
     found.recipe_text, found.recipe = read("recipe.yaml", _recipe, none)
     if kind == "study":
-        found.state = read(outputs.STATE, lambda data: outputs.parse(data, outputs.StudyState), None)
+        found.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
         found.table = read(outputs.TABLE, _frame, None)
-        found.fits = read(outputs.FIT, lambda data: outputs.parse(data, outputs.Fits), None)
-        found.worth = read(outputs.WORTH, lambda data: outputs.parse(data, outputs.Worth), None)
-        found.comparisons = read(outputs.COMPARISONS, lambda data: outputs.parse(data, list[outputs.Comparison]), [])
-        found.shift = read(outputs.SHIFT, lambda data: outputs.parse(data, outputs.StudyShift), None)
+        found.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
+        found.worth = read(outputs.WORTH, TypeAdapter(outputs.Worth).validate_json, None)
+        found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
+        found.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
         found.features = read(outputs.FEATURES, _frame, None)
-        found.cost = read(outputs.COST, lambda data: outputs.parse(data, outputs.Cost), found.cost)
-        _read_cells(found)
+        found.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, found.cost)
+        cells = storage.join(url, outputs.CELLS)
+        places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
+        for place, data in storage.read_many(list(places)).items():  # all at once
+            name = places[place]
+            found.results[name] = _parsed(found, f"results.json of {name}", partial(_object, data), {})
     elif kind == "run":
         found.results = {"": read("results.json", _object, {})}
         found.record = read("run.json", _object, {})
@@ -113,14 +119,6 @@ def read_inputs(url: str) -> Inputs:
     _read_set(found)
     _read_dataset(found)
     return found
-
-
-def _read_cells(found: Inputs) -> None:
-    """The results of all cells, read at once."""
-    cells = storage.join(found.url, outputs.CELLS)
-    places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
-    for place, data in storage.read_many(list(places)).items():
-        found.results[places[place]] = _parsed(found, f"results.json of {places[place]}", partial(_object, data), {})
 
 
 def _read_set(found: Inputs) -> None:
@@ -142,13 +140,18 @@ def _read_set(found: Inputs) -> None:
         if plan is None:
             continue
         try:
-            found.plan = _object(storage.read_bytes(storage.join(place, plan)))
+            found.plan = with_present_names(_object(storage.read_bytes(storage.join(place, plan))))
             found.synthetic = ShardSet(place) if any(name.endswith("_stats.json") for name in names) else None
             found.set_files = sorted(names)
         except Exception as error:
             reason = first_line(error)
             found.notes.append(f"The synthetic set at {place} could not be read and is left out ({reason}).")
-        return
+        break
+    shards = list(found.synthetic.shards.values()) if found.synthetic else []
+    found.shards, found.images = len(shards), sum(shard.count for shard in shards)
+    found.seconds = math.fsum(shard.seconds for shard in shards)
+    for shard in shards:
+        found.rejects.update(shard.rejects)
 
 
 def _read_dataset(found: Inputs) -> None:
@@ -170,7 +173,8 @@ def _parsed(found: Inputs, what: str, parse: Callable[[], T], otherwise: T) -> T
     try:
         return parse()
     except Exception as error:  # damaged files make parsers raise nearly anything
-        found.notes.append(f"{what} could not be read and is left out ({first_line(error)}).")
+        reason = first_complaint(error) if isinstance(error, ValidationError) else first_line(error)
+        found.notes.append(f"{what} could not be read and is left out ({reason}).")
         return otherwise
 
 
@@ -178,7 +182,7 @@ def _object(data: bytes) -> dict[str, Any]:
     found = json.loads(data)
     if not isinstance(found, dict):
         raise ValueError("it is not an object")
-    return with_present_names(found)
+    return found
 
 
 def _frame(data: bytes) -> pd.DataFrame | None:

@@ -13,14 +13,14 @@ from jinja2 import DictLoader, Environment
 from markupsafe import Markup
 from rich.table import Table
 
-from syncclip import embedded, storage
-from syncclip.core.text import counted, thousands
-from syncclip.reports.figures import costs
-from syncclip.reports.images import ImageStrips, image_strips, reject_strips
+from syncclip import storage
+from syncclip.core.text import counted
+from syncclip.reports.arms import Numbers, gather_numbers
+from syncclip.reports.figures import payload
+from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
-from syncclip.reports.numbers import Numbers, gather_numbers, payload
-from syncclip.reports.table import quality_table, runs_table, terminal_table
-from syncclip.reports.verdict import Verdict, judge
+from syncclip.reports.table import costs, quality_table, runs_table, terminal_table
+from syncclip.reports.verdict import verdict_on
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """In the order in which they run; each uses what those before it define."""
@@ -72,30 +72,29 @@ def report(folder: str) -> str:
 
 def render_page(found: Inputs, numbers: Numbers) -> str:
     """The report as HTML. Everything in it is escaped; nothing in it is fetched."""
-    images = _images(found)
-    tiles, bars = costs(found, numbers.arms, numbers.table)
+    images = image_strips(found)
+    tiles, bars = costs(found, numbers)
     values = payload(found, numbers, images, bars)
     quality, rejects, runs = quality_table(found), reject_strips(found), runs_table(numbers.table, numbers.arms)
+    shipped = found.dataset is not None and found.dataset.name == "icons"
+    notice = resources.files("syncclip.embedded").joinpath("NOTICE").read_text(encoding="utf-8") if shipped else ""
     growing = any(point.n for metrics in numbers.points.values() for series in metrics.values() for point in series)
     has = {
         "curve": found.kind == "study" and growing,
+        "methods": bool(numbers.points or numbers.differences),
         "bars": bool(numbers.points),
         "differences": bool(numbers.differences),
         "classes": values["classes"] is not None,
         "images": images is not None,
-        "map": values["map"] is not None,
-        "history": values["history"] is not None,
-        "time": bool(bars.time),
-        "rejects": bool(bars.rejects),
-    }
-    present = has | {
-        "methods": has["bars"] or has["differences"],
         "set": bool(quality or rejects),
-        "training": has["history"],
-        "cost": bool(tiles or bars.time or bars.rejects),
-        "appendix": bool(runs.rows or found.recipe_text or found.plan),
+        "map": values["map"] is not None,
+        "training": values["history"] is not None,
+        "cost": bool(tiles or any(bars.values())),
+        "time": bool(bars["time"]),
+        "rejects": bool(bars["rejects"]),
+        "appendix": bool(runs.rows or found.recipe_text or found.plan or notice),
     }
-    verdict = _verdict(found, numbers)
+    verdict = verdict_on(found, numbers)
     return render(
         "report.html.j2",
         SCRIPTS,
@@ -106,7 +105,7 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
         study=found.kind == "study",
         images=images,
         level=numbers.level,
-        sections=[(key, label) for key, label in SECTIONS.items() if present[key]],
+        sections=[(key, label) for key, label in SECTIONS.items() if has[key]],
         has=has,
         tiles=tiles,
         quality=quality,
@@ -114,7 +113,7 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
         runs=runs,
         recipe=found.recipe_text,
         plan=json.dumps(found.plan, indent=2, ensure_ascii=False) if found.plan else "",
-        attribution=_attribution(found),
+        attribution=notice,
         notes=[*_unfinished(found), *found.notes],
     )
 
@@ -144,55 +143,6 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
         style=Markup(text_of["style.css"]),
         script=Markup("\n".join(text_of[name] for name in scripts)),
         payload=Markup(text),
-    )
-
-
-def _images(found: Inputs) -> ImageStrips | None:
-    try:
-        images, lost = image_strips(found.classnames, found.dataset, found.synthetic)
-    except Exception as error:  # a set that is being rewritten or was cut off must not cost the rest of the report
-        found.notes.append(f"The images could not be read and are left out ({error}).")
-        return None
-    if lost:
-        found.notes.append(f"{counted(lost, 'unreadable image')} left out of the page.")
-    return images
-
-
-def _verdict(found: Inputs, numbers: Numbers) -> Verdict:
-    """The headline of a study, a run or a set."""
-    if found.kind == "study":
-        if numbers.arms:
-            return judge(numbers.differences, numbers.points, numbers.focus)
-        return Verdict(
-            "No run of this study is finished yet.", sentences=["Start the study again: it resumes where it stopped."]
-        )
-    if found.kind == "run":
-        return _run_verdict(numbers)
-    count = sum(shard.count for shard in found.stats.values())
-    if not count:
-        return Verdict("No image has been generated yet.")
-    images = f"{thousands(count)} synthetic image{'' if count == 1 else 's'}"
-    generator = (found.plan.get("generator") or {}).get("pipeline")
-    made = [f"Generated by {generator}, in {counted(len(found.stats), 'shard')}."] if generator else []
-    return Verdict(f"{images} of {counted(len(found.classnames), 'class', 'classes')}.", sentences=made)
-
-
-def _run_verdict(numbers: Numbers) -> Verdict:
-    arm = numbers.arms[0] if numbers.arms else None
-    scores = {metric: series[-1].mean for metric, series in numbers.points[arm.id].items()} if arm else {}
-    if arm is None or "hm" not in scores:
-        return Verdict(f"{arm.label if arm else 'This run'}: no results for both halves.")
-    seen = {
-        "both": "base classes, seen in real and synthetic images, and novel classes, seen only in synthetic ones",
-        "real": "base classes, seen in real images, and novel classes, not seen at all",
-        "synthetic": "base and novel classes, all seen only in synthetic images",
-    }.get(arm.data, "base and novel classes, none of them seen before")
-    opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
-    return Verdict(
-        f"{arm.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
-        sentences=[
-            f"The harmonic mean of {seen}, is {scores['hm']:.1f}\u00a0%, each half among its own candidates.{opened}"
-        ],
     )
 
 
@@ -226,10 +176,3 @@ def _unfinished(found: Inputs) -> list[str]:
     named = ", ".join(f"{cell.cell} ({cell.error or 'no reason given'})" for cell in failed[:FAILED_NAMED])
     more = f", and {len(failed) - FAILED_NAMED} more" if len(failed) > FAILED_NAMED else ""
     return [f"{sentence} Failed: {named}{more}." if failed else sentence]
-
-
-def _attribution(found: Inputs) -> str:
-    """Authors and licences of the images that are shipped; empty for a user's own."""
-    notices = [embedded.folder("icons/dataset") / "NOTICE", embedded.folder("NOTICE")]
-    shipped = found.dataset is not None and found.dataset.name == "icons"
-    return next((path.read_text(encoding="utf-8") for path in notices if shipped and path.is_file()), "")

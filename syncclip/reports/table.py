@@ -1,10 +1,9 @@
-"""The tables of the report: all runs and the classes of a set on the page, and the arms in the terminal."""
+"""Numbers as tables and tiles: all runs, the classes of a set and the costs on the page, and the arms in the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,16 +14,33 @@ from rich.table import Table
 from syncclip import storage
 from syncclip.core.text import counted, signed, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.reports.arms import ArmLook, ScorePoint
-from syncclip.reports.figures import Tile
+from syncclip.reports.arms import ArmLook, Numbers, ScorePoint
 from syncclip.reports.inputs import Inputs
-from syncclip.reports.numbers import Numbers
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "open_base", "open_novel", "open_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 """Room matters: the whole table fits into 80 columns."""
 _QUALITY = "stats.json"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number with its label."""
+
+    label: str
+    number: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a bar; `text` is its value in words, `colour` a variable of the page's style."""
+
+    name: str
+    value: float
+    text: str
+    colour: str
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,63 @@ class PageTable:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerows([self.columns, *([cell.value for cell in row] for row in self.rows)])
         return buffer.getvalue()
+
+
+def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[Part]]]:
+    """What the study, the run or the set took: by its own account, else by the markers of the shards.
+
+    Returns:
+        Its tiles, and two bars: where the `time` went, and what was kept or rejected (`rejects`). A bar of fewer than
+        two parts says nothing and is empty.
+    """
+    synthesis, training, table = found.cost.synthesis, found.cost.training, numbers.table
+    speed = (synthesis and synthesis.images_per_second) or 0.0
+    busy = synthesis.busy_share if synthesis else None
+    hours = (synthesis and synthesis.hours) or found.seconds / 3600
+    trained = training.cells or (0 if found.table is None else len(found.table))
+    spent = training.wall_hours or training.hours or float(found.record.get("seconds") or 0) / 3600
+    tiles = []
+    if found.images:
+        tiles.append(Tile("images generated", thousands(found.images)))
+    if speed:
+        tiles.append(Tile("images generated per second", _short(speed)))
+    elif found.images and found.seconds:
+        tiles.append(Tile("images per second and actor", _short(found.images / found.seconds)))
+    if hours:
+        tiles.append(Tile("of generation", *_time((synthesis and synthesis.wall_hours) or hours)))
+    if busy is not None:
+        tiles.append(Tile("of the generation time busy", f"{100 * busy:.0f}", "%"))
+    if trained:
+        tiles.append(Tile("runs trained and tested", thousands(trained)))
+    if spent:
+        tiles.append(Tile("of training" if found.kind == "run" else "of training and testing", *_time(spent)))
+    if training.busy_share is not None:
+        tiles.append(Tile("of the training time busy", f"{100 * training.busy_share:.0f}", "%"))
+
+    times = [("generation", 3600 * hours, "unsure")]
+    if table is not None and "seconds" in table:
+        sums = table.groupby("arm")["seconds"].sum()
+        times += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in numbers.arms]
+    time = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in times if value]
+    colours = ("gain", "loss", "tone-3", "tone-2", *["tone-0"] * len(found.rejects))
+    counts = [("kept", found.images), *found.rejects.most_common()]
+    rejects = [
+        Part(name.replace("_", " "), count, thousands(count), colour)
+        for (name, count), colour in zip(counts, colours, strict=False)
+    ]
+    shown = found.images and found.rejects
+    return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if shown else []}
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _time(hours: float) -> tuple[str, str]:
+    """A duration and its unit."""
+    if hours < 1.5 / 60:
+        return f"{3600 * hours:.0f}", "s"
+    return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
 def runs_table(table: pd.DataFrame | None, arms: Sequence[ArmLook]) -> PageTable:
@@ -132,13 +205,9 @@ def terminal_table(found: Inputs, numbers: Numbers) -> Table:
 def _set_table(found: Inputs) -> Table:
     """What a bare set holds, one fact a row."""
     table = Table(box=_NARROW, show_edge=False, show_header=False)
-    count = sum(shard.count for shard in found.stats.values())
-    classes, shards = counted(len(found.classnames), "class", "classes"), counted(len(found.stats), "shard")
-    table.add_row("images", f"{count} of {classes} in {shards}")
-    rejects: Counter[str] = Counter()
-    for shard in found.stats.values():
-        rejects.update(shard.rejects)
-    for reason, number in rejects.most_common():
+    classes, shards = counted(len(found.classnames), "class", "classes"), counted(found.shards, "shard")
+    table.add_row("images", f"{found.images} of {classes} in {shards}")
+    for reason, number in found.rejects.most_common():
         table.add_row(f"rejected: {reason}", str(number))
     return table
 
@@ -151,7 +220,7 @@ def _score(point: ScorePoint, best: float) -> str:
 def _caption(numbers: Numbers) -> str:
     compared = [
         f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {signed(one.difference)} "
-        f"({signed(one.low)} to {signed(one.high)})"
+        f"({one.interval})"
         for metric in ("hm", "open_hm")
         for one in numbers.differences
         if one.metric == metric and one.arm == numbers.focus and one.against != one.arm

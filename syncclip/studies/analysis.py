@@ -12,9 +12,9 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
 from syncclip.studies.bootstrap import Answers, Series, arm_metrics, difference, make_draws
-from syncclip.studies.fit import MIN_AMOUNTS, Curve, HeldOut, fit_curve, held_out
+from syncclip.studies.fit import MIN_AMOUNTS, fit_curve, held_out
 from syncclip.studies.grid import Cell
-from syncclip.studies.outputs import Comparison
+from syncclip.studies.outputs import Comparison, Fits
 from syncclip.studies.worth import Exchange, exchange
 
 SHOTS = "dataset.shots"
@@ -98,24 +98,21 @@ def _series(
     }
 
 
-def curves(found: Mapping[str, Mapping[str, Series]], settings: StudySettings) -> dict[str, dict[str, Curve]]:
-    """The scaling curve of every series."""
-    return {
+def fits(found: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str) -> Fits:
+    """The scaling curve of every series, and of those with amounts to hold out which model predicts best."""
+    curves = {
         arm: {
             metric: fit_curve(one, settings.level, settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]])
             for metric, one in metrics.items()
         }
         for arm, metrics in found.items()
     }
-
-
-def models(found: Mapping[str, Mapping[str, Series]]) -> dict[str, dict[str, tuple[HeldOut, ...]]]:
-    """Which model of the curve predicts best, for every series with amounts to hold out."""
-    return {
+    models = {
         arm: {metric: held_out(one) for metric, one in metrics.items()}
         for arm, metrics in found.items()
         if all(len(one.amounts) > MIN_AMOUNTS for one in metrics.values())
     }
+    return Fits(settings.level, settings.draws, split, curves, models)
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:

@@ -6,7 +6,6 @@ Both arms of a comparison see the same seeds and the same images in every draw, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -141,11 +140,6 @@ class Interval:
     estimate: Number
     low: Number
     high: Number
-
-    @property
-    def finite(self) -> bool:
-        """Whether all three are finite."""
-        return math.isfinite(self.estimate + self.low + self.high)
 
 
 def interval(estimate: float, draws: Floats, level: float) -> Interval:

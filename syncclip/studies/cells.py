@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from syncclip import jobs, storage
 from syncclip.core.progress import Progress
@@ -23,7 +23,7 @@ from syncclip.runs.evaluate import missing_transfers, results_at
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
-from syncclip.studies.outputs import CELLS, read_json, write_json
+from syncclip.studies.outputs import CELLS, Status, read_json, write_json
 from syncclip.studies.status import PROGRESS, StudyStatus
 from syncclip.training.run_folder import RunFolder
 
@@ -35,17 +35,6 @@ MOST_CELLS = 256
 
 POLL = 2.0
 """Seconds between two looks at the running cells, for the progress line."""
-
-Status = Literal["done", "failed", "waiting"]
-
-
-@dataclass
-class CellWork:
-    """What running cells took in one call: `busy_seconds` of all of them added up, `workers` at most at a time."""
-
-    wall_seconds: float = 0.0
-    busy_seconds: float = 0.0
-    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,7 +142,7 @@ def run_cells(
     label: str = "study",
     task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
     out: str | None = None,
-) -> tuple[list[CellRun], CellWork]:
+) -> tuple[list[CellRun], StudyStatus]:
     """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
 
     A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
@@ -173,33 +162,27 @@ def run_cells(
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    work = CellWork()
+    status = StudyStatus.begin(len(runs), sum(run.status == "done" for run in runs))
     if not waiting:
-        return list(runs), work
-    done = sum(run.status == "done" for run in runs)
+        return list(runs), status
     outcomes: dict[str, CellRun] = {}
     with ray_session(), ExitStack() as stack:
-        work.workers = _slots(settings, first=True)
-        status = StudyStatus.begin(len(runs), done)
+        status.give([], _slots(settings, first=True))
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
-        progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
-        start = time.monotonic()
+        progress = stack.enter_context(Progress(len(runs), "cells", label, done=status.done))
 
         def given(running: list[str], slots: int) -> None:
-            work.workers = max(work.workers, slots)
             progress.update(0, running=len(running))
             status.give(running, slots)
 
         for run, seconds, error in _finished(waiting, settings, task, given):
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
-            work.busy_seconds += seconds
-            work.wall_seconds = time.monotonic() - start
-            failed = sum(one.status == "failed" for one in outcomes.values())
-            busy = work.busy_seconds / (work.workers * work.wall_seconds)
-            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
             status.take(run.cell.name, seconds, error)
-    return [outcomes.get(run.url, run) for run in runs], work
+            busy = status.seconds / (status.workers * status.wall_seconds)
+            failed = {"failed": len(status.failed)} if status.failed else {}
+            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **failed)
+    return [outcomes.get(run.url, run) for run in runs], status
 
 
 def _finished(

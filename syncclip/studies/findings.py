@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from pydantic import TypeAdapter
 
 from syncclip import storage
 from syncclip.datasets import load_dataset
@@ -13,9 +14,10 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, outputs, summary
 from syncclip.studies.bootstrap import Series
-from syncclip.studies.cells import CellRun, CellWork
+from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
 from syncclip.studies.fit import MIN_AMOUNTS
+from syncclip.studies.status import StudyStatus
 from syncclip.studies.worth import marginal
 from syncclip.synthesis.plan import read_plan
 from syncclip.synthesis.summary import summarise
@@ -61,26 +63,16 @@ def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequ
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
     """One row for each finished cell; see `outputs` for the columns."""
+    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *SCORES, "seconds", "hash"]
     rows = []
     for run in runs:
-        if run.status != "done":
-            continue
-        results = run.results
-        rows.append(
-            {
-                "cell": run.cell.name,
-                "arm": run.cell.arm.name,
-                "method": run.cell.arm.method,
-                "data": run.cell.arm.data if run.cell.arm.trained else "none",
-                "images_per_class": run.cell.images_per_class,
-                "seed": run.cell.seed,
-                "split": split,
-                **{name: results[name] for name in SCORES},
-                "seconds": run.seconds,
-                "hash": run.folder.recipe_hash,
-            }
-        )
-    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *SCORES, "seconds", "hash"]
+        if run.status == "done":
+            cell, arm, results = run.cell, run.cell.arm, run.results
+            of_cell = (cell.name, arm.name, arm.method, arm.data if arm.trained else "none")
+            scores = (results[name] for name in SCORES)
+            rows.append(
+                (*of_cell, cell.images_per_class, cell.seed, split, *scores, run.seconds, run.folder.recipe_hash)
+            )
     table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys((*SCORES, "seconds"), "float64")
     typed: pd.DataFrame = table.astype({"images_per_class": "Int64", "seed": "Int64", **numbers})
@@ -88,7 +80,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 
 def write(
-    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: CellWork
+    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: StudyStatus
 ) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
@@ -108,9 +100,8 @@ def write(
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
     evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
-    fits = analysis.curves(found, settings)
-    described = outputs.Fits(settings.level, settings.draws, split, fits, analysis.models(found))
-    outputs.write_json(storage.join(url, outputs.FIT), described)
+    fits = analysis.fits(found, settings, split)
+    outputs.write_json(storage.join(url, outputs.FIT), fits)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     if synthetic is not None:
@@ -118,7 +109,7 @@ def write(
     cost = _cost(url, runs, synthetic, work)
     outputs.write_json(storage.join(url, outputs.COST), cost)
     _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost.synthesis)
-    text = summary.markdown(recipe, table, fits, pairs)
+    text = summary.markdown(recipe, table, fits.curves, pairs)
     storage.write_bytes(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
 
@@ -178,16 +169,18 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     )
 
 
-def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: CellWork) -> outputs.Cost:
+def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: StudyStatus) -> outputs.Cost:
     """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
     place = storage.join(url, outputs.COST)
-    before = outputs.parse(storage.read_bytes(place), outputs.Cost) if storage.exists(place) else outputs.Cost()
+    before = outputs.Cost()
+    if storage.exists(place):
+        before = TypeAdapter(outputs.Cost).validate_json(storage.read_bytes(place))
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
     old = before.training
     old_wall = 3600 * (old.wall_hours or 0.0)
     wall = old_wall + work.wall_seconds
     workers = work.workers or old.workers or 0
-    busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work.busy_seconds
+    busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work.seconds
     training = outputs.TrainingCost(
         cells=len(seconds),
         hours=sum(seconds) / 3600,

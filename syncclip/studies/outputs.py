@@ -27,12 +27,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, TypeAdapter
+from pydantic import AliasChoices, Field
 
 from syncclip import storage
-from syncclip.core.settings import with_present_names
+from syncclip.core.settings import DATASET
 from syncclip.evaluation.metrics import Number
 from syncclip.sets.shift import Shift
 from syncclip.studies.fit import Curve, HeldOut
@@ -43,7 +43,8 @@ FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
 
-T = TypeVar("T")
+Status = Literal["done", "failed", "waiting"]
+"""Of a cell."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class CellState:
     arm: str
     images_per_class: int | None
     seed: int | None
-    status: Literal["done", "failed", "waiting"]
+    status: Status
     error: str | None
 
 
@@ -79,7 +80,7 @@ class StudyState:
     """
 
     name: str
-    dataset: str
+    dataset: Annotated[str, DATASET]
     classnames: list[str]
     base: int
     split: str
@@ -197,13 +198,3 @@ def write_json(url: str, value: Any) -> None:
 def read_json(url: str) -> Any:
     """Read what `write_json` wrote."""
     return json.loads(storage.read_bytes(url))
-
-
-def parse(data: bytes, kind: type[T]) -> T:
-    """The JSON of one of the classes above, also where an earlier version wrote it.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    values = json.loads(data)
-    return TypeAdapter(kind).validate_python(with_present_names(values) if isinstance(values, dict) else values)

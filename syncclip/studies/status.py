@@ -30,10 +30,14 @@ class StudyStatus(JobStatus):
     """Cells that were given to the cluster and have not come back."""
     slots: int = 1
     """Cells that there was room for at the same time."""
+    workers: int = 0
+    """The most that there was room for in this call."""
     ended: int = 0
     """Cells of this call, failed ones among them."""
     seconds: float = 0.0
     """What they took, added up."""
+    wall_seconds: float = 0.0
+    """From the beginning to the end of the last one."""
 
     @classmethod
     def begin(cls, cells: int, done: int) -> StudyStatus:
@@ -69,8 +73,8 @@ class StudyStatus(JobStatus):
         return [*found, self.last_sign_of_life("study")]
 
     def give(self, cells: list[str], slots: int) -> None:
-        """Record which cells the cluster has."""
-        self.running, self.slots = cells, slots
+        """Record which cells the cluster has, and for how many it has room."""
+        self.running, self.slots, self.workers = cells, slots, max(self.workers, slots)
 
     def take(self, cell: str, seconds: float, error: str | None) -> None:
         """Record that a cell came back."""
@@ -81,6 +85,7 @@ class StudyStatus(JobStatus):
         self.running = [name for name in self.running if name != cell]
         self.ended += 1
         self.seconds = round(self.seconds + seconds, 3)
+        self.wall_seconds = max(0.001, round(time.time() - self.began, 3))
 
     def end(self, error: BaseException | None) -> None:
         """Record that the study ended or was stopped; nothing runs any more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from syncclip.core import tables
 from syncclip.core.text import percent
-from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS, mean_and_error
+from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.bootstrap import Interval
 from syncclip.studies.fit import Curve
@@ -22,15 +23,19 @@ SHOWN = ("hm", "open_hm")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """One table: what it is about, its headings, its cells as text."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
-    title = f"{recipe.name}: accuracy on {recipe.evaluation.split} images, % (mean ± standard error over seeds)"
-    headings = ["arm", "images/class", "seeds", *HEADINGS.values()]
-    tables.show(tables.table(title, headings, _rows(table)))
-    if rows := _compared(pairs):
-        level = percent(pairs[0].level)
-        title = f"{pairs[0].arm} minus the others, points ({level} intervals over seeds and images)"
-        tables.show(tables.table(title, ["images/class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows))
+    for grid in [_means(recipe, table), *_compared(pairs)]:
+        tables.show(tables.table(f"{recipe.name}: {grid.title}", grid.headings, grid.rows))
     tables.show(url)
 
 
@@ -41,23 +46,11 @@ def markdown(
     pairs: Sequence[Comparison],
 ) -> str:
     """The tables as Markdown: means, comparisons, curves."""
-    level = percent(recipe.study.level)
-    parts = [
-        f"# {recipe.name}",
-        f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds.",
-        tables.markdown_grid(["arm", "images per class", "seeds", *HEADINGS.values()], _rows(table)),
-    ]
+    grids = [_means(recipe, table)]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
-        parts += [
-            f"By what they learn from, {shown}.",
-            tables.markdown_grid(["method", "images per class", *DATA], rows),
-        ]
-    if rows := _compared(pairs):
-        parts += [
-            f"{pairs[0].arm} minus the others, points; {level} intervals over resampled seeds and images.",
-            tables.markdown_grid(["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)], rows),
-        ]
+        grids.append(Grid(f"By what they learn from, {shown}.", ["method", "images per class", *DATA], rows))
+    grids += _compared(pairs)
     rows = [
         [arm, HEADINGS[metric], *described(found[metric])]
         for arm, found in curves.items()
@@ -65,14 +58,11 @@ def markdown(
         if metric in found and len(recipe.study.amounts) > 1
     ]
     if rows:
-        parts += [
-            f"Error = a + b n^(-c) over n synthetic images per class; {level} intervals.",
-            tables.markdown_grid(
-                ["arm", "error of", "trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"],
-                rows,
-            ),
-        ]
-    return "\n\n".join(parts) + "\n"
+        title = f"Error = a + b n^(-c) over n synthetic images per class; {percent(recipe.study.level)} intervals."
+        said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
+        grids.append(Grid(title, ["arm", "error of", *said], rows))
+    parts = [part for grid in grids for part in (grid.title, tables.markdown_grid(grid.headings, grid.rows))]
+    return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
@@ -114,13 +104,24 @@ def described(curve: Curve) -> list[str]:
     ]
 
 
-def _compared(pairs: Sequence[Comparison]) -> list[list[str]]:
-    """Rows of the comparison table: amount, other arm, an interval for each shown metric."""
+def _means(recipe: Recipe, table: pd.DataFrame) -> Grid:
+    """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
+    rows = [
+        [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
+        for arm, cells in table.groupby("arm", sort=False)
+        for amount, group in cells.groupby("images_per_class", dropna=False)
+    ]
+    title = f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
+    return Grid(title, ["arm", "images per class", "seeds", *HEADINGS.values()], rows)
+
+
+def _compared(pairs: Sequence[Comparison]) -> list[Grid]:
+    """The comparisons: amount, other arm, an interval for each shown metric; no table where there are none."""
     found: dict[tuple[Any, ...], dict[str, str]] = {}
     for pair in pairs:
         key = (pair.images_per_class, pair.against, pair.against_images_per_class)
         found.setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
-    return [
+    rows = [
         [
             "" if amount is None else str(amount),
             arm if other in (amount, None) else f"{arm} at {other}",
@@ -128,21 +129,18 @@ def _compared(pairs: Sequence[Comparison]) -> list[list[str]]:
         ]
         for (amount, arm, other), shown in found.items()
     ]
-
-
-def _rows(table: pd.DataFrame) -> list[list[str]]:
-    """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
-    return [
-        [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
-        for arm, cells in table.groupby("arm", sort=False)
-        for amount, group in cells.groupby("images_per_class", dropna=False)
-    ]
+    if not rows:
+        return []
+    level = f"{percent(pairs[0].level)} intervals over resampled seeds and images"
+    headings = ["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)]
+    return [Grid(f"{pairs[0].arm} minus the others, points; {level}.", headings, rows)]
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
     """Mean ± standard error over seeds of each metric, the mean alone for a single seed; empty without cells."""
-    found = (mean_and_error(cells[metric].tolist()) for metric in metrics if len(cells))
-    return [f"{mean:.1f}" if error is None else f"{mean:.1f} ± {error:.1f}" for mean, error in found]
+    scores = cells[list(metrics)]
+    found = zip(scores.mean(), scores.sem(), strict=True) if len(scores) else ()
+    return [f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ± {error:.1f}" for mean, error in found]
 
 
 def _interval(interval: Interval | Comparison, form: str) -> str:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncclip.evaluation.metrics import calibration_error, harmonic_mean, mean_and_error
+from syncclip.evaluation.metrics import calibration_error, harmonic_mean
 
 
 def brute_force(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
@@ -37,8 +37,3 @@ def test_the_harmonic_mean_by_hand() -> None:
     assert harmonic_mean(60.0, 30.0) == pytest.approx(40.0)
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert harmonic_mean(np.array([60.0, 0.0]), np.array([30.0, 0.0])) == pytest.approx([40.0, 0.0])
-
-
-def test_the_standard_error_is_that_of_the_mean_over_seeds() -> None:
-    assert mean_and_error([40.0, 44.0]) == (42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
-    assert mean_and_error([40.0]) == (40.0, None)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from syncclip.reports.arms import describe_arms, mean_scores, with_arms
+from syncclip.reports.arms import describe_arms, gather_numbers, mean_scores
+from syncclip.reports.inputs import Inputs
 
 
 def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
-    rows = [
-        {"method": "ivlp", "data": "both", "images_per_class": 4, "seed": s, "hm": hm}
-        for s, hm in ((1, 40.0), (2, 44.0))
-    ]
-    point = mean_scores(with_arms(pd.DataFrame(rows)))["ivlp-both"]["hm"][0]
+    rows = [{"arm": "ivlp-both", "amount": 4, "seed": seed, "hm": hm} for seed, hm in ((1, 40.0), (2, 44.0))]
+    point = mean_scores(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
     assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
 
 
+def test_a_single_seed_has_no_standard_error() -> None:
+    point = mean_scores(pd.DataFrame([{"arm": "ivlp-both", "amount": 4, "hm": 40.0}]))["ivlp-both"]["hm"][0]
+    assert (point.mean, point.se, point.seeds) == (40.0, None, [])
+
+
 def test_real_arms_count_as_without_synthetic_images() -> None:
-    rows = [{"method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
-    assert mean_scores(with_arms(pd.DataFrame(rows)))["ivlp-real"]["hm"][0].n == 0
+    rows = [{"arm": "ivlp-real", "method": "ivlp", "data": "real", "images_per_class": None, "hm": 40.0}]
+    found = Inputs("", "study", table=pd.DataFrame(rows).astype({"images_per_class": "Int64"}))
+    assert gather_numbers(found).points["ivlp-real"]["hm"][0].n == 0
 
 
 def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from syncclip.core.settings import UserError
 from syncclip.reports import report, write_report
 from syncclip.reports.images import image_strips
+from syncclip.reports.inputs import Inputs
 from syncclip.studies import outputs
 from tests.studies import fabricated
 
@@ -170,7 +171,7 @@ def test_images_stay_within_their_budget(dataset: Path) -> None:
     from syncclip.datasets import DatasetSettings, load_dataset
 
     real = load_dataset(DatasetSettings(name=str(dataset)))
-    found, _ = image_strips(real.classnames, real, None, budget=6000)
+    found = image_strips(Inputs("", "set", dataset=real, classnames=real.classnames), budget=6000)
     assert found is not None and len(found.strips) == 12
     assert sum(len(strip.src) * 3 / 4 for strip in found.strips) < 6500
 

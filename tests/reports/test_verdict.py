@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.reports.arms import describe_arms
-from syncclip.reports.verdict import Difference, judge
+from syncclip.reports.arms import Difference, describe_arms
+from syncclip.reports.verdict import judge
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.analysis import SHOTS, Evidence, exchanges, models, series
+from syncclip.studies.analysis import SHOTS, Evidence, exchanges, fits, series
 from syncclip.studies.bootstrap import Answers
 
 REAL = {1: 0.5, 4: 0.6, 16: 0.65}
@@ -50,7 +50,7 @@ def test_two_numbers_of_shots_are_too_few() -> None:
 
 def test_models_are_held_against_each_other_for_every_metric() -> None:
     found, settings = evidence(REAL)
-    judged = models(series(found, settings))
+    judged = fits(series(found, settings), settings, "test").models
     assert list(judged) == ["syncclip-both"]
     best = judged["syncclip-both"]["open_hm"][0]
     assert best.miss == pytest.approx(0, abs=1e-6)  # all amounts do the same

@@ -15,14 +15,15 @@ from syncclip import jobs
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import findings
-from syncclip.studies.cells import CellWork, prepare, run_cell
+from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import cells
 from syncclip.studies.run import with_amounts
+from syncclip.studies.status import StudyStatus
 from tests.worlds.dataset import CLASSES
 from tests.worlds.study import make_set, study_recipe, study_world
 
-WORK = CellWork(wall_seconds=10.0, busy_seconds=15.0, workers=2)
+WORK = StudyStatus(began=0, seen=10, cells=15, done=15, seconds=15.0, wall_seconds=10.0, workers=2)
 
 
 @dataclass(frozen=True)

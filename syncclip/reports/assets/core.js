@@ -58,6 +58,7 @@ function settle(labels, gap, top, bottom) {
 // ---- arms ----------------------------------------------------------------------------------------------------------
 
 const arms = new Map((payload.arms || []).map((arm) => [arm.id, arm]));
+/** An arm's colour: which number it has is said in arms.py, which colour that is in style.css. */
 const tone = (arm) => `var(--tone-${arm.tone})`;
 
 /** A point's mark: every arm has a shape of its own, so that colour is never the only difference. */
