@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -45,12 +45,10 @@ def grids(scores: Scores) -> list[Grid]:
 
 def sentences(scores: Scores) -> list[str]:
     """In sentences: what was run, which gains are published, and where the figures come from."""
-    missing = scores.wanted - scores.done
-    found = [
-        f"Run here with {scores.setting}.",
-        f"{scores.done} of {scores.wanted} tests are done"
-        + (f"; {missing} are missing ({MISSING})." if missing else "."),
-    ]
+    tests = [scores.of[line, test] for line in scores.lines for test in scores.tests]
+    done, wanted = sum(one.done for one in tests), sum(one.wanted for one in tests)
+    missing = f"; {wanted - done} are missing ({MISSING})" if done < wanted else ""
+    found = [f"Run here with {scores.setting}.", f"{done} of {wanted} tests are done{missing}."]
     if not scores.whole:
         found.append(
             f"Run on {len(scores.tests)} of {len(scores.protocol.datasets)} datasets, so no published average is shown "
@@ -137,7 +135,8 @@ def growth(scores: Scores) -> dict[str, Any] | None:
 def _side_by_side(scores: Scores) -> Grid:
     (metric,) = scores.protocol.metrics
     over = [*scores.tests, AVERAGE] if len(scores.tests) > 1 else scores.tests
-    rows = [[scores.label(line), *(_number(scores, line, one, metric) for one in over)] for line in scores.lines]
+    means = {key: score.means.get(metric) for key, score in scores.of.items()}
+    rows = [[scores.label(line), *(_number(means[line, one]) for one in over)] for line in scores.lines]
     return Grid(f"{scores.protocol.metrics[metric].capitalize()} on each dataset", ["method", *over], rows)
 
 
@@ -149,25 +148,21 @@ def _metrics(scores: Scores, over: str) -> Grid:
     ]
     rows = []
     for line in scores.lines:
-        score, cells = scores.of[line, over], []
+        score, beside, cells = scores.of[line, over], scores.published(line, over), []
         for key in metrics:
-            cells += [_number(scores, line, over, key), *(_beside(scores, line, over, key) if key in known else [])]
+            ours, theirs = score.means.get(key), beside.get(key)
+            cells.append(_number(ours))
+            if theirs is not None:
+                cells += [f"{theirs:.2f}", MISSING if ours is None else f"{ours - theirs:+.2f}"]
+            elif key in known:
+                cells += ["", ""]
         rows.append([scores.label(line), f"{score.done} of {score.wanted}", *cells])
     what = "Average over the datasets" if over == AVERAGE else over
     return Grid(what, ["method", "runs", *headings], rows)
 
 
-def _number(scores: Scores, line: ResultLine, over: str, metric: str) -> str:
-    value = scores.of[line, over].means.get(metric)
+def _number(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
-
-
-def _beside(scores: Scores, line: ResultLine, over: str, metric: str) -> list[str]:
-    """The published figure, and ours minus it."""
-    theirs, ours = scores.published(line, over).get(metric), scores.of[line, over].means.get(metric)
-    if theirs is None:
-        return ["", ""]
-    return [f"{theirs:.2f}", MISSING if ours is None else f"{ours - theirs:+.2f}"]
 
 
 def _gains(scores: Scores) -> Iterator[str]:

@@ -179,7 +179,6 @@ def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | Non
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
     """What makes the folder of a dataset one that `syncclip report` reads."""
-    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     findings.write_state(recipe, url, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_bytes(storage.join(url, outputs.TABLE), table.to_parquet(index=False))

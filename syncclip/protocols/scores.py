@@ -78,16 +78,6 @@ class Scores:
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
 
-    @property
-    def done(self) -> int:
-        """Tests that are done."""
-        return sum(self.of[line, test].done for line in self.lines for test in self.tests)
-
-    @property
-    def wanted(self) -> int:
-        """Tests that the protocol asks for, of the datasets and methods chosen."""
-        return sum(self.of[line, test].wanted for line in self.lines for test in self.tests)
-
 
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
     """One row for each run and dataset that it is tested on, done or not.
@@ -129,13 +119,15 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     Prompts that are carried to other datasets are averaged over these alone, as in the literature. A mean is over the
     seeds that are done; an average is there only where every dataset has a mean.
     """
-    groups: dict[tuple[ResultLine, str], list[dict[str, Any]]] = {}
-    for row in table.to_dict("records"):
-        amount = None if pd.isna(row["images_per_class"]) else int(row["images_per_class"])
-        line = ResultLine(row["arm"], row["method"], row["data"], row["shots"], amount)
-        groups.setdefault((line, row["tested_on"]), []).append({str(key): value for key, value in row.items()})
-    lines, tests = _ordered(line for line, _ in groups), list(dict.fromkeys(test for _, test in groups))
-    found = {key: _score(protocol, rows) for key, rows in groups.items()}
+    keys, metrics = ["arm", "method", "data", "shots", "images_per_class", "tested_on"], list(protocol.metrics)
+    groups: Any = table.groupby(keys, sort=False, dropna=False)
+    found = {}
+    for (arm, method, data, shots, amount, test), rows in groups:
+        line = ResultLine(arm, method, data, int(shots), None if pd.isna(amount) else int(amount))
+        done = rows[rows["status"] == "done"]
+        means = {str(metric): mean for metric, mean in done[metrics].astype(float).mean().dropna().items()}
+        found[line, test] = Score(_with_harmonic(means), len(done), len(rows))
+    lines, tests = _ordered(line for line, _ in found), list(dict.fromkeys(test for _, test in found))
     targets = [test for test in tests if test not in set(table["trained_on"])] or tests
     for line in lines:
         found[line, AVERAGE] = _average(protocol, [found[line, test] for test in targets])
@@ -163,13 +155,6 @@ def _setting(table: pd.DataFrame) -> str:
     if seeds:
         found.append(f"seeds {', '.join(map(str, seeds))}")
     return "; ".join(found)
-
-
-def _score(protocol: Protocol, rows: Sequence[Mapping[str, Any]]) -> Score:
-    done = [row for row in rows if row["status"] == "done"]
-    values = {metric: [row[metric] for row in done if not pd.isna(row[metric])] for metric in protocol.metrics}
-    means = {metric: sum(some) / len(some) for metric, some in values.items() if some}
-    return Score(_with_harmonic(means), len(done), len(rows))
 
 
 def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from syncclip.core.text import coverage, signed, thousands
 from syncclip.evaluation.metrics import METRICS
-from syncclip.reports.arms import ArmLook, Difference, Numbers
+from syncclip.reports.arms import ArmLook, Numbers
 from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.table import Part
@@ -29,7 +29,7 @@ STEPS_AHEAD = 8
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy of a fitted curve at `n` synthetic images per class; the band's edges are not finite where it has none."""
+    """Accuracy of a fitted curve at `n` synthetic images per class; where it has no band, its edges are not finite."""
 
     n: float
     value: float
@@ -46,9 +46,7 @@ class FittedCurve:
     formula: str
 
 
-def payload(
-    found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
-) -> dict[str, Any]:
+def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]) -> dict[str, Any]:
     """Everything that the script draws; what is missing is None, and every number is finite or None."""
     values = {
         "kind": found.kind,
@@ -57,7 +55,7 @@ def payload(
         "points": numbers.points,
         "fits": fitted_curves(found.fits, numbers.arms, found.worth) if found.fits else {},
         "level": numbers.level,
-        "comparisons": [_comparison(one) for one in numbers.differences],
+        "comparisons": [vars(one) | {"arm": one.arm.id, "against": one.against.id} for one in numbers.differences],
         "classes": _classes(found, numbers),
         "images": images,
         "map": _map(found),
@@ -168,23 +166,6 @@ def _rounded(number: float) -> str:
     return thousands(round(number / 10**digits) * 10**digits)
 
 
-def _comparison(one: Difference) -> dict[str, Any]:
-    said, other = "", None
-    if one.arm == one.against:
-        said, other = f", {one.n}", f"{one.against_n} per class"
-    return {
-        "metric": one.metric,
-        "difference": one.difference,
-        "low": one.low,
-        "high": one.high,
-        "n": one.n,
-        "arm_label": one.arm.label + said,
-        "arm_short": one.arm.short + said,
-        "against_label": other or one.against.label,
-        "against_short": other or one.against.short,
-    }
-
-
 def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
     """Names of the classes, their counts of test images, and for each arm at its largest amount the accuracy of each
     class (None where unknown), mean over seeds; and the pairs of arms that the figure compares."""
@@ -214,27 +195,16 @@ def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
     return {"names": names, "count": counts, "arms": arms, "pairs": pairs}
 
 
-def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[dict[str, str | None]]:
+def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[tuple[str, str | None]]:
     """Which arms the class figure can compare: the focus with all others, then the others with zero-shot; of a single
     arm it shows the accuracies."""
     if len(arms) == 1:
-        only = arms[0]
-        return [{"arm": only.id, "against": None, "label": only.label, "arm_short": only.short, "against_short": ""}]
+        return [(arms[0].id, None)]
     lead = focus if focus is not None and focus in arms else arms[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
-    found = [(lead, other) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
+    others = [(lead.id, other.id) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
     still = next((arm for arm in arms if arm.method == "zeroshot"), None)
-    found += [(arm, still) for arm in arms if still is not None and arm not in (lead, still)]
-    return [
-        {
-            "arm": arm.id,
-            "against": other.id,
-            "label": f"{arm.short} against {other.short}",
-            "arm_short": arm.short,
-            "against_short": other.short,
-        }
-        for arm, other in found
-    ]
+    return [*others, *((arm.id, still.id) for arm in arms if still is not None and arm not in (lead, still))]
 
 
 _STAGES = {"frozen": "Before: frozen CLIP", "trained": "After alignment"}

@@ -1,4 +1,4 @@
-"""Numbers as tables and tiles: all runs, the classes of a set and the costs on the page, and the arms in the terminal."""
+"""Numbers as tables and tiles: all runs, a set's classes and the costs on the page, and the arms in the terminal."""
 
 from __future__ import annotations
 
@@ -219,8 +219,7 @@ def _score(point: ScorePoint, best: float) -> str:
 
 def _caption(numbers: Numbers) -> str:
     compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {signed(one.difference)} "
-        f"({one.interval})"
+        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {signed(one.difference)} ({one.interval})"
         for metric in ("hm", "open_hm")
         for one in numbers.differences
         if one.metric == metric and one.arm == numbers.focus and one.against != one.arm

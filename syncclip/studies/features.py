@@ -61,8 +61,10 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
             shifts[model] = measure(
                 features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
             )
-            places = dict(zip((REAL, SYNTHETIC), project(features[REAL], features[SYNTHETIC]), strict=True))
-            tables += [_table(model, domain, samples[domain], places[domain]) for domain in samples]
+            places = project(features[REAL], features[SYNTHETIC])
+            for (domain, sample), place in zip(samples.items(), places, strict=True):
+                columns = {"label": sample.labels, "row": sample.rows, "x": place[:, 0], "y": place[:, 1]}
+                tables.append(pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns}))
     return shifts, pd.concat(tables, ignore_index=True)
 
 
@@ -85,9 +87,3 @@ def _sample(images: ImageSet, limit: int, parts: RunParts) -> ChosenImages:
         raise UserError("no image of one of the domains can be read, so their shift can't be measured")
     rows = np.array(list(found), dtype=np.int64)
     return ChosenImages(rows, images.labels[rows], torch.stack(list(found.values())))
-
-
-def _table(model: str, domain: int, sample: ChosenImages, places: Floats) -> pd.DataFrame:
-    columns = {"label": sample.labels, "row": sample.rows, "x": places[:, 0], "y": places[:, 1]}
-    table: pd.DataFrame = pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns})
-    return table

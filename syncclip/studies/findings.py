@@ -36,7 +36,8 @@ class SyntheticSet:
 
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
-    """Write study.json: the grid, and how far it is."""
+    """Write recipe.yaml, and study.json: the grid, and how far it is."""
+    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
     state = outputs.StudyState(

@@ -14,7 +14,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
 from syncclip.storage import places
-from syncclip.studies import findings, outputs, summary
+from syncclip.studies import findings, summary
 from syncclip.studies.cells import prepare, run_cells
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
@@ -56,7 +56,6 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     synthetic = ensure_set(recipe, url if out else None)
     recipe, dropped = with_amounts(recipe, synthetic)
     runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
-    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     findings.write_state(recipe, url, runs, dropped)
     runs, work = run_cells(runs, recipe.study, out=url)
     findings.write_state(recipe, url, runs, dropped)

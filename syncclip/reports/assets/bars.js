@@ -81,6 +81,10 @@ figure("differences", (part) => {
   const bar = html("div", { class: "control-row" });
   part.controls.append(bar);
   const state = metricControls(bar, ready, () => part.redraw());
+  /** What both sides are called in short or in full; an arm may be compared with itself at another amount. */
+  const sides = (entry, called) => (entry.arm === entry.against
+    ? [`${arms.get(entry.arm)[called]}, ${entry.n}`, `${entry.against_n} per class`]
+    : [arms.get(entry.arm)[called], arms.get(entry.against)[called]]);
 
   return (width) => {
     const narrow = width < 720;
@@ -92,7 +96,7 @@ figure("differences", (part) => {
     const ends = shown.flatMap((entry) => [entry.low, entry.high, entry.difference]).filter(known);
     const air = 0.06 * (Math.max(0.5, ...ends) - Math.min(-0.5, ...ends));
     const x = linear([Math.min(-0.5, ...ends) - air, Math.max(0.5, ...ends) + air], [left, right]);
-    const name = (entry) => `${entry.arm_label} over ${entry.against_label}`;
+    const name = (entry) => sides(entry, "label").join(" over ");
     const image = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} interval ${spread(entry.low, entry.high)}`).join("; "));
     for (const value of ticks(x.invert(left), x.invert(right), narrow ? 5 : 7)) {
       image.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
@@ -102,16 +106,17 @@ figure("differences", (part) => {
     shown.forEach((entry, i) => {
       const y = top + i * step + (narrow ? 38 : step / 2);
       const sure = entry.low > 0 ? "var(--gain)" : entry.high < 0 ? "var(--loss)" : "var(--unsure)";
+      const [mine, other] = sides(entry, "short");
       const group = svg("g", { class: "row" });
       group.append(svg("rect", { x: 0, y: top + i * step, width, height: step, class: "row-back" }));
       if (narrow) {
         group.append(svg("rect", { x: 0, y: top + i * step, width, height: 27, class: "label-back" }));
-        group.append(text(left, y - 18, entry.arm_short, { class: "label strong" }, ), text(right, y - 18, signed(entry.difference), { class: "label strong", "text-anchor": "end" }));
+        group.append(text(left, y - 18, mine, { class: "label strong" }, ), text(right, y - 18, signed(entry.difference), { class: "label strong", "text-anchor": "end" }));
         const said = group.querySelector("text");
-        said.append(svg("tspan", { class: "dim" }, ` over ${entry.against_short}`));
+        said.append(svg("tspan", { class: "dim" }, ` over ${other}`));
       } else {
         group.append(text(left - 18, y + 4, "", { class: "label", "text-anchor": "end" }));
-        group.querySelector("text").append(svg("tspan", { class: "strong" }, entry.arm_short), svg("tspan", { class: "dim" }, ` over ${entry.against_short}`));
+        group.querySelector("text").append(svg("tspan", { class: "strong" }, mine), svg("tspan", { class: "dim" }, ` over ${other}`));
         group.append(text(width - 4, y + 4, `${signed(entry.difference)}  [${signed(entry.low)}, ${signed(entry.high)}]`, { class: "value", "text-anchor": "end" }));
       }
       if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));

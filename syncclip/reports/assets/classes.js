@@ -28,10 +28,11 @@ const firstThumb = (label) => {
 
 figure("classes", (part) => {
   const state = { pair: 0, protocol: "own", half: "all" };
-  const pairs = classes.pairs;
+  const pairs = classes.pairs.map(([arm, against]) => ({ arm: arms.get(arm), against: arms.get(against) }));
+  const title = ({ arm, against }) => (against ? `${arm.short} against ${against.short}` : arm.label);
   const have = (protocol) => Object.values(classes.arms).some((arm) => arm[protocol]);
   const row = html("div", { class: "control-row" });
-  if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), pair.label]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
+  if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), title(pair)]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => have(protocol));
   if (protocols.length) state.protocol = protocols[0][0];
   if (protocols.length > 1) row.append(choice("Candidate classes", protocols, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
@@ -41,7 +42,7 @@ figure("classes", (part) => {
   return (width) => {
     const narrow = width < 640;
     const pair = pairs[state.pair];
-    const [own, against] = [classes.arms[pair.arm], pair.against ? classes.arms[pair.against] : null];
+    const [own, against] = [classes.arms[pair.arm.id], pair.against ? classes.arms[pair.against.id] : null];
     const bars = classes.names.map((name, label) => {
       const [value, before] = [own[state.protocol][label], against ? against[state.protocol][label] : 0];
       return { name, label, value, before, change: known(value) && known(before) ? value - before : null };
@@ -55,7 +56,7 @@ figure("classes", (part) => {
     const slot = (area.right - area.left) / Math.max(1, bars.length);
     const wins = bars.filter((bar) => bar.change > 0).length;
     const losses = bars.filter((bar) => bar.change < 0).length;
-    const image = canvas(part, width, height, against ? `${pair.label}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
+    const image = canvas(part, width, height, against ? `${title(pair)}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
     image.append(svg("defs", {}, hatch("class-gain", "var(--gain)"), hatch("class-loss", "var(--loss)")));
     for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, against ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
     const rects = bars.map((bar, i) => {
@@ -77,7 +78,7 @@ figure("classes", (part) => {
       const frame = image.getBoundingClientRect();
       showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40,
         html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test image") : ""].filter(Boolean).join(" · ")))),
-        tipRow(null, pair.arm_short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against_short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
+        tipRow(null, pair.arm.short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against.short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
     };
     const indexAt = (event) => Math.floor((event.clientX - image.getBoundingClientRect().left - area.left) / slot);
     for (const kind of ["pointermove", "pointerdown"]) image.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
@@ -97,7 +98,7 @@ figure("classes", (part) => {
       html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its images` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
     const count = Math.min(5, Math.floor(bars.length / 2));
     if (count) part.plot.append(html("div", { class: "rankings" }, listed(against ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(against ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
-    numbers(part.root, ["class", "half", pair.arm_short, ...(against ? [pair.against_short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
+    numbers(part.root, ["class", "half", pair.arm.short, ...(against ? [pair.against.short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
     return bars.length;
   };
 });
