@@ -170,16 +170,16 @@ def reject_strips(found: Inputs) -> list[RejectStrip]:
         return []
     try:
         rejects = read_rejects(found.synthetic.url, THUMBNAILS)
-        tiles = [[Image.open(io.BytesIO(one.jpeg)) for one in some] for some in rejects.values()]
+        reasons = sorted(rejects, key=lambda reason: -found.rejects[reason])
+        tiles = [[Image.open(io.BytesIO(one.jpeg)) for one in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)
     except Exception as error:  # damaged files make parsers raise nearly anything
         found.notes.append(f"The thumbnails of rejects could not be read and are left out ({error}).")
         return []
     names, strips = found.classnames, []
-    for (reason, some), source in zip(rejects.items(), sources, strict=True):
-        count = found.rejects[reason]
-        shown = ", ".join(names[one.label] if one.label < len(names) else str(one.label) for one in some)
-        width = REJECT_SIDE * len(some)
-        strip = RejectStrip(reason.replace("_", " "), thousands(count), source, width, REJECT_SIDE, shown)
-        strips.append((count, strip))
-    return [strip for _, strip in sorted(strips, key=lambda pair: -pair[0])]
+    for reason, source in zip(reasons, sources, strict=True):
+        labels = [one.label for one in rejects[reason]]
+        shown = ", ".join(names[label] if label < len(names) else str(label) for label in labels)
+        name, count, width = reason.replace("_", " "), thousands(found.rejects[reason]), REJECT_SIDE * len(labels)
+        strips.append(RejectStrip(name, count, source, width, REJECT_SIDE, shown))
+    return strips
