@@ -92,6 +92,11 @@ class Difference:
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
     @property
+    def size(self) -> str:
+        """`+1.2`."""
+        return signed(self.difference)
+
+    @property
     def interval(self) -> str:
         """`+0.3 to +2.0`."""
         return f"{signed(self.low)} to {signed(self.high)}"

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from syncclip import storage
-from syncclip.core.text import counted, signed, thousands
+from syncclip.core.text import counted, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.arms import ArmLook, Numbers, ScorePoint
 from syncclip.reports.inputs import Inputs
@@ -219,7 +219,7 @@ def _score(point: ScorePoint, best: float) -> str:
 
 def _caption(numbers: Numbers) -> str:
     compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {signed(one.difference)} ({one.interval})"
+        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {one.size} ({one.interval})"
         for metric in ("hm", "open_hm")
         for one in numbers.differences
         if one.metric == metric and one.arm == numbers.focus and one.against != one.arm

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from syncclip.core.text import counted, coverage, signed, thousands
+from syncclip.core.text import counted, coverage, thousands
 from syncclip.reports.arms import ArmLook, Difference, Numbers, Points
 from syncclip.reports.inputs import Inputs
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card under the headline: points and their interval; `kind` as of `Difference`, `micro`: places of a small
-    interval in per cent of its width."""
-
-    what: str
-    number: str
-    range: str
-    kind: str
-    micro: dict[str, float]
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """The headline, what stands beside and below it."""
+    """The headline, what stands beside and below it.
+
+    Attributes:
+        cards: differences, each with the places of a small interval in per cent of its width.
+    """
 
     headline: str
     interval: str = ""
     sentences: list[str] = field(default_factory=list)
-    cards: list[Card] = field(default_factory=list)
+    cards: list[tuple[Difference, dict[str, float]]] = field(default_factory=list)
 
 
 def verdict_on(found: Inputs, numbers: Numbers) -> Verdict:
@@ -75,7 +67,7 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         lead, headline = counts[kinds.index("gain")], f"Synthetic images helped{partly}"
     else:
         headline = "Synthetic images made no clear difference"
-    size = f"{signed(lead.difference)} points"
+    size = f"{lead.size} points"
     sure = f"{coverage(lead.level)} interval {lead.interval}"
     return Verdict(
         f"{headline}." if lead.kind == "unsure" else f"{headline}: {size}.",
@@ -103,14 +95,15 @@ def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Di
     if zero is not None:
         verb = {"gain": "is above", "loss": "stays below", "unsure": "is indistinguishable from"}[zero.kind]
         also.append((f"It {verb} zero‑shot CLIP, which learns nothing:", zero))
-    rest = " ".join(f"{start} {signed(one.difference)} points ({one.interval})." for start, one in also)
+    rest = " ".join(f"{start} {one.size} points ({one.interval})." for start, one in also)
     return [first, rest] if rest else [first]
 
 
-def _cards(mine: Sequence[Difference]) -> list[Card]:
+def _cards(mine: Sequence[Difference]) -> list[tuple[Difference, dict[str, float]]]:
+    """The first differences of one harmonic mean, on one scale, so that they can be compared at a glance."""
     shown = [one for one in mine if one.metric == "hm"] or [one for one in mine if one.metric == "open_hm"]
     chosen = shown[:4]
-    low = min([0.0, *(one.low for one in chosen)])  # one scale for all cards, so that they can be compared at a glance
+    low = min([0.0, *(one.low for one in chosen)])
     high = max([0.0, *(one.high for one in chosen)])
     air = 0.06 * (high - low or 1)
     cards = []
@@ -119,15 +112,7 @@ def _cards(mine: Sequence[Difference]) -> list[Card]:
             round(100 * (value - low + air) / (high - low + 2 * air), 2)
             for value in (0.0, one.low, one.high, one.difference)
         )
-        cards.append(
-            Card(
-                f"{one.arm.short} over {one.against.label}, harmonic mean",
-                signed(one.difference),
-                f"{coverage(one.level)} interval {one.interval}",
-                one.kind,
-                {"zero": zero, "low": left, "width": round(right - left, 2), "at": at},
-            )
-        )
+        cards.append((one, {"zero": zero, "low": left, "width": round(right - left, 2), "at": at}))
     return cards
 
 
