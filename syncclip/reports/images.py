@@ -75,9 +75,9 @@ def image_strips(found: Inputs, budget: int = BUDGET) -> ImageStrips | None:
         budget: bytes of all strips together.
     """
     labels, dataset, synthetic = _spread(len(found.classnames), MOST_CLASSES), found.dataset, found.synthetic
-    splits = [split for split in SPLITS if split in dataset.splits] if dataset is not None else []
+    splits = dataset.splits if dataset is not None else {}
     try:
-        real, lost_real = _thumbnails((dataset.splits[split] for split in splits), labels)
+        real, lost_real = _thumbnails((splits[split] for split in SPLITS if split in splits), labels)
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
         strips = _encode(found.classnames, [one for one in labels if real[one] or made[one]], real, made, budget)
         if synthetic is not None:
