@@ -24,6 +24,7 @@ from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
+from syncclip.studies.cells import check_arms
 
 PATHS = re.compile(r"[^=]*(root|file|url|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """`key=text` of a path: by its key, which never holds another name, or by how the text begins."""
@@ -66,8 +67,10 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
         shared: whether every node sees this machine's paths under the same names.
 
     Raises:
-        UserError: the recipe names paths that the cluster doesn't have, or holds secrets.
+        UserError: the recipe names paths that the cluster doesn't have, or holds secrets; or a study's arm is refused.
     """
+    if command == "study":
+        check_arms(recipe)
     paths = _absolute_paths(recipe, {"--out": out}, shared)
     out = paths.pop("--out", out)
     recipe = recipe.with_values(paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,11 +70,15 @@ class MethodsSettings(Settings):
         Raises:
             UserError: there is no such method, or `own` is invalid for it.
         """
+        if name in METHODS:
+            settings: MethodSettings = getattr(self, name)
+            return settings
         method = find_method(name)
-        if name not in METHODS:
-            return _own_settings(method, self.own)
-        settings: MethodSettings = getattr(self, name)
-        return settings
+        try:
+            return method.Settings.model_validate(self.own)
+        except ValidationError as error:
+            key, reason = explain(error, method.Settings)
+            raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error
 
 
 class ClassList(Protocol):
@@ -91,16 +95,29 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method, by its name here or as "package.module:Class".
+    """The class of a method, by its name here or as "package.module:Class"; modules are also found in the working
+    folder.
 
     Raises:
-        UserError: the name is unknown.
+        UserError: the name is unknown, or there is no such module or class, or it is not a `Method`.
     """
-    if ":" in name:
-        return _own_method(name)
-    if name not in METHODS:
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
         raise UserError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
-    return METHODS[name]
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {here}"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+    return found
 
 
 def build_method(
@@ -128,37 +145,3 @@ def build_method(
         if seed is not None:
             torch.manual_seed(seed)
         return method(clip, dataset.classnames, len(dataset.base), dataset.template, settings)
-
-
-def _own_method(name: str) -> type[Method]:
-    """The class named by `package.module:Class`; modules are also found in the working folder.
-
-    Raises:
-        UserError: there is no such module or class, or it is not a `Method`.
-    """
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"no method {name!r} ({error}); give package.module:Class as it is imported from {here}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
-    return found
-
-
-def _own_settings(method: type[Method], values: Mapping[str, Any]) -> MethodSettings:
-    """The settings of a user's own method from plain values.
-
-    Raises:
-        UserError: an unknown key or a wrong value.
-    """
-    try:
-        return method.Settings.model_validate(dict(values))
-    except ValidationError as error:
-        key, reason = explain(error, method.Settings)
-        raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error

@@ -19,7 +19,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.storage import places
 from syncclip.studies import findings, outputs
-from syncclip.studies.cells import CellRun, prepare, run_cells
+from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.grid import cells
 from syncclip.studies.run import ensure_set, failures, with_amounts
 
@@ -127,7 +127,9 @@ def recipe_of(
             kept = {key: value for key, value in own.items() if key not in given}
             arms.append(arm.model_copy(update={"overrides": kept}).model_dump(mode="json"))
     values = {"name": dataset, "dataset.root": root, "study.arms": arms}
-    return resolve.with_absolute_paths(recipe.with_values(values))
+    recipe = recipe.with_values(values)
+    check_arms(recipe)
+    return resolve.with_absolute_paths(recipe)
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:

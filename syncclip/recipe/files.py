@@ -39,11 +39,13 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
         UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing.
     """
     url, label = _find(source)
-    config = _extended(url, label, [])
+    *below, own = _layers(url, label, [])
     if base is not None:
-        config = _over(config, [_extended(*_find(base), [])])
+        below = [*_layers(*_find(base), []), *below]
+    for layer in below:
+        layer.pop("name", None)
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        values = OmegaConf.to_container(OmegaConf.merge(*below, own), resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
@@ -53,31 +55,18 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
     return plain, label
 
 
-def _extended(url: str, label: str, within: list[str]) -> DictConfig:
-    """A recipe's values over those of the recipes that it extends; `within` are those that extend it."""
+def _layers(url: str, label: str, within: list[str]) -> list[DictConfig]:
+    """The recipes that a recipe extends, and itself as the last; `within` are those that extend it."""
     config = _parse(url, label)
+    folder, found = url.rpartition("/")[0], []
     named = config.pop("extends", None) or []
-    layers = []
-    for base in [named] if isinstance(named, str) else named:
-        place, below = _find(_beside(url, str(base)))
+    for base in map(str, [named] if isinstance(named, str) else named):
+        apart = base in shipped() or base.startswith("/") or "://" in base or not folder
+        place, below = _find(base if apart else storage.join(folder, base))
         if place in [*within, url]:
             raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
-        layers.append(_extended(place, below, [*within, url]))
-    return _over(config, layers)
-
-
-def _over(config: DictConfig, layers: Sequence[DictConfig]) -> DictConfig:
-    """The values of a recipe over those of others, which don't give it their name."""
-    for layer in layers:
-        layer.pop("name", None)
-    return DictConfig(OmegaConf.merge(*layers, config))
-
-
-def _beside(url: str, base: str) -> str:
-    """The recipe that the one at `url` calls `base`: a shipped one, or a path relative to it."""
-    folder = url.rpartition("/")[0]
-    absolute = base.startswith("/") or "://" in base
-    return base if base in shipped() or absolute or not folder else storage.join(folder, base)
+        found += _layers(place, below, [*within, url])
+    return [*found, config]
 
 
 def _find(source: str) -> tuple[str, str]:
@@ -93,7 +82,7 @@ def _find(source: str) -> tuple[str, str]:
             )
         raise UserError(f"{source}: no such file; give a YAML file or a shipped recipe ({', '.join(known)})")
     if storage.is_local(source) and storage.local_path(source).is_dir():
-        raise UserError(f"{source}: this is a folder; give a YAML file or a shipped recipe ({', '.join(shipped())})")
+        raise UserError(f"{source}: this is a folder; give a YAML file or a shipped recipe ({', '.join(known)})")
     return source, source.rstrip("/").rpartition("/")[2]
 
 
@@ -148,7 +137,7 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             values[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
-    return with_present_keys(values, COMMAND_LINE)
+    return values
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:

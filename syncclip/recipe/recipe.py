@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.settings import DATASET, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.datasets import DatasetSettings
 from syncclip.methods import MethodsSettings, find_method
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
@@ -48,6 +48,10 @@ ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
 
 
+SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
+"""In the names of storage options that are not stored beside results."""
+
+
 class Recipe(Settings):
     """Everything that decides an experiment. Each section is documented at its class.
 
@@ -67,24 +71,21 @@ class Recipe(Settings):
     storage: StorageSettings = StorageSettings()
 
     @model_validator(mode="after")
-    def _check_consistency(self) -> Recipe:
-        for key, method, data in [
-            ("training", self.training.method, self.training.data),
-            *((f"study.arms[{i}]", arm.method, arm.data) for i, arm in enumerate(self.study.arms)),
-        ]:
-            try:
-                self.methods.of(method)
-            except UserError as error:
-                raise RefusalError(f"{key}.method", str(error)) from error
+    def _check_method(self) -> Recipe:
+        method, data = self.training.method, self.training.data
+        try:
             uses = find_method(method).data
-            if uses and data not in uses:
-                choice = " or ".join(map(repr, uses))
-                raise RefusalError(f"{key}.data", f"{method!r} can't learn from {data!r}; give it {choice}")
+            self.methods.of(method)
+        except UserError as error:
+            raise RefusalError("training.method", str(error)) from error
+        if uses and data not in uses:
+            choice = " or ".join(map(repr, uses))
+            raise RefusalError("training.data", f"{method!r} can't learn from {data!r}; give it {choice}")
         return self
 
     @classmethod
     def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None) -> Recipe:
-        """Read a recipe and apply overrides; the overrides win.
+        """Read a recipe and apply overrides; the overrides win. What a study's arms override is checked by the study.
 
         Args:
             source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
@@ -99,14 +100,7 @@ class Recipe(Settings):
                 holds file, key, reason and remedy.
         """
         values, label = read(source, base)
-        recipe = _checked(values, split_overrides(overrides), label)
-        checked: list[Mapping[str, Any]] = [{}]
-        for arm in recipe.study.arms:
-            for settings in [arm.overrides, *({key: value} for key, many in arm.candidates.items() for value in many)]:
-                if settings not in checked:
-                    recipe.with_values(settings, f"{label}: study.arms '{arm.name}'")
-                    checked.append(settings)
-        return recipe
+        return _checked(values, split_overrides(overrides), label)
 
     @classmethod
     def of_dataset(
@@ -148,8 +142,7 @@ class Recipe(Settings):
         Raises:
             UserError: an unknown key, a wrong value or an impossible combination.
         """
-        values = with_present_keys(values, origin)
-        sections = {key.partition(".")[0] for key in values}
+        sections = {RENAMED.get(section, section) for section, *_ in (key.split(".") for key in values)}
         plain = {name: getattr(self, name) for name in Recipe.model_fields}  # of settings, none is checked again
         return _checked(plain | self.model_dump(mode="json", include=sections), values, origin, origin)
 
@@ -199,7 +192,10 @@ class Recipe(Settings):
         Passwords and keys among the storage options are left out, for the text is stored beside results.
         """
         values = self.model_dump(mode="json")
-        values["storage"]["options"] = _without_secrets(values["storage"]["options"])
+        values["storage"]["options"] = json.loads(
+            json.dumps(values["storage"]["options"]),
+            object_hook=lambda options: {key: value for key, value in options.items() if not SECRET.search(key)},
+        )
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
 
@@ -209,15 +205,9 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _without_secrets(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    secret = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
-    return {key: _without_secrets(inner) for key, inner in value.items() if not secret.search(str(key))}
-
-
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
     """A recipe of these values; a mistake is reported with `origin` if an override made it, else with `label`."""
+    overrides = with_present_keys(overrides, origin)
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     try:

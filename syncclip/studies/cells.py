@@ -87,7 +87,19 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
     }
     if cell.seed is not None:
         values["training.seed"] = cell.seed
-    return recipe.with_values({**values, **cell.arm.overrides}, f"study arm {cell.arm.name!r}")
+    return recipe.with_values({**values, **cell.arm.overrides}, f"{recipe.name}.yaml: study.arms {cell.arm.name!r}")
+
+
+def check_arms(recipe: Recipe) -> None:
+    """Refuse, before anything is generated, an arm or a candidate of a study whose cells no recipe could have.
+
+    Raises:
+        UserError: an unknown method or key, a wrong value or an impossible combination.
+    """
+    for arm in recipe.study.arms:
+        for tried in [{}, *({key: value} for key, values in arm.candidates.items() for value in values)]:
+            changed = arm.model_copy(update={"overrides": {**arm.overrides, **tried}})
+            cell_recipe(recipe, Cell(changed, None, None), None)
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:

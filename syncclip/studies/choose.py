@@ -14,7 +14,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 from syncclip.storage import places
 from syncclip.studies import outputs
-from syncclip.studies.cells import CellRun, prepare, run_cells
+from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.grid import cells
 from syncclip.studies.run import ensure_set, with_amounts
 
@@ -43,13 +43,14 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
             scores, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
 
     Raises:
-        UserError: no arm has candidates, or a candidate's training failed.
+        UserError: no arm has candidates, or their settings are refused, or a candidate's training failed.
     """
     settings = recipe.study
     if not any(arm.candidates for arm in settings.arms):
         raise UserError(
             "study.arms: no arm has candidates to choose from; give e.g. candidates: {training.epochs: [5, 10]}"
         )
+    check_arms(recipe)
     storage.configure(recipe.storage.options)
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
     synthetic = ensure_set(recipe, url if out else None)

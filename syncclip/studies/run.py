@@ -15,7 +15,7 @@ from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
 from syncclip.storage import places
 from syncclip.studies import findings, summary
-from syncclip.studies.cells import prepare, run_cells
+from syncclip.studies.cells import check_arms, prepare, run_cells
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
 from syncclip.synthesis.plan import PLAN_NAME
@@ -49,8 +49,9 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     Raises:
         UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
-            cell. Cells that fail don't end the study: `Study.check` reports them.
+            cell, or an arm's settings are refused. Cells that fail don't end the study: `Study.check` reports them.
     """
+    check_arms(recipe)
     storage.configure(recipe.storage.options)
     url = folder_of(recipe, out)
     synthetic = ensure_set(recipe, url if out else None)

@@ -39,6 +39,12 @@ def test_the_command_on_the_cluster_reads_the_recipe_beside_it() -> None:
     assert one.entrypoint == "python -m syncclip synth icons.yaml --out 's3://bucket/a set'"
 
 
+def test_a_studys_arms_are_checked_before_it_is_submitted() -> None:
+    recipe = Recipe.load("icons", [BUCKET, "study.arms=[{method: ivp}]"])
+    with pytest.raises(UserError, match=r"^icons\.yaml: study\.arms 'ivp-both': training\.method: there is no method"):
+        submission.submission("study", recipe, None, shared=False)
+
+
 @pytest.mark.parametrize(
     ("overrides", "out", "key"),
     [

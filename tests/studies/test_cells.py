@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import files, places
 from syncclip.studies import cells, grid
+from syncclip.studies.choose import choose
+from syncclip.studies.run import study
 from tests.worlds.study import make_set, study_recipe, study_world
 
 
@@ -63,6 +66,26 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
     few, many = looks("study.images_per_class=[4]", "study.seeds=[1]"), looks("study.seeds=[1,2,3,4,5,6]")
     assert many[0] > 5 * few[0]
     assert many[1] == few[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("arm", "reason"),
+    [
+        ("{method: ivp}", "training.method: there is no method 'ivp'; did you mean 'ivlp'?"),
+        ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key; did you mean 'epochs'?"),
+        ("{method: ivlp, overrides: {benchmark.shot: 3}}", "dataset.shot: no such key; did you mean 'shots'?"),
+        ("{method: ivlp, candidates: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
+    ],
+)
+def test_an_arm_that_no_cell_could_have_is_refused_before_anything_is_generated(
+    arm: str, reason: str, tmp_path: Path
+) -> None:
+    recipe = Recipe.load("icons", [f"study.arms=[{{method: coop, candidates: {{training.seed: [1]}}}}, {arm}]"])
+    for run in (study, choose):
+        with pytest.raises(UserError) as refusal:
+            run(recipe, str(tmp_path))
+        assert str(refusal.value).startswith(f"icons.yaml: study.arms '{recipe.study.arms[1].name}': {reason}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:
