@@ -26,7 +26,6 @@ from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.prompts.writer import write_captions
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import loop, ray_train
-from syncclip.training.recorder import Listener
 from syncclip.training.run_folder import RunFolder
 
 
@@ -83,9 +82,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     return _evaluated(recipe, folder, workers=workers if shared else None)
 
 
-def run_here(
-    recipe: Recipe, out: str | None = None, listener: Listener | None = None, cache: ModelCache | None = None
-) -> Run:
+def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
     """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
 
     For many short runs, each a Ray task of its own. It resumes after a crash as `train` does.
@@ -93,16 +90,14 @@ def run_here(
     Args:
         cache: what earlier runs of this process loaded.
     """
-    return run_resolved(*resolve_run(recipe, out), listener, cache)
+    return run_resolved(*resolve_run(recipe, out), cache)
 
 
-def run_resolved(
-    recipe: Recipe, folder: RunFolder, listener: Listener | None = None, cache: ModelCache | None = None
-) -> Run:
+def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
     """As `run_here`, for a run that `resolve_run` has resolved."""
     cache = cache or ModelCache()
     if not folder.finished(folder.open()):
-        loop.run(build_job(recipe, folder, cache=cache), listener=listener)
+        loop.run(build_job(recipe, folder, cache=cache))
     return _evaluated(recipe, folder, cache)
 
 

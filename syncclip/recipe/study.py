@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,10 @@ from syncclip.core.settings import Settings, added
 
 UNTRAINED = "zeroshot"
 """The method that learns nothing: one cell of it serves all amounts and seeds."""
+
+
+Amount = Annotated[int, Field(ge=1)]
+"""Synthetic images per class."""
 
 
 class Arm(Settings):
@@ -39,8 +43,7 @@ class Arm(Settings):
     def _check_consistency(self) -> Arm:
         if not self.name or set(self.name) & set("/\\ ") or self.name.startswith("."):
             raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
-        empty = [key for key, values in self.candidates.items() if not values]
-        if empty:
+        if empty := [key for key, values in self.candidates.items() if not values]:
             raise ValueError(f"candidates of {empty[0]!r} in arm {self.name!r} are empty; give at least one value")
         return self
 
@@ -62,21 +65,18 @@ class Arm(Settings):
         return [n for n in amounts if n in wanted]
 
 
-def _default_arms() -> list[Arm]:
-    return [
-        Arm(method=UNTRAINED),
-        Arm(method="ivlp", data="real"),
-        Arm(method="ivlp", data="synthetic"),
-        Arm(method="ivlp", data="both"),
-        Arm(method="syncclip", data="both"),
-    ]
+DEFAULT_ARMS = [
+    Arm(method=UNTRAINED),
+    *(Arm(method="ivlp", data=data) for data in ("real", "synthetic", "both")),
+    Arm(method="syncclip", data="both"),
+]
 
 
 class StudySettings(Settings):
     """Section `study` of a recipe: the grid arm x images per class x seed, and how it is run and analysed."""
 
-    arms: list[Arm] = Field(default_factory=_default_arms, min_length=1)
-    images_per_class: list[int] = Field(default=[1, 4, 16, 64], min_length=1)
+    arms: list[Arm] = Field(default=DEFAULT_ARMS, min_length=1)
+    images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
     """Amounts of synthetic images. They are generated once, for the largest; a smaller amount is a prefix."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """A seed decides the shots, the initial prompts and the order."""
@@ -96,7 +96,7 @@ class StudySettings(Settings):
     """Bootstrap draws."""
     level: float = Field(default=0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
-    forecast: list[int] = Field(default=[])
+    forecast: list[Amount] = Field(default=[])
     """Amounts to forecast; 4 and 16 times the largest where none are given."""
     map_images: int = Field(default=1000, ge=1)
     """Images of each domain in the feature map."""
@@ -110,10 +110,6 @@ class StudySettings(Settings):
         for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} holds a value twice: {values}")
-        if min(self.images_per_class) < 1:
-            raise ValueError(f"images_per_class is {self.images_per_class}; each amount must be at least 1")
-        if self.forecast and min(self.forecast) < 1:
-            raise ValueError(f"forecast is {self.forecast}; each amount must be at least 1")
         for arm in self.arms:
             if arm.synthetic and not arm.at(self.amounts):
                 raise ValueError(
@@ -121,8 +117,7 @@ class StudySettings(Settings):
                     f"study's {self.amounts}"
                 )
         names = [arm.name for arm in self.arms]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
+        if double := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms are called {double[0]!r}; give one of them a `name` of its own")
         return self
 

@@ -76,7 +76,7 @@ def transfer(
             f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
             f"which does not carry over to those of {parts.dataset.name!r}; test a run whose prompts all classes share"
         )
-    prompts = _prompts(folder)
+    prompts = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
     ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
     if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
         raise UserError(
@@ -136,11 +136,6 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
     if url == folder.url:
         show_results(folder, recipe.training, numbers, say)
     return numbers
-
-
-def _prompts(folder: RunFolder) -> dict[str, Any]:
-    found: dict[str, Any] = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
-    return found
 
 
 def _transfer_url(run_url: str, name: str) -> str:

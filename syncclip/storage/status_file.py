@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
@@ -25,6 +25,10 @@ SILENCE = 4 * REMOTE_INTERVAL
 logger = logging.getLogger(__name__)
 
 
+def _now() -> float:
+    return round(time.time(), 3)
+
+
 class JobStatus(Settings):
     """What every status file holds. Times are seconds since the epoch.
 
@@ -36,9 +40,9 @@ class JobStatus(Settings):
     state: Literal["running", "complete", "ended", "failed", "stopped"] = "running"
     reason: str = ""
     """Why it failed or stopped."""
-    began: float
+    began: float = Field(default_factory=_now)
     """When this call began."""
-    seen: float
+    seen: float = Field(default_factory=_now)
     """The last sign of life."""
 
     def end(self, error: BaseException | None) -> None:

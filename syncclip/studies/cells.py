@@ -131,7 +131,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     error = None
     try:
         recipe, folder = from_spec(spec)
-        jobs.run_resolved(recipe, folder, cache=_model_cache(recipe.study.keep_images))
+        jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
         place = folder.path(TIMING)
         before = read_json(place)["seconds"] if storage.exists(place) else 0.0
         write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
@@ -174,7 +174,7 @@ def run_cells(
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    status = StudyStatus.begin(len(runs), sum(run.status == "done" for run in runs))
+    status = StudyStatus(cells=len(runs), done=sum(run.status == "done" for run in runs))
     if not waiting:
         return list(runs), status
     outcomes: dict[str, CellRun] = {}

@@ -5,8 +5,6 @@ The driver writes it, also while no cell ends, so its time is a sign of life. No
 
 from __future__ import annotations
 
-import time
-
 from pydantic import Field
 
 from syncclip import storage
@@ -38,12 +36,6 @@ class StudyStatus(JobStatus):
     """What they took, added up."""
     wall_seconds: float = 0.0
     """From the beginning to the end of the last one."""
-
-    @classmethod
-    def begin(cls, cells: int, done: int) -> StudyStatus:
-        """The status of a study of so many cells that begins now; `done` are done already."""
-        now = round(time.time(), 3)
-        return cls(began=now, seen=now, cells=cells, done=done)
 
     @property
     def waiting(self) -> int:

@@ -82,8 +82,7 @@ class SynthesisStatus(JobStatus):
             images: those that are committed already.
             most: actors that generate at the same time, at most.
         """
-        now = round(time.time(), 3)
-        status = cls(began=now, seen=now, images=images, planned=planned, busy=dict.fromkeys(STAGES, 0.0))
+        status = cls(images=images, planned=planned, busy=dict.fromkeys(STAGES, 0.0))
         status._most, status._recent = most, deque(maxlen=2 * most)
         return status
 

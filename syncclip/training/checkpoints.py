@@ -19,6 +19,9 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.settings import UserError
 
+KINDS = ("parameter", "momentum", "memory")
+"""What the names of a checkpoint's tensors begin with, in the order of `Checkpoint`."""
+
 _NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
 
 
@@ -55,8 +58,8 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
     or doesn't exist.
     """
     assert keep >= 1
-    kinds = {"parameter": checkpoint.parameters, "momentum": checkpoint.momentum, "memory": checkpoint.memory}
-    tensors = {f"{kind}.{name}": value for kind, values in kinds.items() for name, value in values.items()}
+    kinds = zip(KINDS, (checkpoint.parameters, checkpoint.momentum, checkpoint.memory), strict=True)
+    tensors = {f"{kind}.{name}": value for kind, values in kinds for name, value in values.items()}
     data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
     marker = Marker(
         step=checkpoint.step,
@@ -135,16 +138,12 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         return f"{len(data):,} of {marker.bytes:,} bytes"
     if hashlib.sha256(data).hexdigest() != marker.sha256:
         return "its checksum is wrong"
-    tensors = safetensors.torch.load(data)
-    return Checkpoint(
-        step=marker.step,
-        parameters=_under(tensors, "parameter."),
-        momentum=_under(tensors, "momentum."),
-        memory=_under(tensors, "memory."),
-        workers=marker.workers,
-        seconds=marker.seconds,
-        score=marker.score,
-    )
+    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+    for key, value in safetensors.torch.load(data).items():
+        kind, _, name = key.partition(".")
+        kinds[kind][name] = value
+    parameters, momentum, memory = kinds.values()
+    return Checkpoint(marker.step, parameters, momentum, memory, marker.workers, marker.seconds, marker.score)
 
 
 def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
@@ -156,10 +155,6 @@ def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
             "choose another folder or remove that run"
         )
     return marker
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _files(folder: str) -> list[tuple[int, str]]:

@@ -177,7 +177,7 @@ def _worker(config: dict[str, Any]) -> None:
         with distributed.agreed(world_size):
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        run(job, rank, world_size, TrainingGauges(folder.name, folder.url, job.settings.batch))
+        run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
@@ -218,7 +218,7 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
     """
     from ray.exceptions import RayError
 
-    status = TrainingStatus.begin()
+    status = TrainingStatus()
     with keep_status_file(folder.path(STATUS), status), Progress(None, "steps", "train") as progress:
 
         def look_at_run() -> None:

@@ -21,8 +21,8 @@ from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolde
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
-Listener = Callable[[int, int, dict[str, float]], None]
-"""Called with (steps made, steps in all, losses) at every line of metrics."""
+Listener = Callable[[int, int, dict[str, float], float], None]
+"""Called with (steps made, steps in all, losses, real images a second since the last line) at every line of metrics."""
 
 
 def open_run(
@@ -100,11 +100,11 @@ class RunRecorder:
             return
         self._metrics.write(step=done, epoch=epoch, lr=rate, **losses)
         (step_before, time_before), self._logged = self._logged, (done, time.perf_counter())
-        batches = (done - step_before) / max(self._logged[1] - time_before, 1e-9)
+        speed = self._settings.batch * (done - step_before) / max(self._logged[1] - time_before, 1e-9)
         scalars = {f"loss/{name}": value for name, value in losses.items()}
-        self._trackers.write(done, scalars | {"rate": rate, "speed/real_images_per_s": batches * self._settings.batch})
+        self._trackers.write(done, scalars | {"rate": rate, "speed/real_images_per_s": speed})
         if self._listener is not None:
-            self._listener(done, total, losses)
+            self._listener(done, total, losses, speed)
 
     def save(
         self,

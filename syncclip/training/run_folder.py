@@ -119,16 +119,12 @@ def _version(package: str) -> str:
 
 def differences(old: str, new: str) -> list[str]:
     """The keys in which two YAML recipes differ, as `section.key: old -> new`, in the order of the keys."""
-    before, after = _flat(_parsed(old)), _flat(_parsed(new))
+    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) or (key in before) != (key in after)
     ]
-
-
-def _parsed(text: str) -> Any:
-    return OmegaConf.to_container(OmegaConf.create(text))
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -32,12 +32,6 @@ class TrainingStatus(JobStatus):
     _first: tuple[int, float] | None = PrivateAttr(None)
     """The steps of the first line that this call saw, and when that was."""
 
-    @classmethod
-    def begin(cls) -> TrainingStatus:
-        """The status of a training whose driver begins now."""
-        now = round(time.time(), 3)
-        return cls(began=now, seen=now)
-
     def count(self, steps: int, total_steps: int, loss: float) -> None:
         """Record the newest line of metrics."""
         self.steps, self.total_steps, self.loss = steps, total_steps, loss

@@ -30,7 +30,7 @@ def test_it_is_short() -> None:
 
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
     own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.own.learning_rate": 5.0}
-    run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"), None)
+    run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"))
     assert run.name == "TaskRes-real-seed1"
     assert {"base", "novel", "hm"} <= run.results.keys()
     (residuals,) = load_file(tmp_path / "run" / "prompts.safetensors").values()

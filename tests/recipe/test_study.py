@@ -36,7 +36,7 @@ def test_values_given_twice_are_refused(key: str) -> None:
 
 
 def test_zero_images_per_class_are_refused() -> None:
-    with pytest.raises(ValidationError, match="must be at least 1"):
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
         StudySettings(images_per_class=[0, 4])
 
 

@@ -309,7 +309,7 @@ import sys, time
 sys.path.insert(0, sys.argv[2])
 from tests.training import fakes
 from syncclip.training.loop import run
-run(fakes.job(sys.argv[1]), listener=lambda done, total, losses: time.sleep(600 if done == 12 else 0.05))
+run(fakes.job(sys.argv[1]), listener=lambda done, *_: time.sleep(600 if done == 12 else 0.05))
 """
 
 
