@@ -11,7 +11,6 @@ from syncclip.core.settings import Settings, added
 UNTRAINED = "zeroshot"
 """The method that learns nothing: one cell of it serves all amounts and seeds."""
 
-
 Amount = Annotated[int, Field(ge=1)]
 """Synthetic images per class."""
 
@@ -27,7 +26,7 @@ class Arm(Settings):
     """The study's amounts that this arm learns from; all where none are given."""
     overrides: dict[str, Any] = Field(default={})
     """Recipe values of this arm alone, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
-    candidates: dict[str, list[Any]] = Field(default={})
+    candidates: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
     """Values among which `choose` picks on the validation split, key by key as in `overrides`; every combination is
     tried."""
 
@@ -43,8 +42,6 @@ class Arm(Settings):
     def _check_consistency(self) -> Arm:
         if not self.name or set(self.name) & set("/\\ ") or self.name.startswith("."):
             raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
-        if empty := [key for key, values in self.candidates.items() if not values]:
-            raise ValueError(f"candidates of {empty[0]!r} in arm {self.name!r} are empty; give at least one value")
         return self
 
     @property
@@ -67,7 +64,9 @@ class Arm(Settings):
 
 DEFAULT_ARMS = [
     Arm(method=UNTRAINED),
-    *(Arm(method="ivlp", data=data) for data in ("real", "synthetic", "both")),
+    Arm(method="ivlp", data="real"),
+    Arm(method="ivlp", data="synthetic"),
+    Arm(method="ivlp", data="both"),
     Arm(method="syncclip", data="both"),
 ]
 
