@@ -109,12 +109,6 @@ class StudySettings(Settings):
         for key, values in (("images_per_class", self.images_per_class), ("seeds", self.seeds)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} holds a value twice: {values}")
-        for arm in self.arms:
-            if arm.synthetic and not arm.at(self.amounts):
-                raise ValueError(
-                    f"arm {arm.name!r} wants {arm.images_per_class} images per class, none of which is among the "
-                    f"study's {self.amounts}"
-                )
         names = [arm.name for arm in self.arms]
         if double := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two arms are called {double[0]!r}; give one of them a `name` of its own")

@@ -15,7 +15,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import Images, ImageView, Split
-from syncclip.evaluation.predict import predict, results
+from syncclip.evaluation.predict import Predictions, predict, results
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
@@ -97,14 +97,19 @@ def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
     Raises:
         UserError: the dataset has no such images.
     """
-    images, transform = parts.dataset.split("val"), parts.backbone.preprocess
+    parts.dataset.split("val")  # refused now, not at the first checkpoint
 
     def accuracy() -> float:
-        evaluation, threads, method = recipe.evaluation, recipe.training.threads, parts.method
-        predictions = predict(method, images, transform, evaluation.batch, threads, parts.dataset.only)
-        return float(results(predictions, method.classnames, method.base)["open_all"])
+        found = predictions(recipe, parts, "val")
+        return float(results(found, parts.method.classnames, parts.method.base)["open_all"])
 
     return accuracy
+
+
+def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
+    """What the method predicts for one of several parts of a split's images, see `predict`."""
+    images, batch, threads = run.dataset.split(split), recipe.evaluation.batch, recipe.training.threads
+    return predict(run.method, images, run.backbone.preprocess, batch, threads, run.dataset.only, part, parts)
 
 
 TESTED: tuple[Split, ...] = ("val", "test")

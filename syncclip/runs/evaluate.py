@@ -16,10 +16,10 @@ from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings
-from syncclip.evaluation.predict import RESULTS, Predictions, predict, results, save_evaluation
+from syncclip.evaluation.predict import RESULTS, Predictions, results, save_evaluation
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import ModelCache, RunParts, build_parts
+from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
@@ -127,12 +127,12 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
     evaluation, method = recipe.evaluation, parts.method
     images = len(parts.dataset.split(evaluation.split))
     if workers is None or not images:
-        predictions = _predict(recipe, parts)
+        found = predictions(recipe, parts, evaluation.split)
     else:
-        predictions = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images)
-    numbers = results(predictions, method.classnames, method.base, evaluation.bins)
+        found = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images)
+    numbers = results(found, method.classnames, method.base, evaluation.bins)
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
-    save_evaluation(url, numbers, predictions)
+    save_evaluation(url, numbers, found)
     if url == folder.url:
         show_results(folder, recipe.training, numbers, say)
     return numbers
@@ -180,18 +180,4 @@ def predict_part(spec: dict[str, Any], part: int) -> Predictions:
     recipe = Recipe.model_validate(spec["recipe"])
     parts = build_parts(recipe)
     parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
-    return _predict(recipe, parts, part, spec["parts"])
-
-
-def _predict(recipe: Recipe, run: RunParts, part: int = 0, parts: int = 1) -> Predictions:
-    """Predictions for one of several parts of the split's images."""
-    return predict(
-        run.method,
-        run.dataset.split(recipe.evaluation.split),
-        run.backbone.preprocess,
-        batch=recipe.evaluation.batch,
-        threads=recipe.training.threads,
-        candidates=run.dataset.only,
-        part=part,
-        parts=parts,
-    )
+    return predictions(recipe, parts, recipe.evaluation.split, part, spec["parts"])

@@ -94,9 +94,16 @@ def check_arms(recipe: Recipe) -> None:
     """Refuse, before anything is generated, an arm or a candidate of a study whose cells no recipe could have.
 
     Raises:
-        UserError: an unknown method or key, a wrong value or an impossible combination.
+        UserError: an unknown method or key, a wrong value or an impossible combination; or none of the amounts that
+            an arm wants is among the study's.
     """
+    amounts = recipe.study.amounts
     for arm in recipe.study.arms:
+        if arm.synthetic and not arm.at(amounts):
+            raise UserError(
+                f"{recipe.name}.yaml: study.arms {arm.name!r} wants {arm.images_per_class} images per class, none of "
+                f"which is among the study's {amounts}"
+            )
         for tried in [{}, *({key: value} for key, values in arm.candidates.items() for value in values)]:
             changed = arm.model_copy(update={"overrides": {**arm.overrides, **tried}})
             cell_recipe(recipe, Cell(changed, None, None), None)
