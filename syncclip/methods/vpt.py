@@ -25,7 +25,6 @@ class Vpt(Method):
     """
 
     class Settings(MethodSettings):
-        learning_rate: float = Field(0.0025, gt=0)
         visual_tokens: int = Field(8, ge=1)  # learned vectors among the image tokens of each prompted block
         visual_depth: int | None = Field(None, ge=1)  # prompted blocks; 1: shallow; None: all
         template: Template | None = "a photo of a {}."  # of the frozen texts; None: the dataset's own

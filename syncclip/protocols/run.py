@@ -115,6 +115,7 @@ def recipe_of(
         UserError: no arm is of one of the methods; or an override is wrong.
     """
     recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
+    check_arms(recipe)
     there = {arm.method for arm in recipe.study.arms}
     if unknown := [method for method in methods if method not in there]:
         raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(there))}")
@@ -127,9 +128,7 @@ def recipe_of(
             kept = {key: value for key, value in own.items() if key not in given}
             arms.append(arm.model_copy(update={"overrides": kept}).model_dump(mode="json"))
     values = {"name": dataset, "dataset.root": root, "study.arms": arms}
-    recipe = recipe.with_values(values)
-    check_arms(recipe)
-    return resolve.with_absolute_paths(recipe)
+    return resolve.with_absolute_paths(recipe.with_values(values))
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:

@@ -58,7 +58,8 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
 def _layers(url: str, label: str, within: list[str]) -> list[DictConfig]:
     """The recipes that a recipe extends, and itself as the last; `within` are those that extend it."""
     config = _parse(url, label)
-    folder, found = url.rpartition("/")[0], []
+    found: list[DictConfig] = []
+    folder = url.rpartition("/")[0]
     named = config.pop("extends", None) or []
     for base in map(str, [named] if isinstance(named, str) else named):
         apart = base in shipped() or base.startswith("/") or "://" in base or not folder

@@ -47,7 +47,6 @@ its content is identified by its own plan."""
 ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
 
-
 SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
 """In the names of storage options that are not stored beside results."""
 

@@ -173,9 +173,15 @@ class Trackers:
             "mlflow": lambda: Mlflow(run, settings),
             "wandb": lambda: Wandb(run, settings),
         }
-        for name, make in makers.items():
-            if name in settings.trackers:
-                self._begin(name, make)
+        for name in [name for name in makers if name in settings.trackers]:
+            try:
+                self._open[name] = makers[name]()
+            except ImportError as error:
+                self._report(
+                    f"{name} is not installed ({error}), so nothing is shown there; pip install 'syncclip[tracking]'"
+                )
+            except Exception as error:  # whatever a library raises, a training is worth more than its display
+                self._warn(name, error)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show scalars of a step."""
@@ -189,16 +195,6 @@ class Trackers:
         """Let go of all of them."""
         self._each(lambda tracker: tracker.close(finished))
         self._open.clear()
-
-    def _begin(self, name: str, make: Callable[[], Tracker]) -> None:
-        try:
-            self._open[name] = make()
-        except ImportError as error:
-            self._report(
-                f"{name} is not installed ({error}), so nothing is shown there; pip install 'syncclip[tracking]'"
-            )
-        except Exception as error:  # whatever a library raises, a training is worth more than its display
-            self._warn(name, error)
 
     def _each(self, do: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._open.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -70,8 +69,3 @@ def test_an_arm_may_keep_to_some_of_the_amounts() -> None:
     # Of a smaller set it takes the largest amount that there is.
     smaller = settings.model_copy(update={"images_per_class": capped(settings.amounts, 8)})
     assert "ivlp-both-8-seed1" in [cell.name for cell in cells(smaller)]
-
-
-def test_an_arm_whose_amounts_the_study_does_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="none of which is among the study's"):
-        StudySettings(arms=[Arm(method="syncclip", images_per_class=[2])], images_per_class=[1, 4])
