@@ -74,7 +74,7 @@ def build_stream(
         return None
     synthetic = cache.sets(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else []
     return MixedStream(
-        real_sources(recipe, parts.dataset, *recipe.shots),
+        real_sources(recipe, parts.dataset),
         synthetic,
         transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError, with_first_names
-from syncclip.core.text import counted
+from syncclip.core.text import counted, few
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.sets.imported import holds_set, read_set
@@ -36,29 +36,6 @@ class KnownSets:
     def classnames(self, dataset: DatasetSettings) -> list[str]:
         """Those of a dataset, by class id."""
         return self._classnames(dataset.model_dump_json())
-
-
-def resolve_sets(recipe: Recipe, find: Callable[[Recipe], str], known: KnownSets) -> tuple[Recipe, str]:
-    """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns.
-
-    Args:
-        find: where the one set of a recipe is.
-
-    Raises:
-        UserError: see `synthetic_part`.
-    """
-    named = recipe.training.synthetic
-    if not isinstance(named, tuple):
-        url = find(recipe)
-        amount, identity = synthetic_part(recipe, url, known)
-        return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
-    alone = [resolve_sets(recipe.with_values({"training.synthetic": one.url}), find, known) for one in named]
-    sets = [
-        {"url": resolved.training.synthetic, "weight": one.weight}
-        for (resolved, _), one in zip(alone, named, strict=True)
-    ]
-    identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
-    return recipe.with_values({"training.synthetic": sets}), identity
 
 
 def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str]:
@@ -84,27 +61,26 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
         )
     there, shards = known.committed(url), plan.shards(wanted)
     if missing := [shard for shard in shards if shard not in there]:
-        some = ", ".join(map(shard_name, missing[:3])) + (", …" if len(missing) > 3 else "")
         raise UserError(
-            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short ({some}); finish the set with "
-            f"{again}"
+            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short "
+            f"({few(map(shard_name, missing))}); finish the set with {again}"
         )
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
     return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
 
 
-def real_sources(recipe: Recipe, dataset: Dataset, shots: int, seed: int) -> list[MixedSource[ImageSet]]:
-    """The shots of the dataset, and those of the sets in `training.real`.
+def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:
+    """The shots of the dataset, whose shards are read as it has them, and those of the sets in `training.real`.
 
     Raises:
         UserError: one of them shows other classes, or isn't there.
     """
-    sources: list[MixedSource[ImageSet]] = [_shots(recipe, dataset, shots, seed)]
+    found = [(dataset, 1.0)]
     for one in recipe.training.real:
         other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
         _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
-        sources.append(_shots(recipe, other, shots, seed, one.weight))
-    return sources
+        found.append((through(other, shard_cache(recipe.training)), one.weight))
+    return [MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots))) for each, weight in found]
 
 
 def mixed_sets(training: TrainingSettings) -> Sequence[MixedSet]:
@@ -143,11 +119,6 @@ def through(dataset: Dataset, cache: ShardCache) -> Dataset:
         dataset,
         splits={split: images.through(cache) if isinstance(images, ShardSet) else images for split, images in splits},
     )
-
-
-def _shots(recipe: Recipe, dataset: Dataset, shots: int, seed: int, weight: float = 1.0) -> MixedSource[ImageSet]:
-    cached = through(dataset, shard_cache(recipe.training))
-    return MixedSource(cached.split("train"), weight, np.asarray(cached.few_shot(shots, seed)))
 
 
 def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.data import KnownSets, resolve_sets
+from syncclip.runs.data import KnownSets, synthetic_part
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
@@ -74,9 +74,8 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
     recipe = with_absolute_paths(recipe)
     identity = ""
     if recipe.uses_synthetic:
-        known = known or KnownSets()
         try:
-            recipe, identity = resolve_sets(recipe, lambda one: find_synthetic(one, out, known), known)
+            recipe, identity = _with_sets(recipe, out, known or KnownSets())
         except UserError:
             load_dataset(recipe.dataset)  # if it is missing too, that is the mistake to report first
             raise
@@ -89,6 +88,22 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
     run_hash = digest([recipe.hash, identity])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
     return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
+
+
+def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recipe, str]:
+    """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns."""
+    named = recipe.training.synthetic
+    if not isinstance(named, tuple):
+        url = find_synthetic(recipe, out, known)
+        amount, identity = synthetic_part(recipe, url, known)
+        return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
+    alone = [_with_sets(recipe.with_values({"training.synthetic": one.url}), out, known) for one in named]
+    sets = [
+        {"url": resolved.training.synthetic, "weight": one.weight}
+        for (resolved, _), one in zip(alone, named, strict=True)
+    ]
+    identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
+    return recipe.with_values({"training.synthetic": sets}), identity
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_a_real_set_of_other_classes_is_refused(tiny: TinyWorld, tmp_path: Path)
     (other / "dataset.json").write_text(text.replace("green circle", "green oval"))
     recipe = recipe_of(tiny, f"training.real=[{other}]")
     with pytest.raises(UserError, match=r"class 1 is 'green oval', not 'green circle'"):
-        real_sources(recipe, load_dataset(recipe.dataset), 4, 1)
+        real_sources(recipe, load_dataset(recipe.dataset))
 
 
 def test_an_empty_set_is_refused(tiny: TinyWorld, copy: Path) -> None:
