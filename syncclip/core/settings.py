@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from syncclip.core.text import did_you_mean
 
@@ -54,6 +54,23 @@ def added(default: Any, **constraints: Any) -> Any:
     """A field of a later version. It isn't written while it has its default, so that plans, and the digests that name
     sets and runs, stay as they were."""
     return Field(default, exclude_if=lambda value: value == default, **constraints)
+
+
+def with_one_place(template: str) -> str:
+    """The template, if it has one place for the class name.
+
+    Raises:
+        ValueError: it has none or several.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(
+            f"the template {template!r} must hold {{}} exactly once, where the class name goes, "
+            "as in 'a photo of a {}.'"
+        )
+    return template
+
+
+Template = Annotated[str, AfterValidator(with_one_place)]
 
 
 def first_complaint(error: ValidationError) -> str:

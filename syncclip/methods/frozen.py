@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 from weakref import WeakKeyDictionary
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
+from syncclip.core.settings import Template
 from syncclip.core.text import spoken
-
-
-def _names_the_class(template: str) -> str:
-    if template.count("{}") != 1:
-        raise ValueError(f"the template {template!r} must hold {{}} exactly once, where the class name goes")
-    return template
-
-
-Template = Annotated[str, AfterValidator(_names_the_class)]
 
 
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()

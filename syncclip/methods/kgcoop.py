@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import Template
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.coop import CoOp
-from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import Phrase
 
 

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, nor
 from torch.nn.utils import parameters_to_vector
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import Template
 from syncclip.methods.base import TrainingBatch
-from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.ivlp import Ivlp
 
 

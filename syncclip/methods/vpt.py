@@ -8,8 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import Template
 from syncclip.methods.base import Method, MethodSettings
-from syncclip.methods.frozen import FrozenTexts, Template
+from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import checked_depth, deep_prompts
 
 

@@ -12,9 +12,9 @@ from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
+from syncclip.core.settings import Template
 from syncclip.core.text import spoken
 from syncclip.methods.base import Method, MethodSettings
-from syncclip.methods.frozen import Template
 
 
 class ZeroShot(Method):

@@ -80,7 +80,9 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
         other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
         _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
         found.append((through(other, shard_cache(recipe.training)), one.weight))
-    return [MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots))) for each, weight in found]
+    return [
+        MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots))) for each, weight in found
+    ]
 
 
 def mixed_sets(training: TrainingSettings) -> Sequence[MixedSet]:

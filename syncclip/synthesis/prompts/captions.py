@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from syncclip.core.settings import Settings
+from syncclip.core.settings import Settings, Template
 
 
 class WriterSettings(Settings):
@@ -75,20 +75,5 @@ def sayable(text: str) -> str:
     return text
 
 
-def with_one_place(template: str) -> str:
-    """The template, if it has one place for the class name.
-
-    Raises:
-        ValueError: it has none or several.
-    """
-    if template.count("{}") != 1:
-        raise ValueError(
-            f"the template {template!r} must hold {{}} exactly once, where the class name goes, "
-            "as in 'a photo of a {}.'"
-        )
-    return template
-
-
 Sentence = Annotated[str, AfterValidator(sayable)]
 Sentences = Annotated[tuple[Sentence, ...], Field(min_length=1)]
-Template = Annotated[str, AfterValidator(with_one_place)]

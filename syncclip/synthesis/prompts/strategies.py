@@ -10,8 +10,8 @@ from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
-from syncclip.core.settings import Settings
-from syncclip.synthesis.prompts.captions import Sentence, Sentences, Template, WriterSettings
+from syncclip.core.settings import Settings, Template
+from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSettings
 
 
 class Strategy(Settings):
