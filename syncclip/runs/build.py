@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,19 +92,10 @@ def build_stream(
     )
 
 
-def validation_accuracy(recipe: Recipe, parts: RunParts) -> Callable[[], float]:
-    """A call for the method's current accuracy on the validation images, in percent, among all classes.
-
-    Raises:
-        UserError: the dataset has no such images.
-    """
-    parts.dataset.split("val")  # refused now, not at the first checkpoint
-
-    def accuracy() -> float:
-        found = predictions(recipe, parts, "val")
-        return float(results(found, parts.method.classnames, parts.method.base)["open_all"])
-
-    return accuracy
+def validation_accuracy(recipe: Recipe, parts: RunParts) -> float:
+    """The method's current accuracy on the validation images, in percent, among all classes."""
+    found = predictions(recipe, parts, "val")
+    return float(results(found, parts.method.classnames, parts.method.base)["open_all"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
@@ -130,7 +122,8 @@ class ModelCache:
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
         """How often each kind was really loaded."""
-        self._keeps, self._room = keep_bytes > 0, keep_bytes
+        self.room, self._keeps = keep_bytes, keep_bytes > 0
+        """Memory that kept images may still take, and whether any are kept."""
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
@@ -176,14 +169,6 @@ class ModelCache:
         }
         return replace(dataset, splits={**dataset.splits, **tested})
 
-    def room_for(self, image: Image.Image) -> bool:
-        """Whether an image may be kept; its bytes are then taken."""
-        size = 3 * image.width * image.height
-        if size > self._room:
-            return False
-        self._room -= size
-        return True
-
 
 class CachedImages(ImageView):
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
@@ -198,7 +183,9 @@ class CachedImages(ImageView):
             return self._kept[row]
         self._cache.loads["image"] += 1
         image = cut(super().image(row), self._backbone.preprocess)
-        if self._cache.room_for(image):
+        size = 3 * image.width * image.height
+        if size <= self._cache.room:
+            self._cache.room -= size
             self._kept[row] = image
         return image
 
@@ -223,7 +210,10 @@ def build_job(
     """One rank's job for a resolved run."""
     parts = build_parts(recipe, cache)
     rate = recipe.methods.of(recipe.training.method).learning_rate
-    validate = validation_accuracy(recipe, parts) if recipe.training.keep_best == "validation" else None
+    validate = None
+    if recipe.training.keep_best == "validation":
+        parts.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
+        validate = partial(validation_accuracy, recipe, parts)
     return TrainJob(
         folder, parts.method, build_stream(recipe, parts, rank, world_size, cache), recipe.training, rate, validate
     )

@@ -173,15 +173,15 @@ class Trackers:
             "mlflow": lambda: Mlflow(run, settings),
             "wandb": lambda: Wandb(run, settings),
         }
-        for name in [name for name in makers if name in settings.trackers]:
-            try:
-                self._open[name] = makers[name]()
-            except ImportError as error:
-                self._report(
-                    f"{name} is not installed ({error}), so nothing is shown there; pip install 'syncclip[tracking]'"
-                )
-            except Exception as error:  # whatever a library raises, a training is worth more than its display
-                self._warn(name, error)
+        for name, make in makers.items():
+            if name in settings.trackers:
+                try:
+                    self._open[name] = make()
+                except ImportError as error:
+                    missing = f"{name} is not installed ({error}), so nothing is shown there"
+                    self._report(f"{missing}; pip install 'syncclip[tracking]'")
+                except Exception as error:  # whatever a library raises, a training is worth more than its display
+                    self._warn(name, error)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Show scalars of a step."""
