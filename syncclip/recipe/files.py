@@ -73,9 +73,10 @@ def _layers(url: str, label: str, within: list[str]) -> list[DictConfig]:
 def _find(source: str) -> tuple[str, str]:
     """(path or URL, label for messages) of a recipe."""
     known, name = shipped(), source.removeprefix("recipes/").removesuffix(".yaml")
-    if name in known and (source == name or not storage.exists(source)):
+    there = source not in known and storage.exists(source)
+    if name in known and not there:
         return str(SHIPPED / f"{name}.yaml"), f"{name}.yaml"
-    if not storage.exists(source):
+    if not there:
         if re.fullmatch(r"[\w-]+", source):
             raise UserError(
                 f"there is no recipe {source!r}; {did_you_mean(source, known)} Shipped are {', '.join(known)}; "
