@@ -167,17 +167,15 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
             num_gpus=1 if gpu or recipe.training.device == "cuda" else 0,
             max_retries=RETRIES,
         )
-        spec = {"recipe": recipe.model_dump(mode="json"), "prompts": prompts, "parts": workers}
         try:
-            found = ray.get([remote.remote(spec, part) for part in range(workers)])
+            found = ray.get([remote.remote(recipe, prompts, part, workers) for part in range(workers)])
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
     return Predictions.joined(found, images)
 
 
-def predict_part(spec: dict[str, Any], part: int) -> Predictions:
+def predict_part(recipe: Recipe, prompts: bytes, part: int, parts: int) -> Predictions:
     """One part's predictions; runs on a worker."""
-    recipe = Recipe.model_validate(spec["recipe"])
-    parts = build_parts(recipe)
-    parts.method.load_state_dict(safetensors.torch.load(spec["prompts"]))
-    return predictions(recipe, parts, recipe.evaluation.split, part, spec["parts"])
+    run = build_parts(recipe)
+    run.method.load_state_dict(safetensors.torch.load(prompts))
+    return predictions(recipe, run, recipe.evaluation.split, part, parts)
