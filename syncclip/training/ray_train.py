@@ -21,7 +21,7 @@ from syncclip.training.loop import DivergedError, TrainJob, run
 from syncclip.training.metrics_file import last_line
 from syncclip.training.prometheus import TrainingGauges
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
-from syncclip.training.settings import TrainingSettings, check_shared
+from syncclip.training.settings import TrainingSettings
 from syncclip.training.status import STATUS, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
@@ -68,12 +68,11 @@ def train_on_ray(
         cpus_per_worker: reserved for each worker.
 
     Raises:
-        UserError: the folder or its checkpoints belong to another recipe; a batch that can't be shared out; more
-            workers than the cluster has CPUs, or, with `device: cuda`, than it has GPUs; the workers met a user's
-            mistake or a loss that is no number; or more of them were lost than `max_failures`.
+        UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
+            with `device: cuda`, than it has GPUs; the workers met a user's mistake or a loss that is no number; or more
+            of them were lost than `max_failures`.
     """
     json.dumps(spec)  # only plain data may travel
-    check_shared(settings.batch, settings.workers)
     before = folder.open()
     if before is not None and folder.finished(before):
         say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")
