@@ -14,7 +14,6 @@ from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
 from syncclip.core.text import spoken
 
-
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
 """CLIP -> the features of sentences that it encoded, by all that decides their bits: names, templates, device, dtype,
 threads."""
