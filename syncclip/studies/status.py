@@ -5,6 +5,8 @@ The driver writes it, also while no cell ends, so its time is a sign of life. No
 
 from __future__ import annotations
 
+import time
+
 from pydantic import Field
 
 from syncclip import storage
