@@ -2,13 +2,12 @@
 
 Each actor runs on a machine of its own that may be taken away at any moment: a Poisson process, as clouds describe
 their spot machines, so many an hour. A shard in flight is lost then and generated again; another machine comes after a
-while. Without preemptions the forecast is exact; with them, the shards and loads that are lost are drawn at random.
+while. The forecast is a queue of shards, run a thousand times at random; without preemptions it is exact.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,10 +23,14 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 RUNS = 1000
-"""Random runs behind a forecast: the bounds of its 90 % leave out fifty runs on each side."""
+"""Random runs behind a forecast: the bounds of its 90 % leave out fifty runs on each side. There are fewer, down to a
+hundred, where a hundred machines or more average luck out."""
 
 HARDEST = math.log(100)
 """Preemptions that one shard may expect. Beyond it fewer than one attempt in a hundred succeeds."""
+
+NEVER = 1e-18
+"""Preemptions a second where there are none."""
 
 LOAD = 60.0
 """Seconds to the first shard, where no other time is given."""
@@ -91,11 +94,12 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     assert cost.rate is not None
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.rate
     machines = Machines(*pool.size, cost.preemptions, cost.wait, LOAD if cost.load is None else cost.load)
-    outcomes = simulate(shards, seconds, machines)
+    quiet = simulate(shards, seconds, machines._replace(preemptions=0.0), runs=1)
+    outcomes = simulate(shards, seconds, machines, runs=min(RUNS, max(100, 100 * RUNS // machines.most)))
     hours = _spread(outcomes.paid * (pool.num_gpus or 1.0) / 3600)
     return Forecast(
         seconds,
-        quiet_wall(shards, seconds, machines),
+        float(quiet.wall[0]),
         _spread(outcomes.wall),
         hours,
         None if cost.price is None else Spread(*(hour * cost.price for hour in hours)),
@@ -109,64 +113,105 @@ def _spread(values: Array) -> Spread:
     return Spread(float(values.mean()), float(low), float(high))
 
 
-def quiet_wall(shards: int, seconds: float, machines: Machines) -> float:
-    """When `shards` shards of `seconds` each are done if no machine is taken away."""
-    late = machines.most - machines.least
-
-    def done(moment: float) -> int:
-        early = math.floor((moment - machines.load) / seconds + 1e-9)
-        later = math.floor((moment - machines.load - machines.wait) / seconds + 1e-9)
-        return machines.least * early + late * max(0, later)
-
-    ends = []
-    for begin in (machines.load, machines.load + machines.wait):  # the last shard ends whole shards after one of them
-        rounds = bisect_left(range(shards + 1), shards, key=lambda count: done(begin + count * seconds))
-        ends.append(begin + rounds * seconds)
-    return min(ends)
-
-
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUNS, seed: int = 0) -> Outcomes:
     """Generate `shards` shards of `seconds` each, `runs` times with different luck; a function of `seed`.
-
-    How often shards and loads are lost follows their exact law; all machines share what that costs, and end at moments
-    that are spread over the time of one shard. From ten shards a machine on, time and waste, and the bound that 95 % of
-    times keep, are those of a queue of events to 5 %; with one or two shards a machine that bound is up to 20 % low.
 
     Raises:
         UserError: hardly any shard would live to its end.
     """
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
-    rate = machines.preemptions / 3600
+    rate = machines.preemptions / 3600 or NEVER
     if seconds * rate > HARDEST:
         raise UserError(
             f"a shard takes {seconds:,.0f} s of an actor, and machines live {1 / rate:,.0f} s on average, so hardly "
             "any shard would be finished; make synthesis.shard_size smaller"
         )
-    count, wait, load = min(shards, machines.most), machines.wait, machines.load
-    machines = machines._replace(least=min(count, machines.least), most=count)
-    rng = np.random.default_rng(seed)
-    deaths = rng.negative_binomial(shards, math.exp(-rate * seconds), runs)
-    loads = rng.negative_binomial(count + deaths, math.exp(-rate * load))  # that a preemption broke
-    wasted = _lost(deaths, seconds, rate, rng)
-    lost = wasted + deaths * load + _lost(loads, load, rate, rng)
-    late = count - machines.least
-    even = load + (shards * seconds + late * wait + lost + (deaths + loads) * wait) / count
-    uneven = rng.beta(count, 1, runs) - 0.5  # lost shards spread the machines' ends over the time of a shard
-    last = rng.binomial(count, -math.expm1(-rate * seconds), runs) > 0  # one of the last shards is lost, others wait
-    uneven += last * (1 - 1 / count) * rng.uniform(0, 2 / 3, runs)  # fitted to a queue of events, not derived
-    quiet = quiet_wall(shards, seconds, machines)
-    wall = np.where(deaths + loads > 0, np.maximum(quiet, even + seconds * uneven), quiet)
-    paid = machines.least * wall + late * np.maximum(0.0, wall - wait) - (deaths + loads) * wait
-    return Outcomes(wall, np.maximum(paid, shards * seconds + wasted), wasted)
+    come = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
+    queue = _Queue(shards, seconds, machines, rate, np.tile(come, (runs, 1)), np.random.default_rng(seed))
+    queue.skip()
+    wall = queue.finish()
+    end = wall[:, None]
+    away = queue.away - np.maximum(0.0, queue.born - end) + np.clip(end - queue.death, 0.0, machines.wait)
+    return Outcomes(wall, (end - come - away).sum(1), queue.wasted)
 
 
-def _lost(times: Array, span: float, rate: float, rng: np.random.Generator) -> Array:
-    """Seconds lost by so many preemptions that each came within `span` seconds: their sum, taken as normal."""
-    x = rate * span
-    if x < 1e-3:
-        mean, variance = span / 2, span**2 / 12
-    else:
-        mean = 1 / rate - span / math.expm1(x)
-        variance = 1 / rate**2 - span**2 * math.exp(x) / math.expm1(x) ** 2
-    drawn = times * mean + np.sqrt(times * variance) * rng.standard_normal(times.shape)
-    return np.clip(drawn, 0.0, times * span)
+class _Queue:
+    """All runs at once. Arrays have shape (runs, machines) or (runs,); times are in seconds."""
+
+    def __init__(
+        self, shards: int, seconds: float, machines: Machines, rate: float, come: Array, rng: np.random.Generator
+    ) -> None:
+        self.seconds, self.wait, self.load, self.rate, self.rng = seconds, machines.wait, machines.load, rate, rng
+        self.left = np.full(len(come), shards)  # shards that nobody has begun
+        self.wasted = np.zeros(len(come))
+        self.away = np.zeros(come.shape)  # the time until replacements came
+        self.born = come
+        self.free = come + machines.load  # for the next shard
+        self.death = come + rng.exponential(1 / rate, come.shape)
+
+    def skip(self) -> None:
+        """Let each machine generate the shards that it will get almost surely, by the laws of sums.
+
+        How long it needs for them depends on no other machine, as long as there are shards that nobody has begun. What
+        is left over is three standard deviations of a machine's share.
+        """
+        rate, seconds, wait, load = self.rate, self.seconds, self.wait, self.load
+        while (broken := self.death < self.free).any():
+            self._replace(*broken.nonzero())
+        deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * load)  # of one shard, of one replacement
+        mean = deaths * (1 / rate + wait + reloads * (wait + 1 / rate))  # seconds of a machine for one shard
+        deviation = (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)  # of them, relative to the mean
+        while True:
+            ends = (self.left[:, None] * mean + np.sort(self.free).cumsum(1)) / np.arange(1, self.free.shape[1] + 1)
+            share = np.maximum(0.0, (ends.min(1, keepdims=True) - self.free) / mean)
+            sure = np.maximum(0.0, np.floor(share - 3 * deviation * np.sqrt(share) - 1)).astype(int)
+            if sure.mean() < 1:
+                break
+            lost = self.rng.poisson(self.rng.gamma(sure, deaths))  # a negative binomial that may be of no shards
+            loads = self.rng.poisson(self.rng.gamma(lost, reloads))
+            wasted, away = self._lost(lost, seconds), (lost + loads) * wait
+            self.free += sure * seconds + wasted + lost * load + self._lost(loads, load) + away
+            self.away += away
+            self.wasted += wasted.sum(1)
+            self.left -= sure.sum(1)
+        self.death = self.free + self.rng.exponential(1 / rate, self.free.shape)  # what lives does not age
+
+    def finish(self) -> Array:
+        """Generate the shards that are left one by one; returns the time of each run's last commit."""
+        runs, count = self.free.shape
+        rows, wall = np.arange(runs), np.zeros(runs)
+        # When a shard can be begun. A place for each machine is enough: no more are lost and not yet begun again.
+        ready = np.where(np.arange(count) < self.left[:, None], 0.0, np.inf)
+        self.left = np.maximum(0, self.left - count)
+        while True:
+            at, shard = (rows, self.free.argmin(1)), (rows, ready.argmin(1))
+            begin, death = np.maximum(self.free[at], ready[shard]), self.death[at]
+            end, going = begin + self.seconds, begin < np.inf
+            if not going.any():
+                return wall
+            lost = going & (death < end)
+            done = going & ~lost
+            self.wasted[lost] += np.maximum(0.0, death - begin)[lost]
+            wall[done] = end[done]
+            ready[shard] = np.where(lost, np.maximum(ready[shard], death), np.where(self.left > 0, 0.0, np.inf))
+            self.left -= done & (self.left > 0)
+            self.free[at] = np.where(done, end, self.free[at])
+            self._replace(rows[lost], at[1][lost])
+
+    def _replace(self, *at: Array) -> None:
+        """Take these machines away, each at its time, and let others come."""
+        self.away[at] += self.wait
+        self.born[at] = self.death[at] + self.wait
+        self.free[at] = self.born[at] + self.load
+        self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, at[0].shape)
+
+    def _lost(self, times: Array, span: float) -> Array:
+        """Seconds lost by so many preemptions that each came within `span` seconds: their sum, taken as normal."""
+        x = self.rate * span
+        if x < 1e-3:
+            mean, variance = span / 2, span**2 / 12
+        else:
+            mean = 1 / self.rate - span / math.expm1(x)
+            variance = 1 / self.rate**2 - span**2 * math.exp(x) / math.expm1(x) ** 2
+        drawn = times * mean + np.sqrt(times * variance) * self.rng.standard_normal(times.shape)
+        return np.clip(drawn, 0.0, times * span)
