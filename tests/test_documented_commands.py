@@ -12,8 +12,7 @@ import pytest
 from typer.main import get_command
 
 from syncclip.cli.app import app
-from syncclip.protocols.protocols import find_protocol
-from syncclip.protocols.run import recipes_of
+from syncclip.protocols.run import Request
 from syncclip.recipe.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +42,9 @@ def test_a_command_that_is_shown_is_accepted(line: str) -> None:
 
     overrides = given.get("overrides") or []
     if "protocol" in given or given.get("job") == "reproduce":
-        protocol = find_protocol(given.get("protocol") or given["recipe"])
-        assert recipes_of(protocol, given["root"], given["dataset"] or [], given["method"] or [], overrides)
+        protocol = given.get("protocol") or given["recipe"]
+        datasets, methods = given["dataset"] or [], given["method"] or []
+        assert Request(protocol, given["root"], datasets, methods, overrides=overrides).recipes()
     elif given.get("recipe", "x.yaml").endswith(".yaml"):
         Recipe.of_defaults(overrides)
     else:

@@ -10,10 +10,10 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -25,6 +25,9 @@ from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
 from syncclip.studies.cells import check_arms
+
+if TYPE_CHECKING:
+    from syncclip.protocols.run import Request
 
 PATHS = re.compile(r"[^=]*(root|file|url|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """`key=text` of a path: by its key, which never holds another name, or by how the text begins."""
@@ -78,40 +81,27 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
     return Submission(name, (command, f"{recipe.name}.yaml", *(["--out", out] if out else [])), recipe)
 
 
-def reproduction(
-    protocol: str,
-    root: str,
-    datasets: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    out: str | None = None,
-    synthetic: str | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    shared: bool,
-) -> Submission:
-    """The job that runs `syncclip reproduce` on a cluster; for the arguments see `protocols.run.reproduce`.
+def reproduction(asked: Request, *, shared: bool) -> Submission:
+    """The job that runs `syncclip reproduce` on a cluster.
 
     Raises:
         UserError: what `reproduce` refuses before it reads data; or see `submission`.
     """
-    from syncclip.protocols.protocols import find_protocol
-    from syncclip.protocols.run import recipes_of
-
-    recipes = recipes_of(find_protocol(protocol), root, datasets, methods, overrides)
+    recipes = asked.recipes()
     recipe = next(iter(recipes.values()))
-    options = {"--root": root, "--synthetic": synthetic, "--out": out}
+    options = {"--root": asked.root, "--synthetic": asked.synthetic, "--out": asked.out}
     paths = _absolute_paths(recipe, options, shared)
     places = {option: paths.pop(option, place) for option, place in options.items()}
     arguments = (
-        *("reproduce", protocol),
+        *("reproduce", asked.protocol),
         *(word for option, place in places.items() if place for word in (option, place)),
-        *(word for name in datasets for word in ("--dataset", name)),
-        *(word for name in methods for word in ("--method", name)),
-        *overrides,
+        *(word for name in asked.datasets for word in ("--dataset", name)),
+        *(word for name in asked.methods for word in ("--method", name)),
+        *asked.overrides,
         *(f"{key}={json.dumps(path)}" for key, path in paths.items() if not key.startswith("dataset.")),
     )
     hashed = digest([arguments, [one.to_yaml() for one in recipes.values()]])[:8]
-    return Submission(f"syncclip-reproduce-{protocol}-{hashed}", arguments, recipe)
+    return Submission(f"syncclip-reproduce-{asked.protocol}-{hashed}", arguments, recipe)
 
 
 def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: bool) -> dict[str, str]:

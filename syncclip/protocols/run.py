@@ -25,6 +25,43 @@ from syncclip.studies.run import ensure_set, failures, with_amounts
 
 
 @dataclass(frozen=True)
+class Request:
+    """What to reproduce.
+
+    Attributes:
+        protocol: its name.
+        root: the folder of all datasets, laid out as CoOp's.
+        datasets: to train on; all of the protocol by default.
+        methods: whose arms are run; all of the protocol by default.
+        out: folder or URL; by default `<storage.root>/reproduction`.
+        synthetic: folder or URL of synthetic sets, one for each dataset and named like it, instead of generating them.
+        overrides: "section.key=value" for the recipes of all datasets; they win, over an arm's own values, too.
+    """
+
+    protocol: str
+    root: str
+    datasets: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    out: str | None = None
+    synthetic: str | None = None
+    overrides: Sequence[str] = ()
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Dataset -> its recipe, of each that is trained on.
+
+        Raises:
+            UserError: no such protocol; it trains on no such dataset; see `recipe_of` for the rest.
+        """
+        protocol = find_protocol(self.protocol)
+        if unknown := [one for one in self.datasets if one not in protocol.datasets]:
+            raise UserError(
+                f"{protocol.name} is not trained on {unknown[0]!r}; {did_you_mean(unknown[0], protocol.datasets)}"
+            )
+        chosen = [one for one in protocol.datasets if not self.datasets or one in self.datasets]
+        return {one: recipe_of(protocol, one, self.root, self.methods, self.overrides) for one in chosen}
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """A finished reproduction: where it lies, its rows (see `scores.gather`), and its page."""
 
@@ -33,46 +70,28 @@ class Reproduction:
     page: str
 
 
-def reproduce(
-    name: str,
-    root: str,
-    datasets: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    out: str | None = None,
-    synthetic: str | None = None,
-    overrides: Sequence[str] = (),
-) -> Reproduction:
+def reproduce(asked: Request) -> Reproduction:
     """Run a protocol on the cluster that Ray finds, and write its tables and its page; see the package for the files.
 
     Killed at any time, the same call goes on: shards, runs and tests that are done are not done again. All runs of the
     first seed come before those of the next. A run that fails doesn't stop the others.
 
-    Args:
-        name: of the protocol.
-        root: the folder of all datasets, laid out as CoOp's.
-        datasets: to train on; all of the protocol by default.
-        methods: whose arms are run; all of the protocol by default.
-        out: folder or URL; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL of synthetic sets, one for each dataset and named like it, instead of generating them.
-        overrides: "section.key=value" for the recipes of all datasets; they win, over an arm's own values, too.
-
     Raises:
         UserError: no such protocol, dataset or method; data or a set is missing; or, after everything else was
             written, some runs failed: the sentence names them.
     """
-    protocol = find_protocol(name)
-    recipes = recipes_of(protocol, root, datasets, methods, overrides)
+    protocol, recipes = find_protocol(asked.protocol), asked.recipes()
     first = next(iter(recipes.values()))
     storage.configure(first.storage.options)
-    require_root(root)
+    require_root(asked.root)
     _check_data(recipes)
-    url = places.absolute(out or storage.join(first.storage.root, "reproduction"))
+    url = places.absolute(asked.out or storage.join(first.storage.root, "reproduction"))
     prepared = {
-        one: _prepared(recipe, protocol, storage.join(url, one), synthetic and storage.join(synthetic, one))
+        one: _prepared(recipe, protocol, storage.join(url, one), asked.synthetic and storage.join(asked.synthetic, one))
         for one, recipe in recipes.items()
     }
     waiting = [run for runs in prepared.values() for run in runs]
-    ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=name)
+    ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=protocol.name)
     found = {run.url: run for run in ended}
     prepared = {one: [found[run.url] for run in runs] for one, runs in prepared.items()}
     for one, runs in prepared.items():
@@ -82,26 +101,6 @@ def reproduce(
     if failed := {f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error}:
         raise UserError(failures(failed, len(waiting), url))
     return Reproduction(url, table, page)
-
-
-def recipes_of(
-    protocol: Protocol,
-    root: str,
-    datasets: Sequence[str] = (),
-    methods: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-) -> dict[str, Recipe]:
-    """Dataset -> its recipe, of some datasets or of all that the protocol trains on.
-
-    Raises:
-        UserError: the protocol trains on no such dataset; see `recipe_of` for the rest.
-    """
-    if unknown := [one for one in datasets if one not in protocol.datasets]:
-        raise UserError(
-            f"{protocol.name} is not trained on {unknown[0]!r}; {did_you_mean(unknown[0], protocol.datasets)}"
-        )
-    chosen = [one for one in protocol.datasets if not datasets or one in datasets]
-    return {one: recipe_of(protocol, one, root, methods, overrides) for one in chosen}
 
 
 def recipe_of(

@@ -12,6 +12,7 @@ import pytest
 from syncclip.cli import app, submission
 from syncclip.cli.submission import Submission
 from syncclip.core.settings import UserError
+from syncclip.protocols.run import Request
 from syncclip.recipe.recipe import Recipe
 
 BUCKET = "storage.root=s3://bucket/runs"
@@ -74,14 +75,14 @@ def test_names_that_are_no_paths_pass(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def reproduction(*overrides: str, root: str = "s3://bucket/data", shared: bool = False, **more: Any) -> Submission:
-    return submission.reproduction("base-to-novel", root, overrides=overrides, shared=shared, **more)
+    return submission.reproduction(Request("base-to-novel", root, overrides=overrides, **more), shared=shared)
 
 
 def test_a_reproduction_travels_as_it_was_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    typed: list[Any] = []
+    typed: list[Request] = []
 
-    def reproduce(*given: Any) -> SimpleNamespace:
-        typed.extend(given)
+    def reproduce(asked: Request) -> SimpleNamespace:
+        typed.append(asked)
         return SimpleNamespace(page="page.html")
 
     monkeypatch.setattr("syncclip.protocols.run.reproduce", reproduce)
@@ -89,10 +90,8 @@ def test_a_reproduction_travels_as_it_was_typed(monkeypatch: pytest.MonkeyPatch,
 
     assert one.name.startswith("syncclip-reproduce-base-to-novel-")
     assert app.run(shlex.split(one.entrypoint)[3:]) == 0
-    assert typed == [
-        *("base-to-novel", "s3://bucket/data", ["dtd", "eurosat"], ["coop"]),
-        *("s3://bucket/out", None, ["study.seeds=[1, 2]"]),
-    ]
+    where = "s3://bucket/data", ["dtd", "eurosat"], ["coop"], "s3://bucket/out"
+    assert typed == [Request("base-to-novel", *where, overrides=["study.seeds=[1, 2]"])]
 
 
 @pytest.mark.parametrize(

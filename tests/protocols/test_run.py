@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.packed import pack
 from syncclip.protocols.protocols import PROTOCOLS, TRAINED
-from syncclip.protocols.run import Reproduction, recipe_of, reproduce
+from syncclip.protocols.run import Reproduction, Request, recipe_of, reproduce
 from syncclip.sets.imported import import_set
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies.cells import CellRun
@@ -90,7 +90,7 @@ def run(
     datasets: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> Reproduction:
-    return reproduce(protocol, root, datasets, methods, str(out), overrides=[*EMBEDDED, *overrides])
+    return reproduce(Request(protocol, root, datasets, methods, str(out), overrides=[*EMBEDDED, *overrides]))
 
 
 def stamps(out: Path) -> dict[str, int]:
@@ -173,7 +173,7 @@ class TestOnRay:
         real = load_dataset(DatasetSettings(name="eurosat", root=root))
         import_set(str(source), real, str(tmp_path / "sets" / "eurosat"))
         assert len(made.items["train"]) == 6 * 2 + FEW
-        done = reproduce(
+        asked = Request(
             "base-to-novel",
             root,
             ["eurosat"],
@@ -182,6 +182,7 @@ class TestOnRay:
             str(tmp_path / "sets"),
             [*EMBEDDED, "study.seeds=[1]"],
         )
+        done = reproduce(asked)
         assert list(done.table["status"]) == ["done"]
         assert not (tmp_path / "out" / "eurosat" / "synthetic").exists(), "nothing was drawn"
 
@@ -202,25 +203,25 @@ def test_runs_that_fail_are_named_after_the_tables_of_all_others_are_written(
 
 def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"11 of 11 datasets can't be read; imagenet: .*also: caltech101, .*--dataset"):
-        reproduce("base-to-novel", str(tmp_path), out=str(tmp_path / "out"))
+        reproduce(Request("base-to-novel", str(tmp_path), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 def test_shots_that_were_not_packed_are_told_before_anything_is_drawn(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
     with pytest.raises(UserError, match=r"images that 1 shots of seed 2 need; pack it again with --shots 1 --seeds 2"):
-        reproduce("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out"))
+        reproduce(Request("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_of_all_data_sets_is_told_once() -> None:
     with pytest.raises(UserError, match=r"^nowhere: this folder of the datasets does not exist"):
-        reproduce("base-to-novel", "nowhere")
+        reproduce(Request("base-to-novel", "nowhere"))
 
 
 def test_a_data_set_that_a_protocol_does_not_train_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cross-dataset is not trained on 'dtd'; there are imagenet"):
-        reproduce("cross-dataset", str(tmp_path), ["dtd"])
+        reproduce(Request("cross-dataset", str(tmp_path), ["dtd"]))
 
 
 def test_a_set_that_is_named_must_be_there(miniatures: Miniatures, tmp_path: Path) -> None:
