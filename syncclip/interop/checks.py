@@ -11,7 +11,7 @@ from torch import Tensor
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
-from syncclip.interop.layouts import FixedWords, Tensors, alike
+from syncclip.interop.layouts import FixedWords, Tensors
 from syncclip.methods import MethodSettings
 
 
@@ -89,20 +89,6 @@ def check_classes(count: int, dataset: Dataset, place: str) -> None:
         )
 
 
-def check_position(method: str, settings: MethodSettings) -> None:
-    """Require the position of the class name that published code assumes; only CoOp's can be set.
-
-    Raises:
-        UserError: that code would put the learned vectors elsewhere.
-    """
-    position = getattr(settings, "position", "end")
-    if method != "coop" and position != "end":
-        raise UserError(
-            f"methods.{method}.position is {position!r}, but the published code of {method} supports only 'end' and "
-            "would put the vectors elsewhere; train with position 'end' to export"
-        )
-
-
 def check_shapes(learned: Tensors, wanted: Tensors, place: str) -> None:
     """Require that the checkpoint has exactly the tensors that the method learns.
 
@@ -130,17 +116,27 @@ def notes_on_weights(state: Tensors, words: FixedWords | None, clip: PromptedCli
         f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were learned "
         "on other weights, and may be meaningless here"
         for token, theirs, ours in there
-        if ours is None or theirs.shape[-1] != ours.shape[-1] or not alike(ours.cpu(), theirs).any()
+        if ours is None or theirs.shape[-1] != ours.shape[-1] or not _alike(ours.cpu(), theirs).any()
     ]
 
 
 def note_on_words(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
     """A note on the first class whose words differ from those of a method with these settings; None if none does."""
-    names = classnames[: len(words.behind)]
-    differing = FixedWords.of(clip, names, settings).differing(words)
-    if not differing:
+    theirs, names = words.behind, classnames[: len(words.behind)]
+    ours = FixedWords.of(clip, names, settings).behind
+    length = min(ours.shape[1], theirs.shape[1])
+    same = _alike(ours[:, :length], theirs[:, :length]).all(dim=-1).tolist()
+    if all(same):
         return None
+    label = same.index(False)
     return (
-        f"after the learned vectors the checkpoint has other words for class {differing[0]}, {names[differing[0]]!r}: "
+        f"after the learned vectors the checkpoint has other words for class {label}, {names[label]!r}: "
         "it was trained with another phrase, other class names or another order of the classes"
     )
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Which vectors (…, width) are equal up to the rounding of half precision, or of a mean computed in it."""
+    ours, theirs = ours.float(), theirs.float()
+    near: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
+    return near

@@ -12,13 +12,11 @@ import yaml
 from torch import Tensor
 
 from syncclip import storage
-from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.datasets import Dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.evaluation.predict import RESULTS
-from syncclip.interop.checks import check_position
 from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout
 from syncclip.methods import find_method
@@ -69,7 +67,12 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     layout, checkpoint = LAYOUTS.get(name), None
     if layout is not None:
         settings = recipe.methods.of(name)
-        check_position(name, settings)
+        position = getattr(settings, "position", "end")
+        if name != "coop" and position != "end":
+            raise UserError(
+                f"methods.{name}.position is {position!r}, but the published code of {name} supports only 'end' and "
+                "would put the vectors elsewhere; train with position 'end' to export"
+            )
         words = None
         if hasattr(settings, "phrase"):
             words = FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)
@@ -131,8 +134,13 @@ def _images(recipe: Recipe) -> str:
 
 
 def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any]) -> str:
+    """The YAML front matter; it names the weights where the hub has them."""
+    import open_clip
     from huggingface_hub import EvalResult, ModelCardData
 
+    weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
+    published = open_clip.get_pretrained_cfg(weights.replace("/", "-"), tag).get("hf_hub") or ""
+    hub = weights.removeprefix("hf-hub:") if weights.startswith("hf-hub:") else published.strip("/")
     found = [
         EvalResult(
             task_type="image-classification",
@@ -151,20 +159,10 @@ def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any
         eval_results=found or None,
         library_name="syncclip",
         pipeline_tag="zero-shot-image-classification",
-        base_model=_base_model(recipe.backbone),
+        base_model=hub or None,
         tags=["clip", "open_clip", "prompt-learning", recipe.training.method],
     )
     return f"{data.to_yaml()}\n"
-
-
-def _base_model(backbone: BackboneSettings) -> str | None:
-    """The hub's name of the weights, if they are there."""
-    import open_clip
-
-    if backbone.name.startswith("hf-hub:"):
-        return backbone.name.removeprefix("hf-hub:")
-    published = open_clip.get_pretrained_cfg(backbone.name.replace("/", "-"), backbone.pretrained or "")
-    return str(published["hf_hub"]).strip("/") if published.get("hf_hub") else None
 
 
 def _results(results: Mapping[str, Any]) -> str:

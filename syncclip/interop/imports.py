@@ -17,7 +17,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.interop import checks
 from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
-from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, find_layout, recognise
+from syncclip.interop.layouts import LAYOUTS, Layout, find_layout, recognise
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
@@ -110,10 +110,12 @@ def _fitted(
     checks.check_towers(learned, clip, place)
     words = layout.fixed_words(checkpoint.state)
     candidates = _candidates(recipe, shape)
-    recipe, notes = candidates[0], list[str]()
+    noted: list[str | None] = [None]
     if words is not None and not transfer:
         checks.check_classes(len(words.behind), dataset, place)
-        recipe, notes = _worded(candidates, words, clip, dataset.classnames)
+        noted = [checks.note_on_words(words, clip, dataset.classnames, one.methods.of(method)) for one in candidates]
+    fitting = noted.index(None) if None in noted else 0
+    recipe, notes = candidates[fitting], [note for note in [noted[fitting]] if note is not None]
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     checks.check_shapes(learned, built.state_dict(), place)
     return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)
@@ -131,13 +133,3 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
         return [recipe.with_values(values), without]
     except UserError:  # the phrase has another number of words
         return [without]
-
-
-def _worded(
-    candidates: list[Recipe], words: FixedWords, clip: PromptedClip, classnames: list[str]
-) -> tuple[Recipe, list[str]]:
-    """The recipe whose words are those of the checkpoint; else the first, and a note on what differs."""
-    settings = [recipe.methods.of(recipe.training.method) for recipe in candidates]
-    notes = [checks.note_on_words(words, clip, classnames, one) for one in settings]
-    fitting = notes.index(None) if None in notes else 0
-    return candidates[fitting], [note for note in [notes[fitting]] if note is not None]

@@ -250,16 +250,3 @@ class FixedWords(NamedTuple):
         whole = padding.expand(len(classnames), clip.context, -1).cpu().clone()
         whole[:, :length] = tokens.embeddings.cpu()
         return cls(whole[:, :1], whole[:, 1 + n :])
-
-    def differing(self, other: FixedWords) -> list[int]:
-        """The classes whose words after the learned vectors differ by more than the rounding of half precision."""
-        length = min(self.behind.shape[1], other.behind.shape[1])
-        same = alike(self.behind[:, :length], other.behind[:, :length]).all(dim=-1)
-        return [int(label) for label in (~same).nonzero().flatten()]
-
-
-def alike(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Which vectors (…, width) are equal up to the rounding of half precision, or of a mean computed in it."""
-    ours, theirs = ours.float(), theirs.float()
-    near: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
-    return near
