@@ -6,6 +6,7 @@ reported in one sentence with exit status 2; `--debug` shows where it was found.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -35,25 +36,20 @@ for name, group in GROUPS.items():
 app.add_typer(datasets.app, name="benchmarks", hidden=True)  # its name in earlier versions
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(f"syncclip {version('syncclip')}")
-        except PackageNotFoundError:  # a working folder, as inside a submitted job
-            typer.echo("syncclip (not installed)")
-        raise typer.Exit
-
-
-@app.callback(help=QUESTION)
+@app.callback(help=QUESTION, invoke_without_command=True)
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,  # noqa: ARG001
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Options of every command; `run` looks for `--debug` itself, as it may stand anywhere."""
+    if version:
+        from importlib import metadata
+
+        try:
+            typer.echo(f"syncclip {metadata.version('syncclip')}")
+        except metadata.PackageNotFoundError:  # a working folder, as inside a submitted job
+            typer.echo("syncclip (not installed)")
+        raise typer.Exit
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,6 +86,9 @@ def sentence(error: BaseException) -> str | None:
     error = cause_of(error)
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return " ".join(str(error).split())
+    for loop in (error, error.__context__):  # pathlib raises an error of its own after it
+        if isinstance(loop, OSError) and loop.errno == errno.ELOOP:
+            return f"{loop.filename}: links lead from there back to it; remove the link, or name another place"
     return None
 
 

@@ -92,10 +92,11 @@ def write_first_recipe(
 def _section(given: DatasetSettings, dataset: Dataset) -> str:
     """The commented lines of section `dataset`: what was given, and defaults that the data suggests."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
-    values = {"base": "first", "shots": min(16, int(counts.max()))}
+    low, high = int(counts.min()), int(counts.max())
+    values = {"base": "first", "shots": min(16, high)}
     values |= given.model_dump(mode="json", exclude_defaults=True)
     values |= {"name": given.name, "template": dataset.template}
-    notes = {"shots": f"training images of a base class: {_range(counts.tolist())}"}
+    notes = {"shots": f"training images of a base class: {low if low == high else f'{low} to {high}'}"}
     if "base" not in given.model_dump(exclude_defaults=True):
         notes["base"] = "half of the classes; or drawn, all, or a list of names"
     lines = [
@@ -143,8 +144,3 @@ def _facts(dataset: Dataset) -> str:
         f"# Written by `syncclip init`: {len(dataset.classnames)} classes ({names}), {len(dataset.base)} of them\n"
         f"# base; {sizes} images, whose shorter side is about {statistics.median(sides):.0f} pixels.\n\n"
     )
-
-
-def _range(counts: list[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"

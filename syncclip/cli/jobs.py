@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
+import syncclip
 from syncclip.cli.arguments import (
+    SEVERAL,
     Datasets,
     Folder,
     Methods,
@@ -19,8 +21,6 @@ from syncclip.cli.arguments import (
     RecipeName,
     Root,
     Synthetic,
-    load,
-    several,
 )
 from syncclip.core import tables
 from syncclip.core.text import counted
@@ -35,7 +35,11 @@ def init(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of images; or a name.")],
     overrides: Annotated[
         list[str],
-        several("[dataset.KEY=VALUE]...", "What the data does not contain: dataset.classnames, dataset.template ..."),
+        typer.Argument(
+            **SEVERAL,
+            metavar="[dataset.KEY=VALUE]...",
+            help="What the data does not contain: dataset.classnames, dataset.template ...",
+        ),
     ],
     root: Root = None,
     out: OutFile = None,
@@ -57,7 +61,7 @@ def captions(
     show: Annotated[int, typer.Option("--show", min=0, help="How many to print of each class.")] = 3,
 ) -> None:
     """Let the recipe's language model write captions of each class into a file; existing ones are kept."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
 
     for url, written in jobs.captions(loaded, out).items():
@@ -70,7 +74,7 @@ def captions(
 
 def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Generate the synthetic set as shards; existing shards are kept, so an interrupted set is completed."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
 
@@ -79,7 +83,7 @@ def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Train one method on real and synthetic images, and evaluate it; an interrupted run is resumed."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
 
@@ -114,7 +118,7 @@ def study(
     status: Annotated[bool, typer.Option("--status", help="Only report its progress, from anywhere.")] = False,
 ) -> None:
     """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
     from syncclip.cli.status import study_status
     from syncclip.reports import report
@@ -132,7 +136,7 @@ def study(
 
 def choose(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Choose each study arm's settings among its candidates, on validation images only."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip.studies import choose
 
     record = choose.choose(loaded, out).record
@@ -169,7 +173,7 @@ def reproduce(
     out: Out = None,
 ) -> None:
     """Run a protocol of the literature on all its datasets, and compare with published figures."""
-    from syncclip.protocols.run import reproduce
+    from syncclip.protocols.run import Request, reproduce
 
-    done = reproduce(protocol, root, dataset, method, out, synthetic, overrides)
+    done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
     tables.show(f"report: {done.page}")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.cli.arguments import Overrides, RecipeName, load
+import syncclip
+from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import tables
 from syncclip.core.text import counted, duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from syncclip.recipe.recipe import Recipe
     from syncclip.synthesis.forecast import Forecast, Spread
     from syncclip.synthesis.plan import Plan
     from syncclip.synthesis.settings import CostSettings
@@ -29,10 +29,8 @@ def plan(
     ] = None,
 ) -> None:
     """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""
-    loaded = load(recipe, overrides)
-    from syncclip.sets import prepare
-
-    planned = prepare.plan(loaded)
+    loaded = syncclip.Recipe.load(recipe, overrides)
+    planned = syncclip.plan(loaded)
     tables.show(prompts_table(planned))
     tables.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
@@ -45,7 +43,7 @@ def plan(
     tables.show(expected(loaded, planned, cost))
 
 
-def measured(recipe: Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
+def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
     """`cost` with what a probe on this machine measures; values that are given already are kept."""
     import tempfile
 
@@ -63,7 +61,7 @@ def measured(recipe: Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 
 
-def expected(recipe: Recipe, planned: Plan, cost: CostSettings) -> Table | str:
+def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Table | str:
     """What the set is expected to take, as a table; where no rate is known, how to give one."""
     from syncclip.synthesis.forecast import forecast
 

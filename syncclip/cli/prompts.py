@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName, load
+import syncclip
+from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
 from syncclip.core import tables
 from syncclip.core.progress import say
 
@@ -27,7 +28,7 @@ def import_command(
     ] = False,
 ) -> None:
     """Make a run of prompts that a method's published code trained; the recipe names method, backbone, dataset."""
-    loaded = load(recipe, overrides)
+    loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip.interop.imports import import_prompts
 
     run = import_prompts(source, loaded, out, epoch, transfer)

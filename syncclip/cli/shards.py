@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import syncclip
 from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
 from syncclip.core import tables
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-
-if TYPE_CHECKING:
-    from syncclip.recipe.recipe import Recipe
-
 
 app = typer.Typer(help="Look into sets of shards, and make them from existing images.")
 
@@ -103,10 +100,9 @@ def import_command(
     """Import a synthetic set that others made, to use with training.synthetic=DIR."""
     from syncclip import storage
     from syncclip.datasets.loading import read_dataset
-    from syncclip.recipe.recipe import Recipe
     from syncclip.sets.imported import import_set
 
-    recipe = Recipe.of_dataset(dataset, root)
+    recipe = syncclip.Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
     found = import_set(source, read_dataset(recipe.dataset), out, images)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
@@ -158,9 +154,8 @@ def pack_command(
     from syncclip import storage
     from syncclip.datasets.loading import read_dataset
     from syncclip.datasets.packed import pack
-    from syncclip.recipe.recipe import Recipe
 
-    recipe = Recipe.of_dataset(dataset, root, {"dataset.resize": resize})
+    recipe = syncclip.Recipe.of_dataset(dataset, root, {"dataset.resize": resize})
     url = out or storage.join(recipe.storage.root, "packed", recipe.name)
     storage.configure(recipe.storage.options)
     read = read_dataset(recipe.dataset)
@@ -181,14 +176,14 @@ def _numbers(option: str, text: str) -> list[int]:
         raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
 
 
-def _recipe_of(folder: str, overrides: list[str]) -> Recipe:
+def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
     """The recipe beside a set that it was generated from, or one of defaults; storage is configured for it."""
     from syncclip import storage
-    from syncclip.recipe.recipe import Recipe
     from syncclip.sets.imported import SET_RECIPE
 
-    place = storage.join(folder, SET_RECIPE)
-    storage.configure(Recipe.of_defaults(overrides).storage.options)
-    recipe = Recipe.load(place, overrides) if storage.exists(place) else Recipe.of_defaults(overrides)
+    recipe, place = syncclip.Recipe.of_defaults(overrides), storage.join(folder, SET_RECIPE)
     storage.configure(recipe.storage.options)
+    if storage.exists(place):
+        recipe = syncclip.Recipe.load(place, overrides)
+        storage.configure(recipe.storage.options)
     return recipe

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic, load
+import syncclip
+from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.settings import UserError
@@ -66,13 +67,16 @@ def submit(
     if job is JobName.reproduce:
         if root is None:
             raise UserError("missing option '--root': reproduce needs the folder of all datasets")
-        build = partial(submission.reproduction, recipe, root, dataset, method, out, synthetic, overrides)
+        from syncclip.protocols.run import Request
+
+        asked = Request(recipe, root, dataset, method, out, synthetic, overrides)
+        build = partial(submission.reproduction, asked)
     elif root or dataset or method or synthetic:
         raise UserError(
             f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"
         )
     else:
-        build = partial(submission.submission, job.value, load(recipe, overrides), out)
+        build = partial(submission.submission, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = connect(address)
     name, joined = start(client, build(shared=shared or runs_here(address)))
     say(f"job {name} is {'already running' if joined else 'submitted'} at {address}")

@@ -98,6 +98,16 @@ def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], t
     assert "no committed shard" in Outcome(capsys, "shards", "ls", str(tmp_path)).refusal
 
 
+@pytest.mark.parametrize("command", [["report"], ["init"], ["shards", "ls"], ["shards", "verify"]])
+def test_links_in_a_loop_are_told_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    sentence = f"{loop}: links lead from there back to it; remove the link, or name another place"
+    assert Outcome(capsys, *command, str(loop)).refusal == sentence
+
+
 def test_debug_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCCLIP_DEBUG", "0")
     with pytest.raises(ValueError, match="there is no recipe"):
