@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 
 from . import clip, generator
 from .dataset import make_dataset
@@ -39,5 +39,5 @@ if __name__ == "__main__":
     main(
         Path(sys.argv[1]),
         Path(sys.argv[2]),
-        Path(sys.argv[3]) if len(sys.argv) == 4 else folder("icons"),
+        Path(sys.argv[3]) if len(sys.argv) == 4 else FOLDER / "icons",
     )

@@ -10,9 +10,10 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
-from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Images
+from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
+from syncclip.shards.images import ImageFiles
 
 COUNTED = ("classes", *SPLITS)
 
@@ -57,12 +58,13 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
     expected = {what: getattr(entry, what, None) for what in COUNTED}
     try:
         dataset = load_dataset(DatasetSettings(name=name, root=root))
+        counts = {split: len(images) for split, images in dataset.splits.items()}
     except UserError as error:
         if entry is None:
             raise
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
     found: dict[str, int | None] = {"classes": len(dataset.candidates)}
-    found |= {split: len(dataset.splits[split]) if split in dataset.splits else None for split in SPLITS}
+    found |= {split: counts.get(split) for split in SPLITS}
     if dataset.whole_train is not None:  # only the images of some few-shot choices were packed
         found["train"] = len(dataset.whole_train)
     problems = [
@@ -133,7 +135,7 @@ def _broken(dataset: Dataset) -> Iterable[str]:
             yield f"{split}: {len(broken):,} images cannot be read: {few(broken)}"
 
 
-def _unreadable(images: Images, row: int) -> str | None:
+def _unreadable(images: ImageFiles, row: int) -> str | None:
     try:
         images.image(row)
     except UserError as error:

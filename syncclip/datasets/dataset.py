@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from functools import cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from pydantic import Field
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import few
 from syncclip.datasets.few_shot import choose_rows
-from syncclip.shards.reader import ImageSet
+from syncclip.shards.images import ImageFiles
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -52,41 +53,42 @@ class DatasetSettings(Settings):
     """Shorter side, in pixels, to which `shards pack` scales images down; None keeps the files as they are."""
 
 
-class Images(ImageSet, Protocol):
-    """A split's images, with access to their files."""
-
-    def read(self, row: int) -> bytes:
-        """The file's bytes."""
-
-    def name(self, row: int) -> str:
-        """An image's name in messages."""
-
-
-class ImageView:
+class ImageView(ImageFiles):
     """The images of another set, by default under their own class ids. Subclasses change what they give."""
 
-    def __init__(self, images: Images, labels: Ids | None = None) -> None:
+    def __init__(self, images: ImageFiles, labels: Ids | None = None) -> None:
         self.images = images
-        self.labels: Ids = np.asarray(images.labels if labels is None else labels, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def rows_of(self, label: int) -> Ids:
-        """Ascending rows of a class; empty where it has none."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
+        self.labels = images.labels if labels is None else labels
 
     def read(self, row: int) -> bytes:
-        """The file's bytes."""
         return self.images.read(row)
 
     def name(self, row: int) -> str:
-        """An image's name in messages."""
         return self.images.name(row)
 
     def image(self, row: int) -> Image.Image:
-        """The decoded image, RGB."""
         return self.images.image(row)
+
+
+class Splits(Mapping[Split, ImageFiles]):
+    """The images of each split, opened when they are first asked for."""
+
+    def __init__(self, names: Iterable[Split], opened: Callable[[Split], ImageFiles]) -> None:
+        self._names, self._opened = tuple(names), cache(opened)
+
+    def __getitem__(self, name: Split) -> ImageFiles:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._opened(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # that of a mapping would open it
+
+    def __iter__(self) -> Iterator[Split]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -101,18 +103,20 @@ class Dataset:
         only: ids of the candidate classes; None: all. A test set with images of few classes keeps the ids of the
             training set that it belongs to, and excludes the others here.
         whole_train: (N,) class ids of the whole training split, where `splits["train"]` has a part of it: few-shot
-            choices are made from the whole. Row i of the part is row `part[i]` of the whole.
-        part: see `whole_train`; ascending.
+            choices are made from the whole.
+        part: the rows of the whole that the part has, ascending; a call, which opens the split.
+        trained: ids of the classes that have training images; None: as the labels of the split show.
     """
 
     name: str
     classnames: list[str]
     template: str
-    splits: Mapping[Split, Images] = field(repr=False)
+    splits: Mapping[Split, ImageFiles] = field(repr=False)
     base_count: int | None = None
     only: Sequence[int] | None = field(default=None, repr=False)
     whole_train: Ids | None = field(default=None, repr=False)
-    part: Ids | None = field(default=None, repr=False)
+    part: Callable[[], Ids] | None = field(default=None, repr=False)
+    trained: frozenset[int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
@@ -129,15 +133,6 @@ class Dataset:
             raise UserError(
                 f"dataset {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
             )
-        for split, images in self.splits.items():
-            labels = np.asarray(images.labels)
-            if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classnames):
-                raise UserError(
-                    f"dataset {self.name!r}, split {split}: labels run from {labels.min()} to {labels.max()}, "
-                    f"but there are {len(self.classnames)} classes (0 to {len(self.classnames) - 1})."
-                )
-            if self.only is not None and not set(np.unique(labels).tolist()) <= set(self.only):
-                raise UserError(f"dataset {self.name!r}, split {split}: has images of classes that are no candidates.")
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.part is None)
 
@@ -160,17 +155,12 @@ class Dataset:
         """The template with the name of a class."""
         return self.template.replace("{}", self.classnames[label])
 
-    @property
-    def training_labels(self) -> Ids:
-        """(N,) class ids of the whole training split, also where only a part of it was packed."""
-        return np.asarray(self.split("train").labels if self.whole_train is None else self.whole_train)
-
     def without_training(self, classes: Iterable[int]) -> list[str]:
         """Names of those of the classes that have no training image."""
-        shown = set(np.unique(self.training_labels).tolist())
+        shown = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in shown]
 
-    def split(self, name: Split) -> ImageSet:
+    def split(self, name: Split) -> ImageFiles:
         """The images of a split.
 
         Raises:
@@ -179,6 +169,10 @@ class Dataset:
         if name not in self.splits:
             raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
+
+    def with_images(self, change: Callable[[Split, ImageFiles], ImageFiles]) -> Dataset:
+        """The dataset with other images in its splits; each is changed when it is first used."""
+        return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
         """Rows of the training split for `shots` images per class, as the literature chooses them.
@@ -200,15 +194,17 @@ class Dataset:
                 f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image "
                 f"({few(map(repr, empty))}); add images or remove the class."
             )
-        rows = choose_rows(self.training_labels, shots, seed, wanted)
+        labels = self.split("train").labels if self.whole_train is None else self.whole_train
+        rows = choose_rows(labels, shots, seed, wanted)
         return rows if self.part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
         """Rows of the packed part, from rows of the whole training split."""
         assert self.part is not None
-        places = np.searchsorted(self.part, rows)
-        there = places < len(self.part)
-        there[there] = self.part[places[there]] == rows[there]
+        part = self.part()
+        places = np.searchsorted(part, rows)
+        there = places < len(part)
+        there[there] = part[places[there]] == rows[there]
         if not there.all():
             raise UserError(
                 f"dataset {self.name!r} was packed without {int((~there).sum())} of the {len(rows)} images that "
@@ -217,18 +213,15 @@ class Dataset:
         return places.astype(np.int64)
 
 
-def with_base(dataset: Dataset, base: Literal["first", "drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
+def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
     """The dataset with other base classes, which come first; base and novel classes each keep their order.
 
     Args:
-        base: the "first" half of the ids, which changes nothing; a half "drawn" by the seed; "all" classes; or the
-            names or ids of the base classes.
+        base: a half "drawn" by the seed; "all" classes; or the names or ids of the base classes.
 
     Raises:
         UserError: a name of no class, or of several.
     """
-    if base == "first":
-        return dataset
     count = len(dataset.classnames)
     if base == "all":
         return replace(dataset, base_count=count)
@@ -239,13 +232,14 @@ def with_base(dataset: Dataset, base: Literal["first", "drawn", "all"] | Sequenc
         chosen = [_class_id(dataset, one) for one in base]
     order = [*sorted(set(chosen)), *sorted(set(range(count)) - set(chosen))]
     ids = np.argsort(np.array(order)).astype(np.int64)
+    dataset = dataset.with_images(lambda _, images: ImageView(images, ids[images.labels]))
     return replace(
         dataset,
         classnames=[dataset.classnames[label] for label in order],
-        splits={split: ImageView(images, ids[np.asarray(images.labels)]) for split, images in dataset.splits.items()},
         base_count=len(set(chosen)),
         only=None if dataset.only is None else ids[np.array(dataset.only)].tolist(),
         whole_train=None if dataset.whole_train is None else ids[dataset.whole_train],
+        trained=None if dataset.trained is None else frozenset(ids[list(dataset.trained)].tolist()),
     )
 
 

@@ -7,35 +7,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
-from syncclip.shards.images import decode_image
+from syncclip.shards.images import ImageFiles
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-class FolderSet:
+class FolderSet(ImageFiles):
     """Labelled image files, read when asked for. A million take some 100 MB of memory, as paths are kept as text."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]]) -> None:
         files = list(files)
         self._files = [str(path) for path, _ in files]
-        self.labels: npt.NDArray[np.int64] = np.array([label for _, label in files], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._files)
+        self.labels = np.array([label for _, label in files], dtype=np.int64)
 
     @property
     def paths(self) -> list[Path]:
         """The files, in order."""
         return [Path(file) for file in self._files]
-
-    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
-        """The rows that show a class, ascending."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
 
     def read(self, row: int) -> bytes:
         """The file's bytes.
@@ -51,14 +42,6 @@ class FolderSet:
     def name(self, row: int) -> str:
         """An image's name in messages: its path."""
         return self._files[row]
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image, RGB.
-
-        Raises:
-            UserError: the file is gone, is not an image, is broken, or has too many pixels.
-        """
-        return decode_image(self.read(row), self.name(row))
 
 
 def images_in(folder: Path) -> list[str]:

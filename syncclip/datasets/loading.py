@@ -11,13 +11,14 @@ from syncclip import embedded, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import nearest, spoken
 from syncclip.datasets.catalog import DATASETS
-from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Images, Split, with_base
+from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.files import FolderSet
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
+from syncclip.shards.images import ImageFiles
 
 SHIPPED = {"icons": "icons/dataset"}
 """Datasets that come with the package, and their folders in it."""
@@ -31,7 +32,9 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     Raises:
         UserError: the name is unknown, the data is malformed, or a base class has no training image.
     """
-    dataset = with_base(read_dataset(settings), settings.base, settings.base_seed)
+    dataset = read_dataset(settings)
+    if settings.base != "first":
+        dataset = with_base(dataset, settings.base, settings.base_seed)
     # Refused before the synthesis, instead of by the few-shot choice after it.
     without = dataset.without_training(dataset.base) if "train" in dataset.splits else []
     if without:
@@ -48,8 +51,21 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     Raises:
         UserError: see `load_dataset`.
     """
-    published = _published(settings)
-    dataset = published or _own(settings)
+    name, root, place = settings.name, settings.root, _place(settings)
+    own = False
+    if root is None and name in DATASETS:
+        raise UserError(
+            f"dataset {name!r} is read from your disk; give the folder of the datasets with --root DIR, or in a recipe "
+            "with dataset.root=DIR; `syncclip datasets ls` lists where to get them."
+        )
+    elif file := find_packed(place):
+        dataset = load_packed(file)
+    elif name not in DATASETS:
+        dataset, own = _own(settings, place), True
+    elif storage.is_local(str(root)):
+        dataset = load_layout(DATASETS[name], storage.local_path(str(root)))
+    else:
+        raise UserError(f"{root}: {name} is read from a local folder; pack it once with `syncclip shards pack`.")
     if settings.template is not None:
         dataset = replace(dataset, template=settings.template)
     if settings.classnames is not None:
@@ -59,7 +75,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
                 f"{len(dataset.classnames)} classes; give one name for each, in the order of their ids."
             )
         dataset = replace(dataset, classnames=settings.classnames)
-    if published is None or settings.classnames is not None:
+    if own or settings.classnames is not None:
         _check_names(dataset)
     return dataset
 
@@ -69,35 +85,15 @@ def known(name: str) -> bool:
     return name in SHIPPED or name in DATASETS
 
 
-def _published(settings: DatasetSettings) -> Dataset | None:
-    """A dataset with a name here, or a packed one; None for anything else."""
-    name, root = settings.name, settings.root
-    if root is None and name in SHIPPED:
-        return load_packed(str(embedded.folder(SHIPPED[name])), name)
-    if name in DATASETS and root is None:
-        raise UserError(
-            f"dataset {name!r} is read from your disk; give the folder of the datasets with --root DIR, or in a recipe "
-            "with dataset.root=DIR; `syncclip datasets ls` lists where to get them."
-        )
-    if find_packed(_place(settings)):
-        return load_packed(_place(settings))
-    if name not in DATASETS:
-        return None
-    if not storage.is_local(str(root)):
-        raise UserError(f"{root}: {name} is read from a local folder; pack it once with `syncclip shards pack`.")
-    return load_layout(DATASETS[name], storage.local_path(str(root)))
-
-
-def _own(settings: DatasetSettings) -> Dataset:
+def _own(settings: DatasetSettings, place: str) -> Dataset:
     """A user's own data, by its path."""
-    place = _place(settings)
     path = Path(place)
     if storage.is_local(place) and not path.exists():
         raise UserError(_nothing_there(settings, place))
     if path.is_file() and path.suffix not in KINDS:
         raise UserError(f"{place}: a table must end in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
-    splits: Mapping[Split, Images]
+    splits: Mapping[Split, ImageFiles]
     if not path.is_file() and (tars := find_tars(place)):
         names, splits = load_webdataset(place, tars, settings.classnames, settings.split_seed)
     elif storage.is_local(place):
@@ -114,6 +110,8 @@ def _own(settings: DatasetSettings) -> Dataset:
 
 
 def _place(settings: DatasetSettings) -> str:
+    if settings.root is None and settings.name in SHIPPED:
+        return str(embedded.FOLDER / SHIPPED[settings.name])
     place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
     return str(storage.local_path(place)) if storage.is_local(place) else place
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +23,10 @@ from pydantic import BaseModel, Field
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError, with_present_names
-from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Images, Split
+from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits
 from syncclip.datasets.few_shot import choose_rows
-from syncclip.shards.images import decode_image
-from syncclip.shards.markers import committed
+from syncclip.shards.images import ImageFiles, decode_image
+from syncclip.shards.markers import committed, require_committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 
@@ -62,37 +63,66 @@ def find_packed(url: str) -> str | None:
     return next((place for place in places if storage.exists(place)), None)
 
 
-def load_packed(url: str, name: str | None = None) -> Dataset:
-    """Open a packed dataset.
+def load_packed(file: str) -> Dataset:
+    """Open a packed dataset by its `dataset.json`. What its shards hold is checked by their markers; the tables of a
+    split are read when it is first used.
 
     Raises:
-        UserError: `dataset.json` is missing or broken, or a split lacks images that were packed.
+        UserError: `dataset.json` is missing or broken, a split lacks images that were packed, or shows other classes.
     """
-    file = find_packed(url) or storage.join(url, PACKED_FILE)
     packed = storage.read_document(file, PackedDataset, "pack the dataset again.")
     if packed is None:
         raise UserError(f"{file}: missing; check the path, or pack the dataset with `syncclip shards pack`.")
-    opened = {split: ShardSet(storage.join(url, split)) for split in packed.splits or SPLITS}
-    for split, count in (packed.splits or {}).items():
-        if len(opened[split]) != count:
-            raise UserError(
-                f"{storage.join(url, split)}: only {len(opened[split])} of {count} images are there, as a shard is "
-                "missing or damaged; find it with `syncclip shards verify`, or pack the dataset again"
-            )
-    splits: dict[Split, Images] = dict(opened)
+    url = file.rpartition("/")[0]
+    name = packed.name or url.rpartition("/")[2]
+    counts = packed.splits or dict.fromkeys(SPLITS)
+    shown = {split: _shown(name, packed, url, split) for split in counts}
+    opened = cache(lambda split: _opened(storage.join(url, split), counts[split]))
     whole = None
     if storage.exists(storage.join(url, WHOLE_TRAIN)):
         table = storage.read_parquet(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
         whole = table["label"].to_numpy().astype(np.int64)
     return Dataset(
-        name=name or packed.name or url.rstrip("/").rpartition("/")[2],
+        name=name,
         classnames=packed.classnames,
         template=packed.template,
-        splits=splits,
+        splits=Splits(counts, opened),
         only=packed.only,
         whole_train=whole,
-        part=None if whole is None else opened["train"].samples.index,
+        part=None if whole is None else lambda: opened("train").samples.index,
+        trained=shown.get("train"),
     )
+
+
+def _shown(name: str, packed: PackedDataset, url: str, split: Split) -> frozenset[int]:
+    """The classes that a split shows, by the markers of its shards."""
+    place = storage.join(url, split)
+    shards = require_committed(place).values()
+    _require_all(place, sum(stats.count for stats in shards), (packed.splits or {}).get(split))
+    shown = frozenset(label for stats in shards for label in stats.per_class)
+    classes = len(packed.classnames)
+    if shown and not 0 <= min(shown) <= max(shown) < classes:
+        raise UserError(
+            f"dataset {name!r}, split {split}: labels run from {min(shown)} to {max(shown)}, but there are {classes} "
+            f"classes (0 to {classes - 1})."
+        )
+    if packed.only is not None and not shown <= set(packed.only):
+        raise UserError(f"dataset {name!r}, split {split}: has images of classes that are no candidates.")
+    return shown
+
+
+def _opened(url: str, count: int | None) -> ShardSet:
+    images = ShardSet(url)
+    _require_all(url, len(images), count)
+    return images
+
+
+def _require_all(url: str, found: int, count: int | None) -> None:
+    if count is not None and found != count:
+        raise UserError(
+            f"{url}: only {found} of {count} images are there, as a shard is missing or damaged; find it with "
+            "`syncclip shards verify`, or pack the dataset again"
+        )
 
 
 def pack(
@@ -188,7 +218,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
 
 
 def _write_split(
-    images: Images, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+    images: ImageFiles, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
 ) -> None:
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0

@@ -160,6 +160,8 @@ def _choices(recipe: Recipe) -> set[tuple[int, int]]:
 def _problem(settings: DatasetSettings, choices: set[tuple[int, int]]) -> str | None:
     try:
         dataset = load_dataset(settings)
+        for split in dataset.splits:
+            dataset.split(split)  # damaged images are found now, not where they are used
         if dataset.whole_train is not None:  # packed, perhaps without the images of a choice
             for shots, seed in sorted(choices):
                 dataset.few_shot(shots, seed)

@@ -119,6 +119,8 @@ def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[i
                 lost += 1
             else:
                 found[label].append(thumbnail)
+        if not any(room.values()):
+            break
     return found, lost
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,12 +14,13 @@ from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.dataset import Images, ImageView, Split
+from syncclip.datasets.dataset import ImageView, Split
 from syncclip.evaluation.predict import Predictions, predict, results
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
+from syncclip.shards.images import ImageFiles
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
@@ -162,18 +162,18 @@ class ModelCache:
         """
         if not self._keeps:
             return dataset
-        tested: Mapping[Split, Images] = {
-            split: CachedImages(self, images, self._images.setdefault((_key(settings), split), {}), backbone)
-            for split, images in dataset.splits.items()
-            if split in TESTED
+        kept: dict[Split, dict[int, Image.Image]] = {
+            split: self._images.setdefault((_key(settings), split), {}) for split in TESTED
         }
-        return replace(dataset, splits={**dataset.splits, **tested})
+        return dataset.with_images(
+            lambda split, images: CachedImages(self, images, kept[split], backbone) if split in kept else images
+        )
 
 
 class CachedImages(ImageView):
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
 
-    def __init__(self, cache: ModelCache, images: Images, kept: dict[int, Image.Image], backbone: Backbone) -> None:
+    def __init__(self, cache: ModelCache, images: ImageFiles, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)
         self._cache, self._kept, self._backbone = cache, kept, backbone
 
@@ -209,6 +209,7 @@ def build_job(
 ) -> TrainJob:
     """One rank's job for a resolved run."""
     parts = build_parts(recipe, cache)
+    parts.dataset.split(recipe.evaluation.split)  # a damaged one is refused now, not after the training
     rate = recipe.methods.of(recipe.training.method).learning_rate
     validate = None
     if recipe.training.keep_best == "validation":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -116,11 +115,7 @@ def shard_cache(training: TrainingSettings) -> ShardCache:
 
 def through(dataset: Dataset, cache: ShardCache) -> Dataset:
     """The dataset, with those of its splits that are shards read through a cache."""
-    splits = dataset.splits.items()
-    return replace(
-        dataset,
-        splits={split: images.through(cache) if isinstance(images, ShardSet) else images for split, images in splits},
-    )
+    return dataset.with_images(lambda _, images: images.through(cache) if isinstance(images, ShardSet) else images)
 
 
 def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
-from syncclip.shards.markers import ShardStats, committed, read_table, shard_name, table_name
+from syncclip.shards.markers import ShardStats, committed, read_table, shard_name
 from syncclip.storage.places import absolute
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 
@@ -46,7 +46,7 @@ class ExportedSet:
 
     def table(self, shard: int) -> pa.Table:
         """The table of a shard."""
-        return read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
+        return read_table(self.url, shard)
 
 
 class Image(NamedTuple):

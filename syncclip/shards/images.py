@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from syncclip.core.settings import UserError
@@ -54,6 +57,36 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
     raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
+
+
+class ImageFiles(ABC):
+    """Labelled image files, each read when it is asked for."""
+
+    labels: npt.NDArray[np.int64]
+    """(len,) class ids."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
+        """Ascending rows of a class; empty where it has none."""
+        return np.flatnonzero(self.labels == label).astype(np.int64)
+
+    @abstractmethod
+    def read(self, row: int) -> bytes:
+        """The bytes of an image's file."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """What an image is called in a message."""
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image, RGB.
+
+        Raises:
+            UserError: the file cannot be read or decoded.
+        """
+        return decode_image(self.read(row), self.name(row))
 
 
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:

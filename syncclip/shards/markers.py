@@ -69,6 +69,17 @@ def committed(url: str) -> dict[int, ShardStats]:
     return {stats.shard: stats for stats in markers(url)}
 
 
+def require_committed(url: str) -> dict[int, ShardStats]:
+    """As `committed`.
+
+    Raises:
+        UserError: no shard exists.
+    """
+    if found := committed(url):
+        return found
+    raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
+
+
 def markers(url: str) -> Iterator[ShardStats]:
     """The markers of the shards that exist, in order; none for a missing folder.
 
@@ -96,6 +107,6 @@ def markers(url: str) -> Iterator[ShardStats]:
                 yield stats
 
 
-def read_table(data: bytes, columns: list[str] | None = None) -> pa.Table:
-    """The table of a shard from its bytes, or some of its columns; pyarrow's errors where they are not one."""
-    return storage.read_parquet(data, TABLE, columns)
+def read_table(url: str, shard: int) -> pa.Table:
+    """The table of a shard; pyarrow's errors where it is not one."""
+    return storage.read_parquet(storage.read_bytes(storage.join(url, table_name(shard))), TABLE)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,8 +21,16 @@ from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.markers import ShardStats, committed, read_table, sample_key, shard_name, table_name
+from syncclip.shards.images import Corruption, ImageFiles, UnreadableImageError
+from syncclip.shards.markers import (
+    TABLE,
+    ShardStats,
+    read_table,
+    require_committed,
+    sample_key,
+    shard_name,
+    table_name,
+)
 
 Rows = npt.NDArray[np.int64]
 
@@ -62,7 +70,7 @@ class SampleTable:
         return SampleTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-class ShardSet:
+class ShardSet(ImageFiles):
     """The committed shards of a set, as a list of images in index-major order.
 
     Only numbers are held for every sample (48 bytes each); images, texts and provenance are read where they are asked
@@ -82,20 +90,10 @@ class ShardSet:
         self.url = url
         self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
-        self.shards = committed(url)
-        if not self.shards:
-            raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
+        self.shards = require_committed(url)
         self.samples = self._read_tables()
-        self._table = lru_cache(maxsize=8)(self._table_of)
+        self._table = lru_cache(maxsize=8)(partial(read_table, url))
         self._group()
-
-    def __len__(self) -> int:
-        return len(self.samples.index)
-
-    @property
-    def labels(self) -> Rows:
-        """(len,) class ids."""
-        return self.samples.label
 
     def rows_of(self, label: int) -> Rows:
         """Ascending rows of a class; empty where it has none."""
@@ -138,11 +136,10 @@ class ShardSet:
             UnreadableImageError: It cannot be decoded, or its shard is damaged or was removed after the set was opened.
         """
         try:
-            data = self.read(row)
+            return super().image(row)
         except storage.MissingError as error:
             shard = self._file(row)
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
-        return decode_image(data, self.name(row))
 
     def read_many(self, rows: Rows) -> list[bytes]:
         """The image files of some rows, from each shard in one piece; b"" of a shard that was removed since."""
@@ -209,8 +206,9 @@ class ShardSet:
         return ShardFile(storage.join(self.url, shard_name(shard)), stats.bytes, stats.sha256, stats.count)
 
     def _group(self) -> None:
-        self._by_label: Rows = np.argsort(self.samples.label, kind="stable").astype(np.int64, copy=False)
-        self._sorted_labels = self.samples.label[self._by_label]
+        self.labels = self.samples.label
+        self._by_label: Rows = np.argsort(self.labels, kind="stable").astype(np.int64, copy=False)
+        self._sorted_labels = self.labels[self._by_label]
 
     def _read_tables(self) -> SampleTable:
         """The tables of all shards as one, some files at a time; unreadable ones are counted and left out."""
@@ -247,14 +245,11 @@ class ShardSet:
             )
         return SampleTable(*columns)
 
-    def _table_of(self, shard: int) -> pa.Table:
-        return read_table(storage.read_bytes(storage.join(self.url, table_name(shard))))
-
 
 def _columns(data: bytes, stats: ShardStats) -> Rows | str:
     """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
-        table = read_table(data, list(_NUMBERS))
+        table = storage.read_parquet(data, TABLE, _NUMBERS)
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"unreadable table: {error}"
     index, label, offset, size = (table[name].to_numpy().astype(np.int64) for name in _NUMBERS)

@@ -49,7 +49,7 @@ def problems(url: str) -> Iterator[Problem]:
     owner: dict[int, int] = {}
     for shard, stats in exist.items():
         try:
-            rows = read_table(storage.read_bytes(storage.join(url, table_name(shard)))).to_pylist()
+            rows = read_table(url, shard).to_pylist()
         except storage.UnreachableError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import decode_image
-from syncclip.shards.reader import Rows
+from syncclip.shards.images import ImageFiles
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABEL_KEYS = ("label", "cls", "class")
@@ -50,7 +48,7 @@ def index_tars(urls: Sequence[str]) -> list[Member]:
     return [member for number, url in enumerate(urls) for member in _index(number, url)]
 
 
-class TarSet:
+class TarSet(ImageFiles):
     """Labelled images in tars, read by offset. Safe to share between threads; open it again in another process."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
@@ -61,15 +59,8 @@ class TarSet:
             labels: their class ids.
         """
         self._urls, self._members = list(urls), list(members)
-        self.labels: Rows = np.asarray(labels, np.int64)
+        self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()
-
-    def __len__(self) -> int:
-        return len(self._members)
-
-    def rows_of(self, label: int) -> Rows:
-        """The rows that show a class, ascending."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
 
     def name(self, row: int) -> str:
         """What an image is called in a message: `…/0.tar:s0000017`."""
@@ -80,14 +71,6 @@ class TarSet:
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image, RGB.
-
-        Raises:
-            UnreadableImageError: it cannot be decoded.
-        """
-        return decode_image(self.read(row), self.name(row))
 
     def text(self, row: int) -> str:
         """The caption beside an image; "" where it has none."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from syncclip.core.settings import UserError
@@ -77,11 +78,12 @@ def passes(error: BaseException) -> bool:
     return _status(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
 
 
-class explained(contextlib.AbstractContextManager[None]):  # noqa: N801  it is used like a function
+@dataclass(frozen=True)
+class explained(AbstractContextManager[None]):  # noqa: N801  it is used like a function
     """Turn the errors that a user can mend into one sentence; all others pass through."""
 
-    def __init__(self, url: str, verb: str) -> None:
-        self.url, self.verb = url, verb
+    url: str
+    verb: str
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError):

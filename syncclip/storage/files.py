@@ -1,4 +1,7 @@
-"""Reading, writing, listing and removing files: what is written appears whole or not at all."""
+"""Reading, writing, listing and removing files, among them documents (JSON, each a pydantic model) and tables (parquet).
+
+What is written appears whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,20 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
+from pydantic import BaseModel, ValidationError
+
+from syncclip.core.settings import UserError, first_complaint
 from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Document = TypeVar("Document", bound=BaseModel)
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -110,22 +121,18 @@ def write_bytes(url: str, data: bytes) -> None:
     """
     with explained(url, "write"):
         if is_local(url):
-            with _replacing(local_path(url)) as file:
-                file.write(data)
+            _replace(local_path(url), io.BytesIO(data))
         else:
-            with _own_first_try(url, io.BytesIO(data)):
-                persistently(url, lambda fs, path: fs.pipe_file(path, data))
+            _upload(url, io.BytesIO(data), lambda fs, path: fs.pipe_file(path, data))
 
 
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
     with explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
-            with _replacing(local_path(url)) as file:
-                shutil.copyfileobj(finished, file, 1 << 20)
+            _replace(local_path(url), finished)
         else:
-            with _own_first_try(url, finished):
-                persistently(url, lambda fs, path: fs.put_file(str(source), path))
+            _upload(url, finished, lambda fs, path: fs.put_file(str(source), path))
 
 
 def makedirs(url: str) -> None:
@@ -155,8 +162,62 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
     Locally `.part` files, on S3 uploads that were never completed, which no listing shows but which cost money.
     """
     if is_local(url):
-        return sum(_sweep_file(path, older_than) for path in local_path(url).glob(".*.part"))
+        swept = 0
+        for path in local_path(url).glob(".*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - older_than:
+                    path.unlink()
+                    swept += 1
+        return swept
     return _sweep_uploads(url, older_than) if scheme(url) in S3 else 0
+
+
+def read_document(url: str, kind: type[Document], remedy: str) -> Document | None:
+    """The document at `url`; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or of another version; ends with `remedy`, what to do.
+    """
+    try:
+        return kind.model_validate_json(read_bytes(url))
+    except MissingError:
+        return None
+    except ValidationError as error:
+        raise UserError(
+            f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"
+        ) from error
+
+
+def write_document(url: str, document: BaseModel) -> None:
+    """Write a document, whole or not at all."""
+    write_bytes(url, (document.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table that the bytes of a parquet file hold, read by the calling thread alone.
+
+    By default pyarrow leaves it to threads of its own to free the bytes. Where one of them does so while the
+    interpreter ends, as after a command that reads a table and is refused, the process aborts.
+
+    Args:
+        data: the whole file.
+        schema: types of the columns; None: as they are in the file.
+        columns: the ones that are wanted; None: those of the schema, else all.
+
+    Raises:
+        pa.ArrowException, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+    wanted = list(columns) if columns is not None else schema.names if schema is not None else None
+    if missing := set(wanted or ()) - set(file.schema_arrow.names):
+        raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
+    table = file.read(wanted, use_threads=False)
+    if wanted is not None:
+        table = table.select(wanted)  # else they come in the file's order
+    return table if schema is None else table.cast(pa.schema([schema.field(name) for name in table.column_names]))
 
 
 def file_sha256(file: IO[bytes]) -> str:
@@ -165,14 +226,6 @@ def file_sha256(file: IO[bytes]) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sweep_file(path: Path, older_than: float) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_mtime < time.time() - older_than:
-            path.unlink()
-            return True
-    return False
 
 
 def _sweep_uploads(url: str, older_than: float) -> int:
@@ -209,14 +262,13 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
     return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the name `path` when the block ends well, and disappears when it does not."""
+def _replace(path: Path, content: IO[bytes]) -> None:
+    """Write a local file beside `path`, which it then replaces; after an exception nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
-            yield file
+            shutil.copyfileobj(content, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -228,16 +280,12 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     os.close(folder)
 
 
-@contextlib.contextmanager
-def _own_first_try(url: str, written: IO[bytes]) -> Iterator[None]:
-    """Forgive an upload whose answer was lost: the retry fails (upload gone, object there) though all is well."""
+def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any]) -> None:
+    """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
     try:
-        yield
+        persistently(url, send)
     except (FileNotFoundError, FileExistsError):
-        try:
-            with open_read(url) as file:
-                if file_sha256(file) == file_sha256(written):
-                    return
-        except OSError:
-            pass
+        with contextlib.suppress(OSError), open_read(url) as file:
+            if file_sha256(file) == file_sha256(content):
+                return
         raise

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.embedded.drawings import CONCEPTS, FAMILIES, concept_names, normalise
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 from syncclip.shards.reader import ShardSet
 
 NAMES = {
@@ -21,7 +21,7 @@ NAMES = {
 
 def sources(split: str) -> list[tuple[str, str, str, int]]:
     """(name of the set, set, icon, label) of every image."""
-    images = ShardSet(str(folder("icons/dataset") / split))
+    images = ShardSet(str(FOLDER / "icons/dataset" / split))
     found = []
     for row in range(len(images)):
         text = images.text(row)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.embedded.drawings import FAMILIES, LICENCES, read_family
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 
 SIDES = {
     "pretraining": set(FAMILIES["pretraining"]),
@@ -82,7 +82,7 @@ def test_a_set_whose_licence_forbids_shipping_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_notice_has_a_line_for_every_set(part: str) -> None:
-    notice = (folder("NOTICE")).read_text(encoding="utf-8")
+    notice = (FOLDER / "NOTICE").read_text(encoding="utf-8")
     missing = [
         family
         for family, facts in FAMILIES[part].items()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from scripts.embedded.drawings import FAMILIES
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 
 LARGEST = 40 * 10**6  # bytes
 
@@ -59,7 +59,7 @@ def test_the_generator_loads_by_diffusers_alone_and_draws(no_network: None) -> N
     from diffusers import DiffusionPipeline
 
     # Half precision on disk; transformers 5 keeps it where it is not asked for another.
-    pipeline = DiffusionPipeline.from_pretrained(str(folder("icons/generator"))).to(torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(str(FOLDER / "icons/generator")).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(1)
     image = pipeline("a photo of a star.", num_inference_steps=2, height=64, width=64, generator=noise).images[0]
@@ -68,12 +68,12 @@ def test_the_generator_loads_by_diffusers_alone_and_draws(no_network: None) -> N
 
 
 def test_the_embedded_world_takes_at_most_40_megabytes() -> None:
-    files = [path for path in folder("icons").rglob("*") if path.is_file()]
+    files = [path for path in (FOLDER / "icons").rglob("*") if path.is_file()]
 
     assert sum(path.stat().st_size for path in files) <= LARGEST
 
 
 def test_nothing_in_the_embedded_world_has_to_be_unpickled() -> None:
-    kinds = {path.suffix for path in folder("icons").rglob("*") if path.is_file()}
+    kinds = {path.suffix for path in (FOLDER / "icons").rglob("*") if path.is_file()}
 
     assert kinds <= {".json", ".safetensors", ".txt", ".tar", ".parquet"}

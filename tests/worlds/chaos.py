@@ -19,7 +19,7 @@ from unittest import mock
 import psutil
 
 from syncclip import storage
-from syncclip.shards.markers import committed, read_table, table_name
+from syncclip.shards.markers import committed, read_table
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
@@ -210,5 +210,5 @@ def times_there(plan: Plan, url: str) -> Counter[int]:
     """Sample index -> how often the committed shards hold it; those that none holds count 0."""
     counts = Counter(dict.fromkeys(range(plan.total), 0))
     for shard in committed(url):
-        counts.update(read_table(storage.read_bytes(storage.join(url, table_name(shard))))["index"].to_pylist())
+        counts.update(read_table(url, shard)["index"].to_pylist())
     return counts

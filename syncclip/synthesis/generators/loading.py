@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, nearest
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.locating import LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -32,7 +32,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     import transformers
 
     quiet(diffusers, transformers)
-    source = str(folder("icons/generator")) if located.source == "icons" else located.source
+    source = str(FOLDER / "icons/generator") if located.source == "icons" else located.source
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
     kind, what = _pipeline_class(settings.pipeline_class), f"generator {settings.pipeline!r}"
     pipeline = load_pretrained(kind, source, located.revision, what, torch_dtype=dtype)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
-from syncclip.embedded import folder
+from syncclip.embedded import FOLDER
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
 
 WEIGHT_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -73,7 +73,7 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 def _folder(settings: GeneratorSettings) -> Path:
     """Where a pipeline that isn't named by the hub would be."""
-    return folder("icons/generator") if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
+    return FOLDER / "icons/generator" if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
 
 
 def _locate(settings: GeneratorSettings, planned: str) -> Located:
