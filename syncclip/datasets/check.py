@@ -13,7 +13,7 @@ from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
-from syncclip.shards.images import ImageFiles
+from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 
@@ -135,7 +135,7 @@ def _broken(dataset: Dataset) -> Iterable[str]:
             yield f"{split}: {len(broken):,} images cannot be read: {few(broken)}"
 
 
-def _unreadable(images: ImageFiles, row: int) -> str | None:
+def _unreadable(images: ImageSet, row: int) -> str | None:
     try:
         images.image(row)
     except UserError as error:

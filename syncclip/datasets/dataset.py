@@ -16,7 +16,7 @@ from pydantic import Field
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import few
 from syncclip.datasets.few_shot import choose_rows
-from syncclip.shards.images import ImageFiles
+from syncclip.shards.reader import ImageSet
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -53,10 +53,10 @@ class DatasetSettings(Settings):
     """Shorter side, in pixels, to which `shards pack` scales images down; None keeps the files as they are."""
 
 
-class ImageView(ImageFiles):
+class ImageView(ImageSet):
     """The images of another set, by default under their own class ids. Subclasses change what they give."""
 
-    def __init__(self, images: ImageFiles, labels: Ids | None = None) -> None:
+    def __init__(self, images: ImageSet, labels: Ids | None = None) -> None:
         self.images = images
         self.labels = images.labels if labels is None else labels
 
@@ -70,13 +70,13 @@ class ImageView(ImageFiles):
         return self.images.image(row)
 
 
-class Splits(Mapping[Split, ImageFiles]):
+class Splits(Mapping[Split, ImageSet]):
     """The images of each split, opened when they are first asked for."""
 
-    def __init__(self, names: Iterable[Split], opened: Callable[[Split], ImageFiles]) -> None:
+    def __init__(self, names: Iterable[Split], opened: Callable[[Split], ImageSet]) -> None:
         self._names, self._opened = tuple(names), cache(opened)
 
-    def __getitem__(self, name: Split) -> ImageFiles:
+    def __getitem__(self, name: Split) -> ImageSet:
         if name not in self._names:
             raise KeyError(name)
         return self._opened(name)
@@ -111,7 +111,7 @@ class Dataset:
     name: str
     classnames: list[str]
     template: str
-    splits: Mapping[Split, ImageFiles] = field(repr=False)
+    splits: Mapping[Split, ImageSet] = field(repr=False)
     base_count: int | None = None
     only: Sequence[int] | None = field(default=None, repr=False)
     whole_train: Ids | None = field(default=None, repr=False)
@@ -160,7 +160,7 @@ class Dataset:
         shown = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in shown]
 
-    def split(self, name: Split) -> ImageFiles:
+    def split(self, name: Split) -> ImageSet:
         """The images of a split.
 
         Raises:
@@ -170,7 +170,7 @@ class Dataset:
             raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
-    def with_images(self, change: Callable[[Split, ImageFiles], ImageFiles]) -> Dataset:
+    def with_images(self, change: Callable[[Split, ImageSet], ImageSet]) -> Dataset:
         """The dataset with other images in its splits; each is changed when it is first used."""
         return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
-from syncclip.shards.images import ImageFiles
+from syncclip.shards.reader import ImageSet
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-class FolderSet(ImageFiles):
+class FolderSet(ImageSet):
     """Labelled image files, read when asked for. A million take some 100 MB of memory, as paths are kept as text."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]]) -> None:

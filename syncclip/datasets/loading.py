@@ -18,7 +18,7 @@ from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
-from syncclip.shards.images import ImageFiles
+from syncclip.shards.reader import ImageSet
 
 SHIPPED = {"icons": "icons/dataset"}
 """Datasets that come with the package, and their folders in it."""
@@ -93,7 +93,7 @@ def _own(settings: DatasetSettings, place: str) -> Dataset:
     if path.is_file() and path.suffix not in KINDS:
         raise UserError(f"{place}: a table must end in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
-    splits: Mapping[Split, ImageFiles]
+    splits: Mapping[Split, ImageSet]
     if not path.is_file() and (tars := find_tars(place)):
         names, splits = load_webdataset(place, tars, settings.classnames, settings.split_seed)
     elif storage.is_local(place):

@@ -25,9 +25,9 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits
 from syncclip.datasets.few_shot import choose_rows
-from syncclip.shards.images import ImageFiles, decode_image
+from syncclip.shards.images import decode_image
 from syncclip.shards.markers import committed, require_committed
-from syncclip.shards.reader import ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.writer import Sample, write_shard
 
 PACKED_FILE = "dataset.json"
@@ -218,7 +218,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
 
 
 def _write_split(
-    images: ImageFiles, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+    images: ImageSet, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
 ) -> None:
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0

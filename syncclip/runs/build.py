@@ -20,8 +20,7 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
-from syncclip.shards.images import ImageFiles
-from syncclip.shards.reader import ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
 from syncclip.training.loop import TrainJob, device_of
@@ -173,7 +172,7 @@ class ModelCache:
 class CachedImages(ImageView):
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
 
-    def __init__(self, cache: ModelCache, images: ImageFiles, kept: dict[int, Image.Image], backbone: Backbone) -> None:
+    def __init__(self, cache: ModelCache, images: ImageSet, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)
         self._cache, self._kept, self._backbone = cache, kept, backbone
 

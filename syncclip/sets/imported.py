@@ -21,8 +21,9 @@ from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
-from syncclip.shards.images import ImageFiles, UnreadableImageError, decode_image
+from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import markers
+from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
@@ -173,7 +174,7 @@ def content_of(url: str) -> str:
     return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
 
 
-def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageFiles, Sequence[str]]:
+def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:
     """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
     if tars := _tars(source):
         members = index_tars(tars)
@@ -250,7 +251,7 @@ def index_major(labels: Rows, classes: int) -> Rows:
     return ranks * classes + labels
 
 
-def _sample(images: ImageFiles, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
+def _sample(images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
     """The sample of a row; None where the image cannot be read."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from syncclip.core.settings import UserError
@@ -59,36 +57,6 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
 
 
-class ImageFiles(ABC):
-    """Labelled image files, each read when it is asked for."""
-
-    labels: npt.NDArray[np.int64]
-    """(len,) class ids."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def rows_of(self, label: int) -> npt.NDArray[np.int64]:
-        """Ascending rows of a class; empty where it has none."""
-        return np.flatnonzero(self.labels == label).astype(np.int64)
-
-    @abstractmethod
-    def read(self, row: int) -> bytes:
-        """The bytes of an image's file."""
-
-    @abstractmethod
-    def name(self, row: int) -> str:
-        """What an image is called in a message."""
-
-    def image(self, row: int) -> Image.Image:
-        """The decoded image, RGB.
-
-        Raises:
-            UserError: the file cannot be read or decoded.
-        """
-        return decode_image(self.read(row), self.name(row))
-
-
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
     """The middle square of each file's image, RGB and `side` pixels wide; None of what `decode_image` would refuse."""
     found: list[Image.Image | None] = []
@@ -102,17 +70,17 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
     return found
 
 
+@dataclass
 class Corruption:
     """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images.
 
     Without a limit it only counts: the caller reports.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
-        self.names: dict[str, int] = {}  # name -> images lost with it
-        self.reasons: dict[str, str] = {}
-        self._lock = threading.Lock()
+    limit: int | None
+    names: dict[str, int] = field(default_factory=dict)  # name -> images lost with it
+    reasons: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def images(self) -> int:

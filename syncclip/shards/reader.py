@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import Corruption, ImageFiles, UnreadableImageError
+from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
 from syncclip.shards.markers import (
     TABLE,
     ShardStats,
@@ -38,20 +39,38 @@ _TABLES_AT_ONCE = 16
 _NUMBERS = ("index", "label", "jpg_offset", "jpg_size")
 
 
-class ImageSet(Protocol):
+class ImageSet(ABC):
     """Labelled images by row number: what streams and evaluations need of a set, wherever it is stored."""
 
-    @property
-    def labels(self) -> Rows:
-        """(len,) class ids."""
+    labels: Rows
+    """(len,) class ids."""
 
-    def __len__(self) -> int: ...
-
-    def image(self, row: int) -> Image.Image:
-        """The RGB image of a row; `UnreadableImageError` where it cannot be decoded."""
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def rows_of(self, label: int) -> Rows:
         """Ascending rows of a class; empty where it has none."""
+        return np.flatnonzero(self.labels == label).astype(np.int64)
+
+    @abstractmethod
+    def read(self, row: int) -> bytes:
+        """The image file of a row.
+
+        Raises:
+            UserError: it is gone or cannot be read.
+        """
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """What an image is called in a message."""
+
+    def image(self, row: int) -> Image.Image:
+        """The RGB image of a row.
+
+        Raises:
+            UnreadableImageError: it cannot be decoded.
+        """
+        return decode_image(self.read(row), self.name(row))
 
 
 @dataclass(frozen=True)
@@ -70,7 +89,7 @@ class SampleTable:
         return SampleTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-class ShardSet(ImageFiles):
+class ShardSet(ImageSet):
     """The committed shards of a set, as a list of images in index-major order.
 
     Only numbers are held for every sample (48 bytes each); images, texts and provenance are read where they are asked
@@ -100,18 +119,15 @@ class ShardSet(ImageFiles):
         first, last = np.searchsorted(self._sorted_labels, [label, label + 1])
         return self._by_label[first:last]
 
-    def subset(self, rows: Sequence[int] | Rows | None = None, *, max_per_class: int | None = None) -> ShardSet:
-        """A view of some rows, or of the first `max_per_class` images of each class (a prefix of the set's order).
+    def subset(self, max_per_class: int) -> ShardSet:
+        """A view of the first `max_per_class` images of each class (a prefix of the set's order).
 
         Rows of the view count from 0 in the set's order; both share files and caches.
         """
-        assert (rows is None) != (max_per_class is None), "either rows or max_per_class"
-        if max_per_class is not None:
-            if max_per_class < 1:
-                raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
-            rows = np.flatnonzero(order.ranks(self.labels) < max_per_class)
+        if max_per_class < 1:
+            raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
         view = copy.copy(self)
-        view.samples = self.samples.take(np.unique(np.asarray(rows, np.int64)))
+        view.samples = self.samples.take(np.flatnonzero(order.ranks(self.labels) < max_per_class))
         view._group()
         return view
 

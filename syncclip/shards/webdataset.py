@@ -13,7 +13,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
-from syncclip.shards.images import ImageFiles
+from syncclip.shards.reader import ImageSet
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABEL_KEYS = ("label", "cls", "class")
@@ -48,7 +48,7 @@ def index_tars(urls: Sequence[str]) -> list[Member]:
     return [member for number, url in enumerate(urls) for member in _index(number, url)]
 
 
-class TarSet(ImageFiles):
+class TarSet(ImageSet):
     """Labelled images in tars, read by offset. Safe to share between threads; open it again in another process."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:

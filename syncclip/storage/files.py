@@ -135,15 +135,6 @@ def publish(source: str | Path, url: str) -> None:
             _upload(url, finished, lambda fs, path: fs.put_file(str(source), path))
 
 
-def makedirs(url: str) -> None:
-    """Make a folder and its parents; nothing on an object store."""
-    with explained(url, "write"):
-        if is_local(url):
-            local_path(url).mkdir(parents=True, exist_ok=True)
-        elif scheme(url) not in OBJECT_STORES:
-            persistently(url, lambda fs, path: fs.makedirs(path, exist_ok=True))
-
-
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
@@ -282,8 +273,14 @@ def _replace(path: Path, content: IO[bytes]) -> None:
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any]) -> None:
     """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
+
+    def put(fs: Any, path: str) -> None:
+        if scheme(url) not in OBJECT_STORES:
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        send(fs, path)
+
     try:
-        persistently(url, send)
+        persistently(url, put)
     except (FileNotFoundError, FileExistsError):
         with contextlib.suppress(OSError), open_read(url) as file:
             if file_sha256(file) == file_sha256(content):

@@ -85,8 +85,7 @@ def _keep_inherited() -> None:
     _inherited.extend(_clients)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_inherited)
+os.register_at_fork(after_in_child=_keep_inherited)
 
 
 def options_of(url: str) -> dict[str, Any]:

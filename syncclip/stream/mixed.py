@@ -110,27 +110,25 @@ class MixedStream:
             raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
-        self.synthetic: ImageSet | None = None
-        if data != "real":
-            self._open_synthetic(synthetic, images_per_class, window)
-        self._epoch_images = len(self._epochs) if self._epochs is not None else self._base_images()
+        self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
+        if self._epochs is not None:
+            self._epoch_images = len(self._epochs)
+        elif self.synthetic is not None:
+            self._epoch_images = int(np.isin(self.synthetic.labels, self._base).sum())
         self._decoded = DecodedImages(cache_images)
-
-    def _base_images(self) -> int:
-        assert self.synthetic is not None
-        return int(np.isin(self.synthetic.labels, self._base).sum())
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
-    ) -> None:
+    ) -> ImageSet:
         if images_per_class is not None:
-            sources = [replace(one, images=one.images.subset(max_per_class=images_per_class)) for one in sources]
-        self.synthetic = joined(sources)
-        self._check_labels(self.synthetic, ", ".join(one.images.url for one in sources))
+            sources = [replace(one, images=one.images.subset(images_per_class)) for one in sources]
+        images = joined(sources)
+        self._check_labels(images, ", ".join(one.images.url for one in sources))
         for one in sources:
             self.corruption.include(one.images.corruption.account())
         drawn = self.batch_size * (2 if len(self.novel) else 1)
         self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
+        return images
 
     @property
     def steps_per_epoch(self) -> int:

@@ -34,26 +34,33 @@ class MixedSource(Generic[Set]):
     """The rows to be used; None for all."""
 
 
-class JoinedSet:
-    """The images of several sets, those of the first before those of the next: an `ImageSet` again."""
+class JoinedSet(ImageSet):
+    """The images of several sets, those of the first before those of the next: one set again."""
 
     def __init__(self, sets: Sequence[ImageSet]) -> None:
         self.sets = list(sets)
         self.starts: Rows = np.cumsum([0, *map(len, self.sets)]).astype(np.int64)
-        self.labels: Rows = np.concatenate([np.asarray(one.labels, np.int64) for one in self.sets])
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        self.labels = np.concatenate([np.asarray(one.labels, np.int64) for one in self.sets])
 
     def rows_of(self, label: int) -> Rows:
-        """Ascending rows of a class; empty where it has none."""
         pairs = zip(self.sets, self.starts, strict=False)
         return np.concatenate([one.rows_of(label) + start for one, start in pairs]).astype(np.int64)
 
+    def read(self, row: int) -> bytes:
+        images, row = self._place(row)
+        return images.read(row)
+
+    def name(self, row: int) -> str:
+        images, row = self._place(row)
+        return images.name(row)
+
     def image(self, row: int) -> Image.Image:
-        """The RGB image of a row, see its set's own `image`."""
+        images, row = self._place(row)
+        return images.image(row)
+
+    def _place(self, row: int) -> tuple[ImageSet, int]:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.sets[number].image(row - int(self.starts[number]))
+        return self.sets[number], row - int(self.starts[number])
 
 
 def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:

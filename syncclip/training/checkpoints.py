@@ -70,7 +70,6 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         seconds=checkpoint.seconds,
         score=checkpoint.score,
     )
-    storage.makedirs(folder)
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
     storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
     if old := steps(folder)[:-keep]:

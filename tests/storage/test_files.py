@@ -163,7 +163,6 @@ def test_an_upload_whose_answer_was_lost_succeeds_if_the_bytes_are_there(
 
 @pytest.mark.usefixtures("bucket")
 def test_a_missing_bucket_is_one_sentence_and_is_not_made() -> None:
-    storage.makedirs("s3://typing-error/x")
     with pytest.raises(UserError, match=r"cannot write s3://typing-error/x/y.*bucket"):
         storage.write_bytes("s3://typing-error/x/y", b"1")
     assert not storage.exists("s3://typing-error")
