@@ -26,7 +26,7 @@ from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits
 from syncclip.datasets.few_shot import choose_rows
 from syncclip.shards.images import decode_image
-from syncclip.shards.markers import committed, require_committed
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.writer import Sample, write_shard
 
@@ -95,10 +95,12 @@ def load_packed(file: str) -> Dataset:
 
 
 def _shown(name: str, packed: PackedDataset, url: str, split: Split) -> frozenset[int]:
-    """The classes that a split shows, by the markers of its shards."""
+    """The classes of a split, by the markers of its shards."""
     place = storage.join(url, split)
-    shards = require_committed(place).values()
-    _require_all(place, sum(stats.count for stats in shards), (packed.splits or {}).get(split))
+    shards = committed(place).values()
+    found, count = sum(stats.count for stats in shards), (packed.splits or {}).get(split)
+    if not found or found != (count or found):
+        raise _incomplete(place, found, count)
     shown = frozenset(label for stats in shards for label in stats.per_class)
     classes = len(packed.classnames)
     if shown and not 0 <= min(shown) <= max(shown) < classes:
@@ -113,16 +115,16 @@ def _shown(name: str, packed: PackedDataset, url: str, split: Split) -> frozense
 
 def _opened(url: str, count: int | None) -> ShardSet:
     images = ShardSet(url)
-    _require_all(url, len(images), count)
+    if count is not None and len(images) != count:
+        raise _incomplete(url, len(images), count)
     return images
 
 
-def _require_all(url: str, found: int, count: int | None) -> None:
-    if count is not None and found != count:
-        raise UserError(
-            f"{url}: only {found} of {count} images are there, as a shard is missing or damaged; find it with "
-            "`syncclip shards verify`, or pack the dataset again"
-        )
+def _incomplete(url: str, found: int, count: int | None) -> UserError:
+    return UserError(
+        f"{url}: {f'only {found} of {count} images are' if count else 'no image is'} there, as a shard is missing or "
+        "damaged; find it with `syncclip shards verify`, or pack the dataset again"
+    )
 
 
 def pack(

@@ -69,17 +69,6 @@ def committed(url: str) -> dict[int, ShardStats]:
     return {stats.shard: stats for stats in markers(url)}
 
 
-def require_committed(url: str) -> dict[int, ShardStats]:
-    """As `committed`.
-
-    Raises:
-        UserError: no shard exists.
-    """
-    if found := committed(url):
-        return found
-    raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
-
-
 def markers(url: str) -> Iterator[ShardStats]:
     """The markers of the shards that exist, in order; none for a missing folder.
 

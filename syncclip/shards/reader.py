@@ -23,15 +23,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.markers import (
-    TABLE,
-    ShardStats,
-    read_table,
-    require_committed,
-    sample_key,
-    shard_name,
-    table_name,
-)
+from syncclip.shards.markers import TABLE, ShardStats, committed, read_table, sample_key, shard_name, table_name
 
 Rows = npt.NDArray[np.int64]
 
@@ -109,7 +101,9 @@ class ShardSet(ImageSet):
         self.url = url
         self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
-        self.shards = require_committed(url)
+        self.shards = committed(url)
+        if not self.shards:
+            raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
         self.samples = self._read_tables()
         self._table = lru_cache(maxsize=8)(partial(read_table, url))
         self._group()

@@ -9,6 +9,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.shards.writer import Sample, write_shard
 from tests.worlds.dataset import CLASSES, tiny_dataset
 
 
@@ -76,6 +77,24 @@ def test_labels_outside_the_class_list_are_refused(tmp_path: Path) -> None:
     folder = tiny_dataset(tmp_path / "b")
     (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES[:4]}))
     with pytest.raises(UserError, match="labels run from 0 to 5, but there are 4 classes"):
+        load(folder)
+
+
+def test_a_base_class_without_a_packed_training_image_is_named(tmp_path: Path) -> None:
+    folder = tiny_dataset(tmp_path / "b")
+    (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES}))
+    write_shard(str(folder / "train"), 0, [Sample(0, 0, b"", CLASSES[0])])
+    with pytest.raises(UserError, match=f"no training image of base class '{CLASSES[1]}' and 1 more"):
+        load(folder)
+    assert load(folder, base=[0]).base == [0]
+
+
+@pytest.mark.fault
+def test_a_split_without_shards_is_named(tmp_path: Path) -> None:
+    folder = tiny_dataset(tmp_path / "b")
+    (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES}))
+    (folder / "val" / "00000_stats.json").unlink()
+    with pytest.raises(UserError, match="val: no image is there, as a shard is missing or damaged"):
         load(folder)
 
 

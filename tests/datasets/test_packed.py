@@ -64,6 +64,19 @@ def test_the_same_shots_are_chosen_from_a_packed_dataset(miniatures: Miniatures,
                 assert [shown(before, "train", row) for row in old] == [shown(after, "train", row) for row in new]
 
 
+@pytest.mark.fault
+@pytest.mark.usefixtures("small_shards")
+def test_a_damaged_table_is_found_when_its_split_is_first_used(miniatures: Miniatures, tmp_path: Path) -> None:
+    before = load("dtd", miniatures.root)
+    pack(before, str(tmp_path))
+    (tmp_path / "test" / "00000.parquet").write_bytes(b"torn")
+    after = load(str(tmp_path))
+    assert (after.classnames, len(after.split("val"))) == (before.classnames, len(before.split("val")))
+    whole = len(before.split("test"))
+    with pytest.raises(UserError, match=f"only {whole - 5} of {whole} images are there"):
+        after.split("test")
+
+
 def test_shots_that_were_not_packed_are_refused(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load("dtd", miniatures.root), str(tmp_path), shots=[1], seeds=[1])
     with pytest.raises(UserError, match="pack it again with --shots 4 --seeds 2"):

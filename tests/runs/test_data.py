@@ -238,6 +238,17 @@ def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split
         load_dataset(settings)
 
 
+@pytest.mark.fault
+def test_a_damaged_table_of_the_tested_split_is_refused_before_the_training(tiny: TinyWorld, tmp_path: Path) -> None:
+    dataset = tiny_dataset(tmp_path / "tiny")
+    (dataset / "test" / "00000.parquet").write_bytes(b"torn")
+    recipe = recipe_of(tiny, f"dataset.name={dataset}", "training.data=real")
+    assert load_dataset(recipe.dataset).classnames == CLASSES  # all that a synthesis needs
+    with pytest.raises(UserError, match=r"24 unreadable images, more than the limit of 16"):
+        jobs.run_here(recipe, str(tmp_path / "run"))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
 def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, tiny_set: str) -> None:
     from syncclip import storage
 
