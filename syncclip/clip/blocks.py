@@ -53,11 +53,6 @@ def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
-def append(x: Tensor, vectors: Tensor) -> Tensor:
-    """x (B, L, width) followed by vectors (N, width) or (B, N, width)."""
-    return torch.cat([x, vectors.expand(len(x), -1, -1).to(x.dtype)], dim=1)
-
-
 def autocast(precision: Precision, device: torch.device, prompts: Sequence[Tensor]) -> torch.autocast:
     """The autocast context in which a tower runs.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.blocks import append, attend, autocast, float32, place
+from syncclip.clip.blocks import attend, autocast, float32, place
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
@@ -234,7 +234,7 @@ class PromptedClip(nn.Module):
             seen = x.shape[1]  # class and patches, followed by the prompts
             for i, block in enumerate(tower.blocks(added)):
                 if i < len(prompts):
-                    x = append(x[:, :seen], prompts[i])
+                    x = torch.cat([x[:, :seen], prompts[i].expand(len(x), -1, -1).to(x.dtype)], dim=1)
                 if i == 0:
                     x = tower.norm(x)
                 query = x if i + 1 < tower.layers else tower.read(x[:, :seen])

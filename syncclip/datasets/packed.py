@@ -163,7 +163,9 @@ def pack(
         raise UserError(f"--shots {shots} --seeds {seeds} select no image; give at least one of each, shots from 1.")
     rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
     if "train" in rows:
-        rows["train"] = _needed(dataset.splits["train"].labels, len(dataset.classnames), shots, seeds)
+        labels, classes = dataset.splits["train"].labels, range(len(dataset.classnames))
+        chosen = [choose_rows(labels, k, seed, classes) for k, seed in itertools.product(shots, seeds)]
+        rows["train"] = np.unique(np.concatenate(chosen))
     _claim(dataset, url, shots, seeds, resize)
     total = sum(map(len, rows.values()))
     with Progress(total, "images", "pack") as progress:
@@ -183,12 +185,6 @@ def pack(
     )
     storage.write_document(storage.join(url, PACKED_FILE), described)
     return counts
-
-
-def _needed(labels: Ids, classes: int, shots: Sequence[int], seeds: Sequence[int]) -> Ids:
-    """Ascending rows of the training split that any of the choices needs."""
-    chosen = [choose_rows(labels, k, seed, range(classes)) for k, seed in itertools.product(shots, seeds)]
-    return np.unique(np.concatenate(chosen))
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:

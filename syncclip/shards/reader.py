@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,8 @@ class ShardSet(ImageSet):
             UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
         """
         self.url = url
-        self.cache = cache or ShardCache()
+        if cache is not None:
+            self.cache = cache
         self.corruption = Corruption(corrupt_limit)
         self.shards = committed(url)
         if not self.shards:
@@ -108,8 +109,12 @@ class ShardSet(ImageSet):
         self._table = lru_cache(maxsize=8)(partial(read_table, url))
         self._group()
 
+    @cached_property
+    def cache(self) -> ShardCache:
+        """Of the shards that are remote; one of its own where none was given."""
+        return ShardCache()
+
     def rows_of(self, label: int) -> Rows:
-        """Ascending rows of a class; empty where it has none."""
         first, last = np.searchsorted(self._sorted_labels, [label, label + 1])
         return self._by_label[first:last]
 
@@ -121,6 +126,7 @@ class ShardSet(ImageSet):
         if max_per_class < 1:
             raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
         view = copy.copy(self)
+        view.cache = self.cache
         view.samples = self.samples.take(np.flatnonzero(order.ranks(self.labels) < max_per_class))
         view._group()
         return view

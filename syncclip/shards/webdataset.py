@@ -45,7 +45,16 @@ def index_tars(urls: Sequence[str]) -> list[Member]:
     Raises:
         UserError: a tar is damaged, or a sample has no image or no class.
     """
-    return [member for number, url in enumerate(urls) for member in _index(number, url)]
+    found: list[Member] = []
+    for number, url in enumerate(urls):
+        before = len(found)
+        try:
+            found.extend(_members(number, url))
+        except tarfile.TarError as error:
+            raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
+        if len(found) == before:
+            raise UserError(f"{url}: an empty tar, it has no image; fetch it anew, or remove it.")
+    return found
 
 
 class TarSet(ImageSet):
@@ -75,18 +84,6 @@ class TarSet(ImageSet):
     def text(self, row: int) -> str:
         """The caption beside an image; "" where it has none."""
         return self._members[row].text
-
-
-def _index(number: int, url: str) -> Iterator[Member]:
-    empty = True
-    try:
-        for member in _members(number, url):
-            empty = False
-            yield member
-    except tarfile.TarError as error:
-        raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
-    if empty:
-        raise UserError(f"{url}: an empty tar, it has no image; fetch it anew, or remove it.")
 
 
 def _members(number: int, url: str) -> Iterator[Member]:

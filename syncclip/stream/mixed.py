@@ -135,9 +135,6 @@ class MixedStream:
         """Batches that go once through the real images (the synthetic ones of base classes, where none are given)."""
         return order.steps(self._epoch_images, self.batch_size)
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
     def ids(self, epoch: int, step: int) -> BatchIds:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"

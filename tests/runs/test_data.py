@@ -76,8 +76,8 @@ def test_shots_of_more_real_sets_are_learned_from_too(tiny: TinyWorld, tmp_path:
         tiny, f"training.real=[{{url: {other}, weight: 2}}]", "training.data=real", "training.method=ivlp"
     )
     mixed = opened(recipe)
-    assert len(mixed) * mixed.batch_size == 24  # 3 base classes x (4 shots once, 2 twice)
-    shown = Counter(row for step in range(len(mixed)) for row in mixed.ids(0, step).real.tolist())
+    assert mixed.steps_per_epoch * mixed.batch_size == 24  # 3 base classes x (4 shots once, 2 twice)
+    shown = Counter(row for step in range(mixed.steps_per_epoch) for row in mixed.ids(0, step).real.tolist())
     assert sorted(shown.values()) == [1] * 12 + [2] * 6
     assert recipe.hash != recipe_of(tiny, "training.data=real", "training.method=ivlp").hash
 
