@@ -1,4 +1,4 @@
-"""Reading, writing, listing and removing files, among them documents (JSON, each a pydantic model) and tables (parquet).
+"""Reading, writing, listing and removing files, among them JSON documents (pydantic models) and parquet tables.
 
 What is written appears whole or not at all.
 """
