@@ -23,11 +23,6 @@ class FolderSet(ImageSet):
         self._files = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], dtype=np.int64)
 
-    @property
-    def paths(self) -> list[Path]:
-        """The files, in order."""
-        return [Path(file) for file in self._files]
-
     def read(self, row: int) -> bytes:
         """The file's bytes.
 

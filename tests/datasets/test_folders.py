@@ -9,7 +9,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, folders, load_dataset
-from tests.worlds.dataset import CLASSES, folder_of_folders, make_image
+from tests.worlds.dataset import CLASSES, folder_of_folders, make_image, paths_of
 
 
 def load_folder(folder: Path, split_seed: int = 0) -> Dataset:
@@ -29,13 +29,13 @@ def test_plain_class_folders_are_split_class_by_class(tmp_path: Path) -> None:
 
 def test_every_image_is_in_one_split(tmp_path: Path) -> None:
     dataset = load_folder(folder_of_folders(tmp_path, per_class=7))
-    paths = [path for split in ("train", "val", "test") for path in dataset.split(split).paths]
+    paths = [path for split in ("train", "val", "test") for path in paths_of(dataset.split(split))]
     assert len(paths) == len(set(paths)) == 42
 
 
 def test_the_split_is_a_function_of_its_seed(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=10)
-    first, again, other = (load_folder(tmp_path, split_seed=seed).split("test").paths for seed in (0, 0, 1))
+    first, again, other = (paths_of(load_folder(tmp_path, split_seed=seed).split("test")) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -43,7 +43,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, splits={"train": 3, "validation": 1, "test": 2})
     dataset = load_folder(tmp_path)
     assert [len(dataset.split(split)) for split in ("train", "val", "test")] == [18, 6, 12]
-    assert {path.parts[-3] for path in dataset.split("val").paths} == {"validation"}
+    assert {path.parts[-3] for path in paths_of(dataset.split("val"))} == {"validation"}
 
 
 def test_a_missing_validation_folder_is_taken_from_training(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=4)
     train = load_folder(tmp_path).split("train")
     row = int(train.rows_of(4)[0])
-    variant = int(train.paths[row].stem)
-    assert train.paths[row].parent.name == "red_circle"
+    variant = int(paths_of(train)[row].stem)
+    assert paths_of(train)[row].parent.name == "red_circle"
     assert train.image(row).tobytes() == make_image(0, variant).tobytes()
 
 
@@ -90,7 +90,7 @@ def test_a_broken_image_is_one_sentence_with_its_path(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:40])
     dataset = load_folder(tmp_path)
     split, row = next(
-        (s, dataset.split(s).paths.index(broken)) for s in dataset.splits if broken in dataset.split(s).paths
+        (s, paths_of(dataset.split(s)).index(broken)) for s in dataset.splits if broken in paths_of(dataset.split(s))
     )
     with pytest.raises(UserError, match=f"{broken}: unreadable image"):
         dataset.split(split).image(row)

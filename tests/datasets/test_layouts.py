@@ -16,7 +16,7 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
-from tests.worlds.dataset import make_image
+from tests.worlds.dataset import make_image, paths_of
 from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, Miniatures, miniature
 
 ALL = sorted(DATASETS)
@@ -55,7 +55,7 @@ def test_files_and_ids_of_every_split_are_in_the_published_order(miniatures: Min
     assert set(dataset.splits) == set(made.items)
     for split, listed in made.items.items():
         images = dataset.split(split)  # type: ignore[arg-type]
-        paths = [path.relative_to(miniatures.root).as_posix() for path in images.paths]  # type: ignore[attr-defined]
+        paths = [path.relative_to(miniatures.root).as_posix() for path in paths_of(images)]
         assert list(zip(paths, images.labels.tolist(), strict=True)) == listed
 
 

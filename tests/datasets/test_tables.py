@@ -9,7 +9,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
-from tests.worlds.dataset import CLASSES, make_image
+from tests.worlds.dataset import CLASSES, make_image, paths_of
 from tests.worlds.tables import Record, write_images, write_table
 
 
@@ -57,7 +57,7 @@ def test_a_split_column_is_followed_and_a_missing_validation_split_taken_from_tr
 
 def test_the_split_that_is_drawn_is_a_function_of_its_seed(tmp_path: Path) -> None:
     table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
-    first, again, other = (load(table, split_seed=seed).split("test").paths for seed in (0, 0, 1))  # type: ignore[attr-defined]
+    first, again, other = (paths_of(load(table, split_seed=seed).split("test")) for seed in (0, 0, 1))
     assert first == again != other
 
 
@@ -69,7 +69,7 @@ def test_an_image_folder_with_metadata_in_each_split(tmp_path: Path, kind: str) 
         write_table(tmp_path / split / f"metadata.{kind}", renamed)
     dataset = load(tmp_path)
     assert (dataset.name, dataset.classnames, sizes(dataset)) == (tmp_path.name, sorted(CLASSES), [60, 60, 60])
-    assert dataset.split("val").paths[0].relative_to(tmp_path).parts[0] == "validation"  # type: ignore[attr-defined]
+    assert paths_of(dataset.split("val"))[0].relative_to(tmp_path).parts[0] == "validation"
 
 
 def test_an_image_folder_with_one_table_for_all_splits(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from syncclip.shards.reader import ImageSet
 from syncclip.shards.writer import Sample, write_shard
 
 CLASSES = ["red circle", "green circle", "blue circle", "red square", "green square", "blue square"]
@@ -86,3 +87,8 @@ def folder_of_folders(folder: Path, per_class: int = 10, splits: dict[str, int] 
                 (place / f"{i:03d}.png").write_bytes(encoded(make_image(label, variant + i, size), "PNG"))
         variant += count
     return folder
+
+
+def paths_of(images: ImageSet) -> list[Path]:
+    """The files of images that are files of their own, in order."""
+    return [Path(images.name(row)) for row in range(len(images))]
