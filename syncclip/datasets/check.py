@@ -13,6 +13,7 @@ from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
+from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 
@@ -129,11 +130,14 @@ def _empty(dataset: Dataset) -> Iterable[str]:
 
 def _broken(dataset: Dataset) -> Iterable[str]:
     for split, images in dataset.splits.items():
-        broken = []
-        for row in range(len(images)):
-            try:
-                images.image(row)
-            except UserError as error:
-                broken.append(str(error))
+        broken = [reason for row in range(len(images)) if (reason := _unreadable(images, row)) is not None]
         if broken:
             yield f"{split}: {len(broken):,} images cannot be read: {few(broken)}"
+
+
+def _unreadable(images: ImageSet, row: int) -> str | None:
+    try:
+        images.image(row)
+    except UserError as error:
+        return str(error)
+    return None

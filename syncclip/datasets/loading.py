@@ -58,7 +58,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
             f"dataset {name!r} is read from your disk; give the folder of the datasets with --root DIR, or in a recipe "
             "with dataset.root=DIR; `syncclip datasets ls` lists where to get them."
         )
-    elif file := find_packed(place):
+    if file := find_packed(place):
         dataset = load_packed(file)
     elif name not in DATASETS:
         dataset, own = _own(settings, place), True

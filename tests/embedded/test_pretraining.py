@@ -16,7 +16,7 @@ LARGEST = 40 * 10**6  # bytes
 
 
 def seen(part: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder(f"icons/{part}") / "pretraining.json").read_text())
+    facts: dict[str, Any] = json.loads((FOLDER / "icons" / part / "pretraining.json").read_text())
     return facts
 
 
@@ -42,7 +42,7 @@ def test_the_generator_has_seen_more_sets_than_the_clip() -> None:
 def test_the_clip_loads_by_open_clip_alone(no_network: None) -> None:
     import open_clip
 
-    name = f"local-dir:{folder('icons/clip')}"
+    name = f"local-dir:{FOLDER / 'icons/clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     tokens = open_clip.get_tokenizer(name)(["a photo of a dog.", "a photo of a sailing boat."])
 
