@@ -101,9 +101,7 @@ def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[i
     """Square thumbnails of the first images of each class, and how many could not be read."""
     found: dict[int, list[Image.Image]] = {label: [] for label in labels}
     room, lost = dict.fromkeys(labels, PER_SIDE[0]), 0
-    for images in sets:
-        if not any(room.values()):
-            break
+    for images in sets if labels else ():
         of_class = images.labels
         rows = np.concatenate([np.flatnonzero(of_class == label)[: room[label]] for label in labels])
         read: list[Image.Image | None] = [None] * len(rows)
