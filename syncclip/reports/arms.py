@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -104,22 +104,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What both the page's words and its figures are made from.
+    """What both the page's words and its figures are made from; nothing of a bare set.
 
     Attributes:
         table: a row for each finished run, with its `amount` of synthetic images per class, 0 for none.
+        level: coverage of the intervals.
     """
 
-    table: pd.DataFrame | None
-    arms: list[ArmLook]
-    points: Points
-    focus: ArmLook | None
-    differences: list[Difference]
-    level: str
+    table: pd.DataFrame | None = None
+    arms: list[ArmLook] = field(default_factory=list)
+    points: Points = field(default_factory=dict)
+    focus: ArmLook | None = None
+    differences: list[Difference] = field(default_factory=list)
+    level: str = "95\u00a0%"
 
 
 def gather_numbers(found: Inputs) -> Numbers:
-    """Arms, means, and paired differences of a study; the one arm of a run; nothing of a bare set.
+    """Arms, means, and paired differences of a study; the one arm of a run.
 
     The focus is the arm that the study names, else SYNC-CLIP on both, else the last that uses synthetic data.
     """
@@ -132,7 +133,7 @@ def gather_numbers(found: Inputs) -> Numbers:
         table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
     level = coverage(found.fits.level if found.fits else 0.95)
     if table is None or not len(table):
-        return Numbers(None, [], {}, None, [], level)
+        return Numbers(level=level)
     table = table.assign(amount=table["images_per_class"].fillna(0).astype(int))
     arms = describe_arms(table[["arm", "method", "data"]].astype(str).itertuples(index=False, name=None))
     points = mean_scores(table)

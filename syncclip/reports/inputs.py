@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError, first_complaint, with_present_names
+from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.reader import ShardSet
@@ -26,6 +25,7 @@ T = TypeVar("T")
 
 SIGNS: dict[Kind, str] = {"study": outputs.TABLE, "run": "results.json", "set": "plan.json"}
 """The file by which a folder is known for what it is; the first that is there counts."""
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 @dataclass
@@ -111,11 +111,11 @@ def read_inputs(url: str) -> Inputs:
         places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
         for place, data in storage.read_many(list(places)).items():  # all at once
             name = places[place]
-            found.results[name] = _parsed(found, f"results.json of {name}", partial(_object, data), {})
+            found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
     elif kind == "run":
-        found.results = {"": read("results.json", _object, {})}
-        found.record = read("run.json", _object, {})
-        found.history = read("metrics.jsonl", lambda data: [*map(_object, data.splitlines())], [])
+        found.results = {"": read("results.json", _OBJECT.validate_json, {})}
+        found.record = read("run.json", _OBJECT.validate_json, {})
+        found.history = read("metrics.jsonl", lambda data: [*map(_OBJECT.validate_json, data.splitlines())], [])
     _read_set(found)
     _read_dataset(found)
     return found
@@ -140,12 +140,12 @@ def _read_set(found: Inputs) -> None:
         if plan is None:
             continue
         try:
-            found.plan = with_present_names(_object(storage.read_bytes(storage.join(place, plan))))
+            values = _OBJECT.validate_json(storage.read_bytes(storage.join(place, plan)))
+            found.plan = {RENAMED.get(key, key): value for key, value in values.items()}
             found.synthetic = ShardSet(place) if any(name.endswith("_stats.json") for name in names) else None
             found.set_files = sorted(names)
         except Exception as error:
-            reason = first_line(error)
-            found.notes.append(f"The synthetic set at {place} could not be read and is left out ({reason}).")
+            found.notes.append(f"The synthetic set at {place} could not be read and is left out ({_reason(error)}).")
         break
     shards = list(found.synthetic.shards.values()) if found.synthetic else []
     found.shards, found.images = len(shards), sum(shard.count for shard in shards)
@@ -162,7 +162,7 @@ def _read_dataset(found: Inputs) -> None:
         try:
             found.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
-            found.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
+            found.notes.append(f"The dataset's images are not available and are left out ({_reason(error)}).")
     known = found.state.classnames if found.state else found.plan.get("classnames") or []
     found.classnames = [str(name) for name in (found.dataset.classnames if found.dataset else known)]
     found.base = found.state.base if found.state else (len(found.classnames) + 1) // 2
@@ -173,16 +173,12 @@ def _parsed(found: Inputs, what: str, parse: Callable[[], T], otherwise: T) -> T
     try:
         return parse()
     except Exception as error:  # damaged files make parsers raise nearly anything
-        reason = first_complaint(error) if isinstance(error, ValidationError) else first_line(error)
-        found.notes.append(f"{what} could not be read and is left out ({reason}).")
+        found.notes.append(f"{what} could not be read and is left out ({_reason(error)}).")
         return otherwise
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    found = json.loads(data)
-    if not isinstance(found, dict):
-        raise ValueError("it is not an object")
-    return found
+def _reason(error: Exception) -> str:
+    return first_complaint(error) if isinstance(error, ValidationError) else first_line(error)
 
 
 def _frame(data: bytes) -> pd.DataFrame | None:
@@ -196,4 +192,4 @@ def _recipe(data: bytes) -> tuple[str, dict[str, Any]]:
     values = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(values, dict):
         raise ValueError("it is not a mapping")
-    return text, with_present_names({str(key): value for key, value in values.items()})
+    return text, {RENAMED.get(str(key), str(key)): value for key, value in values.items()}

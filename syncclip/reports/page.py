@@ -59,7 +59,7 @@ def write_report(folder: str) -> StudyReport:
         UserError: the folder holds none of these, or may not be written to.
     """
     found = read_inputs(folder)
-    numbers = gather_numbers(found)
+    numbers = Numbers() if found.kind == "set" else gather_numbers(found)
     url = storage.join(found.url, "report.html")
     storage.write_bytes(url, render_page(found, numbers).encode())
     return StudyReport(url, terminal_table(found, numbers))
