@@ -29,7 +29,7 @@ from syncclip.shards.reader import ShardSet
 from syncclip.storage import places
 from syncclip.studies.outputs import read_json, write_json
 from syncclip.studies.run import study
-from syncclip.synthesis.filters import FilterBatch, build_filters, with_backbone
+from syncclip.synthesis.filters import FilterBatch, build_filters
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.summary import SUMMARY_NAME
 
@@ -49,10 +49,10 @@ ROUNDS = 8
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     """For each filter of `SCORED`, the score below which `share` of the images of the set at `url` lie."""
     dataset, images = load_dataset(recipe.dataset), ShardSet(url)
-    loose = [{"name": name, setting: 0.5} for name, setting in SCORED.items()]
+    loose = [{"name": name, setting: 0.5, "backbone": recipe.backbone} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
-    scorers = build_filters(with_backbone(settings, recipe.backbone), prompts)
+    scorers = build_filters(settings, prompts)
     scores: dict[str, list[float]] = {scorer.name: [] for scorer in scorers}
     for start in range(0, len(images), 64):
         rows = range(start, min(start + 64, len(images)))

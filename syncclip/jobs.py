@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from syncclip import storage
-from syncclip.core import ray_session
 from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
@@ -78,7 +78,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
     workers = recipe.evaluation.workers or recipe.training.workers
     # On a cluster, the machine of this process may be small, or have no GPU.
-    shared = workers > 1 or ray_session.cluster_address() is not None
+    shared = workers > 1 or bool(os.environ.get("RAY_ADDRESS"))
     return _evaluated(recipe, folder, workers=workers if shared else None)
 
 
@@ -147,19 +147,20 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts
-    wanted = {place: one for place, one in enumerate(prompts.strategies) if isinstance(one, CaptionSettings)}
-    if not wanted:
-        raise UserError(
-            "the recipe asks for no captions; add {name: captions, file: FILE, writer: {model: MODEL}} to "
-            "synthesis.prompts.strategies"
-        )
     files: dict[str, WriterSettings] = {}
-    for place, strategy in wanted.items():
+    for place, strategy in enumerate(prompts.strategies):
+        if not isinstance(strategy, CaptionSettings):
+            continue
         url, key = out or strategy.file, f"synthesis.prompts.strategies[{place}]"
         if strategy.writer is None:
             raise UserError(f"{key}.writer: missing; name a language model, as in {{model: Qwen/Qwen2.5-7B-Instruct}}")
         if url is None or url in files:
             raise UserError(f"{key}.file: captions need a file of their own; name one there, or with --out")
         files[url] = strategy.writer
+    if not files:
+        raise UserError(
+            "the recipe asks for no captions; add {name: captions, file: FILE, writer: {model: MODEL}} to "
+            "synthesis.prompts.strategies"
+        )
     names = [name for name in load_dataset(recipe.dataset).classnames if name not in prompts.classes]
     return {url: write_captions(writer, names, url) for url, writer in files.items()}

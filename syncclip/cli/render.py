@@ -34,9 +34,8 @@ def summary(done: SetSummary) -> str:
         + (f"; dropped: {done.dropped:,}" if done.dropped else "")
     ]
     if done.work.images:
-        lines.append(
-            f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, actors busy {percent(done.work.busy)}"
-        )
+        rate = done.work.images / max(done.work.seconds, 1e-3)
+        lines.append(f"{done.work.images:,} generated now, {rate:.3g} images/s, actors busy {percent(done.work.busy)}")
     return "\n".join([*lines, done.url])
 
 

@@ -66,50 +66,39 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._live is not None or self.total is not None or self.done:
+            self._show()
         if self._live is not None:
-            self._show_live()
             self._live.stop()
-        elif self.line() != self._shown and (self.total is not None or self.done):
-            self._print()
 
     def update(self, n: int = 1, **facts: Fact) -> None:
         """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
         self.done += n
         self._facts.update(facts)
-        if self._live is not None:
-            self._show_live()
-        elif self._printed is None or self._clock() - self._printed >= LOG_INTERVAL:
-            self._print()
+        if self._live is not None or self._printed is None or self._clock() - self._printed >= LOG_INTERVAL:
+            self._show()
 
-    @property
-    def rate(self) -> float:
-        """Items a second since this run began, 0 before the first."""
+    def _show(self) -> None:
+        """Redraw the live line, or print one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
+        details = []
         seconds = self._clock() - self._start
-        return (self.done - self._before) / seconds if seconds > 0 else 0.0
-
-    def line(self) -> str:
-        """The state as one line: `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
+        if seconds > 0 and self.done > self._before:
+            rate = (self.done - self._before) / seconds  # of this run alone
+            details.append(f"{rate:.3g} {self.unit}/s")
+            left = max(0, self.total - self.done) if self.total is not None else 0
+            details.append(f"{duration(left / rate)} left" if left else f"{duration(seconds)} taken")
+        for name, value in self._facts.items():
+            if isinstance(value, float):
+                value = percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"
+            details.append(f"{name.replace('_', ' ')} {value}")
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=self.done, details=" · ".join(details), unit=self.unit)
+            return
         count = f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,}"
-        return " · ".join([f"{self.label}: {count} {self.unit}", *self._details()])
-
-    def _details(self) -> list[str]:
-        parts = []
-        if self.rate > 0:
-            parts.append(f"{self.rate:.3g} {self.unit}/s")
-            if self.total is not None and self.done < self.total:
-                parts.append(f"{duration((self.total - self.done) / self.rate)} left")
-            else:
-                parts.append(f"{duration(self._clock() - self._start)} taken")
-        return parts + [f"{name.replace('_', ' ')} {_fact(name, value)}" for name, value in self._facts.items()]
-
-    def _print(self) -> None:
-        self._printed = self._clock()
-        self._shown = self.line()
-        print(self._shown, file=self.stream, flush=True)
-
-    def _show_live(self) -> None:
-        assert self._live is not None and self._task is not None
-        self._live.update(self._task, completed=self.done, details=" · ".join(self._details()), unit=self.unit)
+        line = " · ".join([f"{self.label}: {count} {self.unit}", *details])
+        if line != self._shown:
+            print(line, file=self.stream, flush=True)
+            self._printed, self._shown = self._clock(), line
 
 
 def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tuple[RichProgress, TaskID]:
@@ -126,12 +115,6 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
         refresh_per_second=4,
     )
     return live, live.add_task(label, total=total, completed=done, details="", unit="")
-
-
-def _fact(name: str, value: Fact) -> str:
-    if isinstance(value, float):
-        return percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"
-    return str(value)
 
 
 def say(sentence: str) -> None:

@@ -54,11 +54,6 @@ def local_cpus() -> int:
         return os.cpu_count() or 1
 
 
-def cluster_address() -> str | None:
-    """The cluster to join (RAY_ADDRESS); None to start a local one."""
-    return os.environ.get("RAY_ADDRESS") or None
-
-
 def quiet() -> None:
     """Silence Ray's own messages, unless `--debug` was given. Call before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
@@ -76,25 +71,21 @@ def capacity() -> dict[str, float]:
     """
     import ray
 
-    there: dict[str, float] = ray.cluster_resources()
-    return {name: max(there.get(name, 0.0), _promised(name)) for name in {"CPU", "GPU", *there}}
-
-
-def _promised(resource: str) -> float:
-    """How much of a resource the machines that the autoscaler may start have."""
+    there: dict[str, float] = {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
-        return math.inf
+        return dict.fromkeys(there, math.inf)
     config = BOOTSTRAP.expanduser()
-    if cluster_address() is None or not config.is_file():
-        return 0.0
+    if not os.environ.get("RAY_ADDRESS") or not config.is_file():
+        return there
     import yaml
 
-    promised = 0.0
+    promised = dict.fromkeys(there, 0.0)
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
-        machines = node.get("max_workers") or 0
-        if machines:  # a type without resources reports them only once it runs
-            promised += machines * node["resources"].get(resource, 0.0) if node.get("resources") else math.inf
-    return promised
+        for name in promised if node.get("max_workers") else ():
+            # a type without resources reports them only once it runs
+            each = node["resources"].get(name, 0.0) if node.get("resources") else math.inf
+            promised[name] += node["max_workers"] * each
+    return {name: max(there[name], promised[name]) for name in there}
 
 
 @contextmanager
@@ -119,8 +110,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         yield
         return
     level = logging.INFO if debugging() else logging.ERROR
-    address = cluster_address()
-    if address is not None and address != "local":
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
         _knock(address)
         _join(address, level)
     else:

@@ -145,7 +145,8 @@ def _claim(source: ExportedSet, out: str, to: str) -> None:
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
     """The images of a shard."""
-    archive = _sound(source, shard, storage.read_bytes(storage.join(source.url, shard_name(shard))))
+    archive = storage.read_bytes(storage.join(source.url, shard_name(shard)))
+    _same(source, shard, hashlib.sha256(archive).hexdigest())
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
         start = row["jpg_offset"]
         path = f"{source.folders[row['label']]}/{row['key']}.jpg"
@@ -182,11 +183,6 @@ def _copy(source: ExportedSet, shard: int, target: str) -> None:
         with here.open("rb") as file:
             _same(source, shard, storage.file_sha256(file))
         storage.publish(here, target)
-
-
-def _sound(source: ExportedSet, shard: int, archive: bytes) -> bytes:
-    _same(source, shard, hashlib.sha256(archive).hexdigest())
-    return archive
 
 
 def _same(source: ExportedSet, shard: int, digest: str) -> None:

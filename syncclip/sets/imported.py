@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from syncclip import storage
+from syncclip.core.order import ranks
 from syncclip.core.progress import Progress
 from syncclip.core.settings import DATASET, Settings, UserError, added
 from syncclip.core.text import few, spoken
@@ -187,17 +188,17 @@ def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, 
     files = [f"{folder}/{path}" for path, _, _ in entries]
     require_files(files, str(file))
     names = {label: name for _, label, name in entries}
-    other = [f"{dataset.classnames[one]!r} is {names[one]!r}" for one in names if not _same(one, names, dataset)]
+    other = [
+        f"{dataset.classnames[label]!r} is {name!r}"
+        for label, name in names.items()
+        if spoken(name).lower() != dataset.classnames[label].lower()
+    ]
     if 2 * len(other) > len(names):
         raise UserError(
             f"{file}: shows other classes than {dataset.name!r}, or numbers them otherwise: {len(other)} of "
             f"{len(names)} names differ ({few(other)}); name the dataset that it was made for."
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
-
-
-def _same(label: int, names: dict[int, str], dataset: Dataset) -> bool:
-    return spoken(names[label]).lower() == dataset.classnames[label].lower()
 
 
 def _tars(source: str) -> list[str]:
@@ -244,11 +245,7 @@ def _checked(label: str | int, dataset: Dataset, place: str) -> int:
 
 def index_major(labels: Rows, classes: int) -> Rows:
     """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
-    by_label = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[by_label], labels[by_label])
-    ranks = np.empty(len(labels), np.int64)
-    ranks[by_label] = np.arange(len(labels)) - starts
-    return ranks * classes + labels
+    return ranks(labels) * classes + labels
 
 
 def _sample(images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:

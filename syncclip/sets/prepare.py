@@ -5,8 +5,7 @@ from __future__ import annotations
 from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.shards.reader import ImageSet
-from syncclip.synthesis.filters import check_safety, with_digests
+from syncclip.synthesis.filters import SafetySettings, check_safety, with_digests
 from syncclip.synthesis.generators import find_scheduler
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
@@ -22,7 +21,9 @@ def plan(recipe: Recipe) -> Plan:
     synthesis = recipe.synthesis
     if synthesis.generator.scheduler is not None:
         find_scheduler(synthesis.generator.scheduler)
-    check_safety(synthesis.filters, synthesis.generator)
+    for one in synthesis.filters:
+        if isinstance(one, SafetySettings):
+            check_safety(one, synthesis.generator)
     storage.configure(recipe.storage.options)
     dataset = load_dataset(recipe.dataset)
     guides = digests(real_images(dataset, *recipe.shots)) if synthesis.generator.guide else ()
@@ -48,8 +49,5 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     if plan.guides:
         dataset = load_dataset(recipe.dataset)
         store(real_images(dataset, *recipe.shots), dataset, url)
-
-    def test_images() -> ImageSet:
-        return load_dataset(recipe.dataset).split("test")
-
-    return plan.model_copy(update={"filters": with_digests(plan.filters, url, test_images)})
+    filters = with_digests(plan.filters, url, lambda: load_dataset(recipe.dataset).split("test"))
+    return plan.model_copy(update={"filters": filters})

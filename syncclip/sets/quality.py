@@ -47,22 +47,12 @@ class ClassQuality(Settings):
 
 
 class ShiftNumbers(Settings):
-    """See `synthesis.shift.Shift`."""
+    """Of a `sets.shift.Shift`, short enough for a file."""
 
     centroid_distance: float
     relative_distance: float | None
     overlap: float
     frechet: float
-
-    @classmethod
-    def of(cls, shift: Shift) -> ShiftNumbers:
-        """The numbers of a shift, short enough for a file."""
-        return cls(
-            centroid_distance=round(shift.centroid_distance, DIGITS),
-            relative_distance=_known(shift.relative_distance),
-            overlap=round(shift.overlap, DIGITS),
-            frechet=round(shift.frechet, DIGITS),
-        )
 
 
 class SetQuality(Settings):
@@ -121,24 +111,27 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     if not len(made.rows):
         raise UserError(f"{url}: not one image can be read; see `syncclip shards verify {url}`")
     true = None if real is None else _see(real, clip, most, "real")
-    shift = None
+    shift = numbers = None
     if true is not None and np.intersect1d(made.labels, true.labels).size:
         shift = measure(true.features, true.labels, made.features, made.labels)
+        numbers = ShiftNumbers(**{name: _known(getattr(shift, name)) for name in ShiftNumbers.model_fields})
     right = (made.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == made.labels
     classes = _classes(plan.classnames, made, right, shift)
     count, pairs = near_duplicates(made.features)
-    numbers = images.samples.index[made.rows]
+    index = images.samples.index[made.rows]
     quality = SetQuality(
         backbone=clip.backbone.name,
         images=len(images),
         measured=len(made.rows),
         accuracy=round(100 * float(right.mean()), DIGITS),
         similarity=_mean([one.similarity for one in classes]),
-        real_similarity=None if true is None else _mean([similarity(part) for part in _by_class(true)]),
-        shift=None if shift is None else ShiftNumbers.of(shift),
+        real_similarity=None if true is None else _mean(
+            [similarity(true.features[true.labels == label]) for label in np.unique(true.labels)]
+        ),
+        shift=numbers,
         near_duplicates=count,
         duplicate=DUPLICATE,
-        pairs=tuple((int(numbers[later]), int(numbers[earlier])) for later, earlier in pairs),
+        pairs=tuple((int(index[later]), int(index[earlier])) for later, earlier in pairs),
         prompts=coverage(plan.prompts, plan.template, plan.classnames, plan.images_per_class)
         if isinstance(plan, Plan)
         else None,
@@ -178,14 +171,11 @@ def _classes(
     found = []
     for label, name in enumerate(names):
         mine = made.labels == label
+        accuracy = _known(100 * float(right[mine].mean())) if mine.any() else None
+        apart = None if shift is None else _known(shift.per_class.get(label))
+        alike = _known(similarity(made.features[mine]))
         found.append(
-            ClassQuality(
-                name=name,
-                images=int(mine.sum()),
-                accuracy=round(100 * float(right[mine].mean()), DIGITS) if mine.any() else None,
-                similarity=_known(similarity(made.features[mine])),
-                shift=_known(shift.per_class.get(label)) if shift is not None else None,
-            )
+            ClassQuality(name=name, images=int(mine.sum()), accuracy=accuracy, similarity=alike, shift=apart)
         )
     return tuple(found)
 
@@ -195,10 +185,6 @@ def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
     labels = np.asarray(images.labels)
     kept, features = encode_set(images, clip, evenly(labels, most).tolist(), f"quality ({name})")
     return Seen(features.double().numpy(), labels[kept], np.array(kept, np.int64))
-
-
-def _by_class(seen: Seen) -> list[Floats]:
-    return [seen.features[seen.labels == label] for label in np.unique(seen.labels)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

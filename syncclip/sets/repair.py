@@ -10,7 +10,7 @@ from syncclip.core.text import counted
 from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
-from syncclip.synthesis.driver import check_machine, synthesise_set
+from syncclip.synthesis.driver import check_room, synthesise_set
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import locate
 from syncclip.synthesis.generators.locating import INDEX, commit_on_hub
@@ -28,7 +28,8 @@ def examine(url: str) -> list[Problem]:
     found = list(problems(url))
     expected = read_set(url)
     if expected is not None:
-        there = {problem.shard for problem in found} | _names(url)
+        there = {problem.shard for problem in found}
+        there |= {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
         found += [
             Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
             for shard in expected.shards()
@@ -37,11 +38,7 @@ def examine(url: str) -> list[Problem]:
     return sorted(found, key=lambda problem: problem.shard)
 
 
-def repair_set(
-    url: str,
-    broken: Iterable[int],
-    pool: Pool = ONE_ACTOR,
-) -> list[int]:
+def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[int]:
     """Generate the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
 
     Killed at any time, it leaves whole shards and gaps; the next repair, or `synth`, fills these.
@@ -66,7 +63,7 @@ def repair_set(
         )
     if not again:
         return []
-    check_machine(pool, plan.threads)
+    check_room(pool, plan.threads)
     _check_assets(plan, again, url)
     for shard in again:
         discard(url, shard)
@@ -90,11 +87,6 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
         references = ReferenceImages(plan, url)
         for shard in broken:
             references.of([plan.entry(index) for index in plan.shard_range(shard)])
-
-
-def _names(url: str) -> set[int]:
-    """Numbers of the shards of which a tar is there."""
-    return {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
 
 
 def _plan(url: str, broken: int) -> Plan:

@@ -25,10 +25,6 @@ SILENCE = 4 * REMOTE_INTERVAL
 logger = logging.getLogger(__name__)
 
 
-def _now() -> float:
-    return round(time.time(), 3)
-
-
 class JobStatus(Settings):
     """What every status file holds. Times are seconds since the epoch.
 
@@ -40,20 +36,10 @@ class JobStatus(Settings):
     state: Literal["running", "complete", "ended", "failed", "stopped"] = "running"
     reason: str = ""
     """Why it failed or stopped."""
-    began: float = Field(default_factory=_now)
-    """When this call began."""
-    seen: float = Field(default_factory=_now)
+    began: float = Field(default_factory=lambda: round(time.time(), 3))
+    """When this call began: by default, now."""
+    seen: float = Field(default_factory=lambda: round(time.time(), 3))
     """The last sign of life."""
-
-    def end(self, error: BaseException | None) -> None:
-        """Record how the job ended: complete, stopped, or failed for a reason."""
-        if error is None:
-            self.state = "complete"
-        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.state, self.reason = "stopped", "interrupted"
-        else:
-            name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self.state, self.reason = "failed", name + " ".join(str(error).split())
 
     def last_sign_of_life(self, command: str) -> str:
         """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""
@@ -91,11 +77,14 @@ def keep_status_file(
     try:
         with repeating(write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)):
             yield
-    except BaseException as error:
-        status.end(error)
+        status.state = "complete"
+    except (KeyboardInterrupt, SystemExit):
+        status.state, status.reason = "stopped", "interrupted"
         raise
-    else:
-        status.end(None)
+    except BaseException as error:
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        status.state, status.reason = "failed", name + " ".join(str(error).split())
+        raise
     finally:
         write()
 

@@ -6,16 +6,18 @@ come back as rows. Which actor generates a shard, in which order and how often c
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 from syncclip import storage
 from syncclip.core.progress import Progress
-from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
+from syncclip.core.ray_session import capacity, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.markers import committed, markers, shard_name
@@ -23,17 +25,17 @@ from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file, repeating
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
-from syncclip.synthesis.generators import Located, locate
+from syncclip.synthesis.generators import locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import PoolError, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.status import (
     GAUGE_INTERVAL,
+    STATUS_NAME,
     Report,
     SynthesisMetrics,
     SynthesisStatus,
     mark_complete,
-    status_url,
 )
 from syncclip.synthesis.summary import SetSummary, Work, summarise
 from syncclip.synthesis.tuning import tuned
@@ -71,99 +73,94 @@ def synthesise_set(
             CPUs or GPUs, or shards failed for good; what was committed stays.
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
-    stored = read_plan(url)
-    plan = agreed_plan(asked, stored, url)
+    stored, there = read_plan(url), {stats.shard for stats in markers(url)}
+    if stored is None and there:
+        raise UserError(f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder")
+    plan = asked if stored is None else agreed_plan(asked, stored, url)
     if place_assets is not None:
         plan = place_assets(plan, url)
-    shards = plan.shards(asked.images_per_class)
-    todo = _missing(url, shards)
+    images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
+    todo = [shard for shard in images if shard not in there]
     if not todo:
         summary = summarise(plan, url)
         mark_complete(url, summary.images, summary.planned)
         return summary
     located = locate(plan.generator, plan.weights)
     plan = plan.model_copy(update={"weights": located.fingerprint})
-    check_machine(pool, plan.threads)
-    if stored is None:
+    check_room(pool, plan.threads)
+    if stored is None and plan.generator.open_questions(pool.device):
         plan = tuned(plan, located, pool)
     if plan != stored:
         write_plan(plan, url)
     storage.sweep(url)
-    work = _generate(plan, url, shards, todo, located, pool, show, observe, new=stored is None)
-    return summarise(plan, url, work)
+    # An actor may run in another folder and on another machine.
+    generator = plan.generator.model_copy(update={"loras": located.loras})
+    placed = plan.model_copy(update={"generator": generator, "filters": with_absolute_paths(plan.filters)})
+    worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured())
+    return summarise(plan, url, _generate(plan, url, images, todo, worker, pool, show, observe, new=stored is None))
 
 
 def _generate(
     plan: Plan,
     url: str,
-    shards: range,
-    todo: list[int],
-    located: Located,
+    images: Mapping[int, int],
+    todo: Sequence[int],
+    worker: Callable[[], ShardWorker],
     pool: Pool,
     show: bool,
     observe: Observer | None,
     new: bool,
 ) -> Work:
-    """Generate the shards of `todo`; a `new` set that comes to nothing leaves no plan behind."""
+    """Generate the shards of `todo`, with status file, metrics, progress line, and a check of what filters reject.
+
+    Args:
+        images: of each shard that was asked for.
+        worker: makes a shard, in an actor.
+        new: whether the set began with this call; where it comes to nothing, it leaves no plan behind.
+    """
     began, generating = time.monotonic(), False
-    # An actor may run in another folder and on another machine.
-    places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
-    placed = plan.model_copy(update=places)
-    images = {shard: len(plan.shard_range(shard)) for shard in shards}
     planned = sum(images.values())
-    there = planned - sum(images[shard] for shard in todo)
-    status = SynthesisStatus.begin(planned, there, most=min(pool.size[1], len(todo)))
+    status = SynthesisStatus(
+        planned=planned, images=planned - sum(images[shard] for shard in todo), most=min(pool.size[1], len(todo))
+    )
+    run = partial(run_round, worker=worker, pool=pool, threads=plan.threads)
     try:
-        with _watched(plan, url, status, images, show, observe) as take:
-            _check_cluster(pool, plan.threads)
+        monitor = RejectionMonitor(plan, markers(url))
+        with ExitStack() as stack:
+            stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status))
+            stack.enter_context(ray_session())
+            metrics = SynthesisMetrics(url)
+            stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
+            line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
+            check_room(pool, plan.threads)
             generating = True
-            worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured())
-            run = partial(run_round, worker=worker, pool=pool, threads=plan.threads)
-            _rounds(url, shards, todo, pool.retries, run, take)
+            for report in _rounds(url, images, todo, pool.retries, run):
+                status.count(report, images[report.shard])
+                metrics.count(report, images[report.shard])
+                if line is not None:
+                    line.update(0 if report.error else images[report.shard], **status.facts())
+                if observe is not None:
+                    observe(status)
+                if not report.error:
+                    without = json.loads(report.classes_without_accepted)
+                    monitor.take([(report.shard, {int(label): reason for label, reason in without.items()})])
     except BaseException as error:
         # What never started binds the folder to no settings. But where generating on a cluster was interrupted, or the
         # cluster broke, actors may still be at a shard: without the plan, what they commit would be of no use.
-        over = not generating or isinstance(error, UserError) or cluster_address() is None
+        over = not generating or isinstance(error, UserError) or not os.environ.get("RAY_ADDRESS")
         if new and over and not committed(url):
             storage.remove(storage.join(url, PLAN_NAME))
         raise
     return Work(images=status.fresh, seconds=round(time.monotonic() - began, 3), busy=status.busy["generate"])
 
 
-@contextmanager
-def _watched(
-    plan: Plan, url: str, status: SynthesisStatus, images: dict[int, int], show: bool, observe: Observer | None
-) -> Iterator[Callable[[Report], None]]:
-    """Ray, and what takes its reports: status file, metrics, progress line, and the check of what filters reject."""
-    monitor = RejectionMonitor(plan, markers(url))
-    with ExitStack() as stack:
-        stack.enter_context(keep_status_file(status_url(url), status))
-        stack.enter_context(ray_session())
-        metrics = SynthesisMetrics(url)
-        stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
-        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
-
-        def take(report: Report) -> None:
-            status.count(report, images[report.shard])
-            metrics.count(report, images[report.shard])
-            if line is not None:
-                line.update(0 if report.error else images[report.shard], **status.facts())
-            if observe is not None:
-                observe(status)
-            if not report.error:
-                monitor.take(report.shard, report.classes_without_accepted)
-
-        yield take
-
-
 def _rounds(
     url: str,
-    shards: range,
-    todo: list[int],
+    shards: Collection[int],
+    todo: Sequence[int],
     retries: int,
     run: Callable[[Sequence[int]], Iterator[Report]],
-    take: Callable[[Report], None],
-) -> None:
+) -> Iterator[Report]:
     """Run `todo`, then what is still without a marker, until nothing is or `retries` rounds brought nothing."""
     fruitless, again = 0, False
     while todo:
@@ -171,16 +168,17 @@ def _rounds(
         crash = ""
         try:
             for report in run(todo):
-                take(report)
                 if report.error:
                     failed[report.shard] = report
                     logger.debug("shard %s: %s", shard_name(report.shard), report.trace)
+                yield report
                 if report.fatal:
                     break
         except PoolError as error:
             crash = "the processes that generated it kept dying (out of memory, or killed)"
             logger.debug("the pool of actors ended: %s", error)
-        left = _missing(url, shards)
+        there = {stats.shard for stats in markers(url)}
+        left = [shard for shard in shards if shard not in there]
         fruitless += again and len(left) == len(todo)
         fatal = next((report for report in failed.values() if report.fatal), None)
         if left and (fatal or fruitless >= retries):
@@ -196,45 +194,37 @@ def _rounds(
         again = True
 
 
-def _missing(url: str, shards: range) -> list[int]:
-    there = {stats.shard for stats in markers(url)}
-    return [shard for shard in shards if shard not in there]
+def check_room(pool: Pool, threads: int) -> None:
+    """Refuse what there is no room for: on this machine before Ray starts, then in the cluster and all it may grow to.
 
-
-def check_machine(pool: Pool, threads: int) -> None:
-    """Refuse what this machine can't do before Ray starts; a cluster may still grow.
+    Of a cluster that RAY_ADDRESS names, one actor must find room.
 
     Raises:
-        UserError: it has too few CPUs, or no GPU.
+        UserError: there are too few CPUs or GPUs.
     """
     import ray
 
-    if not ray.is_initialized() and not os.environ.get("RAY_ADDRESS"):
-        _check_cpus(pool.actors, threads, local_cpus())
+    named = bool(os.environ.get("RAY_ADDRESS"))
+    if ray.is_initialized():
+        there = capacity()
+        gpus = f"the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} CPUs"
+        remedy = "set it to 0, or add machines with GPUs"
+    elif named:
+        return
+    else:
+        there = {"CPU": local_cpus(), "GPU": 0.0}
+        gpus, remedy = "this machine has no GPU", "set it to 0"
         if pool.num_gpus > 0:
             import torch
 
-            if not torch.cuda.is_available():
-                raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
-
-
-def _check_cluster(pool: Pool, threads: int) -> None:
-    """Refuse what the cluster neither has nor may grow to; of a cluster that was named, one actor must find room."""
-    there = capacity()
-    actors = 1 if os.environ.get("RAY_ADDRESS") else pool.actors
-    if there["CPU"] < actors * threads:
-        _check_cpus(actors, threads, int(there["CPU"]))
-    if pool.num_gpus > there["GPU"]:
-        raise UserError(
-            f"synthesis.num_gpus is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and "
-            f"{there['CPU']:g} CPUs; set it to 0, or add machines with GPUs"
-        )
-
-
-def _check_cpus(actors: int, threads: int, cpus: int) -> None:
-    if actors * threads > cpus:
+            there["GPU"] = math.inf if torch.cuda.is_available() else 0.0  # how many, Ray counts
+    actors = 1 if named else pool.actors
+    if actors * threads > there["CPU"]:
+        cpus = int(there["CPU"])
         each = f" of {threads} threads" if threads > 1 else ""
         raise UserError(
             f"synthesis.actors: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
             f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )
+    if pool.num_gpus > there["GPU"]:
+        raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but {gpus}; {remedy}")

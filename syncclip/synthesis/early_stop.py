@@ -5,7 +5,6 @@ What is committed stays, and no byte of it depends on when a run ends: only the 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -39,46 +38,40 @@ class RejectionMonitor:
         self._generated: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
         if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its images
-            for stats in done:
-                if stats.shard in plan.shards():
-                    reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
-                    without = [label for label in range(plan.classes) if not stats.per_class.get(label)]
-                    self._count(stats.shard, dict.fromkeys(without, reason))
-            self._check()
+            shards, labels = plan.shards(), range(plan.classes)
+            reasons = ((stats, max(stats.rejects, key=stats.rejects.__getitem__, default="")) for stats in done)
+            self.take(
+                (stats.shard, {label: reason for label in labels if not stats.per_class.get(label)})
+                for stats, reason in reasons
+                if stats.shard in shards
+            )
 
-    def take(self, shard: int, classes_without_accepted: str) -> None:
-        """Take in a shard that was just made.
+    def take(self, made: Iterable[tuple[int, Mapping[int, str]]]) -> None:
+        """Take in shards that were made.
 
         Args:
-            shard: its number.
-            classes_without_accepted: JSON, class id -> the reason that rejected most images, of classes
-                without an accepted image.
+            made: number of each and, of its classes without an accepted image, id -> the reason that rejected most.
 
         Raises:
             UserError: so many images were rejected that the filters are at fault; names class and reason.
         """
-        if len(self._accepted) < self.plan.classes:
-            reasons = {int(label): reason for label, reason in json.loads(classes_without_accepted).items()}
-            self._count(shard, reasons)
-            self._check()
-
-    def _count(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        planned = Counter(index % self.plan.classes for index in self.plan.shard_range(shard))
-        for label, images in planned.items():
-            if label not in rejected_by:
-                self._accepted.add(label)
-                self._reasons.pop(label, None)
-            elif label not in self._accepted:
-                self._generated[label] += images * self.plan.attempts  # without success each attempt is made
-                self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
-
-    def _check(self) -> None:
+        plan, classes = self.plan, self.plan.classes
+        for shard, rejected_by in made:
+            if len(self._accepted) == classes:
+                return
+            for label, images in Counter(index % classes for index in plan.shard_range(shard)).items():
+                if label not in rejected_by:
+                    self._accepted.add(label)
+                    self._reasons.pop(label, None)
+                elif label not in self._accepted:
+                    self._generated[label] += images * plan.attempts  # without success each attempt is made
+                    self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
         for label, reasons in self._reasons.items():
-            if self.plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:
-                name = self.plan.classnames[label]
+            if plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:
+                name = plan.classnames[label]
                 raise UserError(self._sentence(f"class {name!r}: none of its {generated} images", reasons))
         if not self._accepted and (generated := sum(self._generated.values())) >= PATIENCE:
-            name, others = self.plan.classnames[next(iter(self._generated))], len(self._generated) - 1
+            name, others = plan.classnames[next(iter(self._generated))], len(self._generated) - 1
             what = f"none of the first {generated} images, of class {name!r} and {counted(others, 'other')},"
             raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
 

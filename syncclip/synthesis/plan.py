@@ -18,8 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
-from syncclip.shards.markers import committed
-from syncclip.synthesis.filters import FilterSettings, check_scope, with_backbone
+from syncclip.synthesis.filters import FilterSettings, check_scope
 from syncclip.synthesis.generators import GeneratorSettings
 from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
@@ -133,15 +132,10 @@ class Plan(Settings):
 
     def shards(self, images_per_class: int | None = None) -> range:
         """Numbers of the shards that hold the first `images_per_class` images of each class; all by default."""
-        if images_per_class is None:
-            images_per_class = self.images_per_class
-        assert 0 <= images_per_class <= self.images_per_class
-        count = 0
-        for low, high in pairwise((0, *self.amounts)):
-            wanted = min(high, images_per_class) - low
-            if wanted > 0:
-                count += -(-wanted * self.classes // self.shard_size)
-        return range(count)
+        wanted = self.images_per_class if images_per_class is None else images_per_class
+        assert 0 <= wanted <= self.images_per_class
+        parts = (max(0, min(high, wanted) - low) * self.classes for low, high in pairwise((0, *self.amounts)))
+        return range(sum(-(-images // self.shard_size) for images in parts))
 
     def shard_range(self, shard: int) -> range:
         """The sample indices of a shard."""
@@ -175,7 +169,7 @@ def draft(
     Raises:
         UserError: the classes or amounts can't make a set.
     """
-    size = settings.generator.batch_size
+    backbone, size = backbone or BackboneSettings(), settings.generator.batch_size
     least = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
     rounds = -(-least // max(1, len(classnames)))
     shard_size = settings.shard_size or rounds * len(classnames) or 1
@@ -188,7 +182,10 @@ def draft(
             template=template,
             prompts=settings.prompts,
             generator=settings.generator,
-            filters=with_backbone(settings.filters, backbone or BackboneSettings()),
+            filters=tuple(
+                one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
+                for one in settings.filters
+            ),
             attempts=settings.attempts,
             choose=settings.choose,
             keep=settings.keep,
@@ -213,21 +210,15 @@ def read_plan(url: str) -> Plan | None:
     return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
-def agreed_plan(asked: Plan, stored: Plan | None, url: str) -> Plan:
+def agreed_plan(asked: Plan, stored: Plan, url: str) -> Plan:
     """The plan of the folder `url`, which holds the plan `stored`, once it has the images that are asked for.
 
     A stored plan with fewer images grows by another amount, one with more stays as it is. Unknown weights (empty)
     agree with any, and what is still to be measured takes what was measured there.
 
     Raises:
-        UserError: the folder holds another plan's set, or shards without a plan.
+        UserError: the folder holds another plan's set.
     """
-    if stored is None:
-        if committed(url):
-            raise UserError(
-                f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder"
-            )
-        return asked
     if found := differences(stored, asked):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(
@@ -253,7 +244,8 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
     found = []
     for key in sorted({*there, *here}):
         old, new = there.get(key), here.get(key)
-        if old == new or key in ("amounts", *measured) or (_found_late(key) and not (old and new)):
+        late = key == "weights" or key.endswith(".digest")  # empty until the first shard is generated
+        if old == new or key in ("amounts", *measured) or (late and not (old and new)):
             continue
         if key == "classnames":
             changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
@@ -263,11 +255,6 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
             old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))}, {kept} of them the same"
         found.append(f"{key} is {_short(old)} there and {_short(new)} here")
     return found
-
-
-def _found_late(key: str) -> bool:
-    """Whether a value is empty until the first shard is generated."""
-    return key == "weights" or key.endswith(".digest")
 
 
 def _short(value: object, limit: int = 120) -> str:

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from syncclip.core import ray_session
@@ -98,28 +98,32 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     ray_session.quiet()  # importing Ray Data resets its loggers
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
     shard_row: Any = ShardRow  # Ray's types know functions only
-    with _data_context():
-        specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
-            reports = specs.map(
-                shard_row,
-                fn_constructor_args=(remote.remote(), worker),
-                num_cpus=threads,
-                num_gpus=pool.num_gpus or None,
-                **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
-            )
-        # `iter_rows` would keep each report back until the next one is there: a shard's time.
-        tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        while True:
-            try:
-                table = next(tables)
-            except StopIteration:
-                return
-            except Exception as error:  # Ray's errors share no class
-                raise PoolError(f"{type(error).__name__}: {error}") from error
-            for row in table.to_pylist():
-                yield Report(**row)
+    specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    # No bars, and no limit on how long a shard may take.
+    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
+    for name in wanted:
+        if hasattr(specs.context, name):  # each Ray knows some of them
+            setattr(specs.context, name, wanted[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
+        reports = specs.map(
+            shard_row,
+            fn_constructor_args=(remote.remote(), worker),
+            num_cpus=threads,
+            num_gpus=pool.num_gpus or None,
+            **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
+        )
+    # `iter_rows` would keep each report back until the next one is there: a shard's time.
+    tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    while True:
+        try:
+            table = next(tables)
+        except StopIteration:
+            return
+        except Exception as error:  # Ray's errors share no class
+            raise PoolError(f"{type(error).__name__}: {error}") from error
+        for row in table.to_pylist():
+            yield Report(**row)
 
 
 def _actors(method: Any, least: int, most: int) -> dict[str, Any]:
@@ -138,23 +142,6 @@ def _actors(method: Any, least: int, most: int) -> dict[str, Any]:
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     bounds = {name: value for name, value in RAY_BOUNDS.items() if free or name in parameters}
     return {"compute": ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=queue, **calls), **bounds}
-
-
-@contextmanager
-def _data_context() -> Iterator[None]:
-    """Ray Data without its bars, and without its limit on how long a shard may take; restored afterwards."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
-    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}
-    try:
-        for name in before:
-            setattr(context, name, wanted[name])
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)
 
 
 class AttemptLog:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import Any, NamedTuple
 
 from pydantic import Field, PrivateAttr
@@ -53,7 +53,7 @@ class SynthesisStatus(JobStatus):
     """Images a second, 0 before the first shard."""
     remaining: float | None = None
     """Seconds left at this rate."""
-    busy: dict[str, float] = Field(default_factory=dict)
+    busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> share of the actors' time. Stages overlap, so the sum may be above 1."""
     rejects: dict[str, int] = Field(default_factory=dict)
     """Reason -> images of this run that were generated and not taken, most first."""
@@ -64,39 +64,24 @@ class SynthesisStatus(JobStatus):
     restarts: int = 0
     """Shards started again since the process that generated them had died."""
 
+    most: int = Field(1, exclude=True)
+    """Actors that generate at the same time, at most."""
     fresh: int = Field(0, exclude=True)
     """Images that this run committed."""
     elapsed: float = Field(0.0, exclude=True)
     """Seconds since the first actor began."""
-    _most: int = PrivateAttr(1)
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
-    _recent: deque[str] = PrivateAttr(default_factory=deque)
-
-    @classmethod
-    def begin(cls, planned: int, images: int, most: int) -> SynthesisStatus:
-        """The status of a synthesis that begins now.
-
-        Args:
-            planned: images that the set will hold.
-            images: those that are committed already.
-            most: actors that generate at the same time, at most.
-        """
-        status = cls(images=images, planned=planned, busy=dict.fromkeys(STAGES, 0.0))
-        status._most, status._recent = most, deque(maxlen=2 * most)
-        return status
-
-    @property
-    def actor_seconds(self) -> float:
-        """Time of the pool: of each process since its first shard, and never more than all actors could have had."""
-        end = min(self._first.values(), default=0.0) + self.elapsed
-        return min(self._most * self.elapsed, sum(end - first for first in self._first.values()))
+    """Process -> when it began its first shard."""
+    _recent: tuple[str, ...] = PrivateAttr(())
+    """The processes that sent the newest reports."""
 
     def count(self, report: Report, images: int) -> None:
         """Add the report of a shard of `images` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
-        self._recent.append(report.worker)
-        self.elapsed = max(self.elapsed, report.ended - min(self._first.values()))
+        self._recent = (*self._recent, report.worker)[-2 * self.most :]
+        begun = min(self._first.values())
+        self.elapsed = max(self.elapsed, report.ended - begun)
         for stage in STAGES:
             self._seconds[stage] += getattr(report, stage)
         if report.error:
@@ -110,7 +95,8 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        whole = self.actor_seconds
+        # Each process counts since its first shard; together, never more than all actors could have had.
+        whole = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
         self.busy = {stage: round(min(1.0, self._seconds[stage] / whole), 4) if whole else 0.0 for stage in STAGES}
 
     def facts(self) -> dict[str, str]:
@@ -134,18 +120,13 @@ class SynthesisStatus(JobStatus):
         return [*lines, self.last_sign_of_life("synth")]
 
 
-def status_url(url: str) -> str:
-    """Where the status of the set at `url` is kept."""
-    return storage.join(url, STATUS_NAME)
-
-
 def read_status(url: str) -> SynthesisStatus | None:
     """The status of the set at `url`; None where there is none.
 
     Raises:
         UserError: another version wrote it.
     """
-    return storage.read_document(status_url(url), SynthesisStatus, "use the version that wrote it")
+    return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, "use the version that wrote it")
 
 
 def mark_complete(url: str, images: int, planned: int) -> None:
@@ -155,7 +136,7 @@ def mark_complete(url: str, images: int, planned: int) -> None:
         if status is not None and status.state != "complete":
             ended: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
             update = {**ended, "remaining": 0.0, "seen": round(time.time(), 3)}
-            storage.write_document(status_url(url), status.model_copy(update=update))
+            storage.write_document(storage.join(url, STATUS_NAME), status.model_copy(update=update))
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)

@@ -23,11 +23,6 @@ class Work(Settings):
     busy: float = 0.0
     """Share of the actors' time that went into generators."""
 
-    @property
-    def rate(self) -> float:
-        """Images a second."""
-        return self.images / self.seconds if self.seconds > 0 else 0.0
-
 
 class SetSummary(Settings):
     """What a set holds. All but `work` follows from plan and markers, so that every run sums up the same set alike."""
@@ -61,8 +56,9 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     rejects: Counter[str] = Counter()
     shards = images = planned = size = 0
     seconds = 0.0
+    of_plan = plan.shards()
     for stats in markers(url):  # one after the other: all markers of a large set are a gigabyte
-        if stats.shard in plan.shards():
+        if stats.shard in of_plan:
             per_class.update(stats.per_class)
             rejects.update(stats.rejects)
             shards += 1
@@ -73,7 +69,7 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     counts = [per_class[label] for label in range(plan.classes)]
     summary = SetSummary(
         url=url,
-        complete=shards == len(plan.shards()),
+        complete=shards == len(of_plan),
         images=images,
         dropped=planned - images,
         planned=plan.total,

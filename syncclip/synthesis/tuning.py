@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from syncclip.core.ray_session import ray_session
+from syncclip.core.ray_session import cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.shards.markers import committed
-from syncclip.synthesis.generators import locate
-from syncclip.synthesis.generators.locating import Located
-from syncclip.synthesis.generators.probing import answered, open_questions
+from syncclip.synthesis.generators import Located, locate
+from syncclip.synthesis.generators.probing import answered
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
@@ -20,7 +19,7 @@ from syncclip.synthesis.worker import ShardWorker
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """The plan of a new set with numbers where it said `auto`; the same plan where nothing is open.
+    """The plan of a new set with numbers where it said `auto`; see `GeneratorSettings.open_questions`.
 
     They are measured once, in a Ray task that gets what an actor will get; the plan that is then written into the set's
     folder keeps them, so that every later run generates the same batches.
@@ -28,31 +27,28 @@ def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
     Raises:
         UserError: the generator can't be loaded or run.
     """
-    if not open_questions(plan.generator, pool.device):
-        return plan
     import ray
 
     with ray_session():
         remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=pool.num_gpus, max_calls=1)(_answers)
-        generator = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
-        found, mistake = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device))
-    if found is None:
-        raise UserError(mistake)
+        generator = plan.generator.model_copy(update={"pipeline": located.source, "loras": located.loras})
+        try:
+            found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device))
+        except ray.exceptions.RayTaskError as error:
+            raise cause_of(error) from error
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=found)})
 
 
-def _answers(plan_text: str, generator: GeneratorSettings, device: str) -> tuple[dict[str, Any] | None, str]:
-    """(what was found, "") or (None, the user's mistake): an error's class would not survive the way back."""
+def _answers(plan_text: str, generator: GeneratorSettings, device: str) -> dict[str, Any]:
+    """What was found, by the settings' names."""
     import torch
 
     plan = Plan.model_validate_json(plan_text)
     torch.set_num_threads(plan.threads)
-    prompts = [plan.entry(index).prompt for index in range(min(plan.total, plan.shard_size))]
-    try:
-        found = answered(generator, device, plan.weights, prompts, min(plan.total, plan.shard_size))
-    except UserError as error:
-        return None, str(error)
-    return {"batch_size": found.batch_size, "attention": found.attention}, ""
+    largest = min(plan.total, plan.shard_size)
+    prompts = [plan.entry(index).prompt for index in range(largest)]
+    found = answered(generator, device, plan.weights, prompts, largest)
+    return {"batch_size": found.batch_size, "attention": found.attention}
 
 
 BATCHES = 3

@@ -17,12 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple
 
 from PIL import Image
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import first_line
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
 from syncclip.synthesis.generators import Generator
@@ -36,14 +37,6 @@ SURPASSED = "surpassed"
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
 """One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
-
-
-class ImageGenerator(Protocol):
-    """Anything that generates a batch; `Generator` is one."""
-
-    def generate(
-        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
-    ) -> list[Image.Image]: ...
 
 
 class GeneratedShard(NamedTuple):
@@ -80,7 +73,7 @@ class ShardWorker:
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
         self._options = dict(options)
-        self._tools: tuple[ImageGenerator, list[Filter]] | None = None
+        self._tools: tuple[Generator, list[Filter]] | None = None
         self._references: ReferenceImages | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +107,7 @@ class ShardWorker:
         ended = time.time()
         return report._replace(write=ended - begun, ended=ended)
 
-    def tools(self) -> tuple[ImageGenerator, list[Filter]]:
+    def tools(self) -> tuple[Generator, list[Filter]]:
         """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
         if self._tools is None:
             import torch
@@ -124,7 +117,7 @@ class ShardWorker:
             plan = self.plan
             prompts = [plan.template.replace("{}", name) for name in plan.classnames]
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
-            generator = cast(ImageGenerator, Generator(settings, self.device, plan.weights))
+            generator = Generator(settings, self.device, plan.weights)
             if plan.generator.guide is not None:
                 self._references = ReferenceImages(plan, self.url)
             self._tools = generator, build_filters(plan.filters, prompts, self.device, self.url)
@@ -135,8 +128,7 @@ def _failed(report: Report, error: Exception) -> Report:
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # another round may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return report._replace(images=0, error=name + text, fatal=fatal, trace=traceback.format_exc())
+    return report._replace(images=0, error=name + first_line(error), fatal=fatal, trace=traceback.format_exc())
 
 
 @dataclass(frozen=True)
@@ -159,7 +151,7 @@ class Candidate:
 def generate_shard(
     plan: Plan,
     shard: int,
-    generator: ImageGenerator,
+    generator: Generator,
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> GeneratedShard:
@@ -180,7 +172,8 @@ def generate_shard(
     for attempt in range(plan.attempts):
         batches = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
         for entries, images in _one_ahead(generator, references, batches, clock):
-            batch = _batch(entries, images)
+            labels, prompts, indices = zip(*((one.label, one.prompt, one.index) for one in entries), strict=True)
+            batch = FilterBatch(images, labels, prompts, indices)
             accepted = []
             for place, candidate in enumerate(score(entries, batch, filters, plan.jpeg_quality, clock)):
                 entry, reason = candidate.entry, candidate.reason
@@ -221,7 +214,7 @@ class Clock:
 
 
 def _one_ahead(
-    generator: ImageGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
+    generator: Generator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
     """Batches with their images, in order; while one is worked on, the next is generated."""
 
@@ -237,11 +230,6 @@ def _one_ahead(
     while ahead is not None:
         (entries, images), ahead = ahead, next(coming, None)
         yield entries, images.result()
-
-
-def _batch(entries: Sequence[Entry], images: Sequence[Image.Image]) -> FilterBatch:
-    prompts, indices = [entry.prompt for entry in entries], [entry.index for entry in entries]
-    return FilterBatch(images, [entry.label for entry in entries], prompts, indices)
 
 
 def score(

@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.cli import app
 from syncclip.storage.status_file import keep_status_file
-from syncclip.synthesis.status import SynthesisStatus, status_url
+from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.shards.sets import write_set
 
@@ -53,7 +53,7 @@ def test_help_needs_neither_torch_nor_ray() -> None:
 def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
     RunFolder(str(tmp_path / "run"), "run", "0").write(RunRecord(name="run", recipe_hash="0", total_steps=20))
     write_set(str(tmp_path / "set"), classes=2, rounds=1)
-    with keep_status_file(status_url(str(tmp_path / "synthetic")), SynthesisStatus.begin(96, 96, 1)):
+    with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus(planned=96, images=96, most=1)):
         pass
     for arguments, shown in (
         (("status", str(tmp_path / "run")), "0 of 20 steps"),

@@ -8,12 +8,12 @@ import pytest
 
 from syncclip.cli.app import run
 from syncclip.storage.status_file import keep_status_file
-from syncclip.synthesis.status import SynthesisStatus, status_url
+from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunRecord
 
 
 def test_a_set_and_the_folder_around_it_tell_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with keep_status_file(status_url(str(tmp_path / "synthetic")), SynthesisStatus.begin(96, 96, 1)):
+    with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus(planned=96, images=96, most=1)):
         pass
     told = []
     for folder in (tmp_path, tmp_path / "synthetic"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -40,7 +41,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(driver, "run_round", run_round)
     monkeypatch.setattr(driver, "ray_session", nullcontext)
-    monkeypatch.setattr(driver, "_check_cluster", lambda *_: None)
+    monkeypatch.setattr(driver, "check_room", lambda *_: None)
     return begun
 
 
@@ -163,6 +164,13 @@ def test_a_generator_that_is_not_there_leaves_no_plan_behind(make_plan: MakePlan
     assert not (tmp_path / "set").exists()
 
 
+def test_shards_without_a_plan_are_not_added_to(make_plan: MakePlan, tmp_path: Path) -> None:
+    write_shard(str(tmp_path), 0, [Sample(0, 0, b"jpeg", "text")])
+    with pytest.raises(UserError, match=r"shards but no plan\.json"):
+        synthesise_set(make_plan(1), str(tmp_path), show=False)
+    assert not (tmp_path / "plan.json").exists()
+
+
 def test_a_run_that_fails_before_its_first_shard_leaves_no_plan_behind(
     in_process: list[int], make_plan: MakePlan, pipeline: Path, tmp_path: Path
 ) -> None:
@@ -238,9 +246,7 @@ class FailingPool:
 
 
 def run(pool: FailingPool, plan: Plan, retries: int) -> list[Report]:
-    reports: list[Report] = []
-    driver._rounds(pool.url, plan.shards(), list(plan.shards()), retries, pool, reports.append)
-    return reports
+    return list(driver._rounds(pool.url, plan.shards(), plan.shards(), retries, pool))
 
 
 def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -282,5 +288,5 @@ def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_pa
             (tmp_path / name).unlink()
 
     plan = make_plan(5, shard_size=4)
-    driver._rounds(str(tmp_path), plan.shards(), list(plan.shards()), 2, generate, lambda _: None)
+    deque(driver._rounds(str(tmp_path), plan.shards(), plan.shards(), 2, generate), maxlen=0)
     assert pool.rounds == [[0, 1, 2, 3], [2]]

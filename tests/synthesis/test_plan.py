@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.recipe.recipe import digest
-from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import MAX_IMAGES, Plan, agreed_plan, differences, draft, read_plan, seed_of, write_plan
 from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
 
 def agree(asked: Plan, url: str) -> Plan:
-    return write_plan(agreed_plan(asked, read_plan(url), url), url)
+    stored = read_plan(url)
+    return write_plan(asked if stored is None else agreed_plan(asked, stored, url), url)
 
 
 def plan_of(classes: int = 3, images: int = 4, **settings: Any) -> Plan:
@@ -169,12 +169,6 @@ def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
     first, second = (plan.model_copy(update={"weights": weights}) for weights in ("a1", "b2"))
     assert differences(first, plan) == []
     assert differences(first, second) == ["weights is 'a1' there and 'b2' here"]
-
-
-def test_shards_without_a_plan_are_not_added_to(tmp_path: Path) -> None:
-    write_shard(str(tmp_path), 0, [Sample(0, 0, b"jpeg", "text")])
-    with pytest.raises(UserError, match=r"shards but no plan\.json"):
-        agree(plan_of(), str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"from a newer version": 2}'])

@@ -10,12 +10,12 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.storage.status_file import SILENCE, keep_status_file, repeating
-from syncclip.synthesis.status import Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status, status_url
+from syncclip.synthesis.status import STATUS_NAME, Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
 from tests.metrics_port import PATIENCE, scraped
 
 
 def counted() -> SynthesisStatus:
-    found = SynthesisStatus.begin(100, 20, most=1)
+    found = SynthesisStatus(planned=100, images=20, most=1)
     found.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
     return found
 
@@ -27,8 +27,8 @@ def status_of(folder: Path) -> SynthesisStatus:
 
 
 def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
-    now, status = iter([101.0, 501.0]), SynthesisStatus.begin(100, 20, most=1)
-    with keep_status_file(status_url(str(tmp_path)), status, interval=600, clock=lambda: next(now)):
+    now, status = iter([101.0, 501.0]), SynthesisStatus(planned=100, images=20, most=1)
+    with keep_status_file(str(tmp_path / STATUS_NAME), status, interval=600, clock=lambda: next(now)):
         begun = status_of(tmp_path)
         assert (begun.state, begun.images, begun.planned, begun.seen) == ("running", 20, 100, 101.0)
         status.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
@@ -48,7 +48,7 @@ def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
 def test_an_end_before_the_end_is_told_with_its_reason(
     tmp_path: Path, error: BaseException, state: str, reason: str
 ) -> None:
-    with pytest.raises(type(error)), keep_status_file(status_url(str(tmp_path)), counted()):
+    with pytest.raises(type(error)), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
         raise error
     found = status_of(tmp_path)
     assert (found.state, found.reason) == (state, reason)
@@ -65,7 +65,7 @@ def test_a_driver_that_is_silent_for_long_is_called_gone() -> None:
 
 
 def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), keep_status_file(status_url(str(tmp_path)), counted()):
+    with pytest.raises(KeyboardInterrupt), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
         raise KeyboardInterrupt
     mark_complete(str(tmp_path), 100, 100)
     found = status_of(tmp_path)
@@ -79,7 +79,7 @@ def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) 
 
 
 def test_reports_give_rate_time_left_and_busy_shares() -> None:
-    status = SynthesisStatus.begin(100, 20, most=2)
+    status = SynthesisStatus(planned=100, images=20, most=2)
     assert (status.rate, status.remaining, set(status.busy.values()), status.actors) == (0.0, None, {0.0}, 0)
     status.count(Report(0, worker="a", started=10.0, ended=14.0, generate=3.0, write=1.0, rejects='{"blank": 2}'), 10)
     status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, filter=1.0, rejects='{"blank": 1}'), 10)
@@ -91,16 +91,16 @@ def test_reports_give_rate_time_left_and_busy_shares() -> None:
 
 
 def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:
-    status = SynthesisStatus.begin(100, 0, most=2)
+    status = SynthesisStatus(planned=100, images=0, most=2)
     status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0), 10)
     status.count(Report(1, worker="b", started=4.0, ended=8.0, generate=4.0), 10)
-    assert status.actor_seconds == 8.0 + 4.0
+    assert status.busy["generate"] == round(8 / (8 + 4), 4)
     status.count(Report(2, worker="c", started=4.0, ended=8.0, generate=4.0), 10)
-    assert status.actor_seconds == 16.0  # one of the three is dead, since there are never more than two
+    assert status.busy["generate"] == 12 / 16  # one of the three is dead, since there are never more than two
 
 
 def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None:
-    status = SynthesisStatus.begin(100, 0, most=2)
+    status = SynthesisStatus(planned=100, images=0, most=2)
     for shard, worker in enumerate("abbbb"):
         status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)
     assert status.actors == 1
@@ -110,7 +110,7 @@ def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_metrics_of_a_set_can_be_scraped() -> None:
-    url, status = "s3://bucket/set", SynthesisStatus.begin(40, 10, 2)
+    url, status = "s3://bucket/set", SynthesisStatus(planned=40, images=10, most=2)
     metrics = SynthesisMetrics(url)
     expected = {
         "images_total": 20,

@@ -8,7 +8,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
-from syncclip.synthesis import tuning, worker
+from syncclip.synthesis import worker
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import Generator, GeneratorSettings, locate
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
@@ -24,12 +24,6 @@ def open_plan(make_plan: MakePlan, pipeline: Path) -> Plan:
     return make_plan(4, generator={"pipeline": str(pipeline), "steps": 1, "batch_size": "auto"})
 
 
-def test_nothing_is_started_where_nothing_is_open(make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(tuning, "ray_session")
-    plan = make_plan(4)
-    assert tuned(plan, locate(plan.generator), Pool()) is plan
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_batch_size_is_measured_in_a_ray_task_and_kept_by_the_set(open_plan: Plan, tmp_path: Path) -> None:
@@ -38,10 +32,13 @@ def test_a_batch_size_is_measured_in_a_ray_task_and_kept_by_the_set(open_plan: P
     assert agreed_plan(open_plan, read_plan(str(tmp_path)), str(tmp_path)) == plan
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_mistake_that_shows_in_the_trial_comes_back_as_a_sentence(open_plan: Plan) -> None:
     grounded = GeneratorSettings(pipeline=open_plan.generator.pipeline, scheduler="Eule", batch_size="auto")
-    found, mistake = tuning._answers(open_plan.model_dump_json(), grounded, "cpu")
-    assert found is None and "no scheduler 'Eule'" in mistake
+    plan = open_plan.model_copy(update={"generator": grounded})
+    with pytest.raises(UserError, match="no scheduler 'Eule'"):
+        tuned(plan, locate(grounded), Pool())
 
 
 def test_an_open_plan_is_not_written(open_plan: Plan, tmp_path: Path) -> None:

@@ -47,19 +47,6 @@ AnyFilterSettings = (
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
-def reason_of(settings: AnyFilterSettings) -> str:
-    """The reason under which a filter's rejects are counted."""
-    return settings.called if isinstance(settings, ClipHeadSettings) else settings.name
-
-
-def with_backbone(settings: Sequence[AnyFilterSettings], backbone: BackboneSettings) -> tuple[AnyFilterSettings, ...]:
-    """The same filters, with `backbone` in those that need a CLIP and name none."""
-    return tuple(
-        one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
-        for one in settings
-    )
-
-
 def with_digests(
     settings: Sequence[AnyFilterSettings], url: str, test_images: Callable[[], ImageSet]
 ) -> tuple[AnyFilterSettings, ...]:
@@ -73,31 +60,31 @@ def with_digests(
     Raises:
         UserError: something is missing, can't be read, or isn't what the set was started with.
     """
-
-    def with_digest(one: AnyFilterSettings) -> AnyFilterSettings:
+    found: list[AnyFilterSettings] = []
+    for one in settings:
         match one:
             case ClipHeadSettings():
-                return with_head_digest(one, url)
+                found.append(with_head_digest(one, url))
             case LeakageSettings():
-                return with_leakage_digest(one, url, test_images)
+                found.append(with_leakage_digest(one, url, test_images))
             case SafetySettings():
-                return with_safety_digest(one)
-        return one
-
-    return tuple(map(with_digest, settings))
+                found.append(with_safety_digest(one))
+            case _:
+                found.append(one)
+    return tuple(found)
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
     """The same filters with absolute paths of the models that they name, for processes that run in another folder."""
-
-    def absolute(one: AnyFilterSettings) -> AnyFilterSettings:
-        if isinstance(one, SafetySettings):
-            checker = one.checker and str(Path(one.checker).expanduser().absolute())
-            return one.model_copy(update={"checker": checker})
-        backbone: BackboneSettings | None = getattr(one, "backbone", None)
-        return one if backbone is None else one.model_copy(update={"backbone": backbone.placed()})
-
-    return tuple(map(absolute, settings))
+    found: list[AnyFilterSettings] = []
+    for one in settings:
+        update: dict[str, object] = {}
+        if isinstance(one, SafetySettings) and one.checker:
+            update["checker"] = str(Path(one.checker).expanduser().absolute())
+        if (backbone := getattr(one, "backbone", None)) is not None:
+            update["backbone"] = backbone.placed()
+        found.append(one.model_copy(update=update))
+    return tuple(found)
 
 
 def build_filters(
@@ -154,10 +141,9 @@ __all__ = [
     "FilterSettings",
     "FrozenClip",
     "build_filters",
+    "SafetySettings",
     "check_safety",
     "check_scope",
-    "reason_of",
     "with_absolute_paths",
-    "with_backbone",
     "with_digests",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,16 +60,15 @@ class Safety(Filter):
         return [bool(flag) for flag in flags]
 
 
-def check_safety(filters: Sequence[Settings], generator: GeneratorSettings) -> None:
-    """Refuse filters that ask a pipeline that is known to bring no checker.
+def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
+    """Refuse a filter that asks a pipeline that is known to bring no checker.
 
     A pipeline that isn't on this machine yet, or of a class of one's own, is refused only once it has generated.
 
     Raises:
         UserError: says what to name or remove.
     """
-    asked = any(isinstance(one, SafetySettings) and one.checker is None for one in filters)
-    if not asked or ":" in (generator.pipeline_class or ""):
+    if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = parts_of(generator)
     if parts is not None and "safety_checker" not in parts:

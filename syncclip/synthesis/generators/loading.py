@@ -13,7 +13,7 @@ from syncclip.core.text import first_line, nearest
 from syncclip.embedded import FOLDER
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.locating import LORA_FILE, Located
-from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.settings import GeneratorSettings, xformers_installed
 
 BACKEND = "inductor"
 """What `torch.compile` compiles with."""
@@ -162,11 +162,6 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
 
 
 KEY = "synthesis.generator.attention"
-
-
-def xformers_installed() -> bool:
-    """Whether xformers could be imported; importing it takes seconds and warns."""
-    return importlib.util.find_spec("xformers") is not None
 
 
 def set_attention(pipeline: Any, attention: Literal["sdpa", "xformers"], device: str) -> None:

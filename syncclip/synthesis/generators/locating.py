@@ -35,10 +35,6 @@ class Located(NamedTuple):
     loras: tuple[LoraSettings, ...] = ()
     """The LoRA weights by absolute path, or by hub name, file and commit."""
 
-    def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with these LoRA weights in them, for processes that run in another folder."""
-        return settings.model_copy(update={"loras": self.loras})
-
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """Find a pipeline without loading it: this machine's folders first, then the hub's cache, then the hub.
@@ -53,11 +49,23 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """
     planned, *planned_loras = fingerprint.split("+")
     planned_loras += [""] * (len(settings.loras) - len(planned_loras))
-    pipeline = _locate(settings, planned)
-    _same(f"generator {settings.pipeline!r}", pipeline.source, pipeline.fingerprint, planned)
+    name, path = settings.pipeline, _folder(settings)
+    if path.is_dir():
+        if not (path / INDEX).is_file():
+            raise UserError(
+                f"generator {name!r}: the folder {path} has no {INDEX}; give a folder that diffusers' "
+                "save_pretrained wrote"
+            )
+        files = [path / INDEX]
+        files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
+        source, commit = name if name == "icons" else str(path.resolve()), None
+        found = _fingerprint(f"generator {name!r}", path, files, planned)
+    else:
+        source, found = name, planned or _commit(name, path, settings.revision)
+        commit = found
     loras = [_locate_lora(one, known) for one, known in zip(settings.loras, planned_loras, strict=True)]
-    fingerprints = [pipeline.fingerprint, *(found for _, found in loras)]
-    return pipeline._replace(fingerprint="+".join(fingerprints), loras=tuple(lora for lora, _ in loras))
+    fingerprints = "+".join([found, *(of_lora for _, of_lora in loras)])
+    return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras))
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
@@ -76,18 +84,8 @@ def _folder(settings: GeneratorSettings) -> Path:
     return FOLDER / "icons/generator" if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
 
 
-def _locate(settings: GeneratorSettings, planned: str) -> Located:
-    name = settings.pipeline
-    path = _folder(settings)
-    if path.is_dir():
-        if not (path / INDEX).is_file():
-            raise UserError(
-                f"generator {name!r}: the folder {path} has no {INDEX}; give a folder that diffusers' "
-                "save_pretrained wrote"
-            )
-        files = [path / INDEX]
-        files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
-        return Located(name if name == "icons" else str(path.resolve()), None, _fingerprint(path, files))
+def _commit(name: str, path: Path, revision: str | None) -> str:
+    """The commit on the hub of a pipeline that is no folder, and not meant to be one."""
     if name == "icons":
         raise UserError(f"generator 'icons': its weights are missing at {path}; install the package again")
     if path.is_file():
@@ -97,8 +95,7 @@ def _locate(settings: GeneratorSettings, planned: str) -> Located:
         )
     if name.startswith(("/", "~", ".")):
         raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount its folder")
-    commit = planned or commit_on_hub(name, settings.revision, INDEX, f"generator {name!r}")
-    return Located(name, commit, commit)
+    return commit_on_hub(name, revision, INDEX, f"generator {name!r}")
 
 
 def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
@@ -118,23 +115,18 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
         file = path / name
     elif path.suffix != ".safetensors":
         raise UserError(f"{what}: this is no .safetensors file, and nothing else is read; convert it first")
-    fingerprint = _fingerprint(file.parent, [file])
-    _same(what, str(file), fingerprint, planned)
+    fingerprint = _fingerprint(what, file, [file], planned)
     # links are kept: the hub's cache links to files without an extension
     return settings.model_copy(update={"weights": str(file.absolute())}), fingerprint
 
 
-def _same(what: str, place: str, fingerprint: str, planned: str) -> None:
-    if planned and fingerprint != planned:
-        raise UserError(
-            f"{what}: the weights at {place} are not those that the set was started with; restore them or generate "
-            "into another folder"
-        )
+def _fingerprint(what: str, place: Path, files: Iterable[Path], planned: str) -> str:
+    """Hex digest (16 digits) of the files of a folder, or of one: names in it and contents; others in it may change.
 
-
-def _fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Hex digest (16 digits) of files, names below `root` and contents; other files beside them may change."""
-    digest = hashlib.sha256()
+    Raises:
+        UserError: it isn't the one that was planned.
+    """
+    digest, root = hashlib.sha256(), place if place.is_dir() else place.parent
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
         digest.update(f"{file.relative_to(root).as_posix()}\0{size}\0".encode())
@@ -145,7 +137,13 @@ def _fingerprint(root: Path, files: Iterable[Path]) -> str:
                 digest.update(stream.read(1 << 20))
                 stream.seek(-(1 << 20), os.SEEK_END)
                 digest.update(stream.read())
-    return digest.hexdigest()[:16]
+    fingerprint = digest.hexdigest()[:16]
+    if planned and fingerprint != planned:
+        raise UserError(
+            f"{what}: the weights at {place} are not those that the set was started with; restore them or generate "
+            "into another folder"
+        )
+    return fingerprint
 
 
 HUB_TIMEOUT = 5.0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators.loading import set_attention, xformers_installed
+from syncclip.synthesis.generators.loading import set_attention
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
@@ -26,12 +26,6 @@ Stopwatch = Callable[[int], float | None]
 """Batch size -> seconds for one batch; None where it doesn't fit into memory."""
 
 
-def open_questions(settings: GeneratorSettings, device: str) -> bool:
-    """Whether something has to be measured before the settings hold all that decides an image."""
-    attention = settings.attention == "auto" and device.startswith("cuda") and xformers_installed()
-    return settings.batch_size == "auto" or attention
-
-
 def answered(
     settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str], largest: int
 ) -> GeneratorSettings:
@@ -48,7 +42,7 @@ def answered(
     Raises:
         UserError: the generator can't be loaded, or not even one image fits into memory.
     """
-    if not open_questions(settings, device):
+    if not settings.open_questions(device):
         return settings
     trial = settings.model_copy(update={"steps": min(settings.steps, STEPS), "guide": None})
     generator = Generator(trial, device, fingerprint)
@@ -56,7 +50,7 @@ def answered(
     if settings.batch_size == "auto":
         sizes = [size for size in even_parts(largest) if device.startswith("cuda") or size <= CPU_LARGEST]
         settings = settings.model_copy(update={"batch_size": best_batch(sizes, stopwatch)})
-    if settings.attention == "auto" and device.startswith("cuda") and xformers_installed():
+    if settings.open_questions(device):
         assert settings.batch_size != "auto"
         xformers_is_faster = _xformers_is_faster(generator, settings.batch_size, stopwatch)
         settings = settings.model_copy(update={"attention": "xformers" if xformers_is_faster else "sdpa"})

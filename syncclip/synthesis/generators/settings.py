@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from syncclip.core.settings import Settings, added
 
 Attention = Literal["auto", "sdpa", "xformers"]
+
+
+def xformers_installed() -> bool:
+    """Whether xformers could be imported; importing it takes seconds and warns."""
+    return importlib.util.find_spec("xformers") is not None
 
 
 class LoraSettings(Settings):
@@ -68,6 +74,12 @@ class GeneratorSettings(Settings):
     installed and measured to be faster before the first shard of a new set."""
     compile: bool = added(False)
     """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch."""
+
+    def open_questions(self, device: str) -> bool:
+        """Whether something has to be measured before the settings hold all that decides an image."""
+        return self.batch_size == "auto" or (
+            self.attention == "auto" and device.startswith("cuda") and xformers_installed()
+        )
 
     @field_validator("batch_size", mode="before")
     @classmethod

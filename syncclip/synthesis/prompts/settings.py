@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import gcd
 from typing import Literal, NamedTuple
@@ -97,28 +97,24 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
     Raises:
         ValueError: a class has no sentences, or a name is no class's.
     """
-    _known(settings.classes, classnames, "classes", dataset)
+    held = {"classes": settings.classes}
     for place, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
-            where = f"strategies[{place}] ({strategy.name})"
             assert strategy.file is None, "files are read before a plan is made"
-            _known(strategy.sentences, classnames, where, dataset)
-            without = [name for name in classnames if name not in strategy.sentences and name not in settings.classes]
-            if without:
-                more = f" and {len(without) - 1} more" if without[1:] else ""
-                raise ValueError(
-                    f"synthesis.prompts.{where} has no sentence for class {without[0]!r}{more}; add some, there or to "
-                    "synthesis.prompts.classes"
-                )
-
-
-def _known(names: Iterable[str], classnames: Sequence[str], where: str, dataset: str) -> None:
-    classes = set(classnames)
-    for name in names:
-        if name not in classes:
-            near = nearest(name, classnames)
+            held[f"strategies[{place}] ({strategy.name})"] = strategy.sentences
+    known = set(classnames)
+    for where, sentences in held.items():
+        key = f"synthesis.prompts.{where}"
+        if (other := next((name for name in sentences if name not in known), None)) is not None:
+            near = nearest(other, classnames)
             hint = f"did you mean {near!r}?" if near else f"the first is {classnames[0]!r}"
-            raise ValueError(f"synthesis.prompts.{where}: {name!r} is no class of dataset {dataset!r}; {hint}")
+            raise ValueError(f"{key}: {other!r} is no class of dataset {dataset!r}; {hint}")
+        without = [name for name in classnames if name not in sentences and name not in settings.classes]
+        if without and where != "classes":
+            more = f" and {len(without) - 1} more" if without[1:] else ""
+            raise ValueError(
+                f"{key} has no sentence for class {without[0]!r}{more}; add some, there or to synthesis.prompts.classes"
+            )
 
 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import BlankSettings, build_filters, check_safety, with_absolute_paths
+from syncclip.synthesis.filters import build_filters, check_safety, with_absolute_paths
 from syncclip.synthesis.filters.safety import Safety, SafetySettings, with_safety_digest
 from syncclip.synthesis.generators import Generator, GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
@@ -92,11 +92,11 @@ def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) ->
     index.write_text('{"safety_checker": [null, null], "unet": ["diffusers", "UNet2DConditionModel"]}')
     asked = GeneratorSettings(pipeline=str(tmp_path))
     with pytest.raises(UserError, match="brings no safety checker; name a checker"):
-        check_safety([SafetySettings()], asked)
-    check_safety([BlankSettings(), SafetySettings(checker="elsewhere")], asked)
-    check_safety([SafetySettings()], asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
+        check_safety(SafetySettings(), asked)
+    check_safety(SafetySettings(checker="elsewhere"), asked)
+    check_safety(SafetySettings(), asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
     index.write_text('{"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}')
-    check_safety([SafetySettings()], asked)
+    check_safety(SafetySettings(), asked)
 
 
 def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:

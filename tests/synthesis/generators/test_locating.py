@@ -129,7 +129,7 @@ def test_a_relative_place_is_made_absolute_for_other_processes(
 ) -> None:
     monkeypatch.chdir(lora)
     settings = settings_of(pipeline, loras=[{"weights": "one.safetensors", "scale": 0.5}])
-    placed = locate(settings).placed(settings).loras[0]
+    placed = locate(settings).loras[0]
     assert (placed.weights, placed.scale) == (str(lora / "one.safetensors"), 0.5)
 
 
@@ -140,4 +140,4 @@ def test_a_link_to_lora_weights_is_kept_as_the_hubs_cache_links_to_files_of_othe
     (lora / "one.safetensors").symlink_to(lora / "c0ffee")
     settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
     located = locate(settings)
-    assert locate(located.placed(settings), located.fingerprint) == located
+    assert locate(settings.model_copy(update={"loras": located.loras}), located.fingerprint) == located

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import Generator, GeneratorSettings, probing
-from syncclip.synthesis.generators.probing import answered, best_batch, even_parts, open_questions
+from syncclip.synthesis.generators.probing import answered, best_batch, even_parts
 
 Family = Callable[..., GeneratorSettings]
 
@@ -56,23 +56,6 @@ def test_too_little_memory_for_one_image_is_told() -> None:
         best_batch([1, 2], lambda size: None)
 
 
-@pytest.mark.parametrize(
-    ("settings", "device", "installed", "expected"),
-    [
-        ({}, "cpu", True, False),
-        ({}, "cuda", False, False),
-        ({}, "cuda", True, True),
-        ({"attention": "sdpa"}, "cuda", True, False),
-        ({"batch_size": "auto"}, "cpu", False, True),
-    ],
-)
-def test_only_a_batch_size_or_an_attention_that_could_be_faster_is_measured(
-    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], device: str, installed: bool, expected: bool
-) -> None:
-    monkeypatch.setattr(probing, "xformers_installed", lambda: installed)
-    assert open_questions(GeneratorSettings(**settings), device) is expected
-
-
 @pytest.fixture
 def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that are generated; a stopwatch that shows size ** 0.5 seconds for each."""
@@ -108,7 +91,7 @@ def test_the_faster_attention_is_taken(
     family: Family, monkeypatch: pytest.MonkeyPatch, slower: float, expected: str
 ) -> None:
     now: list[str] = ["sdpa"]
-    monkeypatch.setattr(probing, "xformers_installed", lambda: True)
+    monkeypatch.setattr("syncclip.synthesis.generators.settings.xformers_installed", lambda: True)
     monkeypatch.setattr(probing, "set_attention", lambda pipeline, name, device: now.append(name))
     monkeypatch.setattr(probing, "_stopwatch", lambda *_: lambda size: slower if now[-1] == "xformers" else 1.0)
 

@@ -39,3 +39,20 @@ def test_a_plan_of_default_settings_is_written_as_before_there_were_families() -
         "pipeline", "revision", "scheduler", "steps", "guidance", "negative_prompt", "height", "width", "batch_size",
         "dtype",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "installed", "expected"),
+    [
+        ({}, "cpu", True, False),
+        ({}, "cuda", False, False),
+        ({}, "cuda", True, True),
+        ({"attention": "sdpa"}, "cuda", True, False),
+        ({"batch_size": "auto"}, "cpu", False, True),
+    ],
+)
+def test_only_a_batch_size_or_an_attention_that_could_be_faster_is_measured(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], device: str, installed: bool, expected: bool
+) -> None:
+    monkeypatch.setattr("syncclip.synthesis.generators.settings.xformers_installed", lambda: installed)
+    assert GeneratorSettings(**settings).open_questions(device) is expected
