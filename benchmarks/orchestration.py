@@ -24,7 +24,7 @@ from syncclip.core.ray_session import ray_session
 from syncclip.recipe.recipe import Recipe
 from syncclip.sets import prepare
 from syncclip.synthesis.driver import synthesise_set
-from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus

@@ -98,7 +98,7 @@ def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str,
 
 def prompts_table(planned: Plan) -> Table:
     """Some prompts of each class, at least one of each strategy that it uses."""
-    from syncclip.synthesis.prompts import samples
+    from syncclip.synthesis.prompts.settings import samples
 
     count = max(2, len(planned.prompts.mixture))
     rows = [

@@ -5,8 +5,11 @@ from __future__ import annotations
 from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.synthesis.filters import SafetySettings, check_safety, with_digests
-from syncclip.synthesis.generators import find_scheduler
+from syncclip.synthesis.filters import AnyFilterSettings
+from syncclip.synthesis.filters.clip_head import ClipHeadSettings, with_head_digest
+from syncclip.synthesis.filters.leakage import LeakageSettings, with_leakage_digest
+from syncclip.synthesis.filters.safety import SafetySettings, check_safety, with_safety_digest
+from syncclip.synthesis.generators.loading import find_scheduler
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
 from syncclip.synthesis.references import digests, real_images, store
@@ -49,5 +52,15 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     if plan.guides:
         dataset = load_dataset(recipe.dataset)
         store(real_images(dataset, *recipe.shots), dataset, url)
-    filters = with_digests(plan.filters, url, lambda: load_dataset(recipe.dataset).split("test"))
-    return plan.model_copy(update={"filters": filters})
+    filters: list[AnyFilterSettings] = []
+    for one in plan.filters:
+        match one:
+            case ClipHeadSettings():
+                filters.append(with_head_digest(one, url))
+            case LeakageSettings():
+                filters.append(with_leakage_digest(one, url, lambda: load_dataset(recipe.dataset).split("test")))
+            case SafetySettings():
+                filters.append(with_safety_digest(one))
+            case _:
+                filters.append(one)
+    return plan.model_copy(update={"filters": tuple(filters)})

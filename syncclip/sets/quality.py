@@ -19,7 +19,7 @@ from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.synthesis.filters import FrozenClip
 from syncclip.synthesis.filters.clip import encode_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.prompts import PromptCoverage, coverage
+from syncclip.synthesis.prompts.settings import PromptCoverage, coverage
 
 STATS_NAME = "stats.json"
 MOST = 20_000
@@ -125,9 +125,9 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         measured=len(made.rows),
         accuracy=round(100 * float(right.mean()), DIGITS),
         similarity=_mean([one.similarity for one in classes]),
-        real_similarity=None if true is None else _mean(
-            [similarity(true.features[true.labels == label]) for label in np.unique(true.labels)]
-        ),
+        real_similarity=None
+        if true is None
+        else _mean([similarity(true.features[true.labels == label]) for label in np.unique(true.labels)]),
         shift=numbers,
         near_duplicates=count,
         duplicate=DUPLICATE,
@@ -174,9 +174,7 @@ def _classes(
         accuracy = _known(100 * float(right[mine].mean())) if mine.any() else None
         apart = None if shift is None else _known(shift.per_class.get(label))
         alike = _known(similarity(made.features[mine]))
-        found.append(
-            ClassQuality(name=name, images=int(mine.sum()), accuracy=accuracy, similarity=alike, shift=apart)
-        )
+        found.append(ClassQuality(name=name, images=int(mine.sum()), accuracy=accuracy, similarity=alike, shift=apart))
     return tuple(found)
 
 

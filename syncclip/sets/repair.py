@@ -12,8 +12,7 @@ from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
 from syncclip.synthesis.driver import check_room, synthesise_set
 from syncclip.synthesis.filters import build_filters
-from syncclip.synthesis.generators import locate
-from syncclip.synthesis.generators.locating import INDEX, commit_on_hub
+from syncclip.synthesis.generators.locating import INDEX, commit_on_hub, locate
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.settings import ONE_ACTOR, Pool

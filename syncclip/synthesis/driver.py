@@ -25,7 +25,7 @@ from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file, repeating
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
-from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import PoolError, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool

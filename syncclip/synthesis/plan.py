@@ -19,8 +19,8 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
 from syncclip.synthesis.filters import FilterSettings, check_scope
-from syncclip.synthesis.generators import GeneratorSettings
-from syncclip.synthesis.prompts import PromptSettings, check_classes, prompt_of, prompts_of
+from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 

@@ -8,8 +8,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings
 from syncclip.synthesis.filters import BlankSettings, FilterSettings
-from syncclip.synthesis.generators import GeneratorSettings
-from syncclip.synthesis.prompts import PromptSettings
+from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.prompts.settings import PromptSettings
 
 MAX_ATTEMPTS = 16
 """Attempts and index share the 32 bits of a seed; see `seeds.seed_of`."""

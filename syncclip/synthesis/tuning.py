@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from syncclip.core.ray_session import cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.shards.markers import committed
-from syncclip.synthesis.generators import Located, locate
+from syncclip.synthesis.generators.locating import Located, locate
 from syncclip.synthesis.generators.probing import answered
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan

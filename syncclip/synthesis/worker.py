@@ -26,7 +26,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
-from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Entry, Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject, write_rejects

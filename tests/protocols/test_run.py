@@ -55,7 +55,7 @@ def root(miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> st
 def paint(root: str, name: str, url: str) -> None:
     """Put the set that `reproduce` would draw where it would be drawn, its images painted."""
     from syncclip.sets import prepare
-    from syncclip.synthesis.generators import locate
+    from syncclip.synthesis.generators.locating import locate
 
     recipe = recipe_of(PROTOCOLS["base-to-novel"], name, root, overrides=EMBEDDED)
     plan = prepare.plan(recipe.with_values({"synthesis.images_per_class": 2}))

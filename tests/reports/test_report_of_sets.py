@@ -12,7 +12,7 @@ from PIL import Image
 
 from syncclip.reports import report
 from syncclip.sets.quality import STATS_NAME, ClassQuality, SetQuality, ShiftNumbers
-from syncclip.synthesis.prompts import PromptCoverage
+from syncclip.synthesis.prompts.settings import PromptCoverage
 from syncclip.synthesis.rejects import SIDE, Reject, rejects_name, write_rejects
 from tests.studies import fabricated
 

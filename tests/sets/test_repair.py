@@ -18,7 +18,7 @@ from syncclip.sets.repair import examine, repair_set
 from syncclip.shards.markers import committed
 from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
-from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
 from syncclip.synthesis.references import real_images, store
 from syncclip.synthesis.settings import ONE_ACTOR, Pool

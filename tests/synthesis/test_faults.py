@@ -16,7 +16,7 @@ import pytest
 
 from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
-from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus

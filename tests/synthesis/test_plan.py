@@ -14,7 +14,7 @@ from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.recipe.recipe import digest
 from syncclip.synthesis.plan import MAX_IMAGES, Plan, agreed_plan, differences, draft, read_plan, seed_of, write_plan
-from syncclip.synthesis.prompts import PromptSettings
+from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
 

@@ -11,7 +11,7 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.images import decode_image
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import references
-from syncclip.synthesis.generators import Generator
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages, digests, real_images, store
 from syncclip.synthesis.status import Report

@@ -10,7 +10,9 @@ from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
 from syncclip.synthesis import worker
 from syncclip.synthesis.filters import build_filters
-from syncclip.synthesis.generators import Generator, GeneratorSettings, locate
+from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.tuning import BATCHES, measure, tuned

@@ -20,7 +20,7 @@ import psutil
 
 from syncclip import storage
 from syncclip.shards.markers import committed, read_table
-from syncclip.synthesis.generators import locate
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
 

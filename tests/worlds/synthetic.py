@@ -12,7 +12,8 @@ def generate_here(recipe: Recipe, url: str) -> str:
     from syncclip.sets import prepare
     from syncclip.shards.writer import write_shard
     from syncclip.synthesis.filters import build_filters
-    from syncclip.synthesis.generators import Generator, locate
+    from syncclip.synthesis.generators.locating import locate
+    from syncclip.synthesis.generators.pipeline import Generator
     from syncclip.synthesis.plan import write_plan
     from syncclip.synthesis.worker import generate_shard
 

@@ -10,11 +10,10 @@ from typing import Annotated
 from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.shards.reader import ImageSet
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
 from syncclip.synthesis.filters.clip import FrozenClip
-from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, with_head_digest
+from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings
 from syncclip.synthesis.filters.clip_score import (
     ClipMargin,
     ClipMarginSettings,
@@ -30,8 +29,8 @@ from syncclip.synthesis.filters.duplicates import (
     DuplicateSettings,
     check_scope,
 )
-from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings, with_leakage_digest
-from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, with_safety_digest
+from syncclip.synthesis.filters.leakage import Leakage, LeakageSettings
+from syncclip.synthesis.filters.safety import Safety, SafetySettings
 
 AnyFilterSettings = (
     BlankSettings
@@ -45,33 +44,6 @@ AnyFilterSettings = (
     | LeakageSettings
 )
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
-
-
-def with_digests(
-    settings: Sequence[AnyFilterSettings], url: str, test_images: Callable[[], ImageSet]
-) -> tuple[AnyFilterSettings, ...]:
-    """The same filters with the digests of what they need, all of which is beside the set at `url` then.
-
-    Args:
-        settings: from a plan; those with a digest are compared with what is there.
-        url: folder or URL of the set.
-        test_images: gives the dataset's test images; called only where they are needed.
-
-    Raises:
-        UserError: something is missing, can't be read, or isn't what the set was started with.
-    """
-    found: list[AnyFilterSettings] = []
-    for one in settings:
-        match one:
-            case ClipHeadSettings():
-                found.append(with_head_digest(one, url))
-            case LeakageSettings():
-                found.append(with_leakage_digest(one, url, test_images))
-            case SafetySettings():
-                found.append(with_safety_digest(one))
-            case _:
-                found.append(one)
-    return tuple(found)
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
@@ -134,6 +106,7 @@ def _build(
 
 
 __all__ = [
+    "AnyFilterSettings",
     "BlankSettings",
     "Filter",
     "FilterBatch",
@@ -141,9 +114,6 @@ __all__ = [
     "FilterSettings",
     "FrozenClip",
     "build_filters",
-    "SafetySettings",
-    "check_safety",
     "check_scope",
     "with_absolute_paths",
-    "with_digests",
 ]

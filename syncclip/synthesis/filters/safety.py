@@ -11,7 +11,9 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
-from syncclip.synthesis.generators import NSFW, GeneratorSettings, parts_of
+from syncclip.synthesis.generators.locating import parts_of
+from syncclip.synthesis.generators.pipeline import NSFW
+from syncclip.synthesis.generators.settings import GeneratorSettings
 
 REMEDY = "name a checker by synthesis.filters' `checker`, or remove the filter"
 

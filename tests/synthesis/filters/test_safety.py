@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.filters import build_filters, check_safety, with_absolute_paths
-from syncclip.synthesis.filters.safety import Safety, SafetySettings, with_safety_digest
-from syncclip.synthesis.generators import Generator, GeneratorSettings
+from syncclip.synthesis.filters import build_filters, with_absolute_paths
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, with_safety_digest
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 from tests.worlds.pipelines import build_pipeline
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from syncclip.synthesis.generators import GeneratorSettings
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.worlds.pipelines import SIDE, build_pipeline
 
 

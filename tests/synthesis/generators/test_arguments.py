@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import Generator, GeneratorSettings
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 Family = Callable[..., GeneratorSettings]

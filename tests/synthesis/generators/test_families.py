@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import Generator, GeneratorSettings
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.worlds.pipelines import FAMILIES
 
 Family = Callable[..., GeneratorSettings]

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import Generator, GeneratorSettings, loading
+from syncclip.synthesis.generators import loading
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 Family = Callable[..., GeneratorSettings]

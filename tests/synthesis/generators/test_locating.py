@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import GeneratorSettings, locate, parts_of
+from syncclip.synthesis.generators.locating import locate, parts_of
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 

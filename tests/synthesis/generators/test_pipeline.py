@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.synthesis.generators import Generator, GeneratorSettings
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]

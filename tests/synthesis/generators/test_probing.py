@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import Generator, GeneratorSettings, probing
+from syncclip.synthesis.generators import probing
+from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.probing import answered, best_batch, even_parts
+from syncclip.synthesis.generators.settings import GeneratorSettings
 
 Family = Callable[..., GeneratorSettings]
 

@@ -6,7 +6,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.synthesis.generators import GeneratorSettings
+from syncclip.synthesis.generators.settings import GeneratorSettings
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What the tests of prompts share: three classes, and settings with every strategy."""
 
-from syncclip.synthesis.prompts import PromptSettings
+from syncclip.synthesis.prompts.settings import PromptSettings
 
 CLASSES = ("cat", "dog", "fir tree")
 

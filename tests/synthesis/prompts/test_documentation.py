@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from syncclip.recipe.recipe import Recipe
-from syncclip.synthesis.prompts import prompt_of
+from syncclip.synthesis.prompts.settings import prompt_of
 
 DOCS = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
 

@@ -8,9 +8,9 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.plan import Plan, differences, draft, read_plan, write_plan
-from syncclip.synthesis.prompts import PromptSettings
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.files import read_captions, read_descriptions, with_sentences
+from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.settings import SynthesisSettings
 from tests.synthesis.prompts import CLASSES
 

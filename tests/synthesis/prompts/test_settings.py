@@ -10,15 +10,16 @@ from pydantic import ValidationError
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.synthesis.prompts import (
+from syncclip.synthesis.prompts.settings import (
+    OWN,
     PromptSettings,
     check_classes,
     coverage,
     prompt_of,
     prompts_of,
     samples,
+    turn_of,
 )
-from syncclip.synthesis.prompts.settings import OWN, turn_of
 from tests.synthesis.prompts import CLASSES, EVERYTHING
 
 
