@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.synthesis.forecast import Forecast, forecast
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import CostSettings, Pool
@@ -54,11 +54,11 @@ def chaos(
             same = digests(f"{bucket}/set") == wanted
             counts = times_there(plan, f"{bucket}/set").values()
             spoilt = dict(proxy.spoilt)
-    tables.show(tables.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
+    text.show(text.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
-    tables.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
+    text.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
     comparison = against(toll, prediction(plan, quiet, toll, actors))
-    tables.show(tables.table("Against the forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
+    text.show(text.table("Against the forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
     if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
         sys.exit(1)
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from syncclip import jobs, storage
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.ray_session import ray_session
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -143,10 +143,10 @@ def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
     table = compare(recipe, sets, asked.seeds, storage.join(out, "study"))
     headings = ["filters", "generated per kept", "CLIP accuracy, %", "similarity"]
     headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
-    tables.show(
-        tables.table(f"Filters on {recipe.dataset.name}, {asked.images} images a class", headings, rows(sets, table))
+    text.show(
+        text.table(f"Filters on {recipe.dataset.name}, {asked.images} images a class", headings, rows(sets, table))
     )
-    tables.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
+    text.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
 
 
 if __name__ == "__main__":

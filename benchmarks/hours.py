@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.order import steps
 from syncclip.datasets.catalog import DATASETS
 from syncclip.protocols.protocols import PROTOCOLS, Protocol
@@ -129,10 +129,10 @@ def by_method(protocol: Protocol, assumed: Assumed) -> Iterator[list[str]]:
 def grids(assumed: Assumed) -> tuple[str, str]:
     """All protocols, and the methods of base-to-novel, as Markdown."""
     return (
-        tables.markdown_grid(
+        text.markdown_grid(
             ["protocol", "runs", "images generated", "training steps", "GPU hours", "USD"], list(by_protocol(assumed))
         ),
-        tables.markdown_grid(
+        text.markdown_grid(
             ["method", "training steps", "GPU hours"], list(by_method(PROTOCOLS["base-to-novel"], assumed))
         ),
     )

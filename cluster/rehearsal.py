@@ -24,7 +24,7 @@ import typer
 import yaml
 
 from cluster.one_machine import Head, waited
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.synthesis.plan import read_plan
 
 CONFIG = Path(__file__).with_suffix(".yaml")
@@ -59,8 +59,8 @@ def rehearse(
         sets = (out or folder / "sets").absolute()
         figures = play(folder, [recipe, *SMALL, *(overrides or [])], sets / "cluster", sets / "quiet")
         same = contents(sets / "cluster") == contents(sets / "quiet")
-    tables.show(tables.table("The rehearsal", ["", "figure"], figures.items()))
-    tables.show(f"the bytes are {'those' if same else 'NOT those'} of an undisturbed run")
+    text.show(text.table("The rehearsal", ["", "figure"], figures.items()))
+    text.show(f"the bytes are {'those' if same else 'NOT those'} of an undisturbed run")
     if not same:
         sys.exit(1)
 

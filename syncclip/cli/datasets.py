@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from syncclip.cli.arguments import Root
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.text import counted
 
 app = typer.Typer(help="List the literature's datasets, and check data on your disk.")
@@ -20,11 +20,11 @@ def ls(root: Root = None) -> None:
     from syncclip.datasets.check import listing
 
     headings, rows = listing(root)
-    tables.show(tables.table("Datasets of the literature", headings, rows))
+    text.show(text.table("Datasets of the literature", headings, rows))
     for dataset in DATASETS.values():
         if dataset.licence is None:
-            tables.show(f"the page of {dataset.name}: {dataset.page}")
-    tables.show(f"Where to get them, and how to organise them: {INSTRUCTIONS}")
+            text.show(f"the page of {dataset.name}: {dataset.page}")
+    text.show(f"Where to get them, and how to organise them: {INSTRUCTIONS}")
 
 
 @app.command("check")
@@ -47,9 +47,9 @@ def check_command(
         )
         for one in checks
     ]
-    tables.show(tables.table("What is there", headings, rows))
+    text.show(text.table("What is there", headings, rows))
     for one in checks:
         for problem in one.problems:
-            tables.show(f"{one.name}: {problem}")
+            text.show(f"{one.name}: {problem}")
     if any(one.problems for one in checks):
         raise typer.Exit(1)

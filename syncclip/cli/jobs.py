@@ -22,7 +22,7 @@ from syncclip.cli.arguments import (
     Root,
     Synthetic,
 )
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.text import counted
 
 
@@ -51,7 +51,7 @@ def init(
     from syncclip.cli.init import write_first_recipe
 
     place = write_first_recipe(data, root, out, photographs, overrides)
-    tables.show(f"{place}: see its prompts with `syncclip plan {place}`, then run `syncclip study {place}`")
+    text.show(f"{place}: see its prompts with `syncclip plan {place}`, then run `syncclip study {place}`")
 
 
 def captions(
@@ -67,9 +67,9 @@ def captions(
     for url, written in jobs.captions(loaded, out).items():
         rows = [(name, caption) for name, found in written.sentences.items() for caption in found[:show]]
         if rows:
-            tables.show(tables.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
+            text.show(text.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
         count = counted(sum(map(len, written.sentences.values())), "caption")
-        tables.show(f"{count} of {counted(len(written.sentences), 'class', 'classes')}: {url}")
+        text.show(f"{count} of {counted(len(written.sentences), 'class', 'classes')}: {url}")
 
 
 def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
@@ -78,7 +78,7 @@ def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     from syncclip import jobs
     from syncclip.cli import render
 
-    tables.show(render.summary(jobs.synthesise(loaded, out)))
+    text.show(render.summary(jobs.synthesise(loaded, out)))
 
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
@@ -88,8 +88,8 @@ def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     from syncclip.cli import render
 
     run = jobs.train(loaded, out)
-    tables.show(render.results(run.results, f"{run.name}: accuracy on {run.split} images, %"))
-    tables.show(run.url)
+    text.show(render.results(run.results, f"{run.name}: accuracy on {run.split} images, %"))
+    text.show(run.url)
 
 
 def evaluate(
@@ -108,7 +108,7 @@ def evaluate(
     name = dataset or benchmark
     found = jobs.evaluate(run, overrides, name, root)
     on = f" of {name}" if name else ""
-    tables.show(render.results(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
+    text.show(render.results(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
 
 
 def study(
@@ -126,11 +126,11 @@ def study(
 
     if status:
         storage.configure(loaded.storage.options)
-        tables.show("\n".join(study_status(folder_of(loaded, out))))
+        text.show("\n".join(study_status(folder_of(loaded, out))))
         return
     done = study(loaded, out)
     if len(done.table):
-        tables.show(f"report: {report(done.url)}")
+        text.show(f"report: {report(done.url)}")
     done.check()
 
 
@@ -144,7 +144,7 @@ def choose(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
         (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
         for arm, found in record["arms"].items()
     ]
-    tables.show(tables.table("Chosen on validation images", ["arm", "values", f"{record['metric']}, %"], rows))
+    text.show(text.table("Chosen on validation images", ["arm", "values", f"{record['metric']}, %"], rows))
 
 
 def report(folder: Folder) -> None:
@@ -152,8 +152,8 @@ def report(folder: Folder) -> None:
     from syncclip.reports import write_report
 
     done = write_report(folder)
-    tables.show(done.table)
-    tables.show(done.url)
+    text.show(done.table)
+    text.show(done.url)
 
 
 def reproduce(
@@ -176,4 +176,4 @@ def reproduce(
     from syncclip.protocols.run import Request, reproduce
 
     done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
-    tables.show(f"report: {done.page}")
+    text.show(f"report: {done.page}")

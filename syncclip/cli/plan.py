@@ -9,7 +9,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.text import counted, duration, size
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ def plan(
     """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     planned = syncclip.plan(loaded)
-    tables.show(prompts_table(planned))
-    tables.show(
+    text.show(prompts_table(planned))
+    text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
         f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
         f"{planned.shard_size}, by {planned.generator.pipeline}"
@@ -40,7 +40,7 @@ def plan(
     cost = loaded.synthesis.cost
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
     cost = measured(loaded, planned, cost) if probe else cost
-    tables.show(expected(loaded, planned, cost))
+    text.show(expected(loaded, planned, cost))
 
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
@@ -53,7 +53,7 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
     with tempfile.TemporaryDirectory() as folder:
         ready = with_assets(recipe, planned, folder)
         found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
-    tables.show(
+    text.show(
         f"measured here: {found.images:.3g} images/s of one actor, {size(round(found.image_bytes))} an image, "
         f"{100 * found.rejected:.0f} rejected for 100 finished, {found.load:.0f} s to load"
     )
@@ -71,11 +71,11 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
     least, most = synthesis.pool.size
     found = forecast(planned, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
-    tables.show(
+    text.show(
         f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")
     )
-    return tables.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, synthesis.num_gpus > 0))
+    return text.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, synthesis.num_gpus > 0))
 
 
 def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str, str, str]]:
@@ -105,4 +105,4 @@ def prompts_table(planned: Plan) -> Table:
         (label, name, "\n".join(samples(planned.prompts, planned.template, name, planned.images_per_class, count)))
         for label, name in enumerate(planned.classnames)
     ]
-    return tables.table(f"Prompts of dataset {planned.dataset}", ["id", "class", "prompts"], rows)
+    return text.table(f"Prompts of dataset {planned.dataset}", ["id", "class", "prompts"], rows)

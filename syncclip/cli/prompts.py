@@ -8,7 +8,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.progress import say
 
 app = typer.Typer(help="Import and export learned prompts, and show the words nearest to them.")
@@ -34,8 +34,8 @@ def import_command(
     run = import_prompts(source, loaded, out, epoch, transfer)
     for note in run.notes:
         say(f"note: {note}")
-    tables.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
-    tables.show(run.url)
+    text.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
+    text.show(run.url)
 
 
 @app.command("export")
@@ -44,8 +44,8 @@ def export_command(run: Folder, out: Out = None) -> None:
     from syncclip.interop.exports import export_prompts
 
     exported = export_prompts(run, out)
-    tables.show(exported.card)
-    tables.show(exported.checkpoint or "no checkpoint for other code, as none is known for this method")
+    text.show(exported.card)
+    text.show(exported.checkpoint or "no checkpoint for other code, as none is known for this method")
 
 
 @app.command("show")
@@ -57,4 +57,4 @@ def show(
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)
-    tables.show(tables.table(run, headings, rows))
+    text.show(text.table(run, headings, rows))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.tables import table
-from syncclip.core.text import counted, percent, size
+from syncclip.core.text import counted, percent, size, table
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 
@@ -25,7 +25,7 @@ def ls(folder: Folder, overrides: Overrides) -> None:
     shards = committed(folder)
     if not shards:
         raise UserError(f"{folder}: no committed shard there; make a set with `syncclip synth RECIPE --out {folder}`")
-    tables.show(render.listing(folder, shards.values()))
+    text.show(render.listing(folder, shards.values()))
 
 
 @app.command("verify")
@@ -41,13 +41,13 @@ def verify_command(
     recipe = _recipe_of(folder, overrides)
     problems = examine(folder)
     for problem in problems:
-        tables.show(problem.sentence)
+        text.show(problem.sentence)
     if problems and not repair:
         raise typer.Exit(1)
     if problems:
         again = repair_set(folder, [problem.shard for problem in problems], recipe.synthesis.pool)
-        tables.show(f"{folder}: {counted(len(again), 'shard')} generated again")
-    tables.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
+        text.show(f"{folder}: {counted(len(again), 'shard')} generated again")
+    text.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
 
 
 @app.command("quality")
@@ -57,7 +57,7 @@ def quality_command(folder: Folder, overrides: Overrides) -> None:
     from syncclip.sets.quality import measure_quality
 
     found = measure_quality(_recipe_of(folder, overrides), folder)
-    tables.show(render.quality(found))
+    text.show(render.quality(found))
 
 
 @app.command("show")
@@ -81,10 +81,10 @@ def show(
     if not len(rows):
         last = images.samples.index.max()
         raise UserError(f"{folder}: no sample {index}; the last of its {len(images):,} is {last}")
-    tables.show(render.sample(images, int(rows[0])))
+    text.show(render.sample(images, int(rows[0])))
     if save is not None:
         storage.write_bytes(save, images.read(int(rows[0])))
-        tables.show(f"saved: {save}")
+        text.show(f"saved: {save}")
 
 
 @app.command("import")
@@ -107,7 +107,7 @@ def import_command(
     found = import_set(source, read_dataset(recipe.dataset), out, images)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
     fewest = f"{min(found.counts)} to {max(found.counts)} a class"
-    tables.show(f"{count} of {classes}, {fewest}; use them with training.synthetic={out}")
+    text.show(f"{count} of {classes}, {fewest}; use them with training.synthetic={out}")
 
 
 @app.command("merge")
@@ -120,7 +120,7 @@ def merge_command(
 
     found = merge_sets(sets, out)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
-    tables.show(f"{count} of {classes}, {min(found.counts)} a class or more: {out}")
+    text.show(f"{count} of {classes}, {min(found.counts)} a class or more: {out}")
 
 
 @app.command("export")
@@ -136,7 +136,7 @@ def export_command(
     from syncclip.sets.export import export_set
 
     configure_storage(overrides)
-    tables.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
+    text.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
 
 
 @app.command("pack")
@@ -160,8 +160,8 @@ def pack_command(
     storage.configure(recipe.storage.options)
     read = read_dataset(recipe.dataset)
     counts = pack(read, url, _numbers("--shots", shots), _numbers("--seeds", seeds), recipe.dataset.resize)
-    tables.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
-    tables.show(url)
+    text.show(f"{read.name}: {', '.join(f'{count:,} {split}' for split, count in counts.items())} images")
+    text.show(url)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from syncclip.cli.arguments import Folder, Overrides, configure_storage
-from syncclip.core import tables
+from syncclip.core import text
 
 
 def status(folder: Folder, overrides: Overrides) -> None:
     """Report the progress of a set, a run or a study: rate, time left, busy shares, rejects, last sign of life."""
     configure_storage(overrides)
-    tables.show("\n".join(progress(folder)))
+    text.show("\n".join(progress(folder)))
 
 
 def study_status(url: str) -> list[str]:

@@ -1,9 +1,13 @@
-"""How messages and tables write counts, quantities and names."""
+"""How messages and tables write counts, quantities and names; tables for the terminal and for Markdown."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -83,3 +87,41 @@ def thousands(value: float) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, for a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def show(text: Table | str) -> None:
+    """Print to stdout, as wide as the terminal, or 200 columns wide where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(text, highlight=False, markup=not isinstance(text, str))
+
+
+def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table whose numbers are aligned to the right; None is an empty cell, floats get one decimal."""
+    from rich.table import Table
+
+    rows = [list(row) for row in rows]
+    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for column, heading in enumerate(headings):
+        numbers = all(isinstance(row[column], int | float | None) for row in rows)
+        shown.add_column(heading, justify="right" if numbers and rows else "left")
+    for row in rows:
+        shown.add_row(*map(_cell, row))
+    return shown
+
+
+def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    marks = ["---"] * len(headings)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

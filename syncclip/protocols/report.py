@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from syncclip import storage
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
@@ -29,9 +29,9 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     page = storage.join(url, f"{protocol.name}.html")
     storage.write_bytes(page, render(scores).encode())
     for grid in shown:
-        tables.show(tables.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
+        text.show(text.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
     for sentence in sentences(scores):
-        tables.show(sentence)
+        text.show(sentence)
     return page
 
 
@@ -67,7 +67,7 @@ def markdown(scores: Scores) -> str:
     """The tables and sentences as Markdown."""
     parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
     for grid in grids(scores):
-        parts += [f"## {grid.title}", tables.markdown_grid(grid.headings, grid.rows)]
+        parts += [f"## {grid.title}", text.markdown_grid(grid.headings, grid.rows)]
     return "\n\n".join([*parts, *sentences(scores)]) + "\n"
 
 

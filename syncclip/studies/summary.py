@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from syncclip.core import tables
+from syncclip.core import text
 from syncclip.core.text import percent
 from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS
 from syncclip.recipe.recipe import Recipe
@@ -35,8 +35,8 @@ class Grid:
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
     for grid in [_means(recipe, table), *_compared(pairs)]:
-        tables.show(tables.table(f"{recipe.name}: {grid.title}", grid.headings, grid.rows))
-    tables.show(url)
+        text.show(text.table(f"{recipe.name}: {grid.title}", grid.headings, grid.rows))
+    text.show(url)
 
 
 def markdown(
@@ -61,7 +61,7 @@ def markdown(
         title = f"Error = a + b n^(-c) over n synthetic images per class; {percent(recipe.study.level)} intervals."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
         grids.append(Grid(title, ["arm", "error of", *said], rows))
-    parts = [part for grid in grids for part in (grid.title, tables.markdown_grid(grid.headings, grid.rows))]
+    parts = [part for grid in grids for part in (grid.title, text.markdown_grid(grid.headings, grid.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
 
