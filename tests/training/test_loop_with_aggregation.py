@@ -75,7 +75,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from syncclip.training.loop import run
-from tests.training.test_aggregation import job
+from tests.training.test_loop_with_aggregation import job
 def die(done, *_):
     if done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
