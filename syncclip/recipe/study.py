@@ -33,16 +33,14 @@ class Arm(Settings):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("name") and values.get("method"):
-            method = str(values["method"]).rpartition(":")[2]
-            return {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
-        return values
-
-    @model_validator(mode="after")
-    def _check_consistency(self) -> Arm:
-        if not self.name or set(self.name) & set("/\\ ") or self.name.startswith("."):
-            raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
-        return self
+        if not isinstance(values, dict):
+            return values
+        method = str(values.get("method", "")).rpartition(":")[2]
+        alone = method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"
+        name = values.get("name") or alone
+        if set(str(name)) & set("/\\ ") or str(name).startswith("."):
+            raise ValueError(f"arm name {name!r} becomes a folder's name; use letters, digits, '-' and '_'")
+        return {**values, "name": name}
 
     @property
     def trained(self) -> bool:
