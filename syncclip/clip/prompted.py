@@ -26,7 +26,6 @@ from syncclip.clip.blocks import attend, autocast, float32, place
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
-    Frame,
     Position,
     PromptTokens,
     arrange,
@@ -136,7 +135,7 @@ class PromptedClip(nn.Module):
             n = len(phrase.split())
         elif n > PHRASE_TOKENS:
             phrase = ""
-        embedding, start = self.text.token_embedding, self._frame.start
+        embedding, (start, _) = self.text.token_embedding, self._frame
         ids, _ = self._tokenize(prompt_texts(classnames, phrase, n))
         held, initial = n, None
         if phrase and n:
@@ -255,11 +254,11 @@ class PromptedClip(nn.Module):
         return block(*arguments)
 
     @cached_property
-    def _frame(self) -> Frame:
+    def _frame(self) -> tuple[int, int]:
         return frame(self.backbone.tokenizer, self.context)
 
     def _tokenize(self, sentences: Sequence[str]) -> tuple[Tensor, Tensor]:
-        return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame.end)
+        return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
         """Embedded texts; for a causal tower cut after the last token that is read, as it sees none after it."""

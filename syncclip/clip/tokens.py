@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -95,23 +95,16 @@ def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
     return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
 
 
-class Frame(NamedTuple):
-    """The tokens that a tokenizer adds around the words.
+def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
+    """What a tokenizer adds around the words, found by comparing an empty text with one of a single word.
 
-    Attributes:
-        start: number of tokens before them: one in CLIP, none in SigLIP.
-        end: id of the token after them; padding, where a tokenizer has no end token.
+    Returns:
+        The number of tokens before them: one in CLIP, none in SigLIP; and the id of the token after them: padding,
+        where a tokenizer has no end token.
     """
-
-    start: int
-    end: int
-
-
-def frame(tokenizer: Callable[..., Tensor], context: int) -> Frame:
-    """The frame of a tokenizer, found by comparing an empty text with one of a single word."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
-    return Frame(start, int(empty[start]))
+    return start, int(empty[start])
 
 
 def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int) -> tuple[Tensor, Tensor]:

@@ -23,8 +23,7 @@ from pydantic import BaseModel, Field
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError, with_present_names
-from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits
-from syncclip.datasets.few_shot import choose_rows
+from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
 from syncclip.shards.images import decode_image
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ImageSet, ShardSet

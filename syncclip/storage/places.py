@@ -76,16 +76,10 @@ def remote(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _keep_inherited() -> None:
-    """In a forked process: never release the parent's clients.
-
-    fsspec makes new ones here. But the end of an old one would close its connections, and so take them out of the
-    selector that both processes share: answers to the parent would be noticed when it gives up waiting, if at all.
-    """
-    _inherited.extend(_clients)
-
-
-os.register_at_fork(after_in_child=_keep_inherited)
+# A forked process never releases the parent's clients. fsspec makes new ones there. But the end of an old one would
+# close its connections, and so take them out of the selector that both processes share: answers to the parent would be
+# noticed when it gives up waiting, if at all.
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients))
 
 
 def options_of(url: str) -> dict[str, Any]:

@@ -138,13 +138,13 @@ class MixedStream:
     def ids(self, epoch: int, step: int) -> BatchIds:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        count = self.batch_size
         if self._epochs is not None and self.real is not None:
-            real = self._epochs.shown(epoch)[order.batch_of(len(self._epochs), count, self.seed, epoch, step)]
+            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, epoch, step)
+            real = self._epochs.shown(epoch)[batch]
             labels = self.real.labels[real]
         else:
             real = _NONE
-            labels = self._base[self._draw(order.BASE_LABEL, epoch, step, np.full(count, len(self._base)))]
+            labels = self._drawn(self._base, order.BASE_LABEL, epoch, step)
         if self.synthetic is None:
             return BatchIds(real, _NONE, _NONE, labels, _NONE)
         ids = BatchIds(
@@ -156,7 +156,7 @@ class MixedStream:
         )
         if not len(self.novel):
             return ids
-        novel = self.novel[self._draw(order.NOVEL_LABEL, epoch, step, np.full(count, len(self.novel)))]
+        novel = self._drawn(self.novel, order.NOVEL_LABEL, epoch, step)
         partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
         return replace(ids, novel=partners, novel_labels=novel)
 
@@ -217,8 +217,9 @@ class MixedStream:
     def _global_step(self, epoch: int, step: int) -> int:
         return epoch * self.steps_per_epoch + step
 
-    def _draw(self, purpose: int, epoch: int, step: int, bounds: Rows) -> Rows:
-        return order.below(bounds, order.key(purpose, self.seed, epoch, step))
+    def _drawn(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
+        bounds = np.full(self.batch_size, len(labels))
+        return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
         """The image of a row, or of the next sound row of its class."""
