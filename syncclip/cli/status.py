@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from syncclip.cli.arguments import Folder, Overrides, configure_storage
 from syncclip.core import text
+from syncclip.core.settings import UserError
 
 
 def status(folder: Folder, overrides: Overrides) -> None:
@@ -18,7 +19,6 @@ def study_status(url: str) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    from syncclip.core.settings import UserError
     from syncclip.studies.status import read_study_status
 
     found = read_study_status(url)
@@ -34,20 +34,18 @@ def progress(url: str) -> list[str]:
         UserError: none of them is there.
     """
     from syncclip import storage
-    from syncclip.core.settings import UserError
-    from syncclip.core.text import counted
     from syncclip.shards.markers import committed
-    from syncclip.studies.status import PROGRESS
+    from syncclip.studies.status import read_study_status
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import run_lines
 
-    if storage.exists(storage.join(url, PROGRESS)):
-        return study_status(url)
+    if (study := read_study_status(url)) is not None:
+        return [url, *study.lines()]
     for place in (url, storage.join(url, "synthetic")):
         if (found := read_status(place)) is not None:
             return [place, *found.lines()]
     if (lines := run_lines(url)) is not None:
         return [url, *lines]
     if shards := committed(url):
-        return [url, f"{counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
+        return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
     raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")

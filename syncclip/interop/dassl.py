@@ -120,32 +120,25 @@ class _Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
-def _inert(path: str) -> type:
-    """A class with the name of another one, which is never imported."""
-    module, _, name = path.rpartition(".")
-    return type(name, (_Inert,), {"__module__": module})
-
-
 # Dassl's schedulers save the scheduler that follows their warm-up as an object, which includes the optimiser.
-# Evaluators of other code leave numpy scalars.
+# Evaluators of other code leave numpy scalars. None of these is imported: inert classes take their names.
 _IGNORED: list[Any] = [
     dict,
     type("defaultdict", (), {"__module__": "collections", "__new__": lambda *_: {}}),
-    *map(
-        _inert,
-        (
-            "torch.optim.lr_scheduler.CosineAnnealingLR",
-            "torch.optim.lr_scheduler.MultiStepLR",
-            "torch.optim.lr_scheduler.StepLR",
-            "torch.optim.sgd.SGD",
-            "torch.optim.adam.Adam",
-            "torch.optim.adamw.AdamW",
-            "torch.optim.rmsprop.RMSprop",
-            "dassl.optim.radam.RAdam",
-            "numpy.dtype",
-            "numpy.core.multiarray.scalar",
-            "numpy._core.multiarray.scalar",
-        ),
+    *(
+        type(name, (_Inert,), {"__module__": module})
+        for module, names in {
+            "torch.optim.lr_scheduler": ("CosineAnnealingLR", "MultiStepLR", "StepLR"),
+            "torch.optim.sgd": ("SGD",),
+            "torch.optim.adam": ("Adam",),
+            "torch.optim.adamw": ("AdamW",),
+            "torch.optim.rmsprop": ("RMSprop",),
+            "dassl.optim.radam": ("RAdam",),
+            "numpy": ("dtype",),
+            "numpy.core.multiarray": ("scalar",),
+            "numpy._core.multiarray": ("scalar",),
+        }.items()
+        for name in names
     ),
 ]
 

@@ -17,7 +17,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.interop import checks
 from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
-from syncclip.interop.layouts import LAYOUTS, Layout, find_layout, recognise
+from syncclip.interop.layouts import LAYOUTS, Layout, find_layout
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
@@ -86,7 +86,8 @@ def import_prompts(
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
     """What the method learns, by our names, in single precision, copied out of the file."""
-    likely = recognise(checkpoint.state)
+    counts = {one: len(other.learned(checkpoint.state)) for one, other in LAYOUTS.items()}
+    likely = [one for one, count in counts.items() if count == max(counts.values()) > 0]  # several, if files are alike
     if method not in likely:
         hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "it has those of no method known here"
         raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")

@@ -217,13 +217,6 @@ def find_layout(method: str) -> Layout:
     return LAYOUTS[method]
 
 
-def recognise(state: Tensors) -> list[str]:
-    """The methods that account for most of a file's tensors; several where their files are alike."""
-    counts = {method: len(layout.learned(state)) for method, layout in LAYOUTS.items()}
-    most = max(counts.values())
-    return [method for method, count in counts.items() if count == most > 0]
-
-
 class FixedWords(NamedTuple):
     """Token embeddings of all classes' sentences without the learned vectors.
 

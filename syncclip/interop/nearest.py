@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -51,23 +50,18 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
 
 def _word(tokenizer: Any, token: int) -> str:
     """A token as text, by open_clip's own tokenizer or one of Hugging Face's."""
+    from open_clip.tokenizer import bytes_to_unicode
+
     if hasattr(tokenizer, "decoder"):
         written = str(tokenizer.decoder.get(token, f"#{token}"))
     else:
         written = str(tokenizer.tokenizer.convert_ids_to_tokens(token))
-    letters, bytes_of = written.removesuffix(END_OF_WORD), _bytes()
+    # CLIP's vocabulary writes each byte as a letter.
+    letters, bytes_of = written.removesuffix(END_OF_WORD), {letter: byte for byte, letter in bytes_to_unicode().items()}
     if letters.startswith("<|") or not all(letter in bytes_of for letter in letters):
         return written  # start and end, and vocabularies of another kind
     text = bytes(bytes_of[letter] for letter in letters).decode(errors="replace")
     return text if written.endswith(END_OF_WORD) else f"{text}-"
-
-
-@cache
-def _bytes() -> dict[str, int]:
-    """CLIP's vocabulary writes each byte as a letter; the byte of each letter."""
-    from open_clip.tokenizer import bytes_to_unicode
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
