@@ -66,9 +66,7 @@ class CellRun:
     @property
     def results(self) -> dict[str, Any]:
         """The numbers of a finished cell."""
-        found = read_json(storage.join(self.url, RESULTS))
-        assert isinstance(found, dict)
-        return found
+        return dict(read_json(storage.join(self.url, RESULTS)))
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
@@ -190,12 +188,7 @@ def run_cells(
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
         progress = stack.enter_context(Progress(len(runs), "cells", label, done=status.done))
-
-        def given(running: list[str], slots: int) -> None:
-            progress.update(0, running=len(running))
-            status.give(running, slots)
-
-        for run, seconds, error in _finished(waiting, settings, task, given):
+        for run, seconds, error in _finished(waiting, settings, task, status, progress):
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(run.cell.name, seconds, error)
             busy = status.seconds / (status.workers * status.wall_seconds)
@@ -208,13 +201,10 @@ def _finished(
     waiting: Sequence[CellRun],
     settings: StudySettings,
     task: Callable[[dict[str, Any]], dict[str, Any]],
-    given: Callable[[list[str], int], None],
+    status: StudyStatus,
+    progress: Progress,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """(run, seconds, error) of each cell as it ends.
-
-    Args:
-        given: called every few seconds with the cells that the cluster has, and how many it has room for.
-    """
+    """(run, seconds, error) of each cell as it ends; every few seconds, status and progress learn what is running."""
     import ray
 
     remote = ray.remote(task).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries)
@@ -226,7 +216,8 @@ def _finished(
             while coming and len(running) < slots:
                 run = coming.pop()
                 running[remote.remote(run.spec)] = (run, time.monotonic())
-            given([run.cell.name for run, _ in running.values()], slots)
+            status.give([run.cell.name for run, _ in running.values()], slots)
+            progress.update(0, running=len(running))
             ready, _ = ray.wait(list(running), timeout=POLL)
             for reference in ready:
                 run, since = running.pop(reference)
