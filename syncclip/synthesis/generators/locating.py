@@ -56,13 +56,15 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
                 f"generator {name!r}: the folder {path} has no {INDEX}; give a folder that diffusers' "
                 "save_pretrained wrote"
             )
+        path = path.resolve()
         files = [path / INDEX]
         files += [f for f in path.glob("*/**/*") if f.is_file() and f.suffix in WEIGHT_FILES]
-        source, commit = name if name == "icons" else str(path.resolve()), None
+        source = "icons" if name == "icons" else str(path)
+        commit = None
         found = _fingerprint(f"generator {name!r}", path, files, planned)
     else:
-        source, found = name, planned or _commit(name, path, settings.revision)
-        commit = found
+        source = name
+        commit = found = planned or _commit(name, path, settings.revision)
     loras = [_locate_lora(one, known) for one, known in zip(settings.loras, planned_loras, strict=True)]
     fingerprints = "+".join([found, *(of_lora for _, of_lora in loras)])
     return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras))
@@ -115,13 +117,19 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
         file = path / name
     elif path.suffix != ".safetensors":
         raise UserError(f"{what}: this is no .safetensors file, and nothing else is read; convert it first")
+    file = file.absolute()  # links are kept: the hub's cache links to files without an extension
     fingerprint = _fingerprint(what, file, [file], planned)
-    # links are kept: the hub's cache links to files without an extension
-    return settings.model_copy(update={"weights": str(file.absolute())}), fingerprint
+    return settings.model_copy(update={"weights": str(file)}), fingerprint
 
 
 def _fingerprint(what: str, place: Path, files: Iterable[Path], planned: str) -> str:
-    """Hex digest (16 digits) of the files of a folder, or of one: names in it and contents; others in it may change.
+    """Hex digest (16 digits) of some files: their contents and their names below a folder.
+
+    Args:
+        what: how messages call the weights.
+        place: the folder, or the one file; further files in the folder change nothing.
+        files: those that count.
+        planned: the digest that they must have; "" for any.
 
     Raises:
         UserError: it isn't the one that was planned.

@@ -13,15 +13,18 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import settings_of
 
 
-def test_other_weights_than_planned_are_refused(pipeline: Path, tmp_path: Path) -> None:
+def test_other_weights_than_planned_are_refused(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(pipeline, tmp_path, dirs_exist_ok=True)
     planned = locate(settings_of(tmp_path)).fingerprint
     assert planned == locate(settings_of(pipeline)).fingerprint
     assert locate(settings_of(tmp_path), planned).fingerprint == planned
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(UserError, match="not those that the set was started with"):
-        locate(settings_of(tmp_path), planned)
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserError, match=f"at {tmp_path} are not those that the set was started with"):
+        locate(settings_of(Path(tmp_path.name)), planned)
 
 
 @pytest.fixture
@@ -99,13 +102,16 @@ def test_lora_weights_are_part_of_the_fingerprint(pipeline: Path, lora: Path) ->
     assert one.startswith(f"{plain}+") and two.startswith(f"{plain}+")
 
 
-def test_other_lora_weights_than_planned_are_refused(pipeline: Path, lora: Path) -> None:
+def test_other_lora_weights_than_planned_are_refused(
+    pipeline: Path, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
     planned = locate(settings).fingerprint
     assert [one.weights for one in locate(settings, planned).loras] == [str(lora / "one.safetensors")]
     (lora / "one.safetensors").write_bytes(b"else")
-    with pytest.raises(UserError, match=r"LoRA weights '.*' *: the weights at .* are not those"):
-        locate(settings, planned)
+    monkeypatch.chdir(lora)
+    with pytest.raises(UserError, match=f"LoRA weights 'one.safetensors': the weights at {lora}/one.safetensors are"):
+        locate(settings_of(pipeline, loras=[{"weights": "one.safetensors"}]), planned)
 
 
 @pytest.mark.parametrize(
