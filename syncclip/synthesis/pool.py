@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from syncclip.core import ray_session
@@ -98,32 +98,48 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     ray_session.quiet()  # importing Ray Data resets its loggers
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
     shard_row: Any = ShardRow  # Ray's types know functions only
-    specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-    # No bars, and no limit on how long a shard may take.
+    with _data_context():
+        specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
+            reports = specs.map(
+                shard_row,
+                fn_constructor_args=(remote.remote(), worker),
+                num_cpus=threads,
+                num_gpus=pool.num_gpus or None,
+                **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
+            )
+        # `iter_rows` would keep each report back until the next one is there: a shard's time.
+        tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        while True:
+            try:
+                table = next(tables)
+            except StopIteration:
+                return
+            except Exception as error:  # Ray's errors share no class
+                raise PoolError(f"{type(error).__name__}: {error}") from error
+            for row in table.to_pylist():
+                yield Report(**row)
+
+
+@contextmanager
+def _data_context() -> Iterator[None]:
+    """Ray Data without bars, and without a limit on how long a shard may take; restored afterwards.
+
+    Set for the whole process: in earlier versions of Ray the bars don't ask the context of their dataset.
+    """
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
     wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
-    for name in wanted:
-        if hasattr(specs.context, name):  # each Ray knows some of them
-            setattr(specs.context, name, wanted[name])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
-        reports = specs.map(
-            shard_row,
-            fn_constructor_args=(remote.remote(), worker),
-            num_cpus=threads,
-            num_gpus=pool.num_gpus or None,
-            **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
-        )
-    # `iter_rows` would keep each report back until the next one is there: a shard's time.
-    tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-    while True:
-        try:
-            table = next(tables)
-        except StopIteration:
-            return
-        except Exception as error:  # Ray's errors share no class
-            raise PoolError(f"{type(error).__name__}: {error}") from error
-        for row in table.to_pylist():
-            yield Report(**row)
+    before = {name: getattr(context, name) for name in wanted if hasattr(context, name)}  # each Ray knows some of them
+    try:
+        for name in before:
+            setattr(context, name, wanted[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
 
 
 def _actors(method: Any, least: int, most: int) -> dict[str, Any]:

@@ -47,6 +47,15 @@ def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_
     assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
 
 
+def test_ray_data_shows_no_bars_in_a_round_and_is_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    monkeypatch.setattr(context, "enable_progress_bars", True)
+    assert [context.enable_progress_bars for _ in run_round(range(2), DeadlyShard, Pool(1))] == [False, False]
+    assert context.enable_progress_bars
+
+
 PATIENCE = 240.0
 """Seconds after which something is broken; on a busy machine a process takes long to start."""
 
