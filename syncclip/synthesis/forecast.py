@@ -2,7 +2,7 @@
 
 Each actor runs on a machine of its own that may be taken away at any moment: a Poisson process, as clouds describe
 their spot machines, so many an hour. A shard in flight is lost then and generated again; another machine comes after a
-while. The forecast is a queue of shards, run a thousand times at random; without preemptions it is exact.
+while. The forecast is a queue of shards, run up to a thousand times at random; without preemptions it is exact.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 RUNS = 1000
-"""Random runs behind a forecast: the bounds of its 90 % leave out fifty runs on each side. There are fewer, down to a
-hundred, where a hundred machines or more average luck out."""
+"""Random runs behind a forecast. There are fewer, down to a hundred, where more than a hundred machines average luck
+out: the bounds of its 90 % leave out fifty runs on each side, or five."""
 
 HARDEST = math.log(100)
 """Preemptions that one shard may expect. Beyond it fewer than one attempt in a hundred succeeds."""
@@ -184,8 +184,10 @@ class _Queue:
         ready = np.where(np.arange(count) < self.left[:, None], 0.0, np.inf)
         self.left = np.maximum(0, self.left - count)
         while True:
-            at, shard = (rows, self.free.argmin(1)), (rows, ready.argmin(1))
-            begin, death = np.maximum(self.free[at], ready[shard]), self.death[at]
+            machine = self.free.argmin(1)
+            shard = ready.argmin(1)
+            death = self.death[rows, machine]
+            begin = np.maximum(self.free[rows, machine], ready[rows, shard])
             end, going = begin + self.seconds, begin < np.inf
             if not going.any():
                 return wall
@@ -193,17 +195,19 @@ class _Queue:
             done = going & ~lost
             self.wasted[lost] += np.maximum(0.0, death - begin)[lost]
             wall[done] = end[done]
-            ready[shard] = np.where(lost, np.maximum(ready[shard], death), np.where(self.left > 0, 0.0, np.inf))
+            again = np.maximum(ready[rows, shard], death)
+            ready[rows, shard] = np.where(lost, again, np.where(self.left > 0, 0.0, np.inf))
             self.left -= done & (self.left > 0)
-            self.free[at] = np.where(done, end, self.free[at])
-            self._replace(rows[lost], at[1][lost])
+            self.free[rows, machine] = np.where(done, end, self.free[rows, machine])
+            self._replace(rows[lost], machine[lost])
 
-    def _replace(self, *at: Array) -> None:
-        """Take these machines away, each at its time, and let others come."""
+    def _replace(self, rows: Array, machines: Array) -> None:
+        """Take these machines of these runs away, each at its time, and let others come."""
+        at = rows, machines
         self.away[at] += self.wait
         self.born[at] = self.death[at] + self.wait
         self.free[at] = self.born[at] + self.load
-        self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, at[0].shape)
+        self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, rows.shape)
 
     def _lost(self, times: Array, span: float) -> Array:
         """Seconds lost by so many preemptions that each came within `span` seconds: their sum, taken as normal."""

@@ -52,6 +52,20 @@ def test_each_shard_wastes_what_the_closed_form_says_however_many_machines_there
         assert outcomes.wasted.mean() == pytest.approx(shards * waste, rel=0.04)
 
 
+@pytest.mark.parametrize(("shards", "count"), [(10_000, 8), (60_000, 250)])
+def test_many_shards_on_many_machines_take_what_the_closed_form_says(shards: int, count: int) -> None:
+    shard, wait, load = 60.0, 40.0, 10.0
+    a = 20.0 / 3600
+    alive = (math.exp(a * shard) - 1) / a  # generating one shard, attempts in vain included
+    loads = (math.exp(a * load) - 1) / a  # loading until it succeeds
+    deaths = a * alive * (1 + a * loads)  # of one shard: those in generating, and those in loading after them
+    outcomes = simulate(shards, shard, Machines(count, count, 20.0, wait, load), runs=40)
+    assert outcomes.wasted.mean() == pytest.approx(shards * (alive - shard), rel=0.01)
+    paid = shards * (alive + a * alive * loads)
+    assert outcomes.paid.mean() == pytest.approx(paid, rel=0.01)
+    assert outcomes.wall.mean() == pytest.approx((paid + shards * deaths * wait) / count, rel=0.01)
+
+
 def test_many_shards_on_one_machine_take_what_the_closed_form_says() -> None:
     outcomes = simulate(600, 1.0, Machines(1, 1, 60.0, 10.0, 5.0), runs=2_000)
     a = 60.0 / 3600
