@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import gcd
 from typing import Literal, NamedTuple
@@ -97,20 +97,20 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
     Raises:
         ValueError: a class has no sentences, or a name is no class's.
     """
-    held = {"classes": settings.classes}
+    own: dict[str, Mapping[str, Sequence[str]]] = {}
     for place, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
             assert strategy.file is None, "files are read before a plan is made"
-            held[f"strategies[{place}] ({strategy.name})"] = strategy.sentences
+            own[f"synthesis.prompts.strategies[{place}] ({strategy.name})"] = strategy.sentences
     known = set(classnames)
-    for where, sentences in held.items():
-        key = f"synthesis.prompts.{where}"
+    for key, sentences in {"synthesis.prompts.classes": settings.classes, **own}.items():
         if (other := next((name for name in sentences if name not in known), None)) is not None:
             near = nearest(other, classnames)
             hint = f"did you mean {near!r}?" if near else f"the first is {classnames[0]!r}"
             raise ValueError(f"{key}: {other!r} is no class of dataset {dataset!r}; {hint}")
+    for key, sentences in own.items():
         without = [name for name in classnames if name not in sentences and name not in settings.classes]
-        if without and where != "classes":
+        if without:
             more = f" and {len(without) - 1} more" if without[1:] else ""
             raise ValueError(
                 f"{key} has no sentence for class {without[0]!r}{more}; add some, there or to synthesis.prompts.classes"

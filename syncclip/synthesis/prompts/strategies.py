@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import lcm, prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
@@ -133,7 +133,13 @@ class Combinations(Sequence[str]):
     def __len__(self) -> int:
         return prod(map(len, self._lists.values()))
 
-    def __getitem__(self, turn: int) -> str:  # type: ignore[override]  # nobody asks for a slice
+    @overload
+    def __getitem__(self, turn: int) -> str: ...
+    @overload
+    def __getitem__(self, turn: slice) -> Sequence[str]: ...
+    def __getitem__(self, turn: int | slice) -> str | Sequence[str]:
+        if isinstance(turn, slice):
+            return [self[one] for one in range(*turn.indices(len(self)))]
         if not 0 <= turn < len(self):
             raise IndexError(turn)
         words, box = {}, 1  # combinations of the lists so far

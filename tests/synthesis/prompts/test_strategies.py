@@ -48,7 +48,7 @@ def test_all_combinations_come_once_before_any_comes_again(sizes: list[int]) -> 
 @given(sizes, st.integers(1, 60))
 def test_every_word_of_a_list_comes_as_often_as_the_others_in_every_prefix(sizes: list[int], length: int) -> None:
     combinations = box(sizes)
-    words = Counter(word for sentence in list(combinations)[:length] for word in sentence.split()[1:])
+    words = Counter(word for sentence in combinations[:length] for word in sentence.split()[1:])
     for i, size in enumerate(sizes):
         counts = [words[f"{i}:{word}"] for word in range(size)]
         assert max(counts) - min(counts) <= 1
