@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
-from syncclip.synthesis.filters import FilterSettings, check_scope
+from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
@@ -169,7 +169,8 @@ def draft(
     Raises:
         UserError: the classes or amounts can't make a set.
     """
-    backbone, size = backbone or BackboneSettings(), settings.generator.batch_size
+    scorer = backbone or BackboneSettings()
+    size = settings.generator.batch_size
     least = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
     rounds = -(-least // max(1, len(classnames)))
     shard_size = settings.shard_size or rounds * len(classnames) or 1
@@ -183,7 +184,9 @@ def draft(
             prompts=settings.prompts,
             generator=settings.generator,
             filters=tuple(
-                one.model_copy(update={"backbone": backbone}) if getattr(one, "backbone", backbone) is None else one
+                one.model_copy(update={"backbone": scorer})
+                if isinstance(one, ClipFilterSettings) and one.backbone is None
+                else one
                 for one in settings.filters
             ),
             attempts=settings.attempts,

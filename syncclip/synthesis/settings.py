@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings
-from syncclip.synthesis.filters import BlankSettings, FilterSettings
+from syncclip.synthesis.filters import BlankSettings, ClipHeadSettings, FilterSettings
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings
 
@@ -118,7 +118,8 @@ class SynthesisSettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> SynthesisSettings:
-        names = [getattr(one, "called", one.name) for one in self.filters]  # what rejects are counted under
+        # what rejects are counted under
+        names = [one.called if isinstance(one, ClipHeadSettings) else one.name for one in self.filters]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"the filter {twice[0]!r} is given twice; give it once, for its name counts its rejects")
         batch = self.generator.batch_size

@@ -43,6 +43,15 @@ AnyFilterSettings = (
     | ClipDuplicateSettings
     | LeakageSettings
 )
+ClipFilterSettings = (
+    ClipScoreSettings
+    | ClipSimilaritySettings
+    | ClipMarginSettings
+    | ClipHeadSettings
+    | ClipDuplicateSettings
+    | LeakageSettings
+)
+"""Those that ask a CLIP, their `backbone`."""
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
@@ -53,8 +62,8 @@ def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilte
         update: dict[str, object] = {}
         if isinstance(one, SafetySettings) and one.checker:
             update["checker"] = str(Path(one.checker).expanduser().absolute())
-        if (backbone := getattr(one, "backbone", None)) is not None:
-            update["backbone"] = backbone.placed()
+        if isinstance(one, ClipFilterSettings) and one.backbone is not None:
+            update["backbone"] = one.backbone.placed()
         found.append(one.model_copy(update=update))
     return tuple(found)
 
@@ -108,6 +117,8 @@ def _build(
 __all__ = [
     "AnyFilterSettings",
     "BlankSettings",
+    "ClipFilterSettings",
+    "ClipHeadSettings",
     "Filter",
     "FilterBatch",
     "FilterResult",
