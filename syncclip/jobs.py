@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core.progress import say
+from syncclip.core.ray_session import cluster_address
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -78,7 +78,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
     workers = recipe.evaluation.workers or recipe.training.workers
     # On a cluster, the machine of this process may be small, or have no GPU.
-    shared = workers > 1 or bool(os.environ.get("RAY_ADDRESS"))
+    shared = workers > 1 or cluster_address() is not None
     return _evaluated(recipe, folder, workers=workers if shared else None)
 
 

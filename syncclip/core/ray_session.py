@@ -54,6 +54,11 @@ def local_cpus() -> int:
         return os.cpu_count() or 1
 
 
+def cluster_address() -> str | None:
+    """The cluster to join (RAY_ADDRESS); None to start a local one."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
 def quiet() -> None:
     """Silence Ray's own messages, unless `--debug` was given. Call before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
@@ -75,16 +80,19 @@ def capacity() -> dict[str, float]:
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
         return dict.fromkeys(there, math.inf)
     config = BOOTSTRAP.expanduser()
-    if not os.environ.get("RAY_ADDRESS") or not config.is_file():
+    if cluster_address() is None or not config.is_file():
         return there
     import yaml
 
     promised = dict.fromkeys(there, 0.0)
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
-        for name in promised if node.get("max_workers") else ():
+        machines = node.get("max_workers") or 0
+        if not machines:
+            continue
+        for name in promised:
             # a type without resources reports them only once it runs
             each = node["resources"].get(name, 0.0) if node.get("resources") else math.inf
-            promised[name] += node["max_workers"] * each
+            promised[name] += machines * each
     return {name: max(there[name], promised[name]) for name in there}
 
 
@@ -110,7 +118,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         yield
         return
     level = logging.INFO if debugging() else logging.ERROR
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = cluster_address() or "local"
     if address != "local":
         _knock(address)
         _join(address, level)

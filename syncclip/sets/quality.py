@@ -119,22 +119,23 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     classes = _classes(plan.classnames, made, right, shift)
     count, pairs = near_duplicates(made.features)
     index = images.samples.index[made.rows]
+    real_similarity = prompts = None
+    if true is not None:
+        real_similarity = _mean([similarity(true.features[true.labels == label]) for label in np.unique(true.labels)])
+    if isinstance(plan, Plan):
+        prompts = coverage(plan.prompts, plan.template, plan.classnames, plan.images_per_class)
     quality = SetQuality(
         backbone=clip.backbone.name,
         images=len(images),
         measured=len(made.rows),
         accuracy=round(100 * float(right.mean()), DIGITS),
         similarity=_mean([one.similarity for one in classes]),
-        real_similarity=None
-        if true is None
-        else _mean([similarity(true.features[true.labels == label]) for label in np.unique(true.labels)]),
+        real_similarity=real_similarity,
         shift=numbers,
         near_duplicates=count,
         duplicate=DUPLICATE,
         pairs=tuple((int(index[later]), int(index[earlier])) for later, earlier in pairs),
-        prompts=coverage(plan.prompts, plan.template, plan.classnames, plan.images_per_class)
-        if isinstance(plan, Plan)
-        else None,
+        prompts=prompts,
         classes=classes,
     )
     storage.write_document(storage.join(url, STATS_NAME), quality)

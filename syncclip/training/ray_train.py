@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cause_of, local_cpus, quiet, ray_session
+from syncclip.core.ray_session import capacity, cause_of, cluster_address, local_cpus, quiet, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.storage.status_file import keep_status_file, repeating
@@ -44,7 +43,7 @@ def check_cpus(training: TrainingSettings) -> None:
     import ray
 
     workers, cpus = training.min_workers or training.workers, local_cpus()
-    if workers > cpus and not os.environ.get("RAY_ADDRESS") and not ray.is_initialized():
+    if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
             f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many, or "
             "name a cluster in RAY_ADDRESS"

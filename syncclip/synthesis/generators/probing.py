@@ -50,7 +50,7 @@ def answered(
     if settings.batch_size == "auto":
         sizes = [size for size in even_parts(largest) if device.startswith("cuda") or size <= CPU_LARGEST]
         settings = settings.model_copy(update={"batch_size": best_batch(sizes, stopwatch)})
-    if settings.open_questions(device):
+    if settings.open_attention(device):
         assert settings.batch_size != "auto"
         xformers_is_faster = _xformers_is_faster(generator, settings.batch_size, stopwatch)
         settings = settings.model_copy(update={"attention": "xformers" if xformers_is_faster else "sdpa"})

@@ -77,9 +77,11 @@ class GeneratorSettings(Settings):
 
     def open_questions(self, device: str) -> bool:
         """Whether something has to be measured before the settings hold all that decides an image."""
-        return self.batch_size == "auto" or (
-            self.attention == "auto" and device.startswith("cuda") and xformers_installed()
-        )
+        return self.batch_size == "auto" or self.open_attention(device)
+
+    def open_attention(self, device: str) -> bool:
+        """Whether the attention has to be measured."""
+        return self.attention == "auto" and device.startswith("cuda") and xformers_installed()
 
     @field_validator("batch_size", mode="before")
     @classmethod
