@@ -10,7 +10,7 @@ from syncclip.core.text import counted
 from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
-from syncclip.synthesis.driver import check_room, synthesise_set
+from syncclip.synthesis.driver import check_capacity, synthesise_set
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators.locating import INDEX, commit_on_hub, locate
 from syncclip.synthesis.plan import Plan
@@ -62,7 +62,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         )
     if not again:
         return []
-    check_room(pool, plan.threads)
+    check_capacity(pool, plan.threads)
     _check_assets(plan, again, url)
     for shard in again:
         discard(url, shard)

@@ -6,18 +6,16 @@ come back as rows. Which actor generates a shard, in which order and how often c
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from syncclip import storage
 from syncclip.core.progress import Progress
-from syncclip.core.ray_session import capacity, local_cpus, ray_session
+from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.markers import committed, markers, shard_name
@@ -73,13 +71,14 @@ def synthesise_set(
             CPUs or GPUs, or shards failed for good; what was committed stays.
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
-    stored, there = read_plan(url), {stats.shard for stats in markers(url)}
-    if stored is None and there:
+    stored = read_plan(url)
+    if stored is None and next(markers(url), None) is not None:
         raise UserError(f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder")
     plan = asked if stored is None else agreed_plan(asked, stored, url)
     if place_assets is not None:
         plan = place_assets(plan, url)
     images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
+    there = {stats.shard for stats in markers(url)}  # only now: placing takes long, and others may commit meanwhile
     todo = [shard for shard in images if shard not in there]
     if not todo:
         summary = summarise(plan, url)
@@ -87,71 +86,83 @@ def synthesise_set(
         return summary
     located = locate(plan.generator, plan.weights)
     plan = plan.model_copy(update={"weights": located.fingerprint})
-    check_room(pool, plan.threads)
+    check_capacity(pool, plan.threads)
     if stored is None and plan.generator.open_questions(pool.device):
         plan = tuned(plan, located, pool)
     if plan != stored:
         write_plan(plan, url)
     storage.sweep(url)
     # An actor may run in another folder and on another machine.
-    generator = plan.generator.model_copy(update={"loras": located.loras})
-    placed = plan.model_copy(update={"generator": generator, "filters": with_absolute_paths(plan.filters)})
+    places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
+    placed = plan.model_copy(update=places)
     worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured())
-    return summarise(plan, url, _generate(plan, url, images, todo, worker, pool, show, observe, new=stored is None))
+    job = _Job(plan, url, images, todo, pool, new=stored is None)
+    return summarise(plan, url, _generate(job, worker, show, observe))
 
 
-def _generate(
-    plan: Plan,
-    url: str,
-    images: Mapping[int, int],
-    todo: Sequence[int],
-    worker: Callable[[], ShardWorker],
-    pool: Pool,
-    show: bool,
-    observe: Observer | None,
-    new: bool,
-) -> Work:
-    """Generate the shards of `todo`, with status file, metrics, progress line, and a check of what filters reject.
+@dataclass(frozen=True)
+class _Job:
+    """What is missing of a set, and who generates it."""
 
-    Args:
-        images: of each shard that was asked for.
-        worker: makes a shard, in an actor.
-        new: whether the set began with this call; where it comes to nothing, it leaves no plan behind.
-    """
-    began, generating = time.monotonic(), False
-    planned = sum(images.values())
-    status = SynthesisStatus(
-        planned=planned, images=planned - sum(images[shard] for shard in todo), most=min(pool.size[1], len(todo))
-    )
-    run = partial(run_round, worker=worker, pool=pool, threads=plan.threads)
+    plan: Plan
+    url: str
+    images: Mapping[int, int]
+    """Shard -> images, of every shard that was asked for."""
+    todo: Sequence[int]
+    pool: Pool
+    new: bool
+    """Whether the set begins here; where it comes to nothing, it leaves no plan behind."""
+
+
+def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
+    """Generate the shards of `todo`; `worker` makes one, in an actor."""
+    planned = sum(job.images.values())
+    missing = sum(job.images[shard] for shard in job.todo)
+    status = SynthesisStatus(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
+    run = partial(run_round, worker=worker, pool=job.pool, threads=job.plan.threads)
+    began = time.monotonic()
+    generating = False
     try:
-        monitor = RejectionMonitor(plan, markers(url))
-        with ExitStack() as stack:
-            stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status))
-            stack.enter_context(ray_session())
-            metrics = SynthesisMetrics(url)
-            stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
-            line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
-            check_room(pool, plan.threads)
+        with _watched(job, status, show, observe) as take:
+            check_capacity(job.pool, job.plan.threads)
             generating = True
-            for report in _rounds(url, images, todo, pool.retries, run):
-                status.count(report, images[report.shard])
-                metrics.count(report, images[report.shard])
-                if line is not None:
-                    line.update(0 if report.error else images[report.shard], **status.facts())
-                if observe is not None:
-                    observe(status)
-                if not report.error:
-                    without = json.loads(report.classes_without_accepted)
-                    monitor.take([(report.shard, {int(label): reason for label, reason in without.items()})])
+            for report in _rounds(job.url, job.images, job.todo, job.pool.retries, run):
+                take(report)
     except BaseException as error:
         # What never started binds the folder to no settings. But where generating on a cluster was interrupted, or the
         # cluster broke, actors may still be at a shard: without the plan, what they commit would be of no use.
-        over = not generating or isinstance(error, UserError) or not os.environ.get("RAY_ADDRESS")
-        if new and over and not committed(url):
-            storage.remove(storage.join(url, PLAN_NAME))
+        over = not generating or isinstance(error, UserError) or cluster_address() is None
+        if job.new and over and not committed(job.url):
+            storage.remove(storage.join(job.url, PLAN_NAME))
         raise
     return Work(images=status.fresh, seconds=round(time.monotonic() - began, 3), busy=status.busy["generate"])
+
+
+@contextmanager
+def _watched(
+    job: _Job, status: SynthesisStatus, show: bool, observe: Observer | None
+) -> Iterator[Callable[[Report], None]]:
+    """Ray, and what takes its reports: status file, metrics, progress line, and the check of what filters reject."""
+    monitor = RejectionMonitor(job.plan, markers(job.url))
+    with ExitStack() as stack:
+        stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status))
+        stack.enter_context(ray_session())
+        metrics = SynthesisMetrics(job.url)
+        stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
+        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
+
+        def take(report: Report) -> None:
+            images = job.images[report.shard]
+            status.count(report, images)
+            metrics.count(report, images)
+            if line is not None:
+                line.update(0 if report.error else images, **status.facts())
+            if observe is not None:
+                observe(status)
+            if not report.error:
+                monitor.take(report.shard, report.rejected_classes)
+
+        yield take
 
 
 def _rounds(
@@ -194,37 +205,38 @@ def _rounds(
         again = True
 
 
-def check_room(pool: Pool, threads: int) -> None:
-    """Refuse what there is no room for: on this machine before Ray starts, then in the cluster and all it may grow to.
+def check_capacity(pool: Pool, threads: int) -> None:
+    """Refuse more actors or GPUs than there are: on this machine before Ray starts, then in the cluster.
 
-    Of a cluster that RAY_ADDRESS names, one actor must find room.
+    A cluster counts with all that it may grow to; of one that RAY_ADDRESS names, one actor must find room.
 
     Raises:
         UserError: there are too few CPUs or GPUs.
     """
     import ray
 
-    named = bool(os.environ.get("RAY_ADDRESS"))
     if ray.is_initialized():
         there = capacity()
-        gpus = f"the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} CPUs"
-        remedy = "set it to 0, or add machines with GPUs"
-    elif named:
-        return
-    else:
-        there = {"CPU": local_cpus(), "GPU": 0.0}
-        gpus, remedy = "this machine has no GPU", "set it to 0"
+        _check_cpus(pool.actors if cluster_address() is None else 1, threads, there["CPU"])
+        if pool.num_gpus > there["GPU"]:
+            raise UserError(
+                f"synthesis.num_gpus is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and "
+                f"{there['CPU']:g} CPUs; set it to 0, or add machines with GPUs"
+            )
+    elif cluster_address() is None:
+        _check_cpus(pool.actors, threads, local_cpus())
         if pool.num_gpus > 0:
             import torch
 
-            there["GPU"] = math.inf if torch.cuda.is_available() else 0.0  # how many, Ray counts
-    actors = 1 if named else pool.actors
-    if actors * threads > there["CPU"]:
-        cpus = int(there["CPU"])
+            if not torch.cuda.is_available():  # how many there are, Ray counts
+                raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
+
+
+def _check_cpus(actors: int, threads: int, there: float) -> None:
+    if actors * threads > there:
+        cpus = int(there)
         each = f" of {threads} threads" if threads > 1 else ""
         raise UserError(
             f"synthesis.actors: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
             f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )
-    if pool.num_gpus > there["GPU"]:
-        raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but {gpus}; {remedy}")

@@ -38,34 +38,43 @@ class RejectionMonitor:
         self._generated: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
         if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its images
-            shards, labels = plan.shards(), range(plan.classes)
-            reasons = ((stats, max(stats.rejects, key=stats.rejects.__getitem__, default="")) for stats in done)
-            self.take(
-                (stats.shard, {label: reason for label in labels if not stats.per_class.get(label)})
-                for stats, reason in reasons
-                if stats.shard in shards
-            )
+            shards = plan.shards()
+            for stats in done:
+                if len(self._accepted) == plan.classes:
+                    break  # the other markers need not be read
+                if stats.shard in shards:
+                    reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
+                    without = (label for label in range(plan.classes) if not stats.per_class.get(label))
+                    self._count(stats.shard, dict.fromkeys(without, reason))
+            self._check()
 
-    def take(self, made: Iterable[tuple[int, Mapping[int, str]]]) -> None:
-        """Take in shards that were made.
+    def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
+        """Take in a shard that was made.
 
         Args:
-            made: number of each and, of its classes without an accepted image, id -> the reason that rejected most.
+            shard: its number.
+            rejected_by: of its classes without an accepted image, id -> the reason that rejected most.
 
         Raises:
             UserError: so many images were rejected that the filters are at fault; names class and reason.
         """
+        self._count(shard, rejected_by)
+        self._check()
+
+    def _count(self, shard: int, rejected_by: Mapping[int, str]) -> None:
         plan, classes = self.plan, self.plan.classes
-        for shard, rejected_by in made:
-            if len(self._accepted) == classes:
-                return
-            for label, images in Counter(index % classes for index in plan.shard_range(shard)).items():
-                if label not in rejected_by:
-                    self._accepted.add(label)
-                    self._reasons.pop(label, None)
-                elif label not in self._accepted:
-                    self._generated[label] += images * plan.attempts  # without success each attempt is made
-                    self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
+        if len(self._accepted) == classes:
+            return
+        for label, images in Counter(index % classes for index in plan.shard_range(shard)).items():
+            if label not in rejected_by:
+                self._accepted.add(label)
+                self._reasons.pop(label, None)
+            elif label not in self._accepted:
+                self._generated[label] += images * plan.attempts  # without success each attempt is made
+                self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
+
+    def _check(self) -> None:
+        plan = self.plan
         for label, reasons in self._reasons.items():
             if plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:
                 name = plan.classnames[label]

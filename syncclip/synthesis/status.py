@@ -42,6 +42,11 @@ class Report(NamedTuple):
     fatal: bool = False  # trying again can't help
     trace: str = ""
 
+    @property
+    def rejected_classes(self) -> dict[int, str]:
+        """Class id -> main reason, of the classes of which the filters accepted no image."""
+        return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
+
 
 class SynthesisStatus(JobStatus):
     """How far a synthesis is and where its time goes; what `status.json` holds."""

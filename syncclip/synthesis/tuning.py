@@ -31,7 +31,7 @@ def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
 
     with ray_session():
         remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=pool.num_gpus, max_calls=1)(_answers)
-        generator = plan.generator.model_copy(update={"pipeline": located.source, "loras": located.loras})
+        generator = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
         try:
             found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device))
         except ray.exceptions.RayTaskError as error:

@@ -13,9 +13,9 @@ MakePlan = Callable[..., Plan]
 FILTERS = [{"name": "blank"}]
 
 
-def made(shard: int, *without: int) -> list[tuple[int, dict[int, str]]]:
-    """A shard in which `blank` rejected every image of some classes."""
-    return [(shard, dict.fromkeys(without, "blank"))]
+def blank(*labels: int) -> dict[int, str]:
+    """Classes of which `blank` rejected every image."""
+    return dict.fromkeys(labels, "blank")
 
 
 @pytest.fixture
@@ -27,38 +27,38 @@ def plan(make_plan: MakePlan) -> Plan:
 def test_a_class_without_an_accepted_image_ends_the_run_and_is_named_with_the_reason(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
     for shard in range(PATIENCE // 8 - 1):
-        monitor.take(made(shard, 1))
+        monitor.take(shard, blank(1))
     with pytest.raises(UserError, match=r"class 'dog': none of its 64 images passed .* rejected by 'blank'; loosen"):
-        monitor.take(made(PATIENCE // 8 - 1, 1))
+        monitor.take(PATIENCE // 8 - 1, blank(1))
 
 
 def test_one_accepted_image_is_enough(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
-    monitor.take(made(0, 0))
+    monitor.take(0, blank(0))
     for shard in range(1, 100):
-        monitor.take(made(shard, 1, 2) if shard > 5 else made(shard))
+        monitor.take(shard, blank(1, 2) if shard > 5 else blank())
 
 
 def test_where_the_best_are_kept_a_hard_class_is_no_error_but_a_set_without_any_is(make_plan: MakePlan) -> None:
     plan = make_plan(100, shard_size=6, attempts=4, filters=FILTERS)
     hard = RejectionMonitor(plan)
     for shard in range(50):
-        hard.take(made(shard, 1, 2))
+        hard.take(shard, blank(1, 2))
     hopeless = RejectionMonitor(plan)
-    hopeless.take(made(0, 0, 1, 2))
-    hopeless.take(made(1, 0, 1, 2))
+    hopeless.take(0, blank(0, 1, 2))
+    hopeless.take(1, blank(0, 1, 2))
     with pytest.raises(UserError, match="first 72 images, of class 'cat' and 2 others, passed"):
-        hopeless.take(made(2, 0, 1, 2))
+        hopeless.take(2, blank(0, 1, 2))
 
 
 def test_where_rejects_are_left_out_too_the_first_images_show_that_nothing_passes(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
-    monitor.take(made(0, 0, 1, 2))
-    monitor.take(made(1, 0, 1, 2))
+    monitor.take(0, blank(0, 1, 2))
+    monitor.take(1, blank(0, 1, 2))
     with pytest.raises(
         UserError, match="first 72 images, of class .* most were rejected by 'blank'; .* or keep the best"
     ):
-        monitor.take(made(2, 0, 1, 2))
+        monitor.take(2, blank(0, 1, 2))
 
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
@@ -79,6 +79,6 @@ def test_a_shard_is_known_to_hold_what_the_plan_says(size: int, make_plan: MakeP
     plan = make_plan(9, shard_size=size, attempts=1, keep="drop", filters=FILTERS)
     for shard in plan.shards():
         monitor = RejectionMonitor(plan)
-        monitor.take(made(shard, 0, 1, 2))
+        monitor.take(shard, blank(0, 1, 2))
         labels = [plan.entry(index).label for index in plan.shard_range(shard)]
         assert monitor._generated == {k: labels.count(k) for k in set(labels)}

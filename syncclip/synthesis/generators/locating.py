@@ -35,6 +35,10 @@ class Located(NamedTuple):
     loras: tuple[LoraSettings, ...] = ()
     """The LoRA weights by absolute path, or by hub name, file and commit."""
 
+    def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
+        """The settings with these LoRA weights in them, for processes that run in another folder."""
+        return settings.model_copy(update={"loras": self.loras})
+
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """Find a pipeline without loading it: this machine's folders first, then the hub's cache, then the hub.

@@ -11,7 +11,7 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
-from tests.synthesis.generators.conftest import settings_of
+from tests.synthesis.generators.conftest import make_lora, settings_of
 
 Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
@@ -59,25 +59,6 @@ def test_a_class_that_is_no_pipeline_is_refused(family: Family, name: str, messa
 def lora(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LoRA weights for the denoiser of "sd"."""
     return make_lora(family("sd"), tmp_path_factory.mktemp("lora"))
-
-
-def make_lora(settings: GeneratorSettings, folder: Path) -> Path:
-    import torch
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
-
-    pipeline = Generator(settings).pipeline
-    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        denoiser.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
-        with torch.no_grad():
-            for name, weight in denoiser.named_parameters():
-                if "lora_B" in name:
-                    weight.normal_()
-    part = "unet_lora_layers" if hasattr(pipeline, "unet") else "transformer_lora_layers"
-    type(pipeline).save_lora_weights(str(folder), **{part: get_peft_model_state_dict(denoiser)})
-    return folder
 
 
 def test_lora_weights_change_the_images_by_their_scale(family: Family, lora: Path) -> None:

@@ -147,4 +147,4 @@ def test_a_link_to_lora_weights_is_kept_as_the_hubs_cache_links_to_files_of_othe
     (lora / "one.safetensors").symlink_to(lora / "c0ffee")
     settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
     located = locate(settings)
-    assert locate(settings.model_copy(update={"loras": located.loras}), located.fingerprint) == located
+    assert locate(located.placed(settings), located.fingerprint) == located
