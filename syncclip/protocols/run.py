@@ -148,11 +148,7 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
 
 def _choices(recipe: Recipe) -> set[tuple[int, int]]:
     """The shots and seeds by which the runs of a dataset choose real images."""
-    shots = {
-        arm.overrides.get("dataset.shots", recipe.dataset.shots)
-        for arm in recipe.study.arms
-        if arm.trained and arm.data != "synthetic"
-    }
+    shots = {arm.overrides.get("dataset.shots", recipe.dataset.shots) for arm in recipe.study.arms if arm.real}
     given = recipe.dataset.seed
     return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
 

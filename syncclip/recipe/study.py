@@ -48,6 +48,11 @@ class Arm(Settings):
         return self.method != UNTRAINED
 
     @property
+    def real(self) -> bool:
+        """Whether the arm learns from real images."""
+        return self.trained and self.data != "synthetic"
+
+    @property
     def synthetic(self) -> bool:
         """Whether the arm learns from synthetic images, so that their amount matters."""
         return self.trained and self.data != "real"

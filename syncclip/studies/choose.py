@@ -16,7 +16,7 @@ from syncclip.storage import places
 from syncclip.studies import outputs
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.grid import cells
-from syncclip.studies.run import ensure_set, with_amounts
+from syncclip.studies.run import check_data, ensure_set, with_amounts
 
 METRIC = "open_hm"
 """What settings are compared by: the open-vocabulary harmonic mean, in which all classes and both halves count."""
@@ -43,7 +43,8 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
             scores, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
 
     Raises:
-        UserError: no arm has candidates, or their settings are refused, or a candidate's training failed.
+        UserError: no arm has candidates, or their settings or the real images are refused, or a candidate's training
+            failed.
     """
     settings = recipe.study
     if not any(arm.candidates for arm in settings.arms):
@@ -52,6 +53,7 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         )
     check_arms(recipe)
     storage.configure(recipe.storage.options)
+    check_data(recipe, "val")
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
     synthetic = ensure_set(recipe, url if out else None)
     grid, values = _grid(recipe)

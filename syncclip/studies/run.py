@@ -10,6 +10,8 @@ import pandas as pd
 from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
+from syncclip.datasets import load_dataset
+from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
@@ -49,10 +51,12 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     Raises:
         UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
-            cell, or an arm's settings are refused. Cells that fail don't end the study: `Study.check` reports them.
+            cell, or an arm's settings or the real images are refused. Cells that fail don't end the study:
+            `Study.check` reports them.
     """
     check_arms(recipe)
     storage.configure(recipe.storage.options)
+    check_data(recipe, recipe.evaluation.split)
     url = folder_of(recipe, out)
     synthetic = ensure_set(recipe, url if out else None)
     recipe, dropped = with_amounts(recipe, synthetic)
@@ -70,6 +74,20 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 def folder_of(recipe: Recipe, out: str | None = None) -> str:
     """Where a recipe's study lies."""
     return places.absolute(out or storage.join(recipe.folder, "study"))
+
+
+def check_data(recipe: Recipe, tested: Split) -> None:
+    """Refuse real images that are missing or damaged before anything is generated, instead of in each cell after it.
+
+    Raises:
+        UserError: one of the splits that the cells use can't be opened.
+    """
+    dataset = load_dataset(recipe.dataset)
+    if any(arm.real for arm in recipe.study.arms):
+        dataset.split("train")
+    if recipe.training.keep_best == "validation":
+        dataset.split("val")
+    dataset.split(tested)
 
 
 def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:

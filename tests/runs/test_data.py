@@ -22,6 +22,8 @@ from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
 from syncclip.stream.mixed import MixedStream
+from syncclip.studies.choose import choose
+from syncclip.studies.run import study
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import CLASSES, tiny_dataset
 
@@ -247,6 +249,41 @@ def test_a_damaged_table_of_the_tested_split_is_refused_before_the_training(tiny
     with pytest.raises(UserError, match=r"24 unreadable images, more than the limit of 16"):
         jobs.run_here(recipe, str(tmp_path / "run"))
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("split", "data", "outcome"),
+    [
+        ("test", "synthetic", "24 unreadable images, more than the limit of 16"),
+        ("train", "both", "24 unreadable images, more than the limit of 16"),
+        ("train", "synthetic", "the synthesis began"),
+    ],
+)
+def test_a_damaged_table_is_refused_before_the_synthesis_of_a_study_whose_arms_need_its_split(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, data: str, outcome: str
+) -> None:
+    def begin(*_: object) -> None:
+        raise UserError("the synthesis began")
+
+    dataset = tiny_dataset(tmp_path / "tiny")
+    (dataset / split / "00000.parquet").write_bytes(b"torn")
+    monkeypatch.setattr(jobs, "synthesise", begin)
+    arms = f"study.arms=[{{method: ivlp, data: {data}}}]"
+    with pytest.raises(UserError, match=outcome):
+        study(recipe_of(tiny, f"dataset.name={dataset}", arms), str(tmp_path / "study"))
+
+
+@pytest.mark.fault
+def test_a_damaged_validation_split_is_refused_before_candidates_are_tried_on_it(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    dataset = tiny_dataset(tmp_path / "tiny")
+    (dataset / "val" / "00000.parquet").write_bytes(b"torn")
+    arms = "study.arms=[{method: ivlp, candidates: {training.epochs: [1, 2]}}]"
+    with pytest.raises(UserError, match="val: no shard there has a readable table"):
+        choose(recipe_of(tiny, f"dataset.name={dataset}", arms), str(tmp_path / "choice"))
+    assert not (tmp_path / "choice").exists()
 
 
 def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, tiny_set: str) -> None:
