@@ -33,7 +33,7 @@ class Idle:
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
     """(shards done, seconds since the first one, resident MB of this process), `SAMPLES` times."""
-    process, status = psutil.Process(), SynthesisStatus(planned=64 * shards, images=0, most=actors)
+    process, status = psutil.Process(), SynthesisStatus.begin(planned=64 * shards, images=0, most=actors)
     found: list[tuple[int, float, float]] = []
     begun = 0.0
     for passed, report in enumerate(run_round(range(shards), Idle, Pool(actors)), 1):

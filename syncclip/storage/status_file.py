@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
@@ -23,6 +23,7 @@ SILENCE = 4 * REMOTE_INTERVAL
 """Seconds without a sign of life after which a driver counts as dead."""
 
 logger = logging.getLogger(__name__)
+Status = TypeVar("Status", bound="JobStatus")
 
 
 class JobStatus(Settings):
@@ -36,10 +37,16 @@ class JobStatus(Settings):
     state: Literal["running", "complete", "ended", "failed", "stopped"] = "running"
     reason: str = ""
     """Why it failed or stopped."""
-    began: float = Field(default_factory=lambda: round(time.time(), 3))
-    """When this call began: by default, now."""
-    seen: float = Field(default_factory=lambda: round(time.time(), 3))
+    began: float
+    """When this call began."""
+    seen: float
     """The last sign of life."""
+
+    @classmethod
+    def begin(cls: type[Status], **values: Any) -> Status:
+        """The status of a job that begins now."""
+        now = round(time.time(), 3)
+        return cls(began=now, seen=now, **values)
 
     def last_sign_of_life(self, command: str) -> str:
         """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""

@@ -179,7 +179,7 @@ def run_cells(
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    status = StudyStatus(cells=len(runs), done=sum(run.status == "done" for run in runs))
+    status = StudyStatus.begin(cells=len(runs), done=sum(run.status == "done" for run in runs))
     if not waiting:
         return list(runs), status
     outcomes: dict[str, CellRun] = {}

@@ -118,7 +118,7 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
     """Generate the shards of `todo`; `worker` makes one, in an actor."""
     planned = sum(job.images.values())
     missing = sum(job.images[shard] for shard in job.todo)
-    status = SynthesisStatus(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
+    status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
     run = partial(run_round, worker=worker, pool=job.pool, threads=job.plan.threads)
     began = time.monotonic()
     generating = False

@@ -217,7 +217,7 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
     """
     from ray.exceptions import RayError
 
-    status = TrainingStatus()
+    status = TrainingStatus.begin()
     with keep_status_file(folder.path(STATUS), status), Progress(None, "steps", "train") as progress:
 
         def look_at_run() -> None:

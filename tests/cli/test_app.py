@@ -53,7 +53,9 @@ def test_help_needs_neither_torch_nor_ray() -> None:
 def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
     RunFolder(str(tmp_path / "run"), "run", "0").write(RunRecord(name="run", recipe_hash="0", total_steps=20))
     write_set(str(tmp_path / "set"), classes=2, rounds=1)
-    with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus(planned=96, images=96, most=1)):
+    with keep_status_file(
+        str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus.begin(planned=96, images=96, most=1)
+    ):
         pass
     for arguments, shown in (
         (("status", str(tmp_path / "run")), "0 of 20 steps"),

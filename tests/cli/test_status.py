@@ -13,7 +13,9 @@ from syncclip.training.run_folder import RunRecord
 
 
 def test_a_set_and_the_folder_around_it_tell_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus(planned=96, images=96, most=1)):
+    with keep_status_file(
+        str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus.begin(planned=96, images=96, most=1)
+    ):
         pass
     told = []
     for folder in (tmp_path, tmp_path / "synthetic"):

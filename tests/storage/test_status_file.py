@@ -33,6 +33,20 @@ def test_begin_and_end_are_told_with_their_time(tmp_path: Path) -> None:
     assert (told(place).state, told(place).reason) == ("failed", "no space left")
 
 
+def test_a_job_begins_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([100.0, 200.0])
+    monkeypatch.setattr(time, "time", lambda: next(readings))
+    assert JobStatus.begin(reason="x") == JobStatus(reason="x", began=100.0, seen=100.0)
+
+
+@pytest.mark.parametrize("lacking", ["began", "seen"])
+def test_a_file_without_a_time_is_refused(tmp_path: Path, lacking: str) -> None:
+    place = tmp_path / "told.json"
+    place.write_text(begun().model_dump_json(exclude={lacking}))
+    with pytest.raises(UserError, match=f"{lacking}: Field required"):
+        storage.read_document(str(place), JobStatus, "use the version that wrote it")
+
+
 def test_it_is_written_while_the_block_waits(tmp_path: Path) -> None:
     place = tmp_path / "told.json"
     with keep_status_file(str(place), begun(), interval=0.01):

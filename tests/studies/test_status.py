@@ -44,7 +44,7 @@ def test_a_driver_without_a_sign_of_life_is_told() -> None:
 
 
 def test_the_file_follows_the_cells(tmp_path: Path) -> None:
-    status = StudyStatus(cells=3, done=0)
+    status = StudyStatus.begin(cells=3, done=0)
     with keep_status_file(str(tmp_path / PROGRESS), status):
         status.give(["a", "b"], 2)
         status.take("a", 4.0, None)
@@ -58,7 +58,7 @@ def test_the_file_follows_the_cells(tmp_path: Path) -> None:
 def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        keep_status_file(str(tmp_path / PROGRESS), StudyStatus(cells=3, done=0)),
+        keep_status_file(str(tmp_path / PROGRESS), StudyStatus.begin(cells=3, done=0)),
     ):
         raise KeyboardInterrupt
     found = read_study_status(str(tmp_path))

@@ -15,7 +15,7 @@ from tests.metrics_port import PATIENCE, scraped
 
 
 def counted() -> SynthesisStatus:
-    found = SynthesisStatus(planned=100, images=20, most=1)
+    found = SynthesisStatus.begin(planned=100, images=20, most=1)
     found.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
     return found
 
@@ -27,7 +27,7 @@ def status_of(folder: Path) -> SynthesisStatus:
 
 
 def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
-    now, status = iter([101.0, 501.0]), SynthesisStatus(planned=100, images=20, most=1)
+    now, status = iter([101.0, 501.0]), SynthesisStatus.begin(planned=100, images=20, most=1)
     with keep_status_file(str(tmp_path / STATUS_NAME), status, interval=600, clock=lambda: next(now)):
         begun = status_of(tmp_path)
         assert (begun.state, begun.images, begun.planned, begun.seen) == ("running", 20, 100, 101.0)
@@ -79,7 +79,7 @@ def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) 
 
 
 def test_reports_give_rate_time_left_and_busy_shares() -> None:
-    status = SynthesisStatus(planned=100, images=20, most=2)
+    status = SynthesisStatus.begin(planned=100, images=20, most=2)
     assert (status.rate, status.remaining, set(status.busy.values()), status.actors) == (0.0, None, {0.0}, 0)
     status.count(Report(0, worker="a", started=10.0, ended=14.0, generate=3.0, write=1.0, rejects='{"blank": 2}'), 10)
     status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, filter=1.0, rejects='{"blank": 1}'), 10)
@@ -91,7 +91,7 @@ def test_reports_give_rate_time_left_and_busy_shares() -> None:
 
 
 def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:
-    status = SynthesisStatus(planned=100, images=0, most=2)
+    status = SynthesisStatus.begin(planned=100, images=0, most=2)
     status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0), 10)
     status.count(Report(1, worker="b", started=4.0, ended=8.0, generate=4.0), 10)
     assert status.busy["generate"] == round(8 / (8 + 4), 4)
@@ -100,7 +100,7 @@ def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_
 
 
 def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None:
-    status = SynthesisStatus(planned=100, images=0, most=2)
+    status = SynthesisStatus.begin(planned=100, images=0, most=2)
     for shard, worker in enumerate("abbbb"):
         status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)
     assert status.actors == 1
@@ -110,7 +110,7 @@ def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_metrics_of_a_set_can_be_scraped() -> None:
-    url, status = "s3://bucket/set", SynthesisStatus(planned=40, images=10, most=2)
+    url, status = "s3://bucket/set", SynthesisStatus.begin(planned=40, images=10, most=2)
     metrics = SynthesisMetrics(url)
     expected = {
         "images_total": 20,

@@ -30,7 +30,7 @@ def test_a_folder_without_a_run_tells_nothing(tmp_path: Path) -> None:
 
 def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, clock: list[float]) -> None:
     record(tmp_path)
-    told = status.TrainingStatus()
+    told = status.TrainingStatus.begin()
     with keep_status_file(str(tmp_path / status.STATUS), told):
         told.count(4, 20, 1.5)  # of an earlier start: no step of this call
         clock[0] += 4
@@ -42,7 +42,7 @@ def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, cl
 
 def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:
     record(tmp_path)
-    told = status.TrainingStatus().model_copy(update={"seen": 0.0, "waits": "training waits for machines"})
+    told = status.TrainingStatus.begin().model_copy(update={"seen": 0.0, "waits": "training waits for machines"})
     storage.write_document(str(tmp_path / status.STATUS), told)
     lines = status.run_lines(str(tmp_path))
     assert lines is not None
@@ -51,7 +51,7 @@ def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:
 
 
 def test_what_ended_is_told_by_its_record(tmp_path: Path) -> None:
-    with keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus()):
+    with keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus.begin()):
         pass
     record(tmp_path, status="finished", steps=20)
     assert status.run_lines(str(tmp_path)) == ["finished: 20 of 20 steps"]
