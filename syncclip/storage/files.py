@@ -275,9 +275,14 @@ def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any]) -> No
     """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
 
     def put(fs: Any, path: str) -> None:
-        if scheme(url) not in OBJECT_STORES:
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        send(fs, path)
+        try:
+            send(fs, path)
+        except Exception:  # each driver has an error of its own for a missing folder
+            folder = path.rpartition("/")[0]
+            if scheme(url) in OBJECT_STORES or fs.exists(folder):
+                raise
+            fs.makedirs(folder, exist_ok=True)  # not before each write: that is one more request
+            send(fs, path)
 
     try:
         persistently(url, put)

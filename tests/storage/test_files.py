@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
@@ -108,6 +110,32 @@ def test_a_file_of_another_writer_is_seen_after_a_listing(bucket: str) -> None:
     assert storage.listdir(place) == ["a", "b"]
     assert storage.sizes(place)["b"] == 2
     assert storage.exists(storage.join(place, "b"))
+
+
+class Strict(LocalFileSystem):  # type: ignore[misc]
+    """Remote files in folders that are there only if they were made, as with SFTP and HDFS."""
+
+    made: ClassVar[list[str]] = []
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("strict://")))
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        self.made.append(path)
+        super().makedirs(path, exist_ok)
+
+
+def test_a_folder_is_made_where_it_is_missing_and_only_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("strict", Strict, clobber=True)
+    monkeypatch.setattr(Strict, "made", [])
+    (tmp_path / "source").write_bytes(b"3")
+    folder = f"strict://{tmp_path}/a/b"
+    storage.write_bytes(f"{folder}/1", b"1")
+    storage.write_bytes(f"{folder}/2", b"22")
+    storage.publish(tmp_path / "source", f"{folder}/3")
+    assert storage.sizes(folder) == {"1": 1, "2": 2, "3": 1}
+    assert Strict.made == [f"{tmp_path}/a/b"]
 
 
 def filesystem(url: str) -> Any:
