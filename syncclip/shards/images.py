@@ -70,7 +70,7 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
     return found
 
 
-@dataclass
+@dataclass(eq=False)
 class Corruption:
     """What was skipped because it could not be read, by name; a `UserError` once it is more than `limit` images.
 
@@ -80,7 +80,7 @@ class Corruption:
     limit: int | None
     names: dict[str, int] = field(default_factory=dict)  # name -> images lost with it
     reasons: dict[str, str] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @property
     def images(self) -> int:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ _NUMBERS = ("index", "label", "jpg_offset", "jpg_size")
 
 
 class ImageSet(ABC):
-    """Labelled images by row number: what streams and evaluations need of a set, wherever it is stored."""
+    """Labelled images by row number: what streams, evaluations and packing need of a set, wherever it is stored."""
 
     labels: Rows
     """(len,) class ids."""
@@ -99,8 +99,7 @@ class ShardSet(ImageSet):
             UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
         """
         self.url = url
-        if cache is not None:
-            self.cache = cache
+        self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
         self.shards = committed(url)
         if not self.shards:
@@ -108,11 +107,6 @@ class ShardSet(ImageSet):
         self.samples = self._read_tables()
         self._table = lru_cache(maxsize=8)(partial(read_table, url))
         self._group()
-
-    @cached_property
-    def cache(self) -> ShardCache:
-        """Of the shards that are remote; one of its own where none was given."""
-        return ShardCache()
 
     def rows_of(self, label: int) -> Rows:
         first, last = np.searchsorted(self._sorted_labels, [label, label + 1])
@@ -126,7 +120,6 @@ class ShardSet(ImageSet):
         if max_per_class < 1:
             raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
         view = copy.copy(self)
-        view.cache = self.cache
         view.samples = self.samples.take(np.flatnonzero(order.ranks(self.labels) < max_per_class))
         view._group()
         return view

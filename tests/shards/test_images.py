@@ -78,6 +78,10 @@ def test_a_damaged_thing_counts_once_and_beyond_the_limit_is_an_error(caplog: py
         corruption.skip("b.jpg", "b.jpg: cut off")
 
 
+def test_each_account_is_itself_whatever_it_counted() -> None:
+    assert len({Corruption(limit=3), Corruption(limit=3)}) == 2
+
+
 def test_accounts_that_are_put_together_count_a_thing_once_and_keep_the_limit() -> None:
     here, there = Corruption(limit=3), Corruption(limit=None)
     here.skip("a.jpg", "cut off")

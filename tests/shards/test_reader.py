@@ -45,11 +45,23 @@ def test_every_row_gives_its_image_text_and_provenance(url: str) -> None:
         assert images.provenance(row) == {"seed": row, "a": None}
 
 
-def test_many_rows_are_those_read_one_by_one(url: str) -> None:
+def test_many_rows_of_a_part_are_read_in_the_order_asked_for(url: str) -> None:
+    place = storage.join(url, "part")
+    write_set(place, classes=3, rounds=5, rounds_per_shard=2, without={0, 4})
+    part = ShardSet(place).subset(max_per_class=3)
+    rows = np.array([8, 0, 5, 3])
+    indices = part.samples.index[rows].tolist()
+    assert indices == [10, 1, 7, 5]
+    assert part.read_many(rows) == [jpeg(index) for index in indices]
+    assert part.texts(rows) == [f"a photo of a class {index % 3}, größe" for index in indices]
+
+
+def test_an_open_set_has_the_cache_that_threads_and_views_share(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ShardCache] = []
+    monkeypatch.setattr("syncclip.shards.reader.ShardCache", lambda: made.append(ShardCache()) or made[-1])
     images = ShardSet(url)
-    rows = np.array([14, 2, 11, 3])
-    assert images.read_many(rows) == [images.read(row) for row in rows]
-    assert images.texts(rows) == [images.text(row) for row in rows]
+    assert len(made) == 1  # of threads that ask for it at once, each would begin its own
+    assert made == [images.cache] == [images.subset(max_per_class=1).cache]
 
 
 def test_of_a_shard_that_was_removed_since_many_rows_are_empty(url: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.stream.sources import JoinedSet, MixedSource, RealEpochs, SyntheticSampler, joined
-from tests.shards.sets import index_of
+from tests.shards.sets import index_of, jpeg
 from tests.stream.test_mixed import stored
 
 FIRST, SECOND = 30, 10  # images of the two sets
@@ -69,7 +69,10 @@ def test_rows_of_the_second_set_follow_those_of_the_first() -> None:
     assert both.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
     assert both.rows_of(1).tolist() == [1, 4, 7, 12]
     assert both.rows_of(4).tolist() == [10, 15]
-    assert [index_of(both.image(row)) for row in (0, 5, 6, 15)] == [0, 5, 0, 9]
+    rows = (0, 5, 6, 15)
+    assert [index_of(both.image(row)) for row in rows] == [0, 5, 0, 9]
+    assert [both.read(row) for row in rows] == [jpeg(index) for index in (0, 5, 0, 9)]
+    assert both.name(6).endswith("/5-2-1-/00000.tar:000000000.jpg")
 
 
 def test_one_set_is_itself() -> None:
