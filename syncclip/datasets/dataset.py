@@ -103,8 +103,9 @@ class Dataset:
             training set that it belongs to, and excludes the others here.
         whole_train: (N,) class ids of the whole training split, where `splits["train"]` has a part of it: few-shot
             choices are made from the whole.
-        part: the rows of the whole that the part has, ascending; a call, which opens the split.
-        trained: ids of the classes that have training images; None: as the labels of the split show.
+        open_part: opens the split, and gives the rows of the whole that it has, ascending.
+        trained: ids of the classes that have training images, as far as is known before the split is opened; None: as
+            its labels show.
     """
 
     name: str
@@ -114,7 +115,7 @@ class Dataset:
     base_count: int | None = None
     only: Sequence[int] | None = field(default=None, repr=False)
     whole_train: Ids | None = field(default=None, repr=False)
-    part: Callable[[], Ids] | None = field(default=None, repr=False)
+    open_part: Callable[[], Ids] | None = field(default=None, repr=False)
     trained: frozenset[int] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -133,7 +134,7 @@ class Dataset:
                 f"dataset {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
             )
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
-        assert (self.whole_train is None) == (self.part is None)
+        assert (self.whole_train is None) == (self.open_part is None)
 
     @property
     def base(self) -> list[int]:
@@ -155,7 +156,7 @@ class Dataset:
         return self.template.replace("{}", self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Names of those of the classes that have no training image."""
+        """Names of those of the classes that have no training image, found without opening a packed split."""
         shown = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in shown]
 
@@ -188,19 +189,20 @@ class Dataset:
         if shots < 1:
             raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
-        if empty := self.without_training(wanted):
+        labels = self.split("train").labels if self.whole_train is None else self.whole_train
+        shown = set(np.unique(labels).tolist())  # not `trained`: a split without a count opens with fewer images
+        if empty := [self.classnames[label] for label in wanted if label not in shown]:
             raise UserError(
                 f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image "
                 f"({few(map(repr, empty))}); add images or remove the class."
             )
-        labels = self.split("train").labels if self.whole_train is None else self.whole_train
         rows = choose_rows(labels, shots, seed, wanted)
-        return rows if self.part is None else self._packed(rows, shots, seed)
+        return rows if self.open_part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
         """Rows of the packed part, from rows of the whole training split."""
-        assert self.part is not None
-        part = self.part()
+        assert self.open_part is not None
+        part = self.open_part()
         places = np.searchsorted(part, rows)
         there = places < len(part)
         there[there] = part[places[there]] == rows[there]

@@ -60,6 +60,8 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         )
     if file := find_packed(place):
         dataset = load_packed(file)
+    elif root is None and name in SHIPPED:
+        raise UserError(f"dataset {name!r} comes with syncclip, but is not in {place}; install syncclip again.")
     elif name not in DATASETS:
         dataset, own = _own(settings, place), True
     elif storage.is_local(str(root)):

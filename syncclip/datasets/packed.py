@@ -42,6 +42,7 @@ QUALITY = 95
 PACKING = "packing.json"
 """What is being packed; written first, so that no two datasets are ever mixed in a folder."""
 READERS = 8
+DAMAGED = "as a shard is missing or damaged; find it with `syncclip shards verify`, or pack the dataset again"
 
 
 class PackedDataset(BaseModel):
@@ -67,11 +68,10 @@ def load_packed(file: str) -> Dataset:
     split are read when it is first used.
 
     Raises:
-        UserError: `dataset.json` is missing or broken, a split lacks images that were packed, or shows other classes.
+        UserError: `dataset.json` is broken, a split lacks images that were packed, or shows other classes.
     """
     packed = storage.read_document(file, PackedDataset, "pack the dataset again.")
-    if packed is None:
-        raise UserError(f"{file}: missing; check the path, or pack the dataset with `syncclip shards pack`.")
+    assert packed is not None, "`find_packed` only names files that are there"
     url = file.rpartition("/")[0]
     name = packed.name or url.rpartition("/")[2]
     counts = packed.splits or dict.fromkeys(SPLITS)
@@ -88,7 +88,7 @@ def load_packed(file: str) -> Dataset:
         splits=Splits(counts, opened),
         only=packed.only,
         whole_train=whole,
-        part=None if whole is None else lambda: opened("train").samples.index,
+        open_part=None if whole is None else lambda: opened("train").samples.index,
         trained=shown.get("train"),
     )
 
@@ -98,7 +98,9 @@ def _shown(name: str, packed: PackedDataset, url: str, split: Split) -> frozense
     place = storage.join(url, split)
     shards = committed(place).values()
     found, count = sum(stats.count for stats in shards), (packed.splits or {}).get(split)
-    if not found or found != (count or found):
+    if not found:
+        raise UserError(f"{place}: no image is there, {DAMAGED}")
+    if count is not None and found != count:
         raise _incomplete(place, found, count)
     shown = frozenset(label for stats in shards for label in stats.per_class)
     classes = len(packed.classnames)
@@ -119,11 +121,8 @@ def _opened(url: str, count: int | None) -> ShardSet:
     return images
 
 
-def _incomplete(url: str, found: int, count: int | None) -> UserError:
-    return UserError(
-        f"{url}: {f'only {found} of {count} images are' if count else 'no image is'} there, as a shard is missing or "
-        "damaged; find it with `syncclip shards verify`, or pack the dataset again"
-    )
+def _incomplete(url: str, found: int, count: int) -> UserError:
+    return UserError(f"{url}: only {found} of {count} images are there, {DAMAGED}")
 
 
 def pack(

@@ -63,6 +63,14 @@ def test_zero_shots_are_refused(tmp_path: Path) -> None:
         load(tiny_dataset(tmp_path / "b")).few_shot(0, seed=1)
 
 
+def test_a_shipped_dataset_that_is_gone_is_to_be_installed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.embedded.FOLDER", tmp_path)
+    with pytest.raises(UserError, match="'icons' comes with syncclip, but is not in .*; install syncclip again"):
+        load_dataset(DatasetSettings(name="icons"))
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match="unknown dataset 'icon'; did you mean 'icons'"):
         load_dataset(DatasetSettings(name="icon"))

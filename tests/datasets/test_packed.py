@@ -12,8 +12,9 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset, packed
 from syncclip.datasets.packed import pack
 from syncclip.shards.markers import committed
+from syncclip.shards.writer import write_shard
 from tests.object_store import s3_bucket
-from tests.shards.sets import verify
+from tests.shards.sets import sample, verify, write_set
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import Miniatures, miniature
 
@@ -75,6 +76,19 @@ def test_a_damaged_table_is_found_when_its_split_is_first_used(miniatures: Minia
     whole = len(before.split("test"))
     with pytest.raises(UserError, match=f"only {whole - 5} of {whole} images are there"):
         after.split("test")
+
+
+@pytest.mark.fault
+def test_a_class_that_a_damaged_table_took_gives_no_empty_choice(tmp_path: Path) -> None:
+    for split in ("val", "test"):
+        write_set(str(tmp_path / split), classes=3, rounds=1)
+    write_shard(str(tmp_path / "train"), 0, [sample(0, 3), sample(2, 3)])
+    write_shard(str(tmp_path / "train"), 1, [sample(1, 3)])
+    (tmp_path / "dataset.json").write_text('{"classnames": ["cat", "dog", "owl"]}')
+    assert load(str(tmp_path)).few_shot(1, seed=1).tolist() == [0, 1]
+    (tmp_path / "train" / "00001.parquet").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"1 of the base classes have no training image \('dog'\)"):
+        load(str(tmp_path)).few_shot(1, seed=1)
 
 
 def test_shots_that_were_not_packed_are_refused(miniatures: Miniatures, tmp_path: Path) -> None:
