@@ -48,6 +48,16 @@ class JobStatus(Settings):
         now = round(time.time(), 3)
         return cls(began=now, seen=now, **values)
 
+    def end(self, error: BaseException | None) -> None:
+        """Record how the job ended: complete, stopped, or failed for a reason."""
+        if error is None:
+            self.state = "complete"
+        elif isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.state, self.reason = "stopped", "interrupted"
+        else:
+            name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            self.state, self.reason = "failed", name + " ".join(str(error).split())
+
     def last_sign_of_life(self, command: str) -> str:
         """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""
         silence = time.time() - self.seen
@@ -84,13 +94,9 @@ def keep_status_file(
     try:
         with repeating(write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)):
             yield
-        status.state = "complete"
-    except (KeyboardInterrupt, SystemExit):
-        status.state, status.reason = "stopped", "interrupted"
-        raise
+        status.end(None)
     except BaseException as error:
-        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        status.state, status.reason = "failed", name + " ".join(str(error).split())
+        status.end(error)
         raise
     finally:
         write()

@@ -49,6 +49,7 @@ def test_the_file_follows_the_cells(tmp_path: Path) -> None:
         status.give(["a", "b"], 2)
         status.take("a", 4.0, None)
         status.take("b", 6.0, "no room")
+        status.give(["c"], 2)
     found = read_study_status(str(tmp_path))
     assert found is not None
     assert (found.state, found.done, found.failed, found.running) == ("ended", 1, {"b": "no room"}, [])
@@ -58,11 +59,11 @@ def test_the_file_follows_the_cells(tmp_path: Path) -> None:
 def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        keep_status_file(str(tmp_path / PROGRESS), StudyStatus.begin(cells=3, done=0)),
+        keep_status_file(str(tmp_path / PROGRESS), StudyStatus.begin(cells=3, done=0, running=["a"])),
     ):
         raise KeyboardInterrupt
     found = read_study_status(str(tmp_path))
-    assert found is not None and found.state == "stopped"
+    assert found is not None and (found.state, found.running) == ("stopped", [])
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
