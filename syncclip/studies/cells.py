@@ -16,7 +16,7 @@ from syncclip.core.ray_session import capacity, cause_of, debugging, ray_session
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import StudySettings
+from syncclip.recipe.study import Arm, StudySettings
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
 from syncclip.runs.evaluate import missing_transfers, results_at
@@ -85,7 +85,13 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
     }
     if cell.seed is not None:
         values["training.seed"] = cell.seed
-    return recipe.with_values({**values, **cell.arm.overrides}, f"{recipe.name}.yaml: study.arms {cell.arm.name!r}")
+    return recipe.with_values({**values, **cell.arm.overrides}, _place(recipe, cell.arm))
+
+
+def _place(recipe: Recipe, arm: Arm) -> str:
+    """What a sentence about an arm begins with; the arm may be of a file, of the command line or of a protocol."""
+    place = [one.name for one in recipe.study.arms].index(arm.name)
+    return f"recipe {recipe.name!r}: study.arms[{place}] {arm.name!r}"
 
 
 def check_arms(recipe: Recipe) -> None:
@@ -99,8 +105,8 @@ def check_arms(recipe: Recipe) -> None:
     for arm in recipe.study.arms:
         if arm.synthetic and not arm.at(amounts):
             raise UserError(
-                f"{recipe.name}.yaml: study.arms {arm.name!r} wants {arm.images_per_class} images per class, none of "
-                f"which is among the study's {amounts}"
+                f"{_place(recipe, arm)}: images_per_class is {arm.images_per_class}, none of which is among the "
+                f"study's {amounts}"
             )
         for tried in [{}, *({key: value} for key, values in arm.candidates.items() for value in values)]:
             changed = arm.model_copy(update={"overrides": {**arm.overrides, **tried}})
@@ -179,21 +185,23 @@ def run_cells(
         UserError: the cluster can never hold a cell.
     """
     waiting = [run for run in runs if run.status == "waiting"]
-    status = StudyStatus.begin(cells=len(runs), done=sum(run.status == "done" for run in runs))
+    done = sum(run.status == "done" for run in runs)
     if not waiting:
-        return list(runs), status
+        return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
     with ray_session(), ExitStack() as stack:
-        status.give([], _slots(settings, first=True))
+        slots = _slots(settings, first=True)
+        status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
+        status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
-        progress = stack.enter_context(Progress(len(runs), "cells", label, done=status.done))
+        progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         for run, seconds, error in _finished(waiting, settings, task, status, progress):
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(run.cell.name, seconds, error)
             busy = status.seconds / (status.workers * status.wall_seconds)
-            failed = {"failed": len(status.failed)} if status.failed else {}
-            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **failed)
+            failed = sum(one.status == "failed" for one in outcomes.values())  # cells of several datasets share names
+            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
     return [outcomes.get(run.url, run) for run in runs], status
 
 

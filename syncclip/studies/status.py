@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from syncclip import storage
 from syncclip.core.text import counted, duration
@@ -38,6 +38,8 @@ class StudyStatus(JobStatus):
     """What they took, added up."""
     wall_seconds: float = 0.0
     """From the beginning to the end of the last one."""
+    _start: float = PrivateAttr(default_factory=time.monotonic)
+    """When this call began, by a clock that nobody sets."""
 
     @property
     def waiting(self) -> int:
@@ -79,7 +81,7 @@ class StudyStatus(JobStatus):
         self.running = [name for name in self.running if name != cell]
         self.ended += 1
         self.seconds = round(self.seconds + seconds, 3)
-        self.wall_seconds = max(0.001, round(time.time() - self.began, 3))
+        self.wall_seconds = max(0.001, round(time.monotonic() - self._start, 3))
 
     def end(self, error: BaseException | None) -> None:
         """Record that the study ended or was stopped; nothing runs any more."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +14,10 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import files, places
 from syncclip.studies import cells, grid
+from syncclip.studies.cells import CellRun
 from syncclip.studies.choose import choose
 from syncclip.studies.run import study
+from syncclip.training.run_folder import RunFolder
 from tests.worlds.study import make_set, study_recipe, study_world
 
 
@@ -74,7 +79,7 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
         ("{method: ivp}", "training.method: there is no method 'ivp'; did you mean 'ivlp'?"),
         ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key; did you mean 'epochs'?"),
         ("{method: ivlp, overrides: {benchmark.shot: 3}}", "dataset.shot: no such key; did you mean 'shots'?"),
-        ("{method: ivlp, images_per_class: [3]}", "wants [3] images per class, none of which is among the study's"),
+        ("{method: ivlp, images_per_class: [3]}", "images_per_class is [3], none of which is among the study's"),
         ("{method: ivlp, candidates: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
     ],
 )
@@ -85,9 +90,36 @@ def test_an_arm_that_no_cell_could_have_is_refused_before_anything_is_generated(
     for run in (study, choose):
         with pytest.raises(UserError) as refusal:
             run(recipe, str(tmp_path))
-        assert str(refusal.value).startswith(f"icons.yaml: study.arms '{recipe.study.arms[1].name}'")
+        assert str(refusal.value).startswith(f"recipe 'icons': study.arms[1] '{recipe.study.arms[1].name}': ")
         assert reason in str(refusal.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_wall_time_and_failures_are_those_of_the_cells_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the time that Ray takes to start counts, nor that of a clock that is set; namesakes fail each."""
+    honest = time.time
+
+    @contextmanager
+    def slow_ray() -> Iterator[None]:
+        time.sleep(0.5)
+        yield
+
+    def all_fail(waiting: Sequence[CellRun], *_: object) -> Iterator[tuple[CellRun, float, str]]:
+        monkeypatch.setattr(time, "time", lambda: honest() + 3600)
+        yield from ((run, 1.0, "no room") for run in waiting)
+
+    facts: list[dict[str, object]] = []
+    monkeypatch.setattr(cells, "ray_session", slow_ray)
+    monkeypatch.setattr(cells, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(cells, "_finished", all_fail)
+    monkeypatch.setattr(cells.Progress, "update", lambda _, n=1, **given: facts.append(given))
+    recipe = Recipe.load("icons")
+    cell = grid.cells(recipe.study)[0]
+    runs = [CellRun(cell, recipe, RunFolder(url, cell.name, "0")) for url in ("dtd/cell", "eurosat/cell")]
+    ended, work = cells.run_cells(runs, recipe.study)
+    assert [run.status for run in ended] == ["failed", "failed"]
+    assert [one["failed"] for one in facts] == [1, 2]
+    assert 0 < work.wall_seconds < 0.5
 
 
 def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:
