@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, thousands
+from syncclip.core.text import counted, first_line, thousands
 from syncclip.datasets import SPLITS
 from syncclip.reports.inputs import Inputs
 from syncclip.shards.images import thumbnails
@@ -76,8 +76,12 @@ def image_strips(found: Inputs, budget: int = BUDGET) -> ImageStrips | None:
     """
     labels, dataset, synthetic = _spread(len(found.classnames), MOST_CLASSES), found.dataset, found.synthetic
     splits = dataset.splits if dataset is not None else {}
+    real, lost_real = _thumbnails((), labels)
     try:
         real, lost_real = _thumbnails((splits[split] for split in SPLITS if split in splits), labels)
+    except Exception as error:  # damage to the dataset must not cost the synthetic images
+        found.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
+    try:
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
         strips = _encode(found.classnames, [one for one in labels if real[one] or made[one]], real, made, budget)
         if synthetic is not None:

@@ -100,7 +100,7 @@ def read_inputs(url: str) -> Inputs:
     found.recipe_text, found.recipe = read("recipe.yaml", _recipe, none)
     if kind == "study":
         found.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
-        found.table = read(outputs.TABLE, _frame, None)
+        found.table = read(outputs.TABLE, _cells, None)
         found.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
         found.worth = read(outputs.WORTH, TypeAdapter(outputs.Worth).validate_json, None)
         found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
@@ -183,6 +183,15 @@ def _reason(error: Exception) -> str:
 
 def _frame(data: bytes) -> pd.DataFrame | None:
     table: pd.DataFrame = storage.read_parquet(data).to_pandas()
+    return table
+
+
+def _cells(data: bytes) -> pd.DataFrame | None:
+    """The table of cells, whose scores may be missing, but not what a cell is."""
+    table = _frame(data)
+    wanted = ("cell", "arm", "method", "data", "images_per_class")
+    if table is not None and (missing := [name for name in wanted if name not in table]):
+        raise ValueError(f"it has no column {missing[0]!r}")
     return table
 
 

@@ -91,6 +91,23 @@ def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
     assert "fit.json could not be read and is left out" in page_of(study)
 
 
+@pytest.mark.parametrize("column", ["cell", "arm", "method", "data", "images_per_class"])
+def test_a_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
+    pd.read_parquet(study / outputs.TABLE).drop(columns=column).to_parquet(study / outputs.TABLE, index=False)
+    assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
+
+
+def test_damaged_real_images_cost_no_synthetic_ones(tmp_path: Path) -> None:
+    dataset = fabricated.make_dataset(tmp_path / "shapes")
+    folder = fabricated.make_study(tmp_path / "study", dataset)
+    for table in (dataset / "train").glob("*_stats.json"):
+        table.write_text("{")
+    page = page_of(folder)
+    images = payload_of(page)["images"]
+    assert (images["real"], images["made"]) == (False, True)
+    assert "The dataset&#39;s images are not available and are left out" in page
+
+
 def test_a_study_without_cells_or_set_still_has_its_curve(study: Path) -> None:
     for part in ("cells", "synthetic"):
         (study / part).rename(study.parent / part)
