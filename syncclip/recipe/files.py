@@ -49,9 +49,7 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
     assert isinstance(values, dict)
-    # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author.
-    sections = {str(key): {} if value is None else value for key, value in values.items()}
-    plain: dict[str, Any] = json.loads(json.dumps({"name": Path(label).stem, **sections}, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps({"name": Path(label).stem, **values}, default=str))
     return plain, label
 
 
@@ -62,8 +60,8 @@ def _layers(url: str, label: str, within: list[str]) -> list[DictConfig]:
     folder = url.rpartition("/")[0]
     named = config.pop("extends", None) or []
     for base in map(str, [named] if isinstance(named, str) else named):
-        apart = base in shipped() or base.startswith("/") or "://" in base or not folder
-        place, below = _find(base if apart else storage.join(folder, base))
+        as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
+        place, below = _find(base if as_given else storage.join(folder, base))
         if place in [*within, url]:
             raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
         found += _layers(place, below, [*within, url])
@@ -104,7 +102,11 @@ def _parse(url: str, label: str) -> DictConfig:
         raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
     for old in [key for key in RENAMED if key in config]:
         report_renamed(label, old)
-    return DictConfig(with_present_names(config))
+    # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author: it must not
+    # replace that of a recipe that this one extends.
+    values = OmegaConf.to_container(config)
+    assert isinstance(values, dict)
+    return DictConfig(with_present_names({str(key): value for key, value in values.items() if value is not None}))
 
 
 @functools.cache

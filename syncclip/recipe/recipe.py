@@ -141,7 +141,7 @@ class Recipe(Settings):
         Raises:
             UserError: an unknown key, a wrong value or an impossible combination.
         """
-        sections = {RENAMED.get(section, section) for section, *_ in (key.split(".") for key in values)}
+        sections = {RENAMED.get(section, section) for section in (key.partition(".")[0] for key in values)}
         plain = {name: getattr(self, name) for name in Recipe.model_fields}  # of settings, none is checked again
         return _checked(plain | self.model_dump(mode="json", include=sections), values, origin, origin)
 
@@ -191,6 +191,7 @@ class Recipe(Settings):
         Passwords and keys among the storage options are left out, for the text is stored beside results.
         """
         values = self.model_dump(mode="json")
+        # Secrets lie at any depth; a parser visits every mapping.
         values["storage"]["options"] = json.loads(
             json.dumps(values["storage"]["options"]),
             object_hook=lambda options: {key: value for key, value in options.items() if not SECRET.search(key)},

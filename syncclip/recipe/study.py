@@ -33,14 +33,16 @@ class Arm(Settings):
     @model_validator(mode="before")
     @classmethod
     def _named(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or values.get("name"):
             return values
-        method = str(values.get("method", "")).rpartition(":")[2]
-        alone = method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"
-        name = values.get("name") or alone
-        if set(str(name)) & set("/\\ ") or str(name).startswith("."):
-            raise ValueError(f"arm name {name!r} becomes a folder's name; use letters, digits, '-' and '_'")
-        return {**values, "name": name}
+        method = str(values.get("method")).rpartition(":")[2]
+        return {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Arm:
+        if set(self.name) & set("/\\ ") or self.name.startswith("."):
+            raise ValueError(f"arm name {self.name!r} becomes a folder's name; use letters, digits, '-' and '_'")
+        return self
 
     @property
     def trained(self) -> bool:

@@ -41,6 +41,15 @@ def test_a_recipe_of_today_extends_an_old_one_and_the_other_way_round(old: str, 
     assert (older.dataset.shots, older.dataset.seed, older.training.epochs) == (2, 3, 2)
 
 
+def test_an_empty_section_leaves_that_of_every_layer_below(old: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("extends: old.yaml\ndataset:\ntraining:\n")
+    (tmp_path / "last.yaml").write_text("extends: empty.yaml\nstudy:\n")
+    recipe = Recipe.load(str(tmp_path / "last.yaml"))
+    assert (recipe.dataset.shots, recipe.training.epochs) == (4, 4)
+    (tmp_path / "alone.yaml").write_text("training:\n")
+    assert Recipe.load(str(tmp_path / "alone.yaml"), base=old).training.epochs == 4
+
+
 def test_an_override_is_read_and_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = Recipe.of_defaults(["benchmark.shots=2", "benchmark.seed=5"])
     assert (recipe.dataset.shots, recipe.dataset.seed) == (2, 5)

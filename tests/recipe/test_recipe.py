@@ -157,6 +157,20 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
         ("study.arms=[{methd: ivlp}]", "study.arms[0].methd: no such key; did you mean 'method'? (and 1 more)"),
         ("synthesis.filters=[{name: blanc}]", "synthesis.filters[0].name: there is no 'blanc'; did you mean 'blank'?"),
         ("synthesis.filters.1.topp=3", "synthesis.filters[1].topp: no such key; did you mean 'top'?"),
+        (
+            "study.arms=[{method: ivlp, data: real images}]",
+            "study.arms[0].data: 'real images' is not allowed; it must be 'real', 'synthetic' or 'both'",
+        ),
+        (
+            "study.arms=[{method: ivlp, name: a/b}]",
+            "study.arms[0]: arm name 'a/b' becomes a folder's name; use letters, digits, '-' and '_'",
+        ),
+        (
+            "study.arms=[{method: ivlp, candidates: {training.epochs: []}}]",
+            "study.arms[0].candidates['training.epochs']: ",
+        ),
+        ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
+        ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),
         ("study.seeds=3", "study.seeds: 3 is not allowed; it must be a list, such as [1, 2]"),
         ("training.epochs=[1", "training.epochs: '[1' is not readable as YAML; quote it"),
         ("epochs", "'epochs' is no override; write section.key=value"),
