@@ -137,11 +137,11 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         return f"{len(data):,} of {marker.bytes:,} bytes"
     if hashlib.sha256(data).hexdigest() != marker.sha256:
         return "its checksum is wrong"
-    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+    kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}  # those of a later version are left out
     for key, value in safetensors.torch.load(data).items():
         kind, _, name = key.partition(".")
-        kinds[kind][name] = value
-    parameters, momentum, memory = kinds.values()
+        kinds.setdefault(kind, {})[name] = value
+    parameters, momentum, memory = (kinds[kind] for kind in KINDS)
     return Checkpoint(marker.step, parameters, momentum, memory, marker.workers, marker.seconds, marker.score)
 
 

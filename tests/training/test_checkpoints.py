@@ -35,6 +35,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(found.memory["average"], torch.ones(4))
 
 
+def test_tensors_of_an_unknown_kind_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "KINDS", ("parameter", "momentum", "curvature"))
+        write(tmp_path, 7)
+    found = checkpoints.newest(str(tmp_path), "recipe", print)
+    assert found is not None and set(found.parameters) == set(found.momentum) == {"prompt"}
+    assert found.memory == {}
+
+
 def test_the_newest_wins_also_where_digits_differ(tmp_path: Path) -> None:
     write(tmp_path, 9, 1000, 200)
     assert newest_step(tmp_path) == 1000
