@@ -134,7 +134,8 @@ def gather_numbers(found: Inputs) -> Numbers:
     level = coverage(found.fits.level if found.fits else 0.95)
     if table is None or not len(table):
         return Numbers(level=level)
-    table = table.assign(amount=table["images_per_class"].fillna(0).astype(int))
+    amounts = table["images_per_class"].where(table["data"].isin(("synthetic", "both")))  # of others they say nothing
+    table = table.assign(amount=amounts.fillna(0).astype(int))
     arms = describe_arms(table[["arm", "method", "data"]].astype(str).itertuples(index=False, name=None))
     points = mean_scores(table)
     named = found.state.focus if found.state else found.section("study").get("focus")
@@ -195,8 +196,9 @@ def mean_scores(table: pd.DataFrame) -> Points:
     """Means and standard errors over seeds of `Numbers.table`; the values of seeds in the table's order."""
     points: Points = {}
     groups: Any = table.groupby(["arm", "amount"], sort=True)
+    measured = [metric for metric in METRICS if metric in table]
     for (arm, n), cells in groups:
-        for metric in (metric for metric in METRICS if metric in table):
+        for metric in measured:
             values = cells[metric].dropna().astype(float)
             if len(values):
                 error, seeds = (float(values.sem()), values.tolist()) if len(values) > 1 else (None, [])
@@ -210,7 +212,8 @@ def differences(
 ) -> list[Difference]:
     """The study's own comparisons at the largest amount; where it has none, the focus arm against every other, by seed.
 
-    An arm may be compared with itself at another amount: then the widest step counts, and it comes last.
+    An arm may be compared with itself at another amount: then the widest step counts, and it comes last. Those by seed
+    come metric by metric, in the arms' order.
     """
     by_id = {arm.id: arm for arm in arms}
     largest: dict[tuple[str, str, str], tuple[tuple[int, int], Difference]] = {}
@@ -224,13 +227,12 @@ def differences(
         key = (one.arm, one.against, one.metric)
         if key not in largest or rank >= largest[key][0]:
             largest[key] = rank, Difference(arm, against, one.metric, *numbers, n, other, one.level)
-    found = [difference for _, difference in largest.values()]
-    if not found and focus is not None:
+    if not largest and focus is not None:
         paired = (_by_seed(focus, other, metric, points) for metric in METRICS for other in arms if other != focus)
-        found = [one for one in paired if one is not None]
+        return [one for one in paired if one is not None]
     places = {key: place for place, key in enumerate(_AGAINST)}
     return sorted(
-        found,
+        (difference for _, difference in largest.values()),
         key=lambda one: (one.arm == one.against, places.get((one.against.method, one.against.data), len(places))),
     )
 
