@@ -24,7 +24,6 @@ from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
-from syncclip.studies.cells import check_arms
 
 if TYPE_CHECKING:
     from syncclip.protocols.run import Request
@@ -73,6 +72,8 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
         UserError: the recipe names paths that the cluster doesn't have, or holds secrets; or a study's arm is refused.
     """
     if command == "study":
+        from syncclip.studies.cells import check_arms  # imports all that a cell runs, which other commands don't need
+
         check_arms(recipe)
     paths = _absolute_paths(recipe, {"--out": out}, shared)
     out = paths.pop("--out", out)
@@ -81,27 +82,27 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
     return Submission(name, (command, f"{recipe.name}.yaml", *(["--out", out] if out else [])), recipe)
 
 
-def reproduction(asked: Request, *, shared: bool) -> Submission:
+def reproduction(request: Request, *, shared: bool) -> Submission:
     """The job that runs `syncclip reproduce` on a cluster.
 
     Raises:
         UserError: what `reproduce` refuses before it reads data; or see `submission`.
     """
-    recipes = asked.recipes()
+    recipes = request.recipes()
     recipe = next(iter(recipes.values()))
-    options = {"--root": asked.root, "--synthetic": asked.synthetic, "--out": asked.out}
+    options = {"--root": request.root, "--synthetic": request.synthetic, "--out": request.out}
     paths = _absolute_paths(recipe, options, shared)
     places = {option: paths.pop(option, place) for option, place in options.items()}
     arguments = (
-        *("reproduce", asked.protocol),
+        *("reproduce", request.protocol),
         *(word for option, place in places.items() if place for word in (option, place)),
-        *(word for name in asked.datasets for word in ("--dataset", name)),
-        *(word for name in asked.methods for word in ("--method", name)),
-        *asked.overrides,
+        *(word for name in request.datasets for word in ("--dataset", name)),
+        *(word for name in request.methods for word in ("--method", name)),
+        *request.overrides,
         *(f"{key}={json.dumps(path)}" for key, path in paths.items() if not key.startswith("dataset.")),
     )
     hashed = digest([arguments, [one.to_yaml() for one in recipes.values()]])[:8]
-    return Submission(f"syncclip-reproduce-{asked.protocol}-{hashed}", arguments, recipe)
+    return Submission(f"syncclip-reproduce-{request.protocol}-{hashed}", arguments, recipe)
 
 
 def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: bool) -> dict[str, str]:

@@ -69,8 +69,8 @@ def submit(
             raise UserError("missing option '--root': reproduce needs the folder of all datasets")
         from syncclip.protocols.run import Request
 
-        asked = Request(recipe, root, dataset, method, out, synthetic, overrides)
-        build = partial(submission.reproduction, asked)
+        request = Request(recipe, root, dataset, method, out, synthetic, overrides)
+        build = partial(submission.reproduction, request)
     elif root or dataset or method or synthetic:
         raise UserError(
             f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"

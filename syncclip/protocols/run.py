@@ -70,7 +70,7 @@ class Reproduction:
     page: str
 
 
-def reproduce(asked: Request) -> Reproduction:
+def reproduce(request: Request) -> Reproduction:
     """Run a protocol on the cluster that Ray finds, and write its tables and its page; see the package for the files.
 
     Killed at any time, the same call goes on: shards, runs and tests that are done are not done again. All runs of the
@@ -80,16 +80,14 @@ def reproduce(asked: Request) -> Reproduction:
         UserError: no such protocol, dataset or method; data or a set is missing; or, after everything else was
             written, some runs failed: the sentence names them.
     """
-    protocol, recipes = find_protocol(asked.protocol), asked.recipes()
+    protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
     storage.configure(first.storage.options)
-    require_root(asked.root)
+    require_root(request.root)
     _check_data(recipes)
-    url = places.absolute(asked.out or storage.join(first.storage.root, "reproduction"))
-    prepared = {
-        one: _prepared(recipe, protocol, storage.join(url, one), asked.synthetic and storage.join(asked.synthetic, one))
-        for one, recipe in recipes.items()
-    }
+    url = places.absolute(request.out or storage.join(first.storage.root, "reproduction"))
+    sets = {one: request.synthetic and storage.join(request.synthetic, one) for one in recipes}
+    prepared = {one: _prepared(recipe, protocol, storage.join(url, one), sets[one]) for one, recipe in recipes.items()}
     waiting = [run for runs in prepared.values() for run in runs]
     ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=protocol.name)
     found = {run.url: run for run in ended}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,8 +44,17 @@ def test_the_command_on_the_cluster_reads_the_recipe_beside_it() -> None:
 
 def test_a_studys_arms_are_checked_before_it_is_submitted() -> None:
     recipe = Recipe.load("icons", [BUCKET, "study.arms=[{method: ivp}]"])
-    with pytest.raises(UserError, match=r"^icons\.yaml: study\.arms 'ivp-both': training\.method: there is no method"):
+    with pytest.raises(
+        UserError, match=r"^recipe 'icons': study\.arms\[0\] 'ivp-both': training\.method: there is no method"
+    ):
         submission.submission("study", recipe, None, shared=False)
+
+
+def test_only_a_study_imports_what_its_cells_run() -> None:
+    code = (
+        "import sys\nimport syncclip.cli.submission\nassert not {'syncclip.jobs', 'syncclip.studies'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
