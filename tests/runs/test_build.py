@@ -107,6 +107,15 @@ def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
         build.build_on_worker(spec, rank=0, world_size=1)
 
 
+def test_the_best_by_validation_needs_validation_images(tiny: TinyWorld, tmp_path: Path) -> None:
+    dataset = shutil.copytree(tiny.dataset, tmp_path / "shapes")
+    shutil.rmtree(dataset / "val")
+    values = [f"dataset.name={dataset}", "training.data=real", "training.keep_best=validation"]
+    recipe, folder = resolve.resolve_run(here(tiny, None, *values), str(tmp_path / "run"))
+    with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
+        build.build_job(recipe, folder)
+
+
 def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
