@@ -111,12 +111,16 @@ def _fitted(
     checks.check_towers(learned, clip, place)
     words = layout.fixed_words(checkpoint.state)
     candidates = _candidates(recipe, shape)
-    noted: list[str | None] = [None]
+    recipe, note = candidates[0], None
     if words is not None and not transfer:
         checks.check_classes(len(words.behind), dataset, place)
-        noted = [checks.note_on_words(words, clip, dataset.classnames, one.methods.of(method)) for one in candidates]
-    fitting = noted.index(None) if None in noted else 0
-    recipe, notes = candidates[fitting], [note for note in [noted[fitting]] if note is not None]
+        noted = [
+            (one, checks.note_on_words(words, clip, dataset.classnames, one.methods.of(method))) for one in candidates
+        ]
+        recipe, note = next(
+            (pair for pair in noted if pair[1] is None), noted[0]
+        )  # the first that fits, else the first
+    notes = [] if note is None else [note]
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     checks.check_shapes(learned, built.state_dict(), place)
     return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)

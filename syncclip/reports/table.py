@@ -105,11 +105,11 @@ def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[P
         sums = table.groupby("arm")["seconds"].sum()
         times += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in numbers.arms]
     time = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in times if value]
-    colours = ("gain", "loss", "tone-3", "tone-2", *["tone-0"] * len(found.rejects))
+    colours = ("gain", "loss", "tone-3", "tone-2")
     counts = [("kept", found.images), *found.rejects.most_common()]
     rejects = [
-        Part(name.replace("_", " "), count, thousands(count), colour)
-        for (name, count), colour in zip(counts, colours, strict=False)
+        Part(name.replace("_", " "), count, thousands(count), colours[place] if place < len(colours) else "tone-0")
+        for place, (name, count) in enumerate(counts)
     ]
     shown = found.images and found.rejects
     return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if shown else []}

@@ -62,7 +62,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
 
 
 def build_stream(
-    recipe: Recipe, parts: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
+    recipe: Recipe, run: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> MixedStream | None:
     """This rank's batches; None for a method that learns nothing.
 
@@ -70,17 +70,17 @@ def build_stream(
     """
     cache = cache or ModelCache()
     training = recipe.training
-    if not parts.method.data:
+    if not run.method.data:
         return None
-    synthetic = cache.sets(recipe, len(parts.dataset.classnames)) if recipe.uses_synthetic else []
+    synthetic = cache.sets(recipe, len(run.dataset.classnames)) if recipe.uses_synthetic else []
     return MixedStream(
-        real_sources(recipe, parts.dataset),
+        real_sources(recipe, run.dataset),
         synthetic,
-        transform=train_transform(parts.backbone, scale=training.scale, flip=training.flip),
+        transform=train_transform(run.backbone, scale=training.scale, flip=training.flip),
         batch=training.batch,
         seed=training.seed,
-        base=parts.dataset.base,
-        novel=parts.dataset.novel,
+        base=run.dataset.base,
+        novel=run.dataset.novel,
         data=training.data,
         images_per_class=training.images_per_class,
         window=training.window,
@@ -91,10 +91,10 @@ def build_stream(
     )
 
 
-def validation_accuracy(recipe: Recipe, parts: RunParts) -> float:
+def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
     """The method's current accuracy on the validation images, in percent, among all classes."""
-    found = predictions(recipe, parts, "val")
-    return float(results(found, parts.method.classnames, parts.method.base)["open_all"])
+    found = predictions(recipe, run, "val")
+    return float(results(found, run.method.classnames, run.method.base)["open_all"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
@@ -121,8 +121,8 @@ class ModelCache:
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
         """How often each kind was really loaded."""
-        self.room, self._keeps = keep_bytes, keep_bytes > 0
-        """Memory that kept images may still take, and whether any are kept."""
+        self._keeps = keep_bytes > 0
+        self._room = keep_bytes  # that kept images may still take
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
@@ -168,6 +168,14 @@ class ModelCache:
             lambda split, images: CachedImages(self, images, kept[split], backbone) if split in kept else images
         )
 
+    def keep(self, kept: dict[int, Image.Image], row: int, image: Image.Image) -> None:
+        """Count an image that was decoded, and add it to those kept where it has room."""
+        self.loads["image"] += 1
+        size = 3 * image.width * image.height
+        if size <= self._room:
+            self._room -= size
+            kept[row] = image
+
 
 class CachedImages(ImageView):
     """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
@@ -180,12 +188,8 @@ class CachedImages(ImageView):
         """The RGB image of a row, cut to the CLIP's size."""
         if row in self._kept:
             return self._kept[row]
-        self._cache.loads["image"] += 1
         image = cut(super().image(row), self._backbone.preprocess)
-        size = 3 * image.width * image.height
-        if size <= self._cache.room:
-            self._cache.room -= size
-            self._kept[row] = image
+        self._cache.keep(self._kept, row, image)
         return image
 
 
@@ -206,14 +210,17 @@ def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJo
 def build_job(
     recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
-    """One rank's job for a resolved run."""
-    parts = build_parts(recipe, cache)
-    parts.dataset.split(recipe.evaluation.split)  # a damaged one is refused now, not after the training
+    """One rank's job for a resolved run.
+
+    Raises:
+        UserError: see `build_parts`; or a split that the run will need is missing or damaged.
+    """
+    run = build_parts(recipe, cache)
+    run.dataset.split(recipe.evaluation.split)  # a damaged one is refused now, not after the training
     rate = recipe.methods.of(recipe.training.method).learning_rate
     validate = None
     if recipe.training.keep_best == "validation":
-        parts.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
-        validate = partial(validation_accuracy, recipe, parts)
-    return TrainJob(
-        folder, parts.method, build_stream(recipe, parts, rank, world_size, cache), recipe.training, rate, validate
-    )
+        run.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
+        validate = partial(validation_accuracy, recipe, run)
+    stream = build_stream(recipe, run, rank, world_size, cache)
+    return TrainJob(folder, run.method, stream, recipe.training, rate, validate)

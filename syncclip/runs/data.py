@@ -69,7 +69,7 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
 
 
 def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:
-    """The shots of the dataset, whose shards are read as it has them, and those of the sets in `training.real`.
+    """The shots of the dataset, which `build_parts` has put behind the cache, and those of the sets in `training.real`.
 
     Raises:
         UserError: one of them shows other classes, or isn't there.

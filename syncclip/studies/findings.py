@@ -69,10 +69,19 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
     for run in runs:
         if run.status == "done":
             cell, arm, results = run.cell, run.cell.arm, run.results
-            of_cell = (cell.name, arm.name, arm.method, arm.data if arm.trained else "none")
-            scores = (results[name] for name in SCORES)
             rows.append(
-                (*of_cell, cell.images_per_class, cell.seed, split, *scores, run.seconds, run.folder.recipe_hash)
+                {
+                    "cell": cell.name,
+                    "arm": arm.name,
+                    "method": arm.method,
+                    "data": arm.data if arm.trained else "none",
+                    "images_per_class": cell.images_per_class,
+                    "seed": cell.seed,
+                    "split": split,
+                    **{name: results[name] for name in SCORES},
+                    "seconds": run.seconds,
+                    "hash": run.folder.recipe_hash,
+                }
             )
     table = pd.DataFrame(rows, columns=columns)
     numbers = dict.fromkeys((*SCORES, "seconds"), "float64")

@@ -24,7 +24,7 @@ SHOWN = ("hm", "open_hm")
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextTable:
     """One table: what it is about, its headings, its cells as text."""
 
     title: str
@@ -34,8 +34,8 @@ class Grid:
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
-    for grid in [_means(recipe, table), *_compared(pairs)]:
-        text.show(text.table(f"{recipe.name}: {grid.title}", grid.headings, grid.rows))
+    for one in [_means(recipe, table), *_compared(pairs)]:
+        text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows))
     text.show(url)
 
 
@@ -46,11 +46,11 @@ def markdown(
     pairs: Sequence[Comparison],
 ) -> str:
     """The tables as Markdown: means, comparisons, curves."""
-    grids = [_means(recipe, table)]
+    tables = [_means(recipe, table)]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
-        grids.append(Grid(f"By what they learn from, {shown}.", ["method", "images per class", *DATA], rows))
-    grids += _compared(pairs)
+        tables.append(TextTable(f"By what they learn from, {shown}.", ["method", "images per class", *DATA], rows))
+    tables += _compared(pairs)
     rows = [
         [arm, HEADINGS[metric], *described(found[metric])]
         for arm, found in curves.items()
@@ -60,8 +60,8 @@ def markdown(
     if rows:
         title = f"Error = a + b n^(-c) over n synthetic images per class; {percent(recipe.study.level)} intervals."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
-        grids.append(Grid(title, ["arm", "error of", *said], rows))
-    parts = [part for grid in grids for part in (grid.title, text.markdown_grid(grid.headings, grid.rows))]
+        tables.append(TextTable(title, ["arm", "error of", *said], rows))
+    parts = [part for one in tables for part in (one.title, text.markdown_grid(one.headings, one.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
 
@@ -104,7 +104,7 @@ def described(curve: Curve) -> list[str]:
     ]
 
 
-def _means(recipe: Recipe, table: pd.DataFrame) -> Grid:
+def _means(recipe: Recipe, table: pd.DataFrame) -> TextTable:
     """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
     rows = [
         [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
@@ -112,10 +112,10 @@ def _means(recipe: Recipe, table: pd.DataFrame) -> Grid:
         for amount, group in cells.groupby("images_per_class", dropna=False)
     ]
     title = f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
-    return Grid(title, ["arm", "images per class", "seeds", *HEADINGS.values()], rows)
+    return TextTable(title, ["arm", "images per class", "seeds", *HEADINGS.values()], rows)
 
 
-def _compared(pairs: Sequence[Comparison]) -> list[Grid]:
+def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
     """The comparisons: amount, other arm, an interval for each shown metric; no table where there are none."""
     found: dict[tuple[Any, ...], dict[str, str]] = {}
     for pair in pairs:
@@ -133,7 +133,7 @@ def _compared(pairs: Sequence[Comparison]) -> list[Grid]:
         return []
     level = f"{percent(pairs[0].level)} intervals over resampled seeds and images"
     headings = ["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)]
-    return [Grid(f"{pairs[0].arm} minus the others, points; {level}.", headings, rows)]
+    return [TextTable(f"{pairs[0].arm} minus the others, points; {level}.", headings, rows)]
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
