@@ -12,7 +12,7 @@ from syncclip.core import text
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
-from syncclip.studies.summary import Grid
+from syncclip.studies.summary import TextTable
 
 MISSING = "–"
 SCRIPTS = ("core.js", "protocol.js", "page.js")
@@ -35,7 +35,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     return page
 
 
-def grids(scores: Scores) -> list[Grid]:
+def grids(scores: Scores) -> list[TextTable]:
     """The tables: of one metric, all datasets side by side; of several, the average and then each dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
@@ -132,15 +132,15 @@ def growth(scores: Scores) -> dict[str, Any] | None:
     return None
 
 
-def _side_by_side(scores: Scores) -> Grid:
+def _side_by_side(scores: Scores) -> TextTable:
     (metric,) = scores.protocol.metrics
     over = [*scores.tests, AVERAGE] if len(scores.tests) > 1 else scores.tests
     means = {key: score.means.get(metric) for key, score in scores.of.items()}
     rows = [[scores.label(line), *(_number(means[line, one]) for one in over)] for line in scores.lines]
-    return Grid(f"{scores.protocol.metrics[metric].capitalize()} on each dataset", ["method", *over], rows)
+    return TextTable(f"{scores.protocol.metrics[metric].capitalize()} on each dataset", ["method", *over], rows)
 
 
-def _metrics(scores: Scores, over: str) -> Grid:
+def _metrics(scores: Scores, over: str) -> TextTable:
     known = {metric for line in scores.lines for metric in scores.published(line, over)}
     metrics = scores.protocol.metrics
     headings = [
@@ -158,7 +158,7 @@ def _metrics(scores: Scores, over: str) -> Grid:
                 cells += ["", ""]
         rows.append([scores.label(line), f"{score.done} of {score.wanted}", *cells])
     what = "Average over the datasets" if over == AVERAGE else over
-    return Grid(what, ["method", "runs", *headings], rows)
+    return TextTable(what, ["method", "runs", *headings], rows)
 
 
 def _number(value: float | None) -> str:
