@@ -167,7 +167,7 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
         ),
         (
             "study.arms=[{method: ivlp, candidates: {training.epochs: []}}]",
-            "study.arms[0].candidates['training.epochs']: ",
+            "study.arms[0].candidates.training.epochs: [] is too short; give at least 1",
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),
