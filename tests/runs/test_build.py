@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -110,6 +111,9 @@ def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
 def test_the_best_by_validation_needs_validation_images(tiny: TinyWorld, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny.dataset, tmp_path / "shapes")
     shutil.rmtree(dataset / "val")
+    described = json.loads((dataset / "dataset.json").read_text())
+    del described["splits"]["val"]
+    (dataset / "dataset.json").write_text(json.dumps(described))
     values = [f"dataset.name={dataset}", "training.data=real", "training.keep_best=validation"]
     recipe, folder = resolve.resolve_run(here(tiny, None, *values), str(tmp_path / "run"))
     with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
