@@ -61,7 +61,7 @@ ONE_ACTOR = Pool()
 
 
 class CostSettings(Settings):
-    """What `syncclip plan` reckons with. No byte depends on it."""
+    """What `syncclip plan` estimates with. No byte depends on it."""
 
     rate: float | None = Field(None, gt=0)
     """Finished images a second of one actor; None: `--rate`, or `--probe` measures it."""
@@ -107,7 +107,7 @@ class SynthesisSettings(Settings):
     quality: bool = False
     """Measure the finished set and keep the numbers beside it, as `syncclip shards quality` does."""
     cost: CostSettings = CostSettings()
-    """What time and money are reckoned with before the start."""
+    """What time and money are estimated from before the start."""
 
     @property
     def pool(self) -> Pool:
