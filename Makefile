@@ -19,7 +19,7 @@ test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARG
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
 	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
-	$(BIN)/pytest -n 5 "$$@" $(ARGS)
+	$(BIN)/pytest -n 4 "$$@" $(ARGS)
 
 chaos: $(VENV)/installed-dev  ## Generate a set on S3 amid kills and faults, and report what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)

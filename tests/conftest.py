@@ -125,7 +125,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
-    """What distributes the tests over the processes of `pytest -n 5`."""
+    """What distributes the tests over the processes of `pytest -n 4`."""
     return lanes.LanesAndFiles(config, log) if config.getoption("dist") == "loadgroup" else None
 
 

@@ -1,4 +1,4 @@
-"""Which tests share a process where several run side by side (`pytest -n 5`), and which of them begin first."""
+"""Which tests share a process where several run side by side (`pytest -n 4`), and which of them begin first."""
 
 from __future__ import annotations
 
