@@ -8,18 +8,14 @@ from collections.abc import Sequence
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-LANES = ("hosts", "heads", "training", "synthesis", "browser")
+LANES = ("hosts", "heads", "ray", "browser")
 """Groups of tests that mostly wait, the longest first: each is the work of one process from the beginning, while others
 compute. Tests of a lane never run beside each other, and no more lanes of Ray than these bear each other on two cores.
 
 hosts: clusters on hosts of this machine, in namespaces; heads: clusters of Ray that jobs are submitted to, or that gain
-and lose nodes; training and synthesis: local Rays, one for each lane, which most of its tests share (`ray_cluster`);
-browser: the one Chromium. A test names its lane by `pytest.mark.xdist_group`; else its marker `ray` or `browser` and
-its room tell.
+and lose nodes; ray: local Rays, of which most tests share one (`ray_cluster`); browser: the one Chromium. A test names
+its lane by `pytest.mark.xdist_group`, and is in that of its marker `ray` or `browser` otherwise.
 """
-
-TRAIN = ("training", "runs", "studies", "protocols", "cli")
-"""The rooms whose tests on Ray train; those of all others generate, or do little."""
 
 
 class LanesAndFiles(LoadGroupScheduling):
@@ -37,15 +33,11 @@ def lane(item: pytest.Item) -> str | None:
 
 
 def assign(items: Sequence[pytest.Item]) -> None:
-    """Give tests marked `ray` or `browser` their lane, unless they name another one."""
+    """Give tests marked `ray` or `browser` the lane of this name, unless they name another one."""
     for item in items:
-        if lane(item) is not None:
-            continue
-        if item.get_closest_marker("browser") is not None:
-            item.add_marker(pytest.mark.xdist_group("browser"))
-        elif item.get_closest_marker("ray") is not None:
-            trains = item.path.parent.name in TRAIN
-            item.add_marker(pytest.mark.xdist_group("training" if trains else "synthesis"))
+        for name in ("ray", "browser"):
+            if item.get_closest_marker(name) is not None and lane(item) is None:
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 def sort(items: list[pytest.Item]) -> None:
