@@ -68,6 +68,7 @@ def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
         assert not heavy - {"numpy"}, arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "synth", "train", "study"])
 def test_a_recipe_is_refused_before_the_rest_of_the_library_is_imported(command: str) -> None:
     heavy, _ = imported_by(command, "icons", "training.epocks=3", status=2)

@@ -24,6 +24,8 @@ from syncclip.training import distributed
 from syncclip.training.loop import DivergedError, TrainJob, run
 from tests.training import fakes, worlds
 
+pytestmark = pytest.mark.slow
+
 
 def _average(rank: int, _: Path) -> None:
     both, one, none = (Parameter(torch.zeros(2)) for _ in range(3))
