@@ -50,9 +50,7 @@ def check_cpus(training: TrainingSettings) -> None:
         )
 
 
-def train_on_ray(
-    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, cpus_per_worker: int = 1
-) -> RunRecord:
+def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings) -> RunRecord:
     """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
 
     A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
@@ -65,7 +63,6 @@ def train_on_ray(
         spec: plain data (JSON), for instance a resolved recipe.
         folder: of the run; on a cluster of several machines a URL or a path that all of them share.
         settings: the same that `build` will give to the job.
-        cpus_per_worker: reserved for each worker.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
@@ -80,7 +77,7 @@ def train_on_ray(
     checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
     heard = len(before.notes) if before is not None else 0
     with ray_session():
-        scaling = _scaling(settings, cpus_per_worker)
+        scaling = _scaling(settings)
         with _shown(folder, heard, scaling):
             _fit(build, spec, folder, scaling, settings)
             record = folder.record()
@@ -91,7 +88,7 @@ def train_on_ray(
             return record
 
 
-def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
+def _scaling(settings: TrainingSettings) -> Any:
     """What each worker takes of the cluster; refused at once where it could never be had."""
     from ray.train import ScalingConfig
 
@@ -99,10 +96,10 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
     cpus, gpus = there["CPU"], there["GPU"]
     least = settings.min_workers or settings.workers
     key = "min_workers" if settings.min_workers else "workers"
-    if least * cpus_per_worker > cpus:
+    if least > cpus:
         raise UserError(
-            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')} and a worker takes "
-            f"{cpus_per_worker}; use at most {counted(int(cpus // cpus_per_worker), 'worker')}"
+            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')}; use at most "
+            f"{counted(int(cpus), 'worker')}"
         )
     if settings.device == "cuda" and least > gpus:
         raise UserError(
@@ -115,7 +112,7 @@ def _scaling(settings: TrainingSettings, cpus_per_worker: int) -> Any:
         num_workers=(least, settings.workers) if settings.min_workers else settings.workers,
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": cpus_per_worker} | ({"GPU": 1} if use_gpu else {}),
+        resources_per_worker={"CPU": 1} | ({"GPU": 1} if use_gpu else {}),
     )
 
 

@@ -64,26 +64,16 @@ def test_exported_icons_are_told_apart_as_the_shipped_ones(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_study_of_exported_icons_reaches_what_the_study_of_the_shipped_ones_reaches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_study_of_exported_images_finds_what_that_of_the_dataset_itself_finds(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # a demo that ran here has left its set in runs/
-    folder = exported(load_dataset(DatasetSettings()), tmp_path / "icons")
-    place = str(tmp_path / "first.yaml")
-    assert app.run(["init", str(folder), "--out", place]) == 0
-    small = [
-        "study.arms=[{method: zeroshot}, {method: syncclip}]",
-        "study.images_per_class=[1]",
-        "study.draws=100",
-        "study.map_images=10",
-        "synthesis.generator.steps=1",
-        "synthesis.filters=[]",
-        "synthesis.actors=1",
-        "training.epochs=1",
-        "dataset.shots=1",
-        "evaluation.split=val",
-    ]
-    for recipe, out in (("demo", "before"), (place, "after")):
+    folder = exported(load_dataset(DatasetSettings(name=tiny.dataset)), tmp_path / "shapes")
+    first, own = str(tmp_path / "first.yaml"), tmp_path / "own.yaml"
+    assert app.run(["init", str(folder), "--out", first]) == 0
+    arms = "study.arms=[{method: zeroshot}, {method: syncclip}]"
+    small = [arms, "study.images_per_class=[1]", f"training.synthetic={tiny_set}", "evaluation.split=val"]
+    own.write_text(Recipe.load(tiny.recipe).model_copy(update={"dataset": Recipe.load(first).dataset}).to_yaml())
+    for recipe, out in ((tiny.recipe, "before"), (str(own), "after")):
         assert app.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
     before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
     told = ["cell", "base", "novel", "hm", "open_base", "open_novel", "open_hm", "ece"]

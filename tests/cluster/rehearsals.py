@@ -78,7 +78,9 @@ class Rehearsal:
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
         """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        if cache := os.environ.get("PYTHONPYCACHEPREFIX"):
+            quiet["PYTHONPYCACHEPREFIX"] = cache
         cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
         logins = " ".join(f"{name}={value}" for name, value in {**quiet, **HEALTH, **LOOKS, **cloud}.items())
         environment |= {"HOSTS_ROOT": str(self.root), "HOSTS_BIN": str(Path(sys.executable).parent)}

@@ -33,9 +33,7 @@ def for_hosts() -> Config:
             node |= {"max_workers": 1}
             node["resources"] |= {"CPU": 1, "GPU": 1}
     for part in ("head_start_ray_commands", "worker_start_ray_commands"):
-        config[part] = [
-            f"{line} --object-store-memory=100000000" if "ray start" in line else line for line in config[part]
-        ]
+        config[part] = [line.replace("ray start", "ray start --object-store-memory=100000000") for line in config[part]]
     return config
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -54,6 +56,24 @@ def test_the_head_has_no_gpu_and_pools_start_empty(name: str) -> None:
 def test_the_dashboard_stays_on_localhost(name: str) -> None:
     assert "--dashboard-host" not in (CLUSTER / f"{name}.yaml").read_text()
     assert all("start --head" not in line for line in read(name)["worker_start_ray_commands"])
+
+
+@pytest.mark.parametrize(("failures", "status"), [(0, 0), (2, 0), (3, 1)])
+@pytest.mark.parametrize("name", ["local", *CLOUDS])
+def test_a_worker_that_is_slow_to_start_gets_two_more_tries(
+    name: str, failures: int, status: int, tmp_path: Path
+) -> None:
+    """`ray start` fails where a node isn't up within 30 s, and the autoscaler leaves it at that."""
+    program = tmp_path / "ray"
+    log = tmp_path / "log"
+    program.write_text(f"#!/bin/bash\n[ $1 = start ] || exit 0\necho $@ >>{log}\n[ $(wc -l <{log}) -gt {failures} ]\n")
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_HEAD_IP": "10.0.0.1"}
+    for line in read(name)["worker_start_ray_commands"]:
+        done = subprocess.run(["bash", "-c", line], env=environment)
+    starts = log.read_text().splitlines()
+    assert (done.returncode, len(starts)) == (status, min(failures + 1, 3))
+    assert all("--address=10.0.0.1:6379" in start for start in starts)
 
 
 @pytest.mark.parametrize("name", CLOUDS)

@@ -87,31 +87,13 @@ def near(tiny: TinyWorld, tiny_set: str, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_synth_train_and_study_give_the_local_bytes_and_twice_draws_nothing_twice(
+def test_a_submitted_study_gives_the_local_bytes_and_uses_every_node(
     head: str, tiny: TinyWorld, tiny_set: str, near: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    far = tmp_path / "far"
-    submit = ("submit", "--address", head, "--out", str(far))
-
-    status, log = told(capsys, *submit, "synth", tiny.recipe, "synthesis.actors=2")
-    assert status == 0, log
-    assert files(far, *SET) == files(tiny_set, *SET)
-
-    before = committed(far)
-    status, log = told(capsys, *submit, "synth", tiny.recipe, "synthesis.actors=2")
-    assert status == 0, log
-    assert "-2 is submitted" in log
-    assert "are there already" in log
-    assert committed(far) == before
-
-    status, log = told(capsys, *submit, "train", tiny.recipe)
-    assert status == 0, log
-    assert files(far, *RUN) == files(near / "run", *RUN)
-
-    place = ("--out", str(tmp_path / "study"), f"training.synthetic={far}")
+    place = ("--out", str(tmp_path), f"training.synthetic={tiny_set}")
     status, log = told(capsys, "submit", "--address", head, "study", tiny.recipe, *GRID, *place)
     assert status == 0, log
-    check_study(tmp_path / "study", near / "study")
+    check_study(tmp_path, near / "study")
     assert len(nodes_of(head, "run_cell")) == 2
 
 
@@ -196,7 +178,7 @@ def test_a_job_that_fails_ends_with_its_reason_and_its_status(
 
 
 @pytest.mark.fault
-def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes(
+def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes_and_draws_nothing_twice(
     head: str, tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = ("synthesis.images_per_class=16", "synthesis.generator.steps=12")
@@ -216,6 +198,13 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes(
 
     assert status == 0, log
     assert f"{name}-2 is submitted" in log
-    assert 0 < len(before) < len(committed(out)) == 16
-    assert before.items() <= committed(out).items()
+    after = committed(out)
+    assert 0 < len(before) < len(after) == 16
+    assert before.items() <= after.items()
     assert files(out, *SET) == files(near, *SET)
+
+    status, log = told(capsys, *submit)
+    assert status == 0, log
+    assert f"{name}-3 is submitted" in log
+    assert "are there already" in log
+    assert committed(out) == after

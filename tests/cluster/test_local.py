@@ -22,7 +22,7 @@ def for_hosts(folder: Path) -> Config:
     config |= {"min_workers": 1, "max_workers": 1, "setup_commands": [], "file_mounts": {"~/syncclip": str(PROJECT)}}
     for part in ("head_start_ray_commands", "worker_start_ray_commands"):
         config[part] = [
-            f"{line} --num-cpus=1".replace("1000000000", "200000000") if "ray start" in line else line
+            line.replace("ray start", "ray start --num-cpus=1").replace("1000000000", "200000000")
             for line in config[part]
         ]
     return config

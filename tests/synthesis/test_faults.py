@@ -20,8 +20,8 @@ from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
-from syncclip.synthesis.worker import ShardWorker
 from tests.synthesis.conftest import digests
+from tests.worlds.light import LightWorker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.usefixtures("ray_cluster")]
 
@@ -30,10 +30,12 @@ SHARDS = 6
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-from syncclip.synthesis.driver import synthesise_set
+from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
-synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
+from tests.worlds.light import LightWorker
+driver.ShardWorker = LightWorker
+driver.synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
                observe=lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """
 """A command that is killed with -9 when the first shard is reported; its actor is at the next one then."""
@@ -41,8 +43,14 @@ synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv
 
 @pytest.fixture
 def plan(make_plan: Callable[..., Plan]) -> Plan:
-    """Shards of some tenths of a second on an idle core: long enough to be hit in the middle."""
-    return make_plan(16, steps=20, shard_size=8)
+    """Shards of some tenths of a second: long enough to be hit in the middle."""
+    return make_plan(16, shard_size=8)
+
+
+@pytest.fixture(autouse=True)
+def light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed need not load diffusers first."""
+    monkeypatch.setattr("syncclip.synthesis.driver.ShardWorker", LightWorker)
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
     """The bytes of a run that nothing disturbs, generated shard after shard in this process."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
     folder = tmp_path / "quiet"
-    make = ShardWorker(
+    make = LightWorker(
         write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline, {}
     )
     assert [make({"shard": shard})["error"] for shard in plan.shards()] == [""] * SHARDS
@@ -88,6 +96,7 @@ def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
     folder = tmp_path / "set"
     (tmp_path / "asked.json").write_text(plan.model_dump_json())
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "asked.json"), str(folder)]
     log = tmp_path / "driver.log"
     with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as driver:
@@ -97,9 +106,8 @@ def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
                 family.update(psutil.Process(driver.pid).children(recursive=True))
             time.sleep(0.05)
     assert driver.returncode == -signal.SIGKILL, log.read_text()
-    _, alive = psutil.wait_procs(
-        family, timeout=30
-    )  # its Ray ends by itself; what it generates until then is whole or not
+    # Its Ray ends by itself, but for agents that look after it; what it generates until then is whole or not.
+    _, alive = psutil.wait_procs(family, timeout=10)
     for process in alive:
         process.kill()
     there = committed(str(folder))

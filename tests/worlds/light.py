@@ -1,8 +1,8 @@
 """A generator that costs time and nothing else, in the place of diffusers, and a command that draws a set with it.
 
 `python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the images: same graph, same actors, same
-storage. It reads its pace, its ledger and the S3 endpoint, if the set lies there, from the environment, as its actors
-do.
+storage. It reads its pace, its ledger if one is kept, and the S3 endpoint if the set lies there, from the environment,
+as its actors do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
+from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import Pool, SynthesisSettings
 from syncclip.synthesis.status import Report
@@ -27,6 +28,8 @@ from syncclip.synthesis.worker import ShardWorker
 
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4
+USUAL_PACE = 0.02
+"""Seconds an image, where the environment names no pace: a shard can be hit in the middle."""
 
 
 class Note(NamedTuple):
@@ -40,13 +43,14 @@ class Note(NamedTuple):
 
 
 class LightGenerator:
-    """Images of noise that follow from their seeds, so many seconds each; each batch is noted when it is begun."""
+    """Images of noise that follow, like their contrast, from their seeds, so many seconds each; each batch is noted
+    when it is begun."""
 
     def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         write_note("draw", len(seeds))
-        time.sleep(float(os.environ[PACE]) * len(prompts))
-        noise = [np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8) for seed in seeds]
-        return [Image.fromarray(pixels) for pixels in noise]
+        time.sleep(float(os.environ.get(PACE, USUAL_PACE)) * len(prompts))
+        noise = [np.random.default_rng(seed) for seed in seeds]
+        return [Image.fromarray(one.integers(0, one.integers(2, 256), (16, 16, 3), np.uint8)) for one in noise]
 
 
 class LightWorker(ShardWorker):
@@ -54,7 +58,7 @@ class LightWorker(ShardWorker):
 
     def tools(self) -> tuple[Any, list[Any]]:
         storage.configure(self._options)
-        return LightGenerator(), []
+        return LightGenerator(), build_filters(self.plan.filters, self.plan.classnames)
 
     def commit(self, unwritten: Any) -> Report:
         report = super().commit(unwritten)
@@ -74,7 +78,9 @@ def light_plan(shards: int, shard_size: int) -> Plan:
 
 
 def write_note(deed: str, images: int) -> None:
-    """Add a line to the ledger at once: whoever is killed next has written it."""
+    """Add a line to the ledger, if one is kept, at once: whoever is killed next has written it."""
+    if LEDGER not in os.environ:
+        return
     line = f"{time.time():.3f} {os.getpid()} {deed} {images}\n"
     file = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
