@@ -30,6 +30,8 @@ VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray requires a token where an earlier `ray.init` of the user left one; here nobody has it.
     "RAY_AUTH_MODE": "disabled",
+    # By default a worker yields to all else that this machine does, and whoever waits for it waits long.
+    "RAY_worker_niceness": "0",
     # Otherwise a node that is stopped waits half a minute for its last task, while some of Ray's own never end.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Ray passes metrics on every ten seconds, for which tests of metrics would wait; it reads this when it is imported.
 os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
+# Ray's workers are nice by default; while other processes compute tests, those that wait for Ray would hardly go on.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray Train watches for machines that a cloud is about to take away, by one more process a run; none is here.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 

@@ -121,7 +121,7 @@ class ModelCache:
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
         """How often each kind was really loaded."""
-        self._keeps = keep_bytes > 0
+        self._keep_bytes = keep_bytes
         self._room = keep_bytes  # that kept images may still take
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
@@ -150,6 +150,7 @@ class ModelCache:
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # its memory is needed for the next
             self._images.clear()
+            self._room = self._keep_bytes
             self.loads["clip"] += 1
             self._clip = settings, PromptedClip(load_backbone(settings))
         return self._clip[1]
@@ -159,7 +160,7 @@ class ModelCache:
 
         The CLIP's `preprocess` gives the same for the cut ones, to the bit.
         """
-        if not self._keeps:
+        if not self._keep_bytes:
             return dataset
         kept: dict[Split, dict[int, Image.Image]] = {
             split: self._images.setdefault((_key(settings), split), {}) for split in TESTED

@@ -78,7 +78,7 @@ class Rehearsal:
     def play(self, hosts: int, script: str, config: Path, **variables: str) -> str:
         """Run a script as the laptop beside so many hosts; returns what it told. Its failure shows all logs."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
         if cache := os.environ.get("PYTHONPYCACHEPREFIX"):
             quiet["PYTHONPYCACHEPREFIX"] = cache
         cloud = {name: value for name, value in variables.items() if not name.startswith("HOSTS_")}
