@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import resource
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -86,11 +84,19 @@ def peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
 
 
 def measured_peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
-    """The same on Linux as the system measures it for this process, which must be new: its peak is never reset."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before = pages * os.sysconf("SC_PAGE_SIZE")
+    """The same on Linux as the system measures it for this process, which must be new: its peak is never reset.
+
+    Of its address space: how much of that lies in memory depends on what the system takes away from it meanwhile.
+    """
+    before = _status("VmSize")
     autograd.backward(step(*given))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _status("VmPeak") - before
+
+
+def _status(name: str) -> int:
+    """Bytes that Linux tells of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
 
 
 def resident_bytes(*modules: nn.Module) -> int:
