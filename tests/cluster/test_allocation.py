@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def test_a_cancelled_allocation_is_submitted_again_and_draws_the_same_bytes(tiny: TinyWorld, tmp_path: Path) -> None:
-    few = ["synthesis.actors=2", "synthesis.images_per_class=12", "synthesis.generator.steps=100"]
+    few = ["synthesis.actors=2", "synthesis.images_per_class=12", "synthesis.generator.steps=50"]
     rehearsal = Rehearsal.prepare(tmp_path, tiny.recipe, *few)
 
     told = rehearsal.play(2, "slurm.sh", CLUSTER / "slurm" / "synth.sh")
