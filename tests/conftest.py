@@ -41,6 +41,17 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def head() -> Iterator[str]:
+    """The address of a cluster of two nodes, each with one CPU, to which jobs are submitted."""
+    from tests.ray_head import SMALL, ray_head
+
+    one_cpu = "--num-cpus=1", "--num-gpus=0"
+    with ray_head(*one_cpu) as one:
+        one.join(*one_cpu, SMALL)
+        yield one.address
+
+
 @dataclass(frozen=True)
 class TinyWorld:
     """Dataset, CLIP and generator that load in milliseconds and mean nothing; see `tests/worlds`."""

@@ -124,17 +124,6 @@ def test_every_method_goes_the_whole_way_on_any_data(
     assert jobs.evaluate(run.url) == run
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_ray_train_gives_the_bits_of_the_plain_loop(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
-    recipe = here(tiny, tiny_set)
-    jobs.run_here(recipe, str(tmp_path / "here"))
-    jobs.train(recipe, str(tmp_path / "ray"))
-    kinds = ("prompts.safetensors", "metrics.jsonl", "results.json")
-    assert files(tmp_path / "here", *kinds) == files(tmp_path / "ray", *kinds)
-
-
 def test_a_run_in_the_folder_of_its_set_leaves_the_shards_alone(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     both = str(shutil.copytree(tiny_set, tmp_path / "both"))
     jobs.run_here(Recipe.load(tiny.recipe), both)

@@ -7,26 +7,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tests.conftest import TinyWorld
-from tests.ray_head import PATIENCE, ray_head
+from tests.ray_head import PATIENCE
 from tests.worlds.literature import Miniatures
 
 PROJECT = Path(__file__).parents[1]
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """The address of a head."""
-    with ray_head() as one:
-        yield one.address
 
 
 def submit(head: str, *arguments: str) -> tuple[int | None, str]:

@@ -19,13 +19,17 @@ from tests.worlds.literature import Miniatures
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_road_from_synth_to_report_in_one_folder(
+def test_from_synth_to_report_in_one_folder_with_the_bits_of_the_plain_loop(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
     folder = str(shutil.copytree(tiny_set, tmp_path / "all"))
+    alone = Path(shutil.copytree(tiny_set, tmp_path / "alone"))
     trained = Outcome(capsys, "train", tiny.recipe, "--out", folder, "training.method=syncclip")
     assert trained.status == 0, trained.err
     assert "open HM" in trained.out
+    jobs.run_here(Recipe.load(tiny.recipe, ["training.method=syncclip"]), str(alone))
+    for name in ("prompts.safetensors", "metrics.jsonl", "results.json"):
+        assert Path(folder, name).read_bytes() == (alone / name).read_bytes()
     evaluated = Outcome(capsys, "evaluate", folder)
     assert evaluated.status == 0, evaluated.err
     assert trained.out.splitlines()[:5] == evaluated.out.splitlines()[:5]
