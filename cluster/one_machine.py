@@ -107,7 +107,7 @@ class Head:
                 process.wait(30)
             process.kill()
             process.wait()
-        kill(self.processes())
+        self._kill()
 
     def start(self, *options: str) -> None:
         """Start the head with options of `ray start`.
@@ -167,7 +167,15 @@ class Head:
 
     def lose(self, node: str) -> None:
         """Pull a node's plug."""
-        kill(self.processes(node))
+        self._kill(node)
+
+    def _kill(self, node: str = "") -> None:
+        """Kill its processes until none is left: those that are listed may have started others since."""
+        while found := self.processes(node):
+            for process in found:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(found, timeout=30)
 
     def processes(self, node: str = "") -> list[psutil.Process]:
         """All its processes, or those of the node with this id, including workers."""
@@ -188,11 +196,3 @@ def waited(there: Callable[[], bool], pause: float = 0.25) -> bool:
             return False
         time.sleep(pause)
     return True
-
-
-def kill(processes: Sequence[psutil.Process]) -> None:
-    """Kill them all, and wait until they are gone."""
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(processes, timeout=30)

@@ -8,13 +8,21 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
 
 START_ATTEMPTS = 3
+
+END_SECONDS = 10.0
+"""For the workers of a local Ray to notice its end, before they are killed: Ray does not wait for them, and until then
+they hold their GPU's memory."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` writes, on the head, which machines it may start."""
@@ -102,8 +110,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
     Uses the Ray that this process has already initialised; else joins the cluster that RAY_ADDRESS names (it is
     always set inside `ray job submit`); else starts Ray on this machine. What was started or joined here is shut
-    down at the end, also after an error; a Ray that the caller initialised stays as it is. Never searches the
-    machine for other clusters, as `address="auto"` does.
+    down at the end, also after an error, and no process of a Ray that was started here outlives it; a Ray that the
+    caller initialised stays as it is. Never searches the machine for other clusters, as `address="auto"` does.
 
     Args:
         cpus: CPUs of a Ray that is started here, by default all of this machine's; ignored where one is joined.
@@ -119,16 +127,19 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         return
     level = logging.INFO if debugging() else logging.ERROR
     address = cluster_address() or "local"
+    daemons: list[psutil.Process] = []
     if address != "local":
         _knock(address)
         _join(address, level)
     else:
-        _start(cpus if cpus is not None else local_cpus(), level)
+        daemons = _start(cpus if cpus is not None else local_cpus(), level)
     quiet()  # importing Ray's libraries resets their loggers
     try:
         yield
     finally:
+        family = [process for daemon in daemons for process in _with_descendants(daemon)]
         ray.shutdown()
+        _see_end(family)
 
 
 def _join(address: str, level: int) -> None:
@@ -149,10 +160,12 @@ def _join(address: str, level: int) -> None:
         ) from error
 
 
-def _start(cpus: int, level: int) -> None:
-    """Start a local Ray; on a machine so busy that it isn't up within Ray's 30 s, try again."""
+def _start(cpus: int, level: int) -> list[psutil.Process]:
+    """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again."""
+    import psutil
     import ray
 
+    before = psutil.Process().children()
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
@@ -163,11 +176,32 @@ def _start(cpus: int, level: int) -> None:
                 logging_level=level,
                 log_to_driver=debugging(),
             )
-            return
-        except Exception as error:  # noqa: PERF203  Ray raises nothing more specific
+            break
+        except Exception as error:
             ray.shutdown()
             if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
                 raise
+    return [process for process in psutil.Process().children() if process not in before]
+
+
+def _with_descendants(process: psutil.Process) -> list[psutil.Process]:
+    import psutil
+
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _see_end(family: list[psutil.Process]) -> None:
+    """Wait until all have ended, and kill those that don't."""
+    import psutil
+
+    _, alive = psutil.wait_procs(family, timeout=END_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive)
 
 
 def _knock(address: str) -> None:

@@ -4,8 +4,10 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from syncclip.core import ray_session
@@ -66,6 +68,30 @@ def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["42", "False"]
     assert done.stderr == ""
+
+
+@pytest.mark.usefixtures("no_ray_yet")
+def test_no_worker_outlives_a_local_ray_that_was_killed_before_it_ended_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[psutil.Process] = []
+
+    def start(**_: object) -> None:
+        started.append(psutil.Popen(["sh", "-c", "sleep 600 & wait"]))
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr("ray.shutdown", lambda: started[0].kill())
+    monkeypatch.setattr(ray_session, "END_SECONDS", 0.1)
+    other = psutil.Popen(["sleep", "600"])
+
+    with ray_session.ray_session():
+        while not (workers := started[0].children()):
+            time.sleep(0.01)
+
+    assert not started[0].is_running()
+    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
+    assert other.is_running()
+    other.kill()
+    other.wait()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
