@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from cluster.one_machine import Head, waited
+from cluster.one_machine import VARIABLES, Head, waited
 from syncclip.core import text
 from syncclip.synthesis.plan import read_plan
 
@@ -174,7 +174,7 @@ def configured(head: Head) -> dict[str, Any]:
 def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a syncclip command in the background; it has ended when the block ends."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment = {**bare, "RAY_AUTH_MODE": "disabled"}
+    environment = {**bare, **VARIABLES}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "syncclip", *arguments], env=environment, stdout=output, stderr=output

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.cluster.configs import launches, read
-from tests.cluster.rehearsals import PROJECT
+from tests.cluster.rehearsals import LIMIT, PROJECT
 from tests.conftest import TinyWorld
 from tests.test_ray_jobs import files
 
@@ -34,14 +34,12 @@ def test_the_file_lets_two_workers_come_and_no_more() -> None:
 @pytest.mark.slow
 @pytest.mark.fault
 def test_workers_come_on_demand_one_is_lost_and_all_go(tiny: TinyWorld, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cluster.rehearsal", tiny.recipe, *SLOW, "--out", str(tmp_path)],
-        cwd=PROJECT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "REHEARSED_IN": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    command = [sys.executable, "-m", "cluster.rehearsal", tiny.recipe, *SLOW, "--out", str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "REHEARSED_IN": str(tmp_path)}
+    try:
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    finally:
+        left = put_away(tmp_path)
     print(done.stdout)
     assert done.returncode == 0, done.stderr + done.stdout
 
@@ -51,14 +49,15 @@ def test_workers_come_on_demand_one_is_lost_and_all_go(tiny: TinyWorld, tmp_path
     figures = {name: float(figure) for name, figure in re.findall(r"│ (\w.*?\w) +│ +([\d.]+) │", done.stdout)}
     assert figures["workers in total"] >= 3
     assert 0 < figures["shards committed by then"] < figures["shards in the end"] == 24
-    assert left(tmp_path) == []
+    assert left == []
 
 
-def left(folder: Path) -> list[str]:
-    """Names of processes of the rehearsal that still run."""
+def put_away(folder: Path) -> list[str]:
+    """Kill processes of the rehearsal that still run; returns their names."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("REHEARSED_IN") == str(folder):
                 found.append(process.name())
+                process.kill()
     return found
