@@ -21,9 +21,6 @@ from syncclip.training.settings import TrainingSettings
 
 CLASSES, PIXELS, STEPS_PER_EPOCH = 4, 6, 5
 
-ROUNDING = {"rel": 1e-5, "abs": 1e-5}
-"""By how much curves may differ whose gradients were added up in another order: some roundings of fp32."""
-
 
 @dataclass(frozen=True)
 class FakeBatch:

@@ -79,6 +79,6 @@ def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tm
     ]
 
     run(fakes.job(tmp_path / "alone", noise=0.0))  # the same images in the same steps give the same curve
-    assert curve(folder) == pytest.approx(curve(tmp_path / "alone"), **fakes.ROUNDING)
+    assert curve(folder) == pytest.approx(curve(tmp_path / "alone"), abs=1e-5)
     ours, alone = (safetensors.torch.load_file(at / "prompts.safetensors") for at in (folder, tmp_path / "alone"))
     torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-6)
