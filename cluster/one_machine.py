@@ -20,11 +20,11 @@ import psutil
 PORTS = range(20_000, 32_000)
 """Above those that Ray gives its workers, below those that Linux gives to whoever asks for any."""
 
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds after which something is broken; busy machines take long to start Ray."""
 
-ATTEMPTS = 3
-"""Starts of a node; Ray gives up where it isn't up within 30 s of its own."""
+ATTEMPTS = 5
+"""Starts of a node; Ray gives up where it isn't up within 30 s of its own, and some of its parts within 15 s."""
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",

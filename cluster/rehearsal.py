@@ -16,10 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 import yaml
 
@@ -86,8 +87,9 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
             there, lost = shards(far), min(course.workers())
             head.lose(lost)
             pulled = course.tell(f"a worker is lost, with {there} shards committed")
-            course.until(lambda: lost not in course.workers(), "the head noticed", job)
-            again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
+            with waiting(head, course.workers() - {lost}):
+                course.until(lambda: lost not in course.workers(), "the head noticed", job)
+                again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
             plan = read_plan(str(far))
             assert plan is not None, "shards are committed"
             total = len(plan.shards())
@@ -141,6 +143,20 @@ class Course:
         if not happened or not there():
             raise RuntimeError(f"waited in vain for this: {what}")
         return self.tell(what)
+
+
+@contextlib.contextmanager
+def waiting(head: Head, nodes: Iterable[str]) -> Iterator[None]:
+    """The actors of these nodes stand still: a quick one would finish the job alone, and nobody would be replaced."""
+    actors = [one for node in nodes for one in head.processes(node) if one.name().startswith("ray::MapWorker")]
+    for actor in actors:
+        actor.suspend()
+    try:
+        yield
+    finally:
+        for actor in actors:
+            with contextlib.suppress(psutil.Error):
+                actor.resume()
 
 
 def variables(home: Path) -> dict[str, str]:

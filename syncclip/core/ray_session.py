@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES = 512 * 2**20
 """Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
 
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
+TOO_SLOW = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
+"""What Ray says of a start that took longer than it waits; on a busy machine the next may not."""
 
 END_SECONDS = 10.0
 """For the workers of a local Ray to notice its end, before they are killed: Ray does not wait for them, and until then
 they hold their GPU's memory."""
+
+KILL_SECONDS = 10.0
+"""For what was killed to end; nothing ends a process that waits for a broken disk."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` writes, on the head, which machines it may start."""
@@ -140,7 +145,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     finally:
         family = [process for daemon in daemons for process in _with_descendants(daemon)]
         ray.shutdown()
-        _see_end(family)
+        _see_end(family, END_SECONDS)
 
 
 def _join(address: str, level: int) -> None:
@@ -162,11 +167,18 @@ def _join(address: str, level: int) -> None:
 
 
 def _start(cpus: int, level: int) -> list[psutil.Process]:
-    """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again."""
+    """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again.
+
+    Ray leaves the daemons of a start that failed: they are killed, or they would slow down the next one.
+    """
     import psutil
     import ray
 
     before = psutil.Process().children()
+
+    def started() -> list[psutil.Process]:
+        return [process for process in psutil.Process().children() if process not in before]
+
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             ray.init(
@@ -179,10 +191,12 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
             )
             break
         except Exception as error:
+            family = [process for daemon in started() for process in _with_descendants(daemon)]
             ray.shutdown()
-            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS:
+            _see_end(family, 0)
+            if attempt == START_ATTEMPTS or not any(words in str(error) for words in TOO_SLOW):
                 raise
-    return [process for process in psutil.Process().children() if process not in before]
+    return started()
 
 
 def _with_descendants(process: psutil.Process) -> list[psutil.Process]:
@@ -194,20 +208,25 @@ def _with_descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _see_end(family: list[psutil.Process]) -> None:
-    """Wait until all have ended, and kill those that don't."""
+def _see_end(family: list[psutil.Process], grace: float) -> None:
+    """Wait until all have ended; kill those that haven't after so many seconds."""
     import psutil
 
-    began = time.monotonic()
-    while alive := [process for process in family if _lives(process)]:
-        seconds = time.monotonic() - began
-        if seconds > 2 * END_SECONDS:  # nothing ends a process that waits for a broken disk
-            return
-        if seconds > END_SECONDS:
-            for process in alive:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
+    if not _all_end(family, grace):
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        _all_end(family, KILL_SECONDS)
+
+
+def _all_end(family: list[psutil.Process], seconds: float) -> bool:
+    """Whether all end within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while any(map(_lives, family)):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.05)
+    return True
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -26,9 +26,9 @@ while sleep 0.5; do # every instance that the imitation calls running gets a hos
   done <"$root/instances.txt"
 done 2>"$root/cloud.log" &
 
-for attempt in 1 2 3; do # on a machine that is too busy, Ray isn't up within its own 30 s
+for attempt in 1 2 3 4 5; do # on a machine that is too busy, Ray isn't up within its own 30 s
   ray up -y --no-config-cache "$config" >"$root/up.log" 2>&1 && break
-  [ $attempt != 3 ]
+  [ $attempt != 5 ]
 done
 lap "the head stands, $(instances) instance"
 ray dashboard -p 8265 "$config" >"$root/tunnel.log" 2>&1 &

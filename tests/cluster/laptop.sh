@@ -5,9 +5,9 @@ config=$1 recipe=$2 out=$3
 lap() { echo "== $SECONDS s: $*"; }
 
 export RAY_UP_enable_autoscaler_v2=0
-for attempt in 1 2 3; do # on a machine that is too busy, Ray isn't up within its own 30 s
+for attempt in 1 2 3 4 5; do # on a machine that is too busy, Ray isn't up within its own 30 s
   ray up -y --no-config-cache "$config" >"$HOSTS_ROOT/up.log" 2>&1 && break
-  [ $attempt != 3 ]
+  [ $attempt != 5 ]
 done
 lap "the head stands"
 # Not by a pipe into `grep -q`, which closes it at the first hit: `ray exec` would fail at what it still has to say.

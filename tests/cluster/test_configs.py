@@ -58,9 +58,9 @@ def test_the_dashboard_stays_on_localhost(name: str) -> None:
     assert all("start --head" not in line for line in read(name)["worker_start_ray_commands"])
 
 
-@pytest.mark.parametrize(("failures", "status"), [(0, 0), (2, 0), (3, 1)])
+@pytest.mark.parametrize(("failures", "status"), [(0, 0), (4, 0), (5, 1)])
 @pytest.mark.parametrize("name", ["local", *CLOUDS])
-def test_a_worker_that_is_slow_to_start_gets_two_more_tries(
+def test_a_worker_that_is_slow_to_start_gets_four_more_tries(
     name: str, failures: int, status: int, tmp_path: Path
 ) -> None:
     """`ray start` fails where a node isn't up within 30 s, and the autoscaler leaves it at that."""
@@ -72,7 +72,7 @@ def test_a_worker_that_is_slow_to_start_gets_two_more_tries(
     for line in read(name)["worker_start_ray_commands"]:
         done = subprocess.run(["bash", "-c", line], env=environment)
     starts = log.read_text().splitlines()
-    assert (done.returncode, len(starts)) == (status, min(failures + 1, 3))
+    assert (done.returncode, len(starts)) == (status, min(failures + 1, 5))
     assert all("--address=10.0.0.1:6379" in start for start in starts)
 
 

@@ -37,7 +37,7 @@ def test_workers_come_on_demand_one_is_lost_and_all_go(tiny: TinyWorld, tmp_path
     command = [sys.executable, "-m", "cluster.rehearsal", tiny.recipe, *SLOW, "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "REHEARSED_IN": str(tmp_path)}
     try:
-        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=1000)
     finally:
         left = put_away(tmp_path)
     print(done.stdout)

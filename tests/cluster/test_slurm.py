@@ -36,6 +36,7 @@ def run(folder: Path, ray: str, *command: str) -> tuple[int, str, str]:
         **os.environ,
         "PATH": f"{folder}:{os.environ['PATH']}",
         "LOG": str(log),
+        "SLURM_SUBMIT_DIR": str(CLUSTER.parent),
         "SLURM_JOB_ID": "41234",
         "SLURM_JOB_NODELIST": "node[1-2]",
         "SLURM_JOB_NUM_NODES": "2",
@@ -72,6 +73,35 @@ def test_a_ray_that_did_not_start_fails_the_job(tmp_path: Path) -> None:
 
     assert status == 1
     assert "Ray did not start on all nodes" in output
+
+
+@pytest.mark.parametrize(
+    ("said", "failures", "status", "starts"),
+    [
+        ("", 0, 0, 1),
+        ("The current node timed out during startup.", 4, 0, 5),
+        ("The current node timed out during startup.", 5, 1, 5),
+        ("No such option: --num-cpu", 5, 1, 1),
+    ],
+)
+def test_only_a_start_that_took_too_long_is_tried_again(
+    said: str, failures: int, status: int, starts: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    program = tmp_path / "ray"
+    program.write_text(
+        f"#!/bin/bash\necho $@ >>{log}\n[ $1 = start ] || exit 0\n"
+        f"[ $(grep -c ^start {log}) -gt {failures} ] && exit\necho '{said}' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{SLURM / 'again'}:{tmp_path}:{os.environ['PATH']}"}
+
+    done = subprocess.run(["ray", "start", "--head", "a b"], env=environment, capture_output=True, text=True)
+
+    assert done.returncode == status
+    assert log.read_text().splitlines() == ["start --head a b", *["stop", "start --head a b"] * (starts - 1)] + (
+        ["stop"] if "timed out" in said and status else []
+    )
 
 
 @pytest.mark.parametrize("name", JOBS)

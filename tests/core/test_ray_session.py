@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -70,28 +71,70 @@ def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.usefixtures("no_ray_yet")
-def test_no_worker_outlives_a_local_ray_that_was_killed_before_it_ended_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[psutil.Process] = []
+class Daemons:
+    """What stands for a local Ray: a daemon for each start, each with a worker that doesn't end with it."""
 
-    def start(**_: object) -> None:
-        started.append(psutil.Popen(["sh", "-c", "sleep 600 & wait"]))
+    def __init__(self) -> None:
+        self.daemons: list[psutil.Popen] = []
+        self.workers: list[psutil.Process] = []
+        self.slow = 0
+        """So many of the first starts take too long."""
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray.init", start)
-    monkeypatch.setattr("ray.shutdown", lambda: started[0].kill())
-    monkeypatch.setattr(ray_session, "END_SECONDS", 0.1)
-    other = psutil.Popen(["sleep", "600"])
-
-    with ray_session.ray_session():
-        while not (workers := started[0].children()):
+    def start(self, **_: object) -> None:
+        self.daemons.append(psutil.Popen(["sh", "-c", "sleep 600 & wait"]))
+        while not (workers := self.daemons[-1].children()):
             time.sleep(0.01)
+        self.workers += workers
+        if len(self.daemons) <= self.slow:
+            raise Exception("The current node timed out during startup.")
 
-    assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]
-    assert other.status() != psutil.STATUS_ZOMBIE
-    for process in (*started, other):
+    def shut_down(self) -> None:
+        """As Ray does it: it doesn't know a start that failed."""
+        for daemon in self.daemons[self.slow :]:
+            daemon.kill()
+
+    def left(self) -> list[psutil.Process]:
+        return [process for process in (*self.daemons, *self.workers) if ray_session._lives(process)]
+
+
+@pytest.fixture
+def daemons(no_ray_yet: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemons]:
+    made = Daemons()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", made.start)
+    monkeypatch.setattr("ray.shutdown", made.shut_down)
+    monkeypatch.setattr(ray_session, "END_SECONDS", 0.1)
+    yield made
+    for process in made.left():
         process.kill()
-        process.wait()
+    for daemon in made.daemons:
+        daemon.wait()
+
+
+def test_no_worker_outlives_a_local_ray_that_was_killed_before_it_ended_them(daemons: Daemons) -> None:
+    other = psutil.Popen(["sleep", "600"])
+    with ray_session.ray_session():
+        assert len(daemons.left()) == 2
+    assert daemons.left() == []
+    assert ray_session._lives(other)
+    other.kill()
+    other.wait()
+
+
+def test_what_a_start_that_took_too_long_left_is_ended_before_the_next(daemons: Daemons) -> None:
+    daemons.slow = 2
+    with ray_session.ray_session():
+        assert len(daemons.daemons) == 3
+        assert set(daemons.left()) == {daemons.daemons[-1], daemons.workers[-1]}
+    assert daemons.left() == []
+
+
+def test_a_ray_that_never_starts_is_given_up_and_leaves_nothing(daemons: Daemons) -> None:
+    daemons.slow = 100
+    with pytest.raises(Exception, match="timed out during startup"), ray_session.ray_session():
+        pass
+    assert len(daemons.daemons) == ray_session.START_ATTEMPTS
+    assert daemons.left() == []
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
