@@ -54,7 +54,8 @@ class SharedFolder:
                 fcntl.flock(copying, fcntl.LOCK_SH)
             try:
                 fetch(part)
-                part.replace(path)
+                with self._locked("lock"):  # whoever makes room meanwhile would see neither of the two names
+                    part.replace(path)
                 return _held(path)
             finally:
                 _release(copying)
