@@ -34,6 +34,14 @@ hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """What a test draws at random doesn't depend on the tests that ran before it in its process."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray for the whole test session: starting one takes seconds."""

@@ -7,8 +7,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-PATIENCE = 120.0
-"""Seconds; Ray passes metrics on every few seconds."""
+PATIENCE = 600.0
+"""Seconds after which they count as missing; Ray passes metrics on every few seconds."""
 
 
 def scraped(prefix: str, *own: str, **wanted: str) -> dict[str, float]:

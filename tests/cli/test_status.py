@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from syncclip.cli.app import run
+from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunRecord
 
 
-def test_a_set_and_the_folder_around_it_tell_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with keep_status_file(
-        str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus.begin(planned=96, images=96, most=1)
-    ):
+def test_a_set_and_the_folder_around_it_tell_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 1000.0))
+    status = SynthesisStatus.begin(planned=96, images=96, most=1)
+    with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), status, clock=lambda: 1000.0):
         pass
     told = []
     for folder in (tmp_path, tmp_path / "synthetic"):

@@ -65,6 +65,6 @@ def test_a_place_that_cannot_be_written_to_stops_nothing(tmp_path: Path, monkeyp
         raise OSError("reset")
 
     monkeypatch.setattr(storage, "write_document", refuse)
-    with keep_status_file(f"{tmp_path}/told.json", begun()):
+    with keep_status_file(f"{tmp_path}/told.json", begun(), interval=600):
         pass
     assert tries == [f"{tmp_path}/told.json"] * 2

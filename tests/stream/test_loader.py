@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +17,7 @@ from syncclip.stream.batch import Batch
 from syncclip.stream.loader import LostLoaderError, batches, watched
 from syncclip.stream.sources import MixedSource
 from tests.stream.test_mixed import damaged, shown, stored, stream
+from tests.worlds.loaders import kill_once
 
 EPOCHS = 3
 PROCESSES = (0, 1, 2, 4)
@@ -143,16 +140,15 @@ def test_images_lie_in_a_batch_as_the_transform_gives_them(ahead: dict[str, int]
 
 
 @pytest.mark.fault
-def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew() -> None:
-    mixed, strangers, found = stream(), multiprocessing.active_children(), []
+def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew(tmp_path: Path) -> None:
+    mixed, found = stream(), []
+    kill = kill_once(mixed, tmp_path / "killed")
 
     def read_and_kill() -> None:
         for _, _, batch in batches(mixed, EPOCHS, threads=1, processes=2):
             found.append(shown(batch))
             if len(found) == 2:
-                victim = next(one for one in multiprocessing.active_children() if one not in strangers)
-                os.kill(victim.pid or 0, signal.SIGKILL)
-                time.sleep(60)  # the news of its death breaks in
+                kill()
 
     with (
         pytest.raises(LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*; where memory"),

@@ -97,11 +97,12 @@ def test_an_arm_that_no_cell_could_have_is_refused_before_anything_is_generated(
 
 def test_wall_time_and_failures_are_those_of_the_cells_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the time that Ray takes to start counts, nor that of a clock that is set; namesakes fail each."""
-    honest = time.time
+    honest, up = time.time, []
 
     @contextmanager
     def slow_ray() -> Iterator[None]:
-        time.sleep(0.5)
+        time.sleep(0.1)
+        up.append(time.monotonic())
         yield
 
     def all_fail(waiting: Sequence[CellRun], *_: object) -> Iterator[tuple[CellRun, float, str]]:
@@ -119,7 +120,7 @@ def test_wall_time_and_failures_are_those_of_the_cells_alone(monkeypatch: pytest
     ended, work = cells.run_cells(runs, recipe.study)
     assert [run.status for run in ended] == ["failed", "failed"]
     assert [one["failed"] for one in facts] == [1, 2]
-    assert 0 < work.wall_seconds < 0.5
+    assert 0 < work.wall_seconds <= time.monotonic() - up[0] + 0.001
 
 
 def test_a_process_keeps_its_frozen_parts_from_cell_to_cell() -> None:

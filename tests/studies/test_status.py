@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from syncclip.cli.app import run
 from syncclip.core.settings import UserError
+from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.status import PROGRESS, StudyStatus, read_study_status
 
@@ -25,8 +26,9 @@ FAR = StudyStatus(
 )
 
 
-def test_cells_are_counted_by_what_became_of_them() -> None:
-    told = FAR.model_copy(update={"seen": time.time() - 3}).lines()
+def test_cells_are_counted_by_what_became_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 103.0))
+    told = FAR.lines()
     assert told[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 cells"
     assert "failed: ivlp-real-seed2: the disk is full" in told
     assert "running: coop-both-1-seed1, coop-both-4-seed1" in told

@@ -25,7 +25,7 @@ def test_a_storm_of_kills_and_faults_changes_no_byte(tmp_path: Path) -> None:
     with faulty_bucket() as (bucket, proxy):
         proxy.spoil_some(0.05, seed=1)
         # This seed hits every kind within the first third of the images, however late each kill comes.
-        weather = Weather(proxy.endpoint, actors=2, pace=0.02, every=280.0, seed=162, limit=840.0)
+        weather = Weather(proxy.endpoint, actors=2, pace=0.02, every=280.0, seed=162, limit=1100.0)
         toll = storm(plan, f"{bucket}/set", tmp_path, weather)
         proxy.soothe()
         assert digests(f"{bucket}/set") == quiet

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from syncclip.core.ray_session import _see_end
 from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.locating import locate
@@ -77,11 +78,12 @@ def generating_processes() -> list[psutil.Process]:
 
 def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str, str], tmp_path: Path) -> None:
     killed: list[int] = []
+    others = generating_processes()  # of the test before, which may not have ended yet
 
     def kill_once(_: SynthesisStatus) -> None:
         if not killed:  # the first shard is done, the actor is at the next
-            for process in generating_processes():
-                process.send_signal(signal.SIGKILL)
+            for process in set(generating_processes()).difference(others):
+                process.kill()
                 killed.append(process.pid)
 
     summary = synthesise_set(plan, str(tmp_path / "set"), show=False, observe=kill_once)
@@ -107,9 +109,7 @@ def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
             time.sleep(0.05)
     assert driver.returncode == -signal.SIGKILL, log.read_text()
     # Its Ray ends by itself, but for agents that look after it; what it generates until then is whole or not.
-    _, alive = psutil.wait_procs(family, timeout=10)
-    for process in alive:
-        process.kill()
+    _see_end(list(family), 10.0)
     there = committed(str(folder))
     assert 0 < len(there) < SHARDS
     finished = {shard: (folder / f"{shard:05d}.tar").stat() for shard in there}

@@ -22,7 +22,7 @@ from tests.training.test_ray_train import curve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 ONE_CPU = "--num-cpus=1"
 SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
 """Seconds that Ray waits for room for a second worker after the loss of its node; by default a minute."""

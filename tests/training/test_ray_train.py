@@ -90,7 +90,7 @@ def killed_job(folder: Path) -> None:
     command = [sys.executable, "-c", WHOLE_JOB, str(folder), str(Path(__file__).parents[2])]
     log = folder.with_suffix(".log")
     with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as driver:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while len(list((folder / "checkpoints").glob("step-*12.json"))) < 1:
             assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

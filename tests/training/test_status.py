@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from syncclip import storage
+from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
 from syncclip.training import status
 from syncclip.training.run_folder import RunRecord
@@ -17,6 +19,7 @@ from tests.training import fakes
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
     monkeypatch.setattr(status.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: now[0]))
     return now
 
 
@@ -31,13 +34,13 @@ def test_a_folder_without_a_run_tells_nothing(tmp_path: Path) -> None:
 def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, clock: list[float]) -> None:
     record(tmp_path)
     told = status.TrainingStatus.begin()
-    with keep_status_file(str(tmp_path / status.STATUS), told):
+    with keep_status_file(str(tmp_path / status.STATUS), told, clock=lambda: clock[0]):
         told.count(4, 20, 1.5)  # of an earlier start: no step of this call
         clock[0] += 4
         told.count(12, 20, 0.25)
         storage.write_document(str(tmp_path / status.STATUS), told)
         lines = status.run_lines(str(tmp_path))
-    assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last sign of life: 0 s ago"]
+    assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last sign of life: 4 s ago"]
 
 
 def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:

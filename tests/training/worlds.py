@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from syncclip.training.settings import TrainingSettings
 from tests.training import fakes
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
+from tests.worlds.loaders import kill_once
 
 PER_CLASS, SHARDS = 4, 2
 
@@ -105,14 +103,12 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
 
 
 def kill_loader_once(made: TrainJob, step: int, mark: Path) -> None:
-    """Kill one of this process's loader processes with -9 in a step, counted from this start."""
-    honest, strangers, calls = made.method.loss, multiprocessing.active_children(), itertools.count(1)
+    """Kill one of this process's loader processes with -9 after a step began, counted from this start."""
+    honest, kill, calls = made.method.loss, kill_once(made.stream, mark), itertools.count(1)
 
     def loss(batch: TrainingBatch) -> dict[str, Tensor]:
-        if next(calls) == step and not mark.exists():
-            mark.write_text("")
-            victim = next(one for one in multiprocessing.active_children() if one not in strangers)
-            os.kill(victim.pid or 0, signal.SIGKILL)
+        if next(calls) == step:
+            kill()
         return honest(batch)
 
     made.method.loss = loss  # type: ignore[method-assign]

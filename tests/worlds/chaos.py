@@ -19,6 +19,7 @@ from unittest import mock
 import psutil
 
 from syncclip import storage
+from syncclip.core.ray_session import _see_end
 from syncclip.shards.markers import committed, read_table
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, write_plan
@@ -183,10 +184,7 @@ def _kind(process: psutil.Process) -> Kind | None:
 
 def _bury(family: set[psutil.Process]) -> None:
     """Wait until a command's Ray is gone; it ends by itself, also after its driver was killed."""
-    _, alive = psutil.wait_procs(family, timeout=30)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    _see_end(list(family), 30.0)
 
 
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
