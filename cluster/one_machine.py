@@ -24,7 +24,7 @@ PATIENCE = 600.0
 """Seconds after which something is broken; busy machines take long to start Ray."""
 
 ATTEMPTS = 5
-"""Starts of a node; Ray gives up where it isn't up within 30 s of its own, and some of its parts within 15 s."""
+"""How often a node's start is tried; Ray gives up on a node after 30 s, and on some of its parts after 15 s."""
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -3,8 +3,8 @@
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
 A head that generates nothing; workers that come when a job needs them (`rehearsal.yaml`); one is killed midway and
-replaced; all go when there is nothing left to do. The set must equal, byte for byte, the one generated here without a
-cluster.
+replaced, while the other stands still; all go when there is nothing left to do. The set must equal, byte for byte, the
+one generated here without a cluster.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
             there, lost = shards(far), min(course.workers())
             head.lose(lost)
             pulled = course.tell(f"a worker is lost, with {there} shards committed")
-            with waiting(head, course.workers() - {lost}):
+            with suspended(head, course.workers() - {lost}):
                 course.until(lambda: lost not in course.workers(), "the head noticed", job)
                 again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
             plan = read_plan(str(far))
@@ -146,12 +146,15 @@ class Course:
 
 
 @contextlib.contextmanager
-def waiting(head: Head, nodes: Iterable[str]) -> Iterator[None]:
+def suspended(head: Head, nodes: Iterable[str]) -> Iterator[None]:
     """The actors of these nodes stand still: a quick one would finish the job alone, and nobody would be replaced."""
-    actors = [one for node in nodes for one in head.processes(node) if one.name().startswith("ray::MapWorker")]
-    for actor in actors:
-        actor.suspend()
+    actors: list[psutil.Process] = []
     try:
+        for process in (one for node in nodes for one in head.processes(node)):
+            with contextlib.suppress(psutil.Error):
+                if process.name().startswith("ray::MapWorker"):
+                    process.suspend()
+                    actors.append(process)
         yield
     finally:
         for actor in actors:

@@ -18,7 +18,8 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600 RAY_USAGE_STATS_ENABLED=0
 ended=$(mktemp -d)
 trap 'rm -rf "$ended"' EXIT
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
-  env PATH="$SLURM_SUBMIT_DIR/cluster/slurm/again:$PATH" ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
+  env PATH="$SLURM_SUBMIT_DIR/cluster/slurm/again:$PATH" \
+  ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=1000000000 -- \
   bash -c '"${@:2}" && touch "$1/well"' _ "$ended" "$@"
 [ -e "$ended/well" ] || { echo "syncclip: Ray did not start on all nodes; what it said stands above" >&2; exit 1; }

@@ -55,6 +55,7 @@ def test_the_command_runs_on_a_ray_of_all_nodes(tmp_path: Path) -> None:
     assert words[words.index("--address") + 1] == "10.0.0.7:21234"
     assert words[words.index("--min-nodes") + 1] == "2"
     assert {"--num-cpus=8", "--num-gpus=1"} <= set(words)
+    assert any(word.startswith(f"PATH={SLURM / 'again'}:") for word in words)
 
 
 def test_a_token_is_asked_for_and_is_another_each_time(tmp_path: Path) -> None:
@@ -81,6 +82,7 @@ def test_a_ray_that_did_not_start_fails_the_job(tmp_path: Path) -> None:
         ("", 0, 0, 1),
         ("The current node timed out during startup.", 4, 0, 5),
         ("The current node timed out during startup.", 5, 1, 5),
+        ("Failed to start GCS. Last connection error:", 1, 0, 2),
         ("No such option: --num-cpu", 5, 1, 1),
     ],
 )

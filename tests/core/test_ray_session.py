@@ -72,13 +72,13 @@ def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
 
 
 class Daemons:
-    """What stands for a local Ray: a daemon for each start, each with a worker that doesn't end with it."""
+    """Stands in for a local Ray: a daemon for each start, each with a worker that doesn't end with it."""
 
     def __init__(self) -> None:
         self.daemons: list[psutil.Popen] = []
         self.workers: list[psutil.Process] = []
         self.slow = 0
-        """So many of the first starts take too long."""
+        """How many of the first starts take too long."""
 
     def start(self, **_: object) -> None:
         self.daemons.append(psutil.Popen(["sh", "-c", "sleep 600 & wait"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -51,6 +52,20 @@ def test_the_least_recently_opened_goes_first(tmp_path: Path) -> None:
         os.utime(tmp_path / f"{name}-4", (time_of_use, time_of_use))
     assert folder.open("c", 4, writes(b"four")) is not None
     assert sorted(path.name for path in tmp_path.glob("*-4")) == ["b-4", "c-4"]
+
+
+def test_a_copy_gets_its_name_while_nobody_reckons_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, seen = Path.replace, []
+
+    def replace(part: Path, path: Path) -> Path:
+        with (tmp_path / "lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append(path.name)
+        return honest(part, path)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert SharedFolder(tmp_path, 10).open("a", 5, writes(b"hello")) is not None
+    assert seen == ["a-5"]
 
 
 def test_a_held_file_stays_and_without_room_there_is_no_copy(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ SHARDS, SHARD_SIZE = 208, 16
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.fault
+@pytest.mark.timeout(1500)
 def test_a_storm_of_kills_and_faults_changes_no_byte(tmp_path: Path) -> None:
     plan = light_plan(SHARDS, SHARD_SIZE)
     quiet = quiet_bytes(plan, tmp_path / "quiet")

@@ -34,7 +34,7 @@ def test_a_folder_without_a_run_tells_nothing(tmp_path: Path) -> None:
 def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, clock: list[float]) -> None:
     record(tmp_path)
     told = status.TrainingStatus.begin()
-    with keep_status_file(str(tmp_path / status.STATUS), told, clock=lambda: clock[0]):
+    with keep_status_file(str(tmp_path / status.STATUS), told, 600, clock=lambda: clock[0]):
         told.count(4, 20, 1.5)  # of an earlier start: no step of this call
         clock[0] += 4
         told.count(12, 20, 0.25)

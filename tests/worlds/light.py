@@ -88,7 +88,7 @@ def write_note(deed: str, images: int) -> None:
 
 
 def read_notes(ledger: Path) -> list[Note]:
-    """All that actors did, in the order of time; a line that one is just writing is left for later."""
+    """All that actors did, in the order of time; a line that is still being written is left for the next read."""
     rows = [line.split() for line in ledger.read_text().rpartition("\n")[0].splitlines()]
     return sorted(Note(float(when), int(actor), deed, int(images)) for when, actor, deed, images in rows)
 

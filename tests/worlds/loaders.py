@@ -18,7 +18,7 @@ from syncclip.stream.mixed import MixedStream
 def kill_once(mixed: MixedStream, mark: Path) -> Callable[[], None]:
     """A call after which one loader process is killed with -9, at the next image that it transforms; only once.
 
-    Not from outside: it might just hold a lock that it shares with its parent, which would wait for ever.
+    Not from outside: it might be holding a lock that it shares with its parent, which would then wait forever.
 
     Args:
         mark: a file that is there from the kill on.
