@@ -3,19 +3,23 @@ nothing twice, stopped and resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
+from cluster.one_machine import MARK
 from syncclip import jobs
 from syncclip.cli import app
 from syncclip.cli.submit import connect
@@ -36,7 +40,7 @@ CELL = (*RUN, "predictions.parquet")
 FINDINGS = ("fit.json", "comparisons.json", "shift.json", "features.parquet", "tables.md")
 GRID = ("study.arms=[{method: zeroshot}, {method: syncclip}]", "study.seeds=[1, 2]")
 CELLS = 1 + 2 * 2
-"""One of zero-shot, and one for each amount and seed: enough that a node which starts late still gets one."""
+"""One of zero-shot, and one for each amount and seed."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,42 @@ def wait_until(there: Callable[[], bool], pause: float = 0.2) -> None:
         time.sleep(pause)
 
 
+@contextlib.contextmanager
+def suspended_until_two_run(head: str, title: str) -> Iterator[None]:
+    """The first process with a title stands still until a second has it: on a busy machine a node may start so late
+    that the other would have done all by then."""
+    ended, port = threading.Event(), f"--dashboard-port={head.rpartition(':')[2]}"
+
+    def there(word: str, mark: str | None = None) -> dict[psutil.Process, str]:
+        found = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, KeyError):
+                if any(part.startswith(word) for part in process.cmdline()):
+                    found[process] = process.environ()[MARK]
+        return {process: its for process, its in found.items() if mark in (None, its)}
+
+    (mark,) = set(there(port).values())
+
+    def hold() -> None:
+        held: set[psutil.Process] = set()
+        while len(held) < 2 and not ended.wait(0.1):
+            for process in there(title, mark).keys() - held:
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+                    held.add(process)
+        for process in held:
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        holder.join()
+
+
 @pytest.fixture(scope="module")
 def near(tiny: TinyWorld, tiny_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training in `run` and a study in `study`, done in this process, cell after cell."""
@@ -83,7 +123,8 @@ def test_a_submitted_study_gives_the_local_bytes_and_uses_every_node(
 ) -> None:
     before = ended(head, "run_cell")
     place = ("--out", str(tmp_path), f"training.synthetic={tiny_set}")
-    status, log = told(capsys, "submit", "--address", head, "study", tiny.recipe, *GRID, *place)
+    with suspended_until_two_run(head, "ray::run_cell"):
+        status, log = told(capsys, "submit", "--address", head, "study", tiny.recipe, *GRID, *place)
     assert status == 0, log
     check_study(tmp_path, near / "study")
     wait_until(lambda: len(ended(head, "run_cell")) == len(before) + CELLS)
