@@ -21,7 +21,7 @@ PROGRAMS = {
     "srun": 'while [[ "$1" == --* ]]; do shift; done; echo "srun $*" >> "$LOG"; exec "$@"',
     "hostname": 'echo "10.0.0.7 172.17.0.1"',
 }
-WELL = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+WELL = 'echo "ray $1" >>"$LOG"; [ $1 = stop ] && exit; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
 NOT_STARTED = 'echo "Failed to start Ray"; exit 0'
 """As `ray symmetric-run` ends where a node has no room for it."""
 
@@ -51,7 +51,9 @@ def test_the_command_runs_on_a_ray_of_all_nodes(tmp_path: Path) -> None:
     status, output, asked = run(tmp_path, WELL, "echo", "two words", "synthesis.actors=2")
 
     assert (status, output) == (0, "two words synthesis.actors=2\n")
-    words = shlex.split(asked.splitlines()[-1])
+    *_, asked, stopped, ran = asked.splitlines()
+    assert (stopped, ran) == ("ray stop", "ray symmetric-run")  # what an earlier job left goes first
+    words = shlex.split(asked)
     assert words[words.index("--address") + 1] == "10.0.0.7:21234"
     assert words[words.index("--min-nodes") + 1] == "2"
     assert {"--num-cpus=8", "--num-gpus=1"} <= set(words)
