@@ -143,7 +143,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        family = [process for daemon in daemons for process in _with_descendants(daemon)]
+        family = _with_descendants(daemons)
         ray.shutdown()
         _see_end(family, END_SECONDS)
 
@@ -191,7 +191,7 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
             )
             break
         except Exception as error:
-            family = [process for daemon in started() for process in _with_descendants(daemon)]
+            family = _with_descendants(started())
             ray.shutdown()
             _see_end(family, 0)
             if attempt == START_ATTEMPTS or not any(words in str(error) for words in TOO_SLOW):
@@ -199,13 +199,14 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
     return started()
 
 
-def _with_descendants(process: psutil.Process) -> list[psutil.Process]:
+def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
     import psutil
 
-    try:
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += [process, *process.children(recursive=True)]
+    return found
 
 
 def _see_end(family: list[psutil.Process], grace: float) -> None:
