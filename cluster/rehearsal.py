@@ -85,9 +85,9 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
             every = course.until(lambda: len(course.workers()) >= WORKERS, f"{WORKERS} workers are up", job)
             course.until(lambda: shards(far) >= MIDDLE, f"{MIDDLE} shards are committed", job)
             there, lost = shards(far), min(course.workers())
-            head.lose(lost)
-            pulled = course.tell(f"a worker is lost, with {there} shards committed")
             with suspended(head, course.workers() - {lost}):
+                head.lose(lost)
+                pulled = course.tell(f"a worker is lost, with {there} shards committed")
                 course.until(lambda: lost not in course.workers(), "the head noticed", job)
                 again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
             plan = read_plan(str(far))

@@ -38,6 +38,7 @@ job=$!
 until [ "$(instances)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.5; done
 lap "a spot machine came on demand"
 until [ "$(find "$out" -name '*_stats.json' 2>/dev/null | wc -l)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.2; done
+hold
 python "$(dirname "$0")/aws_account.py" reclaim
 lap "it is reclaimed, with $(find "$out" -name '*_stats.json' | wc -l) shards there"
 status=0

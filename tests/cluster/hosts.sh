@@ -4,9 +4,10 @@
 #
 #   hosts.sh N COMMAND...     COMMAND runs as a laptop beside them (10.77.0.1); the hosts are host1.. at 10.77.0.11..
 #
-# COMMAND may make further ones by the function `host NAME ADDRESS PUBLIC_KEY`. Needs root, openssh-server,
-# openssh-client, rsync, iproute2, util-linux. Reads HOSTS_ROOT (a folder for all that is theirs), HOSTS_BIN (first on
-# every PATH), HOSTS_ENV ("NAME=VALUE ..." in every login), HOSTS_HUB and HOSTS_NET (the laptop's address, the network's bits).
+# COMMAND may make further ones by the function `host NAME ADDRESS PUBLIC_KEY`; `hold` suspends all that generates on
+# them. Needs root, openssh-server, openssh-client, rsync, iproute2, util-linux. Reads HOSTS_ROOT (a folder for all that
+# is theirs), HOSTS_BIN (first on every PATH), HOSTS_ENV ("NAME=VALUE ..." in every login), HOSTS_HUB and HOSTS_NET (the
+# laptop's address, the network's bits).
 set -euo pipefail
 
 if [ "${INSIDE:-}" != 1 ]; then
@@ -75,7 +76,9 @@ CONFIG
 }
 for n in $(seq 1 "$count"); do host "host$n" "10.77.0.1$n" "$root/key.pub"; done
 
-export -f host
+# On a busy machine all would be generated before a loss has been arranged.
+hold() { pkill -STOP -f '^ray::MapWorker'; }
+export -f host hold
 export HOME=$root/laptop/home PATH=$HOSTS_BIN:$PATH
 status=0
 "$@" || status=$?

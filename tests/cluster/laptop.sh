@@ -19,8 +19,10 @@ lap "the tunnel stands"
 syncclip submit synth "$recipe" --out "$out" --shared --address http://127.0.0.1:8265 >"$HOSTS_ROOT/job.log" 2>&1 &
 job=$!
 until [ "$(find "$out" -name '*_stats.json' 2>/dev/null | wc -l)" -ge 2 ] || ! kill -0 $job; do sleep 0.2; done
+hold
 kill -9 "$(cat "$HOSTS_ROOT/host2/pid")"
 lap "host2 is lost, with $(find "$out" -name '*_stats.json' | wc -l) shards there"
+pkill -CONT -f '^ray::MapWorker'
 status=0
 wait $job || status=$?
 lap "the job ended with $status"

@@ -66,6 +66,7 @@ until_shards() { # JOB COUNT
 }
 job=$(submit)
 until_shards "$job" 2
+hold
 scancel "$job"
 lap "job $job is cancelled, with $(shards) shards"
 job=$(submit)

@@ -3,23 +3,19 @@ nothing twice, stopped and resumed."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 
-from cluster.one_machine import MARK
 from syncclip import jobs
 from syncclip.cli import app
 from syncclip.cli.submit import connect
@@ -28,7 +24,7 @@ from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.grid import cells
 from syncclip.studies.run import study
 from tests.conftest import TinyWorld
-from tests.ray_head import PATIENCE
+from tests.ray_head import PATIENCE, suspended, suspended_until_two_run
 from tests.test_ray_jobs import PROJECT, files
 from tests.worlds.synthetic import generate_here
 
@@ -68,42 +64,6 @@ def wait_until(there: Callable[[], bool], pause: float = 0.2) -> None:
     while not there():
         assert time.monotonic() < deadline
         time.sleep(pause)
-
-
-@contextlib.contextmanager
-def suspended_until_two_run(head: str, title: str) -> Iterator[None]:
-    """The first process with a title stands still until a second has it: on a busy machine a node may start so late
-    that the other would have done all by then."""
-    ended, port = threading.Event(), f"--dashboard-port={head.rpartition(':')[2]}"
-
-    def there(word: str, mark: str | None = None) -> dict[psutil.Process, str]:
-        found = {}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, KeyError):
-                if any(part.startswith(word) for part in process.cmdline()):
-                    found[process] = process.environ()[MARK]
-        return {process: its for process, its in found.items() if mark in (None, its)}
-
-    (mark,) = set(there(port).values())
-
-    def hold() -> None:
-        held: set[psutil.Process] = set()
-        while len(held) < 2 and not ended.wait(0.1):
-            for process in there(title, mark).keys() - held:
-                with contextlib.suppress(psutil.Error):
-                    process.suspend()
-                    held.add(process)
-        for process in held:
-            with contextlib.suppress(psutil.Error):
-                process.resume()
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        holder.join()
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +176,9 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes_and_draws
     name = next(word for word in log.split() if word.startswith("syncclip-synth"))
 
     wait_until(lambda: len(committed(out)) > 0, pause=0.02)
-    client.stop_job(name)
-    wait_until(lambda: client.get_job_status(name).is_terminal())
+    with suspended(head, "ray::MapWorker"):  # quick ones would have generated all before a busy head stops them
+        client.stop_job(name)
+        wait_until(lambda: client.get_job_status(name).is_terminal())
     before = committed(out)
     status, log = told(capsys, *submit)
 

@@ -19,7 +19,7 @@ from syncclip.studies.grid import cells
 from syncclip.studies.outputs import read_json
 from syncclip.studies.run import ensure_set, with_amounts
 from syncclip.studies.status import read_study_status
-from tests.ray_head import SMALL, ray_head
+from tests.ray_head import SMALL, ray_head, suspended_until_two_run
 from tests.worlds.study import make_set, study_recipe, study_world
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.xdist_group("heads")]
@@ -47,7 +47,8 @@ def test_a_study_ends_complete_and_equal_though_a_node_is_lost(tmp_path: Path) -
         with (tmp_path / "log").open("wb") as log:
             driver = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            finished_before = wait_for(4, disturbed, raylet, driver, tmp_path / "log")
+            with suspended_until_two_run(head.address, "ray::run_cell"):
+                finished_before = wait_for(4, disturbed, raylet, driver, tmp_path / "log")
             head.lose(lost)
             assert driver.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
         finally:
