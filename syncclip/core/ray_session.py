@@ -175,11 +175,8 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
     import ray
 
     before = psutil.Process().children()
-
-    def started() -> list[psutil.Process]:
-        return [process for process in psutil.Process().children() if process not in before]
-
-    for attempt in range(1, START_ATTEMPTS + 1):
+    for _ in range(START_ATTEMPTS):
+        failure: Exception | None = None
         try:
             ray.init(
                 address="local",
@@ -189,14 +186,18 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
                 logging_level=level,
                 log_to_driver=debugging(),
             )
-            break
         except Exception as error:
-            family = _with_descendants(started())
-            ray.shutdown()
-            _see_end(family, 0)
-            if attempt == START_ATTEMPTS or not any(words in str(error) for words in TOO_SLOW):
-                raise
-    return started()
+            failure = error
+        daemons = [process for process in psutil.Process().children() if process not in before]
+        if failure is None:
+            return daemons
+        family = _with_descendants(daemons)
+        ray.shutdown()
+        _see_end(family, 0)
+        if not any(words in str(failure) for words in TOO_SLOW):
+            break
+    assert failure is not None
+    raise failure
 
 
 def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -213,21 +214,18 @@ def _see_end(family: list[psutil.Process], grace: float) -> None:
     """Wait until all have ended; kill those that haven't after so many seconds."""
     import psutil
 
-    if not _all_end(family, grace):
+    for seconds in (grace, KILL_SECONDS):
+        deadline, pause = time.monotonic() + seconds, 0.05
+        while any(map(_lives, family)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(pause)
+            pause = min(1.2 * pause, 0.5)
+        else:
+            return
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        _all_end(family, KILL_SECONDS)
-
-
-def _all_end(family: list[psutil.Process], seconds: float) -> bool:
-    """Whether all end within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while any(map(_lives, family)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -95,10 +95,10 @@ class explained(AbstractContextManager[None]):  # noqa: N801  it is used like a 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
     """The sentence for an error; None for a defect of ours."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
-    names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
     if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
         return MissingError(f"{cannot}: it is not there; {remedy}")
+    names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
     if not local and (passes(error) or names.intersection(SILENT)):
         return UnreachableError(
             f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later: "

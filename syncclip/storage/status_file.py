@@ -15,11 +15,10 @@ from syncclip import storage
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
 
-INTERVAL = 5.0
-REMOTE_INTERVAL = 30.0
-"""Seconds between two writes; each is a request where the file is in an object store."""
+INTERVAL = 15.0
+"""Seconds between two writes; each waits for a disk, or is a request to an object store."""
 
-SILENCE = 4 * REMOTE_INTERVAL
+SILENCE = 8 * INTERVAL
 """Seconds without a sign of life after which a driver counts as dead."""
 
 logger = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class JobStatus(Settings):
 
 @contextmanager
 def keep_status_file(
-    url: str, status: JobStatus, interval: float | None = None, clock: Callable[[], float] = time.time
+    url: str, status: JobStatus, interval: float = INTERVAL, clock: Callable[[], float] = time.time
 ) -> Iterator[None]:
     """Keep the file at `url` up to date while the block runs, and record there how the block ended.
 
@@ -79,7 +78,7 @@ def keep_status_file(
     says "running", and its last sign of life grows old. The job goes on where the file can't be written.
 
     Args:
-        interval: seconds between two writes; by default one that suits the place.
+        interval: seconds between two writes.
         clock: seconds since the epoch; tests pass their own.
     """
 
@@ -92,7 +91,7 @@ def keep_status_file(
 
     write()
     try:
-        with repeating(write, interval or (INTERVAL if storage.is_local(url) else REMOTE_INTERVAL)):
+        with repeating(write, interval):
             yield
         status.end(None)
     except BaseException as error:

@@ -7,6 +7,7 @@ come back as rows. Which actor generates a shard, in which order and how often c
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -215,28 +216,28 @@ def check_capacity(pool: Pool, threads: int) -> None:
     """
     import ray
 
+    cluster = cluster_address() is not None
     if ray.is_initialized():
         there = capacity()
-        _check_cpus(pool.actors if cluster_address() is None else 1, threads, there["CPU"])
-        if pool.num_gpus > there["GPU"]:
-            raise UserError(
-                f"synthesis.num_gpus is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and "
-                f"{there['CPU']:g} CPUs; set it to 0, or add machines with GPUs"
-            )
-    elif cluster_address() is None:
-        _check_cpus(pool.actors, threads, local_cpus())
-        if pool.num_gpus > 0:
-            import torch
-
-            if not torch.cuda.is_available():  # how many there are, Ray counts
-                raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
-
-
-def _check_cpus(actors: int, threads: int, there: float) -> None:
-    if actors * threads > there:
-        cpus = int(there)
+    elif not cluster:
+        there = {"CPU": local_cpus()}
+    else:
+        return
+    actors = 1 if cluster else pool.actors
+    if actors * threads > there["CPU"]:
+        cpus = int(there["CPU"])
         each = f" of {threads} threads" if threads > 1 else ""
         raise UserError(
             f"synthesis.actors: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
             f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )
+    if pool.num_gpus > there.get("GPU", math.inf):
+        raise UserError(
+            f"synthesis.num_gpus is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} "
+            "CPUs; set it to 0, or add machines with GPUs"
+        )
+    if "GPU" not in there and pool.num_gpus > 0:
+        import torch
+
+        if not torch.cuda.is_available():  # how many there are, Ray counts
+            raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")

@@ -147,7 +147,7 @@ def mark_complete(url: str, images: int, planned: int) -> None:
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Bounds of the histogram of a shard's time."""
 
-GAUGE_INTERVAL = 5.0
+GAUGE_INTERVAL = 10.0
 """Seconds; Ray forgets a gauge that is not set again within two of its export intervals, 20 s by default."""
 
 
