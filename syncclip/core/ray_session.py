@@ -216,13 +216,11 @@ def _see_end(family: list[psutil.Process], grace: float) -> None:
 
     for seconds in (grace, KILL_SECONDS):
         deadline, pause = time.monotonic() + seconds, 0.05
-        while any(map(_lives, family)):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(pause)
-            pause = min(1.2 * pause, 0.5)
-        else:
-            return
+        for process in family:
+            while _lives(process) and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(1.2 * pause, 0.5)
+        family = [process for process in family if _lives(process)]
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
