@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -24,9 +24,10 @@ SHIPPED = Path(__file__).parent / "shipped"
 """Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
 
 
-def shipped() -> list[str]:
+@functools.cache
+def shipped() -> tuple[str, ...]:
     """Names of the recipes that come with the package."""
-    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml"))
+    return tuple(sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")))
 
 
 def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
@@ -39,33 +40,37 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
         UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing.
     """
     url, label = _find(source)
-    *below, own = _layers(url, label, [])
-    if base is not None:
-        below = [*_layers(*_find(base), []), *below]
-    for layer in below:
-        layer.pop("name", None)
+    layers = [*(_layers(*_find(base), []) if base is not None else []), *_layers(url, label, [])]
     try:
-        values = OmegaConf.to_container(OmegaConf.merge(*below, own), resolve=True)
+        merged = OmegaConf.merge(*(layer.config for layer in layers), {"name": layers[-1].name})
+        values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
-    assert isinstance(values, dict)
-    plain: dict[str, Any] = json.loads(json.dumps({"name": Path(label).stem, **values}, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain, label
 
 
-def _layers(url: str, label: str, within: list[str]) -> list[DictConfig]:
+class _Layer(NamedTuple):
+    """A recipe's file. It is read more than once: nothing may change it."""
+
+    extends: list[str]
+    name: Any
+    config: DictConfig
+    """Its sections, without the two above."""
+
+
+def _layers(url: str, label: str, within: list[str]) -> list[_Layer]:
     """The recipes that a recipe extends, and itself as the last; `within` are those that extend it."""
-    config = _parse(url, label)
-    found: list[DictConfig] = []
+    own = _parse(storage.read_bytes(url).decode(errors="replace"), label)
+    found: list[_Layer] = []
     folder = url.rpartition("/")[0]
-    named = config.pop("extends", None) or []
-    for base in map(str, [named] if isinstance(named, str) else named):
+    for base in own.extends:
         as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
         place, below = _find(base if as_given else storage.join(folder, base))
         if place in [*within, url]:
             raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
         found += _layers(place, below, [*within, url])
-    return [*found, config]
+    return [*found, own]
 
 
 def _find(source: str) -> tuple[str, str]:
@@ -86,9 +91,10 @@ def _find(source: str) -> tuple[str, str]:
     return source, source.rstrip("/").rpartition("/")[2]
 
 
-def _parse(url: str, label: str) -> DictConfig:
+@functools.cache
+def _parse(text: str, label: str) -> _Layer:
+    """A recipe's file by its text. OmegaConf takes long, and a study or protocol loads the same ones for each run."""
     try:
-        text = storage.read_bytes(url).decode(errors="replace")
         for old, new in RENAMED.items():
             text = text.replace(f"${{{old}.", f"${{{new}.")
         config = OmegaConf.create(text)
@@ -104,9 +110,10 @@ def _parse(url: str, label: str) -> DictConfig:
         report_renamed(label, old)
     # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author: it must not
     # replace that of a recipe that this one extends.
-    values = OmegaConf.to_container(config)
-    assert isinstance(values, dict)
-    return DictConfig(with_present_names({str(key): value for key, value in values.items() if value is not None}))
+    values = {str(key): value for key, value in OmegaConf.to_container(config).items() if value is not None}
+    named, name = values.pop("extends", None) or [], values.pop("name", Path(label).stem)
+    extends = [named] if isinstance(named, str) else list(map(str, named))
+    return _Layer(extends, name, DictConfig(with_present_names(values)))
 
 
 @functools.cache
