@@ -134,7 +134,7 @@ def browser() -> Iterator[int]:
 
 
 def pytest_collection_finish() -> None:
-    """What the imports made stays until the end: the collector, which takes a tenth of the time, need not look at it."""
+    """Keep the collector, which takes a tenth of the time, from looking again and again at all that was imported."""
     gc.collect()
     gc.freeze()
 
