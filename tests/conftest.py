@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray Train watches for machines that a cloud is about to take away, by one more process a run; none is here.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
+# Else Python itself prints what is logged while no handler is there.
+logging.getLogger().addHandler(logging.NullHandler())
+
 hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")
 
@@ -40,7 +44,20 @@ def same_numbers() -> None:
     """What a test draws at random doesn't depend on the tests that ran before it in its process."""
     import torch
 
-    torch.manual_seed(4711)  # no seed that a test uses itself
+    # No seed that a test uses itself. That of all devices at once (`torch.manual_seed`) takes a millisecond.
+    torch.default_generator.manual_seed(4711)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the package logs. Pytest's own plugin, which is left out, looks at a thousand loggers six times a test."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("syncclip")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from unittest import mock
 
+import s3fs
 from moto.server import ThreadedMotoServer
 
 from syncclip import storage
@@ -20,21 +22,25 @@ ENVIRONMENT = {
 }
 
 
-@contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 server that lives as long as the block, with credentials for it in the environment."""
+@functools.cache
+def _endpoint() -> str:
+    """Of the server of this process, which lives as long as it: stopping one takes half a second."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        with mock.patch.dict(os.environ, ENVIRONMENT):
-            yield "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
+    return "http://{}:{}".format(*server.get_host_and_port())
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """The endpoint of an S3 server, with credentials for it in the environment as long as the block lasts."""
+    s3fs.S3FileSystem.clear_instance_cache()  # a connection keeps the credentials that it was made with
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        yield _endpoint()
 
 
 @contextlib.contextmanager
 def s3_bucket(name: str = "bucket") -> Iterator[str]:
-    """`s3://NAME`, empty, on a server that lives as long as the block; storage is configured for it."""
+    """`s3://NAME`, empty, as long as the block lasts; storage is configured for it."""
     with s3_server() as endpoint, _bucket(name, endpoint, endpoint) as url:
         yield url
 
@@ -57,6 +63,6 @@ def _bucket(name: str, server: str, endpoint: str) -> Iterator[str]:
         yield f"s3://{name}"
     finally:
         storage.configure({})
-        # All servers of a process share what they hold: the next one would find it.
+        # The server stays, and the next test would find it.
         bucket.objects.delete()
         bucket.delete()

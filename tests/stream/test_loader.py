@@ -80,7 +80,7 @@ def test_processes_can_be_left_in_the_middle() -> None:
 
 
 @pytest.mark.fault
-def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path) -> None:
     mixed = stream(synthetic=damaged(tmp_path, [7, 12]))
     plain = stream(synthetic=damaged(tmp_path, [7, 12]))
     for epoch, step, batch in batches(mixed, 20, processes=2):
