@@ -68,10 +68,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(known)}" if near is None else f"did you mean {near!r}?"
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, a real minus."""
-    rounded = round(value, digits)
-    return f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
+def signed(*values: float) -> str:
+    """A number with its sign, a real minus; of two, an interval: `−0.3 to +2.0`."""
+    return " to ".join(f"{one:+.1f}".replace("-", "−") if one else "0.0" for one in (round(one, 1) for one in values))
 
 
 def coverage(level: float) -> str:

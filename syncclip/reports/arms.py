@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import pandas as pd
@@ -91,15 +92,15 @@ class Difference:
         """Whether the interval excludes zero, and on which side it lies."""
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
-    @property
+    @cached_property
     def size(self) -> str:
         """`+1.2`."""
         return signed(self.difference)
 
-    @property
+    @cached_property
     def interval(self) -> str:
         """`+0.3 to +2.0`."""
-        return f"{signed(self.low)} to {signed(self.high)}"
+        return signed(self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,14 @@ def markers(url: str) -> Iterator[ShardStats]:
     Raises:
         UserError: A marker is of a newer format than this version reads.
     """
-    sizes = storage.sizes(url)
+    sizes, folder = storage.sizes(url), storage.join(url, "")
     marked = sorted((int(match[1]), name) for name in sizes if (match := _MARKER.fullmatch(name)))
     for first in range(0, len(marked), CHUNK):
         chunk = marked[first : first + CHUNK]
-        texts = storage.read_many([storage.join(url, name) for _, name in chunk])
+        texts = storage.read_many([folder + name for _, name in chunk])
         for shard, name in chunk:
             try:
-                stats = ShardStats.model_validate_json(texts.get(storage.join(url, name), b""))
+                stats = ShardStats.model_validate_json(texts.get(folder + name, b""))
             except ValidationError:
                 continue
             if stats.shard != shard:

@@ -221,11 +221,11 @@ class ShardSet(ImageSet):
 
     def _read_tables(self) -> SampleTable:
         """The tables of all shards as one, some files at a time; unreadable ones are counted and left out."""
-        shards = list(self.shards)
+        shards, folder = list(self.shards), storage.join(self.url, "")
         columns: Rows = np.empty((6, sum(stats.count for stats in self.shards.values())), np.int64)
         readable, end = 0, 0
         for first in range(0, len(shards), _TABLES_AT_ONCE):
-            urls = {storage.join(self.url, table_name(s)): s for s in shards[first : first + _TABLES_AT_ONCE]}
+            urls = {folder + table_name(s): s for s in shards[first : first + _TABLES_AT_ONCE]}
             found = storage.read_many(list(urls))
             for url, shard in urls.items():
                 part = _columns(found.get(url, b""), self.shards[shard])

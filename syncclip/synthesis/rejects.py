@@ -87,8 +87,8 @@ def write_rejects(url: str, shard: int, rejects: Sequence[Reject]) -> None:
 
 def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:
     """Reason -> at most `most` rejects of the set at `url`, those of different classes first; {} where none are."""
-    names = [name for name in storage.sizes(url) if _NAME.fullmatch(name)]
-    texts = storage.read_many([storage.join(url, name) for name in names])
+    folder = storage.join(url, "")
+    texts = storage.read_many([folder + name for name in storage.sizes(url) if _NAME.fullmatch(name)])
     found: dict[str, list[Reject]] = {}
     for data in texts.values():
         for row in storage.read_parquet(data, _TABLE).to_pylist():

@@ -64,6 +64,10 @@ def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float,
     assert signed(value) == said
 
 
+def test_an_interval_has_both_of_its_signs() -> None:
+    assert signed(-0.26, 2.0) == "−0.3 to +2.0"
+
+
 def test_the_first_line_of_an_error_or_its_kind_where_it_has_no_text() -> None:
     assert first_line(ValueError("\n broken.\nat line 3")) == "broken"
     assert first_line(MemoryError()) == "MemoryError"

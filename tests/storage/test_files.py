@@ -69,6 +69,12 @@ def test_many_files_are_read_at_once_and_missing_ones_left_out(place: str) -> No
     assert storage.read_many(urls[:1]) == {urls[0]: urls[0].encode()}
 
 
+def test_one_of_many_files_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/b: Is a directory"):
+        storage.read_many([str(tmp_path / "a"), str(tmp_path / "b")])
+
+
 def test_a_published_file_equals_its_source_which_stays(place: str, tmp_path: Path) -> None:
     source = tmp_path / "source.bin"
     source.write_bytes(os.urandom(3 << 20))
