@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +32,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray Train watches for machines that a cloud is about to take away, by one more process a run; none is here.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
-# Else Python itself prints what is logged while no handler is there.
-logging.getLogger().addHandler(logging.NullHandler())
+LOGGED: list[str] = []
+"""What the package logged since the test began. Pytest's own plugin for this, which is left out, looks at a thousand
+loggers six times a test."""
 
 hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")
@@ -41,23 +42,38 @@ hypothesis.settings.load_profile("busy machines")
 
 @pytest.fixture(autouse=True)
 def same_numbers() -> None:
-    """What a test draws at random doesn't depend on the tests that ran before it in its process."""
+    """What a test draws on the CPU doesn't depend on the tests that ran before it in its process."""
     import torch
 
-    # No seed that a test uses itself. That of all devices at once (`torch.manual_seed`) takes a millisecond.
+    # No seed that a test uses itself. `torch.manual_seed` also seeds all other devices, which takes a millisecond.
     torch.default_generator.manual_seed(4711)
 
 
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """What the package logs. Pytest's own plugin, which is left out, looks at a thousand loggers six times a test."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("syncclip")
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
+class Listener(logging.Handler):
+    """Keeps what the package logs, instead of Python, which prints it where no handler is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] == "syncclip":
+            LOGGED.append(record.getMessage())
+
+
+logging.getLogger().addHandler(Listener())
+
+
+@pytest.fixture(autouse=True)
+def logged() -> list[str]:
+    """What the package logs during the test."""
+    LOGGED.clear()
+    return LOGGED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show beside a failure what was logged."""
+    report = yield
+    if report.failed and LOGGED:
+        report.sections.append(("logged by syncclip", "\n".join(LOGGED)))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +167,7 @@ def browser() -> Iterator[int]:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the collector, which takes a tenth of the time, from looking again and again at all that was imported."""
+    """Keep the garbage collector, a tenth of the tests' time, from looking again and again at all that was imported."""
     gc.collect()
     gc.freeze()
 

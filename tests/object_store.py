@@ -24,7 +24,7 @@ ENVIRONMENT = {
 
 @functools.cache
 def _endpoint() -> str:
-    """Of the server of this process, which lives as long as it: stopping one takes half a second."""
+    """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return "http://{}:{}".format(*server.get_host_and_port())

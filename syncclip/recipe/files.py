@@ -40,8 +40,8 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
         UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing.
     """
     url, label = _find(source)
-    layers = [*(_layers(*_find(base), []) if base is not None else []), *_layers(url, label, [])]
     try:
+        layers = [*(_layers(*_find(base), []) if base is not None else []), *_layers(url, label, [])]
         merged = OmegaConf.merge(*(layer.config for layer in layers), {"name": layers[-1].name})
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
@@ -57,14 +57,20 @@ class _Layer(NamedTuple):
     name: Any
     config: DictConfig
     """Its sections, without the two above."""
+    renamed: list[str]
+    """Names of an earlier version that it uses."""
 
 
 def _layers(url: str, label: str, within: list[str]) -> list[_Layer]:
     """The recipes that a recipe extends, and itself as the last; `within` are those that extend it."""
     own = _parse(storage.read_bytes(url).decode(errors="replace"), label)
+    for old in own.renamed:
+        report_renamed(label, old)
     found: list[_Layer] = []
-    folder = url.rpartition("/")[0]
-    for base in own.extends:
+    folder, bases = url.rpartition("/")[0], own.extends
+    if "${" in str(bases):
+        bases = list(OmegaConf.merge(own.config, {"extends": bases}).extends)
+    for base in bases:
         as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
         place, below = _find(base if as_given else storage.join(folder, base))
         if place in [*within, url]:
@@ -106,14 +112,12 @@ def _parse(text: str, label: str) -> _Layer:
         raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
-    for old in [key for key in RENAMED if key in config]:
-        report_renamed(label, old)
     # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author: it must not
     # replace that of a recipe that this one extends.
     values = {str(key): value for key, value in OmegaConf.to_container(config).items() if value is not None}
     named, name = values.pop("extends", None) or [], values.pop("name", Path(label).stem)
     extends = [named] if isinstance(named, str) else list(map(str, named))
-    return _Layer(extends, name, DictConfig(with_present_names(values)))
+    return _Layer(extends, name, DictConfig(with_present_names(values)), [old for old in RENAMED if old in values])
 
 
 @functools.cache

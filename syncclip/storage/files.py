@@ -73,10 +73,9 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         for url in urls:
             try:
                 found[url] = Path(url.rpartition("://")[2]).expanduser().read_bytes()
-            except FileNotFoundError:  # noqa: PERF203  one that is missing ends nothing
-                continue
-            except OSError:
-                found[url] = read_bytes(url)  # whose sentence says why it can't be read
+            except OSError:  # noqa: PERF203  a missing file ends nothing
+                with contextlib.suppress(MissingError):
+                    found[url] = read_bytes(url)  # whose sentence says why it can't be read
         return found
     with explained(urls[0], "read"):
 

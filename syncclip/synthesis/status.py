@@ -147,8 +147,8 @@ def mark_complete(url: str, images: int, planned: int) -> None:
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 """Bounds of the histogram of a shard's time."""
 
-GAUGE_INTERVAL = 10.0
-"""Seconds; Ray forgets a gauge that is not set again within two of its export intervals, 20 s by default."""
+GAUGE_INTERVAL = 6.0
+"""Seconds; Ray exports a gauge that was set since the last export, and forgets it after two, by default 20 s."""
 
 
 class SynthesisMetrics:

@@ -30,10 +30,10 @@ from tests.worlds.light import LEDGER, PACE, light_plan
 
 SHARDS, SHARD_SIZE = 100, 4
 IMAGE_SECONDS = 6.0
-"""A shard takes four times that: a commit is seen at most 17 s later, before the next one."""
+"""A shard takes four times that: a commit is seen at most 12 s later, before the next one."""
 
-REPORTS = {"metrics_report_interval_ms": 6000}
-"""How often Ray passes metrics on. It forgets a gauge that is older than two of these, and ours are set every 10 s."""
+REPORTS = {"metrics_report_interval_ms": 5000}
+"""How often Ray passes metrics on. It forgets a gauge that is older than two of these, and ours are set every 6 s."""
 
 
 @pytest.mark.xdist_group("heads")

@@ -41,6 +41,19 @@ def test_a_recipe_of_today_extends_an_old_one_and_the_other_way_round(old: str, 
     assert (older.dataset.shots, older.dataset.seed, older.training.epochs) == (2, 3, 2)
 
 
+def test_what_a_recipe_extends_may_follow_from_the_environment(
+    old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.yaml").write_text("dataset: {shots: 8}\n")
+    (tmp_path / "new.yaml").write_text("extends: ['${oc.env:SIZE}.yaml']\n")
+    for size, shots in (("old", 4), ("other", 8)):
+        monkeypatch.setenv("SIZE", size)
+        assert Recipe.load(str(tmp_path / "new.yaml")).dataset.shots == shots
+    monkeypatch.delenv("SIZE")
+    with pytest.raises(UserError, match=r"new\.yaml: .*SIZE"):
+        Recipe.load(str(tmp_path / "new.yaml"))
+
+
 def test_an_empty_section_leaves_that_of_every_layer_below(old: str, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("extends: old.yaml\ndataset:\ntraining:\n")
     (tmp_path / "last.yaml").write_text("extends: empty.yaml\nstudy:\n")

@@ -28,7 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> tuple[Path, Path]:
-    """A study and its copy: it takes longer to make than to copy."""
+    """A study and its copy: making one takes longer than copying it."""
     folder = tmp_path_factory.mktemp("made")
     study = fabricated.make_study(folder / "study", dataset)
     return study, shutil.copytree(study, folder / "copy")
@@ -119,9 +119,9 @@ def test_damaged_real_images_cost_no_synthetic_ones(tmp_path: Path) -> None:
     assert "The dataset&#39;s images are not available and are left out" in page
 
 
-def test_a_study_without_cells_or_set_still_has_its_curve(study: Path) -> None:
+def test_a_study_without_cells_or_set_still_has_its_curve(study: Path, tmp_path: Path) -> None:
     for part in ("cells", "synthetic"):
-        (study / part).rename(study.parent / part)
+        (study / part).rename(tmp_path / part)
     figures = figures_of(page_of(study))
     assert "curve" in figures and "classes" not in figures
 

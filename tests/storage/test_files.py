@@ -67,6 +67,7 @@ def test_many_files_are_read_at_once_and_missing_ones_left_out(place: str) -> No
         storage.write_bytes(url, url.encode())
     assert storage.read_many(urls) == {url: url.encode() for url in urls[:2]}
     assert storage.read_many(urls[:1]) == {urls[0]: urls[0].encode()}
+    assert storage.read_many([*urls, f"{urls[0]}/below"]) == {url: url.encode() for url in urls[:2]}
 
 
 def test_one_of_many_files_that_cannot_be_read_is_named(tmp_path: Path) -> None:
