@@ -12,17 +12,20 @@ demo: $(VENV)/installed  ## End to end on the embedded world: generate, train, c
 	$(BIN)/syncclip demo
 
 check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
-	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault)"
+	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault or attack)"
 
 test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
-	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not browser"; fi; \
+	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not (browser or attack)"; fi; \
 	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest -n 4 "$$@" $(ARGS)
 
 chaos: $(VENV)/installed-dev  ## Generate a set on S3 amid kills and faults, and report what it cost (ten minutes)
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+attack: $(VENV)/installed-dev  ## Flip bits, feed nonsense, kill and race, thousands of times (twenty minutes); ARGS as of test
+	$(BIN)/pytest -n 2 -m attack tests/attack $(ARGS)
 
 rehearsal: $(VENV)/installed-dev  ## A cluster on this machine that grows, loses a worker and shrinks (minutes)
 	$(BIN)/python -m cluster.rehearsal $(ARGS)
@@ -75,4 +78,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo check test chaos rehearsal lint study icons clean browser machines
+.PHONY: help demo check test chaos attack rehearsal lint study icons clean browser machines

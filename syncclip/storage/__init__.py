@@ -11,6 +11,7 @@ Promises, which the commit markers of the shards build on:
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
+from syncclip.storage.documents import read_document, read_parquet, write_document
 from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.files import (
     exists,
@@ -20,14 +21,11 @@ from syncclip.storage.files import (
     open_read,
     publish,
     read_bytes,
-    read_document,
     read_many,
-    read_parquet,
     remove,
     sizes,
     sweep,
     write_bytes,
-    write_document,
 )
 from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
 

@@ -1,7 +1,4 @@
-"""Reading, writing, listing and removing files, among them JSON documents (pydantic models) and parquet tables.
-
-What is written appears whole or not at all.
-"""
+"""Reading, writing, listing and removing files. What is written appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,18 +13,10 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, Any, cast
 
-from pydantic import BaseModel, ValidationError
-
-from syncclip.core.settings import UserError, first_complaint
 from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Document = TypeVar("Document", bound=BaseModel)
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -164,54 +153,6 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
                     swept += 1
         return swept
     return _sweep_uploads(url, older_than) if scheme(url) in S3 else 0
-
-
-def read_document(url: str, kind: type[Document], remedy: str) -> Document | None:
-    """The document at `url`; None where there is none.
-
-    Raises:
-        UserError: it is damaged, or of another version; ends with `remedy`, what to do.
-    """
-    try:
-        return kind.model_validate_json(read_bytes(url))
-    except MissingError:
-        return None
-    except ValidationError as error:
-        raise UserError(
-            f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"
-        ) from error
-
-
-def write_document(url: str, document: BaseModel) -> None:
-    """Write a document, whole or not at all."""
-    write_bytes(url, (document.model_dump_json(indent=1) + "\n").encode())
-
-
-def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The table that the bytes of a parquet file hold, read by the calling thread alone.
-
-    By default pyarrow leaves it to threads of its own to free the bytes. Where one of them does so while the
-    interpreter ends, as after a command that reads a table and is refused, the process aborts.
-
-    Args:
-        data: the whole file.
-        schema: types of the columns; None: as they are in the file.
-        columns: the ones that are wanted; None: those of the schema, else all.
-
-    Raises:
-        pa.ArrowException, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
-    wanted = list(columns) if columns is not None else schema.names if schema is not None else None
-    if missing := set(wanted or ()) - set(file.schema_arrow.names):
-        raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
-    table = file.read(wanted, use_threads=False)
-    if wanted is not None:
-        table = table.select(wanted)  # else they come in the file's order
-    return table if schema is None else table.cast(pa.schema([schema.field(name) for name in table.column_names]))
 
 
 def file_sha256(file: IO[bytes]) -> str:

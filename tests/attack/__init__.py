@@ -1,0 +1,1 @@
+"""Attacks: bits flipped, nonsense fed, processes killed; thousands by `make attack`, some in every run of the tests."""

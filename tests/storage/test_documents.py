@@ -1,0 +1,89 @@
+"""Documents and tables: read as they were written, refused by name where they are damaged."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from syncclip import storage
+from syncclip.core.settings import Settings, UserError
+
+
+class Note(Settings):
+    images: int
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    place = str(tmp_path / "note.json")
+    assert storage.read_document(place, Note, "write it anew") is None
+    storage.write_document(place, Note(images=3))
+    assert (tmp_path / "note.json").read_text() == '{\n "images": 3\n}\n'
+    assert storage.read_document(place, Note, "write it anew") == Note(images=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{", "Invalid JSON"), ('{"images": "many"}', "images: Input should be"), ('{"shots": 1}', "images: Field")],
+)
+def test_a_damaged_one_is_named_with_the_reason_and_the_remedy(text: str, complaint: str, tmp_path: Path) -> None:
+    place = tmp_path / "note.json"
+    place.write_text(text)
+    with pytest.raises(UserError, match=rf"note.json can't be read .*{complaint}.*; write it anew$"):
+        storage.read_document(str(place), Note, "write it anew")
+
+
+TABLE = pa.table({"label": pa.array([3, 1, 2], pa.int32()), "text": ["a", "b", None]})
+SCHEMA = pa.schema([("text", pa.string()), ("label", pa.int64())])
+
+
+def written(table: pa.Table = TABLE) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def test_a_table_is_read_as_it_is_or_by_a_schema() -> None:
+    assert storage.read_parquet(written()).equals(TABLE)
+    assert storage.read_parquet(written(), SCHEMA).schema == SCHEMA
+    assert storage.read_parquet(written(), SCHEMA).to_pylist() == TABLE.to_pylist()
+    assert storage.read_parquet(written(), SCHEMA, ["label"]).to_pydict() == {"label": [3, 1, 2]}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("data", "schema", "reason"),
+    [
+        (b"", None, "."),
+        (b"PAR1 no", None, "."),
+        (written()[:-9], None, "."),
+        (written(TABLE.select(["text"])), SCHEMA, "there is no column 'label'"),
+        (written(), pa.schema([("text", pa.int64())]), "Failed to parse string"),
+    ],
+    ids=["nothing", "no table", "cut off", "a column less", "another type"],
+)
+def test_what_is_no_such_table_is_pyarrows_error(data: bytes, schema: pa.Schema | None, reason: str) -> None:
+    with pytest.raises((pa.ArrowException, OSError), match=reason):
+        storage.read_parquet(data, schema)
+
+
+def test_no_thread_is_left_to_let_go_of_the_bytes() -> None:
+    """A thread of pyarrow's that does so while the interpreter ends aborts the process."""
+    program = """
+import os, sys
+import pyarrow.parquet
+from syncclip.storage import read_parquet
+data = sys.stdin.buffer.read()
+before = os.listdir("/proc/self/task")
+read_parquet(data)
+print(len(os.listdir("/proc/self/task")) - len(before))
+"""
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("threads are counted where Linux lists them")
+    found = subprocess.run([sys.executable, "-c", program], input=written(), capture_output=True, check=True)
+    assert found.stdout == b"0\n"
