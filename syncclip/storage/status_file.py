@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict
 
 from syncclip import storage
+from syncclip.core.heartbeat import repeating
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
 
@@ -99,24 +99,3 @@ def keep_status_file(
         raise
     finally:
         write()
-
-
-@contextmanager
-def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
-    """Call `action`, which must not raise, every `interval` seconds from another thread while the block runs.
-
-    The block's end waits for a call that has begun; afterwards there is none.
-    """
-    ended = threading.Event()
-
-    def repeat() -> None:
-        while not ended.wait(interval):
-            action()
-
-    thread = threading.Thread(target=repeat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from syncclip import storage
+from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.markers import committed, markers, shard_name
 from syncclip.storage.places import configured
-from syncclip.storage.status_file import keep_status_file, repeating
+from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators.locating import locate

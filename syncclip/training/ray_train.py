@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
+from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, cause_of, cluster_address, local_cpus, quiet, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.storage.status_file import keep_status_file, repeating
+from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
 from syncclip.training.loop import DivergedError, TrainJob, run

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from syncclip.core.heartbeat import repeating
 from syncclip.core.settings import UserError
-from syncclip.storage.status_file import SILENCE, keep_status_file, repeating
+from syncclip.storage.status_file import SILENCE, keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
 from tests.metrics_port import PATIENCE, scraped
 

@@ -1,0 +1,28 @@
+"""Doing something again and again beside the work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
+    """Call `action`, which must not raise, every `interval` seconds from another thread while the block runs.
+
+    The block's end waits for a call that has begun; afterwards there is none.
+    """
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(interval):
+            action()
+
+    thread = threading.Thread(target=repeat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
