@@ -18,7 +18,7 @@ import typer
 from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit
 from syncclip.core.progress import say
 from syncclip.core.ray_session import cause_of, debugging
-from syncclip.core.text import nearest
+from syncclip.core.text import LONGEST, cut, nearest
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -85,7 +85,7 @@ def sentence(error: BaseException) -> str | None:
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
-        return " ".join(str(error).split())
+        return cut(" ".join(str(error).split()), LONGEST)
     for loop in (error, error.__context__):  # pathlib raises an error of its own after it
         if isinstance(loop, OSError) and loop.errno == errno.ELOOP:
             return f"{loop.filename}: links lead from there back to it; remove the link, or name another place"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from syncclip.core.text import counted, percent, size, table
+from syncclip.core.text import counted, percent, printable, size, table
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
@@ -81,4 +81,4 @@ def sample(images: ShardSet, row: int) -> str:
         f"image: {image.width} x {image.height} px, {size(int(images.samples.size[row]))}",
         f"provenance: {json.dumps(images.provenance(row), ensure_ascii=False)}",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

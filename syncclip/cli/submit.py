@@ -18,6 +18,7 @@ from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synt
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.settings import UserError
+from syncclip.core.text import printable
 
 if TYPE_CHECKING:
     from syncclip.cli.submission import Submission
@@ -201,7 +202,7 @@ def tail(client: Any, name: str) -> str:
                     "same command follows it again"
                 ) from error
         else:
-            typer.echo(log[printed:], nl=False)
+            typer.echo(printable(log[printed:], "\n\t"), nl=False)
             printed = len(log)
             if ended:
                 return log

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from syncclip.core.text import duration, percent
+from syncclip.core.text import duration, percent, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -46,7 +46,7 @@ class Progress:
         done: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.unit, self.label = total, unit, label
+        self.total, self.unit, self.label = total, printable(unit), printable(label)
         self.stream = stream if stream is not None else sys.stderr
         self.done = done
         self._clock = clock
@@ -90,7 +90,7 @@ class Progress:
         for name, value in self._facts.items():
             if isinstance(value, float):
                 value = percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"
-            details.append(f"{name.replace('_', ' ')} {value}")
+            details.append(printable(f"{name.replace('_', ' ')} {value}"))
         if self._live is not None and self._task is not None:
             self._live.update(self._task, completed=self.done, details=" · ".join(details), unit=self.unit)
             return
@@ -107,7 +107,7 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
     from rich.progress import Progress as RichProgress
 
     live = RichProgress(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]} {task.fields[details]}", markup=False),
@@ -119,4 +119,4 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
 
 def say(sentence: str) -> None:
     """Print a message for the user to stderr; stdout is for results."""
-    print(sentence, file=sys.stderr, flush=True)
+    print(printable(sentence), file=sys.stderr, flush=True)

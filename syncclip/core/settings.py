@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from syncclip.core.text import did_you_mean
+from syncclip.core.text import LONGEST, cut, did_you_mean
 
 
 class UserError(ValueError):
-    """A user's mistake in one sentence: where, what is wrong, and what to do."""
+    """A user's mistake in one sentence: where, what is wrong, and what to do; never longer than a screen."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(cut(sentence, LONGEST))
 
 
 class RefusalError(ValueError):
@@ -113,7 +116,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    kind, shown, context = detail["type"], repr(detail["input"]), detail.get("ctx", {})
+    kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
         known = dict.fromkeys(name for one in models for name in one.model_fields)
@@ -125,7 +128,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
         return path, f"{shown} is not allowed; it must be {context['expected']}"
     if kind == "union_tag_invalid":
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-        return f"{path}.name", f"there is no {context['tag']!r}; {did_you_mean(str(context['tag']), tags)}"
+        return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
         return path, "a 'name' is missing, which selects its kind"
     if kind == "missing":

@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+CUT, LONGEST = 200, 2000
+"""Characters of a value that a message repeats, and of a message."""
+
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """A text that does nothing to a terminal, a log or a page but appear there: other characters become escapes.
+
+    Args:
+        text: perhaps of another's file.
+        keep: characters that stay as they are, such as the line ends of what is printed in several lines.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one.encode("unicode_escape").decode() if unicodedata.category(one) in UNPRINTABLE and one not in keep else one
+        for one in text
+    )
+
+
+def cut(text: str, length: int = CUT) -> str:
+    """A text, without its middle where it is longer; what a message ends with is what to do."""
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -85,37 +112,44 @@ def thousands(value: float) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's message, for a sentence of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return cut((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 def show(text: Table | str) -> None:
-    """Print to stdout, as wide as the terminal, or 200 columns wide where there is none."""
+    """Print to stdout, as wide as the terminal, or 200 columns wide where there is none; a text line by line."""
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(text, highlight=False, markup=not isinstance(text, str))
+    shown = printable(text, "\n") if isinstance(text, str) else text
+    console.print(shown, highlight=False, markup=False, emoji=False)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """A table whose numbers are aligned to the right; None is an empty cell, floats get one decimal."""
     from rich.table import Table
+    from rich.text import Text
 
     rows = [list(row) for row in rows]
-    shown = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    shown = Table(title=Text(printable(title)), title_justify="left", title_style="bold", header_style="bold")
     for column, heading in enumerate(headings):
         numbers = all(isinstance(row[column], int | float | None) for row in rows)
-        shown.add_column(heading, justify="right" if numbers and rows else "left")
+        shown.add_column(Text(printable(heading)), justify="right" if numbers and rows else "left")
     for row in rows:
-        shown.add_row(*map(_cell, row))
+        shown.add_row(*(Text(printable(_cell(value), "\n")) for value in row))  # no markup, whatever a cell holds
     return shown
 
 
 def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table as Markdown."""
     marks = ["---"] * len(headings)
-    return "\n".join(f"| {' | '.join(row)} |" for row in [headings, marks, *rows])
+    return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in [headings, marks, *rows])
+
+
+def markdown_text(text: str) -> str:
+    """A text, perhaps of another's file, that stays text in a line or a cell of Markdown."""
+    return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _cell(value: object) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
+from syncclip.core.text import counted, markdown_text
 from syncclip.datasets import Dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.evaluation.predict import RESULTS
@@ -107,17 +107,17 @@ def _model_card(
         "from": record.origin if record is not None and record.origin else _images(recipe),
         "dataset": f"{dataset.name}, {len(dataset.classnames)} classes, {len(dataset.base)} of them base",
     }
-    novel = [dataset.classnames[label] for label in dataset.novel]
+    names, base = list(map(markdown_text, dataset.classnames)), len(dataset.base)
     sections = [
         f"---\n{_head(recipe, folder.name, dataset, results)}---\n\n# {folder.name}",
         "Prompts for a frozen CLIP.",
-        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
-        *(f"> {note}" for note in (record.notes if record is not None else ())),
+        "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
+        *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
         "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` lists the "
         "words nearest to each learned vector of the text.",
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
-        f"## Classes\n\nBase: {', '.join(dataset.classnames[: len(dataset.base)])}.\n\nNovel: {', '.join(novel)}.",
+        f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
     ]
     return "\n\n".join(sections) + "\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from syncclip import storage
-from syncclip.core.text import counted
+from syncclip.core.text import counted, printable
 from syncclip.reports.arms import Numbers, gather_numbers
 from syncclip.reports.figures import payload
 from syncclip.reports.images import image_strips, reject_strips
@@ -131,12 +132,14 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
     text_of = {one.name: one.read_text(encoding="utf-8") for one in assets.iterdir()}
     # JSON that cannot end its script element, whatever names are in it.
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
-    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    text = re.sub(r"[^ -~]", _in_string, text.replace("<", "\\u003c"))
     try:
         version = importlib.metadata.version("syncclip")
     except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
         version = "(not installed)"
-    environment = Environment(loader=DictLoader(text_of), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=DictLoader(text_of), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printed
+    )
     return environment.get_template(template).render(
         **words,
         version=version,
@@ -144,6 +147,16 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
         script=Markup("\n".join(text_of[name] for name in scripts)),
         payload=Markup(text),
     )
+
+
+def _printed(value: Any) -> Any:
+    """What a template writes of a value; what is markup already stays so."""
+    return printable(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _in_string(found: re.Match[str]) -> str:
+    """A character in a string of JSON, whose escape the page shows where it isn't printable."""
+    return found[0] if (shown := printable(found[0])) == found[0] else f"\\{shown}"
 
 
 def _eyebrow(found: Inputs, numbers: Numbers) -> str:

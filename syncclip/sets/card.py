@@ -11,7 +11,7 @@ import pyarrow as pa
 import yaml
 
 from syncclip.core.settings import with_present_names
-from syncclip.core.text import counted
+from syncclip.core.text import counted, markdown_text
 from syncclip.sets.imported import ImportedSet
 from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
@@ -48,9 +48,9 @@ def dataset_card(
     }
     sections = [
         f"---\n{yaml.safe_dump(_head(known, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
-        f"# Synthetic images of {known.dataset}",
+        f"# Synthetic images of {markdown_text(known.dataset)}",
         "Images that a generator generated, for learning only: they show what it believes of a class, not the world.",
-        "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+        "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         "Each sample has an image (`jpg`), the number of its class (`cls`), its prompt or caption (`txt`) and where "
         "it came from (`json`). Any first part of the shards shows the classes evenly, as far as there are images.",
         '## Use\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import printable
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -115,7 +116,7 @@ class Corruption:
             total = self.images
         if self.limit is None:
             return
-        log.warning("skipped %s (%d image(s), %d in all): %s", name, images, total, reason)
+        log.warning("skipped %s (%d image(s), %d in all): %s", printable(name), images, total, printable(str(reason)))
         if images:
             self._check(reason)
 

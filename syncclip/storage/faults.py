@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import cut, printable
 from syncclip.storage.places import is_local, remote
 
 PAUSES = (1.0, 4.0, 15.0)
@@ -150,4 +151,4 @@ def _status(error: BaseException) -> int | None:
 
 def _line(error: BaseException) -> str:
     """An error's message in one line."""
-    return " ".join(str(_answer(error) or error).split())
+    return cut(printable(" ".join(str(_answer(error) or error).split())))

@@ -2,7 +2,24 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.core.text import counted, did_you_mean, duration, first_line, nearest, percent, signed, size, spoken
+from syncclip.core.progress import Progress, say
+from syncclip.core.settings import UserError
+from syncclip.core.text import (
+    counted,
+    cut,
+    did_you_mean,
+    duration,
+    first_line,
+    markdown_grid,
+    nearest,
+    percent,
+    printable,
+    show,
+    signed,
+    size,
+    spoken,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,3 +88,53 @@ def test_an_interval_has_both_of_its_signs() -> None:
 def test_the_first_line_of_an_error_or_its_kind_where_it_has_no_text() -> None:
     assert first_line(ValueError("\n broken.\nat line 3")) == "broken"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+# What a terminal, a browser or a log would obey instead of showing, and how it is shown instead.
+STEERING = {
+    "\x1b[2Jgone": r"\x1b[2Jgone",
+    "rub\x7fout": r"rub\x7fout",
+    "\x9b31mred": r"\x9b31mred",
+    "over\rwritten": r"over\rwritten",
+    "cat\u202egpj.exe": r"cat\u202egpj.exe",
+    "\u2066hidden\u2069": r"\u2066hidden\u2069",
+    "two\u2028lines": r"two\u2028lines",
+    "half\ud800": r"half\ud800",
+    "nul\0": r"nul\x00",
+}
+
+
+@pytest.mark.parametrize(("text", "shown"), STEERING.items())
+def test_what_steers_a_terminal_is_printed_as_an_escape(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_what_people_write_is_printed_as_it_is() -> None:
+    for text in ("Käfer 甲虫 жук 🪲", "95\u00a0%", r"a\b", "[bold]", "−0.3 · …"):
+        assert printable(text) == text
+    assert printable("a\nb\tc", "\n") == "a\nb\\tc"
+
+
+@pytest.mark.parametrize(("text", "shown"), STEERING.items())
+def test_no_output_function_obeys_a_text_of_others(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    markup = "[bold]loud[/bold] :smile: [link=http://x]y[/link]"
+    show(f"{text} {markup}")
+    show(table(text, [text], [[f"{text} {markup}"]]))
+    say(text)
+    with Progress(2, text, text, done=1) as progress:
+        progress.update(1, word=text)
+    printed = "".join(capsys.readouterr())
+    assert printed.count(shown) >= 7
+    assert printed.count(markup) == 2
+    assert printable(printed, "\n") == printed
+
+
+def test_a_cell_of_markdown_stays_one() -> None:
+    grid = markdown_grid(["a|b"], [["x\ny <img src=1>"]])
+    assert grid == "| a\\|b |\n| --- |\n| x\\ny &lt;img src=1> |"
+
+
+def test_a_long_value_loses_its_middle() -> None:
+    assert cut("a" * 200) == "a" * 200
+    assert cut("a" * 150 + "b" * 10**6) == "a" * 100 + "…" + "b" * 99
+    assert len(str(UserError("x" * 10**7))) == 2000
