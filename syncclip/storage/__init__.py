@@ -8,6 +8,7 @@ Promises, which the commit markers of the shards build on:
 * Listings are never answered from a cache, since other machines write into the same folder.
 * A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
 * A user's mistake (no permission, no space, a missing file, no credentials) is one sentence.
+* What a folder's writer holds (see `leases`) no other writes.
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
@@ -27,9 +28,11 @@ from syncclip.storage.files import (
     sweep,
     write_bytes,
 )
+from syncclip.storage.leases import LostLeaseError, lease
 from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
 
 __all__ = [
+    "LostLeaseError",
     "MissingError",
     "StorageSettings",
     "UnreachableError",
@@ -39,6 +42,7 @@ __all__ = [
     "file_sha256",
     "is_local",
     "join",
+    "lease",
     "listdir",
     "local_path",
     "open_read",

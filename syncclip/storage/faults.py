@@ -68,7 +68,7 @@ def persistently(url: str, call: Callable[[Any, str], T]) -> T:
             if not passes(error):
                 raise
             log.warning("trying again in a moment: %s", _line(error))
-            if _status(error) is None:  # no answer: the client may keep a torn connection, and it has ten of them
+            if answered(error) is None:  # no answer: the client may keep a torn connection, and it has ten of them
                 type(fs).clear_instance_cache()
         time.sleep(pause * random.uniform(0.5, 1.0))
     return call(*remote(url))
@@ -76,7 +76,7 @@ def persistently(url: str, call: Callable[[Any, str], T]) -> T:
 
 def passes(error: BaseException) -> bool:
     """Whether the same call may work a moment later: a busy store, or a connection torn in the middle."""
-    return _status(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
+    return answered(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _answer(error: BaseException) -> BaseException | None:
     return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
 
 
-def _status(error: BaseException) -> int | None:
+def answered(error: BaseException) -> int | None:
     """The HTTP status that the store answered."""
     answer: Any = _answer(error)
     return None if answer is None else answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

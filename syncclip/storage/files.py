@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
+from syncclip.storage import leases
 from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
 
@@ -109,8 +110,9 @@ def write_bytes(url: str, data: bytes) -> None:
     behind, which no listing shows and `sweep` removes.
 
     Raises:
-        UserError: No permission, no space, or a place that cannot be written to.
+        UserError: No permission, no space, or a place that cannot be written to; or a lease on it was lost.
     """
+    leases.check(url)
     with explained(url, "write"):
         if is_local(url):
             _replace(local_path(url), io.BytesIO(data))
@@ -120,6 +122,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
+    leases.check(url)
     with explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
             _replace(local_path(url), finished)
@@ -129,6 +132,7 @@ def publish(source: str | Path, url: str) -> None:
 
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
+    leases.check(url)
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if not is_local(url):
             # Of one file, so that a refusal is raised: s3fs drops the errors of files that are removed many at once.
@@ -179,7 +183,7 @@ def _sweep_uploads(url: str, older_than: float) -> int:
 
 
 def _entries(url: str) -> list[tuple[str, int | None]]:
-    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files."""
+    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files and leases."""
     found: list[tuple[str, int | None]] = []
     with explained(url, "list"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
@@ -193,7 +197,7 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
                 if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
                     found.append((name, None if info["type"] == "directory" else int(info["size"])))
-    hidden = re.compile(r"\..*\.part")
+    hidden = re.compile(r"\..*\.(part|lease)")
     return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 
