@@ -6,12 +6,12 @@ Caltech's `BACKGROUND_Google`, pickles of CoOp's few-shot choices) are never ope
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
-from syncclip.core.text import few, spoken
+from syncclip.core.text import cut, few, spoken
 from syncclip.datasets.catalog import INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, Split
 from syncclip.datasets.files import FolderSet, folders_in, images_in, require_files, text_lines
@@ -75,16 +75,13 @@ def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
     Raises:
         UserError: not such a file, or a malformed entry; the message has its place.
     """
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); get the file again ({INSTRUCTIONS}).") from error
+    content = parse_json(file.read_bytes(), str(file), object, f"get the file again ({INSTRUCTIONS})")
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         raise UserError(f"{file}: no split file, which has lists 'train', 'val' and 'test'; {INSTRUCTIONS} has it.")
     return {
         split: [_entry(item, f"{file}: {split}[{place}]") for place, item in enumerate(content[split])]
         for split in SPLITS
-        if content.get(split)
+        if isinstance(content.get(split), list) and content[split]
     }
 
 
@@ -96,7 +93,7 @@ def _entry(item: Any, place: str) -> tuple[str, int, str]:
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
                 raise UserError(f"{place}: {path!r} is outside the image folder; fix the file.")
             return path, int(label), name
-    raise UserError(f"{place}: {item!r} is not [path, class id, class name]; fix the file.")
+    raise UserError(f"{place}: {cut(repr(item))} is not [path, class id, class name]; fix the file.")
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:

@@ -21,6 +21,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from syncclip import storage
+from syncclip.core.formats import parse_json
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
@@ -200,7 +201,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
     }
     place = storage.join(url, PACKING)
     if storage.exists(place):
-        there = with_present_names(json.loads(storage.read_bytes(place)))
+        there = with_present_names(parse_json(storage.read_bytes(place), place, dict, "pack into another folder"))
         differs = [key for key in mine if there.get(key) != mine[key]]
         if differs:
             key = differs[0]

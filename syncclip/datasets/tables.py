@@ -7,7 +7,6 @@ or `.parquet` beside the images, or one in each of the folders `train`, `validat
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.datasets.dataset import Split
 from syncclip.datasets.files import folders_in, require_files
@@ -131,8 +131,14 @@ def _records(file: Path) -> list[dict[str, Any]]:
             return records
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".jsonl":
-            return [dict(json.loads(line)) for line in text.splitlines() if line.strip()]
+            return [
+                parse_json(line, f"{file}, line {number}", dict, "correct it")
+                for number, line in enumerate(text.split("\n"), start=1)
+                if line.strip()
+            ]
         return list(csv.DictReader(text.splitlines()))
+    except UserError:
+        raise
     except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file}: not readable as {file.suffix[1:]} ({' '.join(str(error).split())}).") from error
 

@@ -25,8 +25,10 @@ from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.determinism import deterministic
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
-from syncclip.evaluation.metrics import calibration_error, harmonic_mean
+from syncclip.core.text import cut
+from syncclip.evaluation.metrics import METRIC_HEADINGS, calibration_error, harmonic_mean
 
 if TYPE_CHECKING:
     from syncclip.methods import Method
@@ -194,6 +196,21 @@ def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predicti
     storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_bytes(storage.join(run_url, RESULTS), text.encode())
+
+
+def read_results(url: str) -> dict[str, Any]:
+    """What `results.json` at `url` holds.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    found = parse_json(storage.read_bytes(url), url, dict, remedy := "evaluate the run again")
+    counts = found.get("counts", {})
+    numbers = [found[key] for key in METRIC_HEADINGS if found.get(key) is not None]
+    numbers += counts.values() if isinstance(counts, dict) else [counts]
+    if wrong := [one for one in numbers if not isinstance(one, int | float)]:
+        raise UserError(f"{url}: {cut(repr(wrong[0]))} is no number; {remedy}")
+    return found
 
 
 def _choose(

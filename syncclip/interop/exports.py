@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted, markdown_text
 from syncclip.datasets import Dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.evaluation.predict import RESULTS
+from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout
 from syncclip.methods import find_method
@@ -96,7 +95,7 @@ def _model_card(
         layout: of the checkpoint for published code beside the card; None where there is none.
     """
     record = folder.record()
-    results = json.loads(storage.read_bytes(there)) if storage.exists(there := folder.path(RESULTS)) else {}
+    results = read_results(there) if storage.exists(there := folder.path(RESULTS)) else {}
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     backbone = ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
+from syncclip.core.formats import check_yaml, readable
 from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError, with_present_names
-from syncclip.core.text import did_you_mean
+from syncclip.core.text import cut, did_you_mean, first_line
 
 COMMAND_LINE = "command line"
 
@@ -45,9 +46,20 @@ def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
         merged = OmegaConf.merge(*(layer.config for layer in layers), {"name": layers[-1].name})
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain, label
+        raise UserError(f"{label}: {first_line(error)}") from error
+    return _plain(values, label), label
+
+
+def _plain(values: Any, source: str) -> Any:
+    """Values made of JSON's types, whose whole numbers have 64 bits."""
+    with readable(source):
+        return json.loads(json.dumps(values, default=str), parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"{cut(digits, 40)} has more digits than a number may have")
+    return int(digits)
 
 
 class _Layer(NamedTuple):
@@ -100,23 +112,24 @@ def _find(source: str) -> tuple[str, str]:
 @functools.cache
 def _parse(text: str, label: str) -> _Layer:
     """A recipe's file by its text. OmegaConf takes long, and a study or protocol loads the same ones for each run."""
-    try:
-        for old, new in RENAMED.items():
-            text = text.replace(f"${{{old}.", f"${{{new}.")
-        config = OmegaConf.create(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{label}{place}: not readable as YAML ({getattr(error, 'problem', None) or error})") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{label}: {str(error).splitlines()[0]}") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{label}: holds a list; a recipe holds sections such as 'training:'")
+    for old, new in RENAMED.items():
+        text = text.replace(f"${{{old}.", f"${{{new}.")
+    with readable(label):
+        root = check_yaml(text)
+        if isinstance(root, yaml.SequenceNode) or (root and isinstance(root.value, str) and root.tag[-5:] != ":null"):
+            held = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+            raise UserError(f"{label}: holds {held}; a recipe holds sections such as 'training:'")
+        try:
+            config = OmegaConf.create(text)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{label}: {first_line(error)}") from error
     # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author: it must not
     # replace that of a recipe that this one extends.
     values = {str(key): value for key, value in OmegaConf.to_container(config).items() if value is not None}
     named, name = values.pop("extends", None) or [], values.pop("name", Path(label).stem)
-    extends = [named] if isinstance(named, str) else list(map(str, named))
+    extends = [named] if isinstance(named, str) else named
+    if not isinstance(extends, list) or not all(isinstance(base, str) for base in extends):
+        raise UserError(f"{label}: extends: {cut(repr(named))} names no recipe; give one, or a list of them")
     return _Layer(extends, name, DictConfig(with_present_names(values)), [old for old in RENAMED if old in values])
 
 
@@ -147,11 +160,14 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise UserError(f"{COMMAND_LINE}: {override!r} is no override; write section.key=value")
+            raise UserError(f"{COMMAND_LINE}: {cut(override)!r} is no override; write section.key=value")
         try:
-            values[key] = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise UserError(f"{COMMAND_LINE}: {key}: {text!r} is not readable as YAML; quote it") from error
+            with readable(key):
+                check_yaml(text)
+                value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
+                values[key] = _plain(value, key)
+        except (UserError, OmegaConfBaseException) as error:
+            raise UserError(f"{COMMAND_LINE}: {key}: {cut(text)!r} is not readable as YAML; quote it") from error
     return values
 
 

@@ -5,7 +5,6 @@ Workers of a Ray cluster can share the images; the results are those of one proc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings
-from syncclip.evaluation.predict import RESULTS, Predictions, results, save_evaluation
+from syncclip.evaluation.predict import RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
@@ -89,9 +88,7 @@ def transfer(
 
 def transfer_results(run_url: str, name: str) -> dict[str, Any]:
     """What `transfer` wrote about one dataset."""
-    found = json.loads(storage.read_bytes(storage.join(_transfer_url(run_url, name), RESULTS)))
-    assert isinstance(found, dict)
-    return found
+    return read_results(storage.join(_transfer_url(run_url, name), RESULTS))
 
 
 def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
@@ -99,7 +96,7 @@ def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
     place = storage.join(url, RESULTS)
     if not storage.exists(place):
         return None
-    found: dict[str, Any] = json.loads(storage.read_bytes(place))
+    found = read_results(place)
     same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
     return found if same else None
 

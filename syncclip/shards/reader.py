@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.core import order
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
@@ -180,8 +180,8 @@ class ShardSet(ImageSet):
     def provenance(self, row: int) -> dict[str, Any]:
         """Where the image of a row came from."""
         table = self._table(int(self.samples.shard[row]))
-        found: dict[str, Any] = json.loads(table["provenance"][int(self.samples.place[row])].as_py())
-        return found
+        text = table["provenance"][int(self.samples.place[row])].as_py()
+        return parse_json(text, f"{self.name(row)}: provenance", dict, "see `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
         """Refuse a set with a class id that `classes` classes don't have.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from syncclip import storage
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.reader import ImageSet
@@ -113,11 +114,9 @@ def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], 
         raise UserError(f"{url}: sample {key!r} has no image (.jpg, .png or .webp), only {', '.join(parts)}.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
-        try:
-            found = json.loads(_text(tar, parts["json"]) or "")
-        except ValueError:
-            found = None
-        keys = found if isinstance(found, dict) else {}
+        keys: dict[str, object] = {}
+        with suppress(UserError):
+            keys = parse_json(_text(tar, parts["json"]) or "", key, dict)
         label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
         raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")

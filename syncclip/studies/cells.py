@@ -14,7 +14,7 @@ from syncclip import jobs, storage
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cause_of, debugging, ray_session
 from syncclip.core.settings import UserError
-from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.evaluation.predict import PREDICTIONS, RESULTS, read_results
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm, StudySettings
 from syncclip.runs.build import ModelCache
@@ -61,12 +61,12 @@ class CellRun:
     def seconds(self) -> float | None:
         """What the cell took, None where it was not finished here."""
         place = storage.join(self.url, TIMING)
-        return float(read_json(place)["seconds"]) if storage.exists(place) else None
+        return _seconds_in(place) if storage.exists(place) else None
 
     @property
     def results(self) -> dict[str, Any]:
         """The numbers of a finished cell."""
-        return dict(read_json(storage.join(self.url, RESULTS)))
+        return read_results(storage.join(self.url, RESULTS))
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
@@ -144,13 +144,18 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         recipe, folder = from_spec(spec)
         jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
         place = folder.path(TIMING)
-        before = read_json(place)["seconds"] if storage.exists(place) else 0.0
+        before = _seconds_in(place) if storage.exists(place) else 0.0
         write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
     except Exception as problem:
         if debugging():
             raise
         error = _sentence(problem)
     return {"seconds": time.monotonic() - start, "error": error}
+
+
+def _seconds_in(place: str) -> float:
+    seconds = read_json(place).get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 @functools.lru_cache(maxsize=1)

@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field
 
 from syncclip import storage
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import DATASET
 from syncclip.evaluation.metrics import Number
 from syncclip.sets.shift import Shift
@@ -195,6 +196,6 @@ def write_json(url: str, value: Any) -> None:
     storage.write_bytes(url, f"{text}\n".encode())
 
 
-def read_json(url: str) -> Any:
-    """Read what `write_json` wrote."""
-    return json.loads(storage.read_bytes(url))
+def read_json(url: str) -> dict[str, Any]:
+    """Read a mapping that `write_json` wrote."""
+    return parse_json(storage.read_bytes(url), url, dict, "run the study again")

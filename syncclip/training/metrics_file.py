@@ -8,6 +8,7 @@ import os
 from typing import IO, Any
 
 from syncclip import storage
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 
 
@@ -94,9 +95,9 @@ def _lines(path: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     if storage.exists(path):
         for line in storage.read_bytes(path).splitlines(keepends=True):
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(UserError):
                 if line.endswith(b"\n"):
-                    found.append(json.loads(line))
+                    found.append(parse_json(line, path, dict))
     return found
 
 

@@ -80,3 +80,57 @@ def test_both_names_at_once_are_refused(tmp_path: Path) -> None:
     path.write_text("benchmark: {shots: 4}\ndataset: {shots: 2}\n")
     with pytest.raises(UserError, match=r"both\.yaml: benchmark: no such key"):
         Recipe.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("5", "holds a single value"),
+        ("training", "holds a single value"),
+        ("- training", "holds a list"),
+        (".inf", "holds a single value"),
+        ("extends: 5", "extends: 5 names no recipe"),
+        ("extends: {icons: 1}", "extends: {'icons': 1} names no recipe"),
+        ("extends: [icons, [demo]]", "extends: ['icons', ['demo']] names no recipe"),
+        ("a: " + "[" * 900 + "]" * 900, "nested too deeply"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("training: {epochs: !!int ''}", "not readable as YAML"),
+        ("training: {epochs: !!bool maybe}", "not readable as YAML"),
+        ("training: {epochs: !!timestamp soon}", "not readable as YAML"),
+        ("training: {epochs: " + "9" * 5000 + "}", "not readable as YAML"),
+        ("training: {epochs: 0x" + "f" * 9000 + "}", "not readable as YAML"),
+        ("training: {epochs: " + "9" * 30 + "}", "has more digits than a number may have"),
+        ("training: {? !!binary aGk= : 1}", "not readable as YAML"),
+        ("training: {epochs: '" + "x" * 10**6 + "'}", "it must be a whole number"),
+        ("a: ${b}\nb: ${a}", "Recursive interpolation"),
+        ("a: ${", "no viable alternative"),
+    ],
+)
+def test_no_text_of_a_recipe_ends_in_anything_but_a_sentence(text: str, reason: str, tmp_path: Path) -> None:
+    place = tmp_path / "mine.yaml"
+    place.write_text(text)
+    with pytest.raises(UserError) as refused:
+        Recipe.load(str(place))
+    assert str(refused.value).startswith("mine.yaml") and reason in str(refused.value)
+    assert len(str(refused.value)) <= 2000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[" * 900 + "]" * 900,
+        "!!bool x",
+        "9" * 5000,
+        "9" * 30,
+        "0x" + "f" * 9000,
+        "&a [*a]",
+        "${",
+        "${x}",
+        "\x1b",
+        "{}: 1",
+    ],
+)
+def test_no_value_of_an_override_ends_in_anything_but_a_sentence(value: str) -> None:
+    with pytest.raises(UserError, match=r"^command line: training\.epochs") as refused:
+        Recipe.of_defaults([f"training.epochs={value}"])
+    assert len(str(refused.value)) <= 500

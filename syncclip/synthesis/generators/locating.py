@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.embedded import FOLDER
@@ -79,7 +79,7 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
-        named = json.loads(index.read_text())
+        named = parse_json(index.read_bytes(), str(index), dict)
     except (OSError, ValueError):
         return None
     return {part for part, place in named.items() if isinstance(place, list) and all(place)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
+from syncclip.core.formats import check_yaml, parse_json, readable
 from syncclip.core.settings import UserError
 from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings
 from syncclip.synthesis.prompts.settings import PromptSettings
@@ -93,13 +93,12 @@ def _parsed(url: str) -> Any:
     data = storage.read_bytes(url)
     try:
         if url.endswith(".json"):
-            return json.loads(data, object_pairs_hook=_once)
-        return yaml.load(data, _Loader)
+            return parse_json(data, url, object, each=_once)
+        with readable(url):
+            check_yaml(data)
+            return yaml.load(data, _Loader)
     except _TwiceError as error:
         raise UserError(f"{url}: {error}; put their sentences together, or correct one of the names") from error
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{url} is not readable as {'JSON' if url.endswith('.json') else 'YAML'}: {reason}") from error
 
 
 class _TwiceError(Exception):
@@ -115,7 +114,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Loader(yaml.BaseLoader):
+class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # in C where it can be
     """All is text, also a class called `no`; a key given twice is an error, which it isn't in YAML."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -124,7 +123,8 @@ class _Loader(yaml.BaseLoader):
             line = key.start_mark.line + 1
             if lines.setdefault(str(key.value), line) != line:
                 raise _TwiceError(f"{key.value!r} is in line {lines[key.value]} and in line {line}")
-        return super().construct_mapping(node, deep)
+        found: dict[Hashable, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def _reason(error: ValidationError) -> str:

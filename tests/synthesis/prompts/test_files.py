@@ -109,8 +109,8 @@ def test_strategies_without_weight_are_left_out_and_their_files_not_read() -> No
         ("a.json", '{"cat": ["  "]}', "cat: 0: '' is no sentence"),
         ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is both entry 1 and entry 3; put"),
         ("a.yaml", "cat: [a]\ndog: [b]\ncat: [c]\n", "'cat' is in line 1 and in line 3; put"),
-        ("a.json", "{", "is not readable as JSON"),
-        ("a.yaml", "cat: [", "is not readable as YAML"),
+        ("a.json", "{", "a.json: not readable as JSON"),
+        ("a.yaml", "cat: [", "a.yaml, line 2: not readable as YAML"),
     ],
 )
 def test_a_file_of_another_shape_is_told(tmp_path: Path, name: str, text: str, sentence: str) -> None:
