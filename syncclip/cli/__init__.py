@@ -1,5 +1,25 @@
 """The command `syncclip`: arguments come in, one call of the library is made, and its result is printed."""
 
-from syncclip.cli.app import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import signal
+import sys
+from collections.abc import Sequence
+
+from syncclip.core.interruption import SENTENCE, SIGNALS, listening
+from syncclip.core.progress import say
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 128 + a signal's number."""
+    with listening() as listener:
+        try:
+            from syncclip.cli.app import run  # takes a second, in which a signal may come
+
+            status = run(list(sys.argv[1:] if arguments is None else arguments))
+        except KeyboardInterrupt:
+            say(SENTENCE)
+            status = listener.status
+        for number in SIGNALS:  # while the interpreter ends, a signal leaves nothing to be said
+            signal.signal(number, signal.SIG_DFL)
+    sys.exit(status)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
-from collections.abc import Sequence
+import threading
+from contextlib import suppress
 from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit
+from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import cause_of, debugging
+from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
@@ -39,9 +42,12 @@ app.add_typer(datasets.app, name="benchmarks", hidden=True)  # its name in earli
 @app.callback(help=QUESTION, invoke_without_command=True)
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,  # noqa: ARG001
+    grace: Annotated[  # noqa: ARG001
+        float, typer.Option("--grace", metavar="SECONDS", help="For what is in flight, when interrupted.")
+    ] = GRACE,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Options of every command; `run` looks for `--debug` itself, as it may stand anywhere."""
+    """Options of every command; `run` looks for `--debug` and `--grace` itself, as they may stand anywhere."""
     if version:
         from importlib import metadata
 
@@ -52,27 +58,50 @@ def options(
         raise typer.Exit
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 130 interrupted."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
-
-
 def run(arguments: list[str]) -> int:
-    """Run the command; returns the exit status. `--debug` may stand anywhere."""
+    """Run the command; returns the exit status. `--debug` and `--grace` may stand anywhere."""
     if "--debug" in arguments:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
+    command = get_command(app)
     try:
-        return app(arguments, standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort):
-        say("syncclip: interrupted; the same command resumes where it stopped")
-        return 130
+        grace, arguments = _grace(arguments)
+        with listening(grace) as listener:
+            try:
+                # Not by calling `app`: typer would end quietly at an interrupt.
+                with command.make_context("syncclip", arguments) as context:
+                    return command.invoke(context) or 0
+            except (KeyboardInterrupt, typer.Abort):
+                say(SENTENCE)
+                return listener.status or 130
+    except typer.Exit as end:
+        return end.exit_code
+    except BrokenPipeError:  # who reads the output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except Exception as error:
         mistake = sentence(error)
         if mistake is None or debugging():
             raise
         say(f"syncclip: {mistake}")
         return 2
+
+
+def _grace(arguments: list[str]) -> tuple[float, list[str]]:
+    """The seconds of the last `--grace`, and the other arguments."""
+    grace, others = str(GRACE), []
+    following = iter(arguments)
+    for argument in following:
+        if argument == "--grace":
+            grace = next(following, "")
+        elif argument.startswith("--grace="):
+            grace = argument.removeprefix("--grace=")
+        else:
+            others.append(argument)
+    with suppress(ValueError):
+        if 0 <= float(grace) <= threading.TIMEOUT_MAX:
+            return float(grace), others
+    raise UserError(f"--grace: {grace!r} is no number of seconds; give one, such as --grace 20")
 
 
 def sentence(error: BaseException) -> str | None:

@@ -33,9 +33,10 @@ class JobStatus(Settings):
 
     model_config = ConfigDict(frozen=False)
 
-    state: Literal["running", "complete", "ended", "failed", "stopped"] = "running"
+    state: Literal["running", "complete", "ended", "failed", "interrupted", "stopped"] = "running"
+    """"stopped" is what earlier versions called an interrupted job."""
     reason: str = ""
-    """Why it failed or stopped."""
+    """Why it failed or was interrupted."""
     began: float
     """When this call began."""
     seen: float
@@ -48,11 +49,11 @@ class JobStatus(Settings):
         return cls(began=now, seen=now, **values)
 
     def end(self, error: BaseException | None) -> None:
-        """Record how the job ended: complete, stopped, or failed for a reason."""
+        """Record how the job ended: complete, interrupted, or failed for a reason."""
         if error is None:
             self.state = "complete"
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.state, self.reason = "stopped", "interrupted"
+            self.state, self.reason = "interrupted", "Ctrl-C or a signal"
         else:
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self.state, self.reason = "failed", name + " ".join(str(error).split())

@@ -84,8 +84,11 @@ class StudyStatus(JobStatus):
         self.wall_seconds = max(0.001, round(time.monotonic() - self._start, 3))
 
     def end(self, error: BaseException | None) -> None:
-        """Record that the study ended or was stopped; nothing runs any more."""
-        self.state, self.running = "ended" if error is None else "stopped", []
+        """Record how the study ended; nothing runs any more."""
+        super().end(error)
+        self.running = []
+        if error is None:  # cells may have failed
+            self.state = "ended"
 
 
 def read_study_status(url: str) -> StudyStatus | None:

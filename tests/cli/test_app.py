@@ -121,7 +121,7 @@ def test_an_interrupt_is_no_mistake(capsys: pytest.CaptureFixture[str], monkeypa
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(app, "app", interrupted)
+    monkeypatch.setattr("syncclip.Recipe.load", interrupted)
     outcome = Outcome(capsys, "synth", "icons")
     assert outcome.status == 130
     assert "the same command resumes" in outcome.err

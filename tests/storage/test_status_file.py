@@ -27,6 +27,8 @@ def test_begin_and_end_are_told_with_their_time(tmp_path: Path) -> None:
     assert told(place) == JobStatus(state="complete", began=0.0, seen=200.0)
     with pytest.raises(KeyboardInterrupt), keep_status_file(str(place), begun()):
         raise KeyboardInterrupt
+    assert told(place).state == "interrupted"
+    place.write_text(place.read_text().replace('"interrupted"', '"stopped"'))  # as earlier versions wrote it
     assert told(place).state == "stopped"
     with pytest.raises(UserError), keep_status_file(str(place), begun()):
         raise UserError("no space left")

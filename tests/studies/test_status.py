@@ -65,7 +65,7 @@ def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
     ):
         raise KeyboardInterrupt
     found = read_study_status(str(tmp_path))
-    assert found is not None and (found.state, found.running) == ("stopped", [])
+    assert found is not None and (found.state, found.running) == ("interrupted", [])
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:

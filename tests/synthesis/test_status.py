@@ -43,7 +43,7 @@ def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
     [
         (UserError("no space left"), "failed", "no space left"),
         (RuntimeError("a\nb"), "failed", "RuntimeError: a b"),
-        (KeyboardInterrupt(), "stopped", "interrupted"),
+        (KeyboardInterrupt(), "interrupted", "Ctrl-C or a signal"),
     ],
 )
 def test_an_end_before_the_end_is_told_with_its_reason(

@@ -1,0 +1,211 @@
+"""Ctrl-C, SIGTERM (Slurm, Kubernetes, a spot machine's notice) and SIGHUP: how a command is interrupted.
+
+A thread of its own waits for the signals, which are blocked in all others: whatever handlers a library installs, here
+they never run. The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in
+flight, as long as the grace allows; another one ends the process at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+from syncclip.core.progress import say
+
+SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+GRACE = 20.0
+"""Seconds for a checkpoint or a shard in flight. Kubernetes and Slurm send SIGKILL 30 s after SIGTERM by default."""
+
+ECHO = 1.0
+"""Seconds within which a signal that comes again is the same one: timeout(1) and shells send it to a process and then
+to its whole group."""
+
+WAKE = signal.SIGURG
+"""What interrupts the main thread, also in a call that waits. Nobody else sends it, and by default it does nothing."""
+
+SENTENCE = "syncclip: interrupted; the same command resumes where it stopped"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised in the main thread. Libraries, Ray among them, know KeyboardInterrupt alone, so it must be one."""
+
+
+_requested = threading.Event()
+
+
+def requested() -> bool:
+    """Whether what runs in this process should stop at the next place from which it can be resumed."""
+    return _requested.is_set()
+
+
+class Listener:
+    """Waits for signals while a command runs, see `listening`."""
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.signals = SIGNALS - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set())
+        self.signal = 0
+        """The first that came; 0: none."""
+        self.at_once: Callable[[], None] | None = None
+        """Called before the process is ended by a second signal."""
+        self.raised = False
+        """Whether the main thread was interrupted: it is only once, and then cleans up."""
+        self._stop: Callable[[], None] | None = None
+        self._came = 0.0
+        self._ended = False
+        self._lock = threading.RLock()
+        self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
+
+    @property
+    def status(self) -> int:
+        """The exit status of a command that a signal ended, as shells have it: 130, 143 or 129; 0 without one."""
+        return 128 + self.signal if self.signal else 0
+
+    def begin(self) -> None:
+        """Start to wait."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Wait no more."""
+        self._ended = True
+        assert self._thread.ident is not None
+        if self._thread.is_alive():
+            signal.pthread_kill(self._thread.ident, signal.SIGTERM)
+        self._thread.join()
+
+    def postpone(self, stop: Callable[[], None] | None) -> None:
+        """From now on call `stop` at a signal; None: interrupt the main thread, also for one that has come meanwhile.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        with self._lock:
+            self._stop = stop
+            if self.signal and not self.raised:
+                self.raised = True
+                raise Interrupted
+
+    def _wait(self) -> None:
+        while not self._ended:
+            number = signal.sigwait(self.signals)
+            if not self._ended:
+                self._receive(number)
+
+    def _receive(self, number: int) -> None:
+        with self._lock:
+            if self.signal:
+                if time.monotonic() - self._came > ECHO:
+                    self._end_at_once()
+                return
+            self.signal, self._came = number, time.monotonic()
+            _requested.set()
+            stop = self._stop
+            if stop is None or self.grace <= 0:
+                _interrupt()
+                return
+        say(
+            f"syncclip: interrupted; finishing what is in flight within {self.grace:g} s, a second time ends it at once"
+        )
+        overdue = threading.Timer(self.grace, self._lose_patience, [stop])
+        overdue.daemon = True
+        overdue.start()
+        stop()
+
+    def _lose_patience(self, stop: Callable[[], None]) -> None:
+        with self._lock:
+            if self._stop is stop:
+                _interrupt()
+
+    def _end_at_once(self) -> NoReturn:
+        if self.at_once is not None:
+            self.at_once()
+        say(SENTENCE)
+        os._exit(self.status)
+
+
+_listener: Listener | None = None
+
+
+@contextlib.contextmanager
+def listening(grace: float = GRACE) -> Iterator[Listener]:
+    """Listen to the signals while a command runs in the main thread; elsewhere they stay as they are.
+
+    SIGHUP stays ignored where it is, as under nohup. Inside another such block, that one goes on to listen.
+
+    Args:
+        grace: seconds that what is in flight may take, see `postponed`.
+    """
+    global _listener
+    listener = _listener or Listener(grace)
+    listener.grace = grace
+    if threading.current_thread() is not threading.main_thread() or _listener is not None:
+        yield listener
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, listener.signals)
+    woken = signal.signal(WAKE, _raise)
+    listener.begin()
+    _listener = listener
+    try:
+        yield listener
+    finally:
+        _listener = None
+        listener.end()
+        _requested.clear()
+        signal.signal(WAKE, woken)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let this block end by itself at the first signal, if it does so within the grace; it is interrupted afterwards.
+
+    Where no command listens, as in a program of the user's, Ctrl-C interrupts as ever.
+
+    Args:
+        stop: called once, from another thread, when a signal comes; `requested` is true from then on.
+
+    Raises:
+        Interrupted: a signal came: at the block's end, or inside it when the grace was over.
+    """
+    listener = _listener
+    if listener is None:
+        yield
+        return
+    listener.postpone(stop)
+    try:
+        yield
+    finally:
+        listener.postpone(None)
+
+
+def interrupt_main() -> None:
+    """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come."""
+    if _listener is not None:
+        _interrupt()
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def _interrupt() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+
+
+def _raise(*_: object) -> None:
+    if _listener is not None and not _listener.raised:
+        _listener.raised = True
+        raise Interrupted
+
+
+def _unblock() -> None:
+    """In a child process: signals reach it as they reach others."""
+    if _listener is not None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+os.register_at_fork(after_in_child=_unblock)
