@@ -109,9 +109,7 @@ class Listener:
             if stop is None or self.grace <= 0:
                 _interrupt()
                 return
-        say(
-            f"syncclip: interrupted; finishing what is in flight within {self.grace:g} s, a second time ends it at once"
-        )
+        say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
         overdue.daemon = True
         overdue.start()
