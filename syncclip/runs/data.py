@@ -109,8 +109,10 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
     """Where remote shards are copied to: a folder that all workers of a machine share."""
-    folder = training.cache_folder or str(Path(tempfile.gettempdir()) / f"syncclip-{os.getuid()}" / "shards")
-    return ShardCache(training.cache_bytes, folder=folder, check=training.check_shards)
+    named = training.cache_folder
+    ours = Path(tempfile.gettempdir()) / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
+    folder = ours if named is None else Path(named).expanduser().resolve()
+    return ShardCache(training.cache_bytes, folder=str(folder), check=training.check_shards)
 
 
 def through(dataset: Dataset, cache: ShardCache) -> Dataset:

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from syncclip.storage.private import make_private, open_private
+
 STRIPES = 64
 """Lock files; two files of one stripe are copied one after the other."""
 PART = ".part"
@@ -26,7 +28,8 @@ class SharedFolder:
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """
         Args:
-            folder: Made with its first file; it must be on this machine's disk, and hold nothing else.
+            folder: Made with its first file, for this user alone; it must be on this machine's disk, and hold nothing
+                else.
             limit_bytes: What all files in it may take; all processes that share it should give the same.
         """
         self.folder, self.limit_bytes = folder, limit_bytes
@@ -38,8 +41,11 @@ class SharedFolder:
             name: Must identify the content, for a file of that name is taken as it is.
             size: Of the file, bytes.
             fetch: Writes it to a path; its errors pass through.
+
+        Raises:
+            UserError: The folder or the file is another user's, or a link.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         path = self.folder / f"{name}-{size}"
         if (descriptor := _held(path)) is not None:
             return descriptor
@@ -50,7 +56,7 @@ class SharedFolder:
             with self._locked("lock"):
                 if not self._make_room(size):
                     return None
-                copying = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+                copying = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 fcntl.flock(copying, fcntl.LOCK_SH)
             try:
                 fetch(part)
@@ -74,7 +80,7 @@ class SharedFolder:
 
     @contextlib.contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_private(self.folder / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -91,7 +97,7 @@ def _release(descriptor: int) -> None:
 def _held(path: Path) -> int | None:
     """A descriptor that keeps the file from being removed; None where there is none, or no longer."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -105,7 +111,7 @@ def _held(path: Path) -> int | None:
 def _removed(path: Path) -> bool:
     """Remove a file unless it is held."""
     with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_private(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
