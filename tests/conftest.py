@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from syncclip.core import trust
 from syncclip.core.ray_session import ray_session
 from tests import lanes
 
@@ -47,6 +48,12 @@ def same_numbers() -> None:
 
     # No seed that a test uses itself. `torch.manual_seed` also seeds all other devices, which takes a millisecond.
     torch.default_generator.manual_seed(4711)
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted() -> None:
+    """No test runs code of one's own because an earlier one was allowed to."""
+    trust.forget()
 
 
 class Listener(logging.Handler):

@@ -22,6 +22,7 @@ from syncclip.core.progress import say
 from syncclip.core.ray_session import cause_of, debugging
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
+from syncclip.core.trust import NAME, trust
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -45,9 +46,13 @@ def options(
     grace: Annotated[  # noqa: ARG001
         float, typer.Option("--grace", metavar="SECONDS", help="For what is in flight, when interrupted.")
     ] = GRACE,
+    trusted: Annotated[  # noqa: ARG001
+        list[str] | None,
+        typer.Option("--trust", metavar="NAME", help="Run this code, module:Class, though a file of others names it."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Options of every command; `run` looks for `--debug` and `--grace` itself, as they may stand anywhere."""
+    """Options of every command; `run` looks for all but `--version` itself, as they may stand anywhere."""
     if version:
         from importlib import metadata
 
@@ -59,13 +64,14 @@ def options(
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; returns the exit status. `--debug` and `--grace` may stand anywhere."""
+    """Run the command; returns the exit status. `--debug`, `--grace` and `--trust` may stand anywhere."""
     if "--debug" in arguments:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
     command = get_command(app)
     try:
         grace, arguments = _grace(arguments)
+        arguments = _with_trust(arguments)
         with listening(grace) as listener:
             try:
                 # Not by calling `app`: typer would end quietly at an interrupt.
@@ -89,19 +95,36 @@ def run(arguments: list[str]) -> int:
 
 def _grace(arguments: list[str]) -> tuple[float, list[str]]:
     """The seconds of the last `--grace`, and the other arguments."""
-    grace, others = str(GRACE), []
-    following = iter(arguments)
-    for argument in following:
-        if argument == "--grace":
-            grace = next(following, "")
-        elif argument.startswith("--grace="):
-            grace = argument.removeprefix("--grace=")
-        else:
-            others.append(argument)
+    given, others = _taken(arguments, "--grace")
+    grace = given[-1] if given else str(GRACE)
     with suppress(ValueError):
         if 0 <= float(grace) <= threading.TIMEOUT_MAX:
             return float(grace), others
     raise UserError(f"--grace: {grace!r} is no number of seconds; give one, such as --grace 20")
+
+
+def _with_trust(arguments: list[str]) -> list[str]:
+    """The arguments without `--trust`, after each of which code is named that is trusted from here on."""
+    names, others = _taken(arguments, "--trust")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
+        trust(name, anywhere=True)
+    return others
+
+
+def _taken(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option that may stand anywhere, and the other arguments."""
+    values, others = [], []
+    following = iter(arguments)
+    for argument in following:
+        if argument == option:
+            values.append(next(following, ""))
+        elif argument.startswith(f"{option}="):
+            values.append(argument.removeprefix(f"{option}="))
+        else:
+            others.append(argument)
+    return values, others
 
 
 def sentence(error: BaseException) -> str | None:

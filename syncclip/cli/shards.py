@@ -184,6 +184,6 @@ def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
     recipe, place = syncclip.Recipe.of_defaults(overrides), storage.join(folder, SET_RECIPE)
     storage.configure(recipe.storage.options)
     if storage.exists(place):
-        recipe = syncclip.Recipe.load(place, overrides)
+        recipe = syncclip.Recipe.load(place, overrides, own=False)
         storage.configure(recipe.storage.options)
     return recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 EMBEDDED = "icons"
 SCHEMAS = ("local-dir:", "hf-hub:")
+CONFIG = "open_clip_config.json"
 
 
 class BackboneSettings(Settings):
@@ -86,7 +88,10 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=settings.pretrained, require_pretrained=True, force_quick_gelu=_quick_gelu(settings)
         )
+        _refuse_code(name)
         tokenizer = open_clip.get_tokenizer(name)
+    except UserError:
+        raise
     except Exception as error:  # whatever the reason, the remedy is the same
         reason = str(error).strip().partition("\n")[0][:200]
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
@@ -107,6 +112,23 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         precision=settings.precision,
         checkpoint_activations=settings.checkpoint_activations,
     )
+
+
+def _refuse_code(name: str) -> None:
+    """Refuse a model, whose files are here by now, that would have code of its own run for its tokenizer."""
+    from huggingface_hub import hf_hub_download
+
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        file = Path(place) / CONFIG
+    elif scheme == "hf-hub":
+        file = Path(hf_hub_download(place, CONFIG, local_files_only=True))
+    else:
+        return  # open_clip's own
+    config = json.loads(file.read_bytes())
+    text = config.get("model_cfg", config).get("text_cfg", {})
+    if text.get("tokenizer_kwargs", {}).get("trust_remote_code"):
+        raise UserError(f"backbone.name: {file} asks for code of its own to be run, which no model may; choose another")
 
 
 def _source(settings: BackboneSettings) -> str:
@@ -146,6 +168,6 @@ def _quick_gelu(settings: BackboneSettings) -> bool:
 
 
 def _local(path: Path, remedy: str) -> str:
-    if not (path / "open_clip_config.json").is_file():
+    if not (path / CONFIG).is_file():
         raise UserError(f"backbone.name: there is no CLIP in {path}; {remedy}")
     return f"local-dir:{path}"

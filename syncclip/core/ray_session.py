@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from syncclip.core.trust import own_paths
+
 if TYPE_CHECKING:
     import psutil
 
@@ -153,7 +155,7 @@ def _join(address: str, level: int) -> None:
     import ray
 
     try:
-        ray.init(address=address, logging_level=level, log_to_driver=debugging())
+        ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=own_paths())
     except RuntimeError as error:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if "Version mismatch" not in str(error) or len(versions) != 2:
@@ -185,6 +187,7 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
                 include_dashboard=False,
                 logging_level=level,
                 log_to_driver=debugging(),
+                job_config=own_paths(),
             )
         except Exception as error:
             failure = error

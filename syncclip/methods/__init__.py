@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +12,7 @@ from pydantic import Field, ValidationError
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import Settings, UserError, explain
 from syncclip.core.text import did_you_mean
+from syncclip.core.trust import module_of
 from syncclip.methods.base import DataUse, Method, MethodSettings, TrainingBatch
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
@@ -99,21 +98,20 @@ def find_method(name: str) -> type[Method]:
     folder.
 
     Raises:
-        UserError: the name is unknown, or there is no such module or class, or it is not a `Method`.
+        UserError: the name is unknown or not trusted (see `core.trust`), or there is no such module or class, or it is
+            not a `Method`.
     """
     if name in METHODS:
         return METHODS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise UserError(f"there is no method {name!r}; {did_you_mean(name, METHODS)}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        found = getattr(module_of(name), name.partition(":")[2])
+    except UserError:
+        raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"no method {name!r} ({error}); give package.module:Class as it is imported from {here}"
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {Path.cwd()}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")

@@ -18,6 +18,7 @@ from syncclip.core.formats import check_yaml, readable
 from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
+from syncclip.core.trust import names_in, results_around, texts_in, trust
 
 COMMAND_LINE = "command line"
 
@@ -31,23 +32,37 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")))
 
 
-def read(source: str, base: str | None) -> tuple[dict[str, Any], str]:
-    """(plain values, label for messages) of a recipe, with those of the recipes that it extends under its own.
+def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any], str, bool]:
+    """(plain values, label for messages, whether it is the user's own) of a recipe, over those that it extends.
+
+    Code that the user's own recipes name is trusted from here on.
 
     Args:
-        source, base: see `Recipe.load`.
+        source, base, own: see `Recipe.load`.
 
     Raises:
-        UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing.
+        UserError: no such file, no YAML, recipes that extend each other in a ring, or an interpolation of nothing; or
+            one that is not the user's own reads the environment.
     """
     url, label = _find(source)
+    own = own and _is_own(url)
+    label = label if own else url
     try:
-        layers = [*(_layers(*_find(base), []) if base is not None else []), *_layers(url, label, [])]
+        layers = [*(_layers(*_find(base), own, []) if base is not None else []), *_layers(url, label, own, [])]
         merged = OmegaConf.merge(*(layer.config for layer in layers), {"name": layers[-1].name})
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {first_line(error)}") from error
-    return _plain(values, label), label
+    # Of own recipes alone, so that what a name is made of may be looked up; beside others', only as it is written.
+    trust(*names_in(values if all(one.own for one in layers) else [_written(one) for one in layers if one.own]))
+    return _plain(values, label), label, own
+
+
+def _is_own(url: str) -> bool:
+    """Whether a recipe is the user's own: on this machine, and in no folder that may have come from elsewhere."""
+    if url.startswith(f"{SHIPPED}/"):
+        return True
+    return storage.is_local(url) and results_around(storage.local_path(url).absolute().parent) is None
 
 
 def _plain(values: Any, source: str) -> Any:
@@ -71,24 +86,36 @@ class _Layer(NamedTuple):
     """Its sections, without the two above."""
     renamed: list[str]
     """Names of an earlier version that it uses."""
+    own: bool = True
+    """Whether it is the user's own, and so may name code."""
 
 
-def _layers(url: str, label: str, within: list[str]) -> list[_Layer]:
-    """The recipes that a recipe extends, and itself as the last; `within` are those that extend it."""
-    own = _parse(storage.read_bytes(url).decode(errors="replace"), label)
-    for old in own.renamed:
+def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
+    """The recipes that a recipe extends, and itself as the last; `within` are those that extend it.
+
+    What a recipe extends is the user's `own` only if it itself is.
+    """
+    last = _parse(storage.read_bytes(url).decode(errors="replace"), label)._replace(own=own and _is_own(url))
+    for old in last.renamed:
         report_renamed(label, old)
     found: list[_Layer] = []
-    folder, bases = url.rpartition("/")[0], own.extends
+    folder, bases = url.rpartition("/")[0], last.extends
+    if not last.own and any(re.search(r"\$\{.*:", text, re.DOTALL) for text in (*bases, *texts_in(_written(last)))):
+        raise UserError(f"{url}: reads the environment or computes by ${{...:...}}, which only your own recipe may")
     if "${" in str(bases):
-        bases = list(OmegaConf.merge(own.config, {"extends": bases}).extends)
+        bases = list(OmegaConf.merge(last.config, {"extends": bases}).extends)
     for base in bases:
         as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
         place, below = _find(base if as_given else storage.join(folder, base))
         if place in [*within, url]:
             raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
-        found += _layers(place, below, [*within, url])
-    return [*found, own]
+        found += _layers(place, below, last.own, [*within, url])
+    return [*found, last]
+
+
+def _written(layer: _Layer) -> Any:
+    """The values of a layer as they are written."""
+    return OmegaConf.to_container(layer.config)
 
 
 def _find(source: str) -> tuple[str, str]:

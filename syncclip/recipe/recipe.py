@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
 from syncclip.methods import MethodsSettings, find_method
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
@@ -46,6 +47,8 @@ its content is identified by its own plan."""
 
 ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
+
+PIPELINE_CLASS = "synthesis.generator.pipeline_class"
 
 SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
 """In the names of storage options that are not stored beside results."""
@@ -83,7 +86,7 @@ class Recipe(Settings):
         return self
 
     @classmethod
-    def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None) -> Recipe:
+    def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None, own: bool = True) -> Recipe:
         """Read a recipe and apply overrides; the overrides win. What a study's arms override is checked by the study.
 
         Args:
@@ -93,13 +96,20 @@ class Recipe(Settings):
                 list of such, later ones win.
             overrides: "section.key=value"; the value is read as YAML.
             base: a recipe that is extended as if it came first in the file's list.
+            own: whether the user has named this very file, so that it may name code to be run (see `core.trust`). What
+                lies in a folder of results, or is not on this machine, may not in any case.
 
         Raises:
             UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
                 holds file, key, reason and remedy.
         """
-        values, label = read(source, base)
-        return _checked(values, split_overrides(overrides), label)
+        given = split_overrides(overrides)
+        trust(*names_in(given))
+        values, label, is_own = read(source, base, own)
+        recipe = _checked(values, given, label)
+        for key, name in recipe.code.items() if own and not is_own else ():
+            require_trust(name, f"{label}: {key}: ")
+        return recipe
 
     @classmethod
     def of_dataset(
@@ -120,6 +130,7 @@ class Recipe(Settings):
             UserError: see `load`.
         """
         given = {"dataset.root": root, **(values or {}), **split_overrides(overrides)}
+        trust(*names_in(split_overrides(overrides)))
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
@@ -133,10 +144,12 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        return cls().with_values(split_overrides(overrides))
+        given = split_overrides(overrides)
+        trust(*names_in(given))
+        return cls().with_values(given)
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
-        """A copy with `{"section.key": value}` set, checked like any recipe.
+        """A copy with `{"section.key": value}` set, checked like any recipe. Code that they name isn't trusted by that.
 
         Raises:
             UserError: an unknown key, a wrong value or an impossible combination.
@@ -163,6 +176,13 @@ class Recipe(Settings):
             "training": training,
         }
         return digest(with_first_names(parts))
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Key -> `module:Class` of all code outside the package that the recipe names."""
+        named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
+        named |= {f"study.arms[{place}].method": arm.method for place, arm in enumerate(self.study.arms)}
+        return {key: name for key, name in named.items() if ":" in name}
 
     @property
     def folder(self) -> str:

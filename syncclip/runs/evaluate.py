@@ -14,6 +14,7 @@ from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, cause_of, ray_session
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust, trusted
 from syncclip.datasets import Dataset, DatasetSettings
 from syncclip.evaluation.predict import RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.methods import Method, build_method
@@ -165,14 +166,15 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
             max_retries=RETRIES,
         )
         try:
-            found = ray.get([remote.remote(recipe, prompts, part, workers) for part in range(workers)])
+            found = ray.get([remote.remote(recipe, prompts, part, workers, trusted()) for part in range(workers)])
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
     return Predictions.joined(found, images)
 
 
-def predict_part(recipe: Recipe, prompts: bytes, part: int, parts: int) -> Predictions:
-    """One part's predictions; runs on a worker."""
+def predict_part(recipe: Recipe, prompts: bytes, part: int, parts: int, known: Sequence[str] = ()) -> Predictions:
+    """One part's predictions; runs on a worker, to which the code that is trusted is `known`."""
+    trust(*known)
     run = build_parts(recipe)
     run.method.load_state_dict(safetensors.torch.load(prompts))
     return predictions(recipe, run, recipe.evaluation.split, part, parts)

@@ -9,6 +9,7 @@ from typing import Any
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust, trusted
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
@@ -28,7 +29,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
         begun = "the run there is not finished" if storage.exists(place) else "no run there"
         raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
-    recipe = Recipe.load(place, overrides)
+    recipe = Recipe.load(place, overrides, own=False)
     record = RunFolder(run, recipe.name, recipe.hash).record()
     return recipe, RunFolder(run, record.name if record is not None else recipe.name, recipe.hash)
 
@@ -109,15 +110,17 @@ def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recip
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """A resolved run as plain data, for another process: see `from_spec`."""
     values = recipe.model_dump(mode="json")
-    return {"recipe": values, "url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+    known = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+    return {"recipe": values, **known, "trusted": trusted()}
 
 
 def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
-    """The resolved run that `to_spec` wrote down; its storage options are in force from here on.
+    """The resolved run that `to_spec` wrote down; its storage options and its trust in code are in force from here on.
 
     Raises:
         UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
     """
+    trust(*spec.get("trusted", ()))
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)
     return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml())

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.core.trust import require_trust
 from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
 from syncclip.synthesis.driver import check_capacity, synthesise_set
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators.locating import INDEX, commit_on_hub, locate
-from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.plan import PLAN_NAME, Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 
@@ -91,6 +92,7 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
 def _plan(url: str, broken: int) -> Plan:
     found = read_set(url)
     if isinstance(found, Plan):
+        require_trust(found.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
         return found
     count = f"{counted(broken, 'shard')} can't be generated again"
     if isinstance(found, ImportedSet):

@@ -20,6 +20,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.core.trust import require_trust, trusted
 from syncclip.shards.markers import committed, markers, shard_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
@@ -77,6 +78,7 @@ def synthesise_set(
     if stored is None and next(markers(url), None) is not None:
         raise UserError(f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder")
     plan = asked if stored is None else agreed_plan(asked, stored, url)
+    require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
     if place_assets is not None:
         plan = place_assets(plan, url)
     images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
@@ -97,7 +99,7 @@ def synthesise_set(
     # An actor may run in another folder and on another machine.
     places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
     placed = plan.model_copy(update=places)
-    worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured())
+    worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured(), trusted())
     job = _Job(plan, url, images, todo, pool, new=stored is None)
     return summarise(plan, url, _generate(job, worker, show, observe))
 

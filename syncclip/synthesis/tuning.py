@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncclip.core.ray_session import cause_of, ray_session
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust, trusted
 from syncclip.shards.markers import committed
 from syncclip.synthesis.generators.locating import Located, locate
 from syncclip.synthesis.generators.probing import answered
@@ -33,16 +34,17 @@ def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
         remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=pool.num_gpus, max_calls=1)(_answers)
         generator = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
         try:
-            found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device))
+            found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device, trusted()))
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=found)})
 
 
-def _answers(plan_text: str, generator: GeneratorSettings, device: str) -> dict[str, Any]:
-    """What was found, by the settings' names."""
+def _answers(plan_text: str, generator: GeneratorSettings, device: str, known: Sequence[str]) -> dict[str, Any]:
+    """What was found, by the settings' names; `known` is the code that is trusted."""
     import torch
 
+    trust(*known)
     plan = Plan.model_validate_json(plan_text)
     torch.set_num_threads(plan.threads)
     largest = min(plan.total, plan.shard_size)

@@ -24,6 +24,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
+from syncclip.core.trust import trust
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
 from syncclip.synthesis.generators.pipeline import Generator
@@ -69,7 +70,10 @@ class ShardWorker:
     same bytes.
     """
 
-    def __init__(self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any], trusted: Sequence[str] = ()
+    ) -> None:
+        trust(*trusted)  # as the process does that makes the actor
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
         self._options = dict(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -121,3 +122,12 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
 def test_openais_weights_bring_their_own_activation() -> None:
     assert backbone._quick_gelu(BackboneSettings(name="ViT-B-16", pretrained="openai"))
     assert not backbone._quick_gelu(BackboneSettings(name="ViT-B-16", pretrained="laion2b_s34b_b88k"))
+
+
+def test_a_model_that_asks_for_code_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = make_clip_folder(tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"open_clip_config\.json asks for code of its own to be run"):
+        load_backbone(BackboneSettings(name=str(folder)))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust
 from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
@@ -30,6 +31,7 @@ def test_it_is_short() -> None:
 
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
     own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.own.learning_rate": 5.0}
+    trust(NAME)
     run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"))
     assert run.name == "TaskRes-real-seed1"
     assert {"base", "novel", "hm"} <= run.results.keys()
@@ -47,6 +49,7 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
     ],
 )
 def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:
+    trust(NAME)
     with pytest.raises(UserError, match=reason):
         Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.own": settings})
 
@@ -62,5 +65,6 @@ def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, 
     ],
 )
 def test_what_is_not_there_is_told(name: str, reason: str) -> None:
+    trust(name)
     with pytest.raises(UserError, match=reason):
         find_method(name)

@@ -125,5 +125,6 @@ def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: Tiny
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
     assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
+    spec["trusted"] = ["elsewhere.mine:Mine"]
     with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
         build.build_on_worker(spec, rank=0, world_size=1)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import json
 import logging
 import warnings
+from pathlib import Path
 from typing import Any, Literal
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, nearest
+from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
 from syncclip.synthesis.generators.arguments import denoiser
-from syncclip.synthesis.generators.locating import LORA_FILE, Located
+from syncclip.synthesis.generators.locating import INDEX, LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings, xformers_installed
 
 BACKEND = "inductor"
@@ -35,6 +37,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     source = str(FOLDER / "icons/generator") if located.source == "icons" else located.source
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
     kind, what = _pipeline_class(settings.pipeline_class), f"generator {settings.pipeline!r}"
+    _check_parts(Path(source))
     pipeline = load_pretrained(kind, source, located.revision, what, torch_dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
@@ -88,15 +91,39 @@ def load_pretrained(kind: Any, source: str, commit: str | None, what: str, **arg
 
 
 def _pipeline_class(name: str | None) -> Any:
-    module, _, own = (name or "DiffusionPipeline").rpartition(":")
+    import diffusers
+
+    module, colon, own = (name or "DiffusionPipeline").rpartition(":")
     try:
-        home = importlib.import_module(module or "diffusers")
+        home = module_of(f"{module}:{own}", "synthesis.generator.pipeline_class: ") if colon else diffusers
     except ImportError as error:
         raise UserError(
             f"synthesis.generator.pipeline_class: {module} can't be imported ({first_line(error)}); it must be "
             "importable wherever images are generated"
         ) from error
     return _class_of(home, own, "pipeline", "pipeline_class", "DiffusionPipeline")
+
+
+LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
+"""Of these, and of diffusers' own pipelines, are the parts of a pipeline that brings no code."""
+
+
+def _check_parts(folder: Path) -> None:
+    """Refuse a pipeline's folder by whose index code would be imported, from the folder itself or from elsewhere.
+
+    Raises:
+        UserError: the code is not trusted; see `core.trust`.
+    """
+    import diffusers
+
+    if not folder.is_dir():
+        return  # a name of the hub: diffusers itself refuses code of others
+    for part, place in json.loads((folder / INDEX).read_bytes()).items():
+        if not (isinstance(place, list) and len(place) == 2 and isinstance(place[0], str)):
+            continue
+        brought = (folder / part / f"{place[0]}.py").exists() or (folder / f"{place[0]}.py").exists()
+        if brought or not (place[0] in LIBRARIES or hasattr(diffusers.pipelines, place[0])):
+            require_trust(f"{place[0]}:{place[1]}", f"{folder / INDEX}: {part}: ")
 
 
 def find_scheduler(name: str) -> Any:

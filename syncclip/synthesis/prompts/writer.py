@@ -21,6 +21,9 @@ ROUNDS = 4
 KEPT_EVERY = 32
 """Classes after which the file is written: what a killed run loses at most."""
 
+NO_CODE = {"trust_remote_code": False}
+"""For transformers, which would ask at the terminal whether to run code that comes with a model."""
+
 
 class Writer:
     """Asks one model for captions; holds its weights. What it writes of a class depends on no other class.
@@ -44,10 +47,10 @@ class Writer:
         what = f"language model {settings.model!r}"
         source, self.weights = _locate(settings, what)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
-        _check_causal(what, load_pretrained(transformers.AutoConfig, source, self.weights, what))
-        self.tokenizer = load_pretrained(transformers.AutoTokenizer, source, self.weights, what)
+        _check_causal(what, load_pretrained(transformers.AutoConfig, source, self.weights, what, **NO_CODE))
+        self.tokenizer = load_pretrained(transformers.AutoTokenizer, source, self.weights, what, **NO_CODE)
         causal = transformers.AutoModelForCausalLM
-        model = load_pretrained(causal, source, self.weights, what, torch_dtype=dtype)
+        model = load_pretrained(causal, source, self.weights, what, torch_dtype=dtype, **NO_CODE)
         self.model = model.to(self.device).eval()
 
     def write(self, classname: str) -> tuple[str, ...]:

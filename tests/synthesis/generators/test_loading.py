@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -36,6 +38,7 @@ def test_a_damaged_pipeline_is_told_in_a_sentence(pipeline: Path, tmp_path: Path
 def test_the_parts_can_be_loaded_into_another_class(family: Family) -> None:
     generator = Generator(family("sd", pipeline_class="StableDiffusionPAGPipeline"))
     assert type(generator.pipeline).__name__ == "StableDiffusionPAGPipeline"
+    trust("tests.worlds.pipelines:Inverted")
     own = Generator(family("sd", pipeline_class="tests.worlds.pipelines:Inverted"))
     plain, inverted = Generator(family("sd")).generate(PROMPTS, [1, 2]), own.generate(PROMPTS, [1, 2])
     assert [255 - byte for byte in plain[0].tobytes()] == list(inverted[0].tobytes())
@@ -51,6 +54,7 @@ def test_the_parts_can_be_loaded_into_another_class(family: Family) -> None:
     ],
 )
 def test_a_class_that_is_no_pipeline_is_refused(family: Family, name: str, message: str) -> None:
+    trust(name)
     with pytest.raises(UserError, match=message):
         Generator(family("sd", pipeline_class=name))
 
@@ -197,3 +201,23 @@ def test_what_xformers_does_not_know_is_told_in_a_sentence(family: Family, monke
     monkeypatch.setattr(type(pipeline), "enable_xformers_memory_efficient_attention", refuse)
     with pytest.raises(UserError, match=r"xformers doesn't run this StableDiffusionPipeline \(no such kernel\)"):
         loading.set_attention(pipeline, "xformers", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "name"),
+    [
+        ("_class_name", ["pipeline", "Mine"], "pipeline:Mine"),
+        ("unet", ["somewhere.else", "Mine"], "somewhere.else:Mine"),
+        ("unet", ["diffusers", "UNet2DConditionModel"], "diffusers:UNet2DConditionModel"),
+    ],
+)
+def test_a_pipeline_whose_index_names_code_is_refused(
+    pipeline: Path, tmp_path: Path, part: str, place: list[str], name: str
+) -> None:
+    folder = shutil.copytree(pipeline, tmp_path / "pipeline")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {part: place}))
+    (folder / part).mkdir(exist_ok=True)
+    (folder / part / "diffusers.py").write_text("raise SystemExit")
+    with pytest.raises(UserError, match=rf"model_index\.json: {part}: '{name}' names code to be run"):
+        Generator(settings_of(folder))

@@ -1,0 +1,129 @@
+"""Which code outside the package may run: what the user names as `module:Class`, and nothing that is merely read.
+
+A name is trusted once the user's own recipe, an override or `--trust NAME` has given it. What a set, a run, a study or
+another folder that may be a stranger's names is refused, whichever part of the package is asked to import it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from syncclip.core.settings import UserError
+
+NAME = re.compile(r"[\w.]*:[\w.]*")
+"""How code is named."""
+
+MARKS = (
+    *("run.json", "prompts.safetensors", "plan.json", "imported.json", "synthesis.yaml", "00000_stats.json"),
+    *("study.json", "study.parquet", "choices.json", "export.json", "dataset.json", "model_index.json"),
+)
+"""Files of which each shows that a folder holds results, a data set or a model, and so may be a stranger's."""
+
+_trusted: dict[str, bool] = {}
+"""Names, and whether their module may also lie in a folder with a mark."""
+
+
+def trust(*names: str, anywhere: bool = False) -> None:
+    """Allow code to be imported and run, by its very name.
+
+    Args:
+        names: each a `module:Class`.
+        anywhere: whether its module is looked for in the working folder even where that holds results, as after
+            `--trust`.
+    """
+    for name in names:
+        _trusted[name] = anywhere or _trusted.get(name, False)
+
+
+def trusted() -> tuple[str, ...]:
+    """The names that are trusted, for processes that are handed work by this one."""
+    return tuple(_trusted)
+
+
+def forget() -> None:
+    """Trust nothing any more."""
+    _trusted.clear()
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Every text among nested values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from texts_in(inner)
+
+
+def names_in(value: object) -> list[str]:
+    """Every name of code among nested values."""
+    return [text for text in texts_in(value) if NAME.fullmatch(text)]
+
+
+def require_trust(name: str | None, place: str = "") -> None:
+    """Refuse a name that the user has not given; what holds no colon names no code.
+
+    Args:
+        place: what the sentence begins with, such as "FILE: key: ".
+
+    Raises:
+        UserError: the name is not trusted.
+    """
+    if name is not None and ":" in name and name not in _trusted:
+        raise UserError(
+            f"{place}{name!r} names code to be run, which only the command line or a recipe of your own may do, one "
+            f"that lies in no folder of results or downloads; if you know that code and trust it, add --trust {name}"
+        )
+
+
+def module_of(name: str, place: str = "") -> ModuleType:
+    """The module of `module:Class`, imported; it is looked for in the working folder after all other places.
+
+    Args:
+        place: see `require_trust`.
+
+    Raises:
+        UserError: the name is not trusted.
+        ImportError, TypeError, ValueError: there is no such module.
+    """
+    require_trust(name, place)
+    module, here = name.partition(":")[0], Path.cwd()
+    results = None if _trusted[name] else results_around(here)
+    if results is None and str(here) not in sys.path:
+        sys.path.append(str(here))
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if results is None:
+            raise
+        raise ImportError(f"{error}; in {results}, a folder of results, none is looked for without --trust") from error
+
+
+def results_around(folder: Path) -> Path | None:
+    """The folder that holds results, a data set or a model, of a local folder and those that it lies in; None: none."""
+    places = (one for one in (folder, *folder.parents) if any((one / mark).exists() for mark in MARKS))
+    return next(places, None)
+
+
+def own_paths() -> Any:
+    """A job's configuration for `ray.init` by which workers find modules where this process finds them.
+
+    Left to itself, Ray puts the working folder before all other places, where a stranger's `torch.py` may lie.
+    """
+    from ray.job_config import JobConfig
+
+    class SearchPath(list[str]):
+        """What Ray adds to, as far as this process has it, too."""
+
+        def extend(self, paths: Iterable[str]) -> None:
+            known = {str(Path(one or ".").absolute()) for one in sys.path}
+            super().extend(path for path in paths if path in known)
+
+    config = JobConfig()
+    config._py_driver_sys_path = SearchPath()
+    return config

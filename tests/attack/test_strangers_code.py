@@ -1,0 +1,172 @@
+"""A downloaded folder that names code, and holds it: no command runs it unless `--trust` names it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from syncclip import jobs
+from syncclip.cli import app
+from syncclip.core.trust import forget
+from syncclip.recipe.recipe import Recipe
+from tests.conftest import TinyWorld
+from tests.sets.test_repair import generate_here
+
+NAME = "planted:Planted"
+CODE = """
+import os, pathlib
+pathlib.Path(os.environ["CANARY"]).touch()
+import diffusers
+from syncclip.methods.coop import CoOp
+class Planted(CoOp): pass
+"""
+SHADOWS = ("yaml", "numpy", "torch", "pandas", "pyarrow", "ray", "diffusers", "wandb", "mlflow", "peft", "xformers")
+"""Modules that are imported by a command or a worker, and so might be found in the working folder."""
+
+
+@pytest.fixture(scope="module")
+def honest(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its synthetic set, as their owner has them."""
+    folder = tmp_path_factory.mktemp("honest")
+    recipe = Recipe.load(tiny.recipe, ["training.method=coop", "training.data=real", "training.epochs=1"])
+    jobs.run_here(recipe, str(folder))
+    generate_here(jobs.plan(recipe), str(folder / "synthetic"))
+    return folder
+
+
+@pytest.fixture
+def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with code in it that a recipe, a plan and a study name; the working folder."""
+    folder = shutil.copytree(honest, tmp_path / "downloaded")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["training"]["method"] = NAME
+    recipe["synthesis"]["generator"]["pipeline_class"] = NAME
+    recipe["study"]["arms"] = [{"method": NAME, "data": "real"}]
+    plan = json.loads((folder / "synthetic/plan.json").read_text())
+    plan["generator"]["pipeline_class"] = NAME
+    plan.pop("seal", None)
+    for place in (folder, folder / "synthetic", folder / "study"):
+        place.mkdir(exist_ok=True)
+        (place / "planted.py").write_text(CODE)
+        for name in ("recipe.yaml", "synthesis.yaml"):
+            (place / name).write_text(yaml.safe_dump(recipe))
+    (folder / "synthetic/plan.json").write_text(json.dumps(plan))
+    (folder / "study/study.json").write_text("{}")
+    tar = next((folder / "synthetic").glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-512])
+    (tmp_path / "mine.yaml").write_text(f"extends: {folder}/recipe.yaml\n")
+    monkeypatch.setenv("CANARY", str(tmp_path / "canary"))
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "planted", raising=False)
+    return folder
+
+
+RECIPES = ("recipe.yaml", "synthetic/synthesis.yaml", "study/recipe.yaml", "../mine.yaml")
+WITH_RECIPE = (
+    *("plan", "plan --probe", "captions", "synth --out=../s", "train --out=../r", "study --out=../t"),
+    "choose --out=../c",
+)
+COMMANDS = (
+    *("evaluate .", "status .", "report .", "report study", "prompts show .", "prompts export . --out ../e"),
+    *("prompts import . recipe.yaml", "shards ls synthetic", "shards verify synthetic", "shards show synthetic"),
+    *("shards verify synthetic --repair", "shards quality synthetic", "shards merge synthetic synthetic --out ../m"),
+    *("shards export synthetic --to folder --out ../x", "shards pack recipe.yaml --out ../p", "init . --out ../i.yaml"),
+    *("shards import synthetic icons --out ../j", "datasets check recipe.yaml", "submit train recipe.yaml --shared"),
+    *("submit synth recipe.yaml --shared", "submit study study/recipe.yaml --shared"),
+    *(f"{command} {recipe}" for command in WITH_RECIPE for recipe in RECIPES),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_runs_what_a_downloaded_folder_names(
+    downloaded: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        app.run(command.split())
+    assert not (downloaded.parent / "canary").exists(), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("evaluate .", "downloaded/recipe.yaml: training.method"),
+        ("prompts show .", "downloaded/recipe.yaml: training.method"),
+        ("prompts export .", "downloaded/recipe.yaml: training.method"),
+        ("train recipe.yaml", "recipe.yaml: training.method"),
+        ("study study/recipe.yaml", "study/recipe.yaml: training.method"),
+        ("synth recipe.yaml training.method=coop", "recipe.yaml: synthesis.generator.pipeline_class"),
+        ("train ../mine.yaml", "mine.yaml: training.method"),
+        (
+            "shards verify synthetic --repair training.method=coop",
+            "synthetic/plan.json: generator.pipeline_class",
+        ),
+    ],
+)
+def test_the_refusal_names_file_key_and_name(
+    downloaded: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(command.split()) == 2
+    said = capsys.readouterr().err
+    assert f"{place}: {NAME!r} names code to be run" in said
+    assert f"--trust {NAME}" in said
+
+
+@pytest.mark.parametrize("command", [f"evaluate . --trust {NAME}", f"--trust={NAME} evaluate ."])
+def test_the_very_name_can_be_trusted_anywhere_on_the_command_line(downloaded: Path, command: str) -> None:
+    assert app.run(["evaluate", ".", "--trust", "planted:Other"]) == 2
+    assert not (downloaded.parent / "canary").exists()
+    forget()
+    assert app.run(command.split()) == 0
+    assert (downloaded.parent / "canary").exists()
+
+
+def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
+    downloaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = downloaded.parent / "own.yaml"
+    own.write_text(f"training: {{method: '{NAME}'}}\n")
+    assert app.run(["train", str(own)]) == 2
+    assert "a folder of results, none is looked for without --trust" in capsys.readouterr().err
+    assert not (downloaded.parent / "canary").exists()
+
+
+def test_a_downloaded_recipe_does_not_read_the_environment(
+    downloaded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (downloaded / "recipe.yaml").write_text("training: {mlflow_uri: 'http://there/${oc.env:CANARY}'}\n")
+    for command in ("evaluate .", "plan recipe.yaml", "plan ../mine.yaml"):
+        assert app.run(command.split()) == 2
+        assert "reads the environment" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("command", ["evaluate . evaluation.workers=1", "synth ../own.yaml --out ../set"])
+def test_neither_a_command_nor_its_workers_find_modules_in_the_working_folder(
+    downloaded: Path, tiny: TinyWorld, command: str
+) -> None:
+    for name in SHADOWS:
+        (downloaded / f"{name}.py").write_text(CODE.splitlines()[1] + "\n" + CODE.splitlines()[2] + "\n")
+    (downloaded.parent / "own.yaml").write_text(f"extends: {tiny.recipe}\n")
+    recipe = yaml.safe_load((downloaded / "recipe.yaml").read_text())
+    recipe["training"]["method"], recipe["synthesis"]["generator"]["pipeline_class"] = "coop", None
+    (downloaded / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    done = subprocess.run(
+        [sys.executable, "-m", "syncclip", *command.split()],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert not (downloaded.parent / "canary").exists(), done.stderr
+    assert done.returncode == 0, done.stderr

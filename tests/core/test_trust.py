@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.core.trust import module_of, names_in, own_paths, require_trust, results_around, trust, trusted
+
+
+def test_only_what_looks_like_a_name_of_code_is_one() -> None:
+    values = {"method": "a.b:C", "url": "s3://bucket/x", "text": "a photo: of {}", "arms": [{"method": "m:N"}, 3, None]}
+    assert names_in(values) == ["a.b:C", "m:N"]
+
+
+def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
+    trust("one.module:Class")
+    require_trust("one.module:Class")
+    require_trust("coop")
+    with pytest.raises(UserError, match=r"^there: 'one\.module:Other' names code .* add --trust one\.module:Other$"):
+        require_trust("one.module:Other", "there: ")
+    assert trusted() == ("one.module:Class",)
+
+
+@pytest.mark.parametrize("mark", ["run.json", "plan.json", "study.json", "choices.json", "00000_stats.json"])
+def test_results_mark_the_folders_below_them_too(tmp_path: Path, mark: str) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    assert results_around(inner) is None
+    (tmp_path / "a" / mark).touch()
+    assert results_around(inner) == tmp_path / "a"
+
+
+def test_modules_are_looked_for_in_the_working_folder_but_not_among_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lies_here_alone.py").touch()
+    (tmp_path / "run.json").touch()
+    trust("lies_here_alone:Class")
+    with pytest.raises(ImportError, match="a folder of results, none is looked for"):
+        module_of("lies_here_alone:Class")
+    trust("lies_here_alone:Class", anywhere=True)
+    assert module_of("lies_here_alone:Class").__file__ == str(tmp_path / "lies_here_alone.py")
+
+
+def test_workers_find_modules_where_this_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, unknown = str(tmp_path / "known"), str(tmp_path / "unknown")
+    monkeypatch.setattr(sys, "path", [*sys.path, known])
+    paths = own_paths()._py_driver_sys_path
+    paths.extend([known, unknown])
+    assert paths == [known]
