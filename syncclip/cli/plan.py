@@ -10,6 +10,7 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.text import counted, duration, size
 
 if TYPE_CHECKING:
@@ -45,14 +46,13 @@ def plan(
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
     """`cost` with what a probe on this machine measures; values that are given already are kept."""
-    import tempfile
 
     from syncclip.sets.prepare import with_assets
     from syncclip.synthesis.tuning import measure
 
-    with tempfile.TemporaryDirectory() as folder:
-        ready = with_assets(recipe, planned, folder)
-        found = measure(ready, folder, recipe.synthesis.num_gpus, recipe.storage.options)
+    with scratch_folder() as folder:
+        ready = with_assets(recipe, planned, str(folder))
+        found = measure(ready, str(folder), recipe.synthesis.num_gpus, recipe.storage.options)
     text.show(
         f"measured here: {found.images:.3g} images/s of one actor, {size(round(found.image_bytes))} an image, "
         f"{100 * found.rejected:.0f} rejected for 100 finished, {found.load:.0f} s to load"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 import time
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +15,7 @@ import syncclip
 from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
@@ -143,9 +142,9 @@ def start(client: Any, job: Submission) -> tuple[str, bool]:
             return str(one.submission_id), True
     identifier = f"{job.name}-{len(earlier) + 1}" if earlier else job.name
     variables = {"PYTHONUNBUFFERED": "1", **({"SYNCCLIP_DEBUG": "1"} if debugging() else {})}
-    with tempfile.TemporaryDirectory(prefix="syncclip-job-") as folder:
-        job.write_upload(Path(folder))
-        environment = {"working_dir": folder, "env_vars": variables}
+    with scratch_folder() as folder:
+        job.write_upload(folder)
+        environment = {"working_dir": str(folder), "env_vars": variables}
         try:
             client.submit_job(entrypoint=job.entrypoint, submission_id=identifier, runtime_env=environment)
         except RuntimeError as error:

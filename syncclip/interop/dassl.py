@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import pickle
 import re
-import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from syncclip import storage
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 
 BEST, LAST = "model-best.pth.tar", "checkpoint"
@@ -82,8 +82,8 @@ def read_checkpoint(place: str) -> DasslCheckpoint:
     if storage.is_local(place):
         loaded = _load(storage.local_path(place), place)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            storage.fetch(place, copy := Path(folder) / "checkpoint")
+        with scratch_folder() as folder:
+            storage.fetch(place, copy := folder / "checkpoint")
             loaded = _load(copy, place)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from syncclip import storage
 from syncclip.core.progress import Progress
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
@@ -176,8 +175,8 @@ def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Imag
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
     """Copy a tar, by way of a temporary file where it is remote."""
     url = storage.join(source.url, shard_name(shard))
-    with tempfile.TemporaryDirectory(prefix="syncclip-") as folder:
-        here = storage.local_path(url) if storage.is_local(url) else Path(folder, "shard.tar")
+    with scratch_folder() as folder:
+        here = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
         if not storage.is_local(url):
             storage.fetch(url, here)
         with here.open("rb") as file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from syncclip import storage
+from syncclip.core.scratch import scratch_folder
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.shared_folder import SharedFolder
 
@@ -162,13 +162,9 @@ class ShardCache:
                 if not self._release_oldest():
                     return None
             return _OpenFile(found, 0)
-        handle, private = tempfile.mkstemp(prefix="syncclip-", suffix=".tar")
-        os.close(handle)
-        try:
-            self._fetch(shard, Path(private))
+        with scratch_folder() as folder:  # an open file outlives its name
+            self._fetch(shard, private := folder / "shard.tar")
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
-        finally:
-            Path(private).unlink()
 
     def _release_oldest(self) -> bool:
         """Close the copy that was not used for longest, which then may be removed; False where there is none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from syncclip import storage
 from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, cause_of, cluster_address, local_cpus, quiet, ray_session
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.storage.status_file import keep_status_file
@@ -141,7 +141,7 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, se
     quiet()  # importing Ray Train resets its logger
     # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
     # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
-    with tempfile.TemporaryDirectory(prefix="syncclip-ray-train-") as state:
+    with scratch_folder() as state:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"build": build, "spec": spec, "folder": folder},
@@ -149,7 +149,7 @@ def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, se
             torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
             run_config=RunConfig(
                 name=f"{folder.name}-{folder.recipe_hash[:12]}",
-                storage_path=state,
+                storage_path=str(state),
                 failure_config=FailureConfig(max_failures=settings.max_failures),
             ),
         )

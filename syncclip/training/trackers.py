@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from syncclip import storage
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
@@ -50,9 +50,10 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # seconds to import, and only the first rank needs it
 
         self._folder = folder
-        self._temporary = None if storage.is_local(folder) else tempfile.TemporaryDirectory(prefix="syncclip-events-")
-        where = self._temporary.name if self._temporary else str(storage.local_path(folder))
-        self._writer = SummaryWriter(where, purge_step=step + 1 if step else None)
+        self._scratch = ExitStack()
+        self._temporary = None if storage.is_local(folder) else self._scratch.enter_context(scratch_folder())
+        where = self._temporary or storage.local_path(folder)
+        self._writer = SummaryWriter(str(where), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars of a step."""
@@ -63,15 +64,14 @@ class TensorBoard:
         """Write out what is buffered."""
         self._writer.flush()
         if self._temporary is not None:
-            for path in Path(self._temporary.name).iterdir():
+            for path in self._temporary.iterdir():
                 storage.publish(path, storage.join(self._folder, path.name))
 
     def close(self, finished: bool) -> None:  # noqa: ARG002
         """Write out the rest and end the writer's thread."""
         self.sync()
         self._writer.close()
-        if self._temporary is not None:
-            self._temporary.cleanup()
+        self._scratch.close()
 
 
 class Mlflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from syncclip.core import owners
 from syncclip.core.owners import Owner
 
 
@@ -63,3 +65,14 @@ def test_of_another_machine_nothing_is_known(changed: dict[str, str]) -> None:
 def test_a_process_that_hides_when_it_began_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.core.owners._started", lambda pid: None)
     assert Owner.here().model_copy(update={"started": "1"}).alive() is True
+
+
+def test_a_mark_in_a_name_says_whether_its_process_lives(sleeper: subprocess.Popen[bytes]) -> None:
+    assert re.fullmatch(owners.MARK, owners.mark())
+    assert owners.living(owners.mark()) is True
+    machine, _, started = owners.mark().split("-")
+    assert owners.living(f"{machine}-{sleeper.pid:x}-{started}") is False, "another process has the number now"
+    sleeper.kill()
+    sleeper.wait()
+    assert owners.living(f"{machine}-{sleeper.pid:x}-{started}") is False
+    assert owners.living(f"000000-{os.getpid():x}-{started}") is None, "of another machine"

@@ -1,0 +1,57 @@
+"""Private folders for what is of use to one process only; those of a process that was killed are removed by the next.
+
+Their names say whose they are, so that neither age nor clock decides what is swept.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from syncclip.core.owners import MARK, living, mark
+
+_NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
+
+
+@contextmanager
+def scratch_folder(base: str | None = None) -> Iterator[Path]:
+    """An empty folder that only this user can read; it is removed with all that is in it.
+
+    Args:
+        base: where it is made; by default the folder for temporary files.
+    """
+    where = Path(base or tempfile.gettempdir())
+    sweep_scratch(where)
+    folder = _new(where)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_scratch(base: Path) -> None:
+    """Remove this user's scratch folders whose process is gone from this machine."""
+    for path in base.iterdir():
+        found = _NAME.fullmatch(path.name)
+        if found is None:
+            continue
+        with suppress(OSError):  # another sweeper was quicker
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and living(found["mark"]) is False:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _new(base: Path) -> Path:
+    for number in itertools.count():
+        folder = base / f"syncclip-{mark()}-{number}"
+        with suppress(FileExistsError):  # also where another user took the name: nothing of theirs is used
+            folder.mkdir(0o700)
+            return folder
+    raise AssertionError
