@@ -111,7 +111,7 @@ def shard_cache(training: TrainingSettings) -> ShardCache:
     """Where remote shards are copied to: a folder that all workers of a machine share."""
     named = training.cache_folder
     ours = Path(tempfile.gettempdir()) / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
-    folder = ours if named is None else Path(named).expanduser().resolve()
+    folder = ours if named is None else storage.local_path(named).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.check_shards)
 
 

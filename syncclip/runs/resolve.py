@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from syncclip import storage
@@ -14,7 +13,7 @@ from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import KnownSets, synthetic_part
-from syncclip.storage.places import absolute
+from syncclip.storage.places import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 
@@ -137,5 +136,5 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         "backbone.pretrained": backbone.pretrained,
     }
     names |= {f"training.real.{place}.url": one.url for place, one in enumerate(recipe.training.real)}
-    there = {key: name for key, name in names.items() if name and Path(name).expanduser().exists()}
-    return recipe.with_values({key: absolute(str(Path(name).expanduser())) for key, name in there.items()})
+    there = {key: name for key, name in names.items() if name and storage.is_local(name) and home_path(name).exists()}
+    return recipe.with_values({key: absolute(str(home_path(name))) for key, name in there.items()})

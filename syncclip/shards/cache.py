@@ -17,6 +17,7 @@ from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.shared_folder import SharedFolder
+from syncclip.storage.places import open_local
 
 FETCHERS = 4
 """Shards that are copied ahead at once."""
@@ -51,7 +52,7 @@ class ShardCache:
         """
         self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # remote shards copied so far
-        self._shared = SharedFolder(Path(folder).expanduser(), limit_bytes) if folder is not None else None
+        self._shared = SharedFolder(storage.local_path(folder), limit_bytes) if folder is not None else None
         self._sound: set[str] = set()
         self._damaged: set[str] = set()
         self._begin()
@@ -146,7 +147,7 @@ class ShardCache:
 
     def _local(self, shard: ShardFile) -> _OpenFile:
         try:
-            file = _OpenFile(os.open(storage.local_path(shard.url), os.O_RDONLY), 0)
+            file = _OpenFile(open_local(storage.local_path(shard.url)), 0)
         except FileNotFoundError as error:
             raise storage.MissingError(
                 f"cannot read {shard.url}: it is not there any more; was the set removed?"

@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 
 from syncclip.storage import leases
 from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
-from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, remote, scheme
+from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, open_local, remote, scheme
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -45,7 +45,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
     """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none."""
     with explained(url, "read"):
         if is_local(url):
-            with local_path(url).open("rb") as file:
+            with open(local_path(url), "rb", opener=open_local) as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
 
@@ -62,7 +62,8 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         found = {}
         for url in urls:
             try:
-                found[url] = Path(url.rpartition("://")[2]).expanduser().read_bytes()
+                with open(local_path(url), "rb", opener=open_local) as file:
+                    found[url] = file.read()
             except OSError:  # noqa: PERF203  a missing file ends nothing
                 with contextlib.suppress(MissingError):
                     found[url] = read_bytes(url)  # whose sentence says why it can't be read
@@ -84,7 +85,7 @@ def open_read(url: str) -> IO[bytes]:
     """A seekable binary file for reading; the caller closes it."""
     with explained(url, "read"):
         if is_local(url):
-            return local_path(url).open("rb")
+            return open(local_path(url), "rb", opener=open_local)
         return persistently(url, lambda fs, path: cast(IO[bytes], fs.open(path, "rb")))
 
 
@@ -95,7 +96,8 @@ def fetch(url: str, target: Path) -> None:
     """
     with explained(url, "read"):
         if is_local(url):
-            shutil.copyfile(local_path(url), target)
+            with open_read(url) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
             return
         size = persistently(url, lambda fs, path: int(fs.info(path)["size"]))
         with target.open("wb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import fsspec
 from pydantic import Field
 
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import cut
 
 # No folders there, and "making" one could make a bucket out of a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
@@ -22,6 +24,9 @@ CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeo
 
 The mode `standard` does not try again after a 429, and gives up the sooner the more requests fail.
 """
+
+LONGEST_PATH, LONGEST_NAME = 4096, 255
+"""Bytes that Linux allows."""
 
 _options: dict[str, Any] = {}
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -52,10 +57,40 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """The path of a local `url`; `~` stands for the home folder."""
+    """The path of a local `url`; `~` stands for the home folder.
+
+    Raises:
+        UserError: no file of this machine can have it.
+    """
     kind, _, path = url.rpartition("://")
     assert kind in ("", "file", "local"), f"{url} is not local"
-    return Path(path).expanduser()
+    return home_path(path)
+
+
+def home_path(text: str) -> Path:
+    """`local_path` of a text that may also be another kind of name, such as one on the hub."""
+    try:
+        raw = os.fsencode(text)
+        if b"\0" not in raw and len(raw) < LONGEST_PATH and max(map(len, raw.split(b"/"))) <= LONGEST_NAME:
+            return Path(text).expanduser()
+    except (UnicodeError, RuntimeError):  # half a character; the home of a user who doesn't exist
+        pass
+    raise UserError(f"{cut(text)!r} can't be a path here: it is too long, or holds what none may; correct it")
+
+
+def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a file; what would have to be waited for is refused. An `opener` of `open`.
+
+    Raises:
+        UserError: it is a pipe or a device.
+        OSError: it can't be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder, `open` says so itself
+        return descriptor
+    os.close(descriptor)
+    raise UserError(f"{path} is no file but a pipe or a device; name a file")
 
 
 def join(url: str, *parts: str) -> str:

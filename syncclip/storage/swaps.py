@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from syncclip.storage.faults import answered, explained, persistently
-from syncclip.storage.places import S3, is_local, local_path, scheme
+from syncclip.storage.places import S3, is_local, local_path, open_local, scheme
 
 SETTLE = 1.0
 """Seconds in which a file that another wrote at the same time is there, in a store that does not compare."""
@@ -28,7 +28,8 @@ def peek(url: str) -> bytes | None:
     with explained(url, "read"):
         try:
             if is_local(url):
-                return local_path(url).read_bytes()
+                with open(local_path(url), "rb", opener=open_local) as file:
+                    return file.read()
             return persistently(url, lambda fs, path: cast(bytes, fs.cat_file(path)))
         except (FileNotFoundError, NotADirectoryError):
             return None

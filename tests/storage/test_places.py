@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.storage import places
 
 
@@ -38,3 +41,34 @@ def test_the_users_own_client_settings_win_over_ours(monkeypatch: pytest.MonkeyP
         )["use_listings_cache"]
         is False
     )
+
+
+@pytest.mark.parametrize("path", ["a\0b", "half\ud800", "a" * 256, "a/" * 2048, "~nobody-of-this-name/x"])
+def test_what_no_path_can_be_is_refused_in_one_sentence(path: str) -> None:
+    calls: list[Callable[[str], object]] = [
+        storage.exists,
+        storage.sizes,
+        storage.read_bytes,
+        storage.open_read,
+        storage.remove,
+        storage.sweep,
+        lambda url: storage.read_many([url]),
+        lambda url: storage.write_bytes(url, b"1"),
+        lambda url: storage.fetch(url, Path("never")),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match="can't be a path here"):
+            call(path)
+
+
+@pytest.mark.parametrize("path", ["pipe", "/dev/zero", "/dev/null"])
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(path: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    place = str(tmp_path / path)  # an absolute one stays as it is
+    for call in (storage.read_bytes, storage.open_read, lambda url: storage.read_many([url])):
+        with pytest.raises(UserError, match="is no file but a pipe or a device"):
+            call(place)
+    with pytest.raises(UserError, match="is no file but a pipe or a device"):
+        storage.fetch(place, tmp_path / "copy")
+    with pytest.raises(UserError, match="is no file but a pipe or a device"):
+        ShardCache().read(ShardFile(place), 0, 5)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
+from syncclip.storage.places import home_path
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
 from syncclip.synthesis.filters.clip import FrozenClip
@@ -61,7 +61,7 @@ def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilte
     for one in settings:
         update: dict[str, object] = {}
         if isinstance(one, SafetySettings) and one.checker:
-            update["checker"] = str(Path(one.checker).expanduser().absolute())
+            update["checker"] = str(home_path(one.checker).absolute())
         if isinstance(one, ClipFilterSettings) and one.backbone is not None:
             update["backbone"] = one.backbone.placed()
         found.append(one.model_copy(update=update))

@@ -10,6 +10,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
+from syncclip.storage.places import home_path
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.generators.locating import parts_of
 from syncclip.synthesis.generators.pipeline import NSFW
@@ -95,7 +96,7 @@ def with_safety_digest(settings: SafetySettings) -> SafetySettings:
 
 def _folders(place: str) -> tuple[Path, Path]:
     """Folders of the checker and of its image processor."""
-    path = Path(place).expanduser()
+    path = home_path(place)
     model, processor = path / "safety_checker", path / "feature_extractor"
     if not model.is_dir():
         model = processor = path

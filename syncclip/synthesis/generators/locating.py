@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.embedded import FOLDER
+from syncclip.storage.places import home_path
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
 
 WEIGHT_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -79,7 +81,7 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
-        named = parse_json(index.read_bytes(), str(index), dict)
+        named = parse_json(storage.read_bytes(str(index)), str(index), dict)
     except (OSError, ValueError):
         return None
     return {part for part, place in named.items() if isinstance(place, list) and all(place)}
@@ -87,7 +89,7 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 def _folder(settings: GeneratorSettings) -> Path:
     """Where a pipeline that isn't named by the hub would be."""
-    return FOLDER / "icons/generator" if settings.pipeline == "icons" else Path(settings.pipeline).expanduser()
+    return FOLDER / "icons/generator" if settings.pipeline == "icons" else home_path(settings.pipeline)
 
 
 def _commit(name: str, path: Path, revision: str | None) -> str:
@@ -106,7 +108,7 @@ def _commit(name: str, path: Path, revision: str | None) -> str:
 
 def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
     """(where they are, fingerprint) of LoRA weights; see `Located.loras`."""
-    what, path = f"LoRA weights {settings.weights!r}", Path(settings.weights).expanduser()
+    what, path = f"LoRA weights {settings.weights!r}", home_path(settings.weights)
     if not path.exists():
         name = settings.file or LORA_FILE
         commit = planned or commit_on_hub(settings.weights, settings.revision, name, what)

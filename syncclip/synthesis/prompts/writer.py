@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
+from syncclip.storage.places import home_path
 from syncclip.synthesis.generators.loading import load_pretrained, quiet
 from syncclip.synthesis.generators.locating import commit_on_hub
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings, caption
@@ -147,7 +147,7 @@ def _seed(seed: int, classname: str, turn: int) -> int:
 
 def _locate(settings: WriterSettings, what: str) -> tuple[str, str]:
     """(folder or hub name, commit on the hub or "")."""
-    folder = Path(settings.model).expanduser()
+    folder = home_path(settings.model)
     if not folder.is_dir():
         return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", what)
     if not (folder / "config.json").is_file():
