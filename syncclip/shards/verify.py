@@ -15,6 +15,7 @@ import pyarrow as pa
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, read_table, shard_name, table_name
+from syncclip.shards.tars import open_tar
 
 _FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
@@ -72,7 +73,7 @@ def _wrong(name: str, archive: bytes, stats: ShardStats, rows: list[dict[str, An
     places: dict[str, tuple[int, int]] = {}
     texts: dict[str, str] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+        with open_tar(io.BytesIO(archive)) as tar:
             for member in tar:
                 if not member.isfile() or not _MEMBER.fullmatch(member.name):
                     yield f"{name}: foreign member {member.name!r}"

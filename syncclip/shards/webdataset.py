@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,8 +14,10 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
+from syncclip.core.text import cut, few, size
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.reader import ImageSet
+from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, open_tar
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LABEL_KEYS = ("label", "cls", "class")
@@ -88,18 +91,21 @@ class TarSet(ImageSet):
 
 
 def _members(number: int, url: str) -> Iterator[Member]:
-    with storage.open_read(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
-        key = ""
+    with storage.open_read(url) as file, open_tar(file) as tar:
+        key, keys = "", set[str]()
         parts: dict[str, tarfile.TarInfo] = {}
         for member in tar:
-            if not member.isfile():
-                continue
             path = PurePosixPath(member.name)
             stem, _, kind = path.name.partition(".")
+            if not member.isfile() or not stem:  # a name that begins with a dot is an operating system's
+                continue
             if (of := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar)
                 parts = {}
+            if of in keys if of != key else kind.lower() in parts:
+                raise UserError(f"{url}: two samples have the key {cut(of)!r}; give each a key of its own.")
             key = of
+            keys.add(key)
             parts[kind.lower()] = member
         if parts:
             yield _member(number, url, key, parts, tar)
@@ -111,7 +117,9 @@ def _members(number: int, url: str) -> Iterator[Member]:
 def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Member:
     image = next((parts[kind] for kind in IMAGES if kind in parts), None)
     if image is None:
-        raise UserError(f"{url}: sample {key!r} has no image (.jpg, .png or .webp), only {', '.join(parts)}.")
+        raise UserError(f"{url}: sample {key!r} has no image (.jpg, .png or .webp), only {few(parts)}.")
+    if large := [one for one in parts.values() if one.size > (MOST_IMAGE if one is image else MOST_TEXT)]:
+        raise UserError(f"{url}: {cut(large[0].name)!r} has {size(large[0].size)}, more than is read; remove it.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
         keys: dict[str, object] = {}
@@ -120,7 +128,7 @@ def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], 
         label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
         raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
-    number_or_name = int(label) if label.removeprefix("-").isdecimal() else label
+    number_or_name = int(label) if re.fullmatch(r"-?\d{1,18}", label) else label
     text = _text(tar, parts.get("txt")) or ""
     return Member(number, image.offset_data, image.size, key, number_or_name, text)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,34 @@ def test_an_empty_or_foreign_file_is_refused(tmp_path: Path, content: bytes) -> 
     (tmp_path / "0.tar").write_bytes(content)
     with pytest.raises(UserError, match="0.tar: (an empty tar|not a sound tar file)"):
         index_tars([str(tmp_path / "0.tar")])
+
+
+CAT, DOG = {"png": b"?", "cls": b"cat"}, {"png": b"?", "cls": b"dog"}
+
+
+@pytest.mark.parametrize("between", [[], [("b", DOG)]])
+def test_two_samples_of_one_key_are_told_and_none_is_lost(
+    between: list[tuple[str, dict[str, bytes]]], tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for key, sample in [("a", CAT), *between, ("a", DOG)]:
+            for kind, data in sample.items():
+                info = tarfile.TarInfo(f"{key}.{kind}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    with pytest.raises(UserError, match=r"0\.tar: two samples have the key 'a'; give each a key of its own"):
+        index_tars([str(tmp_path / "0.tar")])
+
+
+def test_files_that_an_operating_system_adds_are_no_samples(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        for name in (".DS_Store", "x/._a.png", "a.png", "a.cls"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"cat"))
+    assert [(member.key, member.label) for member in index_tars([str(tmp_path / "0.tar")])] == [("a", "cat")]
+
+
+def test_a_class_of_five_thousand_digits_is_a_name(tmp_path: Path) -> None:
+    file = tar(tmp_path / "0.tar", [{"png": b"?", "cls": b"9" * 5000}])
+    assert index_tars([str(file)])[0].label == "9" * 5000
