@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from syncclip.core.progress import say
 from syncclip.core.ray_session import cluster_address
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.evaluation.predict import PREDICTIONS
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache, build_job, build_on_worker
@@ -20,13 +22,13 @@ from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_assets
 from syncclip.sets.quality import STATS_NAME, measure_quality
 from syncclip.storage.places import absolute
-from syncclip.synthesis.driver import synthesise_set
+from syncclip.synthesis.driver import has_all, synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.prompts.writer import write_captions
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import loop, ray_train
-from syncclip.training.run_folder import RunFolder
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         UserError: see `synthesis.driver.synthesise_set`.
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
-    summary = synthesise_set(plan(recipe), url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
-    storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
-    if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
-        measure_quality(recipe, url)
+    asked = plan(recipe)
+    with nullcontext() if has_all(asked, url) else storage.lease(url, "synth"):
+        summary = synthesise_set(asked, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
+        storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+        if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
+            measure_quality(recipe, url)
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary
@@ -75,11 +79,12 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     """
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
-    ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
-    workers = recipe.evaluation.workers or recipe.training.workers
-    # On a cluster, the machine of this process may be small, or have no GPU.
-    shared = workers > 1 or cluster_address() is not None
-    return _evaluated(recipe, folder, workers=workers if shared else None)
+    with _held(recipe, folder):
+        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
+        workers = recipe.evaluation.workers or recipe.training.workers
+        # On a cluster, the machine of this process may be small, or have no GPU.
+        shared = workers > 1 or cluster_address() is not None
+        return _evaluated(recipe, folder, workers=workers if shared else None)
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
@@ -96,9 +101,10 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
     """As `run_here`, for a run that `resolve_run` has resolved."""
     cache = cache or ModelCache()
-    if not folder.finished(folder.open()):
-        loop.run(build_job(recipe, folder, cache=cache))
-    return _evaluated(recipe, folder, cache)
+    with _held(recipe, folder):
+        if not folder.finished(folder.open()):
+            loop.run(build_job(recipe, folder, cache=cache))
+        return _evaluated(recipe, folder, cache)
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:
@@ -121,17 +127,25 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
                 f"command line: {override}: a finished run can't be changed; override evaluation.* and storage.* only"
             )
     recipe, folder = finished_run(run, overrides)
-    if dataset is None:
-        results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
-    else:
-        other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
-        place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
-        results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
+    with storage.lease(folder.url, "evaluate"):
+        if dataset is None:
+            results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
+        else:
+            other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
+            place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
+            results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
 def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None) -> Run:
-    return Run(folder.url, folder.name, recipe.evaluation.split, scoring.scored(recipe, folder, cache, workers))
+    results = scoring.scored(recipe, folder, cache, workers)
+    storage.require(folder.url, (RECORD, RECIPE, PROMPTS, PREDICTIONS))  # the results have just been read
+    return Run(folder.url, folder.name, recipe.evaluation.split, results)
+
+
+def _held(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
+    """The run's folder, held where there is anything to be done."""
+    return nullcontext() if scoring.done(recipe, folder) else storage.lease(folder.url, "train")
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:

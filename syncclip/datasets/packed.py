@@ -165,25 +165,27 @@ def pack(
         labels, classes = dataset.splits["train"].labels, range(len(dataset.classnames))
         chosen = [choose_rows(labels, k, seed, classes) for k, seed in itertools.product(shots, seeds)]
         rows["train"] = np.unique(np.concatenate(chosen))
-    _claim(dataset, url, shots, seeds, resize)
-    total = sum(map(len, rows.values()))
-    with Progress(total, "images", "pack") as progress:
-        for split, images in dataset.splits.items():
-            _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
-    if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
-        buffer = io.BytesIO()
-        pq.write_table(pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())}), buffer)
-        storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
-    counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
-    described = PackedDataset(
-        name=dataset.name,
-        classnames=dataset.classnames,
-        template=dataset.template,
-        splits=counts,
-        only=None if dataset.only is None else dataset.candidates,
-    )
-    storage.write_document(storage.join(url, PACKED_FILE), described)
-    return counts
+    with storage.lease(url, "shards pack"):
+        _claim(dataset, url, shots, seeds, resize)
+        total = sum(map(len, rows.values()))
+        with Progress(total, "images", "pack") as progress:
+            for split, images in dataset.splits.items():
+                _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
+        if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())}), buffer)
+            storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
+        counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
+        described = PackedDataset(
+            name=dataset.name,
+            classnames=dataset.classnames,
+            template=dataset.template,
+            splits=counts,
+            only=None if dataset.only is None else dataset.candidates,
+        )
+        storage.write_document(storage.join(url, PACKED_FILE), described)
+        load_packed(storage.join(url, PACKED_FILE))  # refuses what is not all there
+        return counts
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:

@@ -76,12 +76,15 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if hasattr(settings, "phrase"):
             words = FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)
         state = layout.saved(learned, words)
-        checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
-    for file in (RECIPE, PROMPTS, RESULTS, RECORD):
-        if out != folder.url and storage.exists(folder.path(file)):
-            storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
-    card = _model_card(recipe, folder, parts.dataset, learned, layout)
-    storage.write_bytes(storage.join(out, CARD), card.encode())
+    with storage.lease(out, "prompts export"):
+        if layout is not None:
+            checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
+        for file in (RECIPE, PROMPTS, RESULTS, RECORD):
+            if out != folder.url and storage.exists(folder.path(file)):
+                storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
+        card = _model_card(recipe, folder, parts.dataset, learned, layout)
+        storage.write_bytes(storage.join(out, CARD), card.encode())
+        storage.require(out, (RECIPE, PROMPTS, CARD))
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
 

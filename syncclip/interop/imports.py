@@ -74,13 +74,16 @@ def import_prompts(
     run_hash = digest([recipe.hash, "imported", hashlib.sha256(data).hexdigest()])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
     run = RunFolder(url, name, run_hash, recipe.to_yaml())
-    run.open()
-    run.write_recipe()
-    storage.write_bytes(run.path(PROMPTS), data)
-    origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
-    run.write(
-        RunRecord(name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes)
-    )
+    with storage.lease(url, "prompts import"):
+        run.open()
+        run.write_recipe()
+        storage.write_bytes(run.path(PROMPTS), data)
+        origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
+        run.write(
+            RunRecord(
+                name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes
+            )
+        )
     return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 

@@ -87,17 +87,23 @@ def reproduce(request: Request) -> Reproduction:
     _check_data(recipes)
     url = places.absolute(request.out or storage.join(first.storage.root, "reproduction"))
     sets = {one: request.synthetic and storage.join(request.synthetic, one) for one in recipes}
-    prepared = {one: _prepared(recipe, protocol, storage.join(url, one), sets[one]) for one, recipe in recipes.items()}
-    waiting = [run for runs in prepared.values() for run in runs]
-    ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=protocol.name)
-    found = {run.url: run for run in ended}
-    prepared = {one: [found[run.url] for run in runs] for one, runs in prepared.items()}
-    for one, runs in prepared.items():
-        _write_study(recipes[one], storage.join(url, one, protocol.runs), runs)
-    table = gather(protocol, prepared)
-    page = report.write(protocol, table, url)
-    if failed := {f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error}:
-        raise UserError(failures(failed, len(waiting), url))
+    with storage.lease(url, "reproduce"):
+        prepared = {
+            one: _prepared(recipe, protocol, storage.join(url, one), sets[one]) for one, recipe in recipes.items()
+        }
+        waiting = [run for runs in prepared.values() for run in runs]
+        ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=protocol.name)
+        found = {run.url: run for run in ended}
+        prepared = {one: [found[run.url] for run in runs] for one, runs in prepared.items()}
+        for one, runs in prepared.items():
+            _write_study(recipes[one], storage.join(url, one, protocol.runs), runs)
+        table = gather(protocol, prepared)
+        page = report.write(protocol, table, url)
+        storage.require(url, [page.rpartition("/")[2]])
+        if failed := {
+            f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error
+        }:
+            raise UserError(failures(failed, len(waiting), url))
     return Reproduction(url, table, page)
 
 

@@ -16,7 +16,7 @@ from syncclip.core.ray_session import capacity, cause_of, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust, trusted
 from syncclip.datasets import Dataset, DatasetSettings
-from syncclip.evaluation.predict import RESULTS, Predictions, read_results, results, save_evaluation
+from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
@@ -93,11 +93,10 @@ def transfer_results(run_url: str, name: str) -> dict[str, Any]:
 
 
 def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
-    """The results in a folder; None where there are none for the recipe's evaluation settings."""
-    place = storage.join(url, RESULTS)
-    if not storage.exists(place):
+    """The results in a folder; None where there are none for the recipe's evaluation settings, or no predictions."""
+    if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
-    found = read_results(place)
+    found = read_results(storage.join(url, RESULTS))
     same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
     return found if same else None
 
@@ -105,6 +104,12 @@ def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
 def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
     """Those datasets of `evaluation.transfer` that the run was not tested on."""
     return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
+
+
+def done(recipe: Recipe, folder: RunFolder) -> bool:
+    """Whether nothing is left to be done of a resolved run: it is trained, and tested on all that the recipe names."""
+    tested = results_at(folder.url, recipe) is not None and not missing_transfers(recipe, folder.url)
+    return folder.finished(folder.open()) and tested
 
 
 def learns_for_each_class(recipe: Recipe, parts: RunParts) -> bool:
@@ -131,6 +136,7 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
     numbers = results(found, method.classnames, method.base, evaluation.bins)
     numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
     save_evaluation(url, numbers, found)
+    numbers = read_results(storage.join(url, RESULTS))
     if url == folder.url:
         show_results(folder, recipe.training, numbers, say)
     return numbers

@@ -77,9 +77,10 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     known = read_whole_set(url)
     shards = committed(url)
     source = ExportedSet(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
-    _claim(source, out, to)
-    with Progress(source.images, "images", "export") as progress:
-        LAYOUTS[to](source, out, progress, licence)
+    with storage.lease(out, "shards export"):
+        _claim(source, out, to)
+        with Progress(source.images, "images", "export") as progress:
+            LAYOUTS[to](source, out, progress, licence)
     return source.images
 
 
@@ -113,7 +114,7 @@ def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: st
     there = storage.sizes(folder)
     kind: pa.DataType = pa.null()
     for place, (shard, stats) in enumerate(source.shards.items()):
-        name = f"train-{place:05d}-of-{len(source.shards):05d}.tar"
+        name = _train_name(source, place)
         if there.get(name) != stats.bytes:
             _copy(source, shard, storage.join(folder, name))
         kind = provenance_type(source.table(shard)["provenance"], kind)
@@ -125,6 +126,7 @@ def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: st
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
     card = dataset_card(source.known, list(source.shards.values()), kind, licence, text)
     storage.write_bytes(storage.join(out, CARD), card.encode())
+    storage.require(folder, [_train_name(source, place) for place in range(len(source.shards))])
 
 
 LAYOUTS: dict[str, Callable[[ExportedSet, str, Progress, str], None]] = {
@@ -132,6 +134,10 @@ LAYOUTS: dict[str, Callable[[ExportedSet, str, Progress, str], None]] = {
     "huggingface": _hugging_face,
     "split-zhou": _split_file,
 }
+
+
+def _train_name(source: ExportedSet, place: int) -> str:
+    return f"train-{place:05d}-of-{len(source.shards):05d}.tar"
 
 
 def _claim(source: ExportedSet, out: str, to: str) -> None:
@@ -154,11 +160,7 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Image]:
     """Write all images below `out`, but for those that are there, and give each once it is there."""
-    there = {
-        f"{folder}/{name}": size
-        for folder in source.folders
-        for name, size in storage.sizes(storage.join(out, folder)).items()
-    }
+    there = _there(source, out)
 
     def write(image: Image) -> Image:
         if there.get(image.path) != len(image.data):
@@ -170,6 +172,17 @@ def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Imag
             for image in writers.map(write, _images(source, shard)):
                 progress.update(1)
                 yield image
+    if missing := source.images - len(_there(source, out)):
+        raise UserError(f"{out}: {missing:,} of its images were removed meanwhile; run the same command again")
+
+
+def _there(source: ExportedSet, out: str) -> dict[str, int]:
+    """Path -> bytes of what is in the folders of the classes."""
+    return {
+        f"{folder}/{name}": size
+        for folder in source.folders
+        for name, size in storage.sizes(storage.join(out, folder)).items()
+    }
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:

@@ -137,18 +137,19 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         counts=tuple(counts.tolist()),
         shard_size=rounds * classes,
     )
-    claim(found, url)
-    index = index_major(np.asarray(source_images.labels, np.int64), classes)
-    order = np.argsort(index)
-    with Progress(len(order), "images", "import") as progress:
-        for shard in found.shards():
-            rows = order[index[order] // found.shard_size == shard]
-            samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
-            sound = [sample for sample in samples if sample is not None]
-            lost = len(samples) - len(sound)
-            write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
-            progress.update(len(rows))
-    return finish(found, url)
+    with storage.lease(url, "shards import"):
+        claim(found, url)
+        index = index_major(np.asarray(source_images.labels, np.int64), classes)
+        order = np.argsort(index)
+        with Progress(len(order), "images", "import") as progress:
+            for shard in found.shards():
+                rows = order[index[order] // found.shard_size == shard]
+                samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
+                sound = [sample for sample in samples if sample is not None]
+                lost = len(samples) - len(sound)
+                write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
+                progress.update(len(rows))
+        return finish(found, url)
 
 
 def claim(found: ImportedSet, url: str) -> None:
@@ -167,6 +168,8 @@ def finish(found: ImportedSet, url: str) -> ImportedSet:
     """Record in a folder that all is written, and what: from then on it is a set."""
     finished = found.model_copy(update={"content": content_of(url)})
     _write(finished, url)
+    if read_whole_set(url) != finished:
+        raise UserError(f"{url}: shards were removed while the set was written; run the same command again")
     return finished
 
 

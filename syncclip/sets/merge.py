@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.sets.imported import ImportedSet, claim, content_of, finish, index_major, read_whole_set
@@ -60,17 +61,18 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
         shard_size=-(-SHARD_IMAGES // known.classes) * known.classes,
         parts=tuple(content_of(one) for one in urls),
     )
-    claim(found, url)
-    bounds = np.searchsorted(index[order], np.arange(len(found.shards()) + 1) * found.shard_size)
-    there = committed(url)
-    with Progress(len(order), "images", "merge") as progress:
-        for shard in found.shards():
-            places = order[bounds[shard] : bounds[shard + 1]]
-            if shard not in there:
-                samples = [_sample(sources[sets[place]], int(rows[place]), int(index[place])) for place in places]
-                write_shard(url, shard, samples)
-            progress.update(len(places))
-    return finish(found, url)
+    with storage.lease(url, "shards merge"):
+        claim(found, url)
+        bounds = np.searchsorted(index[order], np.arange(len(found.shards()) + 1) * found.shard_size)
+        there = committed(url)
+        with Progress(len(order), "images", "merge") as progress:
+            for shard in found.shards():
+                places = order[bounds[shard] : bounds[shard + 1]]
+                if shard not in there:
+                    samples = [_sample(sources[sets[place]], int(rows[place]), int(index[place])) for place in places]
+                    write_shard(url, shard, samples)
+                progress.update(len(places))
+        return finish(found, url)
 
 
 def _open(urls: Sequence[str]) -> list[MergeInput]:

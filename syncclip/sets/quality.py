@@ -139,6 +139,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         classes=classes,
     )
     storage.write_document(storage.join(url, STATS_NAME), quality)
+    storage.require(url, [STATS_NAME])
     return quality
 
 
@@ -219,4 +220,5 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")
-    return set_quality(url, clip, dataset.splits.get(recipe.evaluation.split))
+    with storage.lease(url, "shards quality"):
+        return set_quality(url, clip, dataset.splits.get(recipe.evaluation.split))

@@ -65,9 +65,10 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         return []
     check_capacity(pool, plan.threads)
     _check_assets(plan, again, url)
-    for shard in again:
-        discard(url, shard)
-    synthesise_set(plan, url, pool)
+    with storage.lease(url, "shards verify --repair"):
+        for shard in again:
+            discard(url, shard)
+        synthesise_set(plan, url, pool)
     return again
 
 

@@ -11,13 +11,13 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 from syncclip.storage import leases
 from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
-from syncclip.storage.places import OBJECT_STORES, S3, is_local, local_path, open_local, remote, scheme
+from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, remote, scheme
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -39,6 +39,21 @@ def sizes(url: str) -> dict[str, int]:
 def listdir(url: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; [] where there is no such folder."""
     return [name for name, _ in _entries(url)]
+
+
+def require(url: str, names: Iterable[str]) -> None:
+    """Refuse to call done what is no longer there; one listing.
+
+    Raises:
+        MissingError: naming the first file of those that the folder lacks.
+    """
+    there = sizes(url)
+    for name in names:
+        if name not in there:
+            raise MissingError(
+                f"{join(url, name)}: not there any more, though it was written; whatever removes files there must end "
+                "before the same command is run again"
+            )
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:

@@ -14,12 +14,12 @@ from syncclip import jobs, storage
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cause_of, debugging, ray_session
 from syncclip.core.settings import UserError
-from syncclip.evaluation.predict import PREDICTIONS, RESULTS, read_results
+from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm, StudySettings
+from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
-from syncclip.runs.evaluate import missing_transfers, results_at
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
@@ -32,6 +32,9 @@ TIMING = "cell.json"
 
 MOST_CELLS = 256
 """Cells that are handed to a cluster at once, however far it may grow."""
+
+PATIENCE = 60.0
+"""Seconds for which a cell waits for another process that runs it: that of a killed study ends soon."""
 
 POLL = 2.0
 """Seconds between two looks at the running cells, for the progress line."""
@@ -123,9 +126,7 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
         resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, known)
-        evaluated = results_at(url, recipe) is not None and storage.exists(storage.join(url, PREDICTIONS))
-        done = folder.finished(folder.open()) and evaluated and not missing_transfers(recipe, url)
-        found.append(CellRun(cell, resolved, folder, "done" if done else "waiting"))
+        found.append(CellRun(cell, resolved, folder, "done" if scoring.done(resolved, folder) else "waiting"))
     return found
 
 
@@ -142,10 +143,11 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     error = None
     try:
         recipe, folder = from_spec(spec)
-        jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
-        place = folder.path(TIMING)
-        before = _seconds_in(place) if storage.exists(place) else 0.0
-        write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
+        with storage.lease(folder.url, "study", patience=PATIENCE):
+            jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
+            place = folder.path(TIMING)
+            before = _seconds_in(place) if storage.exists(place) else 0.0
+            write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
     except Exception as problem:
         if debugging():
             raise
@@ -202,6 +204,7 @@ def run_cells(
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
         progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         for run, seconds, error in _finished(waiting, settings, task, status, progress):
+            storage.leases.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(run.cell.name, seconds, error)
             busy = status.seconds / (status.workers * status.wall_seconds)

@@ -55,24 +55,26 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
     storage.configure(recipe.storage.options)
     check_data(recipe, "val")
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
-    synthetic = ensure_set(recipe, url if out else None)
-    grid, values = _grid(recipe)
-    grid, _ = with_amounts(grid, synthetic)
-    runs = prepare(grid, cells(grid.study), url, synthetic.url if synthetic else None)
-    runs, _ = run_cells(runs, grid.study, "choose")
-    if failed := [run for run in runs if run.status == "failed"]:
-        raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")
-    record: dict[str, Any] = {
-        "split": "val",
-        "metric": METRIC,
-        "images_per_class": grid.study.amounts[0],
-        "seeds": grid.study.seeds,
-        "arms": {name: _best(tried, runs) for name, tried in values.items()},
-    }
-    chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
-    outputs.write_json(storage.join(url, outputs.CHOICES), record)
-    storage.write_bytes(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
-    return Choice(chosen, record)
+    with storage.lease(url, "choose"):
+        synthetic = ensure_set(recipe, url if out else None)
+        grid, values = _grid(recipe)
+        grid, _ = with_amounts(grid, synthetic)
+        runs = prepare(grid, cells(grid.study), url, synthetic.url if synthetic else None)
+        runs, _ = run_cells(runs, grid.study, "choose")
+        if failed := [run for run in runs if run.status == "failed"]:
+            raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")
+        record: dict[str, Any] = {
+            "split": "val",
+            "metric": METRIC,
+            "images_per_class": grid.study.amounts[0],
+            "seeds": grid.study.seeds,
+            "arms": {name: _best(tried, runs) for name, tried in values.items()},
+        }
+        chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
+        outputs.write_json(storage.join(url, outputs.CHOICES), record)
+        storage.write_bytes(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
+        storage.require(url, (outputs.CHOICES, outputs.RECIPE))
+        return Choice(chosen, record)
 
 
 def combinations(candidates: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

@@ -44,6 +44,9 @@ FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
 
+ALWAYS = TABLE, STATE, RECIPE, FIT, WORTH, COMPARISONS, COST, TABLES
+"""What every study has once it has run."""
+
 Status = Literal["done", "failed", "waiting"]
 """Of a cell."""
 

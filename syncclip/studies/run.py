@@ -16,7 +16,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
 from syncclip.storage import places
-from syncclip.studies import findings, summary
+from syncclip.studies import findings, outputs, summary
 from syncclip.studies.cells import check_arms, prepare, run_cells
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
@@ -58,17 +58,19 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     storage.configure(recipe.storage.options)
     check_data(recipe, recipe.evaluation.split)
     url = folder_of(recipe, out)
-    synthetic = ensure_set(recipe, url if out else None)
-    recipe, dropped = with_amounts(recipe, synthetic)
-    runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
-    findings.write_state(recipe, url, runs, dropped)
-    runs, work = run_cells(runs, recipe.study, out=url)
-    findings.write_state(recipe, url, runs, dropped)
-    table, pairs = findings.write(recipe, url, runs, synthetic, work)
-    if len(table):
-        summary.show(recipe, url, table, pairs)
-    failed = {run.cell.name: run.error or "" for run in runs if run.status == "failed"}
-    return Study(url, table, failed, len(runs))
+    with storage.lease(url, "study"):
+        synthetic = ensure_set(recipe, url if out else None)
+        recipe, dropped = with_amounts(recipe, synthetic)
+        runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
+        findings.write_state(recipe, url, runs, dropped)
+        runs, work = run_cells(runs, recipe.study, out=url)
+        findings.write_state(recipe, url, runs, dropped)
+        table, pairs = findings.write(recipe, url, runs, synthetic, work)
+        if len(table):
+            summary.show(recipe, url, table, pairs)
+        storage.require(url, outputs.ALWAYS)
+        failed = {run.cell.name: run.error or "" for run in runs if run.status == "failed"}
+        return Study(url, table, failed, len(runs))
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:

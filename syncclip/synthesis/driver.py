@@ -21,12 +21,12 @@ from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust, trusted
-from syncclip.shards.markers import committed, markers, shard_name
+from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
-from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.locating import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import PoolError, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
@@ -74,34 +74,60 @@ def synthesise_set(
             CPUs or GPUs, or shards failed for good; what was committed stays.
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
-    stored = read_plan(url)
-    if stored is None and next(markers(url), None) is not None:
-        raise UserError(f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder")
-    plan = asked if stored is None else agreed_plan(asked, stored, url)
-    require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
-    if place_assets is not None:
-        plan = place_assets(plan, url)
-    images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
-    there = {stats.shard for stats in markers(url)}  # only now: placing takes long, and others may commit meanwhile
-    todo = [shard for shard in images if shard not in there]
-    if not todo:
-        summary = summarise(plan, url)
-        mark_complete(url, summary.images, summary.planned)
-        return summary
-    located = locate(plan.generator, plan.weights)
-    plan = plan.model_copy(update={"weights": located.fingerprint})
-    check_capacity(pool, plan.threads)
-    if stored is None and plan.generator.open_questions(pool.device):
-        plan = tuned(plan, located, pool)
-    if plan != stored:
-        write_plan(plan, url)
-    storage.sweep(url)
-    # An actor may run in another folder and on another machine.
-    places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
-    placed = plan.model_copy(update=places)
-    worker = partial(ShardWorker, placed.model_dump_json(), url, pool.device, located.source, configured(), trusted())
-    job = _Job(plan, url, images, todo, pool, new=stored is None)
-    return summarise(plan, url, _generate(job, worker, show, observe))
+    with ExitStack() as held:
+        if not has_all(asked, url):
+            held.enter_context(storage.lease(url, "synth"))
+        stored = read_plan(url)
+        if stored is None and next(markers(url), None) is not None:
+            raise UserError(
+                f"{url} holds shards but no {PLAN_NAME}, so nothing can be added safely; use another folder"
+            )
+        plan = asked if stored is None else agreed_plan(asked, stored, url)
+        require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
+        if place_assets is not None:
+            plan = place_assets(plan, url)
+        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
+        there = {stats.shard for stats in markers(url)}  # only now: placing takes long, and others may commit meanwhile
+        todo = [shard for shard in images if shard not in there]
+        if not todo:
+            summary = _read_back(asked, url)
+            mark_complete(url, summary.images, summary.planned)
+            return summary
+        held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
+        located = locate(plan.generator, plan.weights)
+        plan = plan.model_copy(update={"weights": located.fingerprint})
+        check_capacity(pool, plan.threads)
+        if stored is None and plan.generator.open_questions(pool.device):
+            plan = tuned(plan, located, pool)
+        if plan != stored:
+            write_plan(plan, url)
+        storage.sweep(url)
+        job = _Job(plan, url, images, todo, pool, new=stored is None)
+        return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
+
+
+def _files(asked: Plan) -> Iterator[str]:
+    """Names of the files that make the set that is asked for."""
+    yield PLAN_NAME
+    for shard in asked.shards(asked.images_per_class):
+        yield from (shard_name(shard), table_name(shard), stats_name(shard))
+
+
+def has_all(asked: Plan, url: str) -> bool:
+    """Whether the set seems to be there, so that nothing need be written; one listing."""
+    return storage.sizes(url).keys() >= set(_files(asked))
+
+
+def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
+    """Sum up what is in the folder now, not what was meant to be there.
+
+    Raises:
+        MissingError: something was removed meanwhile.
+    """
+    storage.require(url, _files(asked))
+    plan = read_plan(url)
+    assert plan is not None
+    return summarise(plan, url, work)
 
 
 @dataclass(frozen=True)
@@ -116,6 +142,14 @@ class _Job:
     pool: Pool
     new: bool
     """Whether the set begins here; where it comes to nothing, it leaves no plan behind."""
+
+
+def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
+    """Makes an actor's worker, which may run in another folder and on another machine."""
+    plan = job.plan
+    places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
+    placed = plan.model_copy(update=places).model_dump_json()
+    return partial(ShardWorker, placed, job.url, job.pool.device, located.source, configured(), trusted())
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
@@ -156,6 +190,7 @@ def _watched(
         line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
 
         def take(report: Report) -> None:
+            storage.leases.check(job.url)
             images = job.images[report.shard]
             status.count(report, images)
             metrics.count(report, images)

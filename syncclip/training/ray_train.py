@@ -15,6 +15,7 @@ from syncclip.core.ray_session import capacity, cause_of, cluster_address, local
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.storage.leases import working_for
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
@@ -77,10 +78,10 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
         return before
     checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
     heard = len(before.notes) if before is not None else 0
-    with ray_session():
+    with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
         with _shown(folder, heard, scaling):
-            _fit(build, spec, folder, scaling, settings)
+            _fit(build, {"spec": spec, "folder": folder, "lease": hold.token}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record before anything else"
             if record.status == "failed":
@@ -134,17 +135,18 @@ def _lack(scaling: Any) -> str:
     return ""
 
 
-def _fit(build: Build, spec: dict[str, Any], folder: RunFolder, scaling: Any, settings: TrainingSettings) -> None:
+def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingSettings) -> None:
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    folder: RunFolder = config["folder"]
     quiet()  # importing Ray Train resets its logger
     # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
     # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
     with scratch_folder() as state:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"build": build, "spec": spec, "folder": folder},
+            train_loop_config={"build": build, **config},
             scaling_config=scaling,
             torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
             run_config=RunConfig(
@@ -174,7 +176,8 @@ def _worker(config: dict[str, Any]) -> None:
         with distributed.agreed(world_size):
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
+        with working_for(folder.url, config["lease"] if rank == 0 else None):
+            run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:

@@ -116,27 +116,32 @@ def write_captions(settings: WriterSettings, classnames: Sequence[str], url: str
         UserError: the file holds captions of another writer; or see `Writer`.
     """
     names = list(dict.fromkeys(classnames))
-    there = read_captions(url) if storage.exists(url) else Captions(writer=settings)
-    check_writer(there, settings, url)
-    sentences = dict(there.sentences)
-    missing = [name for name in names if name not in sentences]
-    if not missing:
+    there = _kept(settings, url)
+    if there.sentences.keys() >= set(names):
         return there
     writer = Writer(settings)
-    if there.sentences and writer.weights != there.weights:
-        raise UserError(f"{url}: other weights of {settings.model!r} wrote these; write into another file")
-    with Progress(len(names), "classes", "captions", done=len(names) - len(missing)) as progress:
-        for count, name in enumerate(missing, 1):
-            sentences[name] = writer.write(name)
-            if count % KEPT_EVERY == 0 or count == len(missing):
-                order = [*names, *(other for other in sentences if other not in names)]
-                there = Captions(
-                    writer=settings,
-                    weights=writer.weights,
-                    sentences={name: sentences[name] for name in order if name in sentences},
-                )
-                storage.write_document(url, there)
-            progress.update(1)
+    with storage.lease(url, "captions", file=True):
+        there = _kept(settings, url)
+        if there.sentences and writer.weights != there.weights:
+            raise UserError(f"{url}: other weights of {settings.model!r} wrote these; write into another file")
+        sentences = dict(there.sentences)
+        missing = [name for name in names if name not in sentences]
+        with Progress(len(names), "classes", "captions", done=len(names) - len(missing)) as progress:
+            for count, name in enumerate(missing, 1):
+                sentences[name] = writer.write(name)
+                if count % KEPT_EVERY == 0 or count == len(missing):
+                    order = [*names, *(other for other in sentences if other not in names)]
+                    found = {name: sentences[name] for name in order if name in sentences}
+                    there = Captions(writer=settings, weights=writer.weights, sentences=found)
+                    storage.write_document(url, there)
+                progress.update(1)
+        return read_captions(url)
+
+
+def _kept(settings: WriterSettings, url: str) -> Captions:
+    """The captions that are there; none where there is no file."""
+    there = read_captions(url) if storage.exists(url) else Captions(writer=settings)
+    check_writer(there, settings, url)
     return there
 
 
