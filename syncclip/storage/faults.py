@@ -30,7 +30,10 @@ TORN = (
     "ConnectionClosedError",
     "ResponseParserError",
     "FSTimeoutError",
+    "FlexibleChecksumError",
 )
+GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
+"""Refusals of a request that didn't arrive as it was sent."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
 """botocore's, aiohttp's and fsspec's errors are named, not imported: a driver may not be installed."""
 
@@ -76,7 +79,9 @@ def persistently(url: str, call: Callable[[Any, str], T]) -> T:
 
 def passes(error: BaseException) -> bool:
     """Whether the same call may work a moment later: a busy store, or a connection torn in the middle."""
-    return answered(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
+    answer: Any = _answer(error)
+    code = None if answer is None else answer.response.get("Error", {}).get("Code")
+    return code in GARBLED or answered(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
 
 
 @dataclass(frozen=True)

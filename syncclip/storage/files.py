@@ -10,17 +10,15 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
-from syncclip.storage import leases
-from syncclip.storage.faults import SILENCE, MissingError, explained, persistently
+from syncclip.storage import downloads, leases
+from syncclip.storage.faults import MissingError, explained, persistently
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, remote, scheme
-
-PIECE = 32 << 20
-"""Bytes of a remote file that are copied at a time."""
 
 
 def exists(url: str) -> bool:
@@ -64,11 +62,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None) -> by
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
 
-        def read(fs: Any, path: str) -> bytes:
-            bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
-            return cast(bytes, fs.cat_file(path, start=start, end=end, **bound))
-
-        return persistently(url, read)
+        return downloads.whole(url) if (start, end) == (None, None) else downloads.part(url, start or 0, end)
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
@@ -87,37 +81,47 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
 
         def read(fs: Any, _: str) -> dict[str, bytes]:
             by_path = {fs._strip_protocol(url): url for url in urls}
-            answers = fs.cat(list(by_path), on_error="return")
-            for answer in answers.values():
+            found = fs.cat(list(by_path), on_error="return", **downloads.at_once(fs))
+            for answer in found.values():
                 if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
                     raise answer
-            return {by_path[path]: answer for path, answer in answers.items() if isinstance(answer, bytes)}
+            return {by_path[path]: answer for path, answer in found.items() if isinstance(answer, bytes)}
 
-        return persistently(urls[0], read)
+        texts = persistently(urls[0], read)
+        return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in texts.items()}
 
 
 def open_read(url: str) -> IO[bytes]:
-    """A seekable binary file for reading; the caller closes it."""
+    """A seekable binary file for reading, of a remote one a copy without a name; the caller closes it."""
     with explained(url, "read"):
         if is_local(url):
             return open(local_path(url), "rb", opener=open_local)
-        return persistently(url, lambda fs, path: cast(IO[bytes], fs.open(path, "rb")))
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
+        try:
+            downloads.copy(url, copy)
+        except BaseException:
+            copy.close()
+            raise
+        copy.seek(0)
+        return copy
 
 
-def fetch(url: str, target: Path) -> None:
+def fetch(url: str, target: Path, sha256: str | None = None) -> None:
     """Copy a file to a local path; after an exception or a crash the target may be short, never another name.
 
     A remote one comes piece by piece, each with its own tries and its own limit of time.
+
+    Args:
+        sha256: of the file, where it is known: a copy with another is made again. If it stays so, the file itself is
+            damaged, which is for the caller to find.
     """
     with explained(url, "read"):
         if is_local(url):
             with open_read(url) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
             return
-        size = persistently(url, lambda fs, path: int(fs.info(path)["size"]))
         with target.open("wb") as file:
-            for start in range(0, size, PIECE):
-                file.write(read_bytes(url, start, min(size, start + PIECE)))
+            downloads.copy(url, file, sha256)
 
 
 def write_bytes(url: str, data: bytes) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import cut
+from syncclip.storage import answers
 
 # No folders there, and "making" one could make a bucket out of a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
@@ -104,9 +105,11 @@ def scheme(url: str) -> str:
 
 
 def remote(url: str) -> tuple[Any, str]:
-    """The file system of a remote URL, which keeps no listings, and the path in it."""
+    """The file system of a remote URL, which keeps no listings, and the path in it; answers of S3 are checked."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
     fs.invalidate_cache()
+    if scheme(url) in S3:
+        answers.watch(fs.s3)
     _clients.add(fs)
     return fs, path
 

@@ -11,8 +11,9 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from syncclip.storage import downloads
 from syncclip.storage.faults import answered, explained, persistently
 from syncclip.storage.places import S3, is_local, local_path, open_local, scheme
 
@@ -30,7 +31,7 @@ def peek(url: str) -> bytes | None:
             if is_local(url):
                 with open(local_path(url), "rb", opener=open_local) as file:
                     return file.read()
-            return persistently(url, lambda fs, path: cast(bytes, fs.cat_file(path)))
+            return downloads.whole(url)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -88,14 +89,13 @@ def _swap_local(path: Path, before: bytes | None, after: bytes | None) -> bool:
 
 
 def _swap_remote(url: str, before: bytes | None, after: bytes | None) -> bool:
-    def look(fs: Any, path: str) -> tuple[str | None, bytes | None]:
-        try:
-            tag = fs.info(path).get("ETag")  # of what is read next, or of something older, which the store then refuses
-            return tag, fs.cat_file(path)
-        except FileNotFoundError:
-            return None, None
-
-    tag, there = persistently(url, look)
+    tag: str | None = None
+    try:
+        # Of what is read next, or of something older, which the store then refuses.
+        tag = persistently(url, lambda fs, path: fs.info(path).get("ETag"))
+        there: bytes | None = downloads.whole(url)
+    except FileNotFoundError:
+        there = None
     if there != before:
         return after is not None and there == after
     if after is None:

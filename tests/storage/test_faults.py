@@ -20,7 +20,7 @@ from fsspec.exceptions import FSTimeoutError
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.storage import faults, files, places
+from syncclip.storage import downloads, faults, places
 from tests.object_store import faulty_bucket, s3_server
 from tests.worlds.faulty_s3 import PASSING, Fault, FaultyS3
 
@@ -110,7 +110,7 @@ def test_parts_of_a_large_copy_are_whole_too(
     url = storage.join(place, "x")
     storage.write_bytes(url, DATA)
     monkeypatch.setitem(places._options, "default_block_size", len(DATA) // 3)
-    monkeypatch.setattr(files, "PIECE", len(DATA) // 3 + 1)
+    monkeypatch.setattr(downloads, "PIECE", len(DATA) // 3 + 1)
     for _ in range(3):  # a client that kept its torn connections would have none left
         proxy.spoil("reset answer", 6, "GET")
         storage.fetch(url, tmp_path / "copy")

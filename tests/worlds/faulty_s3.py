@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import aiohttp
 from aiohttp import web
 
-Fault = Literal["503", "500", "429", "403", "404", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
+Torn = Literal["503", "500", "429", "403", "404", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
+Spoilt = Literal["flip", "short", "checksum", "wrong size", "cut listing", "error in 200", "garbage"]
+Fault = Literal[Torn, Spoilt]
 """What can happen to a request:
 
 * a number: the server's refusal with this status, without having done anything;
@@ -25,11 +28,21 @@ Fault = Literal["503", "500", "429", "403", "404", "reset", "reset upload", "res
 * `reset answer`: done, but torn down in the middle of the answer's body;
 * `lost`: done, but torn down instead of any answer;
 * `slow`: the answer comes in small pieces with pauses between them;
-* `hang`: no answer until the client gives up.
+* `hang`: no answer until the client gives up;
+* `flip`: one bit of the answer's body is another;
+* `short`: half of the body, and a length and range that say so;
+* `checksum`: an answer whose checksum doesn't fit, or to what was sent that its own doesn't;
+* `wrong size`: a HEAD that says half the size;
+* `cut listing`: every second entry is left out;
+* `error in 200`: nothing was done, which the body says and the status doesn't;
+* `garbage`: a body of random bytes.
 """
 
 PASSING: tuple[Fault, ...] = ("503", "500", "429", "reset", "reset upload", "reset answer", "lost", "slow")
 """Those that a client should survive without waiting for a timeout."""
+
+DAMAGING: tuple[Spoilt, ...] = get_args(Spoilt)
+"""Those whose answer looks whole, and is wrong."""
 
 CODES = {
     "503": "SlowDown",
@@ -60,6 +73,8 @@ class FaultyS3:
     """Fault -> requests that it hit."""
     latency: float = 0.0
     """Seconds that every answer takes longer."""
+    luck: random.Random = field(default_factory=lambda: random.Random(0))
+    """Where an answer is damaged."""
     _next: list[Fault] = field(default_factory=list)
     _method: str | None = None
     _query: str = ""
@@ -164,6 +179,11 @@ async def _answer(
         await request.content.readany()
     if fault in ("reset", "reset upload"):
         return _torn(request)
+    if fault == "error in 200" or (fault == "checksum" and request.method in ("PUT", "POST")):
+        await request.read()
+        code, status = ("InternalError", 200) if fault == "error in 200" else ("BadDigest", 400)
+        text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
+        return web.Response(status=status, text=text, content_type="application/xml")
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
     target = aiohttp.client.URL(backend + request.raw_path, encoded=True)
     body = await request.read()
@@ -175,8 +195,11 @@ async def _answer(
         for name, value in answer.headers.items():
             if name.lower() not in _HOP_BY_HOP:
                 response.headers.add(name, value)
+        length = int(answer.headers.get("Content-Length", len(data)))
+        if fault in DAMAGING and answer.status < 300:
+            data, length = _damaged(fault, data, length, response.headers, proxy.luck)
         if "Content-Length" in answer.headers:
-            response.content_length = int(answer.headers["Content-Length"])
+            response.content_length = length
         elif answer.status != 204:
             response.content_length = len(data)
         await response.prepare(request)
@@ -194,6 +217,31 @@ async def _answer(
             await response.write(data)
         await response.write_eof()
         return response
+
+
+def _damaged(
+    fault: Fault, data: bytes, length: int, headers: MutableMapping[str, str], luck: random.Random
+) -> tuple[bytes, int]:
+    """What is answered instead, and the length that is claimed; an answer without a body has nothing to damage."""
+    if fault == "wrong size" and not data:
+        return data, length // 2
+    if fault == "checksum":
+        for name in [name for name in headers if name.lower().startswith("x-amz-checksum-crc")]:
+            headers[name] = headers[name].translate(str.maketrans("ABCDEFabcdef", "BCDEFAbcdefa"))
+    if fault == "cut listing" and b"<ListBucketResult" in data:
+        entries = re.findall(rb"<Contents>.*?</Contents>", data, re.DOTALL)
+        for entry in entries[::2]:
+            data = data.replace(entry, b"")
+    if fault == "flip" and data:
+        place = luck.randrange(len(data))
+        data = data[:place] + bytes([data[place] ^ 1 << luck.randrange(8)]) + data[place + 1 :]
+    if fault == "garbage":
+        data = luck.randbytes(len(data))
+    if fault == "short" and data:
+        data = data[: len(data) // 2]
+        if (given := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))) is not None:
+            headers["Content-Range"] = f"bytes {given[1]}-{int(given[1]) + len(data) - 1}/{given[2]}"
+    return data, len(data) if data else length
 
 
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "content-length"}

@@ -1,0 +1,80 @@
+"""Remote files, read until what came is proven by a checksum, or the store said it several times; see `answers`."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from typing import IO, Any, cast
+
+from syncclip.storage import answers
+from syncclip.storage.faults import SILENCE, persistently
+
+PIECE = 32 << 20
+"""Bytes of a remote file that are copied at a time."""
+
+
+def whole(url: str, sha256: str | None = None) -> bytes:
+    """All bytes of a file.
+
+    Args:
+        sha256: of the file, where it is known; an answer that has it is believed at once.
+    """
+    found = b""
+
+    def ask() -> tuple[str, bool]:
+        nonlocal found
+        found = persistently(url, _ask)
+        digest = "" if getattr(found, "held", True) else hashlib.sha256(found).hexdigest()
+        return digest, digest in ("", sha256)
+
+    answers.agreed(url, ask)
+    return found
+
+
+def part(url: str, start: int, end: int | None) -> bytes:
+    """The bytes [start, end) of a file, fewer where it ends before that. Of S3, no checksum holds them: it is asked
+    twice, the second time for some bytes more, lest the same damage falls on the same place."""
+    early, late = (answers.SHIFT, 0) if start >= answers.SHIFT else (0, answers.SHIFT)
+
+    def ask(fs: Any, path: str) -> bytes:
+        data = _ask(fs, path, start, end)
+        if isinstance(data, answers.Answer) and len(data) < data.total:
+            again = _ask(fs, path, start - early, None if end is None else end + late)
+            if again[early : early + len(data)] != data:
+                raise answers.spoilt("two answers that differ")
+        return data
+
+    data = persistently(url, ask)
+    return whole(url) if len(data) == getattr(data, "total", None) else data
+
+
+def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
+    """Copy a file into an open one, piece by piece; `sha256` as of `whole`."""
+    said = persistently(url, lambda fs, path: int(fs.info(path)["size"]))
+    if said <= PIECE:
+        file.write(whole(url, sha256))
+        return
+
+    def ask() -> tuple[str, bool]:
+        file.seek(0)
+        file.truncate()
+        digest, md5, size, tag = hashlib.sha256(), hashlib.md5(usedforsecurity=False), said, None
+        while (at := file.tell()) < size:
+            data = persistently(url, partial(_ask, start=at, end=min(size, at + PIECE)))
+            size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # a HEAD may lie
+            for one in (digest, md5):
+                one.update(data)
+            file.write(data)
+        return digest.hexdigest(), tag in (None, md5.hexdigest()) or digest.hexdigest() == sha256
+
+    answers.agreed(url, ask)
+
+
+def at_once(fs: Any) -> dict[str, Any]:
+    """Arguments for reading an object of S3 by one request; its parts would be those of a size that a HEAD claims."""
+    return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
+
+
+def _ask(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
+    bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
+    return cast(bytes, fs.cat_file(path, start=start, end=end, **bound, **at_once(fs)))
