@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import html
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -79,6 +80,18 @@ def spoken(classname: str) -> str:
     CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
     """
     return " ".join(classname.replace("_", " ").split())
+
+
+def as_clip_reads(classname: str) -> str:
+    """What CLIP's tokenizers make of a class name before they look for words: equal texts have equal tokens.
+
+    Source: `basic_clean` and `_clean_lower` of open_clip's tokenizer, which are those of OpenAI's CLIP.
+    """
+    if classname.isascii():
+        return spoken(html.unescape(html.unescape(classname))).lower()
+    from open_clip.tokenizer import basic_clean  # takes seconds
+
+    return spoken(basic_clean(classname)).lower()
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import nearest, spoken
+from syncclip.core.text import as_clip_reads, nearest, spoken
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.files import FolderSet
@@ -77,8 +76,9 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
                 f"{len(dataset.classnames)} classes; give one name for each, in the order of their ids."
             )
         dataset = replace(dataset, classnames=settings.classnames)
-    if own or settings.classnames is not None:
-        _check_names(dataset)
+    if name not in DATASETS or settings.classnames is not None:
+        # Names in a packed one may repeat, for so they do in ImageNet.
+        _check_names(dataset, may_repeat=not own and settings.classnames is None)
     return dataset
 
 
@@ -118,14 +118,19 @@ def _place(settings: DatasetSettings) -> str:
     return str(storage.local_path(place)) if storage.is_local(place) else place
 
 
-def _check_names(dataset: Dataset) -> None:
-    """Names in a user's own data must be unique; in ImageNet's a few are shared by two classes."""
-    twice = [name for name, count in Counter(dataset.classnames).items() if count > 1]
-    if twice:
-        ids = [label for label, name in enumerate(dataset.classnames) if name == twice[0]]
+def _check_names(dataset: Dataset, may_repeat: bool) -> None:
+    """Names must differ to CLIP. (The literature's are taken as they are: its figures belong to them.)"""
+    first: dict[str, int] = {}
+    for label, name in enumerate(dataset.classnames):
+        other = first.setdefault(as_clip_reads(name), label)
+        before = dataset.classnames[other]
+        if other == label or (before == name and may_repeat):
+            continue
+        shown = repr if (before + name).isascii() else ascii  # two forms of a letter look the same
+        called = f"all called {name!r}" if before == name else f"{shown(before)} and {shown(name)}, one name to CLIP"
         raise UserError(
-            f"dataset {dataset.name!r}: classes {' and '.join(map(str, ids))} are all called {twice[0]!r}, so their "
-            "prompts would be the same; rename them, or give names with dataset.classnames."
+            f"dataset {dataset.name!r}: classes {other} and {label} are {called}, so their prompts would be the same; "
+            "rename them, put their images together, or give names with dataset.classnames."
         )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
 
 from syncclip.core.settings import UserError
+from syncclip.core.text import spoken
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.shards.writer import Sample, write_shard
 from tests.worlds.dataset import CLASSES, tiny_dataset
@@ -120,3 +123,32 @@ def test_given_class_names_that_stand_twice_are_refused_with_both_places(tmp_pat
             load_dataset(DatasetSettings(name=str(folder), classnames=names))
         told = f"classes 1 and 5 are all called {CLASSES[1]!r}" if names else "classnames holds 0 names"
         assert told in str(refusal.value)
+
+
+ALIKE = [
+    ("red circle", "Red Circle"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("hot dog", "hot_dog"),
+    ("hot dog", " hot   dog"),
+    ("rock & roll", "rock &amp; roll"),
+    ("rock & roll", "rock &amp;amp; roll"),
+    ("ﬁsh", "fish"),
+    ("ｃat", "CAT"),
+    ("child’s toy", "child's toy"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_two_names_that_clip_reads_alike_are_refused_with_both(one: str, other: str, tmp_path: Path) -> None:
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    assert torch.equal(*(tokenizer(f"a photo of a {spoken(name)}.") for name in (one, other)))
+    folder = tiny_dataset(tmp_path / "b")
+    with pytest.raises(UserError, match=r"classes 0 and 5 are .*, so their prompts would be the same") as refusal:
+        load_dataset(DatasetSettings(name=str(folder), classnames=[one, *CLASSES[1:5], other]))
+    assert f"{one!a} and {other!a}, one name to CLIP" in str(refusal.value)
+
+
+def test_names_that_clip_tells_apart_are_two_classes(tmp_path: Path) -> None:
+    folder = tiny_dataset(tmp_path / "b")
+    names = ["cafe", "café", "hotdog", "hot dog", "dog", "dogs"]
+    assert load_dataset(DatasetSettings(name=str(folder), classnames=names)).classnames == names
