@@ -22,7 +22,7 @@ from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_assets
 from syncclip.sets.quality import STATS_NAME, measure_quality
 from syncclip.storage.places import absolute
-from syncclip.synthesis.driver import has_all, synthesise_set
+from syncclip.synthesis.driver import files_of, has_all, synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.prompts.writer import write_captions
@@ -59,6 +59,7 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)
+        storage.require(url, (*files_of(asked), SET_RECIPE))
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary

@@ -184,6 +184,7 @@ def pack(
             only=None if dataset.only is None else dataset.candidates,
         )
         storage.write_document(storage.join(url, PACKED_FILE), described)
+        storage.require(url, [PACKED_FILE])
         load_packed(storage.join(url, PACKED_FILE))  # refuses what is not all there
         return counts
 

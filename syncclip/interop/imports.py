@@ -22,7 +22,7 @@ from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
-from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord, versions
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord, versions
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def import_prompts(
                 name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes
             )
         )
+        storage.require(url, (RECIPE, PROMPTS, RECORD))
     return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 

@@ -106,6 +106,7 @@ def _split_file(source: ExportedSet, out: str, progress: Progress, _: str) -> No
     name = re.sub(r"\W+", "_", source.known.dataset).strip("_") or "synthetic"
     content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
     storage.write_bytes(storage.join(out, f"split_zhou_{name}.json"), content.encode())
+    storage.require(out, [f"split_zhou_{name}.json"])
 
 
 def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: str) -> None:

@@ -38,7 +38,7 @@ from syncclip.synthesis.status import (
     SynthesisStatus,
     mark_complete,
 )
-from syncclip.synthesis.summary import SetSummary, Work, summarise
+from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
 from syncclip.synthesis.tuning import tuned
 from syncclip.synthesis.worker import ShardWorker
 
@@ -106,7 +106,7 @@ def synthesise_set(
         return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
 
 
-def _files(asked: Plan) -> Iterator[str]:
+def files_of(asked: Plan) -> Iterator[str]:
     """Names of the files that make the set that is asked for."""
     yield PLAN_NAME
     for shard in asked.shards(asked.images_per_class):
@@ -115,7 +115,7 @@ def _files(asked: Plan) -> Iterator[str]:
 
 def has_all(asked: Plan, url: str) -> bool:
     """Whether the set seems to be there, so that nothing need be written; one listing."""
-    return storage.sizes(url).keys() >= set(_files(asked))
+    return storage.sizes(url).keys() >= set(files_of(asked))
 
 
 def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
@@ -124,10 +124,11 @@ def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
     Raises:
         MissingError: something was removed meanwhile.
     """
-    storage.require(url, _files(asked))
     plan = read_plan(url)
-    assert plan is not None
-    return summarise(plan, url, work)
+    summary = None if plan is None else summarise(plan, url, work)
+    storage.require(url, (*files_of(asked), SUMMARY_NAME))
+    assert summary is not None
+    return summary
 
 
 @dataclass(frozen=True)

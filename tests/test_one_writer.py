@@ -1,0 +1,280 @@
+"""Each command that writes into a folder holds it, is refused where another does, and tells what it has read back."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip import jobs, storage
+from syncclip.core.owners import Owner
+from syncclip.core.settings import UserError
+from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.datasets.loading import read_dataset
+from syncclip.datasets.packed import pack
+from syncclip.interop.exports import export_prompts
+from syncclip.interop.imports import import_prompts
+from syncclip.protocols.run import Request, reproduce
+from syncclip.recipe.recipe import Recipe
+from syncclip.sets.export import export_set
+from syncclip.sets.imported import import_set
+from syncclip.sets.merge import merge_sets
+from syncclip.sets.quality import measure_quality
+from syncclip.sets.repair import repair_set
+from syncclip.storage import files, leases
+from syncclip.storage.leases import Lease
+from syncclip.storage.swaps import peek, swap
+from syncclip.studies import cells
+from syncclip.studies.cells import CellRun
+from syncclip.studies.choose import choose
+from syncclip.studies.run import study
+from syncclip.synthesis.prompts import writer
+from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthesis.prompts.writer import write_captions
+from tests.conftest import TinyWorld
+from tests.interop import published
+from tests.object_store import s3_bucket
+from tests.sets.test_imported import authors_folder
+from tests.sets.test_merge import make_set
+from tests.synthesis.test_driver import in_process
+from tests.worlds.literature import Miniatures
+
+__all__ = ["in_process"]
+
+
+class Stopped(BaseException):
+    """Ends a command in the middle."""
+
+
+class Mute:
+    """Stands in for a language model."""
+
+    weights = ""
+
+    def __init__(self, settings: WriterSettings) -> None: ...
+
+    def write(self, classname: str) -> tuple[str, ...]:
+        return (f"a {classname}",)
+
+
+@dataclass(frozen=True)
+class World:
+    """What commands work with: recipes, sets, a finished run, a checkpoint of others."""
+
+    tiny: TinyWorld
+    folder: Path
+    literature: str
+
+    def recipe(self, *overrides: str) -> Recipe:
+        return Recipe.load(self.tiny.recipe, ["training.data=real", "training.method=ivlp", *overrides])
+
+    def place(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def world(tiny: TinyWorld, tiny_set: str, miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> World:
+    made = World(tiny, tmp_path_factory.mktemp("one-writer"), str(miniatures.root))
+    make_set(made.place("one"), (1, 1, 1))
+    make_set(made.place("two"), (1, 1, 1), first=100)
+    shutil.copytree(tiny_set, made.place("set"))
+    (made.folder / "theirs").mkdir()
+    authors_folder(made.folder / "theirs")
+    jobs.run_here(made.recipe(), made.place("run"))
+    published.write_clip(made.folder / "clip")
+    case = published.Case("ivlp")
+    published.save(made.folder / "checkpoint", case.method, published.state_dict(case))
+    return made
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A command: what it is called, what the folder holds before it, and the call."""
+
+    command: str
+    act: Callable[[World, str], Any]
+    before: str = ""
+    whole: bool = True
+    """Whether it can run to its end here."""
+    file: str = ""
+    """The one file that it writes, where it writes no more."""
+
+
+def captions(world: World, folder: str) -> None:
+    settings = WriterSettings(model="none", instruction="a {}")
+    write_captions(settings, ["cat", "dog"], storage.join(folder, "captions.json"))
+
+
+def candidates(world: World) -> Recipe:
+    arm = {"method": "ivlp", "data": "real", "candidates": {"training.epochs": [1, 2]}}
+    return world.recipe().with_values({"study.arms": [arm], "study.choice_seeds": [1]})
+
+
+STUDY = ("study.arms=[{method: zeroshot}, {method: ivlp, data: real}]", "study.seeds=[1]", "training.epochs=1")
+CASE = published.Case("ivlp")
+KINDS = {
+    "synth": Kind("synth", lambda world, folder: jobs.synthesise(world.recipe(), folder)),
+    "train": Kind("train", lambda world, folder: jobs.run_here(world.recipe(), folder)),
+    "evaluate": Kind("evaluate", lambda world, folder: jobs.evaluate(folder), before="run"),
+    "study": Kind("study", lambda world, folder: study(world.recipe(*STUDY), folder)),
+    "choose": Kind("choose", lambda world, folder: choose(candidates(world), folder)),
+    "reproduce": Kind(
+        "reproduce",
+        lambda world, folder: reproduce(Request("base-to-novel", world.literature, ["eurosat"], out=folder)),
+        whole=False,
+    ),
+    "merge": Kind("shards merge", lambda world, folder: merge_sets([world.place("one"), world.place("two")], folder)),
+    "import": Kind(
+        "shards import",
+        lambda world, folder: import_set(
+            world.place("theirs"), load_dataset(DatasetSettings(name=world.tiny.dataset)), folder
+        ),
+    ),
+    "pack": Kind(
+        "shards pack",
+        lambda world, folder: pack(read_dataset(DatasetSettings(name=world.tiny.dataset)), folder, [1], [1]),
+    ),
+    **{
+        f"export {layout}": Kind(
+            "shards export", lambda world, folder, layout=layout: export_set(world.place("one"), folder, layout)
+        )
+        for layout in ("folder", "huggingface", "split-zhou")
+    },
+    "quality": Kind("shards quality", lambda world, folder: measure_quality(world.recipe(), folder), before="set"),
+    "repair": Kind("shards verify --repair", lambda world, folder: repair_set(folder, [0]), before="set"),
+    "captions": Kind("captions", captions, file="captions.json"),
+    "prompts import": Kind(
+        "prompts import",
+        lambda world, folder: import_prompts(world.place("checkpoint"), published.recipe(world.folder, CASE), folder),
+    ),
+    "prompts export": Kind("prompts export", lambda world, folder: export_prompts(world.place("run"), folder)),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> Kind:
+    """A command, with Ray and models of language left out."""
+
+    def run_cells(runs: list[CellRun], *_: Any, **__: Any) -> tuple[list[CellRun], Any]:
+        for run in runs:
+            assert cells.run_cell(run.spec)["error"] is None
+        return [replace(run, status="done") for run in runs], cells.StudyStatus.begin(cells=len(runs), done=0)
+
+    def prepared(recipe: Recipe, protocol: Any, url: str, synthetic: str | None) -> list[CellRun]:
+        storage.write_bytes(storage.join(url, "plan.json"), b"")
+        return []
+
+    monkeypatch.setattr("syncclip.studies.run.run_cells", run_cells)
+    monkeypatch.setattr("syncclip.studies.choose.run_cells", run_cells)
+    monkeypatch.setattr("syncclip.protocols.run._prepared", prepared)
+    monkeypatch.setattr(writer, "Writer", Mute)
+    return KINDS[request.param]
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, kind: Kind, world: World, tmp_path: Path) -> Iterator[str]:
+    """What the command writes into, as it is before it."""
+    if request.param == "local":
+        if kind.before:
+            shutil.copytree(world.place(kind.before), tmp_path / "out")
+        yield str(tmp_path / "out")
+        return
+    with s3_bucket() as bucket:
+        for path in sorted(Path(world.place(kind.before)).rglob("*")) if kind.before else ():
+            if path.is_file():
+                name = str(path.relative_to(world.place(kind.before)))
+                storage.publish(path, storage.join(bucket, "out", name))
+        endpoint = storage.places.configured()
+        # A recipe configures storage anew; the test's endpoint must stay.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("syncclip.storage.places.options_of", _with(endpoint))
+            yield f"{bucket}/out"
+
+
+def _with(options: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+    return lambda url: {"use_listings_cache": False, **options}
+
+
+def content(folder: str, inner: str = "") -> dict[str, bytes]:
+    """Path -> bytes of all that listings show in a folder."""
+    found = {inner + name: storage.read_bytes(storage.join(folder, name)) for name in storage.sizes(folder)}
+    for name in set(storage.listdir(folder)) - set(storage.sizes(folder)):
+        found |= content(storage.join(folder, name), f"{inner}{name}/")
+    return found
+
+
+def held(kind: Kind, folder: str) -> str:
+    """The file of the lease."""
+    return storage.join(folder, f".{kind.file}.lease" if kind.file else leases.LEASE)
+
+
+def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, folder: str, world: World) -> None:
+    before = content(folder)
+    other = Lease(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
+    assert swap(held(kind, folder), None, other)
+    with pytest.raises(UserError, match=r"out.*: `another` of .* writes there since 2026-01-01 00:00 UTC; wait for"):
+        kind.act(world, folder)
+    assert content(folder) == before and peek(held(kind, folder)) == other
+
+
+def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
+    kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals: list[str] = []
+
+    def probe() -> None:
+        try:
+            with leases.lease(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
+                refusals.append("held")
+        except UserError as error:
+            refusals.append(str(error))
+
+    def check(url: str) -> None:
+        if url.startswith(folder):
+            thread = threading.Thread(target=probe)
+            thread.start()
+            thread.join()
+            raise Stopped
+
+    monkeypatch.setattr(leases, "check", check)
+    with pytest.raises(Stopped):
+        kind.act(world, folder)
+    assert refusals and f": `{kind.command}` of " in refusals[0]
+    assert peek(held(kind, folder)) is None
+
+
+@pytest.mark.parametrize("folder", ["local"], indirect=True)
+@pytest.mark.parametrize(("moment", "stays"), [("first write", ""), ("last write", ""), ("last write", "hidden files")])
+def test_what_vanishes_in_the_middle_is_told(
+    kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch, moment: str, stays: str
+) -> None:
+    if not kind.whole:
+        return
+    write, writes, fatal = files._replace, [0], [0]
+
+    def fatally(path: Path, data: Any) -> None:
+        write(path, data)
+        if str(path).startswith(folder):
+            writes[0] += 1
+            if writes[0] == fatal[0]:
+                subprocess.run(f"rm -rf {folder}/*" if stays else f"rm -rf {folder}", shell=True, check=True)
+
+    monkeypatch.setattr(files, "_replace", fatally)
+    if moment == "first write":
+        fatal[0] = 1
+    else:
+        kind.act(world, folder)
+        assert writes[0] > 0
+        fatal[0], writes[0] = writes[0], 0
+        shutil.rmtree(folder)
+        if kind.before:
+            shutil.copytree(world.place(kind.before), folder)
+    with pytest.raises(UserError, match=str(folder)):
+        kind.act(world, folder)
+    assert content(folder) == {}
