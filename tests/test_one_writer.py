@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -37,6 +40,7 @@ from syncclip.studies.run import study
 from syncclip.synthesis.prompts import writer
 from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.writer import write_captions
+from syncclip.training.recorder import RunRecorder
 from tests.conftest import TinyWorld
 from tests.interop import published
 from tests.object_store import s3_bucket
@@ -278,3 +282,39 @@ def test_what_vanishes_in_the_middle_is_told(
     with pytest.raises(UserError, match=str(folder)):
         kind.act(world, folder)
     assert content(folder) == {}
+
+
+def test_where_nothing_is_to_be_done_no_lease_is_written(
+    world: World, in_process: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, made, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")
+    jobs.synthesise(recipe, made)
+    jobs.run_here(recipe, run)
+    monkeypatch.delattr("syncclip.storage.leases.swap")
+    assert jobs.synthesise(recipe, made).complete
+    assert jobs.run_here(recipe, run).results == jobs.train(recipe, run).results
+
+
+def test_a_second_training_of_a_folder_is_refused_and_the_first_loses_no_line(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, raced = str(tmp_path / "alone"), str(tmp_path / "raced")
+    jobs.run_here(world.recipe(), alone)
+    log, ended = RunRecorder.log, list[subprocess.CompletedProcess[str]]()
+
+    def race(self: RunRecorder, done: int, *others: Any) -> None:
+        log(self, done, *others)
+        if done == 3:  # after the first checkpoint
+            command = [sys.executable, "-m", "syncclip", "train", world.tiny.recipe, "--out", raced]
+            values = ["training.data=real", "training.method=ivlp"]
+            ended.append(subprocess.run([*command, *values], capture_output=True, text=True))
+
+    monkeypatch.setattr(RunRecorder, "log", race)
+    jobs.run_here(world.recipe(), raced)
+    assert ended[0].returncode == 2 and ended[0].stdout == ""
+    sentence = (
+        rf"syncclip: .*/raced: `train` of .* \(process {os.getpid()}\) writes there since .* UTC; wait for its end"
+    )
+    assert re.fullmatch(rf"{sentence}, or choose another folder\n", ended[0].stderr)
+    for name in ("metrics.jsonl", "prompts.safetensors", "predictions.parquet"):
+        assert content(raced)[name] == content(alone)[name]

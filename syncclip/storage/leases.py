@@ -32,6 +32,8 @@ INTERVAL = 15.0
 """Seconds between two renewals."""
 SILENCE = 3 * INTERVAL
 """Seconds without a renewal after which a lease of another machine is taken over."""
+GRACE = 30.0
+"""Seconds that a process of another machine may take to end: it may be the one in whose place this one was started."""
 POLL = 1.0
 """Seconds between two looks at a lease that is waited for."""
 
@@ -70,7 +72,8 @@ class Hold:
         """Renew the lease, or look whether it is there; a store that can't be reached is asked again later."""
         with self._lock, suppress(UserError, OSError):
             if isinstance(self._lease, str):
-                kept = self._there() is not None
+                there = peek(self.place)
+                kept = there is not None and getattr(_read(there), "token", self.token) == self.token  # or half renewed
             else:
                 later = self._lease.model_copy(update={"renewed": self._lease.renewed + 1})
                 kept = swap(self.place, self._lease.encoded(), later.encoded())
@@ -219,7 +222,7 @@ def _acquired(url: str, place: str, command: str, patience: float) -> Lease:
                 return mine
             before = None  # another was quicker
             continue
-        if (lives or changed) and _now() - began >= patience:
+        if (lives or changed) and _now() - began >= (patience if lives else max(patience, GRACE)):
             raise UserError(f"{url}: {_named(there)}; wait for its end, or choose another folder")
         if not told:
             long = f"for up to {patience if lives else max(patience, SILENCE):.0f} s"

@@ -28,6 +28,21 @@ with lease(sys.argv[1], "train"):
     time.sleep(600)
 """
 
+SUSPENDED = """
+import platform, sys
+platform.node = lambda: "elsewhere"
+from syncclip import storage
+from syncclip.storage import leases
+leases.INTERVAL = 0.2
+try:
+    with leases.lease(sys.argv[1], "train"):
+        print("held", flush=True)
+        sys.stdin.readline()
+        storage.write_bytes(sys.argv[1] + "/run.json", b"the old owner's")
+except storage.LostLeaseError as error:
+    print(error)
+"""
+
 
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -175,21 +190,27 @@ def test_a_silent_lease_of_another_machine_is_taken_over_after_three_renewals(
     )
 
 
-@pytest.mark.parametrize("after", [1.0, 14.0, 44.0])
-def test_a_renewed_lease_of_another_machine_is_kept(
-    folder: str, clock: list[float], monkeypatch: pytest.MonkeyPatch, after: float
+@pytest.mark.parametrize(
+    ("renewals", "refused"), [([1, 16, 31], 31), ([14, 29, 44], 44), ([44], 44), ([1, 16], None), ([10, 54, 60], 54)]
+)
+def test_a_lease_of_another_machine_is_left_to_a_process_that_renews_it_for_longer_than_an_end_takes(
+    folder: str, clock: list[float], monkeypatch: pytest.MonkeyPatch, renewals: list[int], refused: int | None
 ) -> None:
     from_elsewhere(folder)
 
     def sleep(seconds: float) -> None:
         clock[0] += seconds
-        if clock[0] == 1000.0 + after:
-            from_elsewhere(folder, renewed=1)
+        if (passed := round(clock[0] - 1000)) in renewals:
+            from_elsewhere(folder, renewed=passed)
 
     monkeypatch.setattr("time.sleep", sleep)
-    with pytest.raises(UserError, match="`synth` of ada@node7"):
+    if refused is None:
         take(folder)
-    assert clock[0] == 1000.0 + after
+        assert clock[0] == 1000.0 + renewals[-1] + 45.0
+    else:
+        with pytest.raises(UserError, match="`synth` of ada@node7"):
+            take(folder)
+        assert clock[0] == 1000.0 + refused
 
 
 def test_a_lease_that_was_not_wholly_written_is_waited_for_and_then_taken_over(folder: str, clock: list[float]) -> None:
@@ -285,6 +306,31 @@ def test_an_interrupt_stays_an_interrupt(folder: str) -> None:
     with pytest.raises(KeyboardInterrupt), lease(folder, "train"):
         raise KeyboardInterrupt
     assert peek(file_of(folder)) is None
+
+
+def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "SILENCE", 0.6)
+    monkeypatch.setattr(leases, "POLL", 0.05)
+    line = [sys.executable, "-c", SUSPENDED, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        process.send_signal(signal.SIGSTOP)
+        with lease(str(tmp_path), "train"):
+            storage.write_bytes(str(tmp_path / "run.json"), b"the new owner's")
+            process.send_signal(signal.SIGCONT)
+            said, _ = process.communicate(b"write\n")
+        assert b"after no sign of life of this command; this one ends here" in said
+    assert (tmp_path / "run.json").read_bytes() == b"the new owner's"
+
+
+def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path) -> None:
+    with lease(str(tmp_path), "train") as hold, leases.working_for(str(tmp_path), hold.token):
+        whole = (tmp_path / ".syncclip.lease").read_bytes()
+        (tmp_path / ".syncclip.lease").write_bytes(whole[:-1])
+        leases.check(str(tmp_path / "prompts"))
+        (tmp_path / ".syncclip.lease").write_bytes(whole)
 
 
 def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> None:
