@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from syncclip.core.secrets import redacted
 from syncclip.core.text import LONGEST, cut, did_you_mean
 
 
 class UserError(ValueError):
-    """A user's mistake in one sentence: where, what is wrong, and what to do; never longer than a screen."""
+    """A user's mistake in one sentence: where, what is wrong, and what to do; never longer than a screen, and without
+    secrets."""
 
     def __init__(self, sentence: str = "") -> None:
-        super().__init__(cut(sentence, LONGEST))
+        super().__init__(cut(redacted(sentence), LONGEST))
 
 
 class RefusalError(ValueError):

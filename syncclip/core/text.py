@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from syncclip.core.secrets import redacted
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,12 +21,14 @@ UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str, keep: str = "") -> str:
-    """A text that does nothing to a terminal, a log or a page but appear there: other characters become escapes.
+    """A text that does nothing to a terminal, a log or a page but appear there: other characters become escapes, and
+    secrets are masked.
 
     Args:
         text: perhaps of another's file.
         keep: characters that stay as they are, such as the line ends of what is printed in several lines.
     """
+    text = redacted(text)
     if text.isprintable():
         return text
     return "".join(

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
+from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
@@ -49,9 +50,6 @@ ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
 
 PIPELINE_CLASS = "synthesis.generator.pipeline_class"
-
-SECRET = re.compile(r"(^|_)(key|secret|token|password)(_|$)", re.IGNORECASE)
-"""In the names of storage options that are not stored beside results."""
 
 
 class Recipe(Settings):
@@ -208,14 +206,9 @@ class Recipe(Settings):
     def to_yaml(self) -> str:
         """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
 
-        Passwords and keys among the storage options are left out, for the text is stored beside results.
+        What may be secret is left out, for the text is stored beside results: see `core.secrets`.
         """
-        values = self.model_dump(mode="json")
-        # Secrets lie at any depth; a parser visits every mapping.
-        values["storage"]["options"] = json.loads(
-            json.dumps(values["storage"]["options"]),
-            object_hook=lambda options: {key: value for key, value in options.items() if not SECRET.search(key)},
-        )
+        values = shareable(self.model_dump(mode="json"))
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
 
@@ -230,6 +223,9 @@ def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, o
     overrides = with_present_keys(overrides, origin)
     for key, value in overrides.items():
         set_value(values, key, value, origin)
+    remember_urls(values)
+    if isinstance(section := values.get("storage"), dict):
+        remember_options(section.get("options"))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.storage.faults import MissingError
 from syncclip.storage.files import read_bytes, write_bytes
@@ -35,8 +36,8 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
 
 
 def write_document(url: str, document: BaseModel) -> None:
-    """Write a document, whole or not at all."""
-    write_bytes(url, (document.model_dump_json(indent=1) + "\n").encode())
+    """Write a document, whole or not at all; its URLs without secrets."""
+    write_bytes(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode())
 
 
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:

@@ -44,6 +44,8 @@ FULL = {
     errno.EROFS: "the file system is read-only",
 }
 
+AGAIN = "no results keep secrets of storage.options, which must be given again"
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -111,7 +113,8 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
             "what is committed stays"
         )
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
-        where = f"choose a place that you may {verb}" if local else f"check the credentials and whether they may {verb}"
+        where = f"{AGAIN}; check the credentials and whether they may {verb}"
+        where = f"choose a place that you may {verb}" if local else where
         return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {where}")
     if isinstance(error, ImportError):
         extra = 'pip install "syncclip[s3]"' if url.startswith("s3") else "install the fsspec driver of its scheme"
@@ -120,7 +123,8 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         return UserError(f"{cannot}: {FULL[error.errno]}; choose another place or free some space")
     for sign, remedy in _REMEDIES.items():
         if any(sign in f"{name}: {error}" for name in names):
-            return UserError(f"{cannot}: {_line(error)}; {remedy}")
+            again = f"{AGAIN}; " if sign.startswith("Credential") else ""
+            return UserError(f"{cannot}: {_line(error)}; {again}{remedy}")
     if isinstance(error, OSError) and not local:
         return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
     return None

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 from pydantic import Field
 
+from syncclip.core.secrets import remember_options
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import cut
 from syncclip.storage import answers
@@ -43,6 +44,7 @@ class StorageSettings(Settings):
 
 def configure(options: Mapping[str, Any]) -> None:
     """Set the fsspec storage options of all remote URLs for this process (Ray workers call it for themselves)."""
+    remember_options(options)
     _options.clear()
     _options.update(options)
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
+from syncclip.core.secrets import redacted
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
 
@@ -56,7 +57,7 @@ class JobStatus(Settings):
             self.state, self.reason = "interrupted", "Ctrl-C or a signal"
         else:
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            self.state, self.reason = "failed", name + " ".join(str(error).split())
+            self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def last_sign_of_life(self, command: str) -> str:
         """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""

@@ -13,6 +13,7 @@ from typing import Any
 from syncclip import jobs, storage
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, cause_of, debugging, ray_session
+from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.recipe.recipe import Recipe
@@ -268,5 +269,5 @@ def _slots(settings: StudySettings, first: bool = False) -> int:
 def _sentence(problem: BaseException) -> str:
     """The cause of a failure in one line; the type only where it is not a user's mistake."""
     problem = cause_of(problem)
-    lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or ["no reason given"]
+    lines = [line.strip() for line in redacted(str(problem)).splitlines() if line.strip()] or ["no reason given"]
     return lines[0] if isinstance(problem, UserError) else f"{type(problem).__name__}: {lines[0]}"

@@ -33,6 +33,7 @@ from pydantic import AliasChoices, Field
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
+from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET
 from syncclip.evaluation.metrics import Number
 from syncclip.sets.shift import Shift
@@ -196,7 +197,7 @@ def write_json(url: str, value: Any) -> None:
     """Write dataclasses, mappings, sequences and numbers as JSON, whole or not at all; not finite becomes null."""
     plain = json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_bytes(url, f"{text}\n".encode())
+    storage.write_bytes(url, f"{without_secrets(text)}\n".encode())
 
 
 def read_json(url: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from syncclip import storage
+from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.core.trust import trust
@@ -132,7 +133,8 @@ def _failed(report: Report, error: Exception) -> Report:
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # another round may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return report._replace(images=0, error=name + first_line(error), fatal=fatal, trace=traceback.format_exc())
+    sentence, trace = redacted(name + first_line(error)), redacted(traceback.format_exc())
+    return report._replace(images=0, error=sentence, fatal=fatal, trace=trace)
 
 
 @dataclass(frozen=True)

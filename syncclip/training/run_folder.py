@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from syncclip import storage
 from syncclip.core.progress import say
+from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
@@ -40,7 +41,7 @@ class RunRecord(BaseModel):
     def note(self, sentence: str) -> None:
         """Print what happened, and keep it."""
         say(sentence)
-        self.notes.append(sentence)
+        self.notes.append(redacted(sentence))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from syncclip import storage
 from syncclip.core.scratch import scratch_folder
+from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
@@ -90,7 +91,11 @@ class Mlflow:
             raise ValueError("name its server by training.mlflow_uri or MLFLOW_TRACKING_URI")
         self._client = MlflowClient(place)
         experiment = self._experiment(settings.tracking_project)
-        tags = {"syncclip.run": _identity(run), "syncclip.folder": run.url, "syncclip.recipe": run.recipe_hash}
+        tags = {
+            "syncclip.run": _identity(run),
+            "syncclip.folder": redacted(run.url),
+            "syncclip.recipe": run.recipe_hash,
+        }
         found = self._client.search_runs([experiment], f"tags.`syncclip.run` = '{tags['syncclip.run']}'")
         self._run: str = (
             found[0] if found else self._client.create_run(experiment, tags=tags, run_name=run.name)
@@ -207,7 +212,7 @@ class Trackers:
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0][:200]
+        reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         trouble = "can't be written to" if name == "tensorboard" else "can't be reached"
         self._report(f"{name} {trouble} ({reason}); the run goes on without it, metrics.jsonl has its numbers")
 
