@@ -7,20 +7,22 @@ import. A job's name is a hash of all that decides it, so that a command submitt
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 import syncclip
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
+from syncclip.core.secrets import harmless, without_secrets
 from syncclip.core.settings import UserError
+from syncclip.core.trust import require_trust
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 
 PATHS = re.compile(r"[^=]*(root|file|url|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """`key=text` of a path: by its key, which never holds another name, or by how the text begins."""
+
+PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
+"""Files that hold keys, should any lie in the folder of the package."""
+
+SHOWN = "which a job would show to everyone who reaches the cluster"
 
 
 @dataclass(frozen=True)
@@ -52,14 +59,31 @@ class Submission:
         """Write the recipe, the package and the user's own methods, which the job needs, into an empty folder."""
         (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
         embedded = f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"})
-        unused = shutil.ignore_patterns("__pycache__", *([] if embedded else [EMBEDDED]))
+        unused = shutil.ignore_patterns(".*", "__pycache__", *PRIVATE, *([] if embedded else [EMBEDDED]))
         shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=unused)
-        methods = [self.recipe.training.method, *(arm.method for arm in self.recipe.study.arms)]
-        for module in {Path(re.split("[.:]", method)[0]) for method in methods if ":" in method}:
-            if module.is_dir():
-                shutil.copytree(module, folder / module, ignore=unused, dirs_exist_ok=True)
-            elif (file := module.with_suffix(".py")).is_file():  # else the nodes have it installed
-                shutil.copy(file, folder)
+        for file in own_python(self.recipe):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file)
+
+
+def own_python(recipe: Recipe) -> list[Path]:
+    """The Python files of the user's own methods, relative to the working folder; those elsewhere the nodes must have.
+
+    They are what was imported here, and what lies in the same packages; neither links nor files of another kind.
+    """
+    methods = (recipe.training.method, *(arm.method for arm in recipe.study.arms))
+    here, found = Path.cwd(), set[Path]()
+    for name in {method.partition(":")[0] for method in methods if ":" in method}:
+        place = here / name.partition(".")[0]
+        file = Path(getattr(sys.modules.get(name), "__file__", None) or place.root)
+        if place.is_symlink() or not (file.is_relative_to(place) or file == place.with_suffix(".py")):
+            continue
+        alone = [(str(here), list[str](), [file.name])]
+        for folder, folders, names in os.walk(place) if file.is_relative_to(place) else alone:
+            folders[:] = [one for one in folders if one.isidentifier() and one != "__pycache__"]
+            files = (Path(folder, one) for one in names if one.endswith(".py") and one[:-3].isidentifier())
+            found |= {one.relative_to(here) for one in files if not one.is_symlink()}
+    return sorted(found)
 
 
 def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -> Submission:
@@ -75,6 +99,8 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
         from syncclip.studies.cells import check_arms  # imports all that a cell runs, which other commands don't need
 
         check_arms(recipe)
+    for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
+        require_trust(name, f"recipe {recipe.name!r}: {key}: ")
     paths = _absolute_paths(recipe, {"--out": out}, shared)
     out = paths.pop("--out", out)
     recipe = recipe.with_values(paths)
@@ -111,13 +137,15 @@ def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: b
     Raises:
         UserError: see `submission`.
     """
-    if yaml.safe_load(recipe.to_yaml())["storage"]["options"] != recipe.storage.options:
+    if secret := [name for name, value in recipe.storage.options.items() if harmless({name: value}) != {name: value}]:
         raise UserError(
-            "storage.options holds a key or a password, which a job would show to everyone who reaches the cluster; "
-            "give its machines a role, or set the variables of their environment"
+            f"storage.options.{secret[0]}: the option holds a key or a password, or may, {SHOWN}; give its machines a "
+            "role, or set the variables of their environment"
         )
     texts = {option: place for option, place in options.items() if place}
     texts |= dict(_texts(with_absolute_paths(recipe).model_dump(mode="json")))
+    if url := next((key for key, text in texts.items() if without_secrets(text) != text), None):
+        raise UserError(f"{url}: the URL holds a password, a signature or a token, {SHOWN}; leave it out of the URL")
     if options["--out"]:
         del texts["storage.root"]
     paths = {

@@ -79,9 +79,11 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     with storage.lease(out, "prompts export"):
         if layout is not None:
             checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
-        for file in (RECIPE, PROMPTS, RESULTS, RECORD):
+        for file in (PROMPTS, RESULTS, RECORD):
             if out != folder.url and storage.exists(folder.path(file)):
                 storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
+        if out != folder.url:  # written anew, since earlier versions left secrets in it
+            storage.write_bytes(storage.join(out, RECIPE), recipe.to_yaml().encode())
         card = _model_card(recipe, folder, parts.dataset, learned, layout)
         storage.write_bytes(storage.join(out, CARD), card.encode())
         storage.require(out, (RECIPE, PROMPTS, CARD))

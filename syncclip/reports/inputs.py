@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
+import yaml
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
+from syncclip.core.secrets import shareable
 from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
@@ -201,4 +203,7 @@ def _recipe(data: bytes) -> tuple[str, dict[str, Any]]:
     values = OmegaConf.to_container(OmegaConf.create(text))
     if not isinstance(values, dict):
         raise ValueError("it is not a mapping")
+    plain = {str(key): value for key, value in values.items()}
+    if (clean := shareable(plain)) != plain:  # as earlier versions wrote it
+        text, values = yaml.safe_dump(clean, sort_keys=False, allow_unicode=True), clean
     return text, {RENAMED.get(str(key), str(key)): value for key, value in values.items()}

@@ -150,9 +150,28 @@ def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: py
     assert of("dataset.root=/data", shared=True).recipe.dataset.root == "/data"
 
 
-def test_keys_are_not_sent() -> None:
-    with pytest.raises(UserError, match="a key or a password"):
-        of(BUCKET, "storage.options.secret=abc")
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("storage.options.secret=abc", r"storage\.options\.secret: the option"),
+        (
+            "storage.options.client_kwargs={headers: {Authorization: abc}}",
+            r"storage\.options\.client_kwargs: the option",
+        ),
+        ("storage.options.endpoint_url=http://me:abc@there", r"storage\.options\.endpoint_url: the option"),
+        ("training.mlflow_uri=http://me:abc@there", r"training\.mlflow_uri: the URL"),
+        ("dataset.root=https://there/data?X-Amz-Signature=abc", r"dataset\.root: the URL"),
+    ],
+)
+def test_keys_are_not_sent(override: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"^{key} holds a .*password") as refused:
+        of(BUCKET, override)
+    assert "abc" not in str(refused.value)
+
+
+def test_a_secret_in_the_place_of_the_results_is_not_sent() -> None:
+    with pytest.raises(UserError, match=r"^--out: the URL holds a password"):
+        of(BUCKET, out="sftp://me:abc@there/results")
 
 
 def laid_out(one: Submission, folder: Path) -> set[str]:
@@ -185,3 +204,44 @@ def test_a_method_of_ones_own_travels_along(tmp_path: Path, monkeypatch: pytest.
     files = laid_out(of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "job")
 
     assert "ownway.py" in files
+
+
+def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    package, outside = tmp_path / "ownpackage", tmp_path / "outside"
+    for folder in (package / "inner", package / ".git", package / "not-python", outside):
+        folder.mkdir(parents=True)
+    (package / "way.py").write_text((Path(__file__).parents[2] / "examples" / "taskres.py").read_text())
+    for name in (
+        "inner/more.py",
+        ".env",
+        "id_rsa",
+        "key.pem",
+        "data.csv",
+        ".git/config",
+        ".hidden.py",
+        "not-python/a.py",
+    ):
+        (package / name).write_text("planted = 1\n")
+    (outside / "elsewhere.py").write_text("planted = 1\n")
+    (package / "link.py").symlink_to(outside / "elsewhere.py")
+    (package / "linked").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "beside.py").write_text("planted = 1\n")
+
+    files = laid_out(of(BUCKET, "training.method=ownpackage.way:TaskRes"), tmp_path / "job")
+
+    own = {name for name in files if not name.startswith("syncclip/")}
+    assert own == {"icons.yaml", "ownpackage/way.py", "ownpackage/inner/more.py"}
+    assert not any(Path(name).name.startswith((".", "id_")) or name.endswith(".pem") for name in files)
+
+
+def test_a_method_that_lies_elsewhere_is_not_taken_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "taskres.py").write_text("planted = 1\n")
+
+    files = laid_out(of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "job")
+
+    assert not any(name.startswith("examples/") for name in files)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+
+import pytest
+
+from syncclip.core import secrets
+from syncclip.core.secrets import harmless, redacted, remember_options, remember_urls, shareable, without_secrets
+from syncclip.core.settings import UserError
+from syncclip.core.text import printable
+
+
+@pytest.fixture(autouse=True)
+def none_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_seen", {"never said"})  # so that the process is not guarded by a test
+    monkeypatch.setattr(secrets, "_pattern", None)
+
+
+def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
+    options = {
+        "anon": False,
+        "key": "AKIA",
+        "sas_token": "sig",
+        "endpoint_url": "http://me:pw@there:9000",
+        "client_kwargs": {"region_name": "eu", "aws_session_token": "t", "headers": {"X-Any": "t"}},
+        "config_kwargs": {"proxies": {"https": "http://u:p@proxy:3128"}, "retries": {"mode": "legacy"}},
+        "of_a_later_version": "t",
+    }
+    assert harmless(options) == {
+        "anon": False,
+        "endpoint_url": "http://there:9000",
+        "client_kwargs": {"region_name": "eu"},
+        "config_kwargs": {"proxies": {"https": "http://proxy:3128"}, "retries": {"mode": "legacy"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("at https://me:pw@host/a", "at https://host/a"),
+        ("at s3://token@host/a, http://x:y@b", "at s3://host/a, http://b"),
+        ("https://h/a?X-Amz-Signature=ab12&size=3", "https://h/a?X-Amz-Signature=***&size=3"),
+        ("https://h/a?sv=1&sig=a%2Fb", "https://h/a?sv=1&sig=***"),
+        ("https://h/a?access_token=ab#there", "https://h/a?access_token=***#there"),
+        ("EndpointSuffix=x;AccountKey=ab==;A=b", "EndpointSuffix=x;AccountKey=***;A=b"),
+        ("s3://bucket/a@2x.png and a@b.org", "s3://bucket/a@2x.png and a@b.org"),
+        ("a photo of a {}, signed = no", "a photo of a {}, signed = no"),
+    ],
+)
+def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None:
+    assert without_secrets(text) == clean
+
+
+def test_a_header_is_masked() -> None:
+    assert redacted("{'Authorization': 'Bearer abc.def'}") == "{'Authorization': 'Bearer ***'}"
+
+
+def test_what_was_seen_is_masked_by_its_value_however_it_is_written() -> None:
+    remember_options({"secret": "pa/ss word", "token": {"private_key": "-----BEGIN-----\nMIIEvQIBADANBgkqh\n"}})
+    remember_urls({"training": {"mlflow_uri": "https://me:hunter2@there"}})
+    basic = base64.b64encode(b"me:hunter2").decode()
+    for text in ("pa/ss word", "pa%2Fss%20word", "MIIEvQIBADANBgkqh", "hunter2", basic):
+        assert redacted(f"refused: {text}.") == "refused: ***."
+        assert printable(f"<{text}>") == "<***>"
+        assert str(UserError(f"no: {text}")) == "no: ***"
+
+
+def test_a_short_value_is_masked_as_a_word_only() -> None:
+    remember_options({"password": "abcd", "pin": "abc"})
+    assert redacted("abcd, abcde, abc") == "***, abcde, abc"
+
+
+def test_a_recipe_is_shared_without_secrets() -> None:
+    recipe = {"dataset": {"root": "http://u:p@h/d"}, "storage": {"root": "runs", "options": {"key": "k", "anon": True}}}
+    assert shareable(recipe) == {
+        "dataset": {"root": "http://h/d"},
+        "storage": {"root": "runs", "options": {"anon": True}},
+    }
+
+
+def test_logs_and_tracebacks_of_all_libraries_are_masked() -> None:
+    code = """
+import logging, sys, threading
+from syncclip.core.secrets import remember_options
+logging.basicConfig(stream=sys.stdout)
+remember_options({"secret": "value-of-the-secret"})
+logging.getLogger("another.library").warning("sent %s", "value-of-the-secret")
+try:
+    raise OSError("refused value-of-the-secret")
+except OSError:
+    logging.getLogger("another.library").exception("it failed")
+thread = threading.Thread(target=lambda: int("value-of-the-secret"))
+thread.start()
+thread.join()
+raise RuntimeError("at the end value-of-the-secret")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "value-of-the-secret" not in done.stdout + done.stderr
+    assert "WARNING:another.library:sent ***" in done.stdout
+    assert "OSError: refused ***" in done.stdout
+    assert "ValueError: invalid literal for int() with base 10: '***'" in done.stderr
+    assert done.stderr.endswith("RuntimeError: at the end ***\n")
