@@ -48,7 +48,8 @@ class ShardCache:
         Args:
             limit_bytes: Disk that copies of remote shards may take.
             folder: Where shared copies are kept; None for copies of this process alone.
-            check: Whether a shard's bytes are held against its marker's sha256 when it is copied, or first opened.
+            check: Whether a local shard's bytes are held against its marker's sha256 when it is first opened; those of
+                a remote one always are when it is copied.
         """
         self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # remote shards copied so far
@@ -176,15 +177,13 @@ class ShardCache:
         return oldest is not None
 
     def _fetch(self, shard: ShardFile, path: Path) -> None:
-        """Copy a shard; once more where the copy does not match its marker."""
-        storage.fetch(shard.url, path)
-        if not self._is_sound(shard, path):
-            storage.fetch(shard.url, path)
-            self._require_sound(shard, path)
+        storage.fetch(shard.url, path, shard.sha256)
+        self._require_sound(shard, path)
         self.fetched += 1
 
     def _is_sound(self, shard: ShardFile, path: Path) -> bool:
-        if not self.check or shard.sha256 is None or (storage.is_local(shard.url) and shard.url in self._sound):
+        local = storage.is_local(shard.url)
+        if shard.sha256 is None or (local and (not self.check or shard.url in self._sound)):
             return True
         with path.open("rb") as file:
             sound = storage.file_sha256(file) == shard.sha256

@@ -78,7 +78,7 @@ def markers(url: str) -> Iterator[ShardStats]:
     Raises:
         UserError: A marker is of a newer format than this version reads.
     """
-    sizes, folder = storage.sizes(url), storage.join(url, "")
+    sizes, folder, asked_again = _listing(url), storage.join(url, ""), False
     marked = sorted((int(match[1]), name) for name in sizes if (match := _MARKER.fullmatch(name)))
     for first in range(0, len(marked), CHUNK):
         chunk = marked[first : first + CHUNK]
@@ -92,8 +92,21 @@ def markers(url: str) -> Iterator[ShardStats]:
                 continue
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
+            if sizes.get(shard_name(shard)) != stats.bytes and not (asked_again or storage.is_local(url)):
+                sizes, asked_again = storage.sizes(url), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
+
+
+def _listing(url: str) -> dict[str, int]:
+    """Name -> bytes of a folder's files. No checksum holds an answer of a store: where a shard lacks a file, it is
+    asked again."""
+    sizes = storage.sizes(url)
+    if not storage.is_local(url):
+        shards = {int(found[0]) for name in sizes if (found := re.match(r"\d{5,}", name))}
+        if any(name(shard) not in sizes for shard in shards for name in (shard_name, table_name, stats_name)):
+            return storage.sizes(url) | sizes
+    return sizes
 
 
 def read_table(url: str, shard: int) -> pa.Table:

@@ -17,15 +17,16 @@ def whole(url: str, sha256: str | None = None) -> bytes:
     """All bytes of a file.
 
     Args:
-        sha256: of the file, where it is known; an answer that has it is believed at once.
+        sha256: of the file, where it is known: what decides. If all answers have another, it is the file's.
     """
     found = b""
 
     def ask() -> tuple[str, bool]:
         nonlocal found
         found = persistently(url, _ask)
-        digest = "" if getattr(found, "held", True) else hashlib.sha256(found).hexdigest()
-        return digest, digest in ("", sha256)
+        held = sha256 is None and getattr(found, "held", True)
+        digest = "" if held else hashlib.sha256(found).hexdigest()
+        return digest, held or digest == sha256
 
     answers.agreed(url, ask)
     return found
@@ -65,7 +66,8 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
             for one in (digest, md5):
                 one.update(data)
             file.write(data)
-        return digest.hexdigest(), tag in (None, md5.hexdigest()) or digest.hexdigest() == sha256
+        held = sha256 is None and tag in (None, md5.hexdigest())
+        return digest.hexdigest(), held or digest.hexdigest() == sha256
 
     answers.agreed(url, ask)
 

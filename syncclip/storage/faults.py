@@ -6,6 +6,7 @@ import errno
 import logging
 import random
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -83,7 +84,15 @@ def passes(error: BaseException) -> bool:
     """Whether the same call may work a moment later: a busy store, or a connection torn in the middle."""
     answer: Any = _answer(error)
     code = None if answer is None else answer.response.get("Error", {}).get("Code")
-    return code in GARBLED or answered(error) in BUSY or any(type(cause).__name__ in TORN for cause in _causes(error))
+    if code in GARBLED or answered(error) in BUSY:
+        return True
+    return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))
+
+
+def _unparsed(error: BaseException) -> bool:
+    """Whether an error comes of what the store's client made of an answer, in which a number or a date was garbled."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame in frames)
 
 
 @dataclass(frozen=True)

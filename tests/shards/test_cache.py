@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import write_shard
+from syncclip.storage import downloads
 from tests.shards.sets import index_of, sample, write_set
 
 
@@ -88,18 +90,20 @@ def test_a_flipped_byte_is_found_and_named(url: str, tmp_path: Path, place: str)
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("check", [True, False])
 def test_a_copy_that_came_damaged_is_fetched_once_more(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
-    fetch, spoilt = storage.fetch, []
+    ask, spoilt = downloads._ask, []
 
-    def once(source: str, target: Path) -> None:
-        fetch(source, target)
-        if not spoilt:
-            spoilt.append(source)
-            target.write_bytes(target.read_bytes()[:-100])
+    def once(fs: Any, path: str, *where: Any, **named: Any) -> bytes:
+        data = ask(fs, path, *where, **named)
+        if spoilt or not path.endswith(".tar"):
+            return data
+        spoilt.append(path)
+        return data[:-100]
 
-    monkeypatch.setattr(storage, "fetch", once)
-    images = ShardSet(url, cache=ShardCache(check=True, folder=str(tmp_path)))
+    monkeypatch.setattr(downloads, "_ask", once)
+    images = ShardSet(url, cache=ShardCache(check=check, folder=str(tmp_path)))
     assert index_of(images.image(1)) == 1
     assert spoilt

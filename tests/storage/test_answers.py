@@ -127,6 +127,16 @@ def test_a_listing_that_is_cut_is_asked_for_again(place: str, proxy: FaultyS3, f
     assert proxy.spoilt[fault] == 3
 
 
+def test_a_flip_anywhere_in_a_listing_is_no_error(place: str, proxy: FaultyS3) -> None:
+    """In a number or a date it is asked for again; in a name, whoever misses a file has to ask again."""
+    sound = dict.fromkeys("xyz", len(DATA))
+    for _ in range(60):
+        proxy.spoil("flip", 1)
+        found = storage.sizes(place)
+        assert len(found) == len(sound)
+        assert len(found.items() & sound.items()) >= len(sound) - 1
+
+
 @pytest.mark.parametrize("fault", DAMAGING)
 def test_what_was_not_written_is_sent_again(place: str, proxy: FaultyS3, fault: Fault) -> None:
     proxy.spoil(fault, 3, "PUT")
