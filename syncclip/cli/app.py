@@ -19,7 +19,8 @@ from typer.main import get_command
 from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
-from syncclip.core.ray_session import cause_of, debugging
+from syncclip.core.ray_session import debugging
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import NAME, trust

@@ -13,7 +13,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
 
 from syncclip.core.progress import say
 
@@ -26,10 +25,16 @@ ECHO = 1.0
 """Seconds within which a signal that comes again is the same one: timeout(1) and shells send it to a process and then
 to its whole group."""
 
+LAST_SECONDS = 5.0
+"""For each of the last actions of a process that is ended at once."""
+
 WAKE = signal.SIGURG
 """What interrupts the main thread, also in a call that waits. Nobody else sends it, and by default it does nothing."""
 
 SENTENCE = "syncclip: interrupted; the same command resumes where it stopped"
+
+
+SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -37,11 +42,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 _requested = threading.Event()
+_reason = SIGNALLED
 
 
 def requested() -> bool:
     """Whether what runs in this process should stop at the next place from which it can be resumed."""
     return _requested.is_set()
+
+
+def reason() -> str:
+    """Why the main thread was interrupted, in a few words."""
+    return _reason
 
 
 class Listener:
@@ -52,8 +63,8 @@ class Listener:
         self.signals = SIGNALS - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set())
         self.signal = 0
         """The first that came; 0: none."""
-        self.at_once: Callable[[], None] | None = None
-        """Called before the process is ended by a second signal."""
+        self.last_actions: list[Callable[[], None]] = []
+        """Called before the process is ended at once, the newest first."""
         self.raised = False
         """Whether the main thread was interrupted: it is only once, and then cleans up."""
         self._stop: Callable[[], None] | None = None
@@ -101,7 +112,7 @@ class Listener:
         with self._lock:
             if self.signal:
                 if time.monotonic() - self._came > ECHO:
-                    self._end_at_once()
+                    end_process(SENTENCE, self.status)
                 return
             self.signal, self._came = number, time.monotonic()
             _requested.set()
@@ -120,12 +131,6 @@ class Listener:
             if self._stop is stop:
                 _interrupt()
 
-    def _end_at_once(self) -> NoReturn:
-        if self.at_once is not None:
-            self.at_once()
-        say(SENTENCE)
-        os._exit(self.status)
-
 
 _listener: Listener | None = None
 
@@ -139,7 +144,8 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
     Args:
         grace: seconds that what is in flight may take, see `postponed`.
     """
-    global _listener
+    global _listener, _reason
+    _reason = SIGNALLED
     listener = _listener or Listener(grace)
     listener.grace = grace
     if threading.current_thread() is not threading.main_thread() or _listener is not None:
@@ -182,8 +188,33 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
         listener.postpone(None)
 
 
-def interrupt_main() -> None:
+@contextlib.contextmanager
+def at_once(action: Callable[[], None]) -> Iterator[None]:
+    """Have `action` called, from another thread, where the process is ended at once inside this block."""
+    actions = _listener.last_actions if _listener is not None else []
+    actions.append(action)
+    try:
+        yield
+    finally:
+        actions.remove(action)
+
+
+def end_process(sentence: str, status: int) -> None:
+    """End the command from another thread, whatever its main thread waits for; nothing where no command listens."""
+    if _listener is None:
+        return
+    for action in reversed(_listener.last_actions):
+        last = threading.Thread(target=action, daemon=True)
+        last.start()
+        last.join(LAST_SECONDS)
+    say(sentence)
+    os._exit(status)
+
+
+def interrupt_main(why: str) -> None:
     """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come."""
+    global _reason
+    _reason = why
     if _listener is not None:
         _interrupt()
     else:

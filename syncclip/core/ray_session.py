@@ -9,10 +9,13 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from syncclip.core.interruption import at_once
+from syncclip.core.ray_watch import native_words_dropped, watched
+from syncclip.core.scratch import scratch_folder
 from syncclip.core.trust import own_paths
 
 if TYPE_CHECKING:
@@ -32,6 +35,9 @@ they hold their GPU's memory."""
 KILL_SECONDS = 10.0
 """For what was killed to end; nothing ends a process that waits for a broken disk."""
 
+LONGEST_BASE = 8
+"""Characters of a folder in which a local Ray's own is made; Ray allows 107 for the names of its sockets in there."""
+
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` writes, on the head, which machines it may start."""
 
@@ -49,17 +55,6 @@ QUIET_ENVIRONMENT = {
 def debugging() -> bool:
     """Whether `--debug` (or SYNCCLIP_DEBUG=1) asks for tracebacks and Ray's own output."""
     return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What code of ours raised on a worker, inside the wrappers of Ray; the error itself where there are none."""
-    inner: object = error
-    while isinstance(inner, BaseException):
-        error = inner
-        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None)
-        if inner is None and type(error).__module__.startswith("ray."):
-            inner = error.__cause__
-    return error
 
 
 def local_cpus() -> int:
@@ -135,19 +130,45 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         return
     level = logging.INFO if debugging() else logging.ERROR
     address = cluster_address() or "local"
-    daemons: list[psutil.Process] = []
-    if address != "local":
-        _knock(address)
-        _join(address, level)
-    else:
-        daemons = _start(cpus if cpus is not None else local_cpus(), level)
-    quiet()  # importing Ray's libraries resets their loggers
-    try:
+    with ExitStack() as stack:
+        if not debugging():
+            stack.enter_context(native_words_dropped())
+        if address != "local":
+            _knock(address)
+            _join(address, level)
+            stack.callback(ray.shutdown)
+        else:
+            base = os.environ.get("RAY_TMPDIR", "/tmp")  # as Ray itself decides
+            folder = stack.enter_context(scratch_folder(base)) if len(base) <= LONGEST_BASE else None
+            daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
+            stack.enter_context(_ended(daemons))
+        quiet()  # importing Ray's libraries resets their loggers
+        stack.enter_context(watched(address))
         yield
-    finally:
-        family = _with_descendants(daemons)
-        ray.shutdown()
-        _see_end(family, END_SECONDS)
+
+
+@contextmanager
+def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
+    """Let no process of a local Ray outlive the block, nor a second signal in it."""
+    import ray
+
+    with at_once(lambda: _see_end(_with_descendants(daemons), 0)):
+        try:
+            yield
+        finally:
+            family = _with_descendants(daemons)
+            ray.shutdown()
+            _see_end(family, END_SECONDS)
+
+
+def _in_session_of_its_own() -> None:
+    """In a child process: what a terminal or timeout(1) sends to all processes of the command doesn't reach Ray's."""
+    if _starting:
+        os.setsid()
+
+
+_starting = False
+os.register_at_fork(after_in_child=_in_session_of_its_own)
 
 
 def _join(address: str, level: int) -> None:
@@ -168,7 +189,7 @@ def _join(address: str, level: int) -> None:
         ) from error
 
 
-def _start(cpus: int, level: int) -> list[psutil.Process]:
+def _start(cpus: int, level: int, folder: Path | None) -> list[psutil.Process]:
     """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again.
 
     Ray leaves the daemons of a start that failed: they are killed, or they would slow down the next one.
@@ -176,9 +197,12 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
     import psutil
     import ray
 
+    global _starting
     before = psutil.Process().children()
+    place = {} if folder is None else {"_temp_dir": str(folder)}
     for _ in range(START_ATTEMPTS):
         failure: Exception | None = None
+        _starting = True
         try:
             ray.init(
                 address="local",
@@ -188,9 +212,12 @@ def _start(cpus: int, level: int) -> list[psutil.Process]:
                 logging_level=level,
                 log_to_driver=debugging(),
                 job_config=own_paths(),
+                **place,
             )
         except Exception as error:
             failure = error
+        finally:
+            _starting = False
         daemons = [process for process in psutil.Process().children() if process not in before]
         if failure is None:
             return daemons

@@ -12,7 +12,8 @@ import safetensors.torch
 
 from syncclip import storage
 from syncclip.core.progress import say
-from syncclip.core.ray_session import capacity, cause_of, ray_session
+from syncclip.core.ray_session import capacity, ray_session
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust, trusted
 from syncclip.datasets import Dataset, DatasetSettings

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
+from syncclip.core.interruption import at_once, reason
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
@@ -54,7 +55,7 @@ class JobStatus(Settings):
         if error is None:
             self.state = "complete"
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
-            self.state, self.reason = "interrupted", "Ctrl-C or a signal"
+            self.state, self.reason = "interrupted", reason()
         else:
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
@@ -91,9 +92,13 @@ def keep_status_file(
         except Exception as error:  # what matters is the job
             logger.debug("no status at %s: %s", url, error)
 
+    def end_at_once() -> None:
+        status.end(KeyboardInterrupt())
+        write()
+
     write()
     try:
-        with repeating(write, interval):
+        with at_once(end_at_once), repeating(write, interval):
             yield
         status.end(None)
     except BaseException as error:

@@ -12,7 +12,8 @@ from typing import Any
 
 from syncclip import jobs, storage
 from syncclip.core.progress import Progress
-from syncclip.core.ray_session import capacity, cause_of, debugging, ray_session
+from syncclip.core.ray_session import capacity, debugging, ray_session
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import RESULTS, read_results

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from syncclip.core.ray_session import cause_of, ray_session
+from syncclip.core.ray_session import ray_session
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust, trusted
 from syncclip.shards.markers import committed

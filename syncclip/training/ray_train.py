@@ -11,7 +11,8 @@ from typing import Any
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cause_of, cluster_address, local_cpus, quiet, ray_session
+from syncclip.core.ray_session import capacity, cluster_address, local_cpus, quiet, ray_session
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted

@@ -150,9 +150,9 @@ def test_children_receive_signals_as_others_do() -> None:
 
 def test_where_nobody_listens_a_block_is_interrupted_as_ever() -> None:
     with pytest.raises(KeyboardInterrupt), interruption.postponed():
-        threading.Thread(target=interruption.interrupt_main).start()
+        threading.Thread(target=interruption.interrupt_main, args=["Ray was lost"]).start()
         time.sleep(60)
-    assert not interruption.requested()
+    assert interruption.reason() == "Ray was lost" and not interruption.requested()
 
 
 def test_afterwards_signals_are_as_they_were() -> None:

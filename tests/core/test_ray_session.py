@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
 
 from syncclip.core import ray_session
+from syncclip.core.ray_watch import cause_of
 from syncclip.core.settings import UserError
 
 
@@ -51,9 +53,9 @@ def test_what_a_worker_raised_is_found_inside_the_wrappers_of_ray() -> None:
 
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.get(ray.remote(outer).remote())
-    cause = ray_session.cause_of(caught.value)
+    cause = cause_of(caught.value)
     assert type(cause) is UserError and str(cause) == "no such thing"
-    assert ray_session.cause_of(cause) is cause
+    assert cause_of(cause) is cause
 
 
 @pytest.mark.ray
@@ -104,6 +106,7 @@ def daemons(no_ray_yet: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemo
     monkeypatch.setattr("ray.init", made.start)
     monkeypatch.setattr("ray.shutdown", made.shut_down)
     monkeypatch.setattr(ray_session, "END_SECONDS", 0.1)
+    monkeypatch.setattr(ray_session, "watched", lambda _: nullcontext())
     yield made
     for process in made.left():
         process.kill()
