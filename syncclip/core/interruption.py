@@ -50,6 +50,16 @@ def requested() -> bool:
     return _requested.is_set()
 
 
+def request() -> None:
+    """Ask what runs in this process to stop, see `requested`."""
+    _requested.set()
+
+
+def withdraw() -> None:
+    """Take the request back."""
+    _requested.clear()
+
+
 def reason() -> str:
     """Why the main thread was interrupted, in a few words."""
     return _reason
@@ -124,7 +134,8 @@ class Listener:
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
         overdue.daemon = True
         overdue.start()
-        stop()
+        with contextlib.suppress(Exception):  # where nothing can be told any more, the grace ends the waiting
+            stop()
 
     def _lose_patience(self, stop: Callable[[], None]) -> None:
         with self._lock:

@@ -113,7 +113,10 @@ def cause_of(error: BaseException) -> BaseException:
 
 @contextmanager
 def native_words_dropped() -> Iterator[None]:
-    """Drop what Ray's C++ writes to this process's stderr; what Python writes there is shown."""
+    """Drop what Ray's daemons say, and what its C++ writes to this process's stderr; Python's words are shown."""
+    import ray._private.worker as ray_worker
+
+    ray_worker._worker_logs_enabled = False  # with which a thread prints what the raylet says; no option turns it off
     sys.stderr.flush()
     shown, python = os.dup(2), sys.stderr
     with suppress(OSError, ValueError, AttributeError):  # no file, as in a notebook
@@ -128,3 +131,4 @@ def native_words_dropped() -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(shown, 2)
         sys.stderr = python
+        ray_worker._worker_logs_enabled = True

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syncclip import jobs, storage
+from syncclip.core.interruption import requested
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, debugging, ray_session
+from syncclip.core.ray_stop import heeding, telling
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
@@ -27,6 +29,7 @@ from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import CELLS, Status, read_json, write_json
 from syncclip.studies.status import PROGRESS, StudyStatus
+from syncclip.training.loop import StoppedError
 from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
@@ -139,14 +142,19 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         spec: the cell's resolved run, see `CellRun.spec`.
 
     Returns:
-        seconds, and error: None, or the sentence that says why the cell failed.
+        seconds, and error: None, or the sentence that says why the cell failed; and whether it was stopped, as its
+        driver asked.
     """
     start = time.monotonic()
-    error = None
+    error, stopped = None, False
     try:
         recipe, folder = from_spec(spec)
         with storage.lease(folder.url, "study", patience=PATIENCE):
-            jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
+            try:
+                with heeding(spec.get("stop")):
+                    jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
+            except StoppedError:
+                stopped = True
             place = folder.path(TIMING)
             before = _seconds_in(place) if storage.exists(place) else 0.0
             write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
@@ -154,7 +162,7 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         if debugging():
             raise
         error = _sentence(problem)
-    return {"seconds": time.monotonic() - start, "error": error}
+    return {"seconds": time.monotonic() - start, "error": error, "stopped": stopped}
 
 
 def _seconds_in(place: str) -> float:
@@ -205,7 +213,8 @@ def run_cells(
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
         progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
-        for run, seconds, error in _finished(waiting, settings, task, status, progress):
+        stop = stack.enter_context(telling())
+        for run, seconds, error in _finished(waiting, settings, task, status, progress, stop):
             storage.leases.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(run.cell.name, seconds, error)
@@ -221,6 +230,7 @@ def _finished(
     task: Callable[[dict[str, Any]], dict[str, Any]],
     status: StudyStatus,
     progress: Progress,
+    stop: str,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
     """(run, seconds, error) of each cell as it ends; every few seconds, status and progress learn what is running."""
     import ray
@@ -229,11 +239,11 @@ def _finished(
     coming = list(reversed(waiting))
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
-        while coming or running:
+        while running or (coming and not requested()):
             slots = _slots(settings)  # another number whenever a machine joins or is lost
-            while coming and len(running) < slots:
+            while coming and len(running) < slots and not requested():
                 run = coming.pop()
-                running[remote.remote(run.spec)] = (run, time.monotonic())
+                running[remote.remote({**run.spec, "stop": stop})] = (run, time.monotonic())
             status.give([run.cell.name for run, _ in running.values()], slots)
             progress.update(0, running=len(running))
             ready, _ = ray.wait(list(running), timeout=POLL)
@@ -241,7 +251,8 @@ def _finished(
                 run, since = running.pop(reference)
                 try:
                     answer = ray.get(reference)
-                    yield run, answer["seconds"], answer["error"]
+                    if not answer.get("stopped"):
+                        yield run, answer["seconds"], answer["error"]
                 except ray.exceptions.RayError as problem:
                     yield run, time.monotonic() - since, _sentence(problem)
     finally:

@@ -8,10 +8,11 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Protocol
 
 from syncclip.core import ray_session
+from syncclip.core.interruption import postponed
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 
@@ -30,6 +31,10 @@ QUEUE = 4
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
 """Ray Data would restart actors without end; `MAX_STARTS` acts first, this where it can't."""
+
+
+NOT_BEGUN = "not begun"
+"""In place of an error, of a shard that came when no more were to be started."""
 
 
 class PoolError(RuntimeError):
@@ -63,6 +68,8 @@ class ShardRow:
         with ExitStack() as turn:
             turn.enter_context(self._turn)
             starts, done = ray.get(self.log.begin.remote(shard))
+            if not starts:
+                return Report(shard, error=NOT_BEGUN)._asdict()
             deaths = starts - 1
             if done is not None:  # its process died with the report on its way
                 return {**done, "deaths": 1}
@@ -90,6 +97,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
         threads: CPUs of an actor.
 
     Raises:
+        Interrupted: a signal came; no more shards were started, and those in flight are finished.
         PoolError: actors died more often than `RAY_BOUNDS` allows.
     """
     import ray
@@ -98,28 +106,39 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     ray_session.quiet()  # importing Ray Data resets its loggers
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
     shard_row: Any = ShardRow  # Ray's types know functions only
-    with _data_context():
+    log = remote.remote()
+    unfinished: set[int] | None = None  # of the shards in flight, once no more are started
+
+    def stop() -> None:
+        nonlocal unfinished
+        unfinished = ray.get(log.stop.remote())
+
+    with _data_context(), postponed(stop):
         specs = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
             reports = specs.map(
                 shard_row,
-                fn_constructor_args=(remote.remote(), worker),
+                fn_constructor_args=(log, worker),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
                 **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
             )
+        back: set[int] = set()
         # `iter_rows` would keep each report back until the next one is there: a shard's time.
         tables = iter(reports.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        while True:
-            try:
-                table = next(tables)
-            except StopIteration:
-                return
-            except Exception as error:  # Ray's errors share no class
-                raise PoolError(f"{type(error).__name__}: {error}") from error
-            for row in table.to_pylist():
-                yield Report(**row)
+        with closing(tables):  # else Ray Data would go on, even where Ray has ended
+            while unfinished is None or unfinished - back:
+                try:
+                    table = next(tables)
+                except StopIteration:
+                    return
+                except Exception as error:  # Ray's errors share no class
+                    raise PoolError(f"{type(error).__name__}: {error}") from error
+                for row in table.to_pylist():
+                    back.add(row["shard"])
+                    if row["error"] != NOT_BEGUN:
+                        yield Report(**row)
 
 
 @contextmanager
@@ -166,11 +185,22 @@ class AttemptLog:
     def __init__(self) -> None:
         self.starts: Counter[int] = Counter()
         self.reports: dict[int, dict[str, Any]] = {}
+        self.stopped = False
 
     def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Record that a shard is started; how often that was, and its report if it was finished before."""
+        """Record that a shard is started; how often that was, and its report if it was finished before.
+
+        After `stop` none is started: 0.
+        """
+        if self.stopped:
+            return 0, None
         self.starts[shard] += 1
         return self.starts[shard], self.reports.get(shard)
+
+    def stop(self) -> set[int]:
+        """Let no more shards be started; those that were and have not ended."""
+        self.stopped = True
+        return self.starts.keys() - self.reports.keys()
 
     def end(self, shard: int, report: dict[str, Any]) -> None:
         """Keep the report of a shard, which its process may not live to hand over."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import safetensors.torch
@@ -36,6 +36,7 @@ class Checkpoint:
     workers: int = 1
     seconds: float = 0.0  # spent in training so far
     score: float | None = None  # how good it is, the higher the better, where the recipe asks for the best
+    unscored: Sequence[float] = ()  # losses since the last one with a score, of one without, written for an interrupt
 
 
 class Marker(BaseModel):
@@ -49,6 +50,7 @@ class Marker(BaseModel):
     workers: int
     seconds: float
     score: float | None = None
+    unscored: list[float] | None = None
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
@@ -69,6 +71,7 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         workers=checkpoint.workers,
         seconds=checkpoint.seconds,
         score=checkpoint.score,
+        unscored=list(checkpoint.unscored) or None,
     )
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
     storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
@@ -142,7 +145,8 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         kind, _, name = key.partition(".")
         kinds.setdefault(kind, {})[name] = value
     parameters, momentum, memory = (kinds[kind] for kind in KINDS)
-    return Checkpoint(marker.step, parameters, momentum, memory, marker.workers, marker.seconds, marker.score)
+    known = marker.workers, marker.seconds, marker.score, marker.unscored or ()
+    return Checkpoint(marker.step, parameters, momentum, memory, *known)
 
 
 def _marker(folder: str, step: int, recipe_hash: str) -> Marker:

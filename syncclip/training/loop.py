@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
+from syncclip.core import interruption
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 class DivergedError(UserError):
     """A loss, or what is learned, is no longer a number. Every rank raises it in the same step."""
+
+
+class StoppedError(RuntimeError):
+    """The run was asked to stop, see `interruption.requested`, and has written a checkpoint. Every rank raises it."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
     Raises:
         UserError: the folder holds another recipe's run, or its checkpoints do.
+        StoppedError: it was asked to stop; the same call goes on.
         LostLoaderError: a loader process was killed; the same call goes on.
         DivergedError: a loss is not finite; the step is not made, checkpoints before it stay. Or what was learned is
             not finite where a checkpoint or the end is due; neither is written.
@@ -149,12 +155,14 @@ def _train(
         # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         losses = _backward(job.method, optimizer, batch)
-        wish = recorder is not None and recorder.waited()  # only one clock counts, and every rank learns of it
+        # Only one clock counts, but any rank may be asked to stop; every rank learns of it.
+        wish = interruption.requested() or (recorder is not None and recorder.waited())
         values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
             job.method.epoch_ended(epoch + 1, settings.epochs)
+        stops = waited and any(distributed.gathered(interruption.requested(), world_size))
         saves = checkpoint_due(step + 1, total, settings.checkpoint_every, waited)
         if saves or step + 1 == total:
             _check_learned(learnable, step + 1, epoch)
@@ -164,7 +172,9 @@ def _train(
             with distributed.agreed(world_size):
                 _count_together(stream, world_size)
                 if recorder is not None:
-                    recorder.save(step + 1, learnable, job.method.memory(), optimizer, job.validate)
+                    recorder.save(step + 1, learnable, job.method.memory(), optimizer, job.validate, stops)
+            if stops:
+                raise StoppedError(f"interrupted after step {step + 1} of {total}")
 
 
 def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:

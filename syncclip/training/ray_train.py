@@ -12,6 +12,7 @@ from syncclip import storage
 from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, cluster_address, local_cpus, quiet, ray_session
+from syncclip.core.ray_stop import heed_sigterm, heeding, telling, told
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
@@ -20,7 +21,7 @@ from syncclip.storage.leases import working_for
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
-from syncclip.training.loop import DivergedError, TrainJob, run
+from syncclip.training.loop import DivergedError, StoppedError, TrainJob, run
 from syncclip.training.metrics_file import last_line
 from syncclip.training.prometheus import TrainingGauges
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
@@ -81,8 +82,8 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
     heard = len(before.notes) if before is not None else 0
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
-        with _shown(folder, heard, scaling):
-            _fit(build, {"spec": spec, "folder": folder, "lease": hold.token}, scaling, settings)
+        with _shown(folder, heard, scaling), telling() as stop:
+            _fit(build, {"spec": spec, "folder": folder, "lease": hold.token, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record before anything else"
             if record.status == "failed":
@@ -138,7 +139,7 @@ def _lack(scaling: Any) -> str:
 
 def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingSettings) -> None:
     from ray.train import FailureConfig, RunConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     folder: RunFolder = config["folder"]
     quiet()  # importing Ray Train resets its logger
@@ -149,7 +150,7 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
             _worker,
             train_loop_config={"build": build, **config},
             scaling_config=scaling,
-            torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+            torch_config=_torch_config("nccl" if scaling.use_gpu else "gloo"),
             run_config=RunConfig(
                 name=f"{folder.name}-{folder.recipe_hash[:12]}",
                 storage_path=str(state),
@@ -165,6 +166,23 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
             raise mistake from error
 
 
+def _torch_config(backend: str) -> Any:
+    """Ray Train's, with workers that also stop where only they are told: on a machine that is about to go away."""
+    from ray.train.torch import TorchConfig
+
+    class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            super().on_start(worker_group, backend_config)
+            worker_group.execute(heed_sigterm)  # in their main threads; the loop runs in another
+
+    class Config(TorchConfig):  # type: ignore[misc]
+        @property
+        def backend_cls(self) -> type:
+            return Backend
+
+    return Config(backend=backend)
+
+
 def _worker(config: dict[str, Any]) -> None:
     """Train as one rank. A mistake that every rank knows of goes into the record, so that it isn't tried again."""
     import ray.train
@@ -177,8 +195,11 @@ def _worker(config: dict[str, Any]) -> None:
         with distributed.agreed(world_size):
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        with working_for(folder.url, config["lease"] if rank == 0 else None):
+        with working_for(folder.url, config["lease"] if rank == 0 else None), heeding(config["stop"]):
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
+    except StoppedError:
+        if not told(config["stop"]):  # another machine may take the place of the one that goes away
+            raise
     except UserError as error:
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
@@ -200,8 +221,8 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
         if isinstance(cause, UserError):
             return cause
     for rank, cause in sorted(causes.items()):  # the others report that they lost touch with it
-        if isinstance(cause, LostLoaderError | RayActorError):
-            what = str(cause) if isinstance(cause, LostLoaderError) else "its process or its machine was lost"
+        if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
+            what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
                 f"worker {rank}: {what}; that is once more than training.max_failures={max_failures} allows, but the "
                 "same command goes on from the newest checkpoint"

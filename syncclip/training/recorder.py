@@ -90,7 +90,7 @@ class RunRecorder:
         self._began = time.perf_counter()
         self._logged = (state.step, self._began)
         self._saved = self._began
-        self._totals: list[float] = []  # of the steps since the last checkpoint
+        self._totals = list(state.unscored)  # of the steps since the last checkpoint with a score
 
     def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
         """Write the losses of step number `done` where a line is due."""
@@ -113,11 +113,14 @@ class RunRecorder:
         memory: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
         validate: Callable[[], float] | None = None,
+        last: bool = False,
     ) -> None:
         """Commit a checkpoint; the lines of its steps are made durable before it.
 
         Args:
             validate: what the best one is chosen by, if it's that.
+            last: the run is interrupted. Such a checkpoint is no candidate for the best: whatever is chosen in the
+                end, an unbroken run would choose it.
         """
         self._metrics.sync()
         self._trackers.sync()
@@ -126,11 +129,14 @@ class RunRecorder:
             buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
             if buffer is not None:  # none for a parameter that never had a gradient
                 momentum[name] = buffer
-        score = self._score(validate)
-        state = Checkpoint(done, dict(learnable), momentum, dict(memory), self._record.workers, self._seconds(), score)
+        score = None if last else self._score(validate)
+        unscored = self._totals if last and self._settings.keep_best == "loss" else ()
+        known = self._record.workers, self._seconds(), score, unscored
+        state = Checkpoint(done, dict(learnable), momentum, dict(memory), *known)
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
         self._saved, self._totals = time.perf_counter(), []
         self._record.steps, self._record.seconds = done, state.seconds
+        self._record.status = "interrupted" if last else "running"
         self._run.write(self._record)
 
     def waited(self) -> bool:

@@ -28,7 +28,7 @@ class RunRecord(BaseModel):
     format: int = 1
     name: str
     recipe_hash: str
-    status: Literal["running", "finished", "failed"] = "running"
+    status: Literal["running", "interrupted", "finished", "failed"] = "running"
     steps: int = 0  # made when this was written
     total_steps: int = 0
     workers: int = 1

@@ -16,7 +16,7 @@ import pytest
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, AttemptLog, ShardRow, run_round
+from syncclip.synthesis.pool import MAX_STARTS, NOT_BEGUN, AttemptLog, ShardRow, run_round
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from tests.synthesis.conftest import digests
@@ -151,6 +151,18 @@ def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_
     assert generated == [3]
     assert told["deaths"] == 0
     assert told["error"] == ""
+
+
+def test_once_no_more_are_to_be_started_only_shards_in_flight_are_finished(near: Near) -> None:
+    class Asked(DeadlyShard):
+        def generate(self, shard: int) -> int:
+            assert near.ledger.stop() == {1}
+            return shard
+
+    row = ShardRow(near, Asked)
+    assert row({"shard": 1})["error"] == ""
+    assert row({"shard": 2})["error"] == NOT_BEGUN
+    assert near.ledger.stop() == set()
 
 
 @pytest.mark.parametrize(("write", "overlap"), [(3.0, True), (8.0, False)])

@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,12 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import Parameter
 
+from syncclip.core import interruption
 from syncclip.core.settings import UserError
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.shards.images import Corruption
 from syncclip.training import distributed
-from syncclip.training.loop import DivergedError, TrainJob, run
+from syncclip.training.loop import DivergedError, StoppedError, TrainJob, run
 from tests.training import fakes, worlds
 
 pytestmark = pytest.mark.slow
@@ -143,6 +145,24 @@ def _wait(rank: int, folder: Path) -> None:
     run(job, rank, 2)
 
 
+def _stop(rank: int, folder: Path) -> None:
+    """One rank alone is told that its machine goes away; all of them stop at the same step and go on together."""
+
+    class Asking(fakes.FakeMethod):
+        def loss(self, batch: fakes.FakeBatch) -> dict[str, torch.Tensor]:
+            if rank == 1 and self.calls == 4:
+                interruption.request()
+            return super().loss(batch)
+
+    job = fakes.job(folder / "stopped", rank, 2, noise=0.0, checkpoint_every=1000)
+    torch.manual_seed(job.settings.seed)
+    with pytest.raises(StoppedError, match="interrupted after step 5 of"):
+        run(replace(job, method=Asking(0.0)), rank, 2)
+    interruption.withdraw()
+    run(fakes.job(folder / "stopped", rank, 2, noise=0.0, checkpoint_every=1000), rank, 2)
+    run(fakes.job(folder / "unbroken", rank, 2, noise=0.0, checkpoint_every=1000), rank, 2)
+
+
 def _damaged(rank: int, folder: Path) -> None:
     """Each rank meets a damaged image of its own: what a recipe allows, it allows to all of them together."""
 
@@ -171,6 +191,7 @@ BODIES = (
     _damaged,
     _no_room,
     _wait,
+    _stop,
 )
 
 
@@ -255,6 +276,10 @@ def test_ranks_get_the_same_batches_however_many_they_are(ranks_done: Path) -> N
 def test_checkpoints_by_time_are_those_of_the_first_ranks_clock(ranks_done: Path) -> None:
     names = sorted(path.name for path in (ranks_done / "waited" / "checkpoints").glob("*.json"))
     assert names == ["step-00000018.json", "step-00000019.json"]
+
+
+def test_what_one_rank_is_told_all_ranks_heed_and_go_on_to_the_same_bits(ranks_done: Path) -> None:
+    assert fakes.bits(ranks_done / "stopped") == fakes.bits(ranks_done / "unbroken")
 
 
 def test_a_mistake_of_a_lone_rank_is_raised_as_it_is() -> None:

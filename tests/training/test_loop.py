@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from syncclip import storage
+from syncclip.core import interruption
 from syncclip.core.settings import UserError
 from syncclip.shards.images import Corruption
+from syncclip.training import loop
 from syncclip.training.loop import DivergedError, learning_rate, load_prompts, run
 from syncclip.training.run_folder import RunRecord
 from tests.training import fakes
@@ -206,6 +208,26 @@ def test_the_best_checkpoint_on_validation_images_is_kept(tmp_path: Path) -> Non
     run(replace(made, validate=lambda: next(accuracies)))
     assert kept(tmp_path) == {6: 70.0, 18: 30.0}
     assert "best by validation is that of step 6 (70)" in record(tmp_path).notes[0]
+
+
+@pytest.mark.parametrize("step", [1, 7, 16])
+def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits_and_the_same_best(tmp_path: Path, step: int) -> None:
+    def ask_at(done: int, *_: object) -> None:
+        if done == step:
+            interruption.request()
+
+    def job(name: str) -> Any:
+        return fakes.job(tmp_path / name, keep_best="loss", keep_checkpoints=1, log_every=1)
+
+    run(job("unbroken"))
+    with pytest.raises(loop.StoppedError, match=f"interrupted after step {step + 1} of "):
+        run(job("stopped"), listener=ask_at)
+    interruption.withdraw()
+    assert (record(tmp_path / "stopped").status, record(tmp_path / "stopped").steps) == ("interrupted", step + 1)
+    assert run(job("stopped")).status == "finished"
+    assert fakes.bits(tmp_path / "stopped") == fakes.bits(tmp_path / "unbroken")
+    assert kept(tmp_path / "stopped") == kept(tmp_path / "unbroken")
+    assert record(tmp_path / "stopped").notes[-1] == record(tmp_path / "unbroken").notes[-1]
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
