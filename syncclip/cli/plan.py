@@ -26,7 +26,8 @@ def plan(
     overrides: Overrides,
     probe: Annotated[bool, typer.Option("--probe", help="Generate a few batches here to measure the rate.")] = False,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=1e-9, help="Finished images per second of one actor, if known.")
+        float | None,
+        typer.Option("--rate", min=1e-9, max=1e6, help="Finished images per second of one actor, if known."),
     ] = None,
 ) -> None:
     """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""

@@ -52,7 +52,9 @@ class Settings(BaseModel):
     Unknown keys are refused; values are checked once and never change afterwards.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 def added(default: Any, **constraints: Any) -> Any:

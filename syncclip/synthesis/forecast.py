@@ -26,6 +26,9 @@ RUNS = 1000
 """Random runs behind a forecast. There are fewer, down to a hundred, where more than a hundred machines average luck
 out: the bounds of its 90 % leave out fifty runs on each side, or five."""
 
+FEWEST, WORK, STEP = 20, 5e7, 4000.0
+"""Least runs that a forecast is made of; looks at a machine that it may take, and what a step costs beside them."""
+
 HARDEST = math.log(100)
 """Preemptions that one shard may expect. Beyond it fewer than one attempt in a hundred succeeds."""
 
@@ -95,7 +98,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.rate
     machines = Machines(*pool.size, cost.preemptions, cost.wait, LOAD if cost.load is None else cost.load)
     quiet = simulate(shards, seconds, machines._replace(preemptions=0.0), runs=1)
-    outcomes = simulate(shards, seconds, machines, runs=min(RUNS, max(100, 100 * RUNS // machines.most)))
+    outcomes = simulate(shards, seconds, machines, runs=_affordable(shards, seconds, machines))
     hours = _spread(outcomes.paid * (pool.num_gpus or 1.0) / 3600)
     return Forecast(
         seconds,
@@ -108,6 +111,26 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     )
 
 
+def _affordable(shards: int, seconds: float, machines: Machines) -> int:
+    """Runs that take seconds.
+
+    Raises:
+        UserError: so many machines are taken away so often that not even `FEWEST` runs do.
+    """
+    count = min(shards, machines.most)
+    rate = _refuse_short_lives(seconds, machines)
+    tries = math.exp(rate * (seconds + machines.load))
+    deviation = _per_shard(rate, seconds, machines)[1]
+    steps = tries * min(shards, count * (2 + 3 * deviation * math.sqrt(shards / count)))  # those that `skip` leaves
+    runs = min(RUNS, max(100, 100 * RUNS // machines.most), int((WORK / steps - STEP) / count))
+    if runs < FEWEST:
+        raise UserError(
+            f"{count:,} machines that are taken away {machines.preemptions:g} times an hour can't be forecast; lower "
+            "synthesis.actors or synthesis.cost.preemptions"
+        )
+    return runs
+
+
 def _spread(values: Array) -> Spread:
     low, high = np.quantile(values, [0.05, 0.95])
     return Spread(float(values.mean()), float(low), float(high))
@@ -117,15 +140,10 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUN
     """Generate `shards` shards of `seconds` each, `runs` times with different luck; a function of `seed`.
 
     Raises:
-        UserError: hardly any shard would live to its end.
+        UserError: hardly any shard would live to its end, or hardly any machine to its first.
     """
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
-    rate = machines.preemptions / 3600 or NEVER
-    if seconds * rate > HARDEST:
-        raise UserError(
-            f"a shard takes {seconds:,.0f} s of an actor, and machines live {1 / rate:,.0f} s on average, so hardly "
-            "any shard would be finished; make synthesis.shard_size smaller"
-        )
+    rate = _refuse_short_lives(seconds, machines)
     come = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
     queue = _Queue(shards, seconds, machines, rate, np.tile(come, (runs, 1)), np.random.default_rng(seed))
     queue.skip()
@@ -133,6 +151,29 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = RUN
     end = wall[:, None]
     away = queue.away - np.maximum(0.0, queue.born - end) + np.clip(end - queue.death, 0.0, machines.wait)
     return Outcomes(wall, (end - come - away).sum(1), queue.wasted)
+
+
+def _refuse_short_lives(seconds: float, machines: Machines) -> float:
+    """Preemptions of a machine in a second; refused where hardly any shard would live to its end."""
+    rate = machines.preemptions / 3600 or NEVER
+    if seconds * rate > HARDEST:
+        raise UserError(
+            f"a shard takes {seconds:,.0f} s of an actor, and machines live {1 / rate:,.0f} s on average, so hardly "
+            "any shard would be finished; make synthesis.shard_size smaller"
+        )
+    if (seconds + machines.load) * rate > HARDEST:
+        raise UserError(
+            f"a machine loads for {machines.load:,.0f} s, and lives {1 / rate:,.0f} s on average, so hardly any shard "
+            "would be begun; correct synthesis.cost.load or synthesis.cost.preemptions"
+        )
+    return rate
+
+
+def _per_shard(rate: float, seconds: float, machines: Machines) -> tuple[float, float]:
+    """Seconds of a machine for one shard with all that is lost: their mean, and their deviation relative to it."""
+    deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * machines.load)
+    mean = deaths * (1 / rate + machines.wait + reloads * (machines.wait + 1 / rate))
+    return mean, 0.0 if rate == NEVER else (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)
 
 
 class _Queue:
@@ -159,8 +200,7 @@ class _Queue:
         while (broken := self.death < self.free).any():
             self._replace(*broken.nonzero())
         deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * load)  # of one shard, of one replacement
-        mean = deaths * (1 / rate + wait + reloads * (wait + 1 / rate))  # seconds of a machine for one shard
-        deviation = (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)  # of them, relative to the mean
+        mean, deviation = _per_shard(rate, seconds, Machines(1, 1, 0.0, wait, load))
         while True:
             ends = (self.left[:, None] * mean + np.sort(self.free).cumsum(1)) / np.arange(1, self.free.shape[1] + 1)
             share = np.maximum(0.0, (ends.min(1, keepdims=True) - self.free) / mean)

@@ -15,11 +15,15 @@ MAX_ATTEMPTS = 16
 """Attempts and index share the 32 bits of a seed; see `seeds.seed_of`."""
 
 
+MOST_ACTORS = 10_000
+"""More than any cluster has."""
+
+
 class PoolSettings(Settings):
     """Bounds of the pool of actors: it begins with `min` and grows to `max` while shards wait and there is room."""
 
-    min: int = Field(1, ge=1)
-    max: int = Field(ge=1)
+    min: int = Field(1, ge=1, le=MOST_ACTORS)
+    max: int = Field(ge=1, le=MOST_ACTORS)
 
     @model_validator(mode="after")
     def _in_order(self) -> PoolSettings:
@@ -29,7 +33,7 @@ class PoolSettings(Settings):
 
 
 Actors = Annotated[
-    Annotated[int, Field(ge=1), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
+    Annotated[int, Field(ge=1, le=MOST_ACTORS), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
     Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
 ]
 """A number or bounds. The form decides which, so that a mistake in one isn't reported as one in the other."""
@@ -63,18 +67,18 @@ ONE_ACTOR = Pool()
 class CostSettings(Settings):
     """What `syncclip plan` estimates with. No byte depends on it."""
 
-    rate: float | None = Field(None, gt=0)
+    rate: float | None = Field(None, ge=1e-9, le=1e6)
     """Finished images a second of one actor; None: `--rate`, or `--probe` measures it."""
-    image_bytes: float | None = Field(None, gt=0)
+    image_bytes: float | None = Field(None, gt=0, le=1e12)
     """Bytes of an image in the set; None: `--probe` measures it."""
-    price: float | None = Field(None, ge=0)
+    price: float | None = Field(None, ge=0, le=1e9)
     """Of one hour: of a GPU where actors use any, else of an actor."""
     currency: str = "USD"
-    preemptions: float = Field(0.0, ge=0)
+    preemptions: float = Field(0.0, ge=0, le=1e6)
     """How often an hour a machine is taken away."""
-    wait: float = Field(180.0, ge=0)
+    wait: float = Field(180.0, ge=0, le=1e8)
     """Seconds until another machine comes, which is not paid for until then."""
-    load: float | None = Field(None, ge=0)
+    load: float | None = Field(None, ge=0, le=1e8)
     """Seconds from a machine's start to its first shard, weights loaded; None: what `--probe` measures, else `LOAD`."""
 
 
@@ -100,7 +104,7 @@ class SynthesisSettings(Settings):
     """torch threads of an actor. The last bits of an image depend on it, so it belongs to the plan."""
     actors: Actors = 1
     """A number, or `{min: 1, max: 8}` for a pool that grows where a cluster does."""
-    num_gpus: float = Field(0.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0, le=1024)
     """GPUs of an actor, also a fraction; 0 generates on the CPU."""
     retries: int = Field(2, ge=0)
     """Further rounds for shards that failed; those that bring nothing new count."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.forecast import Machines, forecast, simulate
@@ -187,3 +189,27 @@ def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() 
     whole, half = (forecast(plan, CostSettings(rate=1.0, load=0), Pool(num_gpus=gpus)) for gpus in (1.0, 0.5))
     assert (whole.hours.mean, half.hours.mean) == pytest.approx((8 / 3600, 4 / 3600))
     assert whole.money is None and whole.bytes is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"load": 1e8, "preemptions": 0.1},
+        {"preemptions": 1e6},
+        {"preemptions": 100.0, "load": 60.0},
+        {"rate": 1e6, "preemptions": 10.0},
+        {"rate": 1e-9, "preemptions": 1e-3},
+    ],
+)
+def test_what_would_take_for_ever_to_forecast_is_refused(change: dict[str, float]) -> None:
+    plan = SimpleNamespace(shards=lambda: range(4_000_000), shard_size=64, total=256_000_000)
+    cost = CostSettings(**{"rate": 1.0, "load": 60.0, **change})
+    with pytest.raises(UserError, match="hardly any shard|can't be forecast"):
+        forecast(plan, cost, Pool(1, 10_000))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["rate", "image_bytes", "price", "preemptions", "wait", "load"])
+@pytest.mark.parametrize("value", [1e308, math.inf, math.nan, -1.0])
+def test_costs_that_no_cloud_has_are_refused(key: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=key):
+        CostSettings.model_validate({key: value})
