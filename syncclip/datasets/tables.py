@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.datasets.dataset import Split
@@ -127,7 +127,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
     """A table's rows as they are in the file."""
     try:
         if file.suffix == ".parquet":
-            records: list[dict[str, Any]] = pq.read_table(file).to_pylist()
+            records: list[dict[str, Any]] = storage.read_parquet(storage.read_bytes(str(file))).to_pylist()
             return records
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".jsonl":

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Document = TypeVar("Document", bound=BaseModel)
 
+MOST_ROWS = 1 << 28
+"""More than any table of ours has; a few bytes can tell of far more."""
+
 
 def read_document(url: str, kind: type[Document], remedy: str) -> Document | None:
     """The document at `url`; None where there is none.
@@ -61,7 +64,10 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
     wanted = list(columns) if columns is not None else schema.names if schema is not None else None
     if missing := set(wanted or ()) - set(file.schema_arrow.names):
         raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
+    if file.metadata.num_rows > MOST_ROWS:
+        raise pa.ArrowInvalid(f"it tells of {file.metadata.num_rows:,} rows")
     table = file.read(wanted, use_threads=False)
+    table.validate(full=True)  # also that all text is text, which otherwise shows where a row of it is used
     if wanted is not None:
         table = table.select(wanted)  # else they come in the file's order
     return table if schema is None else table.cast(pa.schema([schema.field(name) for name in table.column_names]))
