@@ -1,0 +1,173 @@
+"""No credential of a recipe is found, by its value, in any file, message, process list or upload."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from syncclip import jobs, storage
+from syncclip.cli import app, submission
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.storage import faults
+from tests.attack.credentials import URLS, VALUES, leaks, leaks_below, options, process_list, recipe, value
+from tests.conftest import TinyWorld
+from tests.sets.test_repair import generate_here
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_there_are_forty_kinds_and_their_search_finds_them() -> None:
+    assert len(VALUES) >= 40
+    assert leaks(repr(options()).encode())
+    assert set(leaks(repr([options(), URLS]).encode())) == set(VALUES)
+
+
+@pytest.fixture
+def secretive(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A recipe with all of them, whose tracker can't be reached."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(faults, "PAUSES", ())
+    (tmp_path / "own").mkdir()
+    training = {"method": "coop", "data": "real", "epochs": 1}
+    return Recipe.load(recipe(tmp_path / "own/mine.yaml", tiny.recipe, training=training))
+
+
+def test_no_command_writes_or_says_a_credential(
+    secretive: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    run, synthetic = made / "run", made / "set"
+    monkeypatch.chdir(tmp_path)
+    jobs.run_here(secretive, str(run))
+    generate_here(jobs.plan(secretive), str(synthetic))
+    (synthetic / "synthesis.yaml").write_text(secretive.to_yaml())
+    assert "mlflow can't be reached" in (run / "run.json").read_text()
+    commands = (
+        *(f"evaluate {run}", f"report {run}", f"status {run}", f"prompts show {run}", "plan own/mine.yaml"),
+        *(f"prompts export {run} --out {made}/card", f"shards export {synthetic} --to huggingface --out {made}/hub"),
+        *(f"shards verify {synthetic}", f"shards quality {synthetic}", f"report {synthetic}"),
+    )
+    for command in commands:
+        assert app.run(command.split()) == 0, command
+    said = capfd.readouterr()
+    assert leaks((said.out + said.err).encode()) == []
+    assert leaks_below(made) == {}
+
+
+@pytest.mark.parametrize("key", URLS)
+@pytest.mark.parametrize("command", ["train own/mine.yaml", "synth own/mine.yaml", "plan own/mine.yaml"])
+def test_no_refusal_says_a_credential(
+    secretive: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    key: str,
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("syncclip.training.ray_train.train_on_ray", lambda *_: pytest.fail("it is refused before"))
+    monkeypatch.setattr("syncclip.jobs.synthesise_set", lambda *_, **__: pytest.fail("it is refused before"))
+    given = [*command.split(), "training.data=both", f"{key}={URLS[key]}"]
+    if key == "training.mlflow_uri":
+        given.append("training.mlflow_uri=[1]")
+    try:
+        app.run(given)
+    except BaseException as error:
+        assert leaks(str(error).encode()) == []
+    said = capfd.readouterr()
+    assert leaks((said.out + said.err).encode()) == []
+    assert leaks_below(tmp_path / "runs") == {}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"storage.options={value('secret')}",
+        f"storage.options.secret={{{value('secret')}",
+        f"storage.option={{secret: {value('secret')}}}",
+        f"storage.options.secret={value('secret')} ${{nothing}}",
+        f"storage=[{value('secret')}]",
+    ],
+)
+def test_no_mistake_in_an_option_repeats_it(override: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["plan", "icons", override]) == 2
+    assert leaks(capfd.readouterr().err.encode()) == []
+
+
+def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^storage\.options\.\w+: the option holds"):
+        submission.submission("train", secretive, "s3://bucket/run", shared=True)
+    plain = secretive.with_values({"storage.options": {}})
+    with pytest.raises(UserError, match=r"^training\.mlflow_uri: the URL holds"):
+        submission.submission("train", plain, "s3://bucket/run", shared=True)
+    job = submission.submission("train", plain.with_values({"training.mlflow_uri": None}), "s3://b/run", shared=True)
+    (tmp_path / "job").mkdir()
+    job.write_upload(tmp_path / "job")
+    assert leaks_below(tmp_path / "job") == {}
+    assert leaks(job.entrypoint.encode()) == []
+
+
+def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    jobs.run_here(secretive, str(run))
+    first = (run / "recipe.yaml").read_text()
+    text = first[: first.index("  options:")] + f"  options: {{connection_string: {value('connection_string')}}}\n"
+    (run / "recipe.yaml").write_text(text)
+    for command in (f"prompts export {run} --out {tmp_path}/card", f"report {run}"):
+        assert app.run(command.split()) == 0
+    (run / "recipe.yaml").unlink()
+    assert leaks_below(tmp_path / "card", run) == {}
+
+
+@pytest.mark.attack
+@pytest.mark.ray
+@pytest.mark.parametrize("command", ["train", "synth", "study", "evaluate", "choose"])
+def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld, tmp_path: Path, command: str) -> None:
+    (tmp_path / "own").mkdir()
+    arms = [{"method": "coop", "data": "real", "candidates": {"training.epochs": [1, 2]}}]
+    mine = recipe(
+        tmp_path / "own/mine.yaml",
+        tiny.recipe,
+        training={"method": "coop", "data": "real", "epochs": 1},
+        study={"arms": arms, "images_per_class": [1]},
+    )
+    short = Path("/tmp") / f"sq{os.getpid()}{command[:2]}"  # Ray's sockets need short names
+    short.mkdir()
+    made = tmp_path / "made"
+    words = [command, mine, "--out", str(made)]
+    if command == "evaluate":
+        jobs.run_here(Recipe.load(mine), str(made))
+        words = ["evaluate", str(made), "evaluation.workers=2", f"storage.options={{secret: {value('secret')}}}"]
+    environment = {**os.environ, "TMPDIR": str(short), "PYTHONPATH": str(PROJECT), "SYNCCLIP_DEBUG": "1"}
+    try:
+        with process_list() as seen:
+            done = subprocess.run(
+                [sys.executable, "-m", "syncclip", *words], env=environment, capture_output=True, timeout=400
+            )
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        assert list((short / "ray").glob("session_2*")), "Ray's files are searched"
+        assert leaks_below(short, made) == {}
+        assert leaks(done.stdout + done.stderr) == []
+        typed = {line for line in seen if b"storage.options={secret" in line}  # the user's own words
+        assert leaks(b"".join(seen - typed)) == []
+    finally:
+        shutil.rmtree(short)
+
+
+@pytest.mark.attack
+def test_a_store_that_refuses_the_credentials_repeats_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for status in (400, 403, 500):
+        storage.configure({"key": value("key"), "secret": value("secret"), "endpoint_url": "http://127.0.0.1:9"})
+        monkeypatch.setattr(faults, "PAUSES", ())
+        with pytest.raises(UserError) as refused:
+            storage.read_bytes(f"s3://bucket/{status}?token={value('token')}")
+        assert leaks(str(refused.value).encode()) == []
+    storage.configure({})
