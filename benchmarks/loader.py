@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import io
 import logging
 import multiprocessing
@@ -37,6 +38,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from benchmarks.turns import Compared, compare
+from syncclip import storage
 from syncclip.shards.markers import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
@@ -73,7 +75,9 @@ def enlarge(folder: Path, images: int) -> None:
         columns["key"] = pa.array([sample_key(index) for index in indices])
         os.link(folder / shard_name(0), folder / shard_name(shard))
         pq.write_table(pa.table(columns, schema=TABLE), folder / table_name(shard))
-        (folder / stats_name(shard)).write_text(stats.model_copy(update={"shard": shard}).model_dump_json())
+        digest = hashlib.sha256((folder / table_name(shard)).read_bytes()).hexdigest()
+        marker = stats.model_copy(update={"shard": shard, "table_sha256": digest})
+        storage.write_sealed(str(folder / stats_name(shard)), marker.model_dump_json().encode())
 
 
 def to_tensor(image: Image.Image, _: object = None) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from syncclip import storage
 from syncclip.shards.markers import ShardStats, markers, shard_name, stats_name, table_name
 from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
@@ -91,7 +92,7 @@ def lay_markers(folder: Path, count: int, classes: int) -> None:
     every = dict.fromkeys(range(classes), 1)
     for shard in range(count):
         stats = ShardStats(shard=shard, count=classes, bytes=0, sha256="0" * 64, per_class=every)
-        (folder / stats_name(shard)).write_text(stats.model_dump_json(indent=1))
+        storage.write_sealed(str(folder / stats_name(shard)), stats.model_dump_json(indent=1).encode())
         (folder / shard_name(shard)).touch()
         (folder / table_name(shard)).touch()
 

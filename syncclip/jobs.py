@@ -56,7 +56,7 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     asked = plan(recipe)
     with nullcontext() if has_all(asked, url) else storage.lease(url, "synth"):
         summary = synthesise_set(asked, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
-        storage.write_bytes(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+        storage.write_sealed(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)
         storage.require(url, (*files_of(asked), SET_RECIPE))

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit
+from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 for command in (
     *(jobs.demo, jobs.init, plan.plan, jobs.captions, submit.submit, status.status, jobs.synth, jobs.train),
-    *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report),
+    *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report, verify.verify),
 ):
     app.command()(command)
 GROUPS = {"datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}

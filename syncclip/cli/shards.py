@@ -8,6 +8,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
+from syncclip.cli.verify import checked
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
@@ -35,18 +36,16 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Generate damaged shards again, to the same bytes.")] = False,
 ) -> None:
     """Read a whole set and report what is wrong with it; exit status 1 if anything is and stays so."""
-    from syncclip.sets.repair import examine, repair_set
+    from syncclip.sets.repair import repair_set
     from syncclip.shards.markers import committed
 
-    recipe = _recipe_of(folder, overrides)
-    problems = examine(folder)
-    for problem in problems:
-        text.show(problem.sentence)
-    if problems and not repair:
-        raise typer.Exit(1)
-    if problems:
-        again = repair_set(folder, [problem.shard for problem in problems], recipe.synthesis.pool)
+    configure_storage(overrides)
+    found = checked(folder)
+    if found.shards and repair:
+        again = repair_set(folder, found.shards, _recipe_of(folder, overrides).synthesis.pool)
         text.show(f"{folder}: {counted(len(again), 'shard')} generated again")
+    if len(found.problems) > (found.mendable if repair else 0):
+        raise typer.Exit(1)
     text.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
 
 

@@ -16,7 +16,6 @@ from functools import cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import BaseModel, Field
 
@@ -172,9 +171,8 @@ def pack(
             for split, images in dataset.splits.items():
                 _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
         if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
-            buffer = io.BytesIO()
-            pq.write_table(pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())}), buffer)
-            storage.write_bytes(storage.join(url, WHOLE_TRAIN), buffer.getvalue())
+            labels = pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())})
+            storage.write_table(storage.join(url, WHOLE_TRAIN), labels)
         counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
         described = PackedDataset(
             name=dataset.name,
@@ -214,7 +212,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
             )
     elif storage.listdir(url):
         raise UserError(f"{url}: not empty, and not begun by `shards pack`; choose another folder.")
-    storage.write_bytes(place, (json.dumps(mine, indent=1) + "\n").encode())
+    storage.write_sealed(place, (json.dumps(mine, indent=1) + "\n").encode())
 
 
 def _write_split(

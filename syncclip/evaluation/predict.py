@@ -8,7 +8,6 @@ the share of images that are right, as in the CoOp family, not a mean over class
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet
 import torch
 from PIL import Image
 from torch import Tensor
@@ -191,11 +189,9 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 
 def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
     """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all."""
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pa.table(vars(predictions)), buffer)
-    storage.write_bytes(storage.join(run_url, PREDICTIONS), buffer.getvalue())
+    storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)))
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
-    storage.write_bytes(storage.join(run_url, RESULTS), text.encode())
+    storage.write_sealed(storage.join(run_url, RESULTS), text.encode())
 
 
 def read_results(url: str) -> dict[str, Any]:

@@ -81,11 +81,11 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
             checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
         for file in (PROMPTS, RESULTS, RECORD):
             if out != folder.url and storage.exists(folder.path(file)):
-                storage.write_bytes(storage.join(out, file), storage.read_bytes(folder.path(file)))
+                storage.copy(folder.path(file), storage.join(out, file))
         if out != folder.url:  # written anew, since earlier versions left secrets in it
-            storage.write_bytes(storage.join(out, RECIPE), recipe.to_yaml().encode())
+            storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode())
         card = _model_card(recipe, folder, parts.dataset, learned, layout)
-        storage.write_bytes(storage.join(out, CARD), card.encode())
+        storage.write_sealed(storage.join(out, CARD), card.encode())
         storage.require(out, (RECIPE, PROMPTS, CARD))
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 

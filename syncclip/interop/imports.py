@@ -77,7 +77,7 @@ def import_prompts(
     with storage.lease(url, "prompts import"):
         run.open()
         run.write_recipe()
-        storage.write_bytes(run.path(PROMPTS), data)
+        storage.write_sealed(run.path(PROMPTS), data)
         origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
         run.write(
             RunRecord(

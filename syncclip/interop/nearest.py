@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.runs.resolve import finished_run
-from syncclip.training.run_folder import PROMPTS
+from syncclip.training.loop import read_prompts
 
 TEXT_PROMPTS = "text_prompts."
 END_OF_WORD = "</w>"
@@ -76,7 +75,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
         UserError: there is no finished run, or it learns no text vectors.
     """
     recipe, folder = finished_run(run)
-    learned = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    learned = read_prompts(folder.url)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
         raise UserError(f"{run}: method {recipe.training.method!r} learns no text vectors; there is nothing to show")

@@ -183,4 +183,4 @@ def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
     """What makes the folder of a dataset one that `syncclip report` reads."""
     findings.write_state(recipe, url, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
-    storage.write_bytes(storage.join(url, outputs.TABLE), table.to_parquet(index=False))
+    storage.write_table(storage.join(url, outputs.TABLE), table)

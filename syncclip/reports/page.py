@@ -62,7 +62,7 @@ def write_report(folder: str) -> StudyReport:
     found = read_inputs(folder)
     numbers = Numbers() if found.kind == "set" else gather_numbers(found)
     url = storage.join(found.url, "report.html")
-    storage.write_bytes(url, render_page(found, numbers).encode())
+    storage.write_sealed(url, render_page(found, numbers).encode())
     return StudyReport(url, terminal_table(found, numbers))
 
 

@@ -21,7 +21,7 @@ from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
-from syncclip.training.loop import load_prompts
+from syncclip.training.loop import load_prompts, read_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
@@ -77,7 +77,7 @@ def transfer(
             f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
             f"which does not carry over to those of {parts.dataset.name!r}; test a run whose prompts all classes share"
         )
-    prompts = safetensors.torch.load(storage.read_bytes(folder.path(PROMPTS)))
+    prompts = read_prompts(folder.url)
     ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
     if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
         raise UserError(

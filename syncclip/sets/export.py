@@ -19,7 +19,8 @@ from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
-from syncclip.shards.markers import ShardStats, committed, read_table, shard_name
+from syncclip.shards.markers import ShardStats, committed, shard_name
+from syncclip.shards.tables import read_table, table_digests
 from syncclip.storage.places import absolute
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 
@@ -35,6 +36,8 @@ class ExportedSet:
     url: str
     known: Plan | ImportedSet
     shards: dict[int, ShardStats]
+    digests: dict[int, str]
+    """Of their tables."""
     folders: list[str]
     """A folder's name for each class."""
 
@@ -45,7 +48,7 @@ class ExportedSet:
 
     def table(self, shard: int) -> pa.Table:
         """The table of a shard."""
-        return read_table(self.url, shard)
+        return read_table(self.url, shard, self.digests[shard])
 
 
 class Image(NamedTuple):
@@ -75,8 +78,9 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
         raise UserError(f"--to {to}: there is no such layout; there are {', '.join(LAYOUTS)}")
     out = absolute(out)
     known = read_whole_set(url)
-    shards = committed(url)
-    source = ExportedSet(url, known, {shard: shards[shard] for shard in known.shards()}, folder_names(known.classnames))
+    there = committed(url)
+    shards = {shard: there[shard] for shard in known.shards()}
+    source = ExportedSet(url, known, shards, table_digests(url, shards), folder_names(known.classnames))
     with storage.lease(out, "shards export"):
         _claim(source, out, to)
         with Progress(source.images, "images", "export") as progress:
@@ -122,11 +126,11 @@ def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: st
         progress.update(stats.count)
     for name in (PLAN_NAME, "imported.json"):
         if storage.exists(storage.join(source.url, name)):
-            storage.write_bytes(storage.join(out, name), storage.read_bytes(storage.join(source.url, name)))
+            storage.copy(storage.join(source.url, name), storage.join(out, name))
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
     card = dataset_card(source.known, list(source.shards.values()), kind, licence, text)
-    storage.write_bytes(storage.join(out, CARD), card.encode())
+    storage.write_sealed(storage.join(out, CARD), card.encode())
     storage.require(folder, [_train_name(source, place) for place in range(len(source.shards))])
 
 
@@ -146,7 +150,7 @@ def _claim(source: ExportedSet, out: str, to: str) -> None:
     mine = (json.dumps({"to": to, "set": content_of(source.url)}, indent=1) + "\n").encode()
     if storage.read_bytes(place) != mine if storage.exists(place) else storage.listdir(out):
         raise UserError(f"{out}: holds something else already; choose another folder")
-    storage.write_bytes(place, mine)
+    storage.write_sealed(place, mine)
 
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:

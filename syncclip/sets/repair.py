@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from syncclip import storage
 from syncclip.core.settings import UserError
@@ -26,16 +26,22 @@ def examine(url: str) -> list[Problem]:
         UserError: a file of the set is of a newer version than this one.
     """
     found = list(problems(url))
+    return sorted([*found, *absent(url, {problem.shard for problem in found})], key=lambda problem: problem.shard)
+
+
+def absent(url: str, there: Collection[int]) -> list[Problem]:
+    """Which shards of a set's plan are not there at all; `there` are some that have another problem.
+
+    Raises:
+        UserError: the plan can't be read.
+    """
     expected = read_set(url)
-    if expected is not None:
-        there = {problem.shard for problem in found}
-        there |= {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
-        found += [
-            Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
-            for shard in expected.shards()
-            if shard not in there
-        ]
-    return sorted(found, key=lambda problem: problem.shard)
+    tars = {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
+    return [
+        Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
+        for shard in (expected.shards() if expected is not None else ())
+        if shard not in {*there, *tars}
+    ]
 
 
 def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[int]:

@@ -43,7 +43,7 @@ class ShardCache:
     is no room for a copy, the shard is read piece by piece over the network instead.
     """
 
-    def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = False) -> None:
+    def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = True) -> None:
         """
         Args:
             limit_bytes: Disk that copies of remote shards may take.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +27,7 @@ TABLE = pa.schema(
     ]
 )
 
+Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"(\d{5,})_stats\.json")
 
 
@@ -38,6 +40,7 @@ class ShardStats(BaseModel):
     count: int  # samples in the tar
     bytes: int  # of the tar
     sha256: str  # of the tar
+    table_sha256: str | None = None  # of the table; None of a marker that an earlier version wrote
     per_class: dict[int, int]  # label -> samples
     rejects: dict[str, int] = {}  # reason -> images that a filter sent back
     seconds: float = 0.0  # wall time of making the shard
@@ -64,25 +67,32 @@ def sample_key(index: int) -> str:
     return f"{index:09d}"
 
 
-def committed(url: str) -> dict[int, ShardStats]:
+def committed(url: str, report: Report | None = None) -> dict[int, ShardStats]:
     """Shard -> marker of the shards that exist, in order; see `markers`, which needs less memory."""
-    return {stats.shard: stats for stats in markers(url)}
+    return {stats.shard: stats for stats in markers(url, report)}
 
 
-def markers(url: str) -> Iterator[ShardStats]:
+def markers(url: str, report: Report | None = None) -> Iterator[ShardStats]:
     """The markers of the shards that exist, in order; none for a missing folder.
 
     One exists if its marker parses, its tar has the marker's byte count and its table is there. Anything else (no
-    marker, a cut-off one, a short tar) is as if it had never been written. One listing, and `CHUNK` markers in memory.
+    marker, a cut-off one, a short tar) is as if it had never been written. A marker that was changed since is an error
+    that names it, lest its images be lost or others in silence. One listing, and `CHUNK` markers in memory.
+
+    Args:
+        report: takes number and error of a damaged marker, whose shard is then left out; None: the error is raised.
 
     Raises:
         UserError: A marker is of a newer format than this version reads.
+        DamagedError: A marker is not as it was written.
     """
     sizes, folder, asked_again = _listing(url), storage.join(url, ""), False
     marked = sorted((int(match[1]), name) for name in sizes if (match := _MARKER.fullmatch(name)))
     for first in range(0, len(marked), CHUNK):
         chunk = marked[first : first + CHUNK]
-        texts = storage.read_many([folder + name for _, name in chunk])
+        places = {folder + name: shard for shard, name in chunk}
+        told = None if report is None else partial(_report, places, report)
+        texts = storage.read_many(list(places), told)
         for shard, name in chunk:
             try:
                 stats = ShardStats.model_validate_json(texts.get(folder + name, b""))
@@ -109,6 +119,5 @@ def _listing(url: str) -> dict[str, int]:
     return sizes
 
 
-def read_table(url: str, shard: int) -> pa.Table:
-    """The table of a shard; pyarrow's errors where it is not one."""
-    return storage.read_parquet(storage.read_bytes(storage.join(url, table_name(shard))), TABLE)
+def _report(places: Mapping[str, int], report: Report, url: str, error: storage.DamagedError) -> None:
+    report(places[url], error)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,8 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.markers import TABLE, ShardStats, committed, read_table, sample_key, shard_name, table_name
+from syncclip.shards.markers import ShardStats, committed, sample_key, shard_name, table_name
+from syncclip.shards.tables import parse_table, read_table, table_digests
 
 Rows = npt.NDArray[np.int64]
 
@@ -104,8 +105,9 @@ class ShardSet(ImageSet):
         self.shards = committed(url)
         if not self.shards:
             raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
+        self._digests = digests = table_digests(url, self.shards)
         self.samples = self._read_tables()
-        self._table = lru_cache(maxsize=8)(partial(read_table, url))
+        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, digests[shard]))
         self._group()
 
     def rows_of(self, label: int) -> Rows:
@@ -228,7 +230,7 @@ class ShardSet(ImageSet):
             urls = {folder + table_name(s): s for s in shards[first : first + _TABLES_AT_ONCE]}
             found = storage.read_many(list(urls))
             for url, shard in urls.items():
-                part = _columns(found.get(url, b""), self.shards[shard])
+                part = _columns(found.get(url, b""), self.shards[shard], self._digests[shard])
                 if isinstance(part, str):
                     self.corruption.skip(url, part, self.shards[shard].count)
                     continue
@@ -255,17 +257,17 @@ class ShardSet(ImageSet):
         return SampleTable(*columns)
 
 
-def _columns(data: bytes, stats: ShardStats) -> Rows | str:
+def _columns(data: bytes, stats: ShardStats, digest: str) -> Rows | str:
     """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
-        table = storage.read_parquet(data, TABLE, _NUMBERS)
+        table = parse_table(data, digest, _NUMBERS)
     except (pa.ArrowException, OSError, ValueError) as error:
         return f"unreadable table: {error}"
-    index, label, offset, size = (table[name].to_numpy().astype(np.int64) for name in _NUMBERS)
+    index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _NUMBERS)
     if len(index) != stats.count:
         return f"its table has {len(index)} rows, its marker says {stats.count}"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > stats.bytes):
         return "its table points outside the tar"
-    if Counter(label.tolist()) != Counter(stats.per_class):
+    if dict(Counter(label.tolist())) != {label: count for label, count in stats.per_class.items() if count}:
         return "its table shows other classes than its marker"
     return np.stack([index, label, np.full_like(index, stats.shard), np.arange(len(index)), offset, size])

@@ -66,17 +66,19 @@ def write_shard(
     with ThreadPoolExecutor(1) as beside:
         digest = beside.submit(hashlib.sha256, archive)  # takes as long as the disk
         storage.write_bytes(storage.join(url, shard_name(shard)), archive)
-        storage.write_bytes(storage.join(url, table_name(shard)), _table(samples, provenances, offsets))
+        table = _table(samples, provenances, offsets)
+        storage.write_bytes(storage.join(url, table_name(shard)), table)
     stats = ShardStats(
         shard=shard,
         count=len(samples),
         bytes=len(archive),
         sha256=digest.result().hexdigest(),
+        table_sha256=hashlib.sha256(table).hexdigest(),
         per_class=dict(sorted(Counter(sample.label for sample in samples).items())),
         rejects=dict(sorted((rejects or {}).items())),
         seconds=round(seconds, 3),
     )
-    storage.write_bytes(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode())
+    storage.write_sealed(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode())
     return stats
 
 

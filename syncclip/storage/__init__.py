@@ -9,10 +9,21 @@ Promises, which the commit markers of the shards build on:
 * A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
 * A user's mistake (no permission, no space, a missing file, no credentials) is one sentence.
 * What a folder's writer holds (see `leases`) no other writes.
+* A flipped bit in a sealed file is told by the file's name when it is read; see `seals`.
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
-from syncclip.storage.documents import read_document, read_parquet, write_document
+from syncclip.storage.documents import (
+    copy,
+    has_seal,
+    read_bytes,
+    read_document,
+    read_many,
+    read_parquet,
+    write_document,
+    write_sealed,
+    write_table,
+)
 from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.files import (
     exists,
@@ -21,8 +32,6 @@ from syncclip.storage.files import (
     listdir,
     open_read,
     publish,
-    read_bytes,
-    read_many,
     remove,
     require,
     sizes,
@@ -31,16 +40,20 @@ from syncclip.storage.files import (
 )
 from syncclip.storage.leases import LostLeaseError, lease
 from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
+from syncclip.storage.seals import DamagedError
 
 __all__ = [
+    "DamagedError",
     "LostLeaseError",
     "MissingError",
     "StorageSettings",
     "UnreachableError",
     "configure",
+    "copy",
     "exists",
     "fetch",
     "file_sha256",
+    "has_seal",
     "is_local",
     "join",
     "lease",
@@ -58,4 +71,6 @@ __all__ = [
     "sweep",
     "write_bytes",
     "write_document",
+    "write_sealed",
+    "write_table",
 ]

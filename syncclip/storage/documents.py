@@ -1,25 +1,76 @@
-"""Documents (pydantic models as JSON) and parquet tables."""
+"""Whole files, whose seals are checked on reading: documents (pydantic models as JSON), parquet tables, others."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import UserError, first_complaint
+from syncclip.storage import files
 from syncclip.storage.faults import MissingError
-from syncclip.storage.files import read_bytes, write_bytes
+from syncclip.storage.seals import BLANK, KEY, MARK, DamagedError, content, is_sealed, sealed
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
+Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
 
 MOST_ROWS = 1 << 28
 """More than any table of ours has; a few bytes can tell of far more."""
+
+
+def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    """The bytes [start, end) of a file, fewer where it ends before that; without either all, but for a text's seal.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: it is read whole, and its seal is another's; see `seals`.
+    """
+    data = files.read_bytes(url, start, end)
+    return content(url, data) if start is None and end is None else data
+
+
+def read_many(urls: Sequence[str], report: Report | None = None) -> dict[str, bytes]:
+    """URL -> what `read_bytes` gives, of several small files of one filesystem, fetched at once.
+
+    Those that are gone are left out.
+
+    Args:
+        report: takes the URL of a file with a wrong seal, and its error; it is left out. None: the error is raised.
+    """
+    found = {}
+    for url, data in files.read_many(urls).items():
+        try:
+            found[url] = content(url, data)
+        except DamagedError as error:  # noqa: PERF203  each by itself
+            if report is None:
+                raise
+            report(url, error)
+    return found
+
+
+def has_seal(url: str) -> bool:
+    """Read a file whole, and tell whether it has a seal.
+
+    Raises:
+        DamagedError: it is another's.
+    """
+    data = files.read_bytes(url)
+    content(url, data)
+    return is_sealed(data)
+
+
+def copy(url: str, target: str) -> None:
+    """Write a small file again elsewhere, as it is; a damaged one is not copied (`DamagedError`)."""
+    data = files.read_bytes(url)
+    content(url, data)
+    files.write_bytes(target, data)
 
 
 def read_document(url: str, kind: type[Document], remedy: str) -> Document | None:
@@ -39,8 +90,29 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
 
 
 def write_document(url: str, document: BaseModel) -> None:
-    """Write a document, whole or not at all; its URLs without secrets."""
-    write_bytes(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode())
+    """Write a document, whole or not at all, and sealed; its URLs without secrets."""
+    write_sealed(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json")
+
+
+def write_sealed(url: str, data: bytes, kind: str | None = None) -> None:
+    """Write a file that is checked wherever it is read whole; see `seals`.
+
+    Args:
+        kind: as `seals.sealed` takes it; by default the ending of the file's name.
+    """
+    files.write_bytes(url, sealed(data, kind or url.rpartition(".")[2]))
+
+
+def write_table(url: str, table: pa.Table | pd.DataFrame) -> None:
+    """Write a sealed parquet table, whole or not at all; of a data frame without its index."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(table, pa.Table):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: MARK + BLANK}), buffer)
+    write_sealed(url, buffer.getvalue(), "parquet")
 
 
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
@@ -60,7 +132,7 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     wanted = list(columns) if columns is not None else schema.names if schema is not None else None
     if missing := set(wanted or ()) - set(file.schema_arrow.names):
         raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
@@ -70,4 +142,5 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
     table.validate(full=True)  # also that all text is text, which otherwise shows where a row of it is used
     if wanted is not None:
         table = table.select(wanted)  # else they come in the file's order
-    return table if schema is None else table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+    typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
+    return table if table.schema.equals(typed) else table.cast(typed)

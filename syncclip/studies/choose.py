@@ -72,7 +72,7 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         }
         chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
         outputs.write_json(storage.join(url, outputs.CHOICES), record)
-        storage.write_bytes(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
+        storage.write_sealed(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
         storage.require(url, (outputs.CHOICES, outputs.RECIPE))
         return Choice(chosen, record)
 

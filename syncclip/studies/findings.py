@@ -37,7 +37,7 @@ class SyntheticSet:
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
     """Write recipe.yaml, and study.json: the grid, and how far it is."""
-    storage.write_bytes(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
     state = outputs.StudyState(
@@ -106,7 +106,7 @@ def write(
     """
     settings, split = recipe.study, recipe.evaluation.split
     table = cell_table(runs, split)
-    storage.write_bytes(storage.join(url, outputs.TABLE), table.to_parquet(index=False))
+    storage.write_table(storage.join(url, outputs.TABLE), table)
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
     evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
@@ -120,7 +120,7 @@ def write(
     outputs.write_json(storage.join(url, outputs.COST), cost)
     _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost.synthesis)
     text = summary.markdown(recipe, table, fits.curves, pairs)
-    storage.write_bytes(storage.join(url, outputs.TABLES), text.encode())
+    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
 
 
@@ -163,7 +163,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
         return
     shifts, table = feature_map(run.recipe, run.url, synthetic.url, recipe.study.map_images)
     counts = table[table["model"] == "frozen"]["domain"].value_counts()
-    storage.write_bytes(table_place, table.to_parquet(index=False))
+    storage.write_table(table_place, table)
     outputs.write_json(
         place,
         outputs.StudyShift(

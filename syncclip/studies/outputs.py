@@ -197,7 +197,7 @@ def write_json(url: str, value: Any) -> None:
     """Write dataclasses, mappings, sequences and numbers as JSON, whole or not at all; not finite becomes null."""
     plain = json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
     text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_bytes(url, f"{without_secrets(text)}\n".encode())
+    storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json")
 
 
 def read_json(url: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from syncclip import storage
@@ -80,9 +79,8 @@ def rejects_name(shard: int) -> str:
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject]) -> None:
     """Lay a shard's thumbnails beside it, if there are any; the same rejects give the same bytes."""
     if rejects:
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist([asdict(one) for one in rejects], _TABLE), buffer)
-        storage.write_bytes(storage.join(url, rejects_name(shard)), buffer.getvalue())
+        table = pa.Table.from_pylist([asdict(one) for one in rejects], _TABLE)
+        storage.write_table(storage.join(url, rejects_name(shard)), table)
 
 
 def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:

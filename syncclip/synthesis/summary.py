@@ -86,5 +86,5 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     text = (summary.model_dump_json(indent=1) + "\n").encode()
     place = storage.join(url, SUMMARY_NAME)
     if not storage.exists(place) or storage.read_bytes(place) != text:
-        storage.write_bytes(place, text)
+        storage.write_sealed(place, text)
     return summary

@@ -1,7 +1,7 @@
 """Checkpoints of a run: prompts, momentum and step, each committed by a small marker that is written last.
 
 checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> and the method's own memory.<name>
-checkpoints/step-00000040.json           step, bytes and sha256 of the former, recipe, workers
+checkpoints/step-00000040.json           step, bytes and sha256 of the former, recipe, workers, metrics' digest; sealed
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Checkpoint:
     seconds: float = 0.0  # spent in training so far
     score: float | None = None  # how good it is, the higher the better, where the recipe asks for the best
     unscored: Sequence[float] = ()  # losses since the last one with a score, of one without, written for an interrupt
+    metrics: str | None = None  # digest of the lines of metrics of its steps
 
 
 class Marker(BaseModel):
@@ -51,6 +52,7 @@ class Marker(BaseModel):
     seconds: float
     score: float | None = None
     unscored: list[float] | None = None
+    metrics: str | None = None  # None: an earlier version wrote it
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
@@ -72,16 +74,23 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         seconds=checkpoint.seconds,
         score=checkpoint.score,
         unscored=list(checkpoint.unscored) or None,
+        metrics=checkpoint.metrics,
     )
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
-    storage.write_bytes(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
+    storage.write_sealed(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
     if old := steps(folder)[:-keep]:
         good = best(folder)
         _remove(folder, [step for step in old if good is None or step != good[0]])
 
 
-def newest(folder: str, recipe_hash: str, report: Callable[[str], None]) -> Checkpoint | None:
+def newest(
+    folder: str, recipe_hash: str, report: Callable[[str], None], metrics: Callable[[int], str] | None = None
+) -> Checkpoint | None:
     """The newest checkpoint that is whole, None if there is none; damaged ones are reported by name and skipped.
+
+    Args:
+        metrics: gives the digest of the lines of metrics up to a step. A checkpoint that was written with other lines
+            is skipped as well: from an earlier one on, the run writes them again.
 
     Raises:
         UserError: a checkpoint of another recipe, or one that can't be read for reasons that are not its own.
@@ -90,7 +99,9 @@ def newest(folder: str, recipe_hash: str, report: Callable[[str], None]) -> Chec
     for step in reversed(there):
         found = _read(folder, step, recipe_hash)
         if isinstance(found, Checkpoint):
-            return found
+            if metrics is None or found.metrics in (None, metrics(step)):
+                return found
+            found = "its lines of metrics are not those in the run's metrics.jsonl, one of which was changed or lost"
         then = "going back to the one before" if step > there[0] else "none is left, so training starts over"
         report(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); {then}")
     return None
@@ -105,7 +116,7 @@ def best(folder: str) -> tuple[int, float] | None:
     """Step and score of the best checkpoint, of equals the first; None where none has a score."""
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
-        with contextlib.suppress(ValidationError):
+        with contextlib.suppress(ValidationError, storage.DamagedError):
             score = Marker.model_validate_json(storage.read_bytes(_path(folder, step, "json"))).score
             scored += [(step, score)] if score is not None else []
     return max(scored, key=lambda found: (found[1], -found[0]), default=None)
@@ -118,7 +129,7 @@ def refuse_others(folder: str, recipe_hash: str) -> None:
         UserError: naming both.
     """
     for step in steps(folder)[-1:]:
-        with contextlib.suppress(ValidationError):
+        with contextlib.suppress(ValidationError, storage.DamagedError):
             _marker(folder, step, recipe_hash)
 
 
@@ -131,7 +142,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
     """A checkpoint, or what is wrong with it."""
     try:
         marker = _marker(folder, step, recipe_hash)
-    except ValidationError:
+    except (ValidationError, storage.DamagedError):
         return "its marker can't be read"
     if not storage.exists(_path(folder, step, "safetensors")):
         return "its tensors are missing"
@@ -145,7 +156,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         kind, _, name = key.partition(".")
         kinds.setdefault(kind, {})[name] = value
     parameters, momentum, memory = (kinds[kind] for kind in KINDS)
-    known = marker.workers, marker.seconds, marker.score, marker.unscored or ()
+    known = marker.workers, marker.seconds, marker.score, marker.unscored or (), marker.metrics
     return Checkpoint(marker.step, parameters, momentum, memory, *known)
 
 

@@ -222,17 +222,30 @@ def load_prompts(run_url: str, method: Method) -> None:
     Raises:
         UserError: the run has no prompts yet, or those of another method or backbone.
     """
+    saved = read_prompts(run_url)
+    learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
+    if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
+        path = storage.join(run_url, PROMPTS)
+        raise UserError(f"{path} holds prompts of another method or backbone; evaluate with the run's own recipe")
+    _put(saved, learnable)
+
+
+def read_prompts(run_url: str) -> dict[str, Tensor]:
+    """The prompts of a finished run, by their names.
+
+    Raises:
+        UserError: the run has none yet, or they are damaged; the sentence names the file.
+    """
     path = storage.join(run_url, PROMPTS)
     if not storage.exists(path):
         raise UserError(f"{run_url} holds no {PROMPTS}; train first (syncclip train), or check the path")
     try:
-        saved = safetensors.torch.load(storage.read_bytes(path))
+        saved: dict[str, Tensor] = safetensors.torch.load(storage.read_bytes(path))
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file ({error}); train again in another folder") from error
-    learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
-        raise UserError(f"{path} holds prompts of another method or backbone; evaluate with the run's own recipe")
-    _put(saved, learnable)
+    if wrong := [name for name, tensor in saved.items() if not tensor.isfinite().all()]:
+        raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite; train again in another folder")
+    return saved
 
 
 def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from typing import IO, Any
 
 from syncclip import storage
@@ -32,9 +34,15 @@ class MetricsFile:
 
     def __init__(self, path: str, step: int) -> None:
         self._path = path
-        self._lines = [line for line in _lines(path) if line["step"] <= step] if step else []
+        self._lines = lines_until(path, step) if step else []
+        self._step = step
         self._file: IO[bytes] | None = None
         self._replace()
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the lines."""
+        return digest_of(self._lines)
 
     @property
     def behind(self) -> bool:
@@ -43,9 +51,10 @@ class MetricsFile:
 
     def write(self, **values: Any) -> None:
         """Add the line of a step."""
-        assert not self._lines or values["step"] > self._lines[-1]["step"]
-        line = _encoded(values)
-        self._lines.append(values)
+        assert values["step"] > self._step
+        self._step = values["step"]
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
+        self._lines.append(line)
         if self._file is not None:
             try:
                 self._file.write(line)
@@ -74,7 +83,7 @@ class MetricsFile:
         self._close_file()
 
     def _replace(self) -> None:
-        storage.write_bytes(self._path, b"".join(map(_encoded, self._lines)))
+        storage.write_bytes(self._path, b"".join(self._lines))
         if storage.is_local(self._path):
             self._file = storage.local_path(self._path).open("ab")
 
@@ -88,18 +97,25 @@ class MetricsFile:
 def last_line(path: str) -> dict[str, Any] | None:
     """The newest whole line of a metrics file, None where there is none yet."""
     lines = _lines(path)
-    return lines[-1] if lines else None
+    return lines[-1][1] if lines else None
 
 
-def _lines(path: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def lines_until(path: str, step: int) -> list[bytes]:
+    """The whole lines of the steps up to `step`, as they are in the file."""
+    return [line for line, values in _lines(path) if values["step"] <= step]
+
+
+def digest_of(lines: Iterable[bytes]) -> str:
+    """Hex sha256 of some lines, which a run's record and its checkpoints' markers hold."""
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
+    """The whole lines with their values; what a crash cut short, or damage left unreadable, is passed over."""
+    found: list[tuple[bytes, dict[str, Any]]] = []
     if storage.exists(path):
         for line in storage.read_bytes(path).splitlines(keepends=True):
             with contextlib.suppress(UserError):
-                if line.endswith(b"\n"):
-                    found.append(parse_json(line, path, dict))
+                if line.endswith(b"\n") and "step" in (values := parse_json(line, path, dict)):
+                    found.append((line, values))
     return found
-
-
-def _encoded(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, allow_nan=False) + "\n").encode()

@@ -16,7 +16,7 @@ from syncclip.core.progress import say
 from syncclip.core.text import counted
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.metrics_file import MetricsFile
+from syncclip.training.metrics_file import MetricsFile, digest_of, lines_until
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
@@ -50,7 +50,8 @@ def open_run(
     )
 
     folder = run.path(CHECKPOINTS)
-    state = checkpoints.newest(folder, run.recipe_hash, record.note)
+    metrics = run.path(METRICS)
+    state = checkpoints.newest(folder, run.recipe_hash, record.note, lambda step: digest_of(lines_until(metrics, step)))
     if state is None:
         state = Checkpoint(0, _copied(learnable), memory=_copied(memory), workers=workers)
     else:
@@ -131,7 +132,7 @@ class RunRecorder:
                 momentum[name] = buffer
         score = None if last else self._score(validate)
         unscored = self._totals if last and self._settings.keep_best == "loss" else ()
-        known = self._record.workers, self._seconds(), score, unscored
+        known = self._record.workers, self._seconds(), score, unscored, self._metrics.digest
         state = Checkpoint(done, dict(learnable), momentum, dict(memory), *known)
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
         self._saved, self._totals = time.perf_counter(), []
@@ -153,9 +154,9 @@ class RunRecorder:
         """Write the prompts and, last, that the run is finished."""
         self._metrics.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
-        storage.write_bytes(self._run.path(PROMPTS), safetensors.torch.save(tensors))
+        storage.write_sealed(self._run.path(PROMPTS), safetensors.torch.save(tensors))
         self._record.status, self._record.steps = "finished", self._record.total_steps
-        self._record.seconds = self._seconds()
+        self._record.seconds, self._record.metrics_sha256 = self._seconds(), self._metrics.digest
         self._record.notes.extend(notes)
         if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
             by, value = self._settings.keep_best, abs(best[1])

@@ -33,6 +33,7 @@ class RunRecord(BaseModel):
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
+    metrics_sha256: str | None = None  # of a finished run's metrics.jsonl
     origin: str | None = None  # of prompts that were not learned here: the checkpoint that they are from
     notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
     error: str | None = None
@@ -89,12 +90,12 @@ class RunFolder:
 
     def write(self, record: RunRecord) -> None:
         """Replace `run.json`; after a crash either the old or the new one is there."""
-        storage.write_bytes(self.path(RECORD), (record.model_dump_json(indent=2) + "\n").encode())
+        storage.write_document(self.path(RECORD), record)
 
     def write_recipe(self) -> None:
         """Write the resolved recipe beside the results, where one was given."""
         if self.recipe_text:
-            storage.write_bytes(self.path(RECIPE), self.recipe_text.encode())
+            storage.write_sealed(self.path(RECIPE), self.recipe_text.encode())
 
     def _changes(self) -> str:
         path = self.path(RECIPE)

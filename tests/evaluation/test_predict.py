@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import (
     Predictions,
@@ -151,7 +152,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     method, images, _ = random_world()
     numbers, predictions = evaluate_method(method, images)
     save_evaluation(str(tmp_path), numbers, predictions)
-    assert json.loads((tmp_path / "results.json").read_text()) == numbers
+    assert json.loads(storage.read_bytes(str(tmp_path / "results.json"))) == numbers
     found = Predictions.read(str(tmp_path / "predictions.parquet"))
     assert all(np.array_equal(getattr(found, n), getattr(predictions, n)) for n in Predictions.__dataclass_fields__)
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.interop.exports import ExportedRun, export_prompts
 from syncclip.interop.imports import import_prompts
@@ -89,7 +89,7 @@ def test_the_published_code_finds_all_that_it_learns_parity(case: Case, tmp_path
 
 
 def test_what_is_exported_is_a_run(exported: ExportedRun, tmp_path: Path) -> None:
-    assert jobs.evaluate(exported.url).results == json.loads((tmp_path / "run" / "results.json").read_text())
+    assert jobs.evaluate(exported.url).results == json.loads(storage.read_bytes(str(tmp_path / "run" / "results.json")))
     for name in ("recipe.yaml", "prompts.safetensors", "run.json"):
         assert Path(exported.url, name).read_bytes() == (tmp_path / "run" / name).read_bytes()
 
@@ -105,7 +105,7 @@ def test_without_a_place_it_goes_beside_the_runs_results(tmp_path: Path, worlds:
 
 def test_the_card_has_the_head_that_the_hub_reads(exported: ExportedRun, tmp_path: Path) -> None:
     data = ModelCard.load(exported.card).data
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = json.loads(storage.read_bytes(str(tmp_path / "run" / "results.json")))
     assert (data.library_name, data.model_name) == ("syncclip", "ivlp-imported")
     assert "ivlp" in data.tags
     told = {result.metric_name: result.metric_value for result in data.eval_results}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.recipe.recipe import Recipe
@@ -34,7 +34,7 @@ def test_prompts_are_laid_over_the_classes_of_another_dataset(
 ) -> None:
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
     found = jobs.evaluate(run.url, dataset="dtd")
-    own = json.loads((tmp_path / "results.json").read_text())
+    own = json.loads(storage.read_bytes(str(tmp_path / "results.json")))
     assert [one["name"] for one in found.results["per_class"]] == miniatures.of["dtd"].classnames
     assert found.results["counts"]["all"] == len(miniatures.of["dtd"].items["test"])
     assert own == run.results, "the run's own results stay"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
@@ -39,9 +40,9 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
 ) -> None:
     moved = str(shutil.copytree(tiny_set, tmp_path / "moved"))
     other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
-    text = (other / "plan.json").read_text()
-    assert '"seed": 0' in text
-    (other / "plan.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    text = storage.read_bytes(str(other / "plan.json"))
+    assert b'"seed": 0' in text
+    (other / "plan.json").write_bytes(text.replace(b'"seed": 0', b'"seed": 1'))
     hashes = [resolve.resolve_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
     assert hashes[0] == hashes[1] != hashes[2]
 

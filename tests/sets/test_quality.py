@@ -94,7 +94,7 @@ def test_near_duplicates_are_counted_and_named(clip: FrozenClip, generated: str,
 
 def test_the_numbers_lie_beside_the_set_as_json(clip: FrozenClip, generated: str, real: ShardSet) -> None:
     quality = set_quality(generated, clip, real)
-    assert json.loads((Path(generated) / "stats.json").read_text()) == json.loads(quality.model_dump_json())
+    assert json.loads(storage.read_bytes(f"{generated}/stats.json")) == json.loads(quality.model_dump_json())
 
 
 def test_only_the_first_images_of_each_class_are_looked_at_in_a_large_set(clip: FrozenClip, generated: str) -> None:

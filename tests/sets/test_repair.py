@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
 from syncclip.sets.repair import examine, repair_set
 from syncclip.shards.markers import committed
+from syncclip.shards.verify import problems
 from syncclip.synthesis import references
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.locating import locate
@@ -123,6 +125,10 @@ def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> N
     data = file.read_bytes()
     assert data.count(b"a photo of a ") > 0
     file.write_bytes(data.replace(b"a photo of a ", b"a phone of a "))
+    assert any("its bytes are not those that were written" in sentence for sentence in verify(str(folder)))
+    marker = json.loads(storage.read_bytes(str(folder / "00001_stats.json")))
+    marker["table_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / "00001_stats.json").write_text(json.dumps(marker))
     assert any("is described otherwise" in sentence for sentence in verify(str(folder)))
 
 
@@ -157,7 +163,7 @@ def test_a_repair_that_was_killed_leaves_gaps_that_the_next_one_fills(
 def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeline: Path) -> None:
     flip(folder / "00001.tar")
     plan = folder / "plan.json"
-    plan.write_text(plan.read_text().replace(str(pipeline), "/no/such/pipeline"))
+    plan.write_bytes(storage.read_bytes(str(plan)).replace(str(pipeline).encode(), b"/no/such/pipeline"))
     with pytest.raises(UserError, match="/no/such/pipeline"):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
@@ -168,7 +174,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flip(folder / "00001.tar")
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
     plan["generator"]["pipeline"], plan["weights"] = "someone/model", "c0ffee"
     (folder / "plan.json").write_text(json.dumps(plan))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -191,7 +197,7 @@ def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
     folder: Path, judge: dict[str, Any], sentence: str
 ) -> None:
     flip(folder / "00001.tar")
-    plan = json.loads((folder / "plan.json").read_text())
+    plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
     (folder / "plan.json").write_text(json.dumps({**plan, "filters": [judge]}))
     with pytest.raises(UserError, match=sentence):
         repair_set(str(folder), [1])
@@ -211,7 +217,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()
     flip(album / "00000.tar", 2000)
-    with pytest.raises(UserError, match="the set was started with: .* has changed"):
+    with pytest.raises(UserError, match="00000.tar: its bytes are not those of its marker"):
         repair_set(url, [0])
     assert (tmp_path / "00000.tar").exists()
 
@@ -226,6 +232,25 @@ def test_nothing_is_thrown_away_where_the_machine_can_not_generate(
     with pytest.raises(UserError, match="this machine has no GPU"):
         repair_set(str(folder), [1], Pool(num_gpus=1.0))
     assert len(committed(str(folder))) == 4
+
+
+@pytest.mark.usefixtures("generated_here")
+def test_a_damaged_plan_is_never_drawn_by(folder: Path) -> None:
+    flip(folder / "00001.tar")
+    flip(folder / "plan.json", 40)
+    assert {problem.shard for problem in problems(str(folder))} == {1}
+    with pytest.raises(storage.DamagedError, match="/plan.json is not as it was written"):
+        repair_set(str(folder), [1])
+    assert len(committed(str(folder))) == 4
+
+
+@pytest.mark.usefixtures("generated_here")
+def test_a_shard_with_a_flipped_marker_is_generated_again(folder: Path) -> None:
+    before = digests(folder)
+    flip(folder / "00001_stats.json", 60)
+    assert [problem.shard for problem in examine(str(folder))] == [1]
+    assert repair_set(str(folder), [1]) == [1]
+    assert digests(folder) == before
 
 
 def test_a_shard_that_is_none_of_the_plans_is_not_guessed_at(folder: Path) -> None:

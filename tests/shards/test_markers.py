@@ -92,9 +92,25 @@ def test_every_cut_of_a_marker_is_invalid(url: str) -> None:
         assert list(committed(url)) == [0], length
 
 
+@pytest.mark.fault
+def test_every_flip_in_a_marker_is_told_by_its_name_and_never_loses_or_changes_an_image(url: str) -> None:
+    marker = Path(url, "00001_stats.json")
+    text = marker.read_bytes()
+    for place in range(8 * len(text)):
+        flipped = bytearray(text)
+        flipped[place // 8] ^= 1 << place % 8
+        marker.write_bytes(flipped)
+        with pytest.raises(storage.DamagedError, match=r"/00001_stats.json is not as it was written"):
+            committed(url)
+    told: dict[int, str] = {}
+    assert list(committed(url, lambda shard, error: told.update({shard: str(error)}))) == [0]
+    assert list(told) == [1]
+    assert any(sentence.startswith("00001_stats.json: ") for sentence in verify(url))
+
+
 def test_a_marker_of_a_newer_format_is_refused(url: str) -> None:
     marker = Path(url, "00001_stats.json")
-    marker.write_text(marker.read_text().replace('"format": 1', '"format": 2'))
+    storage.write_sealed(str(marker), storage.read_bytes(str(marker)).replace(b'"format": 1', b'"format": 2'))
     with pytest.raises(UserError, match=r"00001_stats.json: format 2, this syncclip reads up to 1"):
         committed(url)
 
@@ -104,6 +120,6 @@ def test_markers_are_read_in_chunks_and_in_order(tmp_path: Path, monkeypatch: py
     write_set(str(tmp_path), classes=2, rounds=5, rounds_per_shard=1)
     read: list[int] = []
     many = storage.read_many
-    monkeypatch.setattr(storage, "read_many", lambda urls: read.append(len(urls)) or many(urls))
+    monkeypatch.setattr(storage, "read_many", lambda urls, _: read.append(len(urls)) or many(urls))
     assert [stats.shard for stats in markers(str(tmp_path))] == [0, 1, 2, 3, 4]
     assert read == [2, 2, 1]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -45,6 +46,7 @@ def test_the_marker_says_what_was_written(tmp_path: Path) -> None:
         "count": 4,
         "bytes": len(tar),
         "sha256": hashlib.sha256(tar).hexdigest(),
+        "table_sha256": hashlib.sha256((tmp_path / "00003.parquet").read_bytes()).hexdigest(),
         "per_class": {0: 2, 1: 2},
         "rejects": {"blank": 2},
         "seconds": 1.25,
@@ -80,15 +82,19 @@ class Killed(BaseException):
 def test_a_writer_killed_before_the_marker_leaves_no_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
-    write, calls = storage.write_bytes, []
+    calls: list[str] = []
 
-    def killed(url: str, data: bytes) -> None:
-        if len(calls) == written:
-            raise Killed
-        calls.append(url)
-        write(url, data)
+    def dying(write: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
+        def killed(url: str, data: bytes) -> None:
+            if len(calls) == written:
+                raise Killed
+            calls.append(url)
+            write(url, data)
 
-    monkeypatch.setattr(storage, "write_bytes", killed)
+        return killed
+
+    for name in ("write_bytes", "write_sealed"):
+        monkeypatch.setattr(storage, name, dying(getattr(storage, name)))
     with pytest.raises(Killed):
         write_set(str(tmp_path), classes=2, rounds=1)
     assert committed(str(tmp_path)) == {}

@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     place = str(tmp_path / "note.json")
     assert storage.read_document(place, Note, "write it anew") is None
     storage.write_document(place, Note(images=3))
-    assert (tmp_path / "note.json").read_text() == '{\n "images": 3\n}\n'
+    assert storage.read_bytes(place) == b'{\n "images": 3\n}\n'
     assert storage.read_document(place, Note, "write it anew") == Note(images=3)
 
 

@@ -17,7 +17,7 @@ def begun() -> JobStatus:
 
 
 def told(place: Path) -> JobStatus:
-    return JobStatus.model_validate_json(place.read_text())
+    return JobStatus.model_validate_json(storage.read_bytes(str(place)))
 
 
 def test_begin_and_end_are_told_with_their_time(tmp_path: Path) -> None:

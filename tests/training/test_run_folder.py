@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.training.loop import TrainJob, run
 from syncclip.training.run_folder import RunRecord, differences
@@ -41,7 +42,7 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(tmp_path
 
 def test_the_recipe_lies_beside_the_results(tmp_path: Path) -> None:
     run(job(tmp_path, "1" * 64, "training: {epochs: 4}\n"))
-    assert (tmp_path / "recipe.yaml").read_text() == "training: {epochs: 4}\n"
+    assert storage.read_bytes(str(tmp_path / "recipe.yaml")) == b"training: {epochs: 4}\n"
 
 
 def test_a_folder_with_a_strange_record_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import psutil
 
 from syncclip import storage
 from syncclip.core.ray_session import _see_end
-from syncclip.shards.markers import committed, read_table
+from syncclip.shards.markers import committed
+from syncclip.shards.tables import read_table
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
@@ -207,6 +208,6 @@ def digests(url: str) -> dict[str, str]:
 def times_there(plan: Plan, url: str) -> Counter[int]:
     """Sample index -> how often the committed shards hold it; those that none holds count 0."""
     counts = Counter(dict.fromkeys(range(plan.total), 0))
-    for shard in committed(url):
-        counts.update(read_table(url, shard)["index"].to_pylist())
+    for shard, stats in committed(url).items():
+        counts.update(read_table(url, shard, str(stats.table_sha256))["index"].to_pylist())
     return counts

@@ -1,0 +1,131 @@
+"""Tables of shards, never read unless they are known to be right: by the digest in the shard's marker, or by the tar.
+
+Earlier versions wrote markers without that digest. Their tables are compared with their tars once; `tables.json` beside
+them then holds the digests, where it can be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import IO, Any
+
+import pyarrow as pa
+
+from syncclip import storage
+from syncclip.core.progress import say
+from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import counted
+from syncclip.shards.markers import TABLE, ShardStats, shard_name, table_name
+from syncclip.shards.tars import open_tar
+
+CHECKED = "tables.json"
+MEMBERS = ("cls", "jpg", "json", "txt")
+"""Members of a sample; .json only where there is provenance."""
+_MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
+_READERS = 16
+
+
+class CheckedTables(Settings):
+    """Content of `tables.json`: shard -> sha256 of a table that fits its tar."""
+
+    tables: dict[int, str]
+
+
+def parse_table(data: bytes, digest: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard's table from the bytes of its file; pyarrow's errors where they are none.
+
+    Args:
+        digest: that the file must have.
+        columns: the ones that are wanted, all by default.
+
+    Raises:
+        ValueError: it has another digest, or an index that isn't its key's; the text is a part of a sentence.
+    """
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError("its bytes are not those that were written with its shard, it was damaged or exchanged")
+    wanted = TABLE.names if columns is None else columns
+    table = storage.read_parquet(data, TABLE, list(dict.fromkeys([*wanted, "key", "index"])))
+    if not table["key"].cast(pa.int64()).equals(table["index"]):
+        raise ValueError("an index in it is not that of its key")
+    return table.select(wanted)
+
+
+def read_table(url: str, shard: int, digest: str) -> pa.Table:
+    """The table of a shard.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    place = storage.join(url, table_name(shard))
+    try:
+        return parse_table(storage.read_bytes(place), digest)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{place}: unreadable table: {error}; see `syncclip shards verify`") from error
+
+
+def table_digests(url: str, shards: Mapping[int, ShardStats]) -> dict[int, str]:
+    """Shard -> the digest that its table must have; "" of a table that doesn't fit its tar, which no table has."""
+    known = {shard: stats.table_sha256 for shard, stats in shards.items() if stats.table_sha256 is not None}
+    if len(known) == len(shards):
+        return known
+    place = storage.join(url, CHECKED)
+    found = storage.read_document(place, CheckedTables, "remove it")
+    earlier = found.tables if found is not None else {}
+    known |= {shard: earlier[shard] for shard in shards if shard not in known and shard in earlier}
+    if missing := [shard for shard in shards if shard not in known]:
+        say(f"{url}: comparing {counted(len(missing), 'table')} of an earlier version with the tars, this once")
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="tables") as readers:
+            digests = list(readers.map(lambda shard: _fitting(url, shard), missing))
+        checked = {shard: digest for shard, digest in zip(missing, digests, strict=True) if digest}
+        with suppress(UserError):  # a place that may not be written to: compared each time
+            storage.write_document(place, CheckedTables(tables=dict(sorted({**earlier, **checked}.items()))))
+        known |= dict(zip(missing, digests, strict=True))
+    return known
+
+
+def _fitting(url: str, shard: int) -> str:
+    """The digest of a table that fits its tar; "" of another."""
+    try:
+        data = storage.read_bytes(storage.join(url, table_name(shard)))
+        digest = hashlib.sha256(data).hexdigest()
+        rows = parse_table(data, digest).to_pylist()
+        with storage.open_read(storage.join(url, shard_name(shard))) as tar:
+            return "" if next(faults(shard_name(shard), tar, rows), None) else digest
+    except storage.UnreachableError:
+        raise
+    except (pa.ArrowException, OSError, ValueError):
+        return ""
+
+
+def faults(name: str, file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """In what a tar and the rows of its table differ, one sentence each: members, their places, labels and texts."""
+    rows = list(rows)
+    places: dict[str, tuple[int, int]] = {}
+    texts: dict[str, str] = {}
+    try:
+        with open_tar(file) as tar:
+            for member in tar:
+                if not member.isfile() or not _MEMBER.fullmatch(member.name):
+                    yield f"{name}: foreign member {member.name!r}"
+                places[member.name] = (member.offset_data, member.size)
+                if member.isfile() and not member.name.endswith(".jpg") and (text := tar.extractfile(member)):
+                    texts[member.name] = text.read().decode(errors="replace")
+    except (tarfile.TarError, OSError) as error:
+        yield f"{name}: corrupt tar: {error}"
+        return
+    wanted = {f"{row['key']}.{kind}" for row in rows for kind in MEMBERS if kind != "json" or row["provenance"] != "{}"}
+    if wanted != set(places):
+        yield f"{name}: {len(wanted ^ set(places))} members are missing or not in the table"
+    for row in rows:
+        described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
+        if any(texts.get(f"{row['key']}.{kind}", "{}") != text for kind, text in described.items()):
+            yield f"{name}: sample {row['key']} is described otherwise in the table"
+        if places.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
+            yield f"{name}: the table's offset of {row['key']}.jpg is wrong"

@@ -1,0 +1,181 @@
+"""The check of a folder, whatever it holds (sets, runs, studies, packed datasets): every byte against its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from syncclip import storage
+from syncclip.core.progress import Progress
+from syncclip.core.settings import UserError
+from syncclip.sets.repair import absent
+from syncclip.shards.verify import Problem, problems
+from syncclip.studies import outputs
+from syncclip.synthesis.filters.assets import FOLDER as FILTERS
+from syncclip.synthesis.filters.assets import digest_of
+from syncclip.training.checkpoints import Marker
+from syncclip.training.metrics_file import digest_of as digest_of_lines
+from syncclip.training.metrics_file import lines_until
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RECORD, RunFolder, RunRecord
+
+_SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|_stats\.json)")
+_CHECKPOINT = re.compile(r"step-\d+\.safetensors")
+_CHANGED = "is not as it was written, it was damaged or edited"
+
+
+@dataclass
+class Verification:
+    """What was found in a folder.
+
+    Attributes:
+        files: how many were read.
+        without: those that carry no digest, since an earlier version or someone else wrote them.
+        problems: a sentence for each damaged or missing file.
+        shards: of the folder's own set those to be generated again; `mendable` of the problems are theirs.
+    """
+
+    files: int = 0
+    without: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    shards: list[int] = field(default_factory=list)
+    mendable: int = 0
+
+
+def verify(url: str, tell: Callable[[str], None]) -> Verification:
+    """Read every file in a folder and those below, and hold it against its digest.
+
+    Args:
+        tell: called with each problem as it is found.
+
+    Raises:
+        UserError: there is no such folder, or it can't be read.
+    """
+    found, folders = Verification(), list(_folders(url, storage.sizes(url)))
+    if not any(names for _, names in folders):
+        raise UserError(f"{url}: there is no file; give the folder of a set, a run, a study or a packed dataset")
+    with Progress(sum(len(names) for _, names in folders), "files", "verify") as progress:
+        progress.update(0)
+        for folder, names in folders:
+            for sentence in _problems(folder, names, found, progress, folder == url):
+                found.problems.append(sentence)
+                tell(sentence)
+    return found
+
+
+def _folders(url: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below, each with the names of its files."""
+    yield url, list(sizes)
+    for name in storage.listdir(url):
+        if name not in sizes:
+            below = storage.join(url, name)
+            yield from _folders(below, storage.sizes(below))
+
+
+def _problems(folder: str, names: list[str], found: Verification, progress: Progress, first: bool) -> Iterator[str]:
+    """What is wrong in one folder, one sentence each."""
+    shards = {name for name in names if _SHARD.fullmatch(name)}
+    broken: set[int] = set()
+    for problem in _of_shards(folder, broken, lambda: progress.update(3)) if shards else ():
+        broken.add(problem.shard)
+        found.mendable += first
+        yield f"{folder}: {problem.sentence}"
+    if first:
+        found.shards = sorted(broken)
+    found.files += len(shards)
+    yield from _missing(folder, names)
+    for name in sorted({*names} - shards):
+        place = storage.join(folder, name)
+        try:
+            if not _has_digest(folder, name):
+                found.without.append(place)
+        except storage.MissingError:
+            continue  # removed since it was listed, as of a run that goes on
+        except storage.UnreachableError:
+            raise
+        except UserError as error:
+            yield str(error)
+        found.files += 1
+        progress.update(1)
+
+
+def _of_shards(folder: str, broken: set[int], checked: Callable[[], object]) -> Iterator[Problem]:
+    yield from problems(folder, checked)
+    with suppress(storage.DamagedError):  # of a plan, whose own check tells
+        yield from absent(folder, broken)
+
+
+def _has_digest(folder: str, name: str) -> bool:
+    """Whether a file carries a digest, or another file holds it.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    place = storage.join(folder, name)
+    kind = folder.rpartition("/")[2]
+    if kind == CHECKPOINTS and _CHECKPOINT.fullmatch(name):
+        marker = storage.read_document(f"{place.removesuffix('safetensors')}json", Marker, "remove it")
+        return marker is not None and _same(place, hashlib.sha256(storage.read_bytes(place)).hexdigest(), marker.sha256)
+    if kind == FILTERS and name.endswith(".safetensors"):
+        return _same(place, digest_of(storage.read_bytes(place)), name.removesuffix(".safetensors"))
+    if name == METRICS:
+        return _metrics(folder)
+    if ".tfevents." in name:
+        return _events(place)
+    return storage.has_seal(place)
+
+
+def _same(place: str, digest: str, wanted: str) -> bool:
+    if digest != wanted:
+        raise storage.DamagedError(f"{place} {_CHANGED}")
+    return True
+
+
+def _metrics(folder: str) -> bool:
+    """Compare a run's lines with the digest in its record, or in its newest checkpoint while it isn't finished."""
+    place = storage.join(folder, METRICS)
+    record = storage.read_document(storage.join(folder, RECORD), RunRecord, "remove it")
+    if record is not None and record.metrics_sha256 is not None:
+        return _same(place, digest_of_lines([storage.read_bytes(place)]), record.metrics_sha256)
+    checkpoints = storage.join(folder, CHECKPOINTS)
+    for name in sorted(storage.sizes(checkpoints), reverse=True):
+        if name.endswith(".json"):
+            marker = storage.read_document(storage.join(checkpoints, name), Marker, "remove it")
+            if marker is not None and marker.metrics is not None:
+                return _same(place, digest_of_lines(lines_until(place, marker.step)), marker.metrics)
+    return False
+
+
+def _events(place: str) -> bool:
+    """Check TensorBoard's own sums: each record is its length, the length's sum, the content, the content's sum."""
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    data, at = storage.read_bytes(place), 0
+    while at + 12 <= len(data):
+        size, end = struct.unpack_from("<Q", data, at)[0], at + 12
+        _same(place, masked_crc32c(data[at : at + 8]), struct.unpack_from("<I", data, at + 8)[0])
+        at = end + size + 4
+        if at <= len(data):  # else its writer was stopped within it
+            _same(place, masked_crc32c(data[end : end + size]), struct.unpack_from("<I", data, end + size)[0])
+    return True
+
+
+def _missing(folder: str, names: list[str]) -> Iterator[str]:
+    """What a record says is there, and isn't."""
+    try:
+        if RECORD in names and PROMPTS not in names:
+            record = RunFolder(folder, "", "").record()
+            if record is not None and record.status == "finished":
+                yield f"{storage.join(folder, PROMPTS)} is missing, though the run is finished"
+        if outputs.STATE in names:
+            cells = storage.join(folder, outputs.CELLS)
+            there = {*storage.listdir(cells)}
+            for cell in outputs.read_json(storage.join(folder, outputs.STATE))["cells"]:
+                if cell["status"] == "done" and cell["cell"] not in there:
+                    yield f"{storage.join(cells, cell['cell'])} is missing, though the study says that it is done"
+    except (UserError, json.JSONDecodeError, KeyError, TypeError):
+        return  # of a damaged record its own check tells
