@@ -39,9 +39,7 @@ lint: $(VENV)/installed-dev  ## Style, types, import layers, workflow files
 
 study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (half an hour)
 	$(BIN)/syncclip study icons --out runs/icons/study
-	mkdir -p docs/results
-	find runs/icons/study -maxdepth 1 -type f -exec cp {} docs/results/ \;
-	sed -i 's#$(CURDIR)/##g' docs/results/*.json docs/results/*.yaml docs/results/*.html
+	$(BIN)/python -m scripts.results runs/icons/study docs/results
 
 icons: $(VENV)/installed-icons  ## Rebuild the embedded world from the icon sets; needs npm (hours, resumes if killed)
 	mkdir -p build/icons

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
@@ -108,7 +108,7 @@ def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, t
     names = {path.name for path in tmp_path.iterdir()}
     assert {"run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl", "results.json"} <= names
     assert "predictions.parquet" in names
-    assert json.loads((tmp_path / "results.json").read_text()) == run.results
+    assert json.loads(storage.read_bytes(str(tmp_path / "results.json"))) == run.results
     assert run.name == "syncclip-both-2-seed1"
     assert Recipe.load(str(tmp_path / "recipe.yaml")).training.images_per_class == 2
 
@@ -188,7 +188,7 @@ def test_evaluation_on_another_split_replaces_the_results(tiny: TinyWorld, tmp_p
     jobs.run_here(here(tiny, None, "training.method=zeroshot"), str(tmp_path))
     run = jobs.evaluate(str(tmp_path), ["evaluation.split=val"])
     assert (run.split, run.results["counts"]["all"]) == ("val", 12)
-    assert json.loads((tmp_path / "results.json").read_text()) == run.results
+    assert json.loads(storage.read_bytes(str(tmp_path / "results.json"))) == run.results
 
 
 def test_evaluation_cannot_change_the_run(tiny: TinyWorld, tmp_path: Path) -> None:

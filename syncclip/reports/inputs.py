@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
+from syncclip.training.metrics_file import digest_of
 
 Kind = Literal["study", "run", "set"]
 T = TypeVar("T")
@@ -111,13 +112,17 @@ def read_inputs(url: str) -> Inputs:
         found.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, found.cost)
         cells = storage.join(url, outputs.CELLS)
         places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
-        for place, data in storage.read_many(list(places)).items():  # all at once
+
+        def leave_out(place: str, error: storage.DamagedError) -> None:
+            found.notes.append(f"{str(error).partition(';')[0]}; {places[place]} is left out.")
+
+        for place, data in storage.read_many(list(places), leave_out).items():  # all at once
             name = places[place]
             found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
     elif kind == "run":
         found.results = {"": read("results.json", _OBJECT.validate_json, {})}
         found.record = read("run.json", _OBJECT.validate_json, {})
-        found.history = read("metrics.jsonl", lambda data: [*map(_OBJECT.validate_json, data.splitlines())], [])
+        found.history = read("metrics.jsonl", partial(_history, found.record), [])
     _read_set(found)
     _read_dataset(found)
     return found
@@ -181,6 +186,13 @@ def _parsed(found: Inputs, what: str, parse: Callable[[], T], otherwise: T) -> T
 
 def _reason(error: Exception) -> str:
     return first_complaint(error) if isinstance(error, ValidationError) else first_line(error)
+
+
+def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
+    """The lines of a run's metrics, which a finished run's record has a digest of."""
+    if record.get("metrics_sha256") not in (None, digest_of([data])):
+        raise ValueError("its lines are not those that were written")
+    return [*map(_OBJECT.validate_json, data.splitlines())]
 
 
 def _frame(data: bytes) -> pd.DataFrame | None:

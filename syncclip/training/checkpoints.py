@@ -97,13 +97,15 @@ def newest(
     """
     there = steps(folder)
     for step in reversed(there):
-        found = _read(folder, step, recipe_hash)
-        if isinstance(found, Checkpoint):
-            if metrics is None or found.metrics in (None, metrics(step)):
-                return found
-            found = "its lines of metrics are not those in the run's metrics.jsonl, one of which was changed or lost"
+        found, place = _read(folder, step, recipe_hash), f"checkpoint {_path(folder, step, 'safetensors')}"
+        if not isinstance(found, Checkpoint):
+            what = f"{place} is damaged ({found})"
+        elif metrics is None or found.metrics in (None, metrics(step)):
+            return found
+        else:
+            what = f"metrics.jsonl does not hold the lines that {place} was written with, one was changed or lost"
         then = "going back to the one before" if step > there[0] else "none is left, so training starts over"
-        report(f"checkpoint {_path(folder, step, 'safetensors')} is damaged ({found}); {then}")
+        report(f"{what}; {then}")
     return None
 
 

@@ -29,7 +29,7 @@ class Outcome:
         assert self.status == 2
         *before, last = self.err.splitlines()
         assert last.startswith("syncclip: "), self.err
-        assert all(line.startswith("synth: ") for line in before), self.err
+        assert all(line.startswith(("synth: ", "verify: ")) for line in before), self.err
         return last.removeprefix("syncclip: ")
 
 

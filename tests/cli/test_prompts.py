@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.recipe.recipe import Recipe
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
@@ -45,7 +45,7 @@ def test_a_run_goes_out_comes_back_and_is_evaluated_alike(
 
     evaluated = Outcome(capsys, "evaluate", str(back))
     assert evaluated.status == 0, evaluated.err
-    before, after = (json.loads(Path(run, "results.json").read_text()) for run in (trained, back))
+    before, after = (json.loads(storage.read_bytes(f"{run}/results.json")) for run in (trained, back))
     assert {**after, "run": before["run"]} == before
 
 

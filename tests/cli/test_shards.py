@@ -52,7 +52,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     capsys: pytest.CaptureFixture[str], damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
-    plan = json.loads((damaged / "plan.json").read_text())
+    plan = json.loads(storage.read_bytes(str(damaged / "plan.json")))
     plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
     (damaged / "plan.json").write_text(json.dumps(plan))
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
@@ -66,8 +66,8 @@ def test_a_marker_of_a_newer_format_is_refused(
     capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path, command: str
 ) -> None:
     folder = Path(shutil.copytree(tiny_set, tmp_path / "set"))
-    marker = folder / "00001_stats.json"
-    marker.write_text(marker.read_text().replace('"format": 1', '"format": 2').replace('"format":1', '"format":2'))
+    marker = str(folder / "00001_stats.json")
+    storage.write_sealed(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
     refusal = Outcome(capsys, "shards", command, str(folder)).refusal
     assert refusal.endswith("00001_stats.json: format 2, this syncclip reads up to 1; upgrade it")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import signal
@@ -152,6 +153,42 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path) -> None:
         file.write('{"step": 9, "epo')
     run(fakes.job(tmp_path / "broken"))
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("line", "goes_on"), [(7, 6), (5, 3), (0, 0)])
+def test_a_line_of_metrics_that_was_changed_is_written_again_from_a_checkpoint_before_it(
+    tmp_path: Path, line: int, goes_on: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(fakes.job(tmp_path / "whole", keep_checkpoints=9))
+    with pytest.raises(StoppedError):
+        run(fakes.job(tmp_path / "broken", keep_checkpoints=9), listener=stop_at(11))
+    file = tmp_path / "broken" / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b'"epoch": 0', b'"epoch": 4').replace(b'"epoch": 1', b'"epoch": 5')
+    file.write_bytes(b"".join(lines))
+    resumed = run(fakes.job(tmp_path / "broken", keep_checkpoints=9))
+    assert "metrics.jsonl does not hold the lines that checkpoint" in capsys.readouterr().err
+    went_on = [note for note in resumed.notes if "goes on after" in note]
+    assert went_on == ([f"run 'fake' goes on after step {goes_on} of 20"] if goes_on else [])
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_without_a_digest_of_its_metrics(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path / "whole"))
+    with pytest.raises(StoppedError):
+        run(fakes.job(tmp_path / "broken"), listener=stop_at(11))
+    for place in (tmp_path / "broken" / "checkpoints").glob("*.json"):
+        marker = json.loads(place.read_text())
+        del marker["metrics"], marker["seal"]
+        place.write_text(json.dumps(marker))
+    assert run(fakes.job(tmp_path / "broken")).notes == ["run 'fake' goes on after step 9 of 20"]
+    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+def test_the_record_of_a_finished_run_holds_the_digest_of_its_metrics(tmp_path: Path) -> None:
+    run(fakes.job(tmp_path))
+    assert record(tmp_path).metrics_sha256 == hashlib.sha256((tmp_path / "metrics.jsonl").read_bytes()).hexdigest()
 
 
 def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
@@ -310,6 +347,20 @@ def test_prompts_of_a_run_are_put_into_a_method(tmp_path: Path) -> None:
     run(trained)
     load_prompts(str(tmp_path), fresh.method)
     assert torch.equal(fresh.method.weight, trained.method.weight)
+
+
+@pytest.mark.fault
+def test_prompts_that_are_no_numbers_or_were_changed_are_refused_by_their_file(tmp_path: Path) -> None:
+    trained, place = fakes.job(tmp_path), tmp_path / "prompts.safetensors"
+    run(trained)
+    whole = place.read_bytes()
+    place.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"prompts\.safetensors is not as it was written"):
+        load_prompts(str(tmp_path), trained.method)
+    tensors = {**safetensors.torch.load(whole), "unused": torch.tensor([1.0, torch.nan, 1.0])}
+    storage.write_sealed(str(place), safetensors.torch.save(tensors))
+    with pytest.raises(UserError, match=r"prompts\.safetensors: unused holds numbers that are not finite"):
+        load_prompts(str(tmp_path), trained.method)
 
 
 def test_prompts_of_another_method_are_refused(tmp_path: Path) -> None:
