@@ -34,6 +34,8 @@ SILENCE = 3 * INTERVAL
 """Seconds without a renewal after which a lease of another machine is taken over."""
 GRACE = 30.0
 """Seconds that a process of another machine may take to end: it may be the one in whose place this one was started."""
+LOOKS = 3
+"""At a lease that seems to be gone, or is none, before it counts as lost."""
 POLL = 1.0
 """Seconds between two looks at a lease that is waited for."""
 
@@ -71,14 +73,12 @@ class Hold:
     def renew(self) -> None:
         """Renew the lease, or look whether it is there; a store that can't be reached is asked again later."""
         with self._lock, suppress(UserError, OSError):
-            if isinstance(self._lease, str):
-                there = peek(self.place)
-                kept = there is not None and getattr(_read(there), "token", self.token) == self.token  # or half renewed
-            else:
+            if not isinstance(self._lease, str):
                 later = self._lease.model_copy(update={"renewed": self._lease.renewed + 1})
-                kept = swap(self.place, self._lease.encoded(), later.encoded())
-                self._lease = later if kept else self._lease
-            self._lost = "" if kept else self._loss()
+                if swap(self.place, self._lease.encoded(), later.encoded()):
+                    self._lease, self._seen = later, _now()
+                    return
+            self._lost = "" if self._there() is not None else self._loss()
             self._seen = _now()
 
     def check(self) -> None:
@@ -101,10 +101,13 @@ class Hold:
             return None if kept else LostLeaseError(self._loss())
 
     def _there(self) -> bytes | None:
-        """The file, if it is still this lease's."""
-        there = peek(self.place)
-        found = _read(there)
-        return there if found is not None and found.token == self.token else None
+        """The file, if it is still this lease's; it may be in the middle of being renewed, or an answer be spoilt."""
+        for _ in range(LOOKS):
+            there = peek(self.place)
+            found = _read(there)
+            if found is not None:
+                return there if found.token == self.token else None
+        return None
 
     def _loss(self) -> str:
         there = peek(self.place)

@@ -18,7 +18,8 @@ from syncclip.core.owners import Owner
 from syncclip.core.settings import UserError
 from syncclip.storage import LostLeaseError, lease, leases
 from syncclip.storage.swaps import peek, swap
-from tests.object_store import s3_bucket
+from tests.object_store import faulty_bucket, s3_bucket
+from tests.worlds.faulty_s3 import DAMAGING, Fault
 
 HOLDING = """
 import sys, time
@@ -325,12 +326,24 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
     assert (tmp_path / "run.json").read_bytes() == b"the new owner's"
 
 
-def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path) -> None:
+def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with lease(str(tmp_path), "train") as hold, leases.working_for(str(tmp_path), hold.token):
         whole = (tmp_path / ".syncclip.lease").read_bytes()
-        (tmp_path / ".syncclip.lease").write_bytes(whole[:-1])
+        looks = iter([whole[:-1], None, whole])
+        monkeypatch.setattr(leases, "peek", lambda place: next(looks))
         leases.check(str(tmp_path / "prompts"))
-        (tmp_path / ".syncclip.lease").write_bytes(whole)
+        assert next(looks, None) is None
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("fault", [*DAMAGING, "404"])
+def test_a_spoilt_answer_loses_no_lease(fault: Fault) -> None:
+    with faulty_bucket() as (bucket, proxy), lease(f"{bucket}/run", "train") as hold:
+        for method in ("HEAD", "GET", "PUT"):
+            proxy.spoil(fault, times=1, method=method)
+            hold.renew()
+            hold.check()
+            proxy.soothe()
 
 
 def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> None:
