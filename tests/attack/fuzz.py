@@ -1,0 +1,259 @@
+"""Nonsense in place of everything that a user or a stranger writes: recipes, overrides, tars, documents, tables.
+
+Each feed takes nonsense and gives it to the code that reads such things. What comes back must be a result or a
+`UserError`, after less than `LIMIT` seconds of the processor's time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from syncclip.cli import app
+from syncclip.core.settings import UserError
+from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.recipe.recipe import Recipe
+from syncclip.synthesis.prompts.files import read_captions, read_descriptions
+from tests.shards.sets import jpeg, write_set
+
+LIMIT = 5.0
+
+Feed = Callable[[Any, Path], object]
+
+NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 1e308, -1e308, 1e-308, float("inf"), float("nan"), 0.5]
+TEXTS = ["", " ", "\x1b[2J", "\u202e", "a\0b", "../..", "/", "~nobody-of-this-name/x", "x" * 300, "{}", "{} {}", "${a}"]
+TEXTS += ["${oc.env:HOME}", "nan", "1e999", "9" * 5000, "s3://", "://", "é", "e\u0301", "[link=x]y[/]", "|", "<script>"]
+values = st.recursive(
+    st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(TEXTS) | st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+deep = st.integers(50, 3000).map(lambda n: "[" * n + "]" * n) | st.integers(50, 3000).map(lambda n: '{"a":' * n)
+PIECES = ["{", "}", "[", "]", ":", "- ", ", ", "&a ", "*a", "!!int ", "!!bool ", "!!binary ", "<<: ", "\n", "  ", "? "]
+PIECES += ["training", "synthesis", "study", "dataset", "epochs", "extends: ", "'", '"', "|\n", "%", "#", "\\", "\0"]
+texts = st.lists(st.sampled_from(PIECES) | st.sampled_from(TEXTS), max_size=12).map("".join) | deep
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all settings of a recipe."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+
+
+KEYS = sorted(keys(Recipe))
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Fail after `LIMIT` seconds of the processor's time."""
+
+    def stop(*_: object) -> None:
+        raise AssertionError(f"more than {LIMIT} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def swallow(call: Callable[[], object]) -> None:
+    """Call; only a user's error, of a few lines, may come out."""
+    with limited():
+        try:
+            call()
+        except UserError as error:
+            assert 0 < len(str(error)) <= 2000
+
+
+def command(*arguments: str) -> None:
+    """A command; it ends with a status that is documented, and with no traceback."""
+    with limited():
+        assert app.run(list(arguments)) in (0, 1, 2)
+
+
+def _use(recipe: Recipe, folder: Path) -> None:
+    """What every command does with a recipe before anything else."""
+    (folder / "again.yaml").write_text(recipe.to_yaml())
+    assert Recipe.load(str(folder / "again.yaml")) == recipe
+    assert recipe.hash
+
+
+def recipe_text(text: str, folder: Path) -> None:
+    """A recipe's file that holds just anything."""
+    (folder / "mine.yaml").write_bytes(text.encode(errors="surrogatepass"))
+    swallow(lambda: Recipe.load(str(folder / "mine.yaml")))
+
+
+def recipe_values(changes: dict[str, Any], folder: Path) -> None:
+    """A recipe whose keys are known, and whose values are anything."""
+    nested: dict[str, Any] = {}
+    for key, value in changes.items():
+        place = nested
+        *path, last = key.split(".")
+        for step in path:
+            inner = place.setdefault(step, {})
+            place = inner if isinstance(inner, dict) else {}
+        place[last] = value
+    (folder / "mine.yaml").write_text(yaml.safe_dump(nested), errors="replace")
+    swallow(lambda: _use(Recipe.load(str(folder / "mine.yaml")), folder))
+
+
+def overrides(given: list[str], folder: Path) -> None:
+    """Anything behind a recipe's name on the command line."""
+    swallow(lambda: Recipe.load("icons", given))
+
+
+def plans(given: list[str], folder: Path) -> None:
+    """Anything that `syncclip plan` may be told of amounts and costs."""
+    command("plan", "icons", *given)
+
+
+def tar_bytes(change: tuple[bool, list[tuple[int, int]]], folder: Path) -> None:
+    """A tar with bytes of its headers changed; with sound checksums, if the first says so."""
+    sealed, changes = change
+    data = bytearray(_tar([("a", {"jpg": jpeg(1), "cls": b"1"}), ("b", {"jpg": jpeg(2), "json": b'{"label": 0}'})]))
+    for place, value in changes:
+        block = place // 512 % (len(data) // 512) * 512
+        data[block + place % 512] = value
+        if sealed:
+            data[block + 148 : block + 156] = b" " * 8
+            data[block + 148 : block + 156] = f"{sum(data[block : block + 512]):06o}\0 ".encode()
+    _as_dataset(bytes(data), folder)
+
+
+def tar_members(samples: list[tuple[str, dict[str, bytes]]], folder: Path) -> None:
+    """A tar of members with any names and contents."""
+    _as_dataset(_tar(samples), folder)
+
+
+def _as_dataset(data: bytes, folder: Path) -> None:
+    (folder / "mine").mkdir(exist_ok=True)
+    (folder / "mine" / "0.tar").write_bytes(data)
+    swallow(lambda: load_dataset(DatasetSettings(name=str(folder / "mine"))))
+
+
+def _tar(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT, errors="surrogateescape") as archive:
+        for key, sample in samples:
+            for kind, data in sample.items():
+                info = tarfile.TarInfo(f"{key}.{kind}".replace("\0", ""))
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def sentences(text: str, folder: Path) -> None:
+    """Files of captions and descriptions."""
+    for name in ("a.json", "a.yaml"):
+        (folder / name).write_bytes(text.encode(errors="surrogatepass"))
+        swallow(lambda name=name: read_descriptions(str(folder / name)))  # type: ignore[misc]
+        swallow(lambda name=name: read_captions(str(folder / name)))  # type: ignore[misc]
+
+
+DOCUMENTS = {
+    "plan.json": ["shards", "verify"],
+    "imported.json": ["shards", "quality"],
+    "00000_stats.json": ["shards", "ls"],
+    "synthesis.yaml": ["shards", "verify"],
+    "recipe.yaml": ["evaluate"],
+    "run.json": ["evaluate"],
+    "results.json": ["report"],
+    "study.json": ["report"],
+    "progress.json": ["status"],
+    "metrics.jsonl": ["report"],
+    "checkpoints/step-00000002.json": ["status"],
+}
+"""Files that may lie in a folder, and a command that reads each."""
+
+
+def documents(nonsense: tuple[str, str | dict[str, Any]], folder: Path) -> None:
+    """Any of our documents, with anything in it, in a folder with a sound shard."""
+    name, content = nonsense
+    place = folder / "set"
+    shutil.rmtree(place, ignore_errors=True)
+    write_set(str(place), 2, 1)
+    text = content if isinstance(content, str) else json.dumps(_honest(name) | content, default=str)
+    (place / name).parent.mkdir(exist_ok=True)
+    (place / name).write_bytes(text.encode(errors="surrogatepass"))
+    command(*DOCUMENTS[name], str(place))
+
+
+def _honest(name: str) -> dict[str, Any]:
+    """Keys that a document has, so that some nonsense passes the first check."""
+    if name == "imported.json":
+        made = {"source": "x", "dataset": "icons", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2}
+        return made | {"content": "x"}
+    if name in ("run.json", "progress.json", "study.json"):
+        return {"name": "x", "state": "running", "began": 1.0, "seen": 1.0}
+    if name == "results.json":
+        return {"split": "test", "base": 1.0, "counts": {"all": 1}}
+    return {}
+
+
+def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
+    """The table of a shard with any bytes for a text, or with any of its own bytes changed."""
+    text, changes = change
+    place = folder / "set"
+    shutil.rmtree(place, ignore_errors=True)
+    write_set(str(place), 2, 1)
+    file = place / "00000.parquet"
+    table = pq.read_table(file)
+    if text:
+        false = pa.Array.from_buffers(pa.string(), 2, pa.array([text, text], pa.binary()).buffers())
+        for name in ("text", "provenance"):
+            table = table.set_column(table.schema.get_field_index(name), name, false)
+        pq.write_table(table, file)
+    data = bytearray(file.read_bytes())
+    for at, value in changes:
+        data[at % len(data)] = value
+    file.write_bytes(bytes(data))
+    command("shards", "show", str(place), "1")
+    command("shards", "verify", str(place))
+    command("shards", "export", str(place), "--to", "folder", "--out", str(folder / "out"))
+
+
+flips = st.lists(st.tuples(st.integers(0, 1 << 14), st.integers(0, 255)), max_size=4)
+labels = st.sampled_from([b"", b"0", b"1", b"-1", b"9" * 5000, b"\xff", b"[" * 2000, b'{"label": {}}', b'{"label": 1}'])
+names = st.sampled_from(["a", "b", "a/b", "../x", "/", ".", "..", "", " ", "\x1b", "\u202e", "x" * 300]) | st.text()
+kinds = st.sampled_from(["jpg", "cls", "json", "txt", "JPG", "png", "", "."])
+of_costs = st.sampled_from([key for key in KEYS if key.startswith("synthesis.")] + ["--rate"])
+given = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
+
+FEEDS: dict[str, tuple[Feed, st.SearchStrategy[Any]]] = {
+    "recipe text": (recipe_text, texts | st.text()),
+    "recipe values": (recipe_values, st.dictionaries(st.sampled_from(KEYS), values, max_size=3)),
+    "overrides": (overrides, st.lists(given | texts, max_size=2)),
+    "plans": (plans, st.lists(st.tuples(of_costs, st.sampled_from(NUMBERS).map(str)).map("=".join), max_size=2)),
+    "tar bytes": (tar_bytes, st.tuples(st.booleans(), flips)),
+    "tar members": (tar_members, st.lists(st.tuples(names, st.dictionaries(kinds, labels, max_size=4)), max_size=4)),
+    "sentences": (sentences, texts | values.map(lambda value: json.dumps(value, default=str))),
+    "documents": (
+        documents,
+        st.tuples(
+            st.sampled_from(sorted(DOCUMENTS)),
+            texts
+            | values.map(lambda value: json.dumps(value, default=str))
+            | st.dictionaries(st.sampled_from(["name", "state", "split", "base", "counts", "classnames"]), values),
+        ),
+    ),
+    "tables": (tables, st.tuples(st.sampled_from([b"", b"\xff\xfe", b"a", b"\xed\xa0\x80", b"[" * 500]), flips)),
+}
