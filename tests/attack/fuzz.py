@@ -210,11 +210,14 @@ def _honest(name: str) -> dict[str, Any]:
 
 
 def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
-    """The table of a shard with any bytes for a text, or with any of its own bytes changed."""
+    """The table of an earlier version's shard with any bytes for a text, or with any of its own bytes changed."""
     text, changes = change
     place = folder / "set"
     shutil.rmtree(place, ignore_errors=True)
     write_set(str(place), 2, 1)
+    marker = place / "00000_stats.json"
+    kept = {key: value for key, value in json.loads(marker.read_bytes()).items() if key not in ("seal", "table_sha256")}
+    marker.write_text(json.dumps(kept))
     file = place / "00000.parquet"
     table = pq.read_table(file)
     if text:
