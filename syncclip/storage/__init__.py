@@ -35,10 +35,10 @@ from syncclip.storage.files import (
     remove,
     require,
     sizes,
-    sweep,
     write_bytes,
 )
 from syncclip.storage.leases import LostLeaseError, lease
+from syncclip.storage.leftovers import sweep
 from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
 from syncclip.storage.seals import DamagedError
 

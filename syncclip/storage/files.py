@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 import hashlib
 import io
 import os
 import re
-import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from syncclip.storage import downloads, leases
 from syncclip.storage.faults import MissingError, explained, persistently
-from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, remote, scheme
+from syncclip.storage.leftovers import part_of
+from syncclip.storage.places import OBJECT_STORES, is_local, join, local_path, open_local, scheme
 
 
 def exists(url: str) -> bool:
@@ -164,43 +162,12 @@ def remove(url: str, recursive: bool = False) -> None:
             local_path(url).unlink()
 
 
-def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove what killed writers left in a folder `older_than` seconds ago; how many.
-
-    Locally `.part` files, on S3 uploads that were never completed, which no listing shows but which cost money.
-    """
-    if is_local(url):
-        swept = 0
-        for path in local_path(url).glob(".*.part"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < time.time() - older_than:
-                    path.unlink()
-                    swept += 1
-        return swept
-    return _sweep_uploads(url, older_than) if scheme(url) in S3 else 0
-
-
 def file_sha256(file: IO[bytes]) -> str:
     """Hex sha256 of what is left to read of an open file, 1 MiB at a time."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sweep_uploads(url: str, older_than: float) -> int:
-    """Abort old uploads below a prefix; none where this may not be asked, or the store doesn't know the question."""
-    fs, path = remote(url)
-    bucket, prefix, _ = fs.split_path(path)
-    oldest = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=older_than)
-    with contextlib.suppress(OSError):
-        found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/").get("Uploads", [])
-        old = [upload for upload in found if upload["Initiated"] < oldest]
-        for upload in old:
-            with contextlib.suppress(FileNotFoundError):  # its writer was quicker, or another sweeper
-                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        return len(old)
-    return 0
 
 
 def _entries(url: str) -> list[tuple[str, int | None]]:
@@ -225,7 +192,7 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
 def _replace(path: Path, content: IO[bytes]) -> None:
     """Write a local file beside `path`, which it then replaces; after an exception nothing is left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = part_of(path)
     try:
         with part.open("xb") as file:
             shutil.copyfileobj(content, file, 1 << 20)

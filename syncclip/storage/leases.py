@@ -24,6 +24,7 @@ from syncclip.core.heartbeat import repeating
 from syncclip.core.owners import Owner
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
+from syncclip.storage.leftovers import sweep
 from syncclip.storage.places import is_local, join, local_path
 from syncclip.storage.swaps import peek, swap
 
@@ -152,6 +153,8 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
     made = [parent for parent in parents if not parent.exists()]
     try:
         hold = Hold(url, place, _acquired(url, place, command, patience))
+        with suppress(OSError, UserError):  # its writers are gone: else the folder would be held
+            sweep(folder if file else url)
         try:
             with _known(hold), repeating(hold.renew, INTERVAL):
                 yield hold

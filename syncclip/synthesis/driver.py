@@ -101,8 +101,7 @@ def synthesise_set(
             plan = tuned(plan, located, pool)
         if plan != stored:
             write_plan(plan, url)
-        storage.sweep(url)
-        job = _Job(plan, url, images, todo, pool, new=stored is None)
+            job = _Job(plan, url, images, todo, pool, new=stored is None)
         return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
 
 

@@ -50,6 +50,7 @@ def open_run(
     )
 
     folder = run.path(CHECKPOINTS)
+    storage.sweep(folder)
     metrics = run.path(METRICS)
     state = checkpoints.newest(folder, run.recipe_hash, record.note, lambda step: digest_of(lines_until(metrics, step)))
     if state is None:

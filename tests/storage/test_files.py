@@ -277,14 +277,3 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(UserError, match="cannot write"):
         storage.write_bytes(str(tmp_path / "x" / "y"), b"1")
-
-
-@pytest.mark.fault
-def test_what_a_killed_writer_left_is_hidden_and_swept_when_old(tmp_path: Path) -> None:
-    old, new = tmp_path / ".x.1-ab.part", tmp_path / ".y.1-ab.part"
-    old.write_bytes(b"half"), new.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    assert storage.listdir(str(tmp_path)) == []
-    assert storage.sweep(str(tmp_path)) == 1
-    assert not old.exists()
-    assert new.exists()
