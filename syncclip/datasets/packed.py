@@ -78,8 +78,8 @@ def load_packed(file: str) -> Dataset:
     shown = {split: _shown(name, packed, url, split) for split in counts}
     opened = cache(lambda split: _opened(storage.join(url, split), counts[split]))
     whole = None
-    if storage.exists(storage.join(url, WHOLE_TRAIN)):
-        table = storage.read_parquet(storage.read_bytes(storage.join(url, WHOLE_TRAIN)))
+    if storage.exists(there := storage.join(url, WHOLE_TRAIN)):
+        table = storage.read_table(there, ["label"], "pack the dataset again")
         whole = table["label"].to_numpy().astype(np.int64)
     return Dataset(
         name=name,

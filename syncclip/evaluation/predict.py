@@ -64,8 +64,8 @@ class Predictions:
     @classmethod
     def read(cls, url: str) -> Predictions:
         """The predictions that `save_evaluation` wrote."""
-        table = storage.read_parquet(storage.read_bytes(url))
-        return cls(**{name: table[name].to_numpy() for name in cls.__dataclass_fields__})
+        table = storage.read_table(url, list(cls.__dataclass_fields__), "evaluate the run again")
+        return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
 
 def predict(

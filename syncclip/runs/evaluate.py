@@ -78,8 +78,10 @@ def transfer(
             f"which does not carry over to those of {parts.dataset.name!r}; test a run whose prompts all classes share"
         )
     prompts = read_prompts(folder.url)
-    ours = {key: tuple(value.shape) for key, value in parts.method.state_dict().items()}
-    if other_shapes := [key for key in ours if key not in prompts or ours[key] != tuple(prompts[key].shape)]:
+    ours, theirs = (
+        {key: tuple(value.shape) for key, value in one.items()} for one in (parts.method.state_dict(), prompts)
+    )
+    if other_shapes := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
         raise UserError(
             f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.dataset.name!r}, whose "
             "names leave other room for learned words; train the run with a phrase or fewer text_tokens"

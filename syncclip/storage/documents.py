@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.text import first_line
 from syncclip.storage import files
 from syncclip.storage.faults import MissingError
 from syncclip.storage.seals import BLANK, KEY, MARK, DamagedError, content, is_sealed, sealed
@@ -17,6 +18,7 @@ from syncclip.storage.seals import BLANK, KEY, MARK, DamagedError, content, is_s
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from torch import Tensor
 
 Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
@@ -113,6 +115,37 @@ def write_table(url: str, table: pa.Table | pd.DataFrame) -> None:
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: MARK + BLANK}), buffer)
     write_sealed(url, buffer.getvalue(), "parquet")
+
+
+def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by their names.
+
+    Raises:
+        UserError: it is none, or tells of tensors that can't be; begins with `source`, ends with `remedy`.
+    """
+    import safetensors.torch
+
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+        return tensors
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{source} is not a safetensors file ({first_line(error)}); {remedy}") from error
+
+
+def read_table(url: str, columns: Sequence[str], remedy: str) -> pa.Table:
+    """Columns of a table in a file.
+
+    Raises:
+        UserError: it is missing, damaged, or has no such columns; ends with `remedy`, what to do.
+    """
+    import pyarrow as pa
+
+    try:
+        return read_parquet(read_bytes(url), columns=columns)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{url}: unreadable table ({first_line(error)}); {remedy}") from error
 
 
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:

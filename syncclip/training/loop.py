@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -239,17 +238,18 @@ def read_prompts(run_url: str) -> dict[str, Tensor]:
     path = storage.join(run_url, PROMPTS)
     if not storage.exists(path):
         raise UserError(f"{run_url} holds no {PROMPTS}; train first (syncclip train), or check the path")
-    try:
-        saved: dict[str, Tensor] = safetensors.torch.load(storage.read_bytes(path))
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); train again in another folder") from error
-    if wrong := [name for name, tensor in saved.items() if not tensor.isfinite().all()]:
+    saved = storage.parse_tensors(storage.read_bytes(path), path, "train again in another folder")
+    if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite; train again in another folder")
     return saved
 
 
 def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    assert saved.keys() == into.keys(), "a recipe's hash decides which prompts there are"
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, into)]
+    if shapes[0] != shapes[1]:  # a recipe's hash decides which there are, unless somebody made the file
+        raise UserError(
+            "the checkpoint holds tensors of another method or backbone; remove it, or train in another folder"
+        )
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(saved[name])

@@ -180,6 +180,9 @@ DOCUMENTS = {
     "study.json": ["report"],
     "progress.json": ["status"],
     "metrics.jsonl": ["report"],
+    "dataset.json": ["datasets", "check"],
+    "cells/a/results.json": ["report"],
+    "cost.json": ["report"],
     "checkpoints/step-00000002.json": ["status"],
 }
 """Files that may lie in a folder, and a command that reads each."""

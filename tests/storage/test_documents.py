@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +89,40 @@ print(len(os.listdir("/proc/self/task")) - len(before))
         pytest.skip("threads are counted where Linux lists them")
     found = subprocess.run([sys.executable, "-c", program], input=written(), capture_output=True, check=True)
     assert found.stdout == b"0\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": {"dtype": "F8_E8M0", "shape": [4], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}},
+        {"a": {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}},
+        {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}},
+        {"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}},
+        [],
+    ],
+)
+def test_tensors_that_cannot_be_are_told_by_the_files_name(header: object) -> None:
+    text = json.dumps(header).encode()
+    for data in (struct.pack("<Q", len(text)) + text + b"1234", text, b"", b"\xff" * 8 + text):
+        with pytest.raises(UserError, match=r"^a\.safetensors is not a safetensors file \(.*\); remove it$"):
+            storage.parse_tensors(data, "a.safetensors", "remove it")
+
+
+def test_a_table_is_read_by_its_columns_or_told_by_its_name(tmp_path: Path) -> None:
+    place = str(tmp_path / "a.parquet")
+    storage.write_table(place, pa.table({"label": [1, 2], "other": ["x", "y"]}))
+    assert storage.read_table(place, ["label"], "make it anew").to_pydict() == {"label": [1, 2]}
+    with pytest.raises(UserError, match=r"a\.parquet: unreadable table \(there is no column 'none'\); make it anew"):
+        storage.read_table(place, ["none"], "make it anew")
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[40:])
+    with pytest.raises(UserError, match=r"b\.parquet"):
+        storage.read_table(str(tmp_path / "b.parquet"), ["label"], "make it anew")
+
+
+def test_a_text_column_that_holds_no_text_is_found_when_the_table_is_read() -> None:
+    false = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"], pa.binary()).buffers())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": false}), buffer)
+    with pytest.raises(pa.ArrowInvalid, match="(?i)utf-?8"):
+        storage.read_parquet(buffer.getvalue())

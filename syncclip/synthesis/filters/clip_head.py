@@ -140,14 +140,15 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
     """A state dict from bytes; of a pickle, only tensors and plain containers are read, no code is run."""
     import pickle
 
-    import safetensors.torch
     import torch
 
     try:
         if source.endswith(".safetensors"):
-            return dict(safetensors.torch.load(data))
+            return storage.parse_tensors(data, source, "save it as safetensors again")
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError) as error:
+    except UserError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{source} holds no plain state dict of tensors ({first_line(error)[:160]}); save one with "
             "torch.save(model.state_dict()) or as safetensors"
