@@ -91,7 +91,7 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
     for name in sorted({*names} - shards):
         place = storage.join(folder, name)
         try:
-            if not _has_digest(folder, name):
+            if not has_digest(folder, name):
                 found.without.append(place)
         except storage.MissingError:
             continue  # removed since it was listed, as of a run that goes on
@@ -109,7 +109,7 @@ def _of_shards(folder: str, broken: set[int], checked: Callable[[], object]) -> 
         yield from absent(folder, broken)
 
 
-def _has_digest(folder: str, name: str) -> bool:
+def has_digest(folder: str, name: str) -> bool:
     """Whether a file carries a digest, or another file holds it.
 
     Raises:

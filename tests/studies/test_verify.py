@@ -1,0 +1,85 @@
+"""`verify` reads what a folder holds and names what is damaged or missing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from syncclip import jobs, storage
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies.verify import Verification, verify
+from tests.conftest import TinyWorld
+
+
+@pytest.fixture(scope="module")
+def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with checkpoints and TensorBoard's events."""
+    place = tmp_path_factory.mktemp("verify") / "run"
+    jobs.run_here(Recipe.load(tiny.recipe, ["training.data=real", "training.checkpoint_every=1"]), str(place))
+    return place
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def problems(folder: Path) -> list[str]:
+    told: list[str] = []
+    found = verify(str(folder), told.append)
+    assert found.problems == told
+    return told
+
+
+def flip(file: Path, place: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def test_a_sound_run_has_no_problem_and_each_file_a_digest(run: Path) -> None:
+    files = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    assert verify(str(run), print) == Verification(files=len(files))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "pattern", ["recipe.yaml", "run.json", "metrics.jsonl", "checkpoints/*.safetensors", "events.*"]
+)
+def test_a_flip_is_told_by_the_name_of_its_file(run: Path, pattern: str) -> None:
+    file = sorted(run.glob(pattern))[-1]
+    flip(file, file.stat().st_size // 2)
+    assert [sentence for sentence in problems(run) if str(file) in sentence]
+
+
+@pytest.mark.fault
+def test_the_events_of_a_killed_run_end_anywhere(run: Path) -> None:
+    (events,) = run.glob("events.*")
+    events.write_bytes(events.read_bytes()[:-3])
+    assert problems(run) == []
+
+
+@pytest.mark.fault
+def test_what_a_record_says_is_there_is_missed(run: Path, tmp_path: Path) -> None:
+    (run / "prompts.safetensors").unlink()
+    assert problems(run) == [f"{run}/prompts.safetensors is missing, though the run is finished"]
+    state = {"cells": [{"cell": "a", "status": "done"}, {"cell": "b", "status": "failed"}]}
+    storage.write_sealed(str(tmp_path / "study.json"), json.dumps(state).encode())
+    (run / "prompts.safetensors").write_bytes(b"")
+    assert problems(tmp_path)[0] == f"{tmp_path}/cells/a is missing, though the study says that it is done"
+
+
+def test_a_file_without_a_digest_is_counted_and_no_problem(run: Path) -> None:
+    (run / "recipe.yaml").write_bytes(storage.read_bytes(str(run / "recipe.yaml")))
+    (run / "notes.txt").write_text("mine")
+    found = verify(str(run), print)
+    assert (found.problems, found.without) == ([], [f"{run}/notes.txt", f"{run}/recipe.yaml"])
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file; give the folder of a set, a run"):
+        verify(str(tmp_path / "nowhere"), print)
