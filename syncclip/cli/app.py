@@ -21,6 +21,7 @@ from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.ray_watch import cause_of
+from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import NAME, trust
@@ -69,6 +70,7 @@ def run(arguments: list[str]) -> int:
     if "--debug" in arguments:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
+    remember_arguments(arguments)
     command = get_command(app)
     try:
         grace, arguments = _grace(arguments)

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
 
+import yaml
+
 HARMLESS = frozenset(
     {
         # where, and as whom by a name that only the user's own files explain
@@ -41,7 +43,7 @@ HARMLESS = frozenset(
 MASK = "***"
 USERINFO = re.compile(r"(?<=://)[^\s/'\"<>]*@")
 PARAMETER = re.compile(
-    r"([?&;][\w.%-]*(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]*=|[?&;](?:sig|pwd|pass)=)"
+    r"([?&;][\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}=|[?&;](?:sig|pwd|pass)=)"
     r"[^&;#\s'\"<>]+",
     re.IGNORECASE,
 )
@@ -86,12 +88,29 @@ def redacted(text: str) -> str:
 
 def remember_options(options: Any) -> None:
     """Note the secrets among storage options, to mask them wherever they turn up."""
-    _note(_of_options(options))
+    _note(_of_options(options, not isinstance(options, Mapping)))
+
+
+def remember_arguments(arguments: Iterable[str]) -> None:
+    """Note the secrets of a command's arguments that set storage options, before any of them is read or refused."""
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        if re.match(r"-*storage(\.options)?(\.|$)", key) is None:
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = [text, *re.findall(r"[^\s{}\[\],:'\"]+", text)]
+        if key.endswith("storage") and isinstance(value, Mapping):
+            value = value.get("options")
+        for name in reversed(key.split(".")[2:]):
+            value = {name: value}
+        remember_options(value)
 
 
 def remember_urls(values: Any) -> None:
     """Note the secrets of all URLs among nested values, as those of a recipe."""
-    _note(_of_urls(json.dumps(values, default=str, ensure_ascii=False)))
+    _note(_of_urls(json.dumps(values, default=lambda _: None, ensure_ascii=False)))
 
 
 def _of_options(options: Any, secret: bool = False) -> Iterator[str]:

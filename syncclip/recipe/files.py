@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from syncclip import storage
 from syncclip.core.formats import check_yaml, readable
 from syncclip.core.progress import say
+from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
 from syncclip.core.trust import names_in, results_around, texts_in, trust
@@ -62,7 +64,11 @@ def _is_own(url: str) -> bool:
     """Whether a recipe is the user's own: on this machine, and in no folder that may have come from elsewhere."""
     if url.startswith(f"{SHIPPED}/"):
         return True
-    return storage.is_local(url) and results_around(storage.local_path(url).absolute().parent) is None
+    if not storage.is_local(url):
+        return False
+    path = storage.local_path(url)
+    places = Path(os.path.normpath(path.absolute())), path.resolve()  # of a link, where it is and where it leads
+    return all(results_around(place.parent) is None for place in places)
 
 
 def _plain(values: Any, source: str) -> Any:
@@ -104,6 +110,8 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
         raise UserError(f"{url}: reads the environment or computes by ${{...:...}}, which only your own recipe may")
     if "${" in str(bases):
         bases = list(OmegaConf.merge(last.config, {"extends": bases}).extends)
+    if not last.own and any(".." in base or base.startswith(("/", "~")) or "://" in base for base in bases):
+        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipe may extend what lies elsewhere")
     for base in bases:
         as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
         place, below = _find(base if as_given else storage.join(folder, base))
@@ -183,6 +191,7 @@ def split_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: one has another form, or its value is no YAML.
     """
+    remember_arguments(overrides)
     values = {}
     for override in overrides:
         key, equals, text = override.partition("=")

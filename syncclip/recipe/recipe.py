@@ -224,8 +224,9 @@ def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, o
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)
-    if isinstance(section := values.get("storage"), dict):
-        remember_options(section.get("options"))
+    section = values.get("storage")
+    if not isinstance(section, StorageSettings):
+        remember_options(section.get("options") if isinstance(section, dict) else section)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:

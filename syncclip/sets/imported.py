@@ -17,6 +17,7 @@ import numpy.typing as npt
 from syncclip import storage
 from syncclip.core.order import ranks
 from syncclip.core.progress import Progress
+from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET, Settings, UserError, added
 from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
@@ -131,7 +132,7 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
     counts = np.bincount(source_images.labels, minlength=classes)
     rounds = -(-SHARD_IMAGES // classes)
     found = ImportedSet(
-        source=source.rstrip("/").rpartition("/")[2],
+        source=without_secrets(source.rstrip("/").rpartition("/")[2]),
         dataset=dataset.name,
         classnames=tuple(dataset.classnames),
         counts=tuple(counts.tolist()),
@@ -259,7 +260,7 @@ def _sample(images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int
         decode_image(data, name)
     except UnreadableImageError:
         return None
-    source = "/".join(name.split("/")[-2:])
+    source = without_secrets("/".join(name.split("/")[-2:]))
     return Sample(index, label, data, texts[row] or dataset.prompt(label), {"source": source})
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import yaml
+
+from syncclip.core.heartbeat import repeating
 
 
 def value(kind: str) -> str:
@@ -96,18 +98,26 @@ def leaks_below(*folders: Path) -> dict[str, list[str]]:
 def process_list() -> Iterator[set[bytes]]:
     """The command lines of all processes that live while the block runs."""
     seen: set[bytes] = set()
-    ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    seen.add(process.read_bytes())
+        for process in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                seen.add(process.read_bytes())
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeating(look, 0.05):
         yield seen
-    finally:
-        ended.set()
-        thread.join()
+
+
+@contextlib.contextmanager
+def kept(folder: Path, place: Path) -> Iterator[None]:
+    """Keep in `place`, by a second name for each, all files that are made below a folder, though they are removed."""
+    place.mkdir()
+
+    def link() -> None:
+        for file in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                if file.is_file() and not file.is_symlink():
+                    os.link(file, place / f"{file.stat().st_ino}-{file.name}")
+
+    with repeating(link, 0.2):
+        yield

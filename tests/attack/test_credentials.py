@@ -12,10 +12,11 @@ import pytest
 
 from syncclip import jobs, storage
 from syncclip.cli import app, submission
+from syncclip.core import secrets
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.storage import faults
-from tests.attack.credentials import URLS, VALUES, leaks, leaks_below, options, process_list, recipe, value
+from tests.attack.credentials import URLS, VALUES, kept, leaks, leaks_below, options, process_list, recipe, value
 from tests.conftest import TinyWorld
 from tests.sets.test_repair import generate_here
 
@@ -26,6 +27,13 @@ def test_there_are_forty_kinds_and_their_search_finds_them() -> None:
     assert len(VALUES) >= 40
     assert leaks(repr(options()).encode())
     assert set(leaks(repr([options(), URLS]).encode())) == set(VALUES)
+
+
+@pytest.fixture(autouse=True)
+def nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier test let the process see is not masked any more."""
+    monkeypatch.setattr(secrets, "_seen", {"never said"})
+    monkeypatch.setattr(secrets, "_pattern", None)
 
 
 @pytest.fixture
@@ -92,12 +100,15 @@ def test_no_refusal_says_a_credential(
         f"storage.options.secret={{{value('secret')}",
         f"storage.option={{secret: {value('secret')}}}",
         f"storage.options.secret={value('secret')} ${{nothing}}",
+        f"storage.options={{client_kwargs: {{headers: {{Authorization: {value('header')}}}}}",
+        f"--storage.options.secret={value('secret')}",
         f"storage=[{value('secret')}]",
     ],
 )
 def test_no_mistake_in_an_option_repeats_it(override: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert app.run(["plan", "icons", override]) == 2
-    assert leaks(capfd.readouterr().err.encode()) == []
+    for command in (["plan", "icons"], ["report", "here"], ["shards", "ls", "here"]):
+        assert app.run([*command, override]) == 2
+        assert leaks(capfd.readouterr().err.encode()) == []
 
 
 def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
@@ -146,13 +157,13 @@ def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld
         words = ["evaluate", str(made), "evaluation.workers=2", f"storage.options={{secret: {value('secret')}}}"]
     environment = {**os.environ, "TMPDIR": str(short), "PYTHONPATH": str(PROJECT), "SYNCCLIP_DEBUG": "1"}
     try:
-        with process_list() as seen:
+        with process_list() as seen, kept(short, tmp_path / "kept"):
             done = subprocess.run(
                 [sys.executable, "-m", "syncclip", *words], env=environment, capture_output=True, timeout=400
             )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
-        assert list((short / "ray").glob("session_2*")), "Ray's files are searched"
-        assert leaks_below(short, made) == {}
+        assert list((tmp_path / "kept").glob("*worker-*")), "Ray's files are searched"
+        assert leaks_below(short, made, tmp_path / "kept") == {}
         assert leaks(done.stdout + done.stderr) == []
         typed = {line for line in seen if b"storage.options={secret" in line}  # the user's own words
         assert leaks(b"".join(seen - typed)) == []

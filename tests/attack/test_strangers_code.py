@@ -149,6 +149,17 @@ def test_a_downloaded_recipe_does_not_read_the_environment(
         assert "reads the environment" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "base", ["/home/me/mine.yaml", "~/mine.yaml", "../mine.yaml", "s3://there/mine.yaml", "a/../../b"]
+)
+def test_a_downloaded_recipe_extends_nothing_of_ones_own(
+    downloaded: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (downloaded / "recipe.yaml").write_text(f"extends: {base}\n")
+    assert app.run(["evaluate", "."]) == 2
+    assert "only your own recipe may extend what lies elsewhere" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("command", ["evaluate . evaluation.workers=1", "synth ../own.yaml --out ../set"])
