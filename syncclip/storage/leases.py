@@ -21,6 +21,7 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from syncclip.core.heartbeat import repeating
+from syncclip.core.interruption import interrupt_main
 from syncclip.core.owners import Owner
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
@@ -70,6 +71,9 @@ class Hold:
         self.url, self.place, self._lease = url, place, lease
         self.token = lease if isinstance(lease, str) else lease.token
         self._lost, self._seen, self._lock = "", _now(), threading.Lock()
+        self._thread = threading.current_thread()
+        self.told = False
+        """Whether the thread that holds it knows of its loss."""
 
     def renew(self) -> None:
         """Renew the lease, or look whether it is there; a store that can't be reached is asked again later."""
@@ -82,6 +86,13 @@ class Hold:
             self._lost = "" if self._there() is not None else self._loss()
             self._seen = _now()
 
+    def beat(self) -> None:
+        """Renew the lease, and interrupt the main thread where it waits for what has lost its place."""
+        self.renew()
+        if self._lost and not self.told and self._thread is threading.main_thread():
+            self.told = True
+            interrupt_main(self._lost)
+
     def check(self) -> None:
         """Refuse to go on without the lease; the store is asked only where that costs little, or is due.
 
@@ -92,6 +103,7 @@ class Hold:
         if removed or isinstance(self._lease, str) or _now() - self._seen > 2 * INTERVAL:
             self.renew()
         if self._lost:
+            self.told = self.told or threading.current_thread() is self._thread
             raise LostLeaseError(self._lost)
 
     def release(self) -> LostLeaseError | None:
@@ -115,7 +127,7 @@ class Hold:
         if there is None:
             return (
                 f"{self.url}: removed in the middle of the work, or the file {self.place.rpartition('/')[2]} was; what "
-                "is there may not be whole, and the same command makes it so"
+                "is left may not be whole, so remove it and run the same command again"
             )
         return f"{self.url}: {_named(there)}, after no sign of life of this command; this one ends here"
 
@@ -156,12 +168,13 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
         with suppress(OSError, UserError):  # its writers are gone: else the folder would be held
             sweep(folder if file else url)
         try:
-            with _known(hold), repeating(hold.renew, INTERVAL):
+            with _known(hold), repeating(hold.beat, INTERVAL):
                 yield hold
         except BaseException as error:
             with suppress(UserError, OSError):  # the first error matters, unless it came of the loss
                 lost = hold.release()
-                if lost is not None and isinstance(error, Exception) and not isinstance(error, UserError):
+                mistake = isinstance(error, UserError) or not isinstance(error, Exception)
+                if lost is not None and (hold.told or not mistake):
                     error = lost
             raise error
         if (lost := hold.release()) is not None:

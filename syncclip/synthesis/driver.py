@@ -93,7 +93,7 @@ def synthesise_set(
             summary = _read_back(asked, url)
             mark_complete(url, summary.images, summary.planned)
             return summary
-        held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
+        hold = held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
         located = locate(plan.generator, plan.weights)
         plan = plan.model_copy(update={"weights": located.fingerprint})
         check_capacity(pool, plan.threads)
@@ -101,7 +101,7 @@ def synthesise_set(
             plan = tuned(plan, located, pool)
         if plan != stored:
             write_plan(plan, url)
-            job = _Job(plan, url, images, todo, pool, new=stored is None)
+        job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
         return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
 
 
@@ -140,6 +140,8 @@ class _Job:
     """Shard -> images, of every shard that was asked for."""
     todo: Sequence[int]
     pool: Pool
+    lease: str
+    """Under which actors write."""
     new: bool
     """Whether the set begins here; where it comes to nothing, it leaves no plan behind."""
 
@@ -149,7 +151,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
     plan = job.plan
     places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
     placed = plan.model_copy(update=places).model_dump_json()
-    return partial(ShardWorker, placed, job.url, job.pool.device, located.source, configured(), trusted())
+    source, options = located.source, configured()
+    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease)
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:

@@ -27,6 +27,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.core.trust import trust
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.storage.leases import working_for
 from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Entry, Plan
@@ -72,12 +73,19 @@ class ShardWorker:
     """
 
     def __init__(
-        self, plan: str, url: str, device: str, source: str, options: Mapping[str, Any], trusted: Sequence[str] = ()
+        self,
+        plan: str,
+        url: str,
+        device: str,
+        source: str,
+        options: Mapping[str, Any],
+        trusted: Sequence[str] = (),
+        lease: str | None = None,
     ) -> None:
         trust(*trusted)  # as the process does that makes the actor
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
-        self._options = dict(options)
+        self._options, self._lease = dict(options), lease
         self._tools: tuple[Generator, list[Filter]] | None = None
         self._references: ReferenceImages | None = None
 
@@ -105,8 +113,9 @@ class ShardWorker:
         begun = time.time()
         if made is not None:
             try:
-                write_rejects(self.url, report.shard, made.gallery)
-                write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
+                with working_for(self.url, self._lease):
+                    write_rejects(self.url, report.shard, made.gallery)
+                    write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
             except Exception as error:
                 report = _failed(report, error)
         ended = time.time()

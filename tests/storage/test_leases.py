@@ -44,6 +44,19 @@ except storage.LostLeaseError as error:
     print(error)
 """
 
+WAITING = """
+import contextlib, sys, threading
+from syncclip.core.interruption import listening
+from syncclip.storage import leases
+leases.INTERVAL = 0.05
+try:
+    with listening() if sys.argv[2] else contextlib.nullcontext(), leases.lease(sys.argv[1], "train"):
+        print("held", flush=True)
+        threading.Event().wait()
+except leases.LostLeaseError as error:
+    print(error)
+"""
+
 
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
@@ -281,7 +294,7 @@ def test_an_owner_that_stood_still_and_was_robbed_writes_nothing_more(folder: st
 
 
 def test_a_folder_that_vanishes_ends_the_command_with_its_name(folder: str) -> None:
-    removed = r"one: removed in the middle of the work, .* the same command makes it"
+    removed = r"one: removed in the middle of the work, .* remove it and run the same command again"
     with pytest.raises(LostLeaseError, match=removed), lease(folder, "synth"):
         storage.remove(folder, recursive=True)
 
@@ -344,6 +357,16 @@ def test_a_spoilt_answer_loses_no_lease(fault: Fault) -> None:
             hold.renew()
             hold.check()
             proxy.soothe()
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_a_command_that_only_waits_is_interrupted_where_its_folder_vanishes(tmp_path: Path, listening: bool) -> None:
+    line = [sys.executable, "-c", WAITING, str(tmp_path / "run"), "listening" * listening]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        storage.remove(str(tmp_path / "run"), recursive=True)
+        said, _ = process.communicate()
+    assert said.startswith(f"{tmp_path}/run: removed in the middle of the work")
 
 
 def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> None:
