@@ -15,6 +15,7 @@
 #SBATCH --gpus-per-node=1
 #SBATCH --time=12:00:00
 #SBATCH --requeue                     # preempted or on a broken node: requeued, and resumes
+#SBATCH --signal=B:TERM@60             # a minute before the end, what is in flight is finished
 #SBATCH --open-mode=append
 #SBATCH --output=syncclip-train-%j.log
 set -euo pipefail

@@ -13,6 +13,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
+from syncclip.core.interruption import GRACE
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.scratch import scratch_folder
@@ -141,7 +142,12 @@ def start(client: Any, job: Submission) -> tuple[str, bool]:
         if not one.status.is_terminal():
             return str(one.submission_id), True
     identifier = f"{job.name}-{len(earlier) + 1}" if earlier else job.name
-    variables = {"PYTHONUNBUFFERED": "1", **({"SYNCCLIP_DEBUG": "1"} if debugging() else {})}
+    # `ray job stop` sends SIGTERM, and SIGKILL by default 3 s later.
+    variables = {
+        "PYTHONUNBUFFERED": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": str(round(2 * GRACE)),
+        **({"SYNCCLIP_DEBUG": "1"} if debugging() else {}),
+    }
     with scratch_folder() as folder:
         job.write_upload(folder)
         environment = {"working_dir": str(folder), "env_vars": variables}

@@ -26,8 +26,8 @@ NOT_STARTED = 'echo "Failed to start Ray"; exit 0'
 """As `ray symmetric-run` ends where a node has no room for it."""
 
 
-def run(folder: Path, ray: str, *command: str) -> tuple[int, str, str]:
-    """`ray.sh COMMAND`: exit status, output, what srun was asked for."""
+def start(folder: Path, ray: str, *command: str) -> subprocess.Popen[str]:
+    """`ray.sh COMMAND` among programs that stand in for Slurm's and Ray's."""
     for name, lines in {**PROGRAMS, "ray": ray}.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{lines}\n")
         (folder / name).chmod(0o755)
@@ -43,8 +43,15 @@ def run(folder: Path, ray: str, *command: str) -> tuple[int, str, str]:
         "SLURM_CPUS_PER_TASK": "8",
         "SLURM_GPUS_ON_NODE": "1",
     }
-    done = subprocess.run(["bash", str(SLURM / "ray.sh"), *command], env=environment, capture_output=True, text=True)
-    return done.returncode, done.stdout + done.stderr, log.read_text()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(["bash", str(SLURM / "ray.sh"), *command], env=environment, **pipes)  # type: ignore[call-overload]
+
+
+def run(folder: Path, ray: str, *command: str) -> tuple[int, str, str]:
+    """`ray.sh COMMAND`: exit status, output, what srun was asked for."""
+    job = start(folder, ray, *command)
+    output, _ = job.communicate()
+    return job.returncode, output, (folder / "log").read_text()
 
 
 def test_the_command_runs_on_a_ray_of_all_nodes(tmp_path: Path) -> None:
@@ -69,6 +76,18 @@ def test_a_token_is_asked_for_and_is_another_each_time(tmp_path: Path) -> None:
 
 def test_a_command_that_fails_fails_the_job(tmp_path: Path) -> None:
     assert run(tmp_path, WELL, "bash", "-c", "exit 2")[0] == 2
+
+
+def test_a_notice_reaches_the_command_alone_which_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    ready, folder = tmp_path / "ready", tmp_path / "job"
+    folder.mkdir()
+    body = f'trap "echo finished; exit 143" TERM; touch {ready}; while :; do sleep 0.05; done'
+    with start(folder, WELL, "bash", "-c", body) as job:
+        while not ready.exists():
+            assert job.poll() is None
+        job.terminate()
+        output, _ = job.communicate()
+    assert (job.returncode, output) == (143, "finished\n")
 
 
 def test_a_ray_that_did_not_start_fails_the_job(tmp_path: Path) -> None:
