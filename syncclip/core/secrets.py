@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -91,8 +91,9 @@ def remember_options(options: Any) -> None:
     _note(_of_options(options, not isinstance(options, Mapping)))
 
 
-def remember_arguments(arguments: Iterable[str]) -> None:
-    """Note the secrets of a command's arguments that set storage options, before any of them is read or refused."""
+def remember_arguments(arguments: Sequence[str]) -> None:
+    """Note the secrets of a command's arguments, in URLs or storage options, before any of them is read or refused."""
+    remember_urls(list(arguments))
     for argument in arguments:
         key, _, text = argument.partition("=")
         if re.match(r"-*storage(\.options)?(\.|$)", key) is None:

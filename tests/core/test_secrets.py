@@ -7,7 +7,15 @@ import sys
 import pytest
 
 from syncclip.core import secrets
-from syncclip.core.secrets import harmless, redacted, remember_options, remember_urls, shareable, without_secrets
+from syncclip.core.secrets import (
+    harmless,
+    redacted,
+    remember_arguments,
+    remember_options,
+    remember_urls,
+    shareable,
+    without_secrets,
+)
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
@@ -65,6 +73,17 @@ def test_what_was_seen_is_masked_by_its_value_however_it_is_written() -> None:
         assert redacted(f"refused: {text}.") == "refused: ***."
         assert printable(f"<{text}>") == "<***>"
         assert str(UserError(f"no: {text}")) == "no: ***"
+
+
+def test_secrets_of_arguments_are_known_before_any_is_read() -> None:
+    arguments = [
+        "--out",
+        "sftp://me:of-the-url@there/x",
+        "storage.options.secret={of-the-option",
+        "training.seed=of-none",
+    ]
+    remember_arguments(arguments)
+    assert redacted("of-the-url, of-the-option, of-none") == "***, ***, of-none"
 
 
 def test_a_short_value_is_masked_as_a_word_only() -> None:
