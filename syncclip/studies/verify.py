@@ -7,14 +7,13 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.sets.repair import absent
-from syncclip.shards.verify import Problem, problems
+from syncclip.shards.verify import problems
 from syncclip.studies import outputs
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
 from syncclip.synthesis.filters.assets import digest_of
@@ -23,7 +22,7 @@ from syncclip.training.metrics_file import digest_of as digest_of_lines
 from syncclip.training.metrics_file import lines_until
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RECORD, RunFolder, RunRecord
 
-_SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|_stats\.json)")
+_SHARD = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
 _CHECKPOINT = re.compile(r"step-\d+\.safetensors")
 _CHANGED = "is not as it was written, it was damaged or edited"
 
@@ -78,17 +77,28 @@ def _folders(url: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[str]]]
 
 def _problems(folder: str, names: list[str], found: Verification, progress: Progress, first: bool) -> Iterator[str]:
     """What is wrong in one folder, one sentence each."""
-    shards = {name for name in names if _SHARD.fullmatch(name)}
+    of_shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
     broken: set[int] = set()
-    for problem in _of_shards(folder, broken, lambda: progress.update(3)) if shards else ():
-        broken.add(problem.shard)
-        found.mendable += first
-        yield f"{folder}: {problem.sentence}"
+    if of_shards:
+        for problem in problems(folder, lambda: progress.update(2)):
+            broken.add(problem.shard)
+            found.mendable += first
+            yield f"{folder}: {problem.sentence}"
+        try:
+            missing = absent(folder, broken)
+        except UserError as error:
+            missing = []
+            if not isinstance(error, storage.DamagedError):  # that of a plan, whose own check tells
+                yield str(error)
+        broken.update(problem.shard for problem in missing)
+        found.mendable += first * len(missing)
+        yield from (f"{folder}: {problem.sentence}" for problem in missing)
     if first:
         found.shards = sorted(broken)
-    found.files += len(shards)
+    checked = {name for name, shard in of_shards.items() if shard in broken or not name.endswith(".json")}
+    found.files += len(checked)
     yield from _missing(folder, names)
-    for name in sorted({*names} - shards):
+    for name in sorted({*names} - checked):
         place = storage.join(folder, name)
         try:
             if not has_digest(folder, name):
@@ -101,12 +111,6 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
             yield str(error)
         found.files += 1
         progress.update(1)
-
-
-def _of_shards(folder: str, broken: set[int], checked: Callable[[], object]) -> Iterator[Problem]:
-    yield from problems(folder, checked)
-    with suppress(storage.DamagedError):  # of a plan, whose own check tells
-        yield from absent(folder, broken)
 
 
 def has_digest(folder: str, name: str) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import sys
@@ -25,6 +26,7 @@ from syncclip.reports.page import write_report
 from syncclip.sets.imported import SET_RECIPE, read_set
 from syncclip.sets.quality import measure_quality
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.tables import parse_table
 from syncclip.shards.verify import problems
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies import findings
@@ -117,10 +119,16 @@ def places(data: bytes, most: int, thorough: bool, seed: int) -> Iterator[int]:
         yield from (draw.randrange(8 * len(data)) for _ in range(most))
 
 
-def found_by_verify(file: Path) -> bool:
-    """Whether `verify` finds what is wrong with a file."""
-    if re.fullmatch(r"\d{5,}(\.tar|\.parquet|_stats\.json)", file.name):
+def found_by_verify(file: Path, thorough: bool) -> bool:
+    """Whether `verify` finds what is wrong with a file; where it is tried thoroughly, only that check is made."""
+    if file.suffix == ".tar" or (not thorough and re.fullmatch(r"\d{5,}(\.parquet|_stats\.json)", file.name)):
         return any(problems(str(file.parent)))
+    if re.fullmatch(r"\d{5,}\.parquet", file.name):
+        digest = json.loads(storage.read_bytes(str(file.with_name(f"{file.stem}_stats.json"))))["table_sha256"]
+        try:
+            return parse_table(file.read_bytes(), digest) is None
+        except ValueError:
+            return True
     try:
         return not has_digest(str(file.parent), file.name)
     except UserError as error:
@@ -199,7 +207,7 @@ def attack(folder: Path, verified: int, used: int, thorough: bool = False) -> di
             for place in places(data, verified, thorough, number):
                 file.write_bytes(flipped(data, place))
                 tally.flips += 1
-                if found_by_verify(file):
+                if found_by_verify(file, thorough):
                     tally.verified += 1
                 else:
                     tally.silent += 1
