@@ -13,7 +13,7 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
-from syncclip.core.interruption import GRACE
+from syncclip.core.interruption import GRACE, exit_status
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.scratch import scratch_folder
@@ -173,7 +173,7 @@ def follow(client: Any, name: str, stop: str) -> int:
         log = tail(client, name)
     except KeyboardInterrupt:
         say(f"the job continues; {stop}, and the same command follows it again")
-        return STOPPED
+        return exit_status() or STOPPED
     info = client.get_job_info(name)
     state = str(info.status)
     if state == "SUCCEEDED":

@@ -222,6 +222,11 @@ def end_process(sentence: str, status: int) -> None:
     os._exit(status)
 
 
+def exit_status() -> int:
+    """`Listener.status` of the command that runs; 0 where none listens."""
+    return _listener.status if _listener is not None else 0
+
+
 def interrupt_main(why: str) -> None:
     """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come."""
     global _reason

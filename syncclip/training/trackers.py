@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from syncclip import storage
@@ -171,7 +171,7 @@ class Trackers:
     """
 
     def __init__(self, run: RunFolder, settings: TrainingSettings, step: int, report: Callable[[str], None]) -> None:
-        self._report = report
+        self._report, self._run = report, run
         self._open: dict[str, Tracker] = {}
         makers: dict[str, Callable[[], Tracker]] = {
             "tensorboard": lambda: TensorBoard(run.url, step),
@@ -212,6 +212,9 @@ class Trackers:
                 self._warn(name, error)
 
     def _warn(self, name: str, error: Exception) -> None:
+        with suppress(OSError):  # what a library has made for itself before it failed, if it's empty
+            if storage.is_local(self._run.url):
+                storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         trouble = "can't be written to" if name == "tensorboard" else "can't be reached"
         self._report(f"{name} {trouble} ({reason}); the run goes on without it, metrics.jsonl has its numbers")
