@@ -92,7 +92,8 @@ def command(*arguments: str) -> None:
 def _use(recipe: Recipe, folder: Path) -> None:
     """What every command does with a recipe before anything else."""
     (folder / "again.yaml").write_text(recipe.to_yaml())
-    assert Recipe.load(str(folder / "again.yaml")) == recipe
+    same, options = Recipe.load(str(folder / "again.yaml")), {"storage": {"options"}}  # which may hold secrets
+    assert same.model_dump(exclude=options) == recipe.model_dump(exclude=options)
     assert recipe.hash
 
 
