@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
-from syncclip.core.formats import check_yaml, readable
+from syncclip.core.formats import DEEPEST, MOST_NODES, check_yaml, readable
 from syncclip.core.progress import say
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
 from syncclip.core.trust import names_in, results_around, texts_in, trust
+
+_NAME = re.compile(r"[\w.\[\]-]+")
 
 COMMAND_LINE = "command line"
 
@@ -52,6 +54,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
     try:
         layers = [*(_layers(*_find(base), own, []) if base is not None else []), *_layers(url, label, own, [])]
         merged = OmegaConf.merge(*(layer.config for layer in layers), {"name": layers[-1].name})
+        _check_growth(OmegaConf.to_container(merged), label)
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {first_line(error)}") from error
@@ -69,6 +72,46 @@ def _is_own(url: str) -> bool:
     path = storage.local_path(url)
     places = Path(os.path.normpath(path.absolute())), path.resolve()  # of a link, where it is and where it leads
     return all(results_around(place.parent) is None for place in places)
+
+
+def _check_growth(values: Any, source: str) -> None:
+    """Refuse interpolations that refer to each other until they are larger than a memory.
+
+    What might be a reference counts as one: a name that is a key of these values, anywhere behind a `${`.
+
+    Raises:
+        UserError: written out, the values are too large, or refer to each other too deeply.
+    """
+    sizes: dict[tuple[str, ...], int] = {}
+
+    def size(value: Any, place: tuple[str, ...], depth: int) -> int:
+        if depth > DEEPEST:
+            raise UserError(
+                f"{source}: interpolations in {'.'.join(place)} refer to each other too deeply; shorten them"
+            )
+        if isinstance(value, dict | list):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return 1 + sum(size(inner, (*place, str(key)), depth + 1) for key, inner in items)
+        if not isinstance(value, str) or "${" not in value:
+            return 1
+        return len(value) + sum(referred(name, place, depth) for name in _NAME.findall(value.partition("${")[2]))
+
+    def referred(name: str, place: tuple[str, ...], depth: int) -> int:
+        dots = len(name) - len(name.lstrip("."))
+        steps = filter(None, re.split(r"[.\[\]]+", name))
+        at = (*(place[: len(place) - dots] if dots else ()), *steps)
+        if at not in sizes:
+            found = values
+            for step in at:
+                if isinstance(found, list) and step.isdecimal() and int(step) < len(found):
+                    found = found[int(step)]
+                else:
+                    found = found.get(step) if isinstance(found, dict) else None
+            sizes[at] = 1 if found is None else size(found, at, depth + 1)
+        return sizes[at]
+
+    if size(values, (), 0) > MOST_NODES:
+        raise UserError(f"{source}: interpolations grow by referring to each other; shorten them")
 
 
 def _plain(values: Any, source: str) -> Any:

@@ -102,8 +102,11 @@ def test_both_names_at_once_are_refused(tmp_path: Path) -> None:
         ("training: {epochs: " + "9" * 30 + "}", "has more digits than a number may have"),
         ("training: {? !!binary aGk= : 1}", "not readable as YAML"),
         ("training: {epochs: '" + "x" * 10**6 + "'}", "it must be a whole number"),
-        ("a: ${b}\nb: ${a}", "Recursive interpolation"),
+        ("a: ${b}\nb: ${a}", "refer to each other too deeply"),
         ("a: ${", "no viable alternative"),
+        ("a0: x\n" + "".join(f"a{n + 1}: ${{a{n}}}${{a{n}}}\n" for n in range(60)), "grow by referring"),
+        ("a0: [x]\n" + "".join(f"a{n + 1}: ['${{a{n}}}', '${{.0}}', '${{a{n}}}']\n" for n in range(40)), "grow by ref"),
+        ("a0: x\n" + "".join(f"a{n + 1}: ${{oc.select:a{n}}}${{oc.select:a{n}}}\n" for n in range(40)), "grow by ref"),
     ],
 )
 def test_no_text_of_a_recipe_ends_in_anything_but_a_sentence(text: str, reason: str, tmp_path: Path) -> None:
