@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -43,6 +45,24 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_what_lives_is_not(t
             assert {held, mine} == set(tmp_path.iterdir())
         alive.communicate("end")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_daemon_that_outlives_its_killed_command_ends_with_the_folder_and_others_do_not(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "from syncclip.core.owners import mark; print(mark())"], stdout=-1)
+    folder = tmp_path / f"syncclip-{gone.stdout.decode().strip()}-0"
+    folder.mkdir()
+    daemon = tmp_path / "raylet"
+    shutil.copy(shutil.which("sleep") or "", daemon)
+    with (folder / "log").open("w") as inside, (tmp_path / "log").open("w") as outside:
+        logs = (inside, outside)
+        left, other = (subprocess.Popen([daemon, "600"], stdout=log) for log in logs)
+        reader = subprocess.Popen(["sleep", "600"], stdin=(folder / "log").open(), stdout=outside)
+    sweep_scratch(tmp_path)
+    assert left.wait() == -signal.SIGKILL
+    assert (other.poll(), reader.poll(), folder.exists()) == (None, None, False)
+    for process in (other, reader):
+        process.kill()
+        process.wait()
 
 
 def test_others_folders_files_and_links_are_never_swept(tmp_path: Path) -> None:
