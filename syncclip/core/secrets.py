@@ -41,7 +41,9 @@ HARMLESS = frozenset(
 """Storage options that tell no secret, at any depth."""
 
 MASK = "***"
-USERINFO = re.compile(r"(?<=://)[^\s/'\"<>]*@")
+USERINFO = re.compile(r"(?<=://)(?<!github://)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+/)[^\s'\"<>@]{0,128})@")
+"""Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`."""
+
 PARAMETER = re.compile(
     r"([?&;][\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}=|[?&;](?:sig|pwd|pass)=)"
     r"[^&;#\s'\"<>]+",
@@ -93,7 +95,7 @@ def remember_options(options: Any) -> None:
 
 def remember_arguments(arguments: Sequence[str]) -> None:
     """Note the secrets of a command's arguments, in URLs or storage options, before any of them is read or refused."""
-    remember_urls(list(arguments))
+    remember_urls(arguments)
     for argument in arguments:
         key, _, text = argument.partition("=")
         if re.match(r"-*storage(\.options)?(\.|$)", key) is None:

@@ -155,7 +155,13 @@ def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld
     if command == "evaluate":
         jobs.run_here(Recipe.load(mine), str(made))
         words = ["evaluate", str(made), "evaluation.workers=2", f"storage.options={{secret: {value('secret')}}}"]
-    environment = {**os.environ, "TMPDIR": str(short), "PYTHONPATH": str(PROJECT), "SYNCCLIP_DEBUG": "1"}
+    environment = {
+        **os.environ,
+        "TMPDIR": str(short),
+        "RAY_TMPDIR": str(short),
+        "PYTHONPATH": str(PROJECT),
+        "SYNCCLIP_DEBUG": "1",
+    }
     try:
         with process_list() as seen, kept(short, tmp_path / "kept"):
             done = subprocess.run(

@@ -53,7 +53,10 @@ def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
         ("https://h/a?sv=1&sig=a%2Fb", "https://h/a?sv=1&sig=***"),
         ("https://h/a?access_token=ab#there", "https://h/a?access_token=***#there"),
         ("EndpointSuffix=x;AccountKey=ab==;A=b", "EndpointSuffix=x;AccountKey=***;A=b"),
+        ("https://me:p/w@host/a", "https://host/a"),
         ("s3://bucket/a@2x.png and a@b.org", "s3://bucket/a@2x.png and a@b.org"),
+        ("http://host:9000/a@2x.png", "http://host:9000/a@2x.png"),
+        ("github://owner:repository@main/a", "github://owner:repository@main/a"),
         ("a photo of a {}, signed = no", "a photo of a {}, signed = no"),
     ],
 )
