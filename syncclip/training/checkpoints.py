@@ -136,8 +136,11 @@ def refuse_others(folder: str, recipe_hash: str) -> None:
 
 
 def discard_after(folder: str, step: int) -> None:
-    """Remove what is newer than `step`: damaged checkpoints that would otherwise crowd out whole ones."""
-    _remove(folder, sorted({found for found, _ in _files(folder) if found > step}))
+    """Remove what is newer than `step`, damaged checkpoints that would otherwise crowd out whole ones, and of older
+    ones the tensors whose marker is gone: a kill came in the midst of their removal."""
+    files = _files(folder)
+    marked = {found for found, kind in files if kind == "json"}
+    _remove(folder, sorted({found for found, _ in files if found > step or found not in marked}))
 
 
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:

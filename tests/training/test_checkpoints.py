@@ -66,6 +66,13 @@ def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 7
 
 
+def test_a_removal_that_a_kill_cut_off_is_completed_when_the_training_goes_on(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, 3)
+    (tmp_path / "step-00000001.json").unlink()
+    checkpoints.discard_after(str(tmp_path), 3)
+    assert [path.name[:13] for path in sorted(tmp_path.iterdir())] == ["step-00000002"] * 2 + ["step-00000003"] * 2
+
+
 def test_without_scores_there_is_no_best(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     assert checkpoints.best(str(tmp_path)) is None
