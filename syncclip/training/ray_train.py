@@ -190,12 +190,17 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     folder: RunFolder = config["folder"]
+    with working_for(folder.url, config["lease"] if rank == 0 else None):
+        _train(config, folder, rank, world_size)
+
+
+def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int) -> None:
     job: TrainJob | None = None
     try:
         with distributed.agreed(world_size):
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        with working_for(folder.url, config["lease"] if rank == 0 else None), heeding(config["stop"]):
+        with heeding(config["stop"]):
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
         if not told(config["stop"]):  # another machine may take the place of the one that goes away

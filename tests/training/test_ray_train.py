@@ -50,7 +50,8 @@ def test_two_workers_give_the_curve_of_one(tmp_path: Path, two_workers: Path) ->
     one, two = (safetensors.torch.load_file(folder / "prompts.safetensors") for folder in (tmp_path, two_workers))
     torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
     assert curve(tmp_path) == pytest.approx(curve(two_workers), abs=1e-5)
-    status = TrainingStatus.model_validate_json((two_workers / STATUS).read_text())
+    status = storage.read_document(str(two_workers / STATUS), TrainingStatus, "")
+    assert status is not None
     assert status.state == "complete" and status.steps == status.total_steps > 0
 
 
