@@ -196,7 +196,7 @@ def documents(nonsense: tuple[str, str | dict[str, Any]], folder: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     write_set(str(place), 2, 1)
     text = content if isinstance(content, str) else json.dumps(_honest(name) | content, default=str)
-    (place / name).parent.mkdir(exist_ok=True)
+    (place / name).parent.mkdir(parents=True, exist_ok=True)
     (place / name).write_bytes(text.encode(errors="surrogatepass"))
     command(*DOCUMENTS[name], str(place))
 
