@@ -45,8 +45,8 @@ USERINFO = re.compile(r"(?<=://)(?<!github://)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!
 """Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`."""
 
 PARAMETER = re.compile(
-    r"([?&;][\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}=|[?&;](?:sig|pwd|pass)=)"
-    r"[^&;#\s'\"<>]+",
+    r"((?:[?&;]|%3f|%26)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}?"
+    r"|sig|pwd|pass)(?:=|%3d))[^&;#\s'\"<>]+",
     re.IGNORECASE,
 )
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
@@ -70,7 +70,7 @@ def harmless(options: Any) -> Any:
 
 def without_secrets(text: str) -> str:
     """A text whose URLs have neither users with passwords nor signatures and tokens."""
-    return PARAMETER.sub(rf"\1{MASK}", USERINFO.sub("", text)) if "://" in text or "=" in text else text
+    return PARAMETER.sub(rf"\1{MASK}", USERINFO.sub("", text)) if "://" in text or "=" in text or "%3" in text else text
 
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _of_urls(text: str) -> Iterator[str]:
         user, _, password = unquote(userinfo[:-1]).partition(":")
         yield from (password or user, base64.b64encode(f"{user}:{password}".encode()).decode())
     for parameter in PARAMETER.finditer(text):
-        yield parameter[0].partition("=")[2]
+        yield parameter[0][len(parameter[1]) :]
 
 
 def _note(secrets: Iterable[str]) -> None:
