@@ -19,6 +19,7 @@ from syncclip.core.secrets import shareable
 from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 from syncclip.training.metrics_file import digest_of
@@ -120,7 +121,7 @@ def read_inputs(url: str) -> Inputs:
             name = places[place]
             found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
     elif kind == "run":
-        found.results = {"": read("results.json", _OBJECT.validate_json, {})}
+        found.results = {"": read("results.json", _results, {})}
         found.record = read("run.json", _OBJECT.validate_json, {})
         found.history = read("metrics.jsonl", partial(_history, found.record), [])
     _read_set(found)
@@ -193,6 +194,15 @@ def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
     if record.get("metrics_sha256") not in (None, digest_of([data])):
         raise ValueError("its lines are not those that were written")
     return [*map(_OBJECT.validate_json, data.splitlines())]
+
+
+def _results(data: bytes) -> dict[str, Any]:
+    """The results of a run, which has a metric at least."""
+    found = _OBJECT.validate_json(data)
+    metrics = [found[key] for key in METRIC_HEADINGS if found.get(key) is not None]
+    if not metrics or not all(isinstance(one, int | float) for one in metrics):
+        raise ValueError("it holds no metrics, or some that are no numbers")
+    return found
 
 
 def _frame(data: bytes) -> pd.DataFrame | None:

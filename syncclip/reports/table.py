@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from syncclip import storage
-from syncclip.core.text import counted, thousands
+from syncclip.core.text import counted, printable, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.reports.arms import ArmLook, Numbers, ScorePoint
 from syncclip.reports.inputs import Inputs
@@ -198,7 +199,9 @@ def terminal_table(found: Inputs, numbers: Numbers) -> Table:
         scores = points.get(arm.id, {})
         amount = max((series[-1].n for series in scores.values()), default=0)
         cells = [_score(scores[metric][-1], best[metric]) if metric in scores else "" for metric in shown]
-        table.add_row(arm.short, str(amount) if amount else "–", *cells, style="bold" if arm == numbers.focus else "")
+        table.add_row(
+            printable(arm.short), str(amount) if amount else "–", *cells, style="bold" if arm == numbers.focus else ""
+        )
     return table
 
 
@@ -208,13 +211,13 @@ def _set_table(found: Inputs) -> Table:
     classes, shards = counted(len(found.classnames), "class", "classes"), counted(found.shards, "shard")
     table.add_row("images", f"{found.images} of {classes} in {shards}")
     for reason, number in found.rejects.most_common():
-        table.add_row(f"rejected: {reason}", str(number))
+        table.add_row(printable(f"rejected: {reason}"), str(number))
     return table
 
 
-def _score(point: ScorePoint, best: float) -> str:
+def _score(point: ScorePoint, best: float) -> Text:
     text = f"{point.mean:.1f}" + ("" if point.se is None else f"±{point.se:.1f}")
-    return f"[green]{text}[/green]" if point.mean == best else text
+    return Text(text, style="green" if point.mean == best else "")
 
 
 def _caption(numbers: Numbers) -> str:
