@@ -161,9 +161,9 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> Kind:
-    """A command, with Ray and models of language left out."""
+@pytest.fixture
+def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
+    """Commands with Ray and models of language left out."""
 
     def run_cells(runs: list[CellRun], *_: Any, **__: Any) -> tuple[list[CellRun], Any]:
         for run in runs:
@@ -178,6 +178,11 @@ def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, in_pro
     monkeypatch.setattr("syncclip.studies.choose.run_cells", run_cells)
     monkeypatch.setattr("syncclip.protocols.run._prepared", prepared)
     monkeypatch.setattr(writer, "Writer", Mute)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, light: None) -> Kind:
+    """A command."""
     return KINDS[request.param]
 
 
