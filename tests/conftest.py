@@ -182,13 +182,18 @@ def pytest_collection_finish() -> None:
 # Before xdist itself reads the groups.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Prepare tests to run side by side; without Chromium, deselect its tests, which pytest counts and reports."""
+    """Prepare tests to run side by side; pytest counts and reports those that are left out.
+
+    These are the long attacks, unless they are asked for (whatever else `-m` says), and Chromium's tests without it.
+    """
     from tests.browser import CHROMIUM
 
-    if CHROMIUM is None:
-        kept = [item for item in items if item.get_closest_marker("browser") is None]
-        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-        items[:] = kept
+    absent = {
+        name for name, there in (("browser", CHROMIUM), ("attack", "attack" in config.option.markexpr)) if not there
+    }
+    left_out = {item for item in items if any(map(item.get_closest_marker, absent))}
+    config.hook.pytest_deselected(items=[*left_out])
+    items[:] = [item for item in items if item not in left_out]
     lanes.assign(items)
     if hasattr(config, "workerinput"):  # one of several processes
         lanes.sort(items)
