@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray Train watches for machines that a cloud is about to take away, by one more process a run; none is here.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+# What began in a script's background, or under nohup, ignores these signals, and so would all that it starts: of a
+# handler that does nothing, only the process itself has anything.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 LOGGED: list[str] = []
 """What the package logged since the test began. Pytest's own plugin for this, which is left out, looks at a thousand

@@ -70,7 +70,7 @@ class Listener:
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
-        self.signals = SIGNALS - ({signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set())
+        self.signals = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
         self.signal = 0
         """The first that came; 0: none."""
         self.last_actions: list[Callable[[], None]] = []
@@ -150,7 +150,8 @@ _listener: Listener | None = None
 def listening(grace: float = GRACE) -> Iterator[Listener]:
     """Listen to the signals while a command runs in the main thread; elsewhere they stay as they are.
 
-    SIGHUP stays ignored where it is, as under nohup. Inside another such block, that one goes on to listen.
+    What is ignored stays so, as SIGHUP under nohup and SIGINT in the background of a script. Inside another such
+    block, that one goes on to listen.
 
     Args:
         grace: seconds that what is in flight may take, see `postponed`.
@@ -228,7 +229,10 @@ def exit_status() -> int:
 
 
 def interrupt_main(why: str) -> None:
-    """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come."""
+    """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come.
+
+    Nothing happens where no command listens and SIGINT is ignored: what is lost is then noticed at the next write.
+    """
     global _reason
     _reason = why
     if _listener is not None:

@@ -122,13 +122,14 @@ def test_a_second_signal_ends_at_once_what_a_first_lets_finish_and_an_echo_does_
     assert (running.returncode, err) == (143, interruption.SENTENCE + "\n")
 
 
-def test_nohup_keeps_a_command_running_after_a_hangup() -> None:
-    body = """
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_what_is_ignored_as_under_nohup_or_in_a_scripts_background_stays_so(name: str) -> None:
+    body = f"""
+    signal.signal(signal.{name}, signal.SIG_IGN)
     signalled(lambda: print(sys.stdin.readline()))
     """
     with process(body) as running:
-        running.send_signal(signal.SIGHUP)
+        running.send_signal(signal.Signals[name])
         out, _ = running.communicate("still here")
     assert (running.returncode, out.strip()) == (0, "still here")
 
@@ -148,6 +149,15 @@ def test_children_receive_signals_as_others_do() -> None:
     assert out == f"{int(signal.SIGTERM)}\n"
 
 
+@pytest.fixture
+def usual_handler() -> Iterator[None]:
+    """Ctrl-C as in a program that a terminal started, whatever started the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_handler")
 def test_where_nobody_listens_a_block_is_interrupted_as_ever() -> None:
     with pytest.raises(KeyboardInterrupt), interruption.postponed():
         threading.Thread(target=interruption.interrupt_main, args=["Ray was lost"]).start()
