@@ -20,7 +20,7 @@ from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit, 
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
-from syncclip.core.ray_watch import cause_of
+from syncclip.core.ray_watch import LostRayError, cause_of
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
@@ -92,7 +92,8 @@ def run(arguments: list[str]) -> int:
         mistake = sentence(error)
         if mistake is None or debugging():
             raise
-        say(f"syncclip: {mistake}")
+        if not isinstance(error, LostRayError):  # which has been said
+            say(f"syncclip: {mistake}")
         return 2
 
 

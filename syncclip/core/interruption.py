@@ -211,7 +211,7 @@ def at_once(action: Callable[[], None]) -> Iterator[None]:
         actions.remove(action)
 
 
-def end_process(sentence: str, status: int) -> None:
+def end_process(sentence: str | None, status: int) -> None:
     """End the command from another thread, whatever its main thread waits for; nothing where no command listens."""
     if _listener is None:
         return
@@ -219,7 +219,8 @@ def end_process(sentence: str, status: int) -> None:
         last = threading.Thread(target=action, daemon=True)
         last.start()
         last.join(LAST_SECONDS)
-    say(sentence)
+    if sentence is not None:
+        say(sentence)
     os._exit(status)
 
 

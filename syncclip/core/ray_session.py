@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from syncclip.core.interruption import at_once
-from syncclip.core.ray_watch import native_words_dropped, watched
+from syncclip.core.ray_watch import lives, native_words_dropped, watched
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.trust import own_paths
 
@@ -130,6 +130,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         return
     level = logging.INFO if debugging() else logging.ERROR
     address = cluster_address() or "local"
+    daemons: list[psutil.Process] = []
     with ExitStack() as stack:
         if not debugging():
             stack.enter_context(native_words_dropped())
@@ -143,7 +144,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
-        stack.enter_context(watched(address))
+        stack.enter_context(watched(address, daemons))
         yield
 
 
@@ -247,23 +248,13 @@ def _see_end(family: list[psutil.Process], grace: float) -> None:
     for seconds in (grace, KILL_SECONDS):
         deadline, pause = time.monotonic() + seconds, 0.05
         for process in family:
-            while _lives(process) and time.monotonic() < deadline:
+            while lives(process) and time.monotonic() < deadline:
                 time.sleep(pause)
                 pause = min(1.2 * pause, 0.5)
-        family = [process for process in family if _lives(process)]
+        family = [process for process in family if lives(process)]
         for process in family:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Whether it runs; in a container whose first process doesn't collect the dead, they stay as zombies."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _knock(address: str) -> None:

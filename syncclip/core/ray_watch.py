@@ -6,31 +6,43 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from syncclip.core.heartbeat import repeating
 from syncclip.core.interruption import end_process, interrupt_main
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 
+if TYPE_CHECKING:
+    import psutil
+
 LOOK_SECONDS = 2.0
-"""Between two looks, and the most that one of them waits."""
+"""Between two looks at a cluster, and the most that one of them waits."""
+
+DAEMONS = ("raylet", "gcs_server")
+DAEMONS_SECONDS = 0.1
+"""Between two looks at this machine's: within seconds of their end, a call of Ray ends the process without a word."""
 
 PATIENCE = 30.0
-"""Seconds for which a cluster may not answer; on this machine only one look in vain is forgiven."""
+"""Seconds for which a cluster may not answer."""
 
 STUCK_SECONDS = 5.0
 """In which the main thread must have noticed; some of Ray's calls wait for a lost head until they abort the process."""
 
-GONE = "has stopped answering"
+
+class LostRayError(UserError):
+    """A part of Ray was lost, which the user has been told already."""
 
 
 @contextmanager
-def watched(address: str) -> Iterator[None]:
+def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
     """Watch the initialised Ray while the block runs in the main thread.
 
     Args:
         address: that of a cluster, or "local".
+        daemons: of a local Ray.
 
     Raises:
         UserError: a part of Ray was lost; the sentence says which Ray, and how to go on.
@@ -38,28 +50,42 @@ def watched(address: str) -> Iterator[None]:
     lost = False
     where = "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
     sentence = f"{where} {{}} (killed, stopped, or out of memory); the same command goes on from what is committed"
-    stuck = threading.Timer(STUCK_SECONDS, end_process, [f"syncclip: {sentence.format(GONE)}", 2])
+    gone = sentence.format("has stopped answering")
+    stuck = threading.Timer(STUCK_SECONDS, end_process, [None, 2])
     stuck.daemon = True
+    parts = [process for process in daemons if process.name() in DAEMONS]
     places, misses = _places(address), 0
 
     def look() -> None:
         nonlocal lost, misses
         misses = 0 if all(map(answers, places)) else misses + 1
-        if misses > 1 and not lost and (address == "local" or misses * LOOK_SECONDS >= PATIENCE):
+        if not lost and (misses * LOOK_SECONDS >= PATIENCE or not all(map(lives, parts))):
             lost = True
+            say(f"syncclip: {gone}")  # now, as any call of Ray's may be the last
             interrupt_main(f"{where} was lost")
             stuck.start()
 
     try:
-        with repeating(look, LOOK_SECONDS):
+        with repeating(look, DAEMONS_SECONDS if parts else LOOK_SECONDS):
             yield
     except BaseException as error:
-        if not lost and not _is_of_ray(error):
+        if lost:
+            raise LostRayError(gone) from error
+        if not _is_of_ray(error):
             raise
-        why = GONE if lost else f"lost a process or a machine ({type(error).__name__})"
-        raise UserError(sentence.format(why)) from error
+        raise UserError(sentence.format(f"lost a process or a machine ({type(error).__name__})")) from error
     finally:
         stuck.cancel()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; in a container whose first process doesn't collect the dead, they stay as zombies."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def answers(place: tuple[str, int]) -> bool:
@@ -72,9 +98,11 @@ def answers(place: tuple[str, int]) -> bool:
 
 
 def _places(address: str) -> list[tuple[str, int]]:
-    """Where the cluster's head and this machine's part of it listen."""
+    """Where a cluster's head and this machine's part of it listen; none of a local Ray, whose processes are known."""
     import ray
 
+    if address == "local":
+        return []
     if address.startswith("ray://"):
         host, _, port = address.removeprefix("ray://").rpartition(":")
         return [(host, int(port))]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from syncclip.core import ray_session
-from syncclip.core.ray_watch import cause_of
+from syncclip.core.ray_watch import cause_of, lives
 from syncclip.core.settings import UserError
 
 
@@ -96,7 +96,7 @@ class Daemons:
             daemon.kill()
 
     def left(self) -> list[psutil.Process]:
-        return [process for process in (*self.daemons, *self.workers) if ray_session._lives(process)]
+        return [process for process in (*self.daemons, *self.workers) if lives(process)]
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def daemons(no_ray_yet: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemo
     monkeypatch.setattr("ray.init", made.start)
     monkeypatch.setattr("ray.shutdown", made.shut_down)
     monkeypatch.setattr(ray_session, "END_SECONDS", 0.1)
-    monkeypatch.setattr(ray_session, "watched", lambda _: nullcontext())
+    monkeypatch.setattr(ray_session, "watched", lambda *_: nullcontext())
     yield made
     for process in made.left():
         process.kill()
@@ -119,7 +119,7 @@ def test_no_worker_outlives_a_local_ray_that_was_killed_before_it_ended_them(dae
     with ray_session.ray_session():
         assert len(daemons.left()) == 2
     assert daemons.left() == []
-    assert ray_session._lives(other)
+    assert lives(other)
     other.kill()
     other.wait()
 

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.reports import report, write_report
 from syncclip.reports.images import image_strips
@@ -189,7 +190,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
-    rows = outputs.read_json(str(study / outputs.COMPARISONS))
+    rows = json.loads(storage.read_bytes(str(study / outputs.COMPARISONS)))
     outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])
     page = page_of(study)
     assert "90 % interval" in page and "Paired differences with 90 % intervals" in page

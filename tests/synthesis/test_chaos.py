@@ -33,4 +33,5 @@ def test_a_storm_of_kills_and_faults_changes_no_byte(tmp_path: Path) -> None:
         assert set(times_there(plan, f"{bucket}/set").values()) == {1}  # 0 lost, 0 double
         assert {"503", "reset", "slow"} <= proxy.spoilt.keys()
     assert {"actor", "driver", "ledger", "worker"} <= toll.kills.keys()
-    assert 0 <= toll.wasted <= toll.deaths * SHARD_SIZE + toll.failed
+    # Of whoever dies, one shard may be on its way to the store while the next one is drawn.
+    assert 0 <= toll.wasted <= toll.deaths * 2 * SHARD_SIZE + toll.failed
