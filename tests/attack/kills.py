@@ -15,8 +15,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NoReturn
+
+import torch
+
+from syncclip.synthesis import worker
 
 Life = Callable[[Path, int], None]
 """What a rank does in a folder, from wherever those before it came."""
@@ -55,6 +60,13 @@ def twentieths(count: int) -> list[int]:
 def moment() -> None:
     """A deed that the system doesn't see."""
     sys.audit("attack.moment")
+
+
+def begin_without_threads() -> None:
+    """A forked process has none of its parent's threads, and would wait for them."""
+    torch.set_num_threads(1)
+    torch.set_num_threads = lambda _: None
+    worker._generator_thread = ThreadPoolExecutor(1)
 
 
 def _lived(live: Life, folder: Path, counts: list[Any], last: dict[int, int]) -> list[int]:
@@ -115,6 +127,7 @@ def _live(live: Life, folder: Path, rank: int, count: Any, last: int) -> NoRetur
     code = 1
     try:
         with open(f"{folder}-{rank}.log", "w") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+            begin_without_threads()
             sys.addaudithook(observe)
             shutil.copyfileobj = copy_in_halves  # type: ignore[assignment]
             try:

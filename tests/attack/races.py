@@ -7,14 +7,11 @@ import multiprocessing as mp
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from syncclip.core.settings import UserError
-from syncclip.synthesis import worker
+from tests.attack.kills import begin_without_threads
 
 Act = Callable[[str], Any]
 """A command on a folder."""
@@ -42,10 +39,7 @@ def race(acts: Sequence[Act], folder: str) -> list[End]:
     barrier, results = context.Barrier(len(acts)), [context.SimpleQueue() for _ in acts]
 
     def run(act: Act, result: Any) -> None:
-        # A forked process has none of its parent's threads, and would wait for them.
-        torch.set_num_threads(1)
-        torch.set_num_threads = lambda _: None
-        worker._generator_thread = ThreadPoolExecutor(1)
+        begin_without_threads()
         barrier.wait(PATIENCE)
         try:
             act(folder)
