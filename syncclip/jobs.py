@@ -128,12 +128,13 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
                 f"command line: {override}: a finished run can't be changed; override evaluation.* and storage.* only"
             )
     recipe, folder = finished_run(run, overrides)
-    with storage.lease(folder.url, "evaluate"):
-        if dataset is None:
+    if dataset is None:
+        with storage.lease(folder.url, "evaluate"):
             results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
-        else:
-            other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
-            place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
+    else:
+        other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
+        place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
+        with storage.lease(scoring.transfer_url(folder.url, place.name), "evaluate"):  # others test it elsewhere
             results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import sys
 from collections.abc import Sequence
 
-from syncclip.core.interruption import SENTENCE, SIGNALS, listening
+from syncclip.core.interruption import SENTENCE, listening
 from syncclip.core.progress import say
 
 
@@ -20,6 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             say(SENTENCE)
             status = listener.status
-        for number in SIGNALS:  # while the interpreter ends, a signal leaves nothing to be said
-            signal.signal(number, signal.SIG_DFL)
+        for number in listener.signals:  # while the interpreter ends, a signal leaves nothing to be said
+            atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.exit(status)

@@ -90,14 +90,16 @@ class Listener:
 
     def begin(self) -> None:
         """Start to wait."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})  # which the thread inherits
         self._thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def end(self) -> None:
         """Wait no more."""
         self._ended = True
         assert self._thread.ident is not None
         if self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, signal.SIGTERM)
+            signal.pthread_kill(self._thread.ident, WAKE)
         self._thread.join()
 
     def postpone(self, stop: Callable[[], None] | None) -> None:
@@ -114,8 +116,8 @@ class Listener:
 
     def _wait(self) -> None:
         while not self._ended:
-            number = signal.sigwait(self.signals)
-            if not self._ended:
+            number = signal.sigwait(self.signals | {WAKE})
+            if not self._ended and number != WAKE:
                 self._receive(number)
 
     def _receive(self, number: int) -> None:

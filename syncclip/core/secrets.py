@@ -41,8 +41,11 @@ HARMLESS = frozenset(
 """Storage options that tell no secret, at any depth."""
 
 MASK = "***"
-USERINFO = re.compile(r"(?<=://)(?<!github://)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+/)[^\s'\"<>@]{0,128})@")
-"""Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`."""
+USERINFO = re.compile(
+    r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+/)[^\s'\"<>@]{0,128})@"
+)
+"""Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`,
+nor the container of `abfs://container@account`."""
 
 PARAMETER = re.compile(
     r"((?:[?&;]|%3f|%26)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}?"
@@ -75,11 +78,19 @@ def without_secrets(text: str) -> str:
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's plain values without secrets, for files that lie beside results or travel."""
-    clean: dict[str, Any] = json.loads(without_secrets(json.dumps(recipe, ensure_ascii=False)))
+    clean: dict[str, Any] = _clean(recipe)
     storage = clean.get("storage")
     if isinstance(storage, dict) and "options" in storage:
         storage["options"] = harmless(storage["options"])
     return clean
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def redacted(text: str) -> str:
@@ -102,7 +113,7 @@ def remember_arguments(arguments: Sequence[str]) -> None:
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except Exception:  # of whatever kind, as a date that is none: it is refused where it is read
             value = [text, *re.findall(r"[^\s{}\[\],:'\"]+", text)]
         if key.endswith("storage") and isinstance(value, Mapping):
             value = value.get("options")
@@ -135,7 +146,7 @@ def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
 def _of_urls(text: str) -> Iterator[str]:
     for userinfo in USERINFO.findall(text):
         user, _, password = unquote(userinfo[:-1]).partition(":")
-        yield from (password or user, base64.b64encode(f"{user}:{password}".encode()).decode())
+        yield from (password or user, base64.b64encode(f"{user}:{password}".encode(errors="replace")).decode())
     for parameter in PARAMETER.finditer(text):
         yield parameter[0][len(parameter[1]) :]
 
@@ -156,7 +167,13 @@ def _note(secrets: Iterable[str]) -> None:
 
 def _forms(secret: str) -> Iterator[str]:
     """How a secret may be written: as it is, in a URL, in JSON, in one line, or a line of it alone."""
-    yield from (secret, quote(secret, safe=""), unquote(secret), json.dumps(secret)[1:-1], " ".join(secret.split()))
+    yield from (
+        secret,
+        quote(secret, safe="", errors="replace"),
+        unquote(secret),
+        json.dumps(secret)[1:-1],
+        " ".join(secret.split()),
+    )
     lines = secret.splitlines()
     yield from (line.strip() for line in lines if len(lines) > 1 and len(line.strip()) >= 2 * LONG)
 

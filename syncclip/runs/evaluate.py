@@ -87,12 +87,12 @@ def transfer(
             "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
         )
     parts.method.load_state_dict(prompts)
-    return _evaluate(elsewhere, folder, parts, _transfer_url(folder.url, other.name), workers)
+    return _evaluate(elsewhere, folder, parts, transfer_url(folder.url, other.name), workers)
 
 
 def transfer_results(run_url: str, name: str) -> dict[str, Any]:
     """What `transfer` wrote about one dataset."""
-    return read_results(storage.join(_transfer_url(run_url, name), RESULTS))
+    return read_results(storage.join(transfer_url(run_url, name), RESULTS))
 
 
 def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
 
 def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
     """Those datasets of `evaluation.transfer` that the run was not tested on."""
-    return [name for name in recipe.evaluation.transfer if results_at(_transfer_url(run_url, name), recipe) is None]
+    return [name for name in recipe.evaluation.transfer if results_at(transfer_url(run_url, name), recipe) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
@@ -145,7 +145,7 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
     return numbers
 
 
-def _transfer_url(run_url: str, name: str) -> str:
+def transfer_url(run_url: str, name: str) -> str:
     """Where the results on another dataset are kept; a path goes by its last part."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 

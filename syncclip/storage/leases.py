@@ -83,7 +83,10 @@ class Hold:
                 if swap(self.place, self._lease.encoded(), later.encoded()):
                     self._lease, self._seen = later, _now()
                     return
-            self._lost = "" if self._there() is not None else self._loss()
+            there = _read(self._there())
+            if there is not None and not isinstance(self._lease, str):
+                self._lease = there  # as a write left it that seemed to fail: from here it is renewed the next time
+            self._lost = "" if there is not None else self._loss()
             self._seen = _now()
 
     def beat(self) -> None:
@@ -165,9 +168,9 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
     made = [parent for parent in parents if not parent.exists()]
     try:
         hold = Hold(url, place, _acquired(url, place, command, patience))
-        with suppress(OSError, UserError):  # its writers are gone: else the folder would be held
-            sweep(folder if file else url)
         try:
+            with suppress(Exception):  # its writers are gone: else the folder would be held; and sweeping can wait
+                sweep(folder if file else url)
             with _known(hold), repeating(hold.beat, INTERVAL):
                 yield hold
         except BaseException as error:

@@ -22,6 +22,8 @@ SETTLE = 1.0
 
 REFUSED = (409, 412)
 """HTTP answers of a store that compared, and found another file than the one to be replaced."""
+UNKNOWN = 501
+"""That of a store that knows no such condition."""
 
 
 def peek(url: str) -> bytes | None:
@@ -112,6 +114,8 @@ def _put(url: str, data: bytes, condition: dict[str, Any]) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
+        if condition and answered(error) == UNKNOWN:
+            return _put(url, data, {})
         if answered(error) in REFUSED or (isinstance(error, FileNotFoundError) and "IfMatch" in condition):
             return False
         raise

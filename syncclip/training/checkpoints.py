@@ -89,13 +89,14 @@ def newest(
     """The newest checkpoint that is whole, None if there is none; damaged ones are reported by name and skipped.
 
     Args:
-        metrics: gives the digest of the lines of metrics up to a step. A checkpoint that was written with other lines
-            is skipped as well: from an earlier one on, the run writes them again.
+        metrics: gives the digest of the lines of metrics up to a step. One that was written with other lines is skipped
+            as well, if there is an earlier one that was not: from that on, the run writes them again. If there is none,
+            the lines stay as they are.
 
     Raises:
         UserError: a checkpoint of another recipe, or one that can't be read for reasons that are not its own.
     """
-    there = steps(folder)
+    there, whole = steps(folder), None
     for step in reversed(there):
         found, place = _read(folder, step, recipe_hash), f"checkpoint {_path(folder, step, 'safetensors')}"
         if not isinstance(found, Checkpoint):
@@ -103,10 +104,17 @@ def newest(
         elif metrics is None or found.metrics in (None, metrics(step)):
             return found
         else:
-            what = f"metrics.jsonl does not hold the lines that {place} was written with, one was changed or lost"
-        then = "going back to the one before" if step > there[0] else "none is left, so training starts over"
-        report(f"{what}; {then}")
-    return None
+            what, whole = (
+                f"metrics.jsonl lacks lines that {place} was written with, or they were changed",
+                whole or found,
+            )
+        then = (
+            "none is left, so training starts over"
+            if whole is None
+            else f"going on from step {whole.step} all the same"
+        )
+        report(f"{what}; {'going back to the one before' if step > there[0] else then}")
+    return whole
 
 
 def steps(folder: str) -> list[int]:
