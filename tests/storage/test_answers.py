@@ -4,44 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncclip import storage
-from syncclip.storage import answers, downloads, faults
-from tests.object_store import faulty_bucket
+from syncclip.storage import answers, downloads
 from tests.worlds.faulty_s3 import DAMAGING, Fault, FaultyS3
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("impatient")]
 
 DATA = random.Random(5).randbytes(100_000)
 
 
-@pytest.fixture(scope="module")
-def behind() -> Iterator[tuple[str, FaultyS3]]:
-    with faulty_bucket("answers") as (url, proxy):
-        yield url, proxy
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds; that they grow is the libraries' own affair."""
-    monkeypatch.setattr(faults, "PAUSES", (0.01,) * 3)
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
-
-
 @pytest.fixture
-def place(behind: tuple[str, FaultyS3], tmp_path: Path) -> Iterator[str]:
-    """A fresh prefix behind the proxy with three files, x, y and z; it lets all pass again at the end."""
-    place = f"{behind[0]}/{tmp_path.name}-{time.monotonic_ns()}"
+def place(place: str) -> str:
+    """With three files, x, y and z."""
     for name in "xyz":
         storage.write_bytes(f"{place}/{name}", DATA)
-    yield place
-    behind[1].soothe()
+    return place
 
 
 @pytest.fixture
@@ -179,7 +162,7 @@ def test_an_object_whose_tag_is_no_digest_is_believed_when_answers_agree(
 def test_a_store_that_never_says_the_same_twice_is_told_in_one_sentence(place: str, proxy: FaultyS3) -> None:
     proxy.spoil("garbage", 10_000, "GET")
     for call in (storage.read_bytes, lambda url: storage.read_bytes(url, 1, 900), lambda url: storage.sizes(place)):
-        with pytest.raises(storage.UnreachableError, match=r"cannot \w+ s3://answers/.*; check the network"):
+        with pytest.raises(storage.UnreachableError, match=r"cannot \w+ s3://spoilt/.*; check the network"):
             call(f"{place}/x")
 
 

@@ -10,8 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +19,15 @@ from fsspec.exceptions import FSTimeoutError
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.storage import downloads, faults, places
-from tests.object_store import faulty_bucket, s3_server
+from tests.object_store import s3_server
 from tests.worlds.faulty_s3 import PASSING, Fault, FaultyS3
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("impatient")]
 
 DATA = bytes(range(256)) * 1200
 """Enough to be torn in the middle."""
 PART = 5 << 20
 """The smallest part that S3 takes."""
-
-
-@pytest.fixture(scope="module")
-def behind() -> Iterator[tuple[str, FaultyS3]]:
-    with faulty_bucket("spoilt") as (url, proxy):
-        yield url, proxy
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds; that they grow is the libraries' own affair."""
-    monkeypatch.setattr(faults, "PAUSES", (0.01,) * 3)
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
-
-
-@pytest.fixture
-def place(behind: tuple[str, FaultyS3], tmp_path: Path) -> Iterator[str]:
-    """A fresh prefix behind the proxy, which lets all pass again at the end."""
-    yield f"{behind[0]}/{tmp_path.name}-{time.monotonic_ns()}"
-    behind[1].soothe()
 
 
 @pytest.fixture
