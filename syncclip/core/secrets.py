@@ -48,7 +48,7 @@ USERINFO = re.compile(
 nor the container of `abfs://container@account`."""
 
 PARAMETER = re.compile(
-    r"((?:[?&;]|%3f|%26)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key|cookie)[\w.%-]{0,64}?"
+    r"((?:[?&;]|%3f|%26)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key(?!word)|cookie)[\w.%-]{0,64}?"
     r"|sig|pwd|pass)(?:=|%3d))[^&;#\s'\"<>]+",
     re.IGNORECASE,
 )

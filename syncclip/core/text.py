@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 CUT, LONGEST = 200, 2000
 """Characters of a value that a message repeats, and of a message."""
 
+JOINERS = "\u200c\u200d"
+"""Letters of some scripts, and the parts of emoji, are spelled with them."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
 
@@ -32,7 +34,9 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        one.encode("unicode_escape").decode() if unicodedata.category(one) in UNPRINTABLE and one not in keep else one
+        one.encode("unicode_escape").decode()
+        if unicodedata.category(one) in UNPRINTABLE and one not in keep + JOINERS
+        else one
         for one in text
     )
 

@@ -138,3 +138,7 @@ def test_a_long_value_loses_its_middle() -> None:
     assert cut("a" * 200) == "a" * 200
     assert cut("a" * 150 + "b" * 10**6) == "a" * 100 + "…" + "b" * 99
     assert len(str(UserError("x" * 10**7))) == 2000
+
+
+def test_joined_letters_and_emoji_are_printed_as_they_are() -> None:
+    assert printable("می\u200cخواهم 👩\u200d🔬") == "می\u200cخواهم 👩\u200d🔬"
