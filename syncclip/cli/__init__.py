@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from syncclip.core.interruption import SENTENCE, listening
 from syncclip.core.progress import say
@@ -13,6 +15,19 @@ from syncclip.core.progress import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 128 + a signal's number."""
+    status = 1  # of an error that is no user's mistake
+
+    def end() -> None:
+        """End the process now that Python's part is over.
+
+        Native threads of Ray, gRPC and Arrow run on while C++ takes down what they use, and some of them crash.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+    atexit.register(end)  # before anything else registers, so that it is called last
     with listening() as listener:
         try:
             from syncclip.cli.app import run  # takes a second, in which a signal may come

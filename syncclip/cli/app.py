@@ -20,7 +20,7 @@ from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit, 
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
-from syncclip.core.ray_watch import LostRayError, cause_of
+from syncclip.core.ray_watch import EXIT_STATUS, LostRayError, cause_of
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
@@ -92,8 +92,9 @@ def run(arguments: list[str]) -> int:
         mistake = sentence(error)
         if mistake is None or debugging():
             raise
-        if not isinstance(error, LostRayError):  # which has been said
-            say(f"syncclip: {mistake}")
+        if isinstance(error, LostRayError):  # which has been said
+            return EXIT_STATUS
+        say(f"syncclip: {mistake}")
         return 2
 
 

@@ -1,7 +1,8 @@
 """Ctrl-C, SIGTERM (Slurm, Kubernetes, a spot machine's notice) and SIGHUP: how a command is interrupted.
 
 A thread of its own waits for the signals, which are blocked in all others: whatever handlers a library installs, here
-they never run. The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in
+they never run. Where a library unblocks them, as multiprocessing's resource tracker does, a handler passes them on to
+the thread. The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in
 flight, as long as the grace allows; another one ends the process at once.
 """
 
@@ -77,6 +78,7 @@ class Listener:
         """Called before the process is ended at once, the newest first."""
         self.raised = False
         """Whether the main thread was interrupted: it is only once, and then cleans up."""
+        self._before = {number: signal.getsignal(number) for number in (*self.signals, WAKE)}
         self._stop: Callable[[], None] | None = None
         self._came = 0.0
         self._ended = False
@@ -87,6 +89,17 @@ class Listener:
     def status(self) -> int:
         """The exit status of a command that a signal ended, as shells have it: 130, 143 or 129; 0 without one."""
         return 128 + self.signal if self.signal else 0
+
+    def handle(self) -> None:
+        """Pass on what reaches the main thread, whose signals a library may have unblocked."""
+        for number in self.signals:
+            signal.signal(number, self._pass_on)
+        signal.signal(WAKE, _raise)
+
+    def give_back(self) -> None:
+        """Have the handlers again that there were before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: one that is not Python's
 
     def begin(self) -> None:
         """Start to wait."""
@@ -114,6 +127,9 @@ class Listener:
                 self.raised = True
                 raise Interrupted
 
+    def _pass_on(self, number: int, _: object) -> None:
+        threading.Thread(target=self._receive, args=[number], daemon=True).start()  # the main thread may hold the lock
+
     def _wait(self) -> None:
         while not self._ended:
             number = signal.sigwait(self.signals | {WAKE})
@@ -127,12 +143,13 @@ class Listener:
                     end_process(SENTENCE, self.status)
                 return
             self.signal, self._came = number, time.monotonic()
-            _requested.set()
             stop = self._stop
             if stop is None or self.grace <= 0:
+                _requested.set()
                 _interrupt()
                 return
-        say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
+            say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
+            _requested.set()
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
         overdue.daemon = True
         overdue.start()
@@ -166,7 +183,7 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
         yield listener
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, listener.signals)
-    woken = signal.signal(WAKE, _raise)
+    listener.handle()
     listener.begin()
     _listener = listener
     try:
@@ -175,7 +192,7 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
         _listener = None
         listener.end()
         _requested.clear()
-        signal.signal(WAKE, woken)
+        listener.give_back()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -226,6 +243,12 @@ def end_process(sentence: str | None, status: int) -> None:
     os._exit(status)
 
 
+def handle_again() -> None:
+    """To be called after a library has installed handlers of its own, as Ray does when it starts."""
+    if _listener is not None and threading.current_thread() is threading.main_thread():
+        _listener.handle()
+
+
 def exit_status() -> int:
     """`Listener.status` of the command that runs; 0 where none listens."""
     return _listener.status if _listener is not None else 0
@@ -255,8 +278,11 @@ def _raise(*_: object) -> None:
 
 
 def _unblock() -> None:
-    """In a child process: signals reach it as they reach others."""
+    """In a child process: signals reach it as they reach others, and nobody listens."""
+    global _listener
     if _listener is not None:
+        _listener.give_back()
+        _listener = None
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

@@ -97,7 +97,8 @@ class Progress:
         count = f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,}"
         line = " · ".join([f"{self.label}: {count} {self.unit}", *details])
         if line != self._shown:
-            print(line, file=self.stream, flush=True)
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
             self._printed, self._shown = self._clock(), line
 
 
@@ -119,4 +120,5 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
 
 def say(sentence: str) -> None:
     """Print a message for the user to stderr; stdout is for results."""
-    print(printable(sentence), file=sys.stderr, flush=True)
+    sys.stderr.write(f"{printable(sentence)}\n")  # at once, lest two threads' sentences mix
+    sys.stderr.flush()

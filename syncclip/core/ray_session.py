@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from syncclip.core.interruption import at_once
-from syncclip.core.ray_watch import lives, native_words_dropped, watched
+from syncclip.core.interruption import at_once, handle_again
+from syncclip.core.ray_watch import lives, native_words_dropped, place_of, watched, witnessed
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.trust import own_paths
 
@@ -132,6 +132,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     address = cluster_address() or "local"
     daemons: list[psutil.Process] = []
     with ExitStack() as stack:
+        witness = stack.enter_context(witnessed(place_of(address)))
         if not debugging():
             stack.enter_context(native_words_dropped())
         if address != "local":
@@ -144,7 +145,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
-        stack.enter_context(watched(address, daemons))
+        handle_again()
+        stack.enter_context(watched(address, witness, daemons))
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from syncclip.core.heartbeat import repeating
-from syncclip.core.interruption import end_process, interrupt_main
-from syncclip.core.progress import say
+from syncclip.core.interruption import at_once, end_process, interrupt_main
 from syncclip.core.settings import UserError
+from syncclip.core.text import printable
 
 if TYPE_CHECKING:
     import psutil
@@ -23,7 +24,7 @@ LOOK_SECONDS = 2.0
 
 DAEMONS = ("raylet", "gcs_server")
 DAEMONS_SECONDS = 0.1
-"""Between two looks at this machine's: within seconds of their end, a call of Ray ends the process without a word."""
+"""Between two looks at this machine's."""
 
 PATIENCE = 30.0
 """Seconds for which a cluster may not answer."""
@@ -32,26 +33,84 @@ STUCK_SECONDS = 5.0
 """In which the main thread must have noticed; some of Ray's calls wait for a lost head until they abort the process."""
 
 
+WITNESS = """read -r words || words=$1; test -z "$words" || printf '%s\\n' "$words" >&2"""
+"""The shell script of a witness: it says the line that it is sent, or its argument when no line came."""
+
+EXIT_STATUS = 1
+"""Of a command whose Ray was lost, as Ray itself has it: what the user asked for was no mistake."""
+
+
 class LostRayError(UserError):
     """A part of Ray was lost, which the user has been told already."""
 
 
+class Witness:
+    """A process that says what this one no longer can.
+
+    A call of Ray that is made within seconds of its raylet's death ends the process at once, without a word, an
+    exception or any handler (`QuickExit` in its C++); a lack of memory or a defect of native code does as well.
+
+    Args:
+        last_words: said where the process ends before `close` or `say` is called.
+    """
+
+    def __init__(self, last_words: str) -> None:
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", WITNESS, "sh", printable(last_words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # what a terminal sends ends it no earlier than its parent
+        )
+        self._lock = threading.Lock()
+
+    def say(self, words: str) -> None:
+        """Say this instead, now; only the first call of `say` or `close` does anything."""
+        with self._lock:
+            if self._process.returncode is None:
+                self._process.communicate(f"{printable(words)}\n".encode())
+
+    def close(self) -> None:
+        """Say nothing."""
+        self.say("")
+
+
 @contextmanager
-def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
+def witnessed(where: str) -> Iterator[Witness]:
+    """A witness of what happens while the block uses the Ray at `where`. To be entered before stderr is redirected."""
+    witness = Witness(
+        f"syncclip: the command was killed, or ended when {where} did (out of memory?); "
+        "the same command goes on from what is committed"
+    )
+    with at_once(witness.close):
+        try:
+            yield witness
+        finally:
+            witness.close()
+
+
+def place_of(address: str) -> str:
+    """A Ray's name in a sentence, by the address of its cluster, or "local"."""
+    return "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
+
+
+@contextmanager
+def watched(address: str, witness: Witness, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
     """Watch the initialised Ray while the block runs in the main thread.
 
     Args:
         address: that of a cluster, or "local".
+        witness: tells the user, so that it is told once whoever notices first, this process or its end.
         daemons: of a local Ray.
 
     Raises:
-        UserError: a part of Ray was lost; the sentence says which Ray, and how to go on.
+        LostRayError: a part of Ray was lost; the sentence says which Ray, and how to go on.
     """
     lost = False
-    where = "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
-    sentence = f"{where} {{}} (killed, stopped, or out of memory); the same command goes on from what is committed"
+    sentence = (
+        f"{place_of(address)} {{}} (killed, stopped, or out of memory); the same command goes on from what is committed"
+    )
     gone = sentence.format("has stopped answering")
-    stuck = threading.Timer(STUCK_SECONDS, end_process, [None, 2])
+    stuck = threading.Timer(STUCK_SECONDS, end_process, [None, EXIT_STATUS])
     stuck.daemon = True
     parts = [process for process in daemons if process.name() in DAEMONS]
     places, misses = _places(address), 0
@@ -61,8 +120,8 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
         misses = 0 if all(map(answers, places)) else misses + 1
         if not lost and (misses * LOOK_SECONDS >= PATIENCE or not all(map(lives, parts))):
             lost = True
-            say(f"syncclip: {gone}")  # now, as any call of Ray's may be the last
-            interrupt_main(f"{where} was lost")
+            witness.say(f"syncclip: {gone}")
+            interrupt_main(f"{place_of(address)} was lost")
             stuck.start()
 
     try:
@@ -73,7 +132,9 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
             raise LostRayError(gone) from error
         if not _is_of_ray(error):
             raise
-        raise UserError(sentence.format(f"lost a process or a machine ({type(error).__name__})")) from error
+        part = sentence.format(f"lost a process or a machine ({type(error).__name__})")
+        witness.say(f"syncclip: {part}")
+        raise LostRayError(part) from error
     finally:
         stuck.cancel()
 

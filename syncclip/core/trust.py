@@ -28,6 +28,9 @@ MARKS = (
 _trusted: dict[str, bool] = {}
 """Names, and whether their module may also lie in a folder with a mark."""
 
+_marks: dict[str, Path] = {}
+"""Names that a recipe gives which is not the user's own, and the mark that makes it a stranger's."""
+
 
 def trust(*names: str, anywhere: bool = False) -> None:
     """Allow code to be imported and run, by its very name.
@@ -49,6 +52,12 @@ def trusted() -> tuple[str, ...]:
 def forget() -> None:
     """Trust nothing any more."""
     _trusted.clear()
+    _marks.clear()
+
+
+def suspect(names: Iterable[str], mark: Path) -> None:
+    """Remember, for a refusal, which file makes the recipe that gives these names a stranger's."""
+    _marks.update(dict.fromkeys(names, mark))
 
 
 def texts_in(value: object) -> Iterator[str]:
@@ -75,9 +84,11 @@ def require_trust(name: str | None, place: str = "") -> None:
         UserError: the name is not trusted.
     """
     if name is not None and ":" in name and name not in _trusted:
+        of_results = f", as {_marks[name]} shows its folder to be" if name in _marks else ""
         raise UserError(
             f"{place}{name!r} names code to be run, which only the command line or a recipe of your own may do, one "
-            f"that lies in no folder of results or downloads; if you know that code and trust it, add --trust {name}"
+            f"that lies in no folder of results or downloads{of_results}; if you know that code and trust it, add "
+            f"--trust {name}"
         )
 
 
@@ -93,21 +104,23 @@ def module_of(name: str, place: str = "") -> ModuleType:
     """
     require_trust(name, place)
     module, here = name.partition(":")[0], Path.cwd()
-    results = None if _trusted[name] else results_around(here)
-    if results is None and str(here) not in sys.path:
+    mark = None if _trusted[name] else mark_around(here)
+    if mark is None and str(here) not in sys.path:
         sys.path.append(str(here))
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if results is None:
+        if mark is None:
             raise
-        raise ImportError(f"{error}; in {results}, a folder of results, none is looked for without --trust") from error
+        raise ImportError(
+            f"{error}; in {mark.parent}, a folder of results by its {mark.name}, none is looked for without --trust"
+        ) from error
 
 
-def results_around(folder: Path) -> Path | None:
-    """The folder that holds results, a data set or a model, of a local folder and those that it lies in; None: none."""
-    places = (one for one in (folder, *folder.parents) if any((one / mark).exists() for mark in MARKS))
-    return next(places, None)
+def mark_around(folder: Path) -> Path | None:
+    """The first mark of results, a data set or a model in a local folder or those that it lies in; None: none."""
+    marks = (one / mark for one in (folder, *folder.parents) for mark in MARKS)
+    return next((mark for mark in marks if mark.exists()), None)
 
 
 def own_paths() -> Any:

@@ -20,7 +20,7 @@ from syncclip.core.progress import say
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
-from syncclip.core.trust import names_in, results_around, texts_in, trust
+from syncclip.core.trust import mark_around, names_in, suspect, texts_in, trust
 
 _NAME = re.compile(r"[\w.\[\]-]+")
 
@@ -60,18 +60,24 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
         raise UserError(f"{label}: {first_line(error)}") from error
     # Of own recipes alone, so that what a name is made of may be looked up; beside others', only as it is written.
     trust(*names_in(values if all(one.own for one in layers) else [_written(one) for one in layers if one.own]))
+    for layer in layers:
+        if layer.mark is not None:
+            suspect(names_in(_written(layer)), layer.mark)
     return _plain(values, label), label, own
 
 
 def _is_own(url: str) -> bool:
     """Whether a recipe is the user's own: on this machine, and in no folder that may have come from elsewhere."""
-    if url.startswith(f"{SHIPPED}/"):
-        return True
-    if not storage.is_local(url):
-        return False
+    return storage.is_local(url) and _mark_of(url) is None
+
+
+def _mark_of(url: str) -> Path | None:
+    """The file that makes a recipe on this machine a stranger's, see `trust.MARKS`; None of the user's own."""
+    if not storage.is_local(url) or url.startswith(f"{SHIPPED}/"):
+        return None
     path = storage.local_path(url)
     places = Path(os.path.normpath(path.absolute())), path.resolve()  # of a link, where it is and where it leads
-    return all(results_around(place.parent) is None for place in places)
+    return next(filter(None, (mark_around(place.parent) for place in places)), None)
 
 
 def _check_growth(values: Any, source: str) -> None:
@@ -137,6 +143,13 @@ class _Layer(NamedTuple):
     """Names of an earlier version that it uses."""
     own: bool = True
     """Whether it is the user's own, and so may name code."""
+    mark: Path | None = None
+    """See `_mark_of`."""
+
+    @property
+    def why(self) -> str:
+        """In a refusal: what makes it a stranger's."""
+        return "" if self.mark is None else f" (its folder holds results or a download, as {self.mark} shows)"
 
 
 def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
@@ -144,17 +157,22 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
 
     What a recipe extends is the user's `own` only if it itself is.
     """
-    last = _parse(storage.read_bytes(url).decode(errors="replace"), label)._replace(own=own and _is_own(url))
+    parsed, mark = _parse(storage.read_bytes(url).decode(errors="replace"), label), _mark_of(url)
+    last = parsed._replace(own=own and storage.is_local(url) and mark is None, mark=mark)
     for old in last.renamed:
         report_renamed(label, old)
     found: list[_Layer] = []
     folder, bases = url.rpartition("/")[0], last.extends
-    if not last.own and any(re.search(r"\$\{.*:", text, re.DOTALL) for text in (*bases, *texts_in(_written(last)))):
-        raise UserError(f"{url}: reads the environment or computes by ${{...:...}}, which only your own recipe may")
+    if not last.own and any(
+        re.search(r"\$\{.*:", text, re.DOTALL) for text in texts_in([bases, last.name, _written(last)])
+    ):
+        raise UserError(
+            f"{url}: reads the environment or computes by ${{...:...}}, which only your own recipe may{last.why}"
+        )
     if "${" in str(bases):
         bases = list(OmegaConf.merge(last.config, {"extends": bases}).extends)
     if not last.own and any(".." in base or base.startswith(("/", "~")) or "://" in base for base in bases):
-        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipe may extend what lies elsewhere")
+        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipe may extend what lies elsewhere{last.why}")
     for base in bases:
         as_given = base in shipped() or base.startswith("/") or "://" in base or not folder
         place, below = _find(base if as_given else storage.join(folder, base))

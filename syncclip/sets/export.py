@@ -155,7 +155,7 @@ def _claim(source: ExportedSet, out: str, to: str) -> None:
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
     """The images of a shard."""
-    archive = storage.read_bytes(storage.join(source.url, shard_name(shard)))
+    archive = storage.read_bytes(storage.join(source.url, shard_name(shard)), sha256=source.shards[shard].sha256)
     _same(source, shard, hashlib.sha256(archive).hexdigest())
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
         start = row["jpg_offset"]
@@ -196,7 +196,7 @@ def _copy(source: ExportedSet, shard: int, target: str) -> None:
     with scratch_folder() as folder:
         here = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
         if not storage.is_local(url):
-            storage.fetch(url, here)
+            storage.fetch(url, here, source.shards[shard].sha256)
         with here.open("rb") as file:
             _same(source, shard, storage.file_sha256(file))
         storage.publish(here, target)

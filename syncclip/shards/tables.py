@@ -63,7 +63,7 @@ def read_table(url: str, shard: int, digest: str) -> pa.Table:
     """
     place = storage.join(url, table_name(shard))
     try:
-        return parse_table(storage.read_bytes(place), digest)
+        return parse_table(storage.read_bytes(place, sha256=digest), digest)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -82,7 +82,7 @@ def table_digests(url: str, shards: Mapping[int, ShardStats]) -> dict[int, str]:
     if missing := [shard for shard in shards if shard not in known]:
         say(f"{url}: comparing {counted(len(missing), 'table')} of an earlier version with the tars, this once")
         with ThreadPoolExecutor(_READERS, thread_name_prefix="tables") as readers:
-            digests = list(readers.map(lambda shard: _fitting(url, shard), missing))
+            digests = list(readers.map(lambda shard: _fitting(url, shard, shards[shard].sha256), missing))
         checked = {shard: digest for shard, digest in zip(missing, digests, strict=True) if digest}
         with suppress(UserError):  # a place that may not be written to: compared each time
             storage.write_document(place, CheckedTables(tables=dict(sorted({**earlier, **checked}.items()))))
@@ -90,13 +90,13 @@ def table_digests(url: str, shards: Mapping[int, ShardStats]) -> dict[int, str]:
     return known
 
 
-def _fitting(url: str, shard: int) -> str:
+def _fitting(url: str, shard: int, tar_sha256: str) -> str:
     """The digest of a table that fits its tar; "" of another."""
     try:
         data = storage.read_bytes(storage.join(url, table_name(shard)))
         digest = hashlib.sha256(data).hexdigest()
         rows = parse_table(data, digest).to_pylist()
-        with storage.open_read(storage.join(url, shard_name(shard))) as tar:
+        with storage.open_read(storage.join(url, shard_name(shard)), tar_sha256) as tar:
             return "" if next(faults(shard_name(shard), tar, rows), None) else digest
     except storage.UnreachableError:
         raise

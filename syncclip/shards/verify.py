@@ -53,9 +53,9 @@ def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator
     digests = table_digests(url, exist)
     for shard, stats in exist.items():
         checked()
-        archive = storage.read_bytes(storage.join(url, shard_name(shard)))
+        archive = storage.read_bytes(storage.join(url, shard_name(shard)), sha256=stats.sha256)
         try:
-            data = storage.read_bytes(storage.join(url, table_name(shard)))
+            data = storage.read_bytes(storage.join(url, table_name(shard)), sha256=digests[shard] or None)
             digest = digests[shard] or hashlib.sha256(data).hexdigest()  # that differs from its tar shows below how
             rows = parse_table(data, digest).to_pylist()
         except storage.UnreachableError:

@@ -27,14 +27,18 @@ MOST_ROWS = 1 << 28
 """More than any table of ours has; a few bytes can tell of far more."""
 
 
-def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
+def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
     """The bytes [start, end) of a file, fewer where it ends before that; without either all, but for a text's seal.
+
+    Args:
+        sha256: of the whole file, where it is known: what S3 answers is proved by it at once; whether the file itself
+            is damaged is for the caller to find.
 
     Raises:
         MissingError: there is no such file.
         DamagedError: it is read whole, and its seal is another's; see `seals`.
     """
-    data = files.read_bytes(url, start, end)
+    data = files.read_bytes(url, start, end, sha256)
     return content(url, data) if start is None and end is None else data
 
 

@@ -52,15 +52,21 @@ def require(url: str, names: Iterable[str]) -> None:
             )
 
 
-def read_bytes(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none."""
+def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
+    """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none.
+
+    Args:
+        sha256: of the whole file, as of `fetch`; for a remote one that is read whole.
+    """
     with explained(url, "read"):
         if is_local(url):
             with open(local_path(url), "rb", opener=open_local) as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
 
-        return downloads.whole(url) if (start, end) == (None, None) else downloads.part(url, start or 0, end)
+        if start is None and end is None:
+            return downloads.whole(url, sha256)
+        return downloads.part(url, start or 0, end)
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
@@ -89,14 +95,18 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
         return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in texts.items()}
 
 
-def open_read(url: str) -> IO[bytes]:
-    """A seekable binary file for reading, of a remote one a copy without a name; the caller closes it."""
+def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
+    """A seekable binary file for reading, of a remote one a copy without a name; the caller closes it.
+
+    Args:
+        sha256: as of `fetch`.
+    """
     with explained(url, "read"):
         if is_local(url):
             return open(local_path(url), "rb", opener=open_local)
         copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
         try:
-            downloads.copy(url, copy)
+            downloads.copy(url, copy, sha256)
         except BaseException:
             copy.close()
             raise

@@ -121,6 +121,18 @@ def test_the_refusal_names_file_key_and_name(
     assert f"--trust {NAME}" in said
 
 
+def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe of one's own may lie there, too, as beside a run written to the working folder."""
+    (tmp_path / "plan.json").touch()
+    for text, key in ((f"training: {{method: '{NAME}'}}", "names code"), ("name: ${oc.env:HOME}", "the environment")):
+        (tmp_path / "own.yaml").write_text(text)
+        assert app.run(["plan", str(tmp_path / "own.yaml")]) == 2
+        said = capsys.readouterr().err
+        assert key in said and f"as {tmp_path / 'plan.json'} shows" in said
+
+
 @pytest.mark.parametrize("command", [f"evaluate . --trust {NAME}", f"--trust={NAME} evaluate ."])
 def test_the_very_name_can_be_trusted_anywhere_on_the_command_line(downloaded: Path, command: str) -> None:
     assert app.run(["evaluate", ".", "--trust", "planted:Other"]) == 2
@@ -136,7 +148,7 @@ def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
     own = downloaded.parent / "own.yaml"
     own.write_text(f"training: {{method: '{NAME}'}}\n")
     assert app.run(["train", str(own)]) == 2
-    assert "a folder of results, none is looked for without --trust" in capsys.readouterr().err
+    assert "a folder of results by its run.json, none is looked for without --trust" in capsys.readouterr().err
     assert not (downloaded.parent / "canary").exists()
 
 

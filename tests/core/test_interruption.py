@@ -70,6 +70,25 @@ def test_handlers_that_a_library_installs_never_run() -> None:
     assert (running.returncode, err) == (143, interruption.SENTENCE + "\n")
 
 
+def test_signals_that_a_library_unblocks_are_waited_for_like_others() -> None:
+    """As multiprocessing's resource tracker does in the thread that needs it first."""
+    body = """
+    def library():
+        with postponed():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+            print("unblocked", flush=True)
+            while not requested():
+                time.sleep(0.01)
+            print("finished", flush=True)
+    signalled(library)
+    """
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with process(body, ready="unblocked") as running:
+            running.send_signal(number)
+            out, err = running.communicate()
+        assert (running.returncode, out, err.splitlines()[1:]) == (status, "finished\n", [interruption.SENTENCE])
+
+
 FINISHING = """
 def finish():
     asked = []

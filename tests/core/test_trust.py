@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.core.trust import module_of, names_in, own_paths, require_trust, results_around, trust, trusted
+from syncclip.core.trust import mark_around, module_of, names_in, own_paths, require_trust, trust, trusted
 
 
 def test_only_what_looks_like_a_name_of_code_is_one() -> None:
@@ -27,9 +27,9 @@ def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
 def test_results_mark_the_folders_below_them_too(tmp_path: Path, mark: str) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
-    assert results_around(inner) is None
+    assert mark_around(inner) is None
     (tmp_path / "a" / mark).touch()
-    assert results_around(inner) == tmp_path / "a"
+    assert mark_around(inner) == tmp_path / "a" / mark
 
 
 def test_modules_are_looked_for_in_the_working_folder_but_not_among_results(
@@ -40,7 +40,7 @@ def test_modules_are_looked_for_in_the_working_folder_but_not_among_results(
     (tmp_path / "lies_here_alone.py").touch()
     (tmp_path / "run.json").touch()
     trust("lies_here_alone:Class")
-    with pytest.raises(ImportError, match="a folder of results, none is looked for"):
+    with pytest.raises(ImportError, match=r"a folder of results by its run\.json, none is looked for"):
         module_of("lies_here_alone:Class")
     trust("lies_here_alone:Class", anywhere=True)
     assert module_of("lies_here_alone:Class").__file__ == str(tmp_path / "lies_here_alone.py")

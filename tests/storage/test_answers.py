@@ -157,6 +157,9 @@ def test_an_object_whose_tag_is_no_digest_is_believed_when_answers_agree(
     proxy.seen.clear()
     storage.fetch(f"{place}/large", tmp_path / "copy", sha256=hashlib.sha256(data).hexdigest())
     assert len(proxy.seen) == 2  # a HEAD and a GET: whoever knows the digest need not ask twice
+    proxy.seen.clear()
+    assert storage.read_bytes(f"{place}/large", sha256=hashlib.sha256(data).hexdigest()) == data
+    assert len(proxy.seen) == 1
 
 
 def test_a_store_that_never_says_the_same_twice_is_told_in_one_sentence(place: str, proxy: FaultyS3) -> None:
