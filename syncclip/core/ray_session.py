@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from syncclip.core.interruption import at_once, handle_again
 from syncclip.core.ray_watch import lives, native_words_dropped, place_of, watched, witnessed
-from syncclip.core.scratch import scratch_folder
+from syncclip.core.scratch import kept_apart, scratch_folder
 from syncclip.core.trust import own_paths
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         else:
             base = os.environ.get("RAY_TMPDIR", "/tmp")  # as Ray itself decides
             folder = stack.enter_context(scratch_folder(base)) if len(base) <= LONGEST_BASE else None
-            daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
+            with kept_apart(stack.enter_context(scratch_folder())):
+                daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
         handle_again()

@@ -17,7 +17,33 @@ from pathlib import Path
 
 from syncclip.core.owners import MARK, living, mark
 
+MACHINE = "SYNCCLIP_TMPDIR"
+"""Environment variable of the processes of a local Ray, whose own temporary files go with it: see `kept_apart`."""
+
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
+
+
+def temporary_folder() -> Path:
+    """The machine's folder for temporary files, where processes of the user may share some."""
+    return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
+
+
+@contextmanager
+def kept_apart(folder: Path) -> Iterator[None]:
+    """Have processes that are started in the block put temporary files into a folder, whatever library makes them.
+
+    Ray kills its workers, so that nothing removes what they would leave.
+    """
+    before = {name: os.environ.get(name) for name in (MACHINE, "TMPDIR")}
+    os.environ.update({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

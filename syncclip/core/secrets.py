@@ -57,6 +57,9 @@ HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|tok
 SHORT, LONG = 4, 8
 """Characters: a shorter value isn't masked by itself; one of less than `LONG` only where it stands as a word."""
 
+ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
+"""Values of gcsfs' option `token` that say where the token is found, which would be masked wherever they are words."""
+
 _seen: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 _lock = threading.Lock()
@@ -137,9 +140,9 @@ def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
             yield from _of_options(inner, secret)
     elif isinstance(options, str):
         yield from _of_urls(options)
-        if secret:
+        if secret and options not in ORDINARY:
             yield options
-    elif secret and isinstance(options, int) and not isinstance(options, bool):
+    elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller one is a setting
         yield str(options)
 
 

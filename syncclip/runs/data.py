@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from syncclip import storage
+from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.core.text import counted, few
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
@@ -110,7 +109,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 def shard_cache(training: TrainingSettings) -> ShardCache:
     """Where remote shards are copied to: a folder that all workers of a machine share."""
     named = training.cache_folder
-    ours = Path(tempfile.gettempdir()) / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
+    ours = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
     folder = ours if named is None else storage.local_path(named).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.check_shards)
 

@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
 """What opening says of a link, a file in a folder's place, what we may not open, a folder, a pipe."""
 
-REMEDY = "remove it, or name another folder with training.cache_folder"
+REMEDY = "remove it, or name another folder with training.cache_folder or, for all that is temporary, TMPDIR"
 
 
 def make_private(path: Path) -> None:

@@ -62,14 +62,15 @@ def test_what_a_worker_raised_is_found_inside_the_wrappers_of_ray() -> None:
 @pytest.mark.slow
 def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
     code = (
-        "import ray\nfrom syncclip.core.ray_session import ray_session\n"
-        "with ray_session(cpus=1):\n    print(ray.get(ray.remote(lambda: 41 + 1).remote()))\n"
-        "print(ray.is_initialized())\n"
+        "import ray, tempfile\nfrom pathlib import Path\nfrom syncclip.core.ray_session import ray_session\n"
+        "def left(): return Path(tempfile.mkdtemp())\n"
+        "with ray_session(cpus=1):\n    folder = ray.get(ray.remote(left).remote())\n    print(folder.exists())\n"
+        "print(ray.is_initialized(), folder.exists())\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SYNCCLIP_"))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["42", "False"]
+    assert done.stdout.split() == ["True", "False", "False"]  # a worker's temporary files go with it
     assert done.stderr == ""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.owners import mark
-from syncclip.core.scratch import scratch_folder, sweep_scratch
+from syncclip.core.scratch import kept_apart, scratch_folder, sweep_scratch, temporary_folder
 
 HELD = """
 import sys
@@ -29,6 +29,15 @@ def test_a_scratch_folder_is_private_and_removed_with_all_in_it(tmp_path: Path) 
         (folder / "deep").mkdir()
         raise OSError("no space")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_are_kept_apart_put_temporary_files_there_and_know_the_machines_place(tmp_path: Path) -> None:
+    code = "import tempfile; from syncclip.core.scratch import temporary_folder as f; print(tempfile.gettempdir(), f())"
+    before = dict(os.environ)
+    with kept_apart(tmp_path):
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert said == [str(tmp_path), str(temporary_folder())]
+    assert dict(os.environ) == before
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next_and_what_lives_is_not(tmp_path: Path) -> None:

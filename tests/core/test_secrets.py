@@ -102,6 +102,11 @@ def test_a_recipe_is_shared_without_secrets() -> None:
     }
 
 
+def test_what_an_option_says_without_a_secret_is_not_masked_wherever_it_is_a_word() -> None:
+    remember_options({"token": "cloud", "pool": 2048, "pin": 12345678})
+    assert redacted("2048 images of a cloud, 12345678") == "2048 images of a cloud, ***"
+
+
 def test_logs_and_tracebacks_of_all_libraries_are_masked() -> None:
     code = """
 import logging, sys, threading

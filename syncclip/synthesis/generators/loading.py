@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, nearest
 from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
+from syncclip.storage.private import make_private
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.locating import INDEX, LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings, xformers_installed
@@ -156,10 +159,23 @@ def _compile(pipeline: Any) -> None:
     if network is None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
+    _keep_private()
     # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then an image's last bits
     # would depend on which batches its process generated before.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BATCH_SIZES)
     network.compile(backend=BACKEND, dynamic=False)
+
+
+def _keep_private() -> None:
+    """Keep what is compiled in a folder of this user's: it is run, and others can guess the name of torch's own.
+
+    A folder that the user has named stays; torch itself names its own in the environment when it is imported.
+    """
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
+    if not given or Path(given).name.startswith("torchinductor_"):
+        folder = temporary_folder() / f"syncclip-{os.getuid()}-compiled"
+        make_private(folder)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncclip.core import scratch
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust
 from syncclip.synthesis.generators import loading
@@ -122,6 +125,26 @@ def test_a_compiled_denoiser_generates_the_same_images(family: Family, monkeypat
     assert seen
     pairs = zip(compiled, plain, strict=True)
     assert all(abs(a - b) <= 2 for one, other in pairs for a, b in zip(one.tobytes(), other.tobytes(), strict=True))
+
+
+def test_what_is_compiled_is_kept_where_no_other_user_can_put_anything(
+    family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(scratch.MACHINE, str(tmp_path))
+    monkeypatch.setattr(loading, "BACKEND", "eager")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_someone")  # as torch names it
+    Generator(family("pixart", compile=True))
+    (folder,) = tmp_path.iterdir()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.rmdir()
+    folder.symlink_to("/tmp")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    with pytest.raises(UserError, match="is a link"):
+        Generator(family("pixart", compile=True))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "named"))
+    Generator(family("pixart", compile=True))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "named")
 
 
 def test_what_is_compiled_follows_from_the_size_of_a_batch_alone(
