@@ -14,7 +14,7 @@ from syncclip.core.progress import say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 1 broken data or a defect, 2 a user's mistake, 128 + a signal's number."""
+    """Run the command and exit: 0 done, 1 broken data, a lost Ray or a defect, 2 a user's mistake, 128 + a signal."""
     status = 1  # of an error that is no user's mistake
 
     def end() -> None:
