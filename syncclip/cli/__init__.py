@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from syncclip.core.interruption import SENTENCE, listening
 from syncclip.core.progress import say
+from syncclip.core.text import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,12 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 stream.flush()
         os._exit(status)
 
-    atexit.register(end)  # before anything else registers, so that it is called last
+    atexit.register(end)  # before what the command imports registers, so that it is called after that
     with listening() as listener:
         try:
             from syncclip.cli.app import run  # takes a second, in which a signal may come
 
             status = run(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit as exit_:  # of code of the user's own
+            status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+            raise
+        except Exception as error:
+            import traceback
+
+            sys.stderr.write(printable("".join(traceback.format_exception(error)), "\n"))  # it may hold others' text
         except KeyboardInterrupt:
             say(SENTENCE)
             status = listener.status

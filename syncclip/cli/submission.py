@@ -60,7 +60,11 @@ class Submission:
         (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
         embedded = f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"})
         unused = shutil.ignore_patterns(".*", "__pycache__", *PRIVATE, *([] if embedded else [EMBEDDED]))
-        shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=unused)
+
+        def left_out(place: str, names: list[str]) -> set[str]:
+            return {*unused(place, names), *(name for name in names if Path(place, name).is_symlink())}
+
+        shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=left_out)
         for file in own_python(self.recipe):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / file)

@@ -82,7 +82,9 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         UserError: the name or tag is unknown, or the weights are neither here nor available.
     """
     import open_clip  # late: it takes seconds, which reading settings should not
+    from transformers import dynamic_module_utils
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # refuse a model's own code instead of asking at the terminal
     name = _source(settings)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(

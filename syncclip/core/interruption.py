@@ -148,11 +148,12 @@ class Listener:
                 _requested.set()
                 _interrupt()
                 return
-            say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
-            _requested.set()
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
         overdue.daemon = True
         overdue.start()
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone, as after SIGHUP
+            say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
+        _requested.set()
         with contextlib.suppress(Exception):  # where nothing can be told any more, the grace ends the waiting
             stop()
 
@@ -239,7 +240,8 @@ def end_process(sentence: str | None, status: int) -> None:
         last.start()
         last.join(LAST_SECONDS)
     if sentence is not None:
-        say(sentence)
+        with contextlib.suppress(OSError, ValueError):
+            say(sentence)
     os._exit(status)
 
 

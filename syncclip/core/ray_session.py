@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from syncclip.core.interruption import at_once, handle_again
@@ -35,8 +36,9 @@ they hold their GPU's memory."""
 KILL_SECONDS = 10.0
 """For what was killed to end; nothing ends a process that waits for a broken disk."""
 
-LONGEST_BASE = 8
-"""Characters of a folder in which a local Ray's own is made; Ray allows 107 for the names of its sockets in there."""
+LONGEST_BASE, LONGEST_PLAIN = 6, 28
+"""Characters of a folder in which a local Ray's own is made, under a name that says whose it is, or a shorter one; Ray
+allows 107 for the names of its sockets in there."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` writes, on the head, which machines it may start."""
@@ -140,8 +142,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             _join(address, level)
             stack.callback(ray.shutdown)
         else:
-            base = os.environ.get("RAY_TMPDIR", "/tmp")  # as Ray itself decides
-            folder = stack.enter_context(scratch_folder(base)) if len(base) <= LONGEST_BASE else None
+            folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # as Ray itself decides
             with kept_apart(stack.enter_context(scratch_folder())):
                 daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
             stack.enter_context(_ended(daemons))
@@ -149,6 +150,19 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         handle_again()
         stack.enter_context(watched(address, witness, daemons))
         yield
+
+
+@contextmanager
+def _folder_around(base: str) -> Iterator[Path | None]:
+    """A private folder for that of a local Ray, which Ray opens to all users; None: names in it would be too long."""
+    if len(base) <= LONGEST_BASE:
+        with scratch_folder(base) as folder:
+            yield folder
+    elif len(base) <= LONGEST_PLAIN:
+        with TemporaryDirectory(prefix="s", dir=base, ignore_cleanup_errors=True) as name:
+            yield Path(name)
+    else:
+        yield None
 
 
 @contextmanager
@@ -203,7 +217,7 @@ def _start(cpus: int, level: int, folder: Path | None) -> list[psutil.Process]:
 
     global _starting
     before = psutil.Process().children()
-    place = {} if folder is None else {"_temp_dir": str(folder)}
+    place = {} if folder is None else {"_temp_dir": str(folder / "r")}
     for _ in range(START_ATTEMPTS):
         failure: Exception | None = None
         _starting = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from syncclip.core.heartbeat import repeating
 from syncclip.core.interruption import at_once, end_process, interrupt_main
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
@@ -68,6 +69,8 @@ class Witness:
         with self._lock:
             if self._process.returncode is None:
                 self._process.communicate(f"{printable(words)}\n".encode())
+                if words and self._process.returncode != 0:  # killed itself
+                    say(words)
 
     def close(self) -> None:
         """Say nothing."""
@@ -120,9 +123,9 @@ def watched(address: str, witness: Witness, daemons: Sequence[psutil.Process] = 
         misses = 0 if all(map(answers, places)) else misses + 1
         if not lost and (misses * LOOK_SECONDS >= PATIENCE or not all(map(lives, parts))):
             lost = True
+            stuck.start()
             witness.say(f"syncclip: {gone}")
             interrupt_main(f"{place_of(address)} was lost")
-            stuck.start()
 
     try:
         with repeating(look, DAEMONS_SECONDS if parts else LOOK_SECONDS):

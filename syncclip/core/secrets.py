@@ -42,16 +42,19 @@ HARMLESS = frozenset(
 
 MASK = "***"
 USERINFO = re.compile(
-    r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+/)[^\s'\"<>@]{0,128})@"
+    r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/])[^\s\"<>@]{0,128})@"
 )
 """Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`,
 nor the container of `abfs://container@account`."""
 
 PARAMETER = re.compile(
-    r"((?:[?&;]|%3f|%26)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|key(?!word)|cookie)[\w.%-]{0,64}?"
-    r"|sig|pwd|pass)(?:=|%3d))[^&;#\s'\"<>]+",
+    r"((?:[?&;#]|%3f|%26|%23)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie)[\w.%-]{0,64}?"
+    r"|sig|pwd|pass|pw|code|jwt|sas|pat|hmac|policy)(?:=|%3d))[^&;#\s'\"<>]+",
     re.IGNORECASE,
 )
+BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
+"""What is missing of a URL that begins with user and password, as proxies may."""
+
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
@@ -71,7 +74,7 @@ def harmless(options: Any) -> Any:
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
         return [harmless(one) for one in options]
-    return without_secrets(options) if isinstance(options, str) else options
+    return without_secrets(BARE.sub("http://", options)) if isinstance(options, str) else options
 
 
 def without_secrets(text: str) -> str:
@@ -139,7 +142,7 @@ def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
         for inner in options:
             yield from _of_options(inner, secret)
     elif isinstance(options, str):
-        yield from _of_urls(options)
+        yield from _of_urls(BARE.sub("http://", options))
         if secret and options not in ORDINARY:
             yield options
     elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller one is a setting

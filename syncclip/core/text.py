@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import html
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+import regex
 
 from syncclip.core.secrets import redacted
 
@@ -18,6 +21,7 @@ CUT, LONGEST = 200, 2000
 
 JOINERS = "\u200c\u200d"
 """Letters of some scripts, and the parts of emoji, are spelled with them."""
+_CLIP_WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
 
@@ -43,6 +47,7 @@ def printable(text: str, keep: str = "") -> str:
 
 def cut(text: str, length: int = CUT) -> str:
     """A text, without its middle where it is longer; what a message ends with is what to do."""
+    text = redacted(text)  # half a secret would not be known any more
     return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 
@@ -91,15 +96,19 @@ def spoken(classname: str) -> str:
 
 
 def as_clip_reads(classname: str) -> str:
-    """What CLIP's tokenizers make of a class name before they look for words: equal texts have equal tokens.
+    """The words that CLIP's tokenizers see in a class name: equal texts have equal tokens.
 
-    Source: `basic_clean` and `_clean_lower` of open_clip's tokenizer, which are those of OpenAI's CLIP.
+    They drop the spaces, and part letters, each digit and signs by themselves: "MD80" and "MD 80" are one name.
+
+    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer, which are those of OpenAI's CLIP.
     """
     if classname.isascii():
-        return spoken(html.unescape(html.unescape(classname))).lower()
-    from open_clip.tokenizer import basic_clean  # takes seconds
+        text = html.unescape(html.unescape(classname))
+    else:
+        from open_clip.tokenizer import basic_clean  # takes seconds
 
-    return spoken(basic_clean(classname)).lower()
+        text = basic_clean(classname)
+    return " ".join(_CLIP_WORD.findall(spoken(text).lower()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -169,8 +178,8 @@ def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def markdown_text(text: str) -> str:
-    """A text, perhaps of another's file, that stays text in a line or a cell of Markdown."""
-    return printable(text).replace("|", "\\|").replace("<", "&lt;")
+    """A text, perhaps of another's file, that stays text in a line or a cell of Markdown: no link, image or element."""
+    return re.sub(r"[\[\]|]", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 
 def _cell(value: object) -> str:

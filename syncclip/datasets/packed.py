@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.progress import Progress
-from syncclip.core.settings import UserError, with_present_names
+from syncclip.core.settings import UserError, added, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
 from syncclip.shards.images import decode_image
 from syncclip.shards.markers import committed
@@ -42,6 +42,7 @@ QUALITY = 95
 PACKING = "packing.json"
 """What is being packed; written first, so that no two datasets are ever mixed in a folder."""
 READERS = 8
+LOST = "copy it again, or pack the dataset again"
 DAMAGED = "as a shard is missing or damaged; find it with `syncclip shards verify`, or pack the dataset again"
 
 
@@ -55,6 +56,9 @@ class PackedDataset(BaseModel):
     """Number of images of each split; None: there are all three splits, of unknown size."""
     only: list[int] | None = None
     """Ids of the candidate classes; None: all."""
+    whole: int | None = added(None)
+    """Images of the whole training split, where `train.parquet` lists it; None: there is no such file, or an earlier
+    version packed it."""
 
 
 def find_packed(url: str) -> str | None:
@@ -76,11 +80,21 @@ def load_packed(file: str) -> Dataset:
     name = packed.name or url.rpartition("/")[2]
     counts = packed.splits or dict.fromkeys(SPLITS)
     shown = {split: _shown(name, packed, url, split) for split in counts}
-    opened = cache(lambda split: _opened(storage.join(url, split), counts[split]))
+
+    @cache
+    def opened(split: Split) -> ShardSet:
+        images = _opened(storage.join(url, split), counts[split])
+        part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
+        if part and storage.exists(storage.join(url, PACKING)):  # else others' shards, that may count otherwise
+            raise UserError(f"{there}: not there, though only a part of the training split was packed; {LOST}")
+        return images
+
     whole = None
     if storage.exists(there := storage.join(url, WHOLE_TRAIN)):
         table = storage.read_table(there, ["label"], "pack the dataset again")
         whole = table["label"].to_numpy().astype(np.int64)
+    if packed.whole is not None and (whole is None or len(whole) != packed.whole):
+        raise UserError(f"{there}: doesn't list the {packed.whole} training images that shots are chosen from; {LOST}")
     return Dataset(
         name=name,
         classnames=packed.classnames,
@@ -170,9 +184,11 @@ def pack(
         with Progress(total, "images", "pack") as progress:
             for split, images in dataset.splits.items():
                 _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
+        whole = None
         if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
             labels = pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())})
             storage.write_table(storage.join(url, WHOLE_TRAIN), labels)
+            whole = len(labels)
         counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
         described = PackedDataset(
             name=dataset.name,
@@ -180,6 +196,7 @@ def pack(
             template=dataset.template,
             splits=counts,
             only=None if dataset.only is None else dataset.candidates,
+            whole=whole,
         )
         storage.write_document(storage.join(url, PACKED_FILE), described)
         storage.require(url, [PACKED_FILE])
@@ -218,6 +235,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
 def _write_split(
     images: ImageSet, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
 ) -> None:
+    storage.sweep(url)
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
     there = committed(url)

@@ -15,6 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.runs.resolve import finished_run
 from syncclip.training.loop import read_prompts
+from syncclip.training.run_folder import PROMPTS
 
 TEXT_PROMPTS = "text_prompts."
 END_OF_WORD = "</w>"
@@ -81,6 +82,12 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
         raise UserError(f"{run}: method {recipe.training.method!r} learns no text vectors; there is nothing to show")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
+    width = clip.text.token_embedding.weight.shape[1]
+    if wrong := [name for _, name in blocks if learned[name].dim() not in (2, 3) or learned[name].shape[-1] != width]:
+        raise UserError(
+            f"{folder.path(PROMPTS)}: {wrong[0]} doesn't fit backbone {recipe.backbone.name!r} of the run's recipe; "
+            "get the run's folder whole, with the recipe.yaml that belongs to it"
+        )
     own = learned[blocks[0][1]].dim() == 3
     names = load_dataset(recipe.dataset).classnames if own else [""]
     rows: list[Sequence[object]] = []

@@ -157,7 +157,10 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
 
     What a recipe extends is the user's `own` only if it itself is.
     """
-    parsed, mark = _parse(storage.read_bytes(url).decode(errors="replace"), label), _mark_of(url)
+    text, mark = storage.read_bytes(url).decode(errors="replace"), _mark_of(url)
+    if mark is not None and not text.strip():
+        raise UserError(f"{url} is empty, though beside {mark.name}; restore it")
+    parsed = _parse(text, label)
     last = parsed._replace(own=own and storage.is_local(url) and mark is None, mark=mark)
     for old in last.renamed:
         report_renamed(label, old)

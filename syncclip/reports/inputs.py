@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 import yaml
 from omegaconf import OmegaConf
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from syncclip import storage
 from syncclip.core.secrets import shareable
@@ -29,7 +29,23 @@ T = TypeVar("T")
 
 SIGNS: dict[Kind, str] = {"study": outputs.TABLE, "run": "results.json", "set": "plan.json"}
 """The file by which a folder is known for what it is; the first that is there counts."""
-_OBJECT = TypeAdapter(dict[str, Any])
+
+
+def _usable(found: dict[str, Any]) -> dict[str, Any]:
+    """An object whose numbers are floats to others, and whose lists of classes are lists."""
+    inner: list[Any] = [found]
+    for one in inner:
+        if isinstance(one, int) and abs(one) >= 1 << 63:
+            raise ValueError("it holds a number that is too large")
+        inner.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+    for name, kind in (("classnames", str), ("per_class", dict)):
+        there = found.get(name) or []
+        if not isinstance(there, list) or not all(isinstance(one, kind) for one in there):
+            raise ValueError(f"its {name} are no list of classes")
+    return found
+
+
+_OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_usable)])
 
 
 @dataclass

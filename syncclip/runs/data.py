@@ -14,7 +14,7 @@ from syncclip.core.settings import UserError, with_first_names
 from syncclip.core.text import counted, few
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.sets.imported import holds_set, read_set
+from syncclip.sets.imported import holds_set, read_set, require_content
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.markers import markers, shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
@@ -63,6 +63,7 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
             f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short "
             f"({few(map(shard_name, missing))}); finish the set with {again}"
         )
+    require_content(plan, url)
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
     return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
 

@@ -116,6 +116,7 @@ def _split_file(source: ExportedSet, out: str, progress: Progress, _: str) -> No
 def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: str) -> None:
     """The tars as they are, named as the hub's datasets name them, with a card last."""
     folder = storage.join(out, "data")
+    storage.sweep(folder)
     there = storage.sizes(folder)
     kind: pa.DataType = pa.null()
     for place, (shard, stats) in enumerate(source.shards.items()):
@@ -165,6 +166,8 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Image]:
     """Write all images below `out`, but for those that are there, and give each once it is there."""
+    for name in source.folders:
+        storage.sweep(storage.join(out, name))
     there = _there(source, out)
 
     def write(image: Image) -> Image:

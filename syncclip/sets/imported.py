@@ -13,6 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from syncclip import storage
 from syncclip.core.order import ranks
@@ -29,6 +30,7 @@ from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
+from syncclip.synthesis.seeds import MAX_IMAGES
 
 IMPORTED = "imported.json"
 SET_RECIPE = "synthesis.yaml"
@@ -47,13 +49,21 @@ class ImportedSet(Settings):
     source: str
     dataset: Annotated[str, DATASET]
     classnames: tuple[str, ...]
-    counts: tuple[int, ...]
+    counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Images of each class in the source."""
-    shard_size: int
+    shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())
     """Digests of the sets that it was merged of; none where it was imported."""
     content: str = ""
     """Digest of all shards; empty until the last one is written."""
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> ImportedSet:
+        if len(self.counts) != len(self.classnames):
+            raise ValueError(f"{len(self.counts)} counts of {len(self.classnames)} classes")
+        if self.images_per_class * self.classes > MAX_IMAGES:
+            raise ValueError(f"{self.images_per_class} images of a class are more than a set can hold")
+        return self
 
     @property
     def classes(self) -> int:
@@ -103,6 +113,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     there = {stats.shard for stats in markers(url)}
     if missing := [shard for shard in known.shards() if shard not in there]:
         raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
+    require_content(known, url)
     return known
 
 
@@ -177,6 +188,19 @@ def finish(found: ImportedSet, url: str) -> ImportedSet:
 def content_of(url: str) -> str:
     """Digest of the committed tars of a set."""
     return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
+
+
+def require_content(found: Plan | ImportedSet, url: str) -> None:
+    """Refuse an imported or merged set whose shards are not those that were written with it.
+
+    Raises:
+        UserError: some were exchanged or removed.
+    """
+    if isinstance(found, ImportedSet) and content_of(url) != found.content:
+        raise UserError(
+            f"{url}: its shards are not those of its {IMPORTED}, some were exchanged or removed; copy the set again, "
+            "or make it anew"
+        )
 
 
 def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:

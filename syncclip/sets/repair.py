@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from syncclip import storage
@@ -36,7 +37,7 @@ def absent(url: str, there: Collection[int]) -> list[Problem]:
         UserError: the plan can't be read.
     """
     expected = read_set(url)
-    tars = {int(name[:-4]) for name in storage.sizes(url) if name.endswith(".tar") and name[:-4].isdigit()}
+    tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
         Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
         for shard in (expected.shards() if expected is not None else ())

@@ -28,7 +28,7 @@ TABLE = pa.schema(
 )
 
 Report = Callable[[int, storage.DamagedError], None]
-_MARKER = re.compile(r"(\d{5,})_stats\.json")
+_MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
 
 
 class ShardStats(BaseModel):

@@ -16,7 +16,7 @@ from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
 from syncclip.shards.tables import faults, parse_table, table_digests
 
-_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
+_FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):

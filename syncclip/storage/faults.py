@@ -136,6 +136,8 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
             return UserError(f"{cannot}: {_line(error)}; {again}{remedy}")
     if isinstance(error, OSError) and not local:
         return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
+    if isinstance(error, OSError) and error.errno not in (None, errno.ELOOP):  # EIO, ESTALE, ENAMETOOLONG, ENXIO, …
+        return UserError(f"{cannot}: {error.strerror or _line(error)}; check the disk and the path, or choose another")
     return None
 
 

@@ -1,8 +1,9 @@
 """Seals: the digest of a file in the file itself, so that a flipped bit is told by the file's name and never used.
 
 A sealed file holds `seal-sha256:` and 64 hex digits once: the sha256 of its bytes with zeros in place of these digits.
-In JSON it is the value of a last key `seal`, in YAML a last comment, in Markdown and HTML as well, in parquet a key of
-the footer's metadata, in safetensors of the header's. A file without it is of an earlier version, or a user's own.
+In JSON it is the value of a last key `seal`, in YAML a first comment, as YAML that is cut off is still YAML, in
+Markdown and HTML a last one, in parquet a key of the footer's metadata, in safetensors of the header's. A file without
+it is of an earlier version, or a user's own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ KEY = "seal"
 _TAIL, _HEAD = 64 << 10, 1 << 10
 """Bytes at the end and at the beginning of a file that its seal is looked for in."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
-_COMMENTS = {"yaml": (b"# ", b"\n"), "md": (b"<!-- ", b" -->\n"), "html": (b"<!-- ", b" -->\n")}
+_YAML = b"# " + MARK
 _OF_TEXT = re.compile(
     rb'(?:,?\n "seal": "%(seal)s"|(?<=\[)"%(seal)s"|# %(seal)s\n|<!-- %(seal)s -->\n)'
     % {b"seal": MARK + rb"[0-9a-f]{64}"}
@@ -53,6 +54,9 @@ def content(url: str, data: bytes) -> bytes:
     if url.endswith(".tar"):
         return data
     place = _find(data)
+    in_first_line = bool(data) and (_YAML.startswith(data) or (place == len(_YAML) and len(data) <= place + 64))
+    if in_first_line and url.endswith(".yaml"):
+        raise _damage(url)  # cut off there
     if place is None:
         if _has_spoilt_mark(data):
             raise _damage(url)
@@ -107,9 +111,10 @@ def _with_blank(data: bytes, kind: str) -> bytes:
         header = b'{"__metadata__":{"seal":"%s"}%s%s' % (seal, b"," if len(header) > 2 else b"", header[1:])
         header += b" " * (-len(header) % 8)
         return len(header).to_bytes(8, "little") + header + data[size:]
-    if kind in _COMMENTS:
-        before, after = _COMMENTS[kind]
-        return data + before + seal + after
+    if kind == "yaml":
+        return b"# %s\n%s" % (seal, data)
+    if kind in ("md", "html"):
+        return b"%s<!-- %s -->\n" % (data, seal)
     if (closing := _CLOSING.search(data)) is None:
         assert data.split() == [b"[]"], "a JSON object, or a list of objects"
         return data.replace(b"[", b'["%s"' % seal)
@@ -120,5 +125,5 @@ def _with_blank(data: bytes, kind: str) -> bytes:
 def _damage(url: str) -> DamagedError:
     return DamagedError(
         f"{url} is not as it was written: it was damaged, or edited; restore it, or remove it and run the command that "
-        "wrote it again; if you edited it yourself, remove the seal at its end, and it is read as it is"
+        "wrote it again; if you edited it yourself, remove the line of its seal, and it is read as it is"
     )

@@ -14,6 +14,8 @@ from syncclip.core.text import counted, duration
 from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
+MOST = 10**12
+"""Cells; no study has so many, and larger numbers are no floats."""
 NAMED = 8
 """Cells that a line names before it only counts."""
 
@@ -21,18 +23,18 @@ NAMED = 8
 class StudyStatus(JobStatus):
     """What `progress.json` holds. Times are seconds."""
 
-    cells: int
-    done: int
+    cells: int = Field(le=MOST)
+    done: int = Field(ge=0, le=MOST)
     """Those of earlier calls among them."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Cell -> why."""
     running: list[str] = Field(default_factory=list)
     """Cells that were given to the cluster and have not come back."""
-    slots: int = 1
+    slots: int = Field(1, le=MOST)
     """Cells that there was room for at the same time."""
     workers: int = 0
     """The most that there was room for in this call."""
-    ended: int = 0
+    ended: int = Field(0, ge=0, le=MOST)
     """Cells of this call, failed ones among them."""
     seconds: float = 0.0
     """What they took, added up."""

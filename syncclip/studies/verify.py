@@ -12,17 +12,23 @@ from dataclasses import dataclass, field
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
+from syncclip.datasets.packed import FIRST_PACKED_FILE, PACKED_FILE, PACKING, load_packed
+from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.sets.export import EXPORT
+from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
 from syncclip.sets.repair import absent
 from syncclip.shards.verify import problems
 from syncclip.studies import outputs
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
 from syncclip.synthesis.filters.assets import digest_of
+from syncclip.synthesis.plan import PLAN_NAME
 from syncclip.training.checkpoints import Marker
 from syncclip.training.metrics_file import digest_of as digest_of_lines
 from syncclip.training.metrics_file import lines_until
-from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RECORD, RunFolder, RunRecord
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
 
-_SHARD = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
+_SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
+_MARKER = re.compile(r"(step-\d+)\.json")
 _CHECKPOINT = re.compile(r"step-\d+\.safetensors")
 _CHANGED = "is not as it was written, it was damaged or edited"
 
@@ -84,8 +90,11 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
             broken.add(problem.shard)
             found.mendable += first
             yield f"{folder}: {problem.sentence}"
+    if of_shards or (not {PLAN_NAME, IMPORTED}.isdisjoint(names) and EXPORT not in names):
         try:
             missing = absent(folder, broken)
+            if not broken and not missing and (known := read_set(folder)) is not None:
+                require_content(known, folder)
         except UserError as error:
             missing = []
             if not isinstance(error, storage.DamagedError):  # that of a plan, whose own check tells
@@ -168,18 +177,54 @@ def _events(place: str) -> bool:
     return True
 
 
+def _expected(folder: str, names: list[str]) -> Iterator[tuple[str, str]]:
+    """The files that must lie in a folder beside others, and why."""
+    if RECORD in names and (record := RunFolder(folder, "", "").record()) is not None:
+        yield RECIPE, "a run has one"
+        if record.status == "finished":
+            yield PROMPTS, "the run is finished"
+        if record.metrics_sha256 is not None:
+            yield METRICS, f"{RECORD} holds its digest"
+    elif PROMPTS in names:
+        yield RECORD, "a run has one"
+    for name in names:
+        if match := _MARKER.fullmatch(name):
+            yield f"{match[1]}.safetensors", "its marker is there"
+    if RESULTS in names and storage.has_seal(storage.join(folder, RESULTS)):  # earlier versions wrote none
+        yield PREDICTIONS, f"{RESULTS} rests on it"
+    if SET_RECIPE in names and IMPORTED not in names:
+        yield PLAN_NAME, "a synthesis has one"
+    if PACKING in names and FIRST_PACKED_FILE not in names:
+        yield PACKED_FILE, "a dataset was packed there"
+    if outputs.STATE in names and storage.has_seal(state := storage.join(folder, outputs.STATE)):
+        yield outputs.RECIPE, "a study has one"
+        if all(cell["status"] in ("done", "failed") for cell in outputs.read_json(state)["cells"]):
+            yield from ((name, "the study has ended") for name in outputs.ALWAYS)
+    elif outputs.TABLE in names:
+        yield outputs.STATE, "a study has one"
+
+
 def _missing(folder: str, names: list[str]) -> Iterator[str]:
     """What a record says is there, and isn't."""
     try:
-        if RECORD in names and PROMPTS not in names:
-            record = RunFolder(folder, "", "").record()
-            if record is not None and record.status == "finished":
-                yield f"{storage.join(folder, PROMPTS)} is missing, though the run is finished"
+        for name, why in _expected(folder, names):
+            if name not in names:
+                yield f"{storage.join(folder, name)} is missing, though {why}"
+        if (packed := next((name for name in (PACKED_FILE, FIRST_PACKED_FILE) if name in names), None)) is not None:
+            try:
+                load_packed(storage.join(folder, packed)).split("train")
+            except storage.DamagedError:
+                pass  # its own check tells
+            except KeyError:
+                pass  # none was packed
+            except UserError as error:
+                yield str(error)
         if outputs.STATE in names:
             cells = storage.join(folder, outputs.CELLS)
             there = {*storage.listdir(cells)}
             for cell in outputs.read_json(storage.join(folder, outputs.STATE))["cells"]:
-                if cell["status"] == "done" and cell["cell"] not in there:
-                    yield f"{storage.join(cells, cell['cell'])} is missing, though the study says that it is done"
+                place = storage.join(cells, cell["cell"])
+                if cell["status"] == "done" and (cell["cell"] not in there or RESULTS not in storage.sizes(place)):
+                    yield f"{place} is missing or has no {RESULTS}, though the study says that it is done"
     except (UserError, json.JSONDecodeError, KeyError, TypeError):
         return  # of a damaged record its own check tells

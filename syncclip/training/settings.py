@@ -124,7 +124,7 @@ class EvaluationSettings(Settings):
 
     split: Literal["test", "val"] = "test"
     batch: int = Field(256, ge=1)  # images a forward pass
-    bins: int = Field(15, ge=1)  # of the calibration error
+    bins: int = Field(15, ge=1, le=1_000_000)  # of the calibration error
     workers: int | None = added(None, ge=1)
     """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])

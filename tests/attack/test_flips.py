@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from syncclip.studies.verify import verify
 from tests.attack.flips import attack, files_of, flipped, make_folders
 
 pytestmark = pytest.mark.fault
+
+TOLD_BY_NOTHING = re.compile(
+    r"\d+_rejects\.parquet|(stats|summary|status|progress|packing|shift|cell|step-\d+)\.json|events\.out\..*"
+    r"|synthesis\.yaml|features\.parquet|report\.html"
+)
+"""Files that no result rests on, or that may not have been written yet."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,19 @@ def test_verify_names_each_file_that_is_damaged(folders: dict[str, Path], name: 
             assert told and all(file.name.partition("_")[0].partition(".")[0] in sentence for sentence in told), file
         finally:
             file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["set", "study", "packed"])
+def test_verify_misses_each_file_that_is_removed(folders: dict[str, Path], name: str) -> None:
+    silent = set()
+    for file in files_of(folders[name]):
+        data = file.read_bytes()
+        file.unlink()
+        told: list[str] = []
+        verify(str(folders[name]), told.append)
+        silent |= {*([] if told else [file.name])}
+        file.write_bytes(data)
+    assert {one for one in silent if not TOLD_BY_NOTHING.fullmatch(one)} == set()
 
 
 @pytest.mark.attack

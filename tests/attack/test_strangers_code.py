@@ -159,6 +159,9 @@ def test_a_downloaded_recipe_does_not_read_the_environment(
     for command in ("evaluate .", "plan recipe.yaml", "plan ../mine.yaml"):
         assert app.run(command.split()) == 2
         assert "reads the environment" in capsys.readouterr().err
+    (downloaded / "recipe.yaml").write_text("")
+    assert app.run(["evaluate", "."]) == 2
+    assert "recipe.yaml is empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,16 @@ def test_a_model_that_asks_for_code_of_its_own_is_refused(tmp_path: Path) -> Non
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"open_clip_config\.json asks for code of its own to be run"):
         load_backbone(BackboneSettings(name=str(folder)))
+
+
+def test_nobody_is_asked_whether_to_run_a_models_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_clip_folder(tmp_path / "clip")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "x"
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    tokenizer = {"tokenizer_class": "Planted", "auto_map": {"AutoTokenizer": ["planted.Planted", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "planted.py").write_text("raise SystemExit")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_backbone(BackboneSettings(name=str(folder)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -192,3 +193,20 @@ def test_afterwards_signals_are_as_they_were() -> None:
             assert inner.grace == 3
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
     assert not interruption.requested()
+
+
+def test_a_signal_ends_a_command_whose_terminal_is_gone() -> None:
+    """As SIGHUP does: nothing can be said any more."""
+    code = (
+        "import time\nfrom syncclip.core.interruption import listening, postponed, requested\n"
+        "with listening(grace=60):\n    try:\n        with postponed():\n            print('ready', flush=True)\n"
+        "            for _ in range(200):\n                requested() or time.sleep(0.05)\n"
+        "            print('asked', requested())\n    except KeyboardInterrupt:\n        pass\n"
+    )
+    read, write = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, text=True) as running:
+        os.close(write)
+        assert running.stdout is not None and running.stdout.readline() == "ready\n"
+        os.close(read)
+        running.send_signal(signal.SIGHUP)
+        assert running.communicate(timeout=60)[0] == "asked True\n"

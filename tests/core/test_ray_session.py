@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
@@ -60,17 +61,26 @@ def test_what_a_worker_raised_is_found_inside_the_wrappers_of_ray() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_local_ray_starts_quietly_and_is_shut_down() -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_a_local_ray_starts_quietly_in_private_and_is_shut_down(long: bool) -> None:
     code = (
         "import ray, tempfile\nfrom pathlib import Path\nfrom syncclip.core.ray_session import ray_session\n"
         "def left(): return Path(tempfile.mkdtemp())\n"
         "with ray_session(cpus=1):\n    folder = ray.get(ray.remote(left).remote())\n    print(folder.exists())\n"
+        "    around = Path(ray._private.worker._global_node.get_temp_dir_path()).parent\n"
+        "    print(oct(around.stat().st_mode & 0o777))\n"
         "print(ray.is_initialized(), folder.exists())\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SYNCCLIP_"))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
+    with TemporaryDirectory(prefix="sc-longer-", dir="/tmp") as base:
+        if long:
+            environment["RAY_TMPDIR"] = base
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500
+        )
+        assert not any(Path(base).iterdir())
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "False", "False"]  # a worker's temporary files go with it
+    assert done.stdout.split() == ["True", "0o700", "False", "False"]  # a worker's temporary files go with it
     assert done.stderr == ""
 
 

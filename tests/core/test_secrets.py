@@ -17,7 +17,7 @@ from syncclip.core.secrets import (
     without_secrets,
 )
 from syncclip.core.settings import UserError
-from syncclip.core.text import printable
+from syncclip.core.text import cut, printable
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +54,9 @@ def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
         ("https://h/a?access_token=ab#there", "https://h/a?access_token=***#there"),
         ("EndpointSuffix=x;AccountKey=ab==;A=b", "EndpointSuffix=x;AccountKey=***;A=b"),
         ("https://me:p/w@host/a", "https://host/a"),
+        ("http://me:it's@host/a", "http://host/a"),
+        ("https://h/#access_token=ab", "https://h/#access_token=***"),
+        ("https://h/a?code=ab&n=1", "https://h/a?code=***&n=1"),
         ("s3://bucket/a@2x.png and a@b.org", "s3://bucket/a@2x.png and a@b.org"),
         ("http://host:9000/a@2x.png", "http://host:9000/a@2x.png"),
         ("github://owner:repository@main/a", "github://owner:repository@main/a"),
@@ -130,3 +133,11 @@ raise RuntimeError("at the end value-of-the-secret")
     assert "OSError: refused ***" in done.stdout
     assert "ValueError: invalid literal for int() with base 10: '***'" in done.stderr
     assert done.stderr.endswith("RuntimeError: at the end ***\n")
+
+
+def test_a_proxy_without_a_scheme_and_half_a_secret_tell_none() -> None:
+    proxies = {"proxies": {"https": "me:Sq81hidden@host:9"}}
+    assert harmless({"config_kwargs": proxies}) == {"config_kwargs": {"proxies": {"https": "http://host:9"}}}
+    remember_options({"token": "Sq" + 300 * "7", "config_kwargs": proxies})
+    assert "7777" not in cut(repr("x" + "Sq" + 300 * "7"))
+    assert redacted("no way to Sq81hidden") == "no way to ***"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.core.trust import mark_around, module_of, names_in, own_paths, require_trust, trust, trusted
+from syncclip.core.trust import MARKS, mark_around, module_of, names_in, own_paths, require_trust, trust, trusted
+from syncclip.protocols.protocols import PROTOCOLS
 
 
 def test_only_what_looks_like_a_name_of_code_is_one() -> None:
@@ -21,6 +22,10 @@ def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
     with pytest.raises(UserError, match=r"^there: 'one\.module:Other' names code .* add --trust one\.module:Other$"):
         require_trust("one.module:Other", "there: ")
     assert trusted() == ("one.module:Class",)
+
+
+def test_the_folder_of_every_reproduction_has_a_mark() -> None:
+    assert {f"{name}.parquet" for name in PROTOCOLS} <= set(MARKS)
 
 
 @pytest.mark.parametrize("mark", ["run.json", "plan.json", "study.json", "choices.json", "00000_stats.json"])

@@ -17,7 +17,7 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.storage.seals import content, is_sealed, sealed
+from syncclip.storage.seals import DamagedError, content, is_sealed, sealed
 
 TENSORS = {"context": np.arange(6, dtype=np.float32).reshape(2, 3), "shift": np.zeros(1, np.float16)}
 TEXTS = {
@@ -78,11 +78,26 @@ def test_sealed_json_is_json_of_the_same_values(text: bytes) -> None:
 
 def test_the_digest_is_that_of_the_file_with_zeros_in_its_place() -> None:
     data = sealed(b"name: icons\n", "yaml")
-    text, _, rest = data.partition(b"seal-sha256:")
-    assert text == b"name: icons\n# "
-    zeros = text + b"seal-sha256:" + b"0" * 64 + b"\n"
-    assert rest == hashlib.sha256(zeros).hexdigest().encode() + b"\n"
+    zeros = b"# seal-sha256:" + b"0" * 64 + b"\nname: icons\n"
+    assert data == zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
     assert yaml.safe_load(data) == {"name": "icons"}
+
+
+def test_yaml_that_was_cut_off_anywhere_is_told(tmp_path: Path) -> None:
+    data = sealed(b"name: icons\nevaluation: {split: val}\n", "yaml")
+    place = str(tmp_path / "recipe.yaml")
+    assert content(place, data) == b"name: icons\nevaluation: {split: val}\n"
+    for end in range(1, len(data)):
+        with pytest.raises(DamagedError):
+            content(place, data[:end])
+
+
+def test_yaml_with_a_seal_at_its_end_is_read_as_earlier_versions_wrote_it() -> None:
+    zeros = b"name: icons\n# seal-sha256:" + b"0" * 64 + b"\n"
+    data = zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
+    assert content("recipe.yaml", data) == b"name: icons\n"
+    with pytest.raises(DamagedError):
+        content("recipe.yaml", data.replace(b"icons", b"icont"))
 
 
 @pytest.mark.parametrize("tensors", [TENSORS, {}], ids=["two tensors", "none"])

@@ -67,10 +67,12 @@ def test_the_events_of_a_killed_run_end_anywhere(run: Path) -> None:
 def test_what_a_record_says_is_there_is_missed(run: Path, tmp_path: Path) -> None:
     (run / "prompts.safetensors").unlink()
     assert problems(run) == [f"{run}/prompts.safetensors is missing, though the run is finished"]
-    state = {"cells": [{"cell": "a", "status": "done"}, {"cell": "b", "status": "failed"}]}
+    state: dict[str, object] = {"cells": [{"cell": "a", "status": "done"}, {"cell": "b", "status": "failed"}]}
     storage.write_sealed(str(tmp_path / "study.json"), json.dumps(state).encode())
     (run / "prompts.safetensors").write_bytes(b"")
-    assert problems(tmp_path)[0] == f"{tmp_path}/cells/a is missing, though the study says that it is done"
+    sentences = problems(tmp_path)
+    assert f"{tmp_path}/study.parquet is missing, though the study has ended" in sentences
+    assert f"{tmp_path}/cells/a is missing or has no results.json, though the study says that it is done" in sentences
 
 
 def test_a_file_without_a_digest_is_counted_and_no_problem(run: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -172,7 +173,8 @@ def _keep_private() -> None:
     A folder that the user has named stays; torch itself names its own in the environment when it is imported.
     """
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
-    if not given or Path(given).name.startswith("torchinductor_"):
+    guessable = Path(given).parent in (temporary_folder(), Path(tempfile.gettempdir()))
+    if not given or (guessable and Path(given).name.startswith("torchinductor_")):
         folder = temporary_folder() / f"syncclip-{os.getuid()}-compiled"
         make_private(folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -132,7 +132,7 @@ def test_what_is_compiled_is_kept_where_no_other_user_can_put_anything(
 ) -> None:
     monkeypatch.setenv(scratch.MACHINE, str(tmp_path))
     monkeypatch.setattr(loading, "BACKEND", "eager")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/tmp/torchinductor_someone")  # as torch names it
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torchinductor_someone"))  # as torch names it
     Generator(family("pixart", compile=True))
     (folder,) = tmp_path.iterdir()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)

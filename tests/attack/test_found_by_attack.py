@@ -1,0 +1,125 @@
+"""Cases that an attack found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from syncclip import storage
+from syncclip.cli import app
+from syncclip.core.settings import UserError
+from syncclip.core.text import as_clip_reads
+from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.datasets.loading import read_dataset
+from syncclip.datasets.packed import pack
+from syncclip.sets.imported import ImportedSet
+from syncclip.storage.leftovers import part_of
+from syncclip.storage.seals import sealed
+from tests.shards.sets import write_set
+
+
+def _packed(tmp_path: Path) -> Path:
+    for label, name in enumerate(("red", "green", "blue", "grey")):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (8, 8), (number * 20, label * 60, 0)).save(tmp_path / "mine" / name / f"{number}.png")
+    pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(tmp_path / "packed"), [1, 2], [1, 2, 3])
+    return tmp_path / "packed"
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_lost_list_of_the_whole_training_split_is_told(
+    tmp_path: Path, earlier: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = _packed(tmp_path)
+    (place / "train.parquet").unlink()
+    if earlier:
+        values = json.loads((place / "dataset.json").read_bytes())
+        (place / "dataset.json").write_text(json.dumps({k: v for k, v in values.items() if k not in ("whole", "seal")}))
+    with pytest.raises(UserError, match=r"train\.parquet"):
+        load_dataset(DatasetSettings(name=str(place))).few_shot(1, 3)
+    assert app.run(["verify", str(place)]) == 1
+    assert "train.parquet" in capsys.readouterr().out
+
+
+def test_verify_finds_a_lost_split_and_a_set_without_any_shard(tmp_path: Path) -> None:
+    place = _packed(tmp_path)
+    shutil.rmtree(place / "val")
+    assert app.run(["verify", str(place)]) == 1
+    record = ImportedSet(source="x", dataset="d", classnames=("a", "b"), counts=(1, 1), shard_size=2, content="x")
+    storage.write_document(str(tmp_path / "set/imported.json"), record)
+    for command in (["verify"], ["shards", "verify"]):
+        assert app.run([*command, str(tmp_path / "set")]) == 1
+
+
+def test_exchanged_shards_of_an_imported_set_are_told(tmp_path: Path) -> None:
+    write_set(str(tmp_path), 2, 1)
+    record = ImportedSet(source="x", dataset="d", classnames=("a", "b"), counts=(1, 1), shard_size=2, content="x")
+    storage.write_document(str(tmp_path / "imported.json"), record)
+    assert app.run(["verify", str(tmp_path)]) == 1
+
+
+@pytest.mark.parametrize("change", [{"shard_size": 0}, {"counts": []}, {"counts": [10**9, 1]}, {"counts": [-1, 1]}])
+def test_an_impossible_import_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    write_set(str(tmp_path), 2, 1)
+    made = {"source": "x", "dataset": "d", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2, "content": "x"}
+    (tmp_path / "imported.json").write_text(json.dumps(made | change))
+    assert app.run(["verify", str(tmp_path)]) == 1
+    assert app.run(["shards", "export", str(tmp_path), "--to", "folder", "--out", str(tmp_path / "out")]) == 2
+
+
+def test_what_a_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("plan.json")
+        assert app.run(["plan", "plan.json"]) == 2
+        assert app.run(["verify", "."]) == 1
+    assert app.run(["plan", "/proc/self/mem"]) == 2  # EIO, as of a failing disk
+    write_set("set", 2, 1)
+    assert app.run(["shards", "show", "set", "--save", "x" * 250]) == 2
+    assert "too long" in capsys.readouterr().err
+
+
+def test_a_file_named_by_another_scripts_digits_is_no_shard(tmp_path: Path) -> None:
+    write_set(str(tmp_path), 2, 1)
+    (tmp_path / "²".join(["", ".tar"])).write_bytes(b"x")
+    assert app.run(["verify", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("pair", [("MD80", "MD 80"), ("t-shirt", "t - shirt"), ("Boeing 737", "Boeing 7 3 7")])
+def test_names_of_the_same_tokens_are_one(pair: tuple[str, str]) -> None:
+    assert as_clip_reads(pair[0]) == as_clip_reads(pair[1])
+
+
+def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = _packed(tmp_path)
+    part = part_of(place / "train/00000.tar")
+    part.touch()
+    monkeypatch.setattr("syncclip.storage.leftovers.living", lambda _: False)
+    pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(place), [1, 2], [1, 2, 3])
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plan.json", {"classnames": 5}),
+        ("results.json", {"base": 1.0, "per_class": ["x"]}),
+        ("results.json", {"base": 1.0, "open_novel": 10**400}),
+    ],
+)
+def test_a_report_is_made_of_what_can_be_read(tmp_path: Path, name: str, content: dict[str, object]) -> None:
+    (tmp_path / name).write_bytes(sealed(json.dumps(content).encode() + b"\n", "json"))
+    assert app.run(["report", str(tmp_path)]) in (0, 2)
+
+
+def test_a_study_of_more_cells_than_a_float_holds_is_refused(tmp_path: Path) -> None:
+    values = {"began": 1.0, "seen": 1.0, "cells": 10**400, "done": 1, "ended": 1}
+    (tmp_path / "progress.json").write_text(json.dumps(values))
+    assert app.run(["status", str(tmp_path)]) == 2
