@@ -173,9 +173,13 @@ def _note(secrets: Iterable[str]) -> None:
 
 def _forms(secret: str) -> Iterator[str]:
     """How a secret may be written: as it is, in a URL, in JSON, in one line, or a line of it alone."""
+    for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
+        spaced = quoted.replace("%20", "+")
+        yield from (
+            form for one in (quoted, spaced) for form in (one, re.sub("%..", lambda code: code[0].lower(), one))
+        )
     yield from (
         secret,
-        quote(secret, safe="", errors="replace"),
         unquote(secret),
         json.dumps(secret)[1:-1],
         " ".join(secret.split()),

@@ -121,7 +121,7 @@ def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: st
     kind: pa.DataType = pa.null()
     for place, (shard, stats) in enumerate(source.shards.items()):
         name = _train_name(source, place)
-        if there.get(name) != stats.bytes:
+        if there.get(name) != stats.bytes or not _is_same(storage.join(folder, name), stats.sha256):
             _copy(source, shard, storage.join(folder, name))
         kind = provenance_type(source.table(shard)["provenance"], kind)
         progress.update(stats.count)
@@ -171,8 +171,9 @@ def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Imag
     there = _there(source, out)
 
     def write(image: Image) -> Image:
-        if there.get(image.path) != len(image.data):
-            storage.write_bytes(storage.join(out, image.path), image.data)
+        place = storage.join(out, image.path)
+        if there.get(image.path) != len(image.data) or not _is_same(place, hashlib.sha256(image.data).hexdigest()):
+            storage.write_bytes(place, image.data)
         return image
 
     with ThreadPoolExecutor(WRITERS, thread_name_prefix="export") as writers:
@@ -191,6 +192,14 @@ def _there(source: ExportedSet, out: str) -> dict[str, int]:
         for folder in source.folders
         for name, size in storage.sizes(storage.join(out, folder)).items()
     }
+
+
+def _is_same(place: str, sha256: str) -> bool:
+    """Whether what an earlier call wrote on a disk still has this digest; a store answers for its own objects."""
+    if not storage.is_local(place):
+        return True
+    with storage.open_read(place) as file:
+        return storage.file_sha256(file) == sha256
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:

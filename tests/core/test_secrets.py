@@ -110,6 +110,12 @@ def test_what_an_option_says_without_a_secret_is_not_masked_wherever_it_is_a_wor
     assert redacted("2048 images of a cloud, 12345678") == "2048 images of a cloud, ***"
 
 
+def test_a_secret_is_masked_however_a_url_spells_it() -> None:
+    remember_options({"secret": "Sq/81 +hidden"})
+    for text in ("Sq%2F81%20%2Bhidden", "Sq%2f81%20%2bhidden", "Sq/81%20%2Bhidden", "Sq%2F81+%2Bhidden"):
+        assert redacted(f"no way to {text}") == "no way to ***"
+
+
 def test_logs_and_tracebacks_of_all_libraries_are_masked() -> None:
     code = """
 import logging, sys, threading

@@ -189,6 +189,10 @@ def test_an_export_that_was_killed_goes_on_and_writes_nothing_twice(
     export_set(url, f"{tmp_path}/out", to)
     assert files(tmp_path / "out") == files(tmp_path / "quiet")
     assert {path: path.stat().st_mtime_ns for path in half} == half
+    damaged = next(iter(half))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    export_set(url, f"{tmp_path}/out", to)
+    assert files(tmp_path / "out") == files(tmp_path / "quiet")
 
 
 @pytest.mark.parametrize("to", ["folder", "huggingface"])
