@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -184,11 +184,6 @@ def pack(
         with Progress(total, "images", "pack") as progress:
             for split, images in dataset.splits.items():
                 _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
-        whole = None
-        if "train" in rows and len(rows["train"]) < len(dataset.splits["train"]):
-            labels = pa.table({"label": pa.array(dataset.splits["train"].labels, pa.int32())})
-            storage.write_table(storage.join(url, WHOLE_TRAIN), labels)
-            whole = len(labels)
         counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
         described = PackedDataset(
             name=dataset.name,
@@ -196,12 +191,22 @@ def pack(
             template=dataset.template,
             splits=counts,
             only=None if dataset.only is None else dataset.candidates,
-            whole=whole,
+            whole=_write_whole(dataset.splits["train"], url) if _in_part(dataset, rows) else None,
         )
         storage.write_document(storage.join(url, PACKED_FILE), described)
         storage.require(url, [PACKED_FILE])
         load_packed(storage.join(url, PACKED_FILE))  # refuses what is not all there
         return counts
+
+
+def _in_part(dataset: Dataset, rows: Mapping[Split, Ids]) -> bool:
+    return "train" in rows and len(rows["train"]) < len(dataset.splits["train"])
+
+
+def _write_whole(train: ImageSet, url: str) -> int:
+    """List the labels of the whole training split; returns their number."""
+    storage.write_table(storage.join(url, WHOLE_TRAIN), pa.table({"label": pa.array(train.labels, pa.int32())}))
+    return len(train)
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
