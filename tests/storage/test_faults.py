@@ -265,8 +265,11 @@ def test_the_endpoint_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPat
 def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), faults.explained("s3://bucket/x", "write"):
         print(1 / 0)
-    with pytest.raises(OSError, match="Input/output"), faults.explained(str(tmp_path), "read"):
-        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(OSError, match="of nothing"), faults.explained(str(tmp_path), "read"):
+        raise OSError("of nothing that a system says")
+    with pytest.raises(UserError, match="cannot read .*: Input/output error; check the disk"):
+        with faults.explained(str(tmp_path), "read"):
+            raise OSError(errno.EIO, "Input/output error")
 
 
 class Silent:
