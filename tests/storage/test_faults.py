@@ -267,9 +267,9 @@ def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
         print(1 / 0)
     with pytest.raises(OSError, match="of nothing"), faults.explained(str(tmp_path), "read"):
         raise OSError("of nothing that a system says")
-    with pytest.raises(UserError, match="cannot read .*: Input/output error; check the disk"):
-        with faults.explained(str(tmp_path), "read"):
-            raise OSError(errno.EIO, "Input/output error")
+    said = pytest.raises(UserError, match="cannot read .*: Input/output error; check the disk")
+    with said, faults.explained(str(tmp_path), "read"):
+        raise OSError(errno.EIO, "Input/output error")
 
 
 class Silent:
