@@ -1,9 +1,9 @@
 """Ctrl-C, SIGTERM (Slurm, Kubernetes, a spot machine's notice) and SIGHUP: how a command is interrupted.
 
 A thread of its own waits for the signals, which are blocked in all others: whatever handlers a library installs, here
-they never run. Where a library unblocks them, as multiprocessing's resource tracker does, a handler passes them on to
-the thread. The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in
-flight, as long as the grace allows; another one ends the process at once.
+they never run; where one unblocks them, as multiprocessing's resource tracker, a handler passes them on. The first
+signal interrupts the main thread, or lets a block that knows how to stop finish what is in flight, as long as the grace
+allows; another one ends the process at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ WAKE = signal.SIGURG
 """What interrupts the main thread, also in a call that waits. Nobody else sends it, and by default it does nothing."""
 
 SENTENCE = "syncclip: interrupted; the same command resumes where it stopped"
-
 
 SIGNALLED = "Ctrl-C or a signal"
 
@@ -72,17 +71,16 @@ class Listener:
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.signals = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
-        self.signal = 0
-        """The first that came; 0: none."""
+        self.signal = 0  # the first that came; 0: none
         self.last_actions: list[Callable[[], None]] = []
         """Called before the process is ended at once, the newest first."""
-        self.raised = False
-        """Whether the main thread was interrupted: it is only once, and then cleans up."""
+        self.raised = False  # whether the main thread was interrupted: it is only once, and then cleans up
         self._before = {number: signal.getsignal(number) for number in (*self.signals, WAKE)}
         self._stop: Callable[[], None] | None = None
         self._came = 0.0
         self._ended = False
         self._lock = threading.RLock()
+        self._stopping = threading.Lock()
         self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
 
     @property
@@ -123,9 +121,18 @@ class Listener:
         """
         with self._lock:
             self._stop = stop
-            if self.signal and not self.raised:
-                self.raised = True
-                raise Interrupted
+            if stop is not None:
+                self._end_if_signalled()
+                return
+        if self._stopping.acquire(timeout=max(self.grace, 0.0)):  # else it is under way for too long
+            self._stopping.release()
+        with self._lock:
+            self._end_if_signalled()
+
+    def _end_if_signalled(self) -> None:
+        if self.signal and not self.raised:
+            self.raised = True
+            raise Interrupted
 
     def _pass_on(self, number: int, _: object) -> None:
         threading.Thread(target=self._receive, args=[number], daemon=True).start()  # the main thread may hold the lock
@@ -148,6 +155,7 @@ class Listener:
                 _requested.set()
                 _interrupt()
                 return
+            self._stopping.acquire()  # whoever ends the block waits until `stop` has come back
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
         overdue.daemon = True
         overdue.start()
@@ -156,6 +164,7 @@ class Listener:
         _requested.set()
         with contextlib.suppress(Exception):  # where nothing can be told any more, the grace ends the waiting
             stop()
+        self._stopping.release()
 
     def _lose_patience(self, stop: Callable[[], None]) -> None:
         with self._lock:
@@ -246,7 +255,7 @@ def end_process(sentence: str | None, status: int) -> None:
 
 
 def handle_again() -> None:
-    """To be called after a library has installed handlers of its own, as Ray does when it starts."""
+    """To be called after a library has installed handlers of its own, as Ray does."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
         _listener.handle()
 

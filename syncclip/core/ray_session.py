@@ -7,6 +7,7 @@ import math
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -140,7 +141,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         if address != "local":
             _knock(address)
             _join(address, level)
-            stack.callback(ray.shutdown)
+            stack.callback(_shut_down)
         else:
             folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # as Ray itself decides
             with kept_apart(stack.enter_context(scratch_folder())):
@@ -168,15 +169,25 @@ def _folder_around(base: str) -> Iterator[Path | None]:
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
     """Let no process of a local Ray outlive the block, nor a second signal in it."""
-    import ray
-
     with at_once(lambda: _see_end(_with_descendants(daemons), 0)):
         try:
             yield
         finally:
             family = _with_descendants(daemons)
-            ray.shutdown()
+            _shut_down()
             _see_end(family, END_SECONDS)
+
+
+def _shut_down() -> None:
+    """Leave Ray once Ray Data's threads have ended: one that asks Ray anything afterwards ends the whole process."""
+    import ray
+
+    deadline = time.monotonic() + END_SECONDS
+    for thread in threading.enumerate():
+        kinds = type(thread), getattr(thread, "_target", None)
+        if any(str(getattr(one, "__module__", "")).startswith("ray.data") for one in kinds):
+            thread.join(max(0.0, deadline - time.monotonic()))
+    ray.shutdown()
 
 
 def _in_session_of_its_own() -> None:
