@@ -107,7 +107,7 @@ class Head:
                 process.wait(30)
             process.kill()
             process.wait()
-        self._kill()
+        self.lose()
 
     def start(self, *options: str) -> None:
         """Start the head with options of `ray start`.
@@ -165,15 +165,11 @@ class Head:
             self._nodes = {node["nodeId"]: bool(node["isHeadNode"]) for node in nodes if node["state"] == "ALIVE"}
         return self._nodes
 
-    def lose(self, node: str) -> None:
-        """Pull a node's plug."""
-        self._kill(node)
-
-    def _kill(self, node: str = "") -> None:
-        """Kill its processes until none is left: those that are listed may have started others since."""
+    def lose(self, node: str = "") -> None:
+        """Pull a node's plug, or all: kill processes until none is left, since those listed may have started others."""
         while found := self.processes(node):
             for process in found:
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error):  # ended meanwhile, as daemons do that lose one another
                     process.kill()
             psutil.wait_procs(found, timeout=30)
 

@@ -62,8 +62,7 @@ def test_a_cluster_whose_head_is_lost_ends_a_command_with_one_sentence(tiny: Tin
                 while not (out / "00000_stats.json").exists():
                     assert driver.poll() is None, (tmp_path / "log").read_text()
                     time.sleep(0.05)
-                for process in head.processes():
-                    process.kill()
+                head.lose()
                 status = driver.wait(300)
             finally:
                 driver.kill()
