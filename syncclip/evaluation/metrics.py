@@ -20,12 +20,14 @@ METRIC_HEADINGS = {
     "open_novel": "open novel",
     "open_all": "open all",
     "open_hm": "open HM",
+    "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
 """Keys of `results.json` and their headings, all per cent. Open: among all classes; otherwise among those of the
 image's half."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
-"""The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes."""
+"""The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
+OpenworldAUC."""
 
 
 def harmonic_mean(
@@ -34,6 +36,38 @@ def harmonic_mean(
     """2ab / (a + b) element by element, 0 where both are 0."""
     total = np.asarray(first, dtype=np.float64) + second
     return np.divide(2 * np.asarray(first) * second, total, out=np.zeros_like(total), where=total > 0)
+
+
+def openworld_auc(
+    base_score: npt.NDArray[np.float64],
+    right: npt.NDArray[np.bool_],
+    novel: npt.NDArray[np.bool_],
+    counts: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Of the pairs of a base and a novel image, the percentage in which all three are true: each is classified rightly
+    among the classes of its half, and the base image looks more like a base class than the novel one does.
+
+    Args:
+        base_score: (P,) how much an image looks like a base class, see `Predictions`; of equal ones none is more.
+        right: (P,) whether the prediction within the image's half is right.
+        novel: (P,) whether an image shows a novel class.
+        counts: (R, P) how often each image counts; None: once.
+
+    Returns:
+        (R,); R is 1 without counts. NaN where a half has no images.
+
+    Source: OpenworldAUC, ICML 2025, arXiv 2505.05180.
+    """
+    counts = np.ones((1, len(novel))) if counts is None else counts
+    order = np.flatnonzero(novel)[np.argsort(base_score[novel], kind="stable")]
+    below = np.searchsorted(base_score[order], base_score[~novel], side="left")
+    novel_hits = np.concatenate(
+        [np.zeros((len(counts), 1)), np.cumsum(counts[:, order] * right[order], axis=1)], axis=1
+    )
+    hits = (counts[:, ~novel] * right[~novel] * novel_hits[:, below]).sum(axis=1)
+    pairs = counts[:, ~novel].sum(axis=1) * counts[:, novel].sum(axis=1)
+    areas: npt.NDArray[np.float64] = np.divide(100 * hits, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
+    return areas
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:

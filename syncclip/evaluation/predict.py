@@ -26,7 +26,7 @@ from syncclip.core.determinism import deterministic
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
-from syncclip.evaluation.metrics import METRIC_HEADINGS, calibration_error, harmonic_mean
+from syncclip.evaluation.metrics import METRIC_HEADINGS, calibration_error, harmonic_mean, openworld_auc
 
 if TYPE_CHECKING:
     from syncclip.methods import Method
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
+
+SCORE = "base_score"
+"""The column of predictions that those of earlier versions are without."""
 
 WORST_PAIRS = 10
 """Pairs of classes that results name as most often taken for each other."""
@@ -49,6 +52,7 @@ class Predictions:
     open_prediction: npt.NDArray[np.int64]  # among all classes
     half_confidence: npt.NDArray[np.float64]  # probability of the predicted class
     open_confidence: npt.NDArray[np.float64]
+    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: not measured
 
     def __len__(self) -> int:
         return len(self.label)
@@ -64,13 +68,16 @@ class Predictions:
     @classmethod
     def read(cls, url: str) -> Predictions:
         """The predictions that `save_evaluation` wrote."""
-        table = storage.read_table(url, list(cls.__dataclass_fields__), "evaluate the run again")
-        return cls(**{name: table[name].to_numpy() for name in table.column_names})
+        columns = [name for name in cls.__dataclass_fields__ if name != SCORE]
+        table = storage.read_table(url, columns, "evaluate the run again", optional=[SCORE])
+        found = {name: table[name].to_numpy() for name in table.column_names}
+        return cls(**{SCORE: np.full(len(table), np.nan), **found})
 
 
 def predict(
     method: Method,
     images: ImageSet,
+    base: int,
     transform: Callable[[Image.Image], Tensor],
     batch: int = 256,
     threads: int = 1,
@@ -86,6 +93,7 @@ def predict(
     Args:
         method: on the device to be used.
         images: at least one.
+        base: number of base classes, which come first.
         transform: the backbone's evaluation transform, image -> (3, H, W).
         batch: images a forward pass; may change the last bits of a confidence.
         threads: of torch.
@@ -102,13 +110,13 @@ def predict(
     slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
     nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
-    found = [_choose(nothing, labels[:0], method.base, None)]
+    found = [_choose(nothing, labels[:0], base, None)]
     training = method.training
     method.eval()
     with deterministic(threads), torch.no_grad():
         for one, pixels in _decoded(images, transform, slices):
             logits = method.logits(pixels.to(method.clip.device)).double().cpu()
-            found.append(_choose(logits, labels[one], method.base, candidates))
+            found.append(_choose(logits, labels[one], base, candidates))
     method.train(training)
     columns = (torch.cat(column).numpy() for column in zip(*found, strict=True))
     return Predictions(rows, labels.numpy()[rows], *columns)
@@ -129,9 +137,9 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
     """Every protocol's numbers, in percent; None where there are no images of a half.
 
     Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
-    `open_novel`, `open_all` (among all classes) and `open_hm`; `ece` (open vocabulary, all images), `ece_base`,
-    `ece_novel` (own half); `counts` of images; `per_class`, a list of label, name, count, half, open; `confused`, the
-    pairs of classes that were most often taken for each other, see `confusions`.
+    `open_novel`, `open_all` (among all classes) and `open_hm`; `openworld_auc`; `ece` (open vocabulary, all images),
+    `ece_base`, `ece_novel` (own half); `counts` of images; `per_class`, a list of label, name, count, half, open;
+    `confused`, the pairs of classes that were most often taken for each other, see `confusions`.
     """
     p = predictions
     is_base = p.label < base
@@ -147,6 +155,8 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
         known = base_share is not None and novel_share is not None
         numbers[f"{prefix}hm"] = float(harmonic_mean(base_share, novel_share)) if known else None
+    detected = float(openworld_auc(p.base_score, half, ~is_base)[0])
+    numbers["openworld_auc"] = None if np.isnan(detected) or np.isnan(p.base_score).any() else detected
     numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
     for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
         numbers[name] = calibration_error(p.half_confidence[mask], half[mask], bins) if mask.any() else None
@@ -211,8 +221,8 @@ def read_results(url: str) -> dict[str, Any]:
 
 def _choose(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(half prediction, open prediction, half confidence, open confidence) of (B, C) logits."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(half prediction, open prediction, half confidence, open confidence, base score) of (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False
@@ -222,7 +232,8 @@ def _choose(
     in_base = torch.arange(logits.shape[1])[None, :] < base
     own_half = in_base == (labels < base)[:, None]
     half_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
-    return half, opened, half_confidence, open_confidence
+    base_score = logits.softmax(1)[:, :base].amax(1)
+    return half, opened, half_confidence, open_confidence, base_score
 
 
 def _decoded(

@@ -54,7 +54,7 @@ class Method(nn.Module):
 
     Attributes:
         data: what the method can be trained on; empty if it learns nothing.
-        base: number of base classes, which come first and have real training images.
+        base: number of classes that have real training images, which come first.
         weights: of the loss terms; 1 where not given.
         work: how a training step is split; set by the training loop.
     """

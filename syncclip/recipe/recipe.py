@@ -78,7 +78,7 @@ class Recipe(Settings):
             self.methods.of(method)
         except UserError as error:
             raise RefusalError("training.method", str(error)) from error
-        if uses and data not in uses:
+        if uses and ("real" if data == "oracle" else data) not in uses:
             choice = " or ".join(map(repr, uses))
             raise RefusalError("training.data", f"{method!r} can't learn from {data!r}; give it {choice}")
         return self
@@ -195,7 +195,7 @@ class Recipe(Settings):
     @property
     def uses_synthetic(self) -> bool:
         """Whether a run of this recipe reads the synthetic set."""
-        return bool(find_method(self.training.method).data) and self.training.data != "real"
+        return bool(find_method(self.training.method).data) and self.training.data in ("synthetic", "both")
 
     @property
     def shots(self) -> tuple[int, int]:

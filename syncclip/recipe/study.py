@@ -19,7 +19,7 @@ class Arm(Settings):
     """One line of the study: a method and the data that it learns from."""
 
     method: str
-    data: Literal["real", "synthetic", "both"] = "both"
+    data: Literal["real", "synthetic", "both", "oracle"] = "both"
     name: str = ""
     """Its name in tables and folders; `method-data` where it is not given."""
     images_per_class: list[int] | None = Field(default=None, min_length=1)
@@ -57,7 +57,7 @@ class Arm(Settings):
     @property
     def synthetic(self) -> bool:
         """Whether the arm learns from synthetic images, so that their amount matters."""
-        return self.trained and self.data != "real"
+        return self.trained and self.data in ("synthetic", "both")
 
     def at(self, amounts: list[int]) -> list[int]:
         """The arm's own among a study's amounts; the study's largest replaces larger ones."""

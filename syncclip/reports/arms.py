@@ -32,9 +32,10 @@ _LOOKS = {
     ("ivlp", "synthetic"): (2, "triangle"),
     ("ivlp", "both"): (3, "diamond"),
     ("syncclip", "both"): (4, "circle"),
+    ("ivlp", "oracle"): (5, "square"),
 }
 """Colour and mark of an arm in every figure. A colour is a number: `--tone-0` to `--tone-7` in `assets/style.css`."""
-_ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3}
+_ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "oracle": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _AGAINST = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
 """The order of the arms that the focus is compared with; others follow."""
@@ -75,7 +76,13 @@ Points = dict[str, dict[str, list[ScorePoint]]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus another in points, paired, with its interval; `n`, `against_n`: synthetic images per class."""
+    """One arm minus another in points, paired, with its interval.
+
+    Attributes:
+        n, against_n: synthetic images per class.
+        unit: what the interval is over, beside seeds; empty where it is over seeds alone.
+        caution: what the interval can't show.
+    """
 
     arm: ArmLook
     against: ArmLook
@@ -86,6 +93,8 @@ class Difference:
     n: int | None = None
     against_n: int | None = None
     level: float = 0.95
+    unit: str = ""
+    caution: str = ""
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
@@ -181,6 +190,7 @@ def _names(name: str, method: str, data: str) -> tuple[str, str]:
         "real": (f"{title} on real images", f"{title} real only"),
         "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
         "both": (f"{title} on both", f"{title} on both"),
+        "oracle": (f"{title} on real images of all classes", "Oracle"),
     }
     label, short = plain.get(data, (f"{title}, {data}", f"{title}, {data}"))
     if (method, data) == ("ivlp", "both"):
@@ -213,21 +223,27 @@ def differences(
 ) -> list[Difference]:
     """The study's own comparisons at the largest amount; where it has none, the focus arm against every other, by seed.
 
-    An arm may be compared with itself at another amount: then the widest step counts, and it comes last. Those by seed
-    come metric by metric, in the arms' order.
+    Of the study's intervals those over classes are taken, or over images where it has no other. An arm may be compared
+    with itself at another amount: then the widest step counts, and it comes last. Those by seed come metric by metric,
+    in the arms' order.
     """
     by_id = {arm.id: arm for arm in arms}
-    largest: dict[tuple[str, str, str], tuple[tuple[int, int], Difference]] = {}
+    largest: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Difference]] = {}
     for one in stored:
+        if one.unit == "datasets":
+            continue
         arm, against = by_id.get(one.arm), by_id.get(one.against)
         numbers = (one.estimate, one.low, one.high)
         if arm is None or against is None or one.metric not in METRICS or not all(map(math.isfinite, numbers)):
             continue
         n, other = one.images_per_class, one.against_images_per_class
-        rank = (n or 0, -(other or 0) if arm == against else other or 0)
+        rank = (one.unit == "classes", n or 0, -(other or 0) if arm == against else other or 0)
         key = (one.arm, one.against, one.metric)
         if key not in largest or rank >= largest[key][0]:
-            largest[key] = rank, Difference(arm, against, one.metric, *numbers, n, other, one.level)
+            largest[key] = (
+                rank,
+                Difference(arm, against, one.metric, *numbers, n, other, one.level, one.unit, one.caution),
+            )
     if not largest and focus is not None:
         paired = (_by_seed(focus, other, metric, points) for metric in METRICS for other in arms if other != focus)
         return [one for one in paired if one is not None]

@@ -39,11 +39,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fit in accuracies: the curve with its forecast, what it says, and its formula for the error."""
+    """A fit in accuracies: the curve with its forecast, what it says, its formula for the error, and where it begins:
+    the accuracy without synthetic images, None where no arm shows it."""
 
     curve: list[CurvePoint]
     text: str
     formula: str
+    begin: float | None = None
 
 
 def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]) -> dict[str, Any]:
@@ -82,8 +84,10 @@ def fitted_curves(
             if worth is not None and worth.arm == arm.id:
                 said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
-            formula = "{:.1f} + {:.1f} · n^(−{:.2f})".format(*law) if law else ""
-            found.setdefault(arm.id, {})[metric] = FittedCurve(_points(curve, law), " ".join(said), formula)
+            formula = "{:.1f} + {:.1f} · (1 + n)^(−{:.2f})".format(*law) if law else ""
+            found.setdefault(arm.id, {})[metric] = FittedCurve(
+                _points(curve, law), " ".join(said), formula, 100 - curve.means[0] if curve.amounts[0] == 0 else None
+            )
     return found
 
 
@@ -105,7 +109,7 @@ def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
         for share in np.arange(1, STEPS_AHEAD + 1) / STEPS_AHEAD:
             n = start.n * (end.n / start.n) ** share
             low, high = start.low + share * (end.low - start.low), start.high + share * (end.high - start.high)
-            line.append(CurvePoint(n, 100 - a - b * n**-c, low, high))
+            line.append(CurvePoint(n, 100 - a - b * (1 + n) ** -c, low, high))
     return line
 
 
@@ -118,6 +122,9 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
         said = f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
     elif curve.verdict != "falls":
         said = "too few amounts for a curve."
+    elif not curve.law:
+        gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
+        said = f"rises ({gain} points per doubling, {level} interval {low} to {high})."
     elif wanted is None or not math.isfinite(wanted.estimate):
         said = "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
     else:
@@ -128,11 +135,12 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
             if math.isfinite(wanted.high):
                 sure = f" ({level} interval {low} to {_rounded(wanted.high)})"
         said = f"one more point would take about {_rounded(wanted.estimate)} images per class{sure}."
+    found = [said, f"It has no {'forecast' if curve.law else 'law'}: {curve.reason}."] if curve.reason else [said]
     if not models or not math.isfinite(models[0].miss):
-        return [said]
+        return found
     best = models[0]
     return [
-        said,
+        *found,
         f"Of {len(models)} models, a {best.model} predicted held-out amounts best: it missed by {best.miss:.1f} "
         f"points, and least of all in {100 * best.best:.0f} % of the draws.",
     ]

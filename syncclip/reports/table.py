@@ -222,7 +222,8 @@ def _score(point: ScorePoint, best: float) -> Text:
 
 def _caption(numbers: Numbers) -> str:
     compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {one.size} ({one.interval})"
+        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {one.size} ({one.interval}"
+        + (f"; {one.caution})" if one.caution else ")")
         for metric in ("hm", "open_hm")
         for one in numbers.differences
         if one.metric == metric and one.arm == numbers.focus and one.against != one.arm

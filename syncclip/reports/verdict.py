@@ -68,7 +68,8 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     else:
         headline = "Synthetic images made no clear difference"
     size = f"{lead.size} points"
-    sure = f"{coverage(lead.level)} interval {lead.interval}"
+    over = f" over {lead.unit}" if lead.unit else ""
+    sure = f"{coverage(lead.level)} interval{over} {lead.interval}"
     return Verdict(
         f"{headline}." if lead.kind == "unsure" else f"{headline}: {size}.",
         f"{size}, {sure}" if lead.kind == "unsure" else sure,
@@ -96,7 +97,8 @@ def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Di
         verb = {"gain": "is above", "loss": "stays below", "unsure": "is indistinguishable from"}[zero.kind]
         also.append((f"It {verb} zero‑shot CLIP, which learns nothing:", zero))
     rest = " ".join(f"{start} {one.size} points ({one.interval})." for start, one in also)
-    return [first, rest] if rest else [first]
+    caution = f"Read the intervals with caution: {lead.caution}." if lead.caution else ""
+    return [sentence for sentence in (first, rest, caution) if sentence]
 
 
 def _cards(mine: Sequence[Difference]) -> list[tuple[Difference, dict[str, float]]]:
@@ -125,6 +127,7 @@ def _run_verdict(numbers: Numbers) -> Verdict:
         "both": "base classes, seen in real and synthetic images, and novel classes, seen only in synthetic ones",
         "real": "base classes, seen in real images, and novel classes, not seen at all",
         "synthetic": "base and novel classes, all seen only in synthetic images",
+        "oracle": "base and novel classes, all seen in real images",
     }.get(arm.data, "base and novel classes, none of them seen before")
     opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
     return Verdict(

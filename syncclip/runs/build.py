@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -56,7 +56,8 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     clip = cache.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
-    method = build_method(training.method, clip, dataset, settings, training.seed)
+    learned = replace(dataset, base_count=len(dataset.classnames)) if training.data == "oracle" else dataset
+    method = build_method(training.method, clip, learned, settings, training.seed)
     dataset = cache.prepared(dataset, recipe.dataset, clip.backbone)
     return RunParts(dataset, clip.backbone, method.to(device_of(training.device)).eval())
 
@@ -81,7 +82,8 @@ def build_stream(
         seed=training.seed,
         base=run.dataset.base,
         novel=run.dataset.novel,
-        data=training.data,
+        data="real" if training.data == "oracle" else training.data,
+        epochs_over=training.epochs_over,
         images_per_class=training.images_per_class,
         window=training.window,
         rank=rank,
@@ -94,13 +96,14 @@ def build_stream(
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
     """The method's current accuracy on the validation images, in percent, among all classes."""
     found = predictions(recipe, run, "val")
-    return float(results(found, run.method.classnames, run.method.base)["open_all"])
+    return float(results(found, run.method.classnames, len(run.dataset.base))["open_all"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
     """What the method predicts for one of several parts of a split's images, see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch, recipe.training.threads
-    return predict(run.method, images, run.backbone.preprocess, batch, threads, run.dataset.only, part, parts)
+    base, only = len(run.dataset.base), run.dataset.only
+    return predict(run.method, images, base, run.backbone.preprocess, batch, threads, only, part, parts)
 
 
 TESTED: tuple[Split, ...] = ("val", "test")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 
@@ -74,13 +75,15 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
     Raises:
         UserError: one of them shows other classes, or isn't there.
     """
+    classes: Literal["base", "all"] = "all" if recipe.training.data == "oracle" else "base"
     found = [(dataset, 1.0)]
     for one in recipe.training.real:
         other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
         _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
         found.append((through(other, shard_cache(recipe.training)), one.weight))
     return [
-        MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots))) for each, weight in found
+        MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots, classes)))
+        for each, weight in found
     ]
 
 

@@ -136,8 +136,10 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
         found = predictions(recipe, parts, evaluation.split)
     else:
         found = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images)
-    numbers = results(found, method.classnames, method.base, evaluation.bins)
-    numbers = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, **numbers}
+    numbers = results(found, method.classnames, len(parts.dataset.base), evaluation.bins)
+    record = folder.record()
+    facts = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
+    numbers = {**facts, **numbers}
     save_evaluation(url, numbers, found)
     numbers = read_results(storage.join(url, RESULTS))
     if url == folder.url:

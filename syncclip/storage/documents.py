@@ -136,8 +136,8 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
         raise UserError(f"{source} is not a safetensors file ({first_line(error)}); {remedy}") from error
 
 
-def read_table(url: str, columns: Sequence[str], remedy: str) -> pa.Table:
-    """Columns of a table in a file.
+def read_table(url: str, columns: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> pa.Table:
+    """Columns of a table in a file; the optional ones as far as they are there.
 
     Raises:
         UserError: it is missing, damaged, or has no such columns; ends with `remedy`, what to do.
@@ -145,14 +145,19 @@ def read_table(url: str, columns: Sequence[str], remedy: str) -> pa.Table:
     import pyarrow as pa
 
     try:
-        return read_parquet(read_bytes(url), columns=columns)
+        return read_parquet(read_bytes(url), columns=columns, optional=optional)
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{url}: unreadable table ({first_line(error)}); {remedy}") from error
 
 
-def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+def read_parquet(
+    data: bytes,
+    schema: pa.Schema | None = None,
+    columns: Sequence[str] | None = None,
+    optional: Sequence[str] = (),
+) -> pa.Table:
     """The table that the bytes of a parquet file hold, read by the calling thread alone.
 
     By default pyarrow leaves it to threads of its own to free the bytes. Where one of them does so while the
@@ -162,6 +167,7 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
         data: the whole file.
         schema: types of the columns; None: as they are in the file.
         columns: the ones that are wanted; None: those of the schema, else all.
+        optional: further ones that are wanted where they are there.
 
     Raises:
         pa.ArrowException, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
@@ -171,6 +177,8 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
 
     file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     wanted = list(columns) if columns is not None else schema.names if schema is not None else None
+    if wanted is not None:
+        wanted += [name for name in optional if name in file.schema_arrow.names]
     if missing := set(wanted or ()) - set(file.schema_arrow.names):
         raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
     if file.metadata.num_rows > MOST_ROWS:

@@ -6,6 +6,7 @@ resuming is a counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) see the sa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,7 @@ Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Room = Callable[[int, Tensor], Tensor]
 """(images, one of them) -> (images, 3, H, W) of its type and layout, to be filled."""
 Data = Literal["real", "synthetic", "both"]
+EpochsOver = Literal["real", "synthetic", "longer"]
 
 _NONE: Rows = np.empty(0, np.int64)
 
@@ -48,9 +50,10 @@ class MixedStream:
     """Endless global batches of B images a group: real, seen (synthetic, same labels), novel (synthetic, novel labels).
 
     `data="real"` gives the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there is
-    no novel group. An epoch goes once through the real images in a new order; a last batch that is not full goes on
-    with the first images of the epoch. Synthetic images are sampled uniformly from those of their class in the
-    window, a few shards at a time (from all of its images, where the window holds none).
+    no novel group. Real images come in rounds, each once through all of them in a new order; a last batch that is not
+    full goes on with the first images of the round. Synthetic images are sampled uniformly from those of their class
+    in the window, a few shards at a time (from all of its images, where the window holds none). An epoch is a round,
+    or as many steps as it takes to sample as many synthetic images as there are.
 
     Reading is one path for all: bytes by offset, decode, cache, transform. A damaged image is replaced by the next
     sound one of its class, counted, and named in the log. Safe to use from several threads; make a new one in another
@@ -68,6 +71,7 @@ class MixedStream:
         base: Sequence[int],
         novel: Sequence[int] = (),
         data: Data = "both",
+        epochs_over: EpochsOver = "real",
         images_per_class: int | None = None,
         window: int | None = None,
         rank: int = 0,
@@ -85,6 +89,7 @@ class MixedStream:
             batch: Global B, a multiple of `world_size`.
             seed: Of everything that is random.
             base, novel: Class ids.
+            epochs_over: What an epoch's length follows; "longer" is the one of both that takes more steps.
             images_per_class: Only the first so many synthetic images of each class of each set; None for all.
             window: Shards of a set from which the images of one step come; None for all.
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
@@ -115,6 +120,12 @@ class MixedStream:
             self._epoch_images = len(self._epochs)
         elif self.synthetic is not None:
             self._epoch_images = int(np.isin(self.synthetic.labels, self._base).sum())
+        self._round = order.steps(self._epoch_images, batch)
+        self.steps_per_epoch = self._round
+        """Batches of an epoch."""
+        if self.synthetic is not None and epochs_over != "real":
+            passes = order.steps(len(self.synthetic), batch * (2 if len(self.novel) else 1))
+            self.steps_per_epoch = passes if epochs_over == "synthetic" else max(passes, self._round)
         self._decoded = DecodedImages(cache_images)
 
     def _open_synthetic(
@@ -130,17 +141,13 @@ class MixedStream:
         self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
         return images
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that go once through the real images (the synthetic ones of base classes, where none are given)."""
-        return order.steps(self._epoch_images, self.batch_size)
-
     def ids(self, epoch: int, step: int) -> BatchIds:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
-            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, epoch, step)
-            real = self._epochs.shown(epoch)[batch]
+            number, place = divmod(self._global_step(epoch, step), self._round)
+            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, number, place)
+            real = self._epochs.shown(number)[batch]
             labels = self.real.labels[real]
         else:
             real = _NONE
@@ -167,6 +174,8 @@ class MixedStream:
             UserError: More images than `corrupt_limit` are damaged, or all of a class.
         """
         ids = self.ids(epoch, step)
+        if self.synthetic is not None:
+            self._sampler.fetch(self._global_step(epoch, step))
         mine = slice(self.rank, None, self.world_size)
         groups = [
             (self.real, ids.real[mine], ids.labels[mine], REAL),
@@ -202,6 +211,16 @@ class MixedStream:
     def window(self, epoch: int, step: int) -> list[list[int]]:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""
         return [window.shards(self._global_step(epoch, step)) for window in self._sampler.windows]
+
+    def share_seen(self, epochs: int) -> float | None:
+        """Share of the synthetic images that so many epochs show at least once; None without synthetic images."""
+        if self.synthetic is None:
+            return None
+        seen = np.zeros(len(self.synthetic), bool)
+        for epoch, step in itertools.product(range(epochs), range(self.steps_per_epoch)):
+            ids = self.ids(epoch, step)
+            seen[ids.seen] = seen[ids.novel] = True
+        return float(seen.mean())
 
     def begin_anew(self, processes: int, room: Room) -> None:
         """In one of several forked processes: count what is lost from here on, and keep a share of the memory.

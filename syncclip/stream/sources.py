@@ -137,6 +137,11 @@ class SyntheticSampler:
         ]
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
+    def fetch(self, global_step: int) -> None:
+        """Have the shards from which a step samples, and those of the next windows, copied to this machine."""
+        for window in self.windows:
+            window.fetch(global_step)
+
     def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
         """(len(labels),) rows of the joined sets that show `labels`; `global_step` counts through all epochs."""
         choices = [window.choices(labels, global_step) for window in self.windows]
@@ -170,13 +175,16 @@ class MovingWindow:
         """The numbers of the shards in the window."""
         return [int(self._shards[shard]) for shard in self._window(global_step // self._steps_per_window)]
 
-    def choices(self, labels: Rows, global_step: int) -> list[Rows]:
-        """For each label the rows that show it: those in the window, or all where it holds none."""
-        position = global_step // self._steps_per_window
-        by_label, sorted_labels = self._index(self._window(position))
+    def fetch(self, global_step: int) -> None:
+        """Have the shards of the window, and those of its coming places, copied to this machine."""
         if self._width < len(self._shards):
+            position = global_step // self._steps_per_window
             coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
             self._images.hold(int(self._shards[shard]) for shard in coming)
+
+    def choices(self, labels: Rows, global_step: int) -> list[Rows]:
+        """For each label the rows that show it: those in the window, or all where it holds none."""
+        by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
         first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
         return [
             by_label[a:b] if a < b else self._images.rows_of(int(label))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Answers, Series, arm_metrics, difference, make_draws
+from syncclip.studies.bootstrap import Answers, Floats, Series, Unit, arm_metrics, difference, make_draws
 from syncclip.studies.fit import MIN_AMOUNTS, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, Fits
@@ -32,11 +33,11 @@ class Evidence:
 
     Attributes:
         arms: the study's arms, in its order.
-        cells: (arm name, images per class, seed) -> the answers of that one run.
+        cells: (arm name, images per class, seed) -> the answers of that one run, on each of the datasets.
     """
 
     arms: Sequence[Arm]
-    cells: Mapping[tuple[str, int | None, int | None], Answers]
+    cells: Mapping[tuple[str, int | None, int | None], tuple[Answers, ...]]
 
     def points(self, arm: Arm) -> list[Point]:
         """The arm at each amount of which a cell is finished, ascending."""
@@ -48,47 +49,79 @@ class Evidence:
         found = [{seed for name, n, seed in self.cells if (name, n) == (arm.name, at)} for arm, at in points]
         return sorted(set.intersection(*found), key=lambda seed: seed or 0)
 
-    def stack(self, point: Point, seeds: Sequence[int | None]) -> Answers:
-        """The answers of several seeds as one; an untrained arm's one run stands for all."""
+    def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Answers]:
+        """The answers of several seeds as one, for each dataset; an untrained arm's one run stands for all."""
         arm, amount = point
         runs = [self.cells[arm.name, amount, seed] for seed in (seeds if arm.trained else [None])]
-        return Answers(
-            own=np.concatenate([run.own for run in runs]),
-            open=np.concatenate([run.open for run in runs]),
-            novel=runs[0].novel,
-        )
+        return [
+            replace(
+                of_dataset[0],
+                own=np.concatenate([run.own for run in of_dataset]),
+                open=np.concatenate([run.open for run in of_dataset]),
+                base_score=np.concatenate([run.base_score for run in of_dataset]),
+            )
+            for of_dataset in zip(*runs, strict=True)
+        ]
 
 
-def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int) -> Evidence:
-    """Read the predictions of finished cells, given with their folders; `base` is the number of base classes."""
+def gather(finished: Sequence[tuple[Cell, Sequence[str]]], arms: Sequence[Arm], base: Sequence[int]) -> Evidence:
+    """Read the predictions of finished cells.
+
+    Args:
+        finished: each cell with its run's folder on every dataset.
+        base: the number of base classes of every dataset.
+    """
     cells = {}
-    for cell, url in finished:
-        found = Predictions.read(storage.join(url, PREDICTIONS))
-        half, opened = found.half_prediction == found.label, found.open_prediction == found.label
-        cells[cell.arm.name, cell.images_per_class, cell.seed] = Answers(half[None], opened[None], found.label >= base)
+    for cell, urls in finished:
+        answers = [_answers(storage.join(url, PREDICTIONS), count) for url, count in zip(urls, base, strict=True)]
+        cells[cell.arm.name, cell.images_per_class, cell.seed] = tuple(answers)
     return Evidence(arms, cells)
+
+
+def _answers(place: str, base: int) -> Answers:
+    found = Predictions.read(place)
+    half, opened = found.half_prediction == found.label, found.open_prediction == found.label
+    return Answers(half[None], opened[None], found.base_score[None], found.label, base)
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """The errors of every arm that learns from synthetic images, for every metric: {arm: {metric: Series}}.
 
-    Only seeds finished at every amount count, so that all points of a curve stand on the same shots.
+    A series begins at 0 images with the arm that does without them, where there is one. Only seeds finished at every
+    amount count, so that all points of a curve stand on the same shots.
     """
     found = {}
     for arm in evidence.arms:
         points = evidence.points(arm) if arm.synthetic else []
-        if points and (seeds := evidence.seeds(points)):
-            found[arm.name] = _series(evidence, points, seeds, [n for _, n in points if n], settings.draws)
+        amounts = [n for _, n in points if n]
+        if points and (begin := origin(evidence, arm)) is not None:
+            points, amounts = [(begin, None), *points], [0, *amounts]
+        if points and (seeds := evidence.seeds(point for point in points if point[0].trained)):
+            found[arm.name] = _series(evidence, points, seeds, amounts, settings.draws)
     return found
+
+
+def origin(evidence: Evidence, arm: Arm) -> Arm | None:
+    """The arm that shows what an arm reaches without synthetic images: of the same shots, and of the same method, or
+    else the first there is; the untrained one for an arm without real images."""
+    if not arm.real:
+        return next((one for one in evidence.arms if not one.trained and evidence.points(one)), None)
+    alone = [
+        one
+        for one in evidence.arms
+        if one.data == "real" and one.trained and evidence.points(one)
+        and one.overrides.get(SHOTS) == arm.overrides.get(SHOTS)
+    ]  # fmt: skip
+    return next((one for one in alone if one.method == arm.method), alone[0] if alone else None)
 
 
 def _series(
     evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
 ) -> dict[str, Series]:
-    """A series for each metric that all points have, with so many draws."""
+    """A series for each metric that all points have, with so many draws of seeds and classes."""
     stacks = [evidence.stack(point, seeds) for point in points]
-    draws = make_draws(len(seeds), stacks[0].novel, count, np.random.default_rng(BOOTSTRAP_SEED))
-    arms = [arm_metrics(answers, draws) for answers in stacks]
+    draws = make_draws(len(seeds), stacks[0], count, np.random.default_rng(BOOTSTRAP_SEED), "classes")
+    arms = [_of_seeds(arm_metrics(answers, draws), len(seeds)) for answers in stacks]
     return {
         metric: Series(
             amounts, *(100 - np.stack(columns, axis=1) for columns in zip(*(arm[metric] for arm in arms), strict=True))
@@ -98,11 +131,24 @@ def _series(
     }
 
 
-def fits(found: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str) -> Fits:
-    """The scaling curve of every series, and of those with amounts to hold out which model predicts best."""
+def _of_seeds(found: Mapping[str, tuple[Floats, Floats]], seeds: int) -> dict[str, tuple[Floats, Floats]]:
+    """Metrics of an arm whose one run stands for all seeds, as of so many runs."""
+    return {metric: (np.broadcast_to(runs, seeds), drawn) for metric, (runs, drawn) in found.items()}
+
+
+def fits(
+    found: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str, seen: Mapping[str, float]
+) -> Fits:
+    """The scaling curve of every series, and of those with amounts to hold out which model predicts best.
+
+    Args:
+        seen: of each arm the share of the synthetic images that its trainings at the largest amount have shown.
+    """
     curves = {
         arm: {
-            metric: fit_curve(one, settings.level, settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]])
+            metric: fit_curve(
+                one, settings.level, settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]], seen.get(arm)
+            )
             for metric, one in metrics.items()
         }
         for arm, metrics in found.items()
@@ -118,8 +164,8 @@ def fits(found: Mapping[str, Mapping[str, Series]], settings: StudySettings, spl
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
     """What the focus arm's synthetic images are worth in real ones, for every metric.
 
-    Empty unless a method learned from real images alone with three or more numbers of shots (`dataset.shots` in
-    the arms' overrides).
+    Empty unless a method learned from real images alone with as many numbers of shots (`dataset.shots` in the arms'
+    overrides) as a law needs.
 
     Args:
         shots: of the arms that override nothing.
@@ -147,7 +193,8 @@ def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
     """The focus arm against every other at each of its amounts, and against itself at its smallest amount.
 
-    An arm without amounts is held against every amount; the pairs use the seeds that both arms have finished.
+    An arm without amounts is held against every amount; the pairs use the seeds that both arms have finished. Each
+    has an interval over seeds and images, one over seeds and classes, and with several datasets one over these.
     """
     focus = settings.focus_arm
     points = evidence.points(focus)
@@ -166,19 +213,22 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
         if not seeds:
             continue
         first, second = evidence.stack(point, seeds), evidence.stack(other, seeds)
-        draws = make_draws(len(seeds), first.novel, settings.draws, np.random.default_rng(BOOTSTRAP_SEED))
-        for metric, interval in difference(first, second, draws, settings.level).items():
-            found.append(
-                Comparison(
-                    arm=focus.name,
-                    images_per_class=point[1],
-                    against=other[0].name,
-                    against_images_per_class=other[1],
-                    metric=metric,
-                    **vars(interval),
-                    level=settings.level,
-                    seeds=len(seeds),
-                    images=len(first.novel),
+        for unit in get_args(Unit)[: 2 if len(first) == 1 else None]:
+            draws = make_draws(len(seeds), first, settings.draws, np.random.default_rng(BOOTSTRAP_SEED), unit)
+            for metric, interval in difference(first, second, draws, settings.level).items():
+                found.append(
+                    Comparison(
+                        arm=focus.name,
+                        images_per_class=point[1],
+                        against=other[0].name,
+                        against_images_per_class=other[1],
+                        metric=metric,
+                        **vars(interval),
+                        level=settings.level,
+                        seeds=len(seeds),
+                        images=sum(len(one.label) for one in first),
+                        smaller_half=min(min((~one.novel).sum(), one.novel.sum()) for one in first).item(),
+                        unit=unit,
+                    )
                 )
-            )
     return found

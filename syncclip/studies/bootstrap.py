@@ -1,52 +1,74 @@
-"""Bootstrap over seeds and test images: how certain is a difference between two arms?
+"""Bootstrap over seeds, and over test images, classes or datasets: how certain is a difference between two arms?
 
-Two sources of randomness are resampled together: the seed (shots, start, order of a training) and the test images.
-Both arms of a comparison see the same seeds and the same images in every draw, so what they share cancels.
+Two sources of randomness are resampled together: the seed (shots, start, order of a training), and what is tested.
+That may be images of the same classes, other classes with all of their images, or other datasets: three questions, of
+which the second is that of a reader with classes of their own. Both arms of a comparison see the same seeds and the
+same images in every draw, so what they share cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from syncclip.evaluation.metrics import METRICS, Number, harmonic_mean
+from syncclip.evaluation.metrics import METRICS, Number, harmonic_mean, openworld_auc
 
 Floats = npt.NDArray[np.float64]
 DRAWS_AT_ONCE = 256
 
+Unit = Literal["images", "classes", "datasets"]
+"""What of the test data is drawn again, beside the seeds."""
+HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
+"""Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
+
 
 @dataclass(frozen=True)
 class Answers:
-    """What the runs of one arm answered, one row a run.
+    """What the runs of one arm answered on one dataset, one row a run.
 
     Attributes:
         own: (S, P) bool, right among the candidates of the image's own half.
         open: (S, P) bool, right among all classes.
-        novel: (P,) bool, whether the image shows a novel class.
+        base_score: (S, P), see `Predictions`; NaN where it was not measured.
+        label: (P,) class ids.
+        base: number of base classes, which have the first ids.
     """
 
     own: npt.NDArray[np.bool_]
     open: npt.NDArray[np.bool_]
-    novel: npt.NDArray[np.bool_]
+    base_score: Floats
+    label: npt.NDArray[np.int64]
+    base: int
 
     def __post_init__(self) -> None:
-        assert self.own.shape == self.open.shape and self.own.shape[1:] == self.novel.shape, "one answer an image"
+        assert self.own.shape == self.open.shape == self.base_score.shape, "one answer an image"
+        assert self.own.shape[1:] == self.label.shape, "one answer an image"
+
+    @property
+    def novel(self) -> npt.NDArray[np.bool_]:
+        """(P,) whether the image shows a novel class."""
+        return self.label >= self.base
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Weights of seeds and counts of images in each draw.
+    """Weights of seeds, and what of the test data is taken, in each draw.
 
     Attributes:
         seeds: (R, S) weights of the seeds, each row's sum is 1.
-        images: (R, P) how often each image is taken.
+        images: for each dataset (R, P), how often each image is taken; empty where datasets are drawn.
+        datasets: (R, D) weights of the datasets, each row's sum is 1; None where they are fixed.
+        widen: (R,) by how much the deviation of a draw is too small.
     """
 
     seeds: Floats
-    images: npt.NDArray[np.uint16]
+    images: Sequence[npt.NDArray[np.uint16]]
+    datasets: Floats | None
+    widen: Floats
 
 
 def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -72,26 +94,45 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floa
     return weights
 
 
-def make_draws(seeds: int, novel: npt.NDArray[np.bool_], draws: int, generator: np.random.Generator) -> Draws:
-    """Draw seeds' weights and, with replacement, images.
+def make_draws(
+    seeds: int, tested: Sequence[Answers], draws: int, generator: np.random.Generator, unit: Unit = "images"
+) -> Draws:
+    """Draw seeds' weights and, with replacement, images or classes; of datasets, weights.
 
-    Images are drawn within each half, whose sizes belong to the dataset and are not random.
+    Images and classes are drawn within each half of each dataset, whose sizes are not random. A class brings all of
+    its images. Few classes, as few seeds, would give too little spread and the tails of a normal distribution:
+    `Draws.widen` has what is missing to the unbiased variance, and Student's tails.
 
     Args:
         seeds: S.
-        novel: (P,) which images show a novel class.
+        tested: any run's answers on each of D datasets.
         draws: R.
         generator: source of randomness.
+        unit: what is drawn; without two classes in any half, or two datasets, the intervals over them are NaN.
     """
-    images = np.zeros((draws, len(novel)), dtype=np.uint16)
-    for half in (np.flatnonzero(~novel), np.flatnonzero(novel)):
-        if half.size:
-            images[:, half] = generator.multinomial(half.size, np.full(half.size, 1 / half.size), size=draws)
-    return Draws(seed_weights(seeds, draws, generator), images)
+    weights, widen = seed_weights(seeds, draws, generator), np.ones(draws)
+    if unit == "datasets":
+        few = len(tested) < 2
+        return Draws(weights, (), seed_weights(len(tested), draws, generator), np.full(draws, np.nan) if few else widen)
+    images, units, halves = [], 0, 0
+    for one in tested:
+        groups = np.arange(len(one.label)) if unit == "images" else one.label
+        counts = np.zeros((draws, len(one.label)), dtype=np.uint16)
+        for half in (~one.novel, one.novel):
+            if half.any():
+                _, place = np.unique(groups[half], return_inverse=True)
+                size = int(place.max()) + 1
+                counts[:, half] = generator.multinomial(size, np.full(size, 1 / size), size=draws)[:, place]
+                units, halves = units + size, halves + 1
+        images.append(counts)
+    if unit == "classes":
+        freedom = units - halves
+        widen = np.sqrt(units / generator.chisquare(freedom, size=draws)) if freedom else np.full(draws, np.nan)
+    return Draws(weights, images, None, widen)
 
 
 def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
-    """Every metric of every run, in per cent.
+    """Every metric of every run on one dataset, in per cent.
 
     Args:
         answers: S runs on P images.
@@ -100,37 +141,86 @@ def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) 
     Returns:
         For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no images.
     """
-    counts = np.ones((1, len(answers.novel)), dtype=np.uint16) if images is None else images
+    counts = np.ones((1, len(answers.label)), dtype=np.uint16) if images is None else images
     found: dict[str, Floats] = {}
     halves = {"base": ~answers.novel, "novel": answers.novel, "all": np.ones_like(answers.novel)}
     for prefix, right in (("", answers.own), ("open_", answers.open)):
         for half, mask in halves.items():
             found[prefix + half] = _shares(right[:, mask], counts[:, mask])
-        found[prefix + "hm"] = harmonic_mean(found[prefix + "base"], found[prefix + "novel"])
+    found["openworld_auc"] = _areas(answers, counts)
+    return _with_harmonic(found)
+
+
+def _with_harmonic(found: dict[str, Floats]) -> dict[str, Floats]:
+    found |= {name: harmonic_mean(found[first], found[second]) for name, (first, second) in HARMONIC.items()}
     return {name: found[name] for name in METRICS}
 
 
 def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Floats:
     """Per cent right of the images taken: (S, P), (R, P) -> (R, S). A few draws at a time, to bound the memory."""
     weights = right.T.astype(np.float64)
-    starts = range(0, len(counts), DRAWS_AT_ONCE)
-    hits = np.concatenate([counts[i : i + DRAWS_AT_ONCE].astype(np.float64) @ weights for i in starts])
+    hits = np.concatenate([part @ weights for part in _parts(counts)])
     total = counts.sum(axis=1, dtype=np.float64)[:, None]
     shares: Floats = np.divide(100 * hits, total, out=np.full_like(hits, np.nan), where=total > 0)
     return shares
 
 
-def arm_metrics(answers: Answers, draws: Draws) -> dict[str, tuple[Floats, Floats]]:
-    """Each metric of an arm: of every seed (S,), and the mean in every draw (R,). One run stands for every seed.
+def _areas(answers: Answers, counts: npt.NDArray[np.uint16]) -> Floats:
+    """`openworld_auc` of each run in each draw: (R, S)."""
+    runs = [
+        np.concatenate([openworld_auc(score, right, answers.novel, part) for part in _parts(counts)])
+        if np.isfinite(score).all()
+        else np.full(len(counts), np.nan)
+        for score, right in zip(answers.base_score, answers.own, strict=True)
+    ]
+    return np.stack(runs, axis=1)
 
-    Images and seeds are drawn apart and their deviations added. Drawing both at once would count twice what a seed
-    answers differently by chance: in the spread between seeds, and again in the images drawn for each of them.
+
+def _parts(counts: npt.NDArray[np.uint16]) -> list[Floats]:
+    starts = range(0, len(counts), DRAWS_AT_ONCE)
+    return [counts[start : start + DRAWS_AT_ONCE].astype(np.float64) for start in starts]
+
+
+def mean_metrics(datasets: Sequence[Mapping[str, Floats]], weights: Floats | None = None) -> dict[str, Floats]:
+    """The mean of every metric over datasets; of harmonic means, the harmonic mean of the means.
+
+    Args:
+        datasets: of each, what `run_metrics` returns.
+        weights: (R, D) in each draw; None: all the same.
     """
-    runs, drawn = run_metrics(answers), run_metrics(answers, draws.images)
-    if len(answers.own) == 1:
-        return {name: (runs[name][0], drawn[name][:, 0]) for name in METRICS}
-    tilt = draws.seeds - 1 / len(answers.own)
-    return {name: (runs[name][0], drawn[name].mean(axis=1) + tilt @ runs[name][0]) for name in METRICS}
+    shares = np.full((1, len(datasets)), 1 / len(datasets)) if weights is None else weights
+    plain = [name for name in METRICS if name not in HARMONIC]
+    found = {
+        name: np.asarray(sum(shares[:, place, None] * one[name] for place, one in enumerate(datasets)))
+        for name in plain
+    }
+    return _with_harmonic(found)
+
+
+def arm_metrics(answers: Sequence[Answers], draws: Draws) -> dict[str, tuple[Floats, Floats]]:
+    """Each metric of an arm, mean over datasets: of every seed (S,), and the mean over seeds in every draw (R,).
+
+    One run stands for every seed. Seeds and what is tested are drawn apart and their deviations added. Drawing both at
+    once would count twice what a seed answers differently by chance: in the spread between seeds, and again in the
+    images drawn for each of them.
+
+    Args:
+        answers: on each of the datasets.
+    """
+    each = [run_metrics(one) for one in answers]
+    runs = mean_metrics(each)
+    if draws.datasets is not None:
+        drawn = mean_metrics(each, draws.datasets)
+    else:
+        drawn = mean_metrics([run_metrics(one, counts) for one, counts in zip(answers, draws.images, strict=True)])
+    found = {}
+    for name in METRICS:
+        of_seeds = runs[name][0]
+        values = of_seeds.mean() + draws.widen * (drawn[name].mean(axis=1) - of_seeds.mean())
+        if len(of_seeds) > 1:
+            values = values + (draws.seeds - 1 / len(of_seeds)) @ of_seeds
+        found[name] = of_seeds, values
+    return found
 
 
 @dataclass(frozen=True)
@@ -149,15 +239,18 @@ def interval(estimate: float, draws: Floats, level: float) -> Interval:
     return Interval(float(estimate), float(low), float(high))
 
 
-def difference(first: Answers, second: Answers, draws: Draws, level: float = 0.95) -> Mapping[str, Interval]:
+def difference(
+    first: Sequence[Answers], second: Sequence[Answers], draws: Draws, level: float = 0.95
+) -> Mapping[str, Interval]:
     """The first arm minus the second, in points, for every metric.
 
     Args:
-        first, second: the arms' answers; runs of both in the same order of seeds, or one run for all seeds.
+        first, second: the arms' answers on each dataset; runs of both in the same order of seeds, or one run for all.
         draws: see `make_draws`.
         level: coverage of the intervals: percentiles over the draws.
     """
-    assert np.array_equal(first.novel, second.novel), "both arms answer about the same images"
+    for one, other in zip(first, second, strict=True):
+        assert np.array_equal(one.label, other.label), "both arms answer about the same images"
     ours, theirs = arm_metrics(first, draws), arm_metrics(second, draws)
     return {
         name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], level)
@@ -172,7 +265,7 @@ class Series:
     Attributes:
         amounts: (A,) images per class, ascending.
         errors: (S, A) of each seed.
-        draws: (R, A) mean over seeds in each draw of seeds and images; the same draws for every arm.
+        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every arm.
     """
 
     amounts: Sequence[int]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import pandas as pd
 from pydantic import TypeAdapter
@@ -78,7 +79,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
                     "images_per_class": cell.images_per_class,
                     "seed": cell.seed,
                     "split": split,
-                    **{name: results[name] for name in SCORES},
+                    **{name: results.get(name) for name in SCORES},
                     "seconds": run.seconds,
                     "hash": run.folder.recipe_hash,
                 }
@@ -107,10 +108,10 @@ def write(
     settings, split = recipe.study, recipe.evaluation.split
     table = cell_table(runs, split)
     storage.write_table(storage.join(url, outputs.TABLE), table)
-    finished = [(run.cell, run.url) for run in runs if run.status == "done"]
-    evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
+    finished = [(run.cell, [run.url]) for run in runs if run.status == "done"]
+    evidence = analysis.gather(finished, settings.arms, [len(load_dataset(recipe.dataset).base)])
     found = analysis.series(evidence, settings)
-    fits = analysis.fits(found, settings, split)
+    fits = analysis.fits(found, settings, split, _seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
@@ -122,6 +123,16 @@ def write(
     text = summary.markdown(recipe, table, fits.curves, pairs)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
+
+
+def _seen(runs: Sequence[CellRun]) -> dict[str, float]:
+    """Arm -> mean share of the synthetic images that its finished runs at the largest amount have shown."""
+    shares: dict[str, dict[int, list[float]]] = {}
+    for run in runs:
+        if run.status == "done" and run.cell.images_per_class and run.results.get("seen") is not None:
+            of_arm = shares.setdefault(run.cell.arm.name, {})
+            of_arm.setdefault(run.cell.images_per_class, []).append(run.results["seen"])
+    return {arm: fmean(of_arm[max(of_arm)]) for arm, of_arm in shares.items()}
 
 
 def _write_worth(

@@ -1,8 +1,8 @@
-"""How the error falls with the amount of synthetic data: error = a + b * n^(-c), its intervals and forecast, or "flat".
+"""How the error falls with the amount of synthetic data: error = a + b * (1 + n)^(-c), its intervals and forecast.
 
-`a` is the error that no amount of this data removes, `b` what the first image of each class leaves above it, `c`
-how fast the rest goes. For a given `c` the best `a` and `b` are a linear regression, so the search is over `c` alone
-and cannot end in a local minimum; it is done for thousands of bootstrap draws at once.
+The curve begins at n = 0, where the error is a + b: that of real images alone. `a` is what no amount of this data
+removes, `b` what it can remove, `c` how fast that goes. For a given `c` the best `a` and `b` are a linear regression,
+so the search is over `c` alone and cannot end in a local minimum; it is done for thousands of bootstrap draws at once.
 
 At the end: which model of the curve predicts amounts that it has not seen, a constant, a logarithm, or the power law.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,10 @@ from syncclip.studies.bootstrap import Floats, Interval, Series, interval
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`. Outside them the curve is indistinguishable from a constant or from a single step over any affordable
 amounts."""
-MIN_AMOUNTS = 3
-"""Three parameters need three amounts; with just three the curve passes through all points and only the bootstrap
-shows doubt."""
+MIN_AMOUNTS, MIN_SEEDS = 4, 2
+"""Three parameters pass through three points whatever these are; and a single seed shows no spread."""
+ENOUGH_SEEN = 0.95
+"""Share of the synthetic images that the trainings at the largest amount must have shown for a forecast beyond it."""
 
 Verdict = Literal["falls", "flat", "rises", "too few amounts"]
 
@@ -39,20 +40,26 @@ class PowerLaw:
     def __call__(self, amounts: Sequence[float] | Floats) -> Floats:
         """Errors at some amounts: (N,) or (R, N)."""
         n = np.asarray(amounts, dtype=np.float64)
-        return self.a[..., None] + self.b[..., None] * n ** -self.c[..., None]
+        return self.a[..., None] + self.b[..., None] * (1 + n) ** -self.c[..., None]
 
     def amount_for(self, error: Floats) -> Floats:
         """The amount at which the curve reaches an error; infinite where it never does."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            n = ((error - self.a) / self.b) ** (-1 / self.c)
+            n = ((error - self.a) / self.b) ** (-1 / self.c) - 1
         return np.where((error > self.a) & (self.b > 0), n, np.inf)
+
+    @property
+    def at_bound(self) -> str:
+        """The parameter of a single curve that sits on the bound of what `fit_power_law` tries; empty if none does."""
+        edges = {"a": self.a == 0, "b": self.b == 0, "c": np.isclose(self.c, [SLOWEST, FASTEST], rtol=1e-3).any()}
+        return next((name for name, there in edges.items() if there), "")
 
 
 def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw:
     """Least squares fit with a >= 0, b >= 0, SLOWEST <= c <= FASTEST.
 
     Args:
-        amounts: (A,) images per class, at least three different ones.
+        amounts: (A,) images per class, at least `MIN_AMOUNTS` different ones.
         errors: (A,) errors, or (R, A) for R fits at once.
 
     Returns:
@@ -60,12 +67,12 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
     """
     n = np.asarray(amounts, dtype=np.float64)
     y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
-    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "three amounts or more, one error each"
+    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "amounts enough, one error each"
     low, high = np.full(len(y), np.log(SLOWEST)), np.full(len(y), np.log(FASTEST))
     rows = np.arange(len(y))
     for points in (96, 16, 16):  # each round looks closer around the best exponent of the round before
         grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, points)
-        a, b, squares = _regress(n ** -np.exp(grid)[..., None], y)
+        a, b, squares = _regress((1 + n) ** -np.exp(grid)[..., None], y)
         best = squares.argmin(axis=1)
         low, high = grid[rows, np.maximum(best - 1, 0)], grid[rows, np.minimum(best + 1, points - 1)]
     law = PowerLaw(a[rows, best], b[rows, best], np.exp(grid[rows, best]))
@@ -99,12 +106,12 @@ class Curve:
     """What a study can say about one arm and metric.
 
     Attributes:
-        verdict: "falls" where the error's slope over log n is below zero clearly, "rises" where above, else
+        verdict: "falls" where the error's slope over log(1 + n) is below zero clearly, "rises" where above, else
             "flat".
-        slope: points of error for each doubling of n.
-        law: the parameters with their intervals; None where the verdict is not "falls".
+        slope: points of error for each doubling of 1 + n.
+        law: the parameters with their intervals; None where the error doesn't fall, or where `reason` says why not.
         line: the fitted curve over the measured range, for the figure.
-        forecast: the curve at larger amounts.
+        forecast: the curve at larger amounts; empty where `reason` says why.
         plus_one: amount per class for one point less error than at the largest measured amount; infinite if never.
         reachable: share of the draws in which that amount is finite.
     """
@@ -120,15 +127,17 @@ class Curve:
     forecast: tuple[Point, ...] = ()
     plus_one: Interval | None = None
     reachable: float | None = None
+    reason: str = ""
 
 
-def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = ()) -> Curve:
+def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (), seen: float | None = None) -> Curve:
     """Fit one arm's curve, with its uncertainty.
 
     Args:
         series: the measured errors.
         level: coverage of the intervals.
         forecast: amounts to forecast; only a falling curve is forecast.
+        seen: share of the synthetic images that the trainings at the largest amount have shown; None: not known.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     means, errors, draws = series.means, series.errors, series.draws
@@ -136,16 +145,31 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = ())
     known = {"amounts": list(series.amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
     if len(n) < 2:
         return Curve(**known, verdict="too few amounts", slope=Interval(np.nan, np.nan, np.nan))
-    steps = np.log2(n) - np.log2(n).mean()
+    steps = np.log2(1 + n) - np.log2(1 + n).mean()
     steps /= steps @ steps
     slope = interval(means @ steps, draws @ steps, level)
     verdict: Verdict = "falls" if slope.high < 0 else "rises" if slope.low > 0 else "flat"
-    if len(n) < MIN_AMOUNTS:
-        verdict = "too few amounts"
     if verdict != "falls":
         return Curve(**known, verdict=verdict, slope=slope)
-
+    if len(n) < MIN_AMOUNTS or len(errors) < MIN_SEEDS:
+        few = f"{len(n)} amounts, {MIN_AMOUNTS} are" if len(n) < MIN_AMOUNTS else f"{len(errors)} seed, {MIN_SEEDS} are"
+        return Curve(**known, verdict=verdict, slope=slope, reason=f"it has {few} needed for a law")
     law, drawn = fit_power_law(n, means), fit_power_law(n, draws)
+    if name := law.at_bound:
+        return Curve(**known, verdict=verdict, slope=slope, reason=f"the best {name} is the bound of what is tried")
+    return Curve(**known, verdict=verdict, slope=slope, **_of_law(n, means, law, drawn, level, forecast, seen))
+
+
+def _of_law(
+    n: Floats,
+    means: Floats,
+    law: PowerLaw,
+    drawn: PowerLaw,
+    level: float,
+    forecast: Sequence[int],
+    seen: float | None,
+) -> dict[str, Any]:
+    """What a law adds to a curve."""
 
     def points(at: Floats) -> tuple[Point, ...]:
         estimates, values = law(at), drawn(at)
@@ -154,17 +178,22 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = ())
     largest = n.max()
     target = law([largest])[0] - 1, drawn([largest])[:, 0] - 1
     needed = drawn.amount_for(target[1])
-    return Curve(
-        **known,
-        verdict=verdict,
-        slope=slope,
-        law={name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
-        rmse=float(np.sqrt(np.mean((law(n) - means) ** 2))),
-        line=points(np.geomspace(n.min(), largest, 33)),
-        forecast=points(np.asarray(forecast, dtype=np.float64)) if len(forecast) else (),
-        plus_one=interval(float(law.amount_for(np.asarray(target[0]))), needed, level),
-        reachable=float(np.isfinite(needed).mean()),
-    )
+    unseen = seen is not None and seen < ENOUGH_SEEN
+    reason = ""
+    if seen is not None and unseen:
+        reason = (
+            f"only {100 * seen:.0f} % of the images were ever shown at {largest:.0f} per class, so more would change "
+            "little: no forecast; let the steps grow with training.epochs_over"
+        )
+    return {
+        "law": {name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
+        "rmse": float(np.sqrt(np.mean((law(n) - means) ** 2))),
+        "line": points(np.geomspace(1 + n.min(), 1 + largest, 33) - 1),
+        "forecast": () if unseen else points(np.asarray(forecast, dtype=np.float64)),
+        "plus_one": interval(float(law.amount_for(np.asarray(target[0]))), needed, level),
+        "reachable": float(np.isfinite(needed).mean()),
+        "reason": reason,
+    }
 
 
 Model = Callable[[Floats, Floats, float], Floats]
@@ -179,9 +208,9 @@ def constant(amounts: Floats, errors: Floats, ahead: float) -> Floats:  # noqa: 
 
 def logarithm(amounts: Floats, errors: Floats, ahead: float) -> Floats:
     """Each doubling removes as many points as the one before."""
-    steps = np.log(amounts) - np.log(amounts).mean()
+    steps = np.log(1 + amounts) - np.log(1 + amounts).mean()
     slope = errors @ steps / (steps @ steps)
-    expected: Floats = errors.mean(axis=1) + slope * (np.log(ahead) - np.log(amounts).mean())
+    expected: Floats = errors.mean(axis=1) + slope * (np.log(1 + ahead) - np.log(1 + amounts).mean())
     return expected
 
 
@@ -212,7 +241,7 @@ def held_out(series: Series) -> tuple[HeldOut, ...]:
     """Fit every model to the first amounts and ask it for the next one, for each next one that there is.
 
     Returns:
-        One entry a model, the best first; empty with fewer than four amounts.
+        One entry a model, the best first; empty with as few amounts as a law needs, or fewer.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:

@@ -35,8 +35,10 @@ from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET
+from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
 from syncclip.sets.shift import Shift
+from syncclip.studies.bootstrap import Unit
 from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.worth import Exchange, Marginal
 
@@ -47,6 +49,9 @@ COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
 
 ALWAYS = TABLE, STATE, RECIPE, FIT, WORTH, COMPARISONS, COST, TABLES
 """What every study has once it has run."""
+
+FEW_IMAGES = 100
+"""With fewer test images in a half, whatever is said of it is said with a caution."""
 
 Status = Literal["done", "failed", "waiting"]
 """Of a cell."""
@@ -132,7 +137,12 @@ class Worth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Points of accuracy, `arm` minus `against`, with the interval over so many seeds and test images."""
+    """Points of accuracy, `arm` minus `against`, with the interval over so many seeds and test images.
+
+    Attributes:
+        unit: what of the test data was drawn again: its images, its classes, or the datasets.
+        smaller_half: test images of the half, of any dataset, that has fewest; None: not known.
+    """
 
     arm: str
     images_per_class: int | None
@@ -145,6 +155,16 @@ class Comparison:
     level: float
     seeds: int
     images: Annotated[int, Field(validation_alias=AliasChoices("images", "pictures"))]
+    unit: Unit = "images"
+    smaller_half: int | None = None
+
+    @property
+    def caution(self) -> str:
+        """What the interval can't show for want of runs or images; empty where there are enough of both."""
+        found = ["one seed"] if self.seeds == 1 else []
+        if self.smaller_half is not None and self.smaller_half < FEW_IMAGES:
+            found.append(f"a half has only {counted(self.smaller_half, 'test image')}")
+        return ", ".join(found)
 
 
 @dataclass(frozen=True)

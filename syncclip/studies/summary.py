@@ -19,7 +19,7 @@ from syncclip.studies.outputs import Comparison
 
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
-SHOWN = ("hm", "open_hm")
+SHOWN = ("novel", "hm", "open_hm", "openworld_auc")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
 
 
@@ -34,7 +34,7 @@ class TextTable:
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
-    for one in [_means(recipe, table), *_compared(pairs)]:
+    for one in [_means(recipe, table), *_compared(pairs)[:1]]:
         text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows))
     text.show(url)
 
@@ -58,7 +58,8 @@ def markdown(
         if metric in found and len(recipe.study.amounts) > 1
     ]
     if rows:
-        title = f"Error = a + b n^(-c) over n synthetic images per class; {percent(recipe.study.level)} intervals."
+        level = f"{percent(recipe.study.level)} intervals over seeds and classes"
+        title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {level}."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
         tables.append(TextTable(title, ["arm", "error of", *said], rows))
     parts = [part for one in tables for part in (one.title, text.markdown_grid(one.headings, one.rows))]
@@ -86,10 +87,11 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
 
 def described(curve: Curve) -> list[str]:
     """A curve in words: verdict, parameters, forecast, amount for one more point; empty where nothing can be said."""
+    reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
         slope = curve.slope
         said = "" if np.isnan(slope.estimate) else f" ({_interval(slope, '+.2f')} points of error per doubling)"
-        return [f"{curve.verdict}{said}", *[""] * 5]
+        return [f"{curve.verdict}{said}{reason}", *[""] * 5]
     assert curve.plus_one is not None
     ahead = [
         f"{100 - point.error.estimate:.1f} [{100 - point.error.high:.1f}, {100 - point.error.low:.1f}] at {point.n:.0f}"
@@ -97,7 +99,7 @@ def described(curve: Curve) -> list[str]:
     ]
     reached = [_amount(value) for value in (curve.plus_one.estimate, curve.plus_one.low, curve.plus_one.high)]
     return [
-        curve.verdict,
+        f"{curve.verdict}{reason}",
         *(_interval(curve.law[name], form) for name, form in (("a", ".1f"), ("b", ".1f"), ("c", ".2f"))),
         "; ".join(ahead),
         f"{reached[0]} [{reached[1]}, {reached[2]}]",
@@ -116,24 +118,32 @@ def _means(recipe: Recipe, table: pd.DataFrame) -> TextTable:
 
 
 def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
-    """The comparisons: amount, other arm, an interval for each shown metric; no table where there are none."""
-    found: dict[tuple[Any, ...], dict[str, str]] = {}
-    for pair in pairs:
+    """The comparisons: amount, other arm, an interval for each shown metric; no table where there are none.
+
+    One table for each unit that was drawn again, classes first: theirs are the intervals to be quoted.
+    """
+    found: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.against, pair.against_images_per_class)
-        found.setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
-    rows = [
-        [
-            "" if amount is None else str(amount),
-            arm if other in (amount, None) else f"{arm} at {other}",
-            *(shown.get(metric, "") for metric in SHOWN),
-        ]
-        for (amount, arm, other), shown in found.items()
-    ]
-    if not rows:
-        return []
-    level = f"{percent(pairs[0].level)} intervals over resampled seeds and images"
+        found.setdefault(pair.unit, {}).setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
     headings = ["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)]
-    return [TextTable(f"{pairs[0].arm} minus the others, points; {level}.", headings, rows)]
+    caution = f" Caution: {pairs[0].caution}." if pairs and pairs[0].caution else ""
+    return [
+        TextTable(
+            f"{pairs[0].arm} minus the others, points; {percent(pairs[0].level)} intervals over seeds and {unit}."
+            + caution,
+            headings,
+            [
+                [
+                    "" if amount is None else str(amount),
+                    arm if other in (amount, None) else f"{arm} at {other}",
+                    *(shown.get(metric, "") for metric in SHOWN),
+                ]
+                for (amount, arm, other), shown in of_unit.items()
+            ],
+        )
+        for unit, of_unit in found.items()
+    ]
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:

@@ -38,7 +38,7 @@ def marginal(series: Series, images_per_hour: float, classes: int, level: float 
     """The slope of the fitted power law at each amount, paid in hours.
 
     Args:
-        series: the measured errors, at three amounts or more.
+        series: the measured errors, at as many amounts as a law needs.
         images_per_hour: what one generator makes, rejects included.
         classes: that share the hour's images.
         level: coverage of the intervals.
@@ -48,7 +48,7 @@ def marginal(series: Series, images_per_hour: float, classes: int, level: float 
 
     def slopes(law: PowerLaw) -> Floats:
         b, c = law.b[..., None], law.c[..., None]
-        return np.asarray(b * c * n ** (-c - 1) * each)
+        return np.asarray(b * c * (1 + n) ** (-c - 1) * each)
 
     estimates, drawn = slopes(fit_power_law(n, series.means)), slopes(fit_power_law(n, series.draws))
     return tuple(Marginal(at, interval(estimates[i], drawn[:, i], level)) for i, at in enumerate(series.amounts))
@@ -61,7 +61,7 @@ def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> 
     shots and n synthetic images reached, it gives the equivalent number of shots; n replaced those beyond `own`.
 
     Args:
-        real: over the shots of the runs without synthetic images, three numbers or more.
+        real: over the shots of the runs without synthetic images, as many numbers as a law needs.
         synthetic: over the synthetic images per class of the runs with `own` shots, with the same number of draws.
         own: real images per class beside the synthetic ones.
         level: coverage of the intervals.

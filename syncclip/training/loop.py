@@ -108,7 +108,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    recorder.finish(learnable, _reading_notes(job.stream))
+                    seen = job.stream.share_seen(settings.epochs) if job.stream is not None else None
+                    recorder.finish(learnable, _reading_notes(job.stream), seen)
         finally:
             job.method.work = WorkSplit()
             if recorder is not None:

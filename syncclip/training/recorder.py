@@ -151,12 +151,12 @@ class RunRecorder:
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
         return late or self._metrics.behind
 
-    def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = ()) -> None:
-        """Write the prompts and, last, that the run is finished."""
+    def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = (), seen: float | None = None) -> None:
+        """Write the prompts and, last, that the run is finished, and what share of the synthetic images it saw."""
         self._metrics.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
         storage.write_sealed(self._run.path(PROMPTS), safetensors.torch.save(tensors))
-        self._record.status, self._record.steps = "finished", self._record.total_steps
+        self._record.status, self._record.steps, self._record.seen = "finished", self._record.total_steps, seen
         self._record.seconds, self._record.metrics_sha256 = self._seconds(), self._metrics.digest
         self._record.notes.extend(notes)
         if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:

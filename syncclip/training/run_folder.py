@@ -38,6 +38,7 @@ class RunRecord(BaseModel):
     notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
     error: str | None = None
     seconds: float = 0.0  # spent in training steps, over all starts
+    seen: float | None = None  # share of the synthetic images that a finished run has seen
 
     def note(self, sentence: str) -> None:
         """Print what happened, and keep it."""

@@ -31,7 +31,8 @@ class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
     method: str = "syncclip"
-    data: Literal["real", "synthetic", "both"] = "both"
+    data: Literal["real", "synthetic", "both", "oracle"] = "both"
+    """What is learned from. "oracle": real images of the novel classes, too, as no experiment in earnest has them."""
     synthetic: (
         Annotated[
             Annotated[str, Tag("text")] | Annotated[tuple[MixedSet, ...], Tag(MixedSet.__name__)], Discriminator(_kind)
@@ -45,6 +46,9 @@ class TrainingSettings(Settings):
     seed: int = Field(1, ge=0)
 
     epochs: int = Field(10, ge=1)
+    epochs_over: Literal["real", "synthetic", "longer"] = added("real")
+    """What an epoch goes through once: the real images, as many images as the synthetic set has, or the one of these
+    that takes more steps. With "real", the number of steps does not grow with the synthetic images."""
     batch: int = Field(16, ge=1)  # real images a step over all workers; each brings a seen and a novel synthetic one
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -59,7 +60,7 @@ def transform(image: Image.Image) -> Tensor:
 
 
 def evaluate_method(method: TableMethod, images: Rows, **changes: Any) -> tuple[dict[str, Any], Predictions]:
-    predictions = predict(method, images, transform, **changes)
+    predictions = predict(method, images, method.base, transform, **changes)
     return results(predictions, method.classnames, method.base), predictions
 
 
@@ -85,6 +86,31 @@ def test_every_protocol_equals_a_loop_over_images() -> None:
     percent["open_hm"] = 2 / (1 / percent["open_base"] + 1 / percent["open_novel"])
     assert {name: numbers[name] for name in percent} == pytest.approx(percent)
     assert numbers["counts"] == {"base": len(hits["base"]), "novel": len(hits["novel"]), "all": 60}
+
+
+def test_openworld_auc_equals_a_loop_over_pairs() -> None:
+    method, images, scores = random_world()
+    numbers, _ = evaluate_method(method, images, batch=7)
+    labels, sure = images.labels.tolist(), scores.double().softmax(1)
+    right = [
+        label == max((c for c in range(5) if (c < 3) == (label < 3)), key=lambda c: float(scores[row, c]))
+        for row, label in enumerate(labels)
+    ]
+    pairs = [(b, n) for b, label in enumerate(labels) if label < 3 for n, other in enumerate(labels) if other >= 3]
+    hits = [right[b] and right[n] and bool(sure[b, :3].max() > sure[n, :3].max()) for b, n in pairs]
+    assert 0 < sum(hits) < len(hits)
+    assert numbers["openworld_auc"] == pytest.approx(100 * sum(hits) / len(hits))
+
+
+def test_predictions_of_earlier_versions_have_no_score_of_base_classes(tmp_path: Path) -> None:
+    method, images, _ = random_world()
+    numbers, predictions = evaluate_method(method, images)
+    columns = {name: column for name, column in vars(predictions).items() if name != "base_score"}
+    storage.write_table(str(tmp_path / "predictions.parquet"), pa.table(columns))
+    found = Predictions.read(str(tmp_path / "predictions.parquet"))
+    assert np.isnan(found.base_score).all() and np.array_equal(found.label, predictions.label)
+    again = results(found, method.classnames, method.base)
+    assert again["openworld_auc"] is None and again["open_hm"] == numbers["open_hm"]
 
 
 def test_only_candidates_are_predicted() -> None:
@@ -123,7 +149,7 @@ def test_every_image_is_seen_once() -> None:
 
 def test_confidences_are_probabilities_of_the_predictions() -> None:
     method, images, scores = random_world()
-    predictions = predict(method, images, transform)
+    predictions = predict(method, images, method.base, transform)
     for row, label in enumerate(images.labels.tolist()):
         half = slice(0, 3) if label < 3 else slice(3, 5)
         assert predictions.half_confidence[row] == pytest.approx(float(scores[row, half].softmax(0).max()), rel=1e-5)
@@ -133,7 +159,8 @@ def test_confidences_are_probabilities_of_the_predictions() -> None:
 def test_without_novel_classes_their_numbers_are_missing() -> None:
     method, images, _ = random_world(classes=3, base=3)
     numbers, _ = evaluate_method(method, images)
-    assert [numbers[name] for name in ("novel", "hm", "open_novel", "open_hm", "ece_novel")] == [None] * 5
+    missing = ("novel", "hm", "open_novel", "open_hm", "openworld_auc", "ece_novel")
+    assert [numbers[name] for name in missing] == [None] * 6
     assert numbers["base"] == numbers["open_base"] == numbers["open_all"]
 
 
@@ -145,7 +172,7 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(UserError, match="holds no images"):
-        predict(TableMethod(torch.eye(3), 2), Rows([]), transform)
+        predict(TableMethod(torch.eye(3), 2), Rows([]), 2, transform)
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -177,7 +204,7 @@ def test_parts_of_whole_batches_hold_every_image_once(count: int, size: int, par
 def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None:
     method, images, _ = random_world()
     save_evaluation(str(tmp_path / "one"), *evaluate_method(method, images, batch=7))
-    found = [predict(method, images, transform, batch=7, part=part, parts=parts) for part in range(parts)]
+    found = [predict(method, images, method.base, transform, batch=7, part=part, parts=parts) for part in range(parts)]
     joined = Predictions.joined(found[::-1], len(images))
     save_evaluation(str(tmp_path / "many"), results(joined, method.classnames, method.base), joined)
     for file in ("results.json", "predictions.parquet"):
@@ -187,7 +214,7 @@ def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None
 @pytest.mark.parametrize("chosen", [[0, 1, 1], [0]])
 def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]) -> None:
     method, images, _ = random_world()
-    found = [predict(method, images, transform, batch=7, part=part, parts=2) for part in chosen]
+    found = [predict(method, images, method.base, transform, batch=7, part=part, parts=2) for part in chosen]
     with pytest.raises(AssertionError, match="came twice, or not at all"):
         Predictions.joined(found, len(images))
 
@@ -195,7 +222,7 @@ def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]
 def test_the_worst_pairs_by_hand() -> None:
     label, said = np.array([0, 0, 0, 1, 2, 2, 2]), np.array([1, 0, 2, 0, 2, 1, 2])
     half, sure = np.zeros(7, np.int64), np.ones(7)
-    found = confusions(Predictions(np.arange(7), label, half, said, sure, sure), ["cat", "dog", "cow"])
+    found = confusions(Predictions(np.arange(7), label, half, said, sure, sure, sure), ["cat", "dog", "cow"])
     assert [(one["labels"], one["count"]) for one in found] == [([0, 1], 2), ([0, 2], 1), ([1, 2], 1)]
     assert found[0] == {"labels": [0, 1], "names": ["cat", "dog"], "count": 2, "share": 50.0}
     assert found[1]["share"] == pytest.approx(100 / 6)

@@ -150,7 +150,10 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
         ("training.epochs=1.5", "training.epochs: 1.5 is not allowed; it must be a whole number"),
         ("training.epochs=0", "training.epochs: 0 is not allowed; it must be at least 1"),
         ("training.epochs=", "training.epochs: None is not allowed; it must be a whole number"),
-        ("training.data=fake", "training.data: 'fake' is not allowed; it must be 'real', 'synthetic' or 'both'"),
+        (
+            "training.data=fake",
+            "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'oracle'",
+        ),
         ("training=3", "training: 3 is not allowed; it must be a section with keys of its own"),
         ("training.epochs.x=3", "training.epochs: {'x': 3} is not allowed; it must be a whole number"),
         ("training.method=synclip", "training.method: there is no method 'synclip'; did you mean 'syncclip'?"),
@@ -159,7 +162,7 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
         ("synthesis.filters.1.topp=3", "synthesis.filters[1].topp: no such key; did you mean 'top'?"),
         (
             "study.arms=[{method: ivlp, data: real images}]",
-            "study.arms[0].data: 'real images' is not allowed; it must be 'real', 'synthetic' or 'both'",
+            "study.arms[0].data: 'real images' is not allowed; it must be 'real', 'synthetic', 'both' or 'oracle'",
         ),
         (
             "study.arms=[{method: ivlp, name: a/b}]",

@@ -20,16 +20,16 @@ def around(value: float) -> Interval:
 
 
 def fit_of(models: tuple[HeldOut, ...] = (), worth: outputs.Worth | None = None, **changes: object) -> FittedCurve:
-    """What the page shows of the curve of SYNC-CLIP: error 40 + 10 / n."""
+    """What the page shows of the curve of SYNC-CLIP: error 40 + 20 / (1 + n)."""
     curve = Curve(
         amounts=[1, 2, 4],
         means=[50, 45, 42.5],
         standard_errors=[1, 1, 1],
         verdict="falls",
         slope=around(-3),
-        law={"a": around(40), "b": around(10), "c": around(1)},
-        line=tuple(Point(n, around(40 + 10 / n)) for n in (1, 2, 4)),
-        forecast=(Point(16, around(40 + 10 / 16)),),
+        law={"a": around(40), "b": around(20), "c": around(1)},
+        line=tuple(Point(n, around(40 + 20 / (1 + n))) for n in (1, 3, 4)),
+        forecast=(Point(15, around(40 + 20 / 16)),),
         plus_one=Interval(6.7, 5.2, math.inf),
     )
     curve = dataclasses.replace(curve, **changes)  # type: ignore[arg-type]
@@ -44,7 +44,12 @@ def fit_of(models: tuple[HeldOut, ...] = (), worth: outputs.Worth | None = None,
 def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
     curve = fit_of().curve
     assert curve[0] == CurvePoint(1, 50, 48, 51)
-    assert dataclasses.astuple(curve[-1]) == pytest.approx((16, 60 - 10 / 16, 58 - 10 / 16, 61 - 10 / 16))
+    assert dataclasses.astuple(curve[-1]) == pytest.approx((15, 60 - 20 / 16, 58 - 20 / 16, 61 - 20 / 16))
+
+
+def test_a_curve_that_was_measured_without_images_begins_there() -> None:
+    assert fit_of().begin is None
+    assert fit_of(amounts=[0, 1, 4], means=[62, 50, 44]).begin == 38
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,11 @@ def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
         ),
         ({"verdict": "rises"}, "gets worse with more images"),
         ({"verdict": "too few amounts"}, "too few amounts for a curve."),
+        (
+            {"law": None, "reason": "it has 1 seed, 2 are needed for a law"},
+            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no law: it has 1 seed, 2 are needed",
+        ),
+        ({"forecast": (), "reason": "only 44 % of the images were shown"}, "It has no forecast: only 44 %"),
     ],
 )
 def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:

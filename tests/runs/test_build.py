@@ -128,3 +128,31 @@ def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: Tiny
     spec["trusted"] = ["elsewhere.mine:Mine"]
     with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
         build.build_on_worker(spec, rank=0, world_size=1)
+
+
+def test_an_oracle_learns_from_real_images_of_all_classes_and_is_tested_like_the_rest(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    recipe = Recipe.load(tiny.recipe, ["training.method=ivlp", "training.data=oracle", "training.epochs=1"])
+    parts = build.build_parts(recipe)
+    stream = build.build_stream(recipe, parts)
+    assert stream is not None and stream.real is not None and stream.synthetic is None
+    labels = {int(label) for step in range(stream.steps_per_epoch) for label in stream.ids(0, step).labels}
+    assert labels == set(range(len(parts.dataset.classnames))) > set(parts.dataset.base)
+    assert parts.method.base == len(parts.dataset.classnames)
+    jobs.run_here(recipe, str(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    untrained = Recipe.load(tiny.recipe, ["training.method=zeroshot"])
+    jobs.run_here(untrained, str(tmp_path / "zeroshot"))
+    assert results["counts"] == json.loads((tmp_path / "zeroshot" / "results.json").read_text())["counts"]
+    assert results["counts"]["novel"] and results["seen"] is None
+
+
+def test_a_run_tells_which_share_of_the_synthetic_images_it_has_seen(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    recipe = here(tiny, tiny_set, "training.method=ivlp", "training.data=both", "training.epochs_over=synthetic")
+    jobs.run_here(recipe.with_values({"training.epochs": 1}), str(tmp_path / "one"))
+    jobs.run_here(recipe.with_values({"training.epochs": 12}), str(tmp_path / "many"))
+    one, many = (json.loads((tmp_path / name / "results.json").read_text())["seen"] for name in ("one", "many"))
+    assert 0 < one < many <= 1

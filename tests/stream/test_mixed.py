@@ -364,3 +364,49 @@ def test_a_remote_set_larger_than_its_cache_streams_within_the_window(tmp_path: 
         assert shown(mixed.batch(epoch, 0)) == shown(local.batch(epoch, 0))
         with cache._lock:
             assert cache._taken() <= 3 * size
+
+
+def steps(**changes: Any) -> int:
+    return stream(**changes).steps_per_epoch
+
+
+def test_an_epoch_is_as_long_as_what_it_goes_through() -> None:
+    # 12 real images in batches of 8; 30 synthetic ones, of which a step takes 16, or 8 without novel classes
+    assert [steps(epochs_over=over) for over in ("real", "synthetic", "longer")] == [2, 2, 2]
+    assert [steps(epochs_over=over, batch=2) for over in ("real", "synthetic", "longer")] == [6, 8, 8]
+    assert [steps(epochs_over=over, batch=2, images_per_class=2) for over in ("synthetic", "longer")] == [3, 6]
+    assert steps(epochs_over="longer", novel=[], batch=2) == 15
+    assert steps(epochs_over="longer", data="real", batch=2) == 6
+
+
+@pytest.mark.parametrize("over", ["synthetic", "longer"])
+def test_real_images_come_in_whole_rounds_whatever_an_epoch_is(over: str) -> None:
+    rounds, epochs = stream(batch=2), stream(batch=2, epochs_over=over)
+    found = [epochs.ids(*divmod(place, epochs.steps_per_epoch)).real.tolist() for place in range(24)]
+    assert found == [rounds.ids(*divmod(place, rounds.steps_per_epoch)).real.tolist() for place in range(24)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"window": 1}, {"images_per_class": 3}, {"data": "synthetic"}])
+def test_the_share_seen_is_that_of_the_images_in_the_batches(changes: dict[str, Any]) -> None:
+    mixed = stream(batch=2, **changes)
+    assert mixed.synthetic is not None
+    made = [mixed.ids(epoch, step) for epoch in range(2) for step in range(mixed.steps_per_epoch)]
+    seen = {row for ids in made for row in [*ids.seen.tolist(), *ids.novel.tolist()]}
+    assert mixed.share_seen(2) == pytest.approx(len(seen) / len(mixed.synthetic.labels))
+    assert 0.3 < len(seen) / len(mixed.synthetic.labels) <= 1
+
+
+def test_more_epochs_over_the_synthetic_images_show_them_all() -> None:
+    mixed = stream(epochs_over="synthetic", batch=2)
+    assert mixed.share_seen(1) < mixed.share_seen(3) < mixed.share_seen(20) == 1
+
+
+def test_without_synthetic_images_there_is_no_share() -> None:
+    assert stream(data="real").share_seen(3) is None
+
+
+def test_what_was_seen_is_found_without_copying_a_shard(tmp_path: Path) -> None:
+    there = stored(5, 6, 2)
+    cached = ShardSet(there.url, cache=ShardCache(1 << 20, str(tmp_path)))
+    stream(synthetic=cached, window=1).share_seen(3)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tar"]

@@ -159,6 +159,7 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
         "open_novel": 45.0,
         "open_hm": 46.0,
         "open_all": 46.1,
+        "openworld_auc": 31.4,
     }
     results = {**scores, "per_class": _per_class(names, scores, generator)}
     (folder / "results.json").write_text(json.dumps(results))
@@ -200,6 +201,7 @@ def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> li
                     "open_novel": open_novel,
                     "open_hm": 2 * open_base * open_novel / (open_base + open_novel),
                     "open_all": (open_base + open_novel) / 2,
+                    "openworld_auc": open_base * open_novel / 64,
                 }
                 cell = "-".join([name, *([str(amount)] if amount else []), *([f"seed{seed}"] if seed else [])])
                 rows.append(
@@ -241,11 +243,12 @@ def _per_class(
 def _curves(table: pd.DataFrame, generator: np.random.Generator) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     for arm in ("ivlp-synthetic", "ivlp-both", "syncclip-both"):
-        mine = table[table["arm"] == arm]
+        mine, real = table[table["arm"] == arm], table[table["arm"] == "ivlp-real"].set_index("seed")
         for metric in METRICS:
-            errors = 100 - mine.pivot(index="seed", columns="images_per_class", values=metric).to_numpy()
+            grown = mine.pivot(index="seed", columns="images_per_class", values=metric)
+            errors = 100 - np.column_stack([real.loc[grown.index, metric], grown])
             draws = seed_draws(errors, 400, generator)
-            found.setdefault(arm, {})[metric] = fit_curve(Series(AMOUNTS, errors, draws), forecast=[256, 1024])
+            found.setdefault(arm, {})[metric] = fit_curve(Series([0, *AMOUNTS], errors, draws), forecast=[256, 1024])
     return found
 
 

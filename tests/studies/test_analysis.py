@@ -1,23 +1,26 @@
-"""What synthetic images are worth in real ones, from answers that are made up."""
+"""Curves, comparisons, and what synthetic images are worth in real ones, from answers that are made up."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.analysis import SHOTS, Evidence, exchanges, fits, series
+from syncclip.studies.analysis import SHOTS, Evidence, comparisons, exchanges, fits, series
 from syncclip.studies.bootstrap import Answers
+from syncclip.studies.outputs import Comparison
 
-REAL = {1: 0.5, 4: 0.6, 16: 0.65}
-"""Shots -> share of the images that are right: the error is 30 % + 20 % / sqrt(shots)."""
+REAL = {shots: 0.7 - 0.3 * (1 + shots) ** -0.5 for shots in (1, 3, 8, 15)}
+"""Shots -> share of the images that are right: the error is 30 % + 30 % / sqrt(1 + shots)."""
 IMAGES = 4000
 
 
-def answers(share: float) -> Answers:
-    """Of each half, so large a share is right."""
-    right = np.tile(np.arange(IMAGES // 2) < share * IMAGES / 2, 2)[None]
-    return Answers(own=right, open=right, novel=np.arange(IMAGES) >= IMAGES // 2)
+def answers(share: float) -> tuple[Answers]:
+    """Of each of four classes, so large a share is right."""
+    right = np.tile(np.arange(IMAGES // 4) < share * IMAGES / 4, 4)[None]
+    return (Answers(right, right, right * 1.0, np.arange(4).repeat(IMAGES // 4), 2),)
 
 
 def evidence(shots: dict[int, float], focus: float = 0.65, own: int = 4) -> tuple[Evidence, StudySettings]:
@@ -30,27 +33,76 @@ def evidence(shots: dict[int, float], focus: float = 0.65, own: int = 4) -> tupl
 
 
 def test_the_focus_arm_is_told_in_shots_of_real_images_alone() -> None:
-    for one in exchanges(*evidence(REAL), shots=16)["open_hm"]:
-        assert one.shots.estimate == pytest.approx(16, rel=0.05)
-        assert one.per_real.estimate == pytest.approx(one.n / 12, rel=0.1)  # it has four itself
+    for one in exchanges(*evidence(REAL, focus=0.7 - 0.3 / 12**0.5), shots=16)["open_hm"]:
+        assert one.shots.estimate == pytest.approx(11, rel=0.05)
+        assert one.per_real.estimate == pytest.approx(one.n / 7, rel=0.1)  # it has four itself
 
 
 def test_shots_of_the_recipe_count_where_an_arm_overrides_nothing() -> None:
-    found, settings = evidence({1: 0.5, 4: 0.6})
+    found, settings = evidence({shots: share for shots, share in REAL.items() if shots < 15}, 0.7 - 0.3 / 12**0.5)
     whole = Evidence(
         [*found.arms, Arm(method="ivlp", data="real")],
-        {**found.cells, **{("ivlp-real", None, seed): answers(0.65) for seed in (1, 2)}},
+        {**found.cells, **{("ivlp-real", None, seed): answers(REAL[15]) for seed in (1, 2)}},
     )
-    assert exchanges(whole, settings, shots=16)["hm"][0].shots.estimate == pytest.approx(16, rel=0.05)
+    assert exchanges(whole, settings, shots=15)["hm"][0].shots.estimate == pytest.approx(11, rel=0.05)
 
 
-def test_two_numbers_of_shots_are_too_few() -> None:
-    assert exchanges(*evidence({1: 0.5, 4: 0.6}), shots=16) == {}
+def test_three_numbers_of_shots_are_too_few() -> None:
+    assert exchanges(*evidence({1: 0.5, 4: 0.6, 8: 0.65}), shots=16) == {}
 
 
 def test_models_are_held_against_each_other_for_every_metric() -> None:
-    found, settings = evidence(REAL)
-    judged = fits(series(found, settings), settings, "test").models
+    found, settings = evidence({1: 0.5}, own=1)
+    judged = fits(series(found, settings), settings, "test", {}).models
     assert list(judged) == ["syncclip-both"]
-    best = judged["syncclip-both"]["open_hm"][0]
-    assert best.miss == pytest.approx(0, abs=1e-6)  # all amounts do the same
+    assert {"hm", "open_hm", "openworld_auc"} <= set(judged["syncclip-both"])
+
+
+def curve(found: Evidence, settings: StudySettings) -> tuple[list[int], float]:
+    one = series(found, settings)["syncclip-both"]["open_hm"]
+    return list(one.amounts), float(one.means[0])
+
+
+def test_a_curve_begins_with_the_arm_that_learns_from_real_images_alone() -> None:
+    found, settings = evidence({4: 0.5, 1: 0.2}, own=4)
+    assert curve(found, settings) == ([0, 1, 2, 4, 64], pytest.approx(50))
+
+
+def test_of_several_such_arms_that_of_the_same_method_counts() -> None:
+    found, settings = evidence({4: 0.5}, own=4)
+    own = Arm(method="syncclip", data="real", overrides={SHOTS: 4})
+    cells = {**found.cells, **{(own.name, None, seed): answers(0.4) for seed in (1, 2)}}
+    assert curve(Evidence([*found.arms, own], cells), settings) == ([0, 1, 2, 4, 64], pytest.approx(60))
+
+
+def test_without_such_an_arm_a_curve_begins_at_the_smallest_amount() -> None:
+    assert curve(*evidence({1: 0.2}, own=4)) == ([1, 2, 4, 64], pytest.approx(35))
+
+
+def test_an_arm_without_real_images_begins_where_nothing_was_learned() -> None:
+    found, settings = evidence({4: 0.5})
+    arms = [Arm(method="zeroshot"), Arm(method="syncclip", data="synthetic", name="syncclip-both")]
+    cells = {**found.cells, ("zeroshot", None, None): answers(0.45)}
+    assert curve(Evidence(arms, cells), settings) == ([0, 1, 2, 4, 64], pytest.approx(55))
+
+
+def test_every_pair_has_an_interval_over_images_and_one_over_classes() -> None:
+    found, settings = evidence({4: 0.5}, own=4)
+    pairs = [one for one in comparisons(found, settings) if one.metric == "hm" and one.images_per_class == 64]
+    images, classes = (one for one in pairs if one.against == "real4")
+    assert (images.unit, classes.unit) == ("images", "classes")
+    assert images.estimate == classes.estimate == pytest.approx(15)
+    assert (classes.images, classes.smaller_half, classes.caution) == (IMAGES, IMAGES // 2, "")
+
+
+def test_several_datasets_have_an_interval_over_datasets_too() -> None:
+    found, settings = evidence({4: 0.5}, own=4)
+    two = Evidence(found.arms, {key: (*one, *one) for key, one in found.cells.items()})
+    assert {one.unit for one in comparisons(two, settings)} == {"images", "classes", "datasets"}
+
+
+def test_few_images_and_one_seed_are_cautioned_against() -> None:
+    common = {"images_per_class": 4, "against": "b", "against_images_per_class": None, "metric": "hm", "level": 0.95}
+    one = Comparison("a", estimate=1, low=0, high=2, seeds=1, images=150, smaller_half=64, **common)
+    assert one.caution == "one seed, a half has only 64 test images"
+    assert replace(one, seeds=2, smaller_half=100).caution == ""

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from syncclip.evaluation.predict import Predictions, results
-from syncclip.studies.bootstrap import METRICS, Answers, arm_metrics, difference, make_draws, run_metrics, seed_weights
+from syncclip.studies.bootstrap import (
+    METRICS,
+    Answers,
+    Unit,
+    arm_metrics,
+    difference,
+    make_draws,
+    mean_metrics,
+    run_metrics,
+    seed_weights,
+)
 
 
-def answers(seeds: int, images: int, right: float, generator: np.random.Generator) -> Answers:
+def answers(seeds: int, images: int, right: float, generator: np.random.Generator, classes: int = 8) -> Answers:
     own = generator.random((seeds, images)) < right
-    return Answers(own, own & (generator.random((seeds, images)) < 0.9), np.arange(images) % 2 == 1)
+    opened, score = own & (generator.random((seeds, images)) < 0.9), generator.random((seeds, images))
+    return Answers(own, opened, score, np.arange(images) % classes, classes // 2)
 
 
 def test_metrics_equal_those_of_the_evaluation() -> None:
@@ -20,8 +34,10 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
     half = np.where(generator.random(50) < 0.6, label, (label + 1) % 3 + 3 * (label >= 3))
     opened = np.where(generator.random(50) < 0.5, label, (label + 1) % 6)
     confidence = np.full(50, 0.5)
-    expected = results(Predictions(np.arange(50), label, half, opened, confidence, confidence), list("abcdef"), 3)
-    found = run_metrics(Answers((half == label)[None], (opened == label)[None], label >= 3))
+    score = generator.random(50)
+    said = Predictions(np.arange(50), label, half, opened, confidence, confidence, score)
+    expected = results(said, list("abcdef"), 3)
+    found = run_metrics(Answers((half == label)[None], (opened == label)[None], score[None], label, 3))
     assert {name: float(found[name][0, 0]) for name in METRICS} == pytest.approx(
         {name: expected[name] for name in METRICS}
     )
@@ -32,7 +48,8 @@ def test_counts_weigh_images_as_repeating_them_would() -> None:
     one = answers(2, 8, 0.6, generator)
     counts = np.array([[0, 1, 3, 1, 0, 2, 1, 0]], dtype=np.uint16)
     again = np.repeat(np.arange(8), counts[0])
-    repeated = run_metrics(Answers(one.own[:, again], one.open[:, again], one.novel[again]))
+    parts = one.own[:, again], one.open[:, again], one.base_score[:, again]
+    repeated = run_metrics(Answers(*parts, one.label[again], one.base))
     weighted = run_metrics(one, counts)
     for name in METRICS:
         assert weighted[name][0] == pytest.approx(repeated[name][0])
@@ -51,26 +68,60 @@ def test_one_seed_always_weighs_one() -> None:
 
 
 def test_draws_keep_the_sizes_of_both_halves() -> None:
-    novel = np.array([True] * 7 + [False] * 5)
-    draws = make_draws(3, novel, 50, np.random.default_rng(0))
-    assert (draws.images[:, novel].sum(axis=1) == 7).all() and (draws.images[:, ~novel].sum(axis=1) == 5).all()
+    one = answers(3, 12, 0.5, np.random.default_rng(0), classes=3)
+    (images,) = make_draws(3, [one], 50, np.random.default_rng(0)).images
+    assert (images[:, one.novel].sum(axis=1) == 8).all() and (images[:, ~one.novel].sum(axis=1) == 4).all()
+
+
+def test_a_class_is_drawn_with_all_of_its_images() -> None:
+    one = answers(3, 40, 0.5, np.random.default_rng(0))
+    (images,) = make_draws(3, [one], 50, np.random.default_rng(0), "classes").images
+    for label in range(8):
+        assert (np.ptp(images[:, one.label == label], axis=1) == 0).all()
+    for classes in (range(4), range(4, 8)):
+        assert (sum(images[:, label] for label in classes) == 4).all()  # label `l` is first shown by image `l`
 
 
 def test_an_arm_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
-    one = answers(3, 40, 0.5, generator)
-    for interval in difference(one, one, make_draws(3, one.novel, 200, generator)).values():
-        assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
+    for unit in get_args(Unit):
+        pair = [answers(3, 40, 0.5, generator), answers(3, 24, 0.5, generator)]
+        for interval in difference(pair, pair, make_draws(3, pair, 200, generator, unit)).values():
+            assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
 
 
 def test_one_run_of_an_untrained_arm_stands_for_every_seed() -> None:
     generator = np.random.default_rng(0)
     trained, untrained = answers(4, 60, 0.7, generator), answers(1, 60, 0.5, generator)
-    repeated = Answers(untrained.own.repeat(4, 0), untrained.open.repeat(4, 0), untrained.novel)
-    draws = make_draws(4, trained.novel, 300, generator)
-    short, long = difference(trained, untrained, draws), difference(trained, repeated, draws)
+    of_seeds = (part.repeat(4, 0) for part in (untrained.own, untrained.open, untrained.base_score))
+    repeated = Answers(*of_seeds, untrained.label, untrained.base)
+    draws = make_draws(4, [trained], 300, generator)
+    short, long = difference([trained], [untrained], draws), difference([trained], [repeated], draws)
     for name in METRICS:
         assert vars(short[name]) == pytest.approx(vars(long[name]))
+
+
+def test_a_mean_over_datasets_makes_harmonic_means_of_means() -> None:
+    generator = np.random.default_rng(0)
+    parts = [run_metrics(answers(2, 40, right, generator)) for right in (0.3, 0.8)]
+    found = mean_metrics(parts)
+    base, novel = ((parts[0][name] + parts[1][name]) / 2 for name in ("base", "novel"))
+    assert found["base"] == pytest.approx(base) and found["hm"] == pytest.approx(2 * base * novel / (base + novel))
+    assert mean_metrics(parts, np.array([[0.0, 1.0]]))["open_hm"] == pytest.approx(parts[1]["open_hm"])
+
+
+def test_what_was_not_measured_has_no_area() -> None:
+    one = answers(2, 40, 0.5, np.random.default_rng(0))
+    unknown = replace(one, base_score=np.full_like(one.base_score, np.nan))
+    assert np.isnan(run_metrics(unknown)["openworld_auc"]).all()
+
+
+@pytest.mark.parametrize(("unit", "classes", "datasets"), [("classes", 2, 3), ("datasets", 8, 1)])
+def test_a_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) -> None:
+    generator = np.random.default_rng(0)
+    first, second = ([answers(2, 40, 0.5, generator, classes) for _ in range(datasets)] for _ in range(2))
+    draws = make_draws(2, first, 100, generator, unit)
+    assert all(np.isnan([found.low, found.high]).all() for found in difference(first, second, draws).values())
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
@@ -82,9 +133,9 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
         own = [
             shared[None] < 0.5 + gain + luck[i] + generator.normal(0, 0.1, (5, 300)) for i, gain in enumerate((0.04, 0))
         ]
-        novel = np.arange(300) % 2 == 1
-        first, second = (Answers(right, right, novel) for right in own)
-        interval = difference(first, second, make_draws(5, novel, 300, generator), level=0.9)["open_all"]
+        label = np.arange(300) % 2
+        first, second = ([Answers(right, right, right * 1.0, label, 1)] for right in own)
+        interval = difference(first, second, make_draws(5, first, 300, generator), level=0.9)["open_all"]
         hits += interval.low <= 4 <= interval.high
     assert hits >= 170
 
@@ -94,8 +145,8 @@ def test_images_that_both_arms_share_cancel_in_the_difference() -> None:
     first = answers(1, 400, 0.5, generator)
     own = first.own.copy()
     own[0, :8] = ~own[0, :8]
-    second = Answers(own, first.open, first.novel)
-    draws = make_draws(1, first.novel, 500, generator)
-    paired = difference(first, second, draws)["hm"]
-    alone = np.quantile(arm_metrics(first, draws)["hm"][1], [0.025, 0.975])
+    second = replace(first, own=own)
+    draws = make_draws(1, [first], 500, generator)
+    paired = difference([first], [second], draws)["hm"]
+    alone = np.quantile(arm_metrics([first], draws)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])

@@ -115,16 +115,17 @@ def test_every_arm_with_amounts_has_a_curve(finished: Finished) -> None:
     curves = read(finished, "fit.json")["curves"]
     assert set(curves) == {"ivlp-both", "syncclip-both"}
     table = finished.table
-    means = table[table["arm"] == "syncclip-both"].groupby("images_per_class")["open_hm"].mean()
-    assert curves["syncclip-both"]["open_hm"]["amounts"] == [1, 2, 4]
-    assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx((100 - means).tolist())
+    means = table.groupby(["arm", "images_per_class"], dropna=False)["open_hm"].mean()
+    expected = [means["ivlp-real"].item(), *means["syncclip-both"]]
+    assert curves["syncclip-both"]["open_hm"]["amounts"] == [0, 1, 2, 4]
+    assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx([100 - mean for mean in expected])
 
 
 def test_the_focus_arms_images_have_a_price_in_hours(finished: Finished) -> None:
     worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
     assert worth["arm"] == "syncclip-both"
     assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
-    assert [one["n"] for one in worth["marginal"]["open_hm"]] == [1, 2, 4]
+    assert [one["n"] for one in worth["marginal"]["open_hm"]] == [0, 1, 2, 4]
     assert worth["exchange"] == {}  # one number of shots tells nothing of another
 
 

@@ -41,6 +41,9 @@ class FakeStream:
         self.asked: list[tuple[int, int]] = []
         self.corruption = Corruption(0)
 
+    def share_seen(self, epochs: int) -> float:
+        return 1.0
+
     def batch(self, epoch: int, step: int) -> FakeBatch:
         self.asked.append((epoch, step))
         generator = torch.Generator().manual_seed(1000 * epoch + step)

@@ -85,7 +85,7 @@ def test_prompts_that_are_loaded_evaluate_like_those_that_were_trained(world: Pa
     dataset, loaded, transform = worlds.parts(world, "syncclip", seed=7)
     load_prompts(str(tmp_path), loaded)
     numbers = [
-        results(predict(method, dataset.split("test"), transform), method.classnames, method.base)
+        results(predict(method, dataset.split("test"), method.base, transform), method.classnames, method.base)
         for method in (trained.method, loaded)
     ]
     assert numbers[0] == numbers[1]
@@ -104,7 +104,7 @@ def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) ->
         half, candidates = ("base", dataset.base) if label in dataset.base else ("novel", dataset.novel)
         right[half].append(max(candidates, key=cosines.__getitem__) == label)
         right[f"open_{half}"].append(cosines.index(max(cosines)) == label)
-    numbers = results(predict(built, images, transform, batch=5), built.classnames, built.base)
+    numbers = results(predict(built, images, built.base, transform, batch=5), built.classnames, built.base)
     assert {name: numbers[name] for name in right} == {
         n: pytest.approx(100 * sum(r) / len(r)) for n, r in right.items()
     }

@@ -134,7 +134,7 @@ function dropdown(label, options, initial, chosen) {
 /** Two choices that together name a metric: who are the candidates, and which score. `ready(metric)` says what exists. */
 const PROTOCOLS = {
   own: [["hm", "Harmonic mean"], ["base", "Base"], ["novel", "Novel"]],
-  open: [["open_hm", "Harmonic mean"], ["open_base", "Base"], ["open_novel", "Novel"], ["open_all", "All"]],
+  open: [["open_hm", "Harmonic mean"], ["open_base", "Base"], ["open_novel", "Novel"], ["open_all", "All"], ["openworld_auc", "OpenworldAUC"]],
 };
 const PROTOCOL_NAMES = [["own", "Own half"], ["open", "All classes"]];
 function metricControls(place, ready, changed) {

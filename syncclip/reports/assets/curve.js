@@ -17,18 +17,23 @@ figure("curve", (part) => {
 
   const seriesOf = (arm) => ((payload.points[arm.id] || {})[state.metric] || []);
   const fitOf = (arm) => ((payload.fits || {})[arm.id] || {})[state.metric];
+  const beginOf = (arm) => (fitOf(arm) || {}).begin;
 
   return (width) => {
     const narrow = width < 640;
     const shown = [...arms.values()].filter((arm) => seriesOf(arm).length);
     const drawn = shown.filter((arm) => !hidden.has(arm.id));
+    const begins = shown.some((arm) => known(beginOf(arm)));
     const amounts = [...new Set(shown.flatMap((arm) => seriesOf(arm).map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
-    const [least, most] = [amounts[0] || 1, amounts[amounts.length - 1] || 1];
+    if (begins) amounts.unshift(0);
+    const [least, most] = [amounts[0] || 0, amounts[amounts.length - 1] || 1];
     const reach = Math.max(most, ...shown.map((arm) => { const fit = fitOf(arm); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
     const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
     const height = narrow ? 330 : 450;
     const area = { left: 40, right: width - (narrow ? 10 : 168), top: 26, bottom: height - 48 };
-    const x = logarithmic([least * (least === most ? 0.5 : 0.82), Math.max(end, most * 1.25)], [area.left, area.right]);
+    // Over 1 + n, so that the curve has a place for its beginning at 0.
+    const scale = logarithmic([(1 + least) * (least === most ? 0.5 : 0.82), 1 + Math.max(end, most * 1.25)], [area.left, area.right]);
+    const x = (n) => scale(1 + n);
 
     const extent = [];
     for (const arm of drawn) {
@@ -85,7 +90,8 @@ figure("curve", (part) => {
         inside.append(svg("path", { d: path(curve.filter((point) => point.n <= most * 1.001)), stroke: colour, class: "fit" }),
           svg("path", { d: path(curve.filter((point) => point.n >= most * 0.999)), stroke: colour, class: "fit forecast" }));
       } else {
-        inside.append(svg("path", { d: path(series.map((point) => ({ n: point.n, value: point.mean }))), stroke: colour, class: "fit" }));
+        const begun = known(beginOf(arm)) ? [{ n: 0, value: beginOf(arm) }] : [];
+        inside.append(svg("path", { d: path([...begun, ...series.map((point) => ({ n: point.n, value: point.mean }))]), stroke: colour, class: "fit" }));
       }
       const shift = (growing.indexOf(arm) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
       for (const point of series) {
