@@ -2,6 +2,6 @@
 
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
 from syncclip.datasets.files import FolderSet
-from syncclip.datasets.loading import load_dataset
+from syncclip.datasets.loading import load_dataset, suite_of
 
-__all__ = ["SPLITS", "Dataset", "DatasetSettings", "FolderSet", "Split", "load_dataset"]
+__all__ = ["SPLITS", "Dataset", "DatasetSettings", "FolderSet", "Split", "load_dataset", "suite_of"]

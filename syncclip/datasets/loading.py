@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
@@ -20,7 +23,31 @@ from syncclip.datasets.webdataset import find_tars, load_webdataset
 from syncclip.shards.reader import ImageSet
 
 SHIPPED = {"icons": "icons/dataset"}
-"""Datasets that come with the package, and their folders in it."""
+"""Datasets and suites that come with the package, and their folders in it."""
+
+SUITE_FILE = "suite.json"
+"""In the folder of a suite."""
+
+
+class Suite(BaseModel):
+    """Content of `suite.json`: several datasets whose results are averaged, as the literature averages its eleven."""
+
+    datasets: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=2)
+    """Their folders, beside the file; "flowers" of the suite "mine" is the dataset "mine/flowers"."""
+
+
+def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
+    """The datasets of a suite by the names of their folders; empty where the settings name a single dataset.
+
+    Raises:
+        UserError: `suite.json` is broken.
+    """
+    place = _place(settings)
+    if settings.name in DATASETS or not storage.exists(file := storage.join(place, SUITE_FILE)):
+        return {}
+    suite = storage.read_document(file, Suite, "name the folders of its datasets in it")
+    assert suite is not None, "it was there a moment ago"
+    return {one: settings.model_copy(update={"name": f"{settings.name.rstrip('/')}/{one}"}) for one in suite.datasets}
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
@@ -59,7 +86,13 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         )
     if file := find_packed(place):
         dataset = load_packed(file)
-    elif root is None and name in SHIPPED:
+    elif suite := suite_of(settings):
+        one = next(iter(suite.values())).name
+        raise UserError(
+            f"{name!r} is a suite of {len(suite)} datasets; name one of them, such as {one!r} (`syncclip study` and "
+            "`syncclip choose` run all of them)."
+        )
+    elif root is None and name.partition("/")[0] in SHIPPED:
         raise UserError(f"dataset {name!r} comes with syncclip, but is not in {place}; install syncclip again.")
     elif name not in DATASETS:
         dataset, own = _own(settings, place), True
@@ -84,7 +117,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 def known(name: str) -> bool:
     """Whether this is the name of a dataset rather than a path."""
-    return name in SHIPPED or name in DATASETS
+    return name.partition("/")[0] in SHIPPED or name in DATASETS
 
 
 def _own(settings: DatasetSettings, place: str) -> Dataset:
@@ -112,8 +145,9 @@ def _own(settings: DatasetSettings, place: str) -> Dataset:
 
 
 def _place(settings: DatasetSettings) -> str:
-    if settings.root is None and settings.name in SHIPPED:
-        return str(embedded.FOLDER / SHIPPED[settings.name])
+    shipped, _, one = settings.name.partition("/")
+    if settings.root is None and shipped in SHIPPED:
+        return str(embedded.FOLDER / SHIPPED[shipped] / one)
     place = settings.name if settings.root is None else storage.join(settings.root, settings.name)
     return str(storage.local_path(place)) if storage.is_local(place) else place
 

@@ -66,6 +66,7 @@ class Inputs:
     recipe: dict[str, Any] = field(default_factory=dict)
     state: outputs.StudyState | None = None
     table: pd.DataFrame | None = None
+    datasets: pd.DataFrame | None = None
     fits: outputs.Fits | None = None
     worth: outputs.Worth | None = None
     comparisons: list[outputs.Comparison] = field(default_factory=list)
@@ -121,6 +122,7 @@ def read_inputs(url: str) -> Inputs:
     if kind == "study":
         found.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
         found.table = read(outputs.TABLE, _cells, None)
+        found.datasets = read(outputs.DATASETS, _cells, None)
         found.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
         found.worth = read(outputs.WORTH, TypeAdapter(outputs.Worth).validate_json, None)
         found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
@@ -182,7 +184,7 @@ def _read_dataset(found: Inputs) -> None:
     """Load the dataset, and name the classes by it, by the study, or by the plan of the set."""
     named = (found.state.dataset if found.state else None) or found.plan.get("dataset")
     settings = found.section("dataset") or ({"name": named} if named else {})
-    if settings:
+    if settings and not (found.state and found.state.datasets):  # of a suite, each dataset's report has its images
         try:
             found.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:

@@ -20,7 +20,7 @@ from syncclip.reports.arms import Numbers, gather_numbers
 from syncclip.reports.figures import payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
-from syncclip.reports.table import costs, quality_table, runs_table, terminal_table
+from syncclip.reports.table import costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import verdict_on
 
 SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
@@ -28,6 +28,7 @@ SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
+    "datasets": "Datasets",
     "classes": "Classes",
     "images": "Images",
     "set": "Set",
@@ -77,12 +78,15 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
     tiles, bars = costs(found, numbers)
     values = payload(found, numbers, images, bars)
     quality, rejects, runs = quality_table(found), reject_strips(found), runs_table(numbers.table, numbers.arms)
-    shipped = found.dataset is not None and found.dataset.name == "icons"
+    datasets = datasets_table(found, numbers)
+    name = found.dataset.name if found.dataset is not None else found.state.dataset if found.state else ""
+    shipped = name.partition("/")[0] == "icons"
     notice = resources.files("syncclip.embedded").joinpath("NOTICE").read_text(encoding="utf-8") if shipped else ""
     growing = any(point.n for metrics in numbers.points.values() for series in metrics.values() for point in series)
     has = {
         "curve": found.kind == "study" and growing,
         "methods": bool(numbers.points or numbers.differences),
+        "datasets": datasets is not None,
         "bars": bool(numbers.points),
         "differences": bool(numbers.differences),
         "classes": values["classes"] is not None,
@@ -112,6 +116,7 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
         quality=quality,
         rejects=rejects,
         runs=runs,
+        datasets=datasets,
         recipe=found.recipe_text,
         plan=json.dumps(found.plan, indent=2, ensure_ascii=False) if found.plan else "",
         attribution=notice,

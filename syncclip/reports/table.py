@@ -23,6 +23,8 @@ _TERMINAL = ("base", "novel", "hm", "open_base", "open_novel", "open_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 """Room matters: the whole table fits into 80 columns."""
 _QUALITY = "stats.json"
+_SUITE = ("novel", "hm", "open_hm")
+"""What is shown of each dataset of a suite."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +144,36 @@ def runs_table(table: pd.DataFrame | None, arms: Sequence[ArmLook]) -> PageTable
             TableCell(str(amount) if amount else "–", amount),
             TableCell("–", -1) if pd.isna(seed) else TableCell(f"{seed:.0f}", int(seed)),
         ]
-        values = (row[key] for key in shown)
-        cells += [
-            TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}") for value in values
-        ]
-        rows.append(cells)
+        rows.append([*cells, *(_percent_cell(row[key]) for key in shown)])
     return PageTable(["method and data", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows)
+
+
+def _percent_cell(value: float) -> TableCell:
+    return TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}")
+
+
+def datasets_table(found: Inputs, numbers: Numbers) -> PageTable | None:
+    """Of a suite: what each arm reached at its largest amount, on average and on each dataset; else None."""
+    table = found.datasets
+    if table is None or not found.state or not {"dataset", "arm", "images_per_class", *_SUITE} <= set(table):
+        return None
+    names, rows = found.state.datasets, []
+    for metric in _SUITE:
+        for arm in numbers.arms:
+            mine, average = table[table["arm"] == arm.id], numbers.points.get(arm.id, {}).get(metric)
+            largest = mine["images_per_class"].max()
+            if average is None:
+                continue
+            if not pd.isna(largest):
+                mine = mine[mine["images_per_class"] == largest]
+            values = [average[-1].mean, *(mine[mine["dataset"] == name][metric].mean() for name in names)]
+            label = f"{arm.label}{'' if pd.isna(largest) else f', {largest}'}"
+            words = [TableCell(text, text, words=True) for text in (METRIC_HEADINGS[metric], label)]
+            numbers_of = [
+                TableCell("", "") if pd.isna(one) else TableCell(f"{one:.1f}", f"{one:.6g}") for one in values
+            ]
+            rows.append([*words, *numbers_of])
+    return PageTable(["metric", "method and data", "average", *names], rows) if rows else None
 
 
 def quality_table(found: Inputs) -> PageTable | None:

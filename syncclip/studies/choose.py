@@ -14,9 +14,8 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 from syncclip.storage import places
 from syncclip.studies import outputs
-from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
-from syncclip.studies.grid import cells
-from syncclip.studies.run import check_data, ensure_set, with_amounts
+from syncclip.studies.cells import CellRun, check_arms, run_cells
+from syncclip.studies.run import by_dataset, check_data, in_order, part_of
 
 METRIC = "open_hm"
 """What settings are compared by: the open-vocabulary harmonic mean, in which all classes and both halves count."""
@@ -34,8 +33,8 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
     """Try every combination of each arm's `candidates` and keep the one that does best on validation images.
 
     Each combination is trained at one amount of synthetic images with the `choice_seeds`, as the cells of a study
-    that evaluates on the validation split; the mean over the seeds decides, the earlier candidate wins a tie. Killed
-    at any time, the same call goes on.
+    that evaluates on the validation split; the mean over the seeds decides, and of a suite over its datasets; the
+    earlier candidate wins a tie. Killed at any time, the same call goes on.
 
     Args:
         recipe: whose `study.arms` have `candidates`.
@@ -53,20 +52,22 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         )
     check_arms(recipe)
     storage.configure(recipe.storage.options)
-    check_data(recipe, "val")
+    for one in by_dataset(recipe).values():
+        check_data(one, "val")
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
     with storage.lease(url, "choose"):
-        synthetic = ensure_set(recipe, url if out else None)
         grid, values = _grid(recipe)
-        grid, _ = with_amounts(grid, synthetic)
-        runs = prepare(grid, cells(grid.study), url, synthetic.url if synthetic else None)
-        runs, _ = run_cells(runs, grid.study, "choose")
+        parts = {
+            name: part_of(one, storage.join(url, name) if name else url, out is not None, recipe.study.amounts[-1])
+            for name, one in by_dataset(grid).items()
+        }
+        runs, _ = run_cells(in_order(parts), grid.study, "choose")
         if failed := [run for run in runs if run.status == "failed"]:
             raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")
         record: dict[str, Any] = {
             "split": "val",
             "metric": METRIC,
-            "images_per_class": grid.study.amounts[0],
+            "images_per_class": next(iter(parts.values())).recipe.study.amounts[0],
             "seeds": grid.study.seeds,
             "arms": {name: _best(tried, runs) for name, tried in values.items()},
         }
@@ -110,7 +111,11 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
 def _best(tried: Mapping[str, Mapping[str, Any]], runs: list[CellRun]) -> dict[str, Any]:
     candidates: list[dict[str, Any]] = []
     for name, values in tried.items():
-        scores = {str(run.cell.seed): float(run.results[METRIC]) for run in runs if run.cell.arm.name == name}
+        by_seed: dict[str, list[float]] = {}  # of a suite, a score for each dataset
+        for run in runs:
+            if run.cell.arm.name == name:
+                by_seed.setdefault(str(run.cell.seed), []).append(float(run.results[METRIC]))
+        scores = {seed: fmean(found) for seed, found in by_seed.items()}
         candidates.append({"values": dict(values), METRIC: fmean(scores.values()), "by_seed": scores})
     best = max(candidates, key=lambda candidate: candidate[METRIC])
     return {"chosen": best["values"], METRIC: best[METRIC], "candidates": candidates}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import pandas as pd
-from pydantic import TypeAdapter
 
 from syncclip import storage
 from syncclip.datasets import load_dataset
@@ -111,21 +110,24 @@ def write(
     finished = [(run.cell, [run.url]) for run in runs if run.status == "done"]
     evidence = analysis.gather(finished, settings.arms, [len(load_dataset(recipe.dataset).base)])
     found = analysis.series(evidence, settings)
-    fits = analysis.fits(found, settings, split, _seen(runs))
+    fits = analysis.fits(found, settings, split, shares_seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic)
-    cost = _cost(url, runs, synthetic, work)
+    before = outputs.read_cost(url).synthesis
+    cost = outputs.Cost(_synthesis_cost(synthetic, before), training_cost(url, runs, work))
     outputs.write_json(storage.join(url, outputs.COST), cost)
-    _write_worth(recipe, url, evidence, found.get(settings.focus_arm.name, {}), cost.synthesis)
+    classes, focus = len(load_dataset(recipe.dataset).classnames), found.get(settings.focus_arm.name, {})
+    worth = worth_of(recipe, evidence, focus, cost.synthesis, classes)
+    outputs.write_json(storage.join(url, outputs.WORTH), worth)
     text = summary.markdown(recipe, table, fits.curves, pairs)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
     return table, pairs
 
 
-def _seen(runs: Sequence[CellRun]) -> dict[str, float]:
+def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
     """Arm -> mean share of the synthetic images that its finished runs at the largest amount have shown."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
@@ -135,19 +137,18 @@ def _seen(runs: Sequence[CellRun]) -> dict[str, float]:
     return {arm: fmean(of_arm[max(of_arm)]) for arm, of_arm in shares.items()}
 
 
-def _write_worth(
+def worth_of(
     recipe: Recipe,
-    url: str,
     evidence: analysis.Evidence,
     focus: Mapping[str, Series],
     synthesis: outputs.SynthesisCost | None,
-) -> None:
+    classes: int,
+) -> outputs.Worth:
     """What the focus arm's images are worth: in points per hour of generation, where the speed is known, and in
     real images, where arms with several numbers of shots show it."""
     settings = recipe.study
     an_hour = 3600 * (synthesis.images_per_second or 0.0) if synthesis else 0.0
-    classes = len(load_dataset(recipe.dataset).classnames)
-    worth = outputs.Worth(
+    return outputs.Worth(
         arm=settings.focus_arm.name,
         level=settings.level,
         images_per_hour=an_hour or None,
@@ -158,7 +159,6 @@ def _write_worth(
         },
         exchange=analysis.exchanges(evidence, settings, recipe.dataset.shots),
     )
-    outputs.write_json(storage.join(url, outputs.WORTH), worth)
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet) -> None:
@@ -190,26 +190,21 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     )
 
 
-def _cost(url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: StudyStatus) -> outputs.Cost:
-    """What the study took. Wall time and busy share are those of the calls that did the work, added up."""
-    place = storage.join(url, outputs.COST)
-    before = outputs.Cost()
-    if storage.exists(place):
-        before = TypeAdapter(outputs.Cost).validate_json(storage.read_bytes(place))
+def training_cost(url: str, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
+    """What the cells took. Wall time and busy share are those of the calls that did the work, added up."""
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
-    old = before.training
+    old = outputs.read_cost(url).training
     old_wall = 3600 * (old.wall_hours or 0.0)
     wall = old_wall + work.wall_seconds
     workers = work.workers or old.workers or 0
     busy = old_wall * (old.workers or 0) * (old.busy_share or 0.0) + work.seconds
-    training = outputs.TrainingCost(
+    return outputs.TrainingCost(
         cells=len(seconds),
         hours=sum(seconds) / 3600,
         wall_hours=wall / 3600 if wall else None,
         workers=workers or None,
         busy_share=min(1.0, busy / (wall * workers)) if wall and workers else None,
     )
-    return outputs.Cost(_synthesis_cost(synthetic, before.synthesis), training)
 
 
 def _synthesis_cost(

@@ -18,6 +18,12 @@ cells/<cell>/
 tables.md
     The tables as Markdown.
 
+Of a suite, each dataset has such a folder of its own in the study's, named like it. The study's files tell the average
+over them, in which a cell counts once it has ended on all; it has no cells, no map and no shift, but
+
+datasets.parquet
+    The rows of every dataset's study.parquet, with a column `dataset`.
+
 Numbers that are not finite (an amount that is never reached) are null in JSON.
 """
 
@@ -25,11 +31,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
@@ -43,6 +50,7 @@ from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.worth import Exchange, Marginal
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
+DATASETS = "datasets.parquet"
 FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
@@ -87,6 +95,7 @@ class StudyState:
         synthetic: URL of the set; None where no arm learns from one.
         focus: name of the arm that comparisons are about.
         dropped: amounts beyond what the set holds.
+        datasets: of a suite, the folders of each dataset's own study; none of a single dataset.
     """
 
     name: str
@@ -101,6 +110,7 @@ class StudyState:
     dropped: list[int]
     seeds: list[int]
     cells: list[CellState]
+    datasets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -211,6 +221,31 @@ class Cost:
 
     synthesis: SynthesisCost | None = None
     training: TrainingCost = field(default_factory=TrainingCost)
+
+
+def read_cost(url: str) -> Cost:
+    """What cost.json in a study's folder says; nothing was spent where there is none."""
+    place = storage.join(url, COST)
+    return TypeAdapter(Cost).validate_json(storage.read_bytes(place)) if storage.exists(place) else Cost()
+
+
+def added_synthesis(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
+    """Several sets' cost as one; None where there is none."""
+    known = [one for one in costs if one is not None]
+    if not known:
+        return None
+    images, hours = sum(one.images for one in known), sum(one.hours for one in known)
+    walls = [one.wall_hours for one in known if one.wall_hours is not None]
+    shares = [(one.busy_share, one.wall_hours) for one in known if one.busy_share is not None and one.wall_hours]
+    rejects = sum((Counter(one.rejects) for one in known), Counter[str]())
+    return SynthesisCost(
+        images=images,
+        rejects=dict(rejects),
+        hours=hours,
+        images_per_second=images / hours / 3600 if hours else None,
+        wall_hours=sum(walls) if walls else None,
+        busy_share=sum(share * wall for share, wall in shares) / sum(walls) if shares else None,
+    )
 
 
 def write_json(url: str, value: Any) -> None:

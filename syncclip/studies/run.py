@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
-from syncclip.datasets import load_dataset
+from syncclip.datasets import load_dataset, suite_of
 from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
 from syncclip.storage import places
-from syncclip.studies import findings, outputs, summary
-from syncclip.studies.cells import check_arms, prepare, run_cells
+from syncclip.studies import findings, outputs, suites, summary
+from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
+from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import PLAN_NAME
 
 
@@ -38,12 +39,31 @@ class Study:
             raise UserError(failures(self.failed, self.cells, self.url))
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a study does on one dataset: all of it, or one part of a suite's.
+
+    Attributes:
+        recipe: with the set in it, and the amounts that this holds.
+        url: its folder.
+        synthetic: None where no arm learns from synthetic images.
+        dropped: amounts that the set doesn't hold.
+    """
+
+    recipe: Recipe
+    url: str
+    synthetic: SyntheticSet | None
+    dropped: Sequence[int]
+    runs: Sequence[CellRun]
+
+
 def study(recipe: Recipe, out: str | None = None) -> Study:
     """Run the grid of a recipe and write its findings; see `outputs` for the files.
 
     The synthetic set is generated first where it is missing or too small, then the cells run, then the findings are
-    written. Killed at any time, the same call goes on: shards and cells that are done are not done again.
-    A seed, an amount or an arm that is added later only runs its own cells.
+    written; of a suite on each of its datasets, and then for their average. Killed at any time, the same call goes on:
+    shards and cells that are done are not done again. A seed, an amount or an arm that is added later only runs its
+    own cells.
 
     Args:
         recipe: its sections `study`, `evaluation` and those that a run needs.
@@ -56,21 +76,84 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     """
     check_arms(recipe)
     storage.configure(recipe.storage.options)
-    check_data(recipe, recipe.evaluation.split)
+    recipes = by_dataset(recipe)
+    for one in recipes.values():
+        check_data(one, one.evaluation.split)
     url = folder_of(recipe, out)
     with storage.lease(url, "study"):
-        synthetic = ensure_set(recipe, url if out else None)
-        recipe, dropped = with_amounts(recipe, synthetic)
-        runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
-        findings.write_state(recipe, url, runs, dropped)
-        runs, work = run_cells(runs, recipe.study, out=url)
-        findings.write_state(recipe, url, runs, dropped)
-        table, pairs = findings.write(recipe, url, runs, synthetic, work)
+        parts = {
+            name: part_of(one, storage.join(url, name) if name else url, out is not None)
+            for name, one in recipes.items()
+        }
+        for part in parts.values():
+            findings.write_state(part.recipe, part.url, part.runs, part.dropped)
+        if "" not in parts:
+            suites.write_state(recipe, url, parts)
+        ended, work = run_cells(in_order(parts), recipe.study, out=url)
+        parts = with_ended(parts, ended)
+        table, pairs = _write(recipe, url, parts, work)
         if len(table):
             summary.show(recipe, url, table, pairs)
-        storage.require(url, outputs.ALWAYS)
-        failed = {run.cell.name: run.error or "" for run in runs if run.status == "failed"}
-        return Study(url, table, failed, len(runs))
+        failed = {
+            f"{name} {run.cell.name}".strip(): run.error or ""
+            for name, part in parts.items()
+            for run in part.runs
+            if run.status == "failed"
+        }
+        return Study(url, table, failed, len(ended))
+
+
+def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
+    """Of a suite each dataset's name in it -> its recipe, which keeps its set in a folder of its own; else "" -> the
+    recipe."""
+    given = recipe.training.synthetic
+    found = {}
+    for name, dataset in suite_of(recipe.dataset).items():
+        values = {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder}
+        if isinstance(given, str):
+            values["training.synthetic"] = storage.join(given, name)
+        found[name] = recipe.with_values(values)
+    return found or {"": recipe}
+
+
+def part_of(recipe: Recipe, url: str, beside: bool, amount: int | None = None) -> Part:
+    """Generate what is missing of a dataset's set, and prepare its cells.
+
+    Args:
+        url: of the part.
+        beside: whether the set belongs beside the cells, see `ensure_set`.
+        amount: images of each class that are generated; None: the largest amount of the study.
+    """
+    synthetic = ensure_set(recipe, url if beside else None, amount)
+    recipe, dropped = with_amounts(recipe, synthetic)
+    runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
+    return Part(recipe, url, synthetic, dropped, runs)
+
+
+def in_order(parts: Mapping[str, Part]) -> list[CellRun]:
+    """The cells of all parts, the most informative first: of each seed on all datasets before the next seed."""
+    return sorted((run for part in parts.values() for run in part.runs), key=lambda run: run.cell.seed or 0)
+
+
+def with_ended(parts: Mapping[str, Part], ended: Sequence[CellRun]) -> dict[str, Part]:
+    """The parts with what became of their cells."""
+    found = {run.url: run for run in ended}
+    return {name: replace(part, runs=[found[run.url] for run in part.runs]) for name, part in parts.items()}
+
+
+def _write(
+    recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus
+) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
+    """Write the findings of each part, and of a suite those of the average; the table and comparisons of the whole."""
+    tables = {}
+    for name, part in parts.items():
+        findings.write_state(part.recipe, part.url, part.runs, part.dropped)
+        alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
+        tables[name], pairs = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
+        storage.require(part.url, outputs.ALWAYS)
+    if "" in parts:
+        return tables[""], pairs
+    return suites.write(recipe, url, parts, tables, work)
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:
@@ -92,11 +175,12 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     dataset.split(tested)
 
 
-def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
+def ensure_set(recipe: Recipe, out: str | None, amount: int | None = None) -> SyntheticSet | None:
     """The synthetic set for the study's largest amount: the one that the recipe names, else generated where missing.
 
     Args:
         out: the study's folder where one was given: a set in it, or none elsewhere, means that it is kept there.
+        amount: images of each class that are generated; None: the study's largest amount.
 
     Returns:
         None where no arm learns from synthetic images.
@@ -114,10 +198,11 @@ def ensure_set(recipe: Recipe, out: str | None) -> SyntheticSet | None:
         beside = storage.join(out, "synthetic")
         if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(place, PLAN_NAME)):
             place = beside
-    made = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": settings.amounts[-1]}), place)
+    amount = amount or settings.amounts[-1]
+    made = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": amount}), place)
     work = made.work
     took = (work.seconds / 3600, work.busy) if work.images else (None, None)
-    return SyntheticSet(made.url, settings.amounts[-1], *took)
+    return SyntheticSet(made.url, amount, *took)
 
 
 def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe, list[int]]:

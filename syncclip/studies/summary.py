@@ -44,8 +44,9 @@ def markdown(
     table: pd.DataFrame,
     curves: Mapping[str, Mapping[str, Curve]],
     pairs: Sequence[Comparison],
+    datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> str:
-    """The tables as Markdown: means, comparisons, curves."""
+    """The tables as Markdown: means, comparisons, curves; of a suite the average first, its datasets at the end."""
     tables = [_means(recipe, table)]
     if rows := by_data(table):
         shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
@@ -62,6 +63,7 @@ def markdown(
         title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {level}."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
         tables.append(TextTable(title, ["arm", "error of", *said], rows))
+    tables += [_means(recipe, found, f"{name}. ") for name, found in (datasets or {}).items()]
     parts = [part for one in tables for part in (one.title, text.markdown_grid(one.headings, one.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
@@ -106,14 +108,14 @@ def described(curve: Curve) -> list[str]:
     ]
 
 
-def _means(recipe: Recipe, table: pd.DataFrame) -> TextTable:
+def _means(recipe: Recipe, table: pd.DataFrame, of: str = "") -> TextTable:
     """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
     rows = [
         [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
         for arm, cells in table.groupby("arm", sort=False)
         for amount, group in cells.groupby("images_per_class", dropna=False)
     ]
-    title = f"Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
+    title = f"{of}Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
     return TextTable(title, ["arm", "images per class", "seeds", *HEADINGS.values()], rows)
 
 

@@ -222,7 +222,8 @@ def _missing(folder: str, names: list[str]) -> Iterator[str]:
         if outputs.STATE in names:
             cells = storage.join(folder, outputs.CELLS)
             there = {*storage.listdir(cells)}
-            for cell in outputs.read_json(storage.join(folder, outputs.STATE))["cells"]:
+            state = outputs.read_json(storage.join(folder, outputs.STATE))
+            for cell in state["cells"] if not state.get("datasets") else []:  # of a suite, its datasets' tell of theirs
                 place = storage.join(cells, cell["cell"])
                 if cell["status"] == "done" and (cell["cell"] not in there or RESULTS not in storage.sizes(place)):
                     yield f"{place} is missing or has no {RESULTS}, though the study says that it is done"

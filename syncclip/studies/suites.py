@@ -1,0 +1,123 @@
+"""What a study of a suite finds on average: the means over its datasets, with each dataset's own findings below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import pandas as pd
+
+from syncclip import storage
+from syncclip.datasets import load_dataset
+from syncclip.evaluation.metrics import harmonic_mean
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies import analysis, findings, outputs, summary
+from syncclip.studies.bootstrap import HARMONIC
+from syncclip.studies.cells import CellRun
+from syncclip.studies.status import StudyStatus
+
+
+class Part(Protocol):
+    """One dataset's part of a study: its recipe and its cells."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def runs(self) -> Sequence[CellRun]: ...
+
+
+def write(
+    recipe: Recipe, url: str, parts: Mapping[str, Part], tables: Mapping[str, pd.DataFrame], work: StudyStatus
+) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
+    """Write the findings of the average; a cell counts once it has ended on every dataset.
+
+    Args:
+        recipe: of the study.
+        url: its folder; those of the parts are in it.
+        tables: of each part, as `findings.write` returns it.
+        work: what running the cells took this time.
+
+    Returns:
+        The table of mean cells, and the comparisons.
+    """
+    write_state(recipe, url, parts)
+    settings, runs = recipe.study, [run for part in parts.values() for run in part.runs]
+    every = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
+    table = mean_cells(every, len(parts))
+    storage.write_table(storage.join(url, outputs.DATASETS), every)
+    storage.write_table(storage.join(url, outputs.TABLE), table)
+    cells = {run.cell.name: run.cell for run in runs}
+    places = [storage.join(part.url, outputs.CELLS) for part in parts.values()]
+    finished = [(cells[name], [storage.join(place, name) for place in places]) for name in table["cell"]]
+    datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
+    evidence = analysis.gather(finished, settings.arms, [len(one.base) for one in datasets])
+    curves = analysis.series(evidence, settings)
+    fits = analysis.fits(curves, settings, recipe.evaluation.split, findings.shares_seen(runs))
+    outputs.write_json(storage.join(url, outputs.FIT), fits)
+    pairs = analysis.comparisons(evidence, settings)
+    outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
+    synthesis = outputs.added_synthesis([outputs.read_cost(part.url).synthesis for part in parts.values()])
+    cost = outputs.Cost(synthesis, findings.training_cost(url, runs, work))
+    outputs.write_json(storage.join(url, outputs.COST), cost)
+    classes, focus = sum(len(one.classnames) for one in datasets), curves.get(settings.focus_arm.name, {})
+    worth = findings.worth_of(recipe, evidence, focus, synthesis, classes)
+    outputs.write_json(storage.join(url, outputs.WORTH), worth)
+    text = summary.markdown(recipe, table, fits.curves, pairs, tables)
+    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
+    storage.require(url, (*outputs.ALWAYS, outputs.DATASETS))
+    return table, pairs
+
+
+def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:
+    """Write recipe.yaml, and study.json: the grid, and how far it is on all datasets."""
+    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+    first = next(iter(parts.values()))
+    datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
+    state = outputs.StudyState(
+        name=recipe.name,
+        dataset=recipe.dataset.name,
+        classnames=[name for one in datasets for name in one.classnames],
+        base=sum(len(one.base) for one in datasets),
+        split=recipe.evaluation.split,
+        synthetic=None,
+        focus=recipe.study.focus_arm.name,
+        arms=[outputs.ArmState(arm.name, arm.method, arm.data) for arm in recipe.study.arms],
+        images_per_class=first.recipe.study.amounts,
+        dropped=[],
+        seeds=recipe.study.seeds,
+        cells=[_cell_state(run.cell.name, parts) for run in first.runs],
+        datasets=list(parts),
+    )
+    outputs.write_json(storage.join(url, outputs.STATE), state)
+
+
+def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
+    """Of one cell on all datasets: failed where it failed on one, done where it is on all."""
+    runs = {place: run for place, part in parts.items() for run in part.runs if run.cell.name == name}
+    errors = [f"{place}: {run.error}" for place, run in runs.items() if run.status == "failed"]
+    done = all(run.status == "done" for run in runs.values())
+    cell = next(iter(runs.values())).cell
+    status: outputs.Status = "failed" if errors else "done" if done else "waiting"
+    return outputs.CellState(
+        name, cell.arm.name, cell.images_per_class, cell.seed, status, "; ".join(errors) if errors else None
+    )
+
+
+def mean_cells(every: pd.DataFrame, datasets: int) -> pd.DataFrame:
+    """One row for each cell that has ended on all datasets: means of its scores, and of harmonic means those of the
+    means; its seconds are added up."""
+    whole = every.groupby("cell", sort=False).filter(lambda rows: len(rows) == datasets)
+    scores = list(findings.SCORES)
+    rows = []
+    for _, group in whole.groupby("cell", sort=False):
+        means = group[scores].mean()
+        for name, (first, second) in HARMONIC.items():
+            means[name] = float(harmonic_mean(means[first], means[second]))
+        row = group.iloc[0].drop(["dataset", "hash"]).to_dict()
+        rows.append({**row, **means.to_dict(), "seconds": group["seconds"].sum()})
+    columns = [name for name in every.columns if name not in ("dataset", "hash")]
+    return pd.DataFrame(rows, columns=columns).astype(every.dtypes[columns].to_dict())
