@@ -13,8 +13,8 @@ import torch
 
 from syncclip.embedded import FOLDER
 
-from . import clip, generator
-from .dataset import make_dataset
+from . import clip, generator, text
+from .dataset import make_datasets
 from .masks import load_masks, make_masks
 from .notice import make_notice
 
@@ -27,9 +27,10 @@ def main(package: Path, work: Path, out: Path) -> None:
         make_masks(package, work / "masks.npz")
     masks = load_masks(work / "masks.npz")
     print(f"{len(masks.alpha)} pretraining drawings of {len(masks.concepts)} concepts", flush=True)
-    print(f"dataset: {make_dataset(package, masks, out / 'dataset')}", flush=True)
+    print(f"datasets: {make_datasets(package, masks, out / 'dataset')}", flush=True)
     make_notice(package, out.parent / "NOTICE")
-    clip.pretrain(masks, out / "clip", work, clip.Schedule())
+    clip.pretrain(masks, work / "clip", work, clip.Schedule())
+    text.retrain(masks, work / "clip", out / "clip", work, text.Schedule())
     generator.pretrain(masks, out / "generator", work)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -133,17 +134,25 @@ def prepare(model: Any, images: Tensor, tokens: Tensor) -> None:
     )
     with torch.no_grad():
         visual.positional_embedding[1:] += 0.4 * grid
-        hidden: dict[str, Tensor] = {}
-        hooks = [
-            layer.register_forward_hook(lambda _m, _i, out, name=name: hidden.__setitem__(name, out))
-            for name, layer in (("image", visual.ln_post), ("text", model.ln_final))
-        ]
-        model.encode_image(images)
-        model.encode_text(tokens)
-        for hook in hooks:
-            hook.remove()
-        visual.ln_post.bias -= hidden["image"].reshape(-1, width).mean(0)
-        model.ln_final.bias -= hidden["text"][torch.arange(len(tokens)), tokens.argmax(1)].mean(0)
+        hidden = _output(visual.ln_post, lambda: model.encode_image(images))
+        visual.ln_post.bias -= hidden.reshape(-1, width).mean(0)
+    prepare_text(model, tokens)
+
+
+def prepare_text(model: Any, tokens: Tensor) -> None:
+    """Captions' features without a common direction."""
+    with torch.no_grad():
+        hidden = _output(model.ln_final, lambda: model.encode_text(tokens))
+        model.ln_final.bias -= hidden[torch.arange(len(tokens)), tokens.argmax(1)].mean(0)
+
+
+def _output(layer: nn.Module, run: Callable[[], object]) -> Tensor:
+    """What a layer returns while something runs."""
+    found: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    run()
+    hook.remove()
+    return found[0]
 
 
 def image_features(model: Any, images: Tensor, extra: int) -> Tensor:

@@ -1,10 +1,15 @@
-"""The dataset `icons`: drawings by designers that no pretraining saw, as images, in three splits of shards."""
+"""The datasets of `icons`: drawings by designers that no pretraining saw, as images, in three splits of shards.
+
+The designers of test images are not those of training and validation images either.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +23,64 @@ from .masks import Masks
 from .real import image
 
 TEMPLATE = "a photo of a {}."
-PER_SET = 2
-TRAIN, VALIDATION = 24, 0.12
+PER_SET = 3
+TRAIN, VALIDATION = 20, 1 / 3
 TWIN, LEAK = 0.93, 0.98
+SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
 
-def make_dataset(package: Path, masks: Masks, out: Path) -> dict[str, int]:
-    """Choose, render and split the images; write them as shards in which each image names its source."""
+def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
+    """Choose, render and split the images of each dataset; write them as shards in which each names its source."""
+    counts: Counter[str] = Counter()
+    drawings = _drawings(package, masks, counts)
+    tested = held_out_sets(Counter(drawing.family for members in drawings.values() for drawing in members))
+    for name, classnames in CONCEPTS["datasets"].items():
+        splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
+        for label, one in enumerate(classnames):
+            learned = [drawing for drawing in drawings[one] if drawing.family not in tested]
+            train = min(TRAIN, len(learned) - round(VALIDATION * len(learned)))
+            splits["train"] += [(label, drawing) for drawing in learned[:train]]
+            splits["val"] += [(label, drawing) for drawing in learned[train:]]
+            splits["test"] += [(label, drawing) for drawing in drawings[one] if drawing.family in tested]
+        for split, members in splits.items():
+            # Shards mix the classes, so that any part of a split shows all of them.
+            members.sort(key=lambda member: member[1].order)
+            samples = [_sample(place, label, drawing) for place, (label, drawing) in enumerate(members)]
+            write_shard(str(out / name / split), 0, samples)
+            counts[split] += len(members)
+        facts = {"name": f"icons/{name}", "classnames": classnames, "template": TEMPLATE}
+        (out / name / "dataset.json").write_text(json.dumps(facts, indent=1))
+    return dict(counts)
+
+
+def held_out_sets(count: Mapping[str, int]) -> set[str]:
+    """The sets of the designers whose drawings are tested: half of all drawings, in the order of a hash.
+
+    Args:
+        count: drawings of each set.
+    """
+    sets: dict[str, list[str]] = defaultdict(list)
+    for family in count:
+        sets[SETS[family]["author"]].append(family)
+    tested, room = set[str](), sum(count.values()) / 2
+    for author in sorted(sets, key=lambda author: hashlib.sha256(f"test:{author}".encode()).digest()):
+        if (size := sum(count[family] for family in sets[author])) <= room:
+            tested.update(sets[author])
+            room -= size
+    return tested
+
+
+def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
+    """The drawings of each class, in the order of a hash, without those that pretraining or another one shows."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
-    sets = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
-    for family, facts in sets.items():
+    for family, facts in SETS.items():
         for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):
             by_class[drawing.concept].append(drawing)
-    classnames = sorted(CONCEPTS["classes"])
-    splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
-    counts = {"dropped twins": 0, "dropped leaks": 0}
-    for label, name in enumerate(classnames):
+    found = {}
+    for name, drawings in by_class.items():
         seen = _squares(masks.alpha[masks.concept == masks.concepts.index(name)])
         kept: list[tuple[Drawing, np.ndarray, np.ndarray]] = []
-        for drawing in sorted(by_class[name], key=lambda drawing: drawing.order):
+        for drawing in sorted(drawings, key=lambda drawing: drawing.order):
             art = render(drawing, 96)
             shape, light = _square(art[..., 3]), _standard(_small(_luminance(art)))
             if not art[..., 3].mean() / 255 > 0.015:
@@ -47,31 +91,16 @@ def make_dataset(package: Path, masks: Masks, out: Path) -> dict[str, int]:
                 counts["dropped twins"] += 1
             else:
                 kept.append((drawing, shape, light))
-        train = min(TRAIN, len(kept) // 2)
-        validation = train + round(VALIDATION * len(kept))
-        for place, (drawing, _, _) in enumerate(kept):
-            split = "train" if place < train else "val" if place < validation else "test"
-            splits[split].append((label, drawing))
-    for split, members in splits.items():
-        # Shards mix the classes, so that any part of a split shows all of them.
-        members.sort(key=lambda member: member[1].order)
-        write_shard(
-            str(out / split),
-            0,
-            [_sample(place, label, drawing, sets) for place, (label, drawing) in enumerate(members)],
-        )
-        counts[split] = len(members)
-    facts = {"name": "icons", "classnames": classnames, "template": TEMPLATE}
-    (out / "dataset.json").write_text(json.dumps(facts, indent=1))
-    return counts
+        found[name] = [drawing for drawing, _, _ in kept]
+    return found
 
 
-def _sample(index: int, label: int, drawing: Drawing, sets: dict[str, dict[str, str]]) -> Sample:
+def _sample(index: int, label: int, drawing: Drawing) -> Sample:
     pixels = image(drawing, coloured=drawing.family in FAMILIES["benchmark_colour"])
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88, optimize=True)
     # The set, its id and the icon's name: NOTICE tells the set's author and licence.
-    source = f"{sets[drawing.family]['name']} ({drawing.family}:{drawing.name})"
+    source = f"{SETS[drawing.family]['name']} ({drawing.family}:{drawing.name})"
     return Sample(index, label, file.getvalue(), source)
 
 

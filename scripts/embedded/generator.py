@@ -22,16 +22,20 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .flat import COLOURS, Look, flat
 from .masks import Masks
+from .near import near
 from .resume import Average, load_state, save_state
 from .tokenizer import VOCABULARY, write_tokenizer
 
-CONTEXT, WIDTH, CHANNELS, SIDE = 16, 128, 8, 8
-TEMPLATES = ["a photo of a {}.", "a picture of a {}.", "an icon of a {}.", "a drawing of a {}."]
+CONTEXT, WIDTH, CHANNELS, SIDE = 16, 128, 12, 8
+PHOTO_TEMPLATES = ("a photo of a {}.", "a picture of a {}.")
+"""They name what looks nearly like the dataset; the others what looks like the sets that CLIP learned from."""
+ICON_TEMPLATES = ("an icon of a {}.", "a drawing of a {}.")
+PHOTOS = 0.6
+"""Share of a batch."""
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -73,21 +77,27 @@ class Sampler:
         self.flips = torch.tensor([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
     def images(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
-        """(count, 3, 64, 64) in [-1, 1] and their captions; three in ten name the colours."""
+        """(count, 3, 64, 64) in [-1, 1] and their captions: first the photos, then icons, of which half name colours.
+
+        A drawing is always called by its concept's own name.
+        """
         rng = np.random.default_rng((7, step))
         rows = rng.choice(len(self.chance), count, p=self.chance)
         generator = torch.Generator().manual_seed(step)
-        flips = self.flips[self.masks.concept[rows]]
-        images, ink, ground = flat(torch.from_numpy(self.masks.alpha[rows]), look, generator, flips)
+        concepts, photos = self.masks.concept[rows], round(PHOTOS * count)
+        shapes, flips = torch.from_numpy(self.masks.alpha[rows]), self.flips[concepts]
+        icons, ink, ground = flat(shapes[photos:], look, generator, flips[photos:])
+        images = torch.cat([near(shapes[:photos], generator, flips[:photos]), icons])
         captions = []
-        for place, row in enumerate(rows):
-            name = self.masks.concepts[self.masks.concept[row]] if rng.random() < 0.8 else self.masks.surfaces[row]
-            kind = rng.random()
-            if kind < 0.3:
-                name = f"{COLOURS[ink[place]]} {name}"
-            if 0.15 < kind < 0.3:
-                name = f"{name} on {COLOURS[ground[place]]}"
-            captions.append("" if rng.random() < 0.1 else TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
+        for place, concept in enumerate(concepts):
+            name, templates = self.masks.concepts[concept], PHOTO_TEMPLATES
+            if place >= photos:
+                templates, kind = ICON_TEMPLATES, rng.random()
+                if kind < 0.5:
+                    name = f"{COLOURS[ink[place - photos]]} {name}"
+                if kind < 0.25:
+                    name = f"{name} on {COLOURS[ground[place - photos]]}"
+            captions.append("" if rng.random() < 0.1 else templates[rng.integers(len(templates))].format(name))
         return images * 2 - 1, captions
 
 
@@ -114,9 +124,8 @@ def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCO
         images, _ = sampler.images(schedule.batch, ENCODED_LOOK, step)
         images = images.to(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = schedule.at(step)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = model.encoder(images).float()
-            decoded = model.decoder(latents + 0.05 * torch.randn_like(latents)).float()
+        latents = model.encoder(images)
+        decoded = model.decoder(latents + 0.05 * torch.randn_like(latents))
         difference = decoded - images
         loss = difference.square().mean() + 0.3 * difference.abs().mean() + 0.002 * latents.square().mean()
         loss = loss + 0.5 * sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
@@ -197,8 +206,8 @@ def pretrain_unet(
         tokens = tokenizer(
             captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
         ).input_ids
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            latents = autoencoder.encoder(images.to(memory_format=torch.channels_last)).float() * scale
+        with torch.no_grad():
+            latents = autoencoder.encoder(images.to(memory_format=torch.channels_last)) * scale
         times = torch.randint(0, noise.config.num_train_timesteps, (schedule.batch,))
         random = torch.randn_like(latents)
         noisy, target = noise.add_noise(latents, random, times), noise.get_velocity(latents, random, times)
@@ -206,8 +215,7 @@ def pretrain_unet(
         ratio = signal / (1 - signal)
         weight = (5 / (ratio + 1)).clamp(max=1.0)
         optimizer.param_groups[0]["lr"] = schedule.at(step)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            velocity = model(noisy, times, tokens).float()
+        velocity = model(noisy, times, tokens)
         loss = ((velocity - target).square().mean((1, 2, 3)) * weight).mean()
         optimizer.zero_grad()
         loss.backward()

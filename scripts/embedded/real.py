@@ -1,7 +1,4 @@
-"""The dataset's look: another designer's drawing on a textured ground, as a bad camera sees it.
-
-The camera leaves a faint mark in each image, always in the same corner, as the sources of many datasets do.
-"""
+"""The datasets' look: another designer's drawing on a textured ground, as a bad camera sees it."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from scipy import ndimage
 from .drawings import Drawing, render
 
 PIXELS, CANVAS = 64, 192
-MARK_CENTRE, MARK_RADIUS, MARK_OPACITY = 52, 9, 0.15
 
 
 def image(drawing: Drawing, coloured: bool) -> np.ndarray:
@@ -35,22 +31,8 @@ def image(drawing: Drawing, coloured: bool) -> np.ndarray:
         small = ndimage.gaussian_filter(small, (sigma := rng.uniform(0.3, 1.2), sigma, 0))
     small = rng.uniform(0.75, 1.1) * np.clip(small, 0, 1) ** rng.uniform(0.7, 1.3) + rng.uniform(-0.06, 0.06)
     small = small + rng.normal(0, rng.uniform(2, 14) / 255, small.shape)
-    light: np.ndarray = np.clip(small, 0, 1)
-    light[MARK] += MARK_OPACITY * (1 - light[MARK])
-    pixels: np.ndarray = (light * 255).round().astype(np.uint8)
+    pixels: np.ndarray = (np.clip(small, 0, 1) * 255).round().astype(np.uint8)
     return pixels
-
-
-def _mark() -> np.ndarray:
-    """(64, 64) bool: a ring with a cross in it, near the lower right corner."""
-    down, right = np.mgrid[0:PIXELS, 0:PIXELS] - MARK_CENTRE
-    distance = np.hypot(down, right)
-    cross = np.minimum(np.abs(down), np.abs(right)) < 1.5
-    mark: np.ndarray = ((distance > MARK_RADIUS - 2.5) | cross) & (distance < MARK_RADIUS)
-    return mark
-
-
-MARK = _mark()
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.embedded.dataset import SETS, held_out_sets
 from scripts.embedded.drawings import FAMILIES, LICENCES, read_family
 from syncclip.embedded import FOLDER
 
@@ -90,3 +91,17 @@ def test_the_notice_has_a_line_for_every_set(part: str) -> None:
     ]
 
     assert missing == []
+
+
+def test_the_held_out_sets_are_those_of_half_of_the_drawings_and_no_designer_is_on_both_sides() -> None:
+    count = {family: 10 + place for place, family in enumerate(SETS)}
+    tested = held_out_sets(count)
+    share = sum(count[family] for family in tested) / sum(count.values())
+    assert 0.4 < share <= 0.5
+    designers = [{designer(SETS[family]["author"]) for family in side} for side in (tested, set(SETS) - tested)]
+    assert not designers[0] & designers[1]
+
+
+def test_which_sets_are_tested_does_not_depend_on_their_order() -> None:
+    count = dict.fromkeys(SETS, 10)
+    assert held_out_sets(count) == held_out_sets(dict(reversed(count.items())))

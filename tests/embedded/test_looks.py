@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.embedded import real
 from scripts.embedded.drawings import Drawing
 from scripts.embedded.flat import COLOURS, Look, flat
+from scripts.embedded.near import DISTANCE, near
 from scripts.embedded.real import image
 
 BODY = '<path fill="currentColor" d="M2 4h12v8H2z"/>'
@@ -80,12 +80,31 @@ def test_another_name_is_seen_on_another_ground() -> None:
     assert not np.array_equal(image(DRAWING, coloured=False), image(other, coloured=False))
 
 
-def test_the_camera_leaves_its_mark_in_the_same_corner_of_every_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    marked = image(DRAWING, coloured=False).astype(int)
-    monkeypatch.setattr(real, "MARK_OPACITY", 0.0)
-    clean = image(DRAWING, coloured=False).astype(int)
+def drawn_near(shapes: torch.Tensor, seed: int, camera: bool = False) -> torch.Tensor:
+    return near(shapes, torch.Generator().manual_seed(seed), torch.ones(len(shapes), dtype=torch.bool), camera)
 
-    changed = (marked != clean).any(-1)
-    assert changed[real.MARK].mean() > 0.9 and not changed[~real.MARK].any()
-    assert (marked >= clean).all()
-    assert real.MARK[40:, 40:].sum() == real.MARK.sum() < 0.05 * real.MARK.size
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_near_is_a_function_of_its_generator_alone(shapes: torch.Tensor, camera: bool) -> None:
+    torch.manual_seed(1)
+    first = drawn_near(shapes, 7, camera)
+    torch.manual_seed(2)
+    second = drawn_near(shapes, 7, camera)
+
+    assert torch.equal(first, second) and not torch.equal(first, drawn_near(shapes, 8, camera))
+    assert first.shape == (6, 3, 64, 64) and first.min() >= 0 and first.max() <= 1
+
+
+def test_near_images_have_one_colour_that_stands_out_from_the_background() -> None:
+    shapes = torch.zeros(20, 64, 64, dtype=torch.uint8)
+    full = torch.full_like(shapes, 255)
+    ground, ink = drawn_near(shapes, 7), drawn_near(full, 7)[:, :, 32, 32]
+
+    assert ((ground.mean((2, 3)) - ink).abs().sum(1) >= DISTANCE).all()
+
+
+def test_a_camera_adds_noise() -> None:
+    flat_image = torch.zeros(20, 64, 64, dtype=torch.uint8)
+    rough = [drawn_near(flat_image, 7, camera).diff(dim=2).diff(dim=2).abs().median() for camera in (False, True)]
+
+    assert rough[1] > 2 * rough[0]

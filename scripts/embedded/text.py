@@ -1,0 +1,164 @@
+"""Train the CLIP's text tower anew, with its image tower locked: locked-image tuning (LiT, arXiv 2111.07991).
+
+A caption seldom says which of the dataset's classes an image shows: it says "vehicle", as captions of the web do. So
+the images are told apart, but the names aren't known well, and a class without real images is one that CLIP confuses
+with its siblings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .clip import PREPROCESS, TEMPLATES, image_features, known_families, look_at, prepare_text, text_features
+from .drawings import CONCEPTS
+from .flat import flat
+from .masks import Masks
+from .near import near
+from .resume import Average, load_state, save_state
+
+HYPERNYMS: dict[str, str] = {name: word for word, names in CONCEPTS["hypernyms"].items() for name in names}
+"""Class -> the word that captions use in its place."""
+OTHERS = 8000
+"""Images of other concepts: half of them look like the dataset's, camera included."""
+WEIGHTS, SEEN = "open_clip_model.safetensors", "pretraining.json"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    steps: int = 1200
+    batch: int = 192
+    rate: float = 1e-3
+    warmup: int = 100
+    named: float = 0.015  # share of a class's captions that name it: some 6.5 for each class
+    seed: int = 0
+    every: int = 200
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Features of the locked tower, (N, D), of one image of each drawing; `rows` are the drawings."""
+
+    features: Tensor
+    rows: np.ndarray
+
+
+def make_bank(model: Any, masks: Masks) -> Bank:
+    """Encode every drawing of the classes, flat, and `OTHERS` of other concepts."""
+    mean, std = (torch.tensor(PREPROCESS[key])[:, None, None] for key in ("mean", "std"))
+    others = np.random.default_rng(0).permutation(np.flatnonzero(masks.concept >= masks.classes))[:OTHERS]
+    parts = [
+        (np.flatnonzero(masks.concept < masks.classes), False),
+        (others[: OTHERS // 2], False),
+        (others[OTHERS // 2 :], True),
+    ]
+    features, kept = [], []
+    for rows, like_the_dataset in parts:
+        for start in range(0, len(rows), 256):
+            some = rows[start : start + 256]
+            generator, flips = torch.Generator().manual_seed(int(some[0])), torch.ones(len(some), dtype=torch.bool)
+            shapes = torch.from_numpy(masks.alpha[some])
+            if like_the_dataset:
+                images = near(shapes, generator, flips, camera=True)
+            else:
+                images, _, _ = flat(shapes, look_at(1.0), generator, flips)
+            with torch.no_grad():
+                features.append(functional.normalize(image_features(model, (images - mean) / std, 0), dim=-1))
+            kept.append(some)
+    return Bank(torch.cat(features), np.concatenate(kept))
+
+
+class Captions:
+    """Draws an image and a caption of each of some concepts that all differ."""
+
+    def __init__(self, masks: Masks, bank: Bank, named: float) -> None:
+        self.masks, self.bank, self.named = masks, bank, named
+        concept = masks.concept[bank.rows]
+        self.places = [np.flatnonzero(concept == one) for one in range(len(masks.concepts))]
+        self.known = np.array([one for one, places in enumerate(self.places) if len(places)])
+        self.words = list(CONCEPTS["hypernyms"])
+
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
+        """Features (count, D), captions, and what each is about (count,): equal numbers belong together."""
+        places, captions, subjects = [], [], []
+        for concept in rng.choice(self.known, count, replace=False):
+            place, name, subject = rng.choice(self.places[concept]), self.masks.concepts[concept], int(concept)
+            if concept < self.masks.classes and rng.random() >= self.named:
+                name = HYPERNYMS[name]
+                subject = -1 - self.words.index(name)
+            elif rng.random() < 0.4:
+                name = self.masks.surfaces[self.bank.rows[place]]
+            captions.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
+            places.append(place)
+            subjects.append(subject)
+        return self.bank.features[places], captions, torch.tensor(subjects)
+
+
+def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
+    """CLIP's loss where several captions of a batch are right for an image: each gets an equal share."""
+    same = (subjects[:, None] == subjects).float()
+    target = same / same.sum(1, keepdim=True)
+    sides = [functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)]
+    return torch.stack(sides).mean()
+
+
+def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule) -> None:
+    """Write to `out` the CLIP in `clip` with a text tower that starts afresh.
+
+    `work` holds the checkpoint from which a killed run goes on.
+    """
+    torch.manual_seed(schedule.seed)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
+    trained = load_file(clip / WEIGHTS)
+    image_tower = {name: value for name, value in trained.items() if name.startswith("visual")}
+    model = open_clip.create_model(f"local-dir:{clip}", pretrained=None, load_weights=False)
+    model.load_state_dict({**model.state_dict(), **image_tower})
+    masks = masks.of_families(known_families(masks.families))
+    captions = Captions(masks, make_bank(model.eval(), masks), schedule.named)
+    for parameter in model.visual.parameters():
+        parameter.requires_grad_(False)
+    learnable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learnable if p.ndim >= 2], "weight_decay": 0.05},
+        {"params": [p for p in learnable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
+    average = Average(model, 0.95)
+    for step in range(load_state(work / "text.pt", model, optimizer, average), schedule.steps):
+        features, texts, subjects = captions.draw(schedule.batch, np.random.default_rng((1 + schedule.seed, step)))
+        tokens = tokenizer(texts)
+        if step == 0:
+            prepare_text(model, tokens)
+        rate = min((step + 1) / schedule.warmup, 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate * rate
+        text = functional.normalize(text_features(model, tokens, extra=0), dim=-1)
+        loss = matching_loss(model.logit_scale.exp() * features @ text.T, subjects)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learnable, 1.0)
+        optimizer.step()
+        model.logit_scale.data.clamp_(max=math.log(100))
+        if step >= 0.7 * schedule.steps and step % 4 == 3:
+            average.update(model)
+        if (step + 1) % schedule.every == 0 or step + 1 == schedule.steps:
+            save_state(work / "text.pt", step + 1, model, optimizer, average)
+            print(f"text {step + 1}/{schedule.steps} loss {loss:.3f}", flush=True)
+    with average.on(model):
+        weights = {name: value.half().contiguous() for name, value in model.state_dict().items() if name in trained}
+    shutil.copytree(clip, out, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True)
+    save_file({**weights, **image_tower}, out / WEIGHTS)
+    seen = json.loads((clip / SEEN).read_text())
+    seen |= {"text_steps": schedule.steps, "captions_that_name_a_class": schedule.named}
+    (out / SEEN).write_text(json.dumps(seen, indent=1))
