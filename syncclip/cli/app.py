@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 for command in (
     *(jobs.demo, jobs.init, plan.plan, jobs.captions, submit.submit, status.status, jobs.synth, jobs.train),
-    *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report, verify.verify),
+    *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report, verify.verify, verify.recompute),
 ):
     app.command()(command)
 GROUPS = {"datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}

@@ -1,4 +1,4 @@
-"""`syncclip verify`: hold every file of a set, a run, a study or a packed dataset against its digest."""
+"""`syncclip verify` and `recompute`: hold files against their digests, and a study's numbers against its answers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from syncclip.core.text import counted, few
 
 if TYPE_CHECKING:
     from syncclip.studies.verify import Verification
+
+MOST_TOLD = 10
+"""Numbers that differ are told one by one up to so many."""
 
 
 def verify(folder: Folder, overrides: Overrides) -> None:
@@ -33,3 +36,18 @@ def checked(folder: str) -> Verification:
             f"{len(found.without):,} carry no digest, of an earlier version or from elsewhere: {few(found.without)}"
         )
     return found
+
+
+def recompute(folder: Folder) -> None:
+    """Compute a study's means, intervals and curves again from its answers; exit status 1 if a number differs."""
+    from syncclip.studies import answers, summary
+
+    found = answers.recompute(folder)
+    for table in summary.recomputed(found.means, found.comparisons):
+        text.show(text.table(table.title, table.headings, table.rows))
+    for sentence in found.differ[:MOST_TOLD]:
+        text.show(f"{folder}: {sentence}")
+    same = "all as in its files" if not found.differ else f"{len(found.differ):,} are others in its files"
+    text.show(f"{folder}: {counted(found.numbers, 'number')} computed again, {same}")
+    if found.differ:
+        raise typer.Exit(1)

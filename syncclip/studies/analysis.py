@@ -158,7 +158,7 @@ def fits(
         for arm, metrics in found.items()
         if all(len(one.amounts) > MIN_AMOUNTS for one in metrics.values())
     }
-    return Fits(settings.level, settings.draws, split, curves, models)
+    return Fits(settings.level, settings.draws, split, curves, models, seen)
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:

@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.studies import analysis, outputs, summary
+from syncclip.studies import analysis, answers, outputs, summary
 from syncclip.studies.bootstrap import Series
 from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
@@ -112,6 +112,7 @@ def write(
     found = analysis.series(evidence, settings)
     fits = analysis.fits(found, settings, split, shares_seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
+    answers.write(evidence, url)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     if synthetic is not None:

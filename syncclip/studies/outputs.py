@@ -9,6 +9,10 @@ study.json, fit.json, worth.json, comparisons.json, shift.json, cost.json
 features.parquet
     The map of both domains: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of the
     synthetic set), x, y.
+answers.parquet
+    One row for each finished cell and test image: dataset (0 for the first), arm, images_per_class, seed, label, novel,
+    half and open (whether the prediction was right), order (of the images by how much each looks like a base class).
+    `syncclip recompute` computes all of the above again from it.
 progress.json
     How far the study is, for `--status`; see `status.StudyStatus`.
 recipe.yaml
@@ -50,7 +54,7 @@ from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.worth import Exchange, Marginal
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
-DATASETS = "datasets.parquet"
+DATASETS, ANSWERS = "datasets.parquet", "answers.parquet"
 FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
@@ -120,7 +124,8 @@ class Fits:
     Attributes:
         level: coverage of the intervals.
         draws: of the bootstrap.
-        models: the models of the curve, the best first, for arms with four amounts or more.
+        models: the models of the curve, the best first, for arms with more amounts than a law needs.
+        seen: of each arm, the share of the synthetic images that its runs at the largest amount have shown.
     """
 
     level: float
@@ -128,6 +133,7 @@ class Fits:
     split: str
     curves: Mapping[str, Mapping[str, Curve]]
     models: Mapping[str, Mapping[str, tuple[HeldOut, ...]]] = field(default_factory=dict)
+    seen: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,13 +254,22 @@ def added_synthesis(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | No
     )
 
 
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings, sequences and numbers as JSON's values; not finite becomes null."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
+
+
 def write_json(url: str, value: Any) -> None:
-    """Write dataclasses, mappings, sequences and numbers as JSON, whole or not at all; not finite becomes null."""
-    plain = json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
-    text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
+    """Write what `plain` takes as JSON, whole or not at all."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json")
 
 
 def read_json(url: str) -> dict[str, Any]:
     """Read a mapping that `write_json` wrote."""
     return parse_json(storage.read_bytes(url), url, dict, "run the study again")
+
+
+def read_list(url: str) -> list[Any]:
+    """Read a list that `write_json` wrote."""
+    return parse_json(storage.read_bytes(url), url, list, "run the study again")

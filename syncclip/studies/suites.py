@@ -11,7 +11,7 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import harmonic_mean
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import analysis, findings, outputs, summary
+from syncclip.studies import analysis, answers, findings, outputs, summary
 from syncclip.studies.bootstrap import HARMONIC
 from syncclip.studies.cells import CellRun
 from syncclip.studies.status import StudyStatus
@@ -58,6 +58,7 @@ def write(
     curves = analysis.series(evidence, settings)
     fits = analysis.fits(curves, settings, recipe.evaluation.split, findings.shares_seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
+    answers.write(evidence, url)
     pairs = analysis.comparisons(evidence, settings)
     outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
     synthesis = outputs.added_synthesis([outputs.read_cost(part.url).synthesis for part in parts.values()])

@@ -39,6 +39,21 @@ def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparis
     text.show(url)
 
 
+def recomputed(means: pd.DataFrame, pairs: Sequence[Comparison]) -> list[TextTable]:
+    """The means of a table with one row for each arm and amount, and the comparisons."""
+    rows = [
+        [
+            str(row["arm"]),
+            "" if pd.isna(row["images_per_class"]) else f"{row['images_per_class']:.0f}",
+            str(row["seeds"]),
+            *(f"{row[metric]:.1f}" for metric in METRICS),
+        ]
+        for row in means.to_dict("records")
+    ]
+    headings = ["arm", "images per class", "seeds", *HEADINGS.values()]
+    return [TextTable("Accuracy, per cent; means over seeds.", headings, rows), *_compared(pairs)]
+
+
 def markdown(
     recipe: Recipe,
     table: pd.DataFrame,

@@ -17,64 +17,27 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.reports import report
 from syncclip.studies import choose as choosing
 from syncclip.studies import run as running
-from syncclip.studies.cells import CellRun, run_cell
+from syncclip.studies.cells import CellRun
 from syncclip.studies.run import Study, study
 from syncclip.studies.status import StudyStatus
 from syncclip.studies.verify import verify
-from tests.worlds.dataset import tiny_dataset
-from tests.worlds.study import make_set, study_recipe, study_world
-
-MEMBERS = ("first", "second")
-
-
-def run_here(runs: Sequence[CellRun], *_: object, **__: object) -> tuple[list[CellRun], StudyStatus]:
-    """`run_cells` without Ray."""
-    ended = []
-    for run in runs:
-        answer = {"error": None} if run.status == "done" else run_cell(run.spec)
-        ended.append(replace(run, status="failed" if answer["error"] else "done", error=answer["error"]))
-    return ended, StudyStatus.begin(cells=len(runs), done=len(runs))
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A suite of two datasets, each with a synthetic set."""
-    root = study_world(tmp_path_factory.mktemp("world"))
-    for name, test in zip(MEMBERS, (4, 6), strict=True):
-        tiny_dataset(root / "suite" / name, train=4, test=test)
-        make_set(
-            study_recipe(root, f"dataset.name={root}/suite/{name}", "synthesis.images_per_class=4"),
-            f"{root}/sets/{name}",
-        )
-    (root / "suite" / "suite.json").write_text(json.dumps({"datasets": MEMBERS}))
-    return root
-
-
-def recipe_of(world: Path, *overrides: str) -> Recipe:
-    return study_recipe(world, f"dataset.name={world}/suite", f"training.synthetic={world}/sets", *overrides)
-
-
-@pytest.fixture(scope="module")
-def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "run_cells", run_here)
-        return study(recipe_of(world), str(tmp_path_factory.mktemp("study")))
+from tests.worlds.study import MEMBERS, run_cells_here, study_recipe, suite_recipe
 
 
 def read(found: Study, name: str) -> Any:
     return json.loads((Path(found.url) / name).read_text())
 
 
-def test_a_suite_names_its_datasets(world: Path) -> None:
-    found = suite_of(recipe_of(world).dataset)
-    assert {name: one.name for name, one in found.items()} == {name: f"{world}/suite/{name}" for name in MEMBERS}
-    assert suite_of(study_recipe(world).dataset) == {}
+def test_a_suite_names_its_datasets(suite_world: Path) -> None:
+    found = suite_of(suite_recipe(suite_world).dataset)
+    assert {name: one.name for name, one in found.items()} == {name: f"{suite_world}/suite/{name}" for name in MEMBERS}
+    assert suite_of(study_recipe(suite_world).dataset) == {}
     assert load_dataset(found["second"]).name == "shapes"
 
 
-def test_what_runs_on_one_dataset_refuses_a_suite_and_names_one_of_its(world: Path) -> None:
+def test_what_runs_on_one_dataset_refuses_a_suite_and_names_one_of_its(suite_world: Path) -> None:
     with pytest.raises(UserError, match=r"is a suite of 2 datasets; name one of them, such as '.*/suite/first'"):
-        load_dataset(recipe_of(world).dataset)
+        load_dataset(suite_recipe(suite_world).dataset)
 
 
 @pytest.mark.parametrize("content", ['{"datasets": ["one"]}', '{"datasets": ["../up", "b"]}', "[]", "{"])
@@ -84,19 +47,19 @@ def test_a_suite_that_names_no_datasets_is_refused_by_its_file(tmp_path: Path, c
         load_dataset(Recipe.of_defaults([f"dataset.name={tmp_path}"]).dataset)
 
 
-def test_each_dataset_has_a_study_of_its_own_in_the_suites(finished: Study) -> None:
+def test_each_dataset_has_a_study_of_its_own_in_the_suites(suite_study: Study) -> None:
     for name in MEMBERS:
-        own = read(finished, f"{name}/study.json")
+        own = read(suite_study, f"{name}/study.json")
         assert own["name"] == name and {cell["status"] for cell in own["cells"]} == {"done"}
-        assert (Path(finished.url) / name / "fit.json").exists()
-    state = read(finished, "study.json")
+        assert (Path(suite_study.url) / name / "fit.json").exists()
+    state = read(suite_study, "study.json")
     assert state["datasets"] == [*MEMBERS] and {cell["status"] for cell in state["cells"]} == {"done"}
 
 
-def test_the_average_is_of_the_datasets_and_harmonic_means_are_those_of_the_means(finished: Study) -> None:
-    every = pd.read_parquet(Path(finished.url) / "datasets.parquet")
-    assert set(every["dataset"]) == {*MEMBERS} and len(every) == 2 * len(finished.table)
-    cell = finished.table.set_index("cell").loc["syncclip-both-4-seed2"]
+def test_the_average_is_of_the_datasets_and_harmonic_means_are_those_of_the_means(suite_study: Study) -> None:
+    every = pd.read_parquet(Path(suite_study.url) / "datasets.parquet")
+    assert set(every["dataset"]) == {*MEMBERS} and len(every) == 2 * len(suite_study.table)
+    cell = suite_study.table.set_index("cell").loc["syncclip-both-4-seed2"]
     parts = every[every["cell"] == "syncclip-both-4-seed2"]
     assert cell["novel"] == pytest.approx(parts["novel"].mean())
     base, novel = parts["open_base"].mean(), parts["open_novel"].mean()
@@ -104,51 +67,51 @@ def test_the_average_is_of_the_datasets_and_harmonic_means_are_those_of_the_mean
     assert cell["seconds"] == pytest.approx(parts["seconds"].sum())
 
 
-def test_comparisons_and_curves_are_of_the_average(finished: Study) -> None:
-    pairs = [one for one in read(finished, "comparisons.json") if one["against"] == "ivlp-real"]
+def test_comparisons_and_curves_are_of_the_average(suite_study: Study) -> None:
+    pairs = [one for one in read(suite_study, "comparisons.json") if one["against"] == "ivlp-real"]
     assert {one["unit"] for one in pairs} == {"images", "classes", "datasets"}
     assert {one["images"] for one in pairs} == {6 * 4 + 6 * 6}
-    means = finished.table.groupby(["arm", "images_per_class"], dropna=False)["novel"].mean()
+    means = suite_study.table.groupby(["arm", "images_per_class"], dropna=False)["novel"].mean()
     pair = next(one for one in pairs if (one["images_per_class"], one["metric"]) == (4, "novel"))
     assert pair["estimate"] == pytest.approx(means["syncclip-both", 4] - means["ivlp-real"].item())
-    curve = read(finished, "fit.json")["curves"]["syncclip-both"]["novel"]
+    curve = read(suite_study, "fit.json")["curves"]["syncclip-both"]["novel"]
     assert curve["amounts"] == [0, 1, 2, 4]
     assert curve["means"][0] == pytest.approx(100 - means["ivlp-real"].item())
 
 
-def test_the_tables_tell_the_average_first_and_each_dataset_at_the_end(finished: Study) -> None:
-    text = (Path(finished.url) / "tables.md").read_text()
+def test_the_tables_tell_the_average_first_and_each_dataset_at_the_end(suite_study: Study) -> None:
+    text = (Path(suite_study.url) / "tables.md").read_text()
     places = [text.index(title) for title in ("\nAccuracy on test", "\nfirst. Accuracy on", "\nsecond. Accuracy on")]
     assert places == sorted(places)
 
 
-def test_a_report_of_a_suite_has_a_table_of_its_datasets(finished: Study) -> None:
-    page = Path(report(finished.url)).read_text()
+def test_a_report_of_a_suite_has_a_table_of_its_datasets(suite_study: Study) -> None:
+    page = Path(report(suite_study.url)).read_text()
     assert "Each dataset, and their average" in page
     assert '<th scope="col">first</th><th scope="col">second</th>' in page
     assert "is a suite of" not in page  # no note that its images are missing
 
 
-def test_every_file_of_a_suites_study_is_verified(finished: Study) -> None:
-    found = verify(finished.url, lambda _: None)
+def test_every_file_of_a_suites_study_is_verified(suite_study: Study) -> None:
+    found = verify(suite_study.url, lambda _: None)
     assert found.problems == []
-    place = Path(finished.url) / "second" / "cells" / "zeroshot" / "results.json"
+    place = Path(suite_study.url) / "second" / "cells" / "zeroshot" / "results.json"
     whole = place.read_bytes()
     place.write_bytes(whole.replace(b"base", b"bass", 1))
-    assert any("zeroshot/results.json" in one for one in verify(finished.url, lambda _: None).problems)
+    assert any("zeroshot/results.json" in one for one in verify(suite_study.url, lambda _: None).problems)
     place.write_bytes(whole)
 
 
 def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_average(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_one(runs: Sequence[CellRun], *_: object, **__: object) -> tuple[list[CellRun], StudyStatus]:
-        ended, status = run_here([run for run in runs if "second/cells/ivlp-real" not in run.url])
+        ended, status = run_cells_here([run for run in runs if "second/cells/ivlp-real" not in run.url])
         broken = [run for run in runs if "second/cells/ivlp-real" in run.url]
         return [*ended, *(replace(run, status="failed", error="the disk is full") for run in broken)], status
 
     monkeypatch.setattr(running, "run_cells", break_one)
-    done = study(recipe_of(world, "study.seeds=[1]", "study.images_per_class=[1]"), str(tmp_path))
+    done = study(suite_recipe(suite_world, "study.seeds=[1]", "study.images_per_class=[1]"), str(tmp_path))
     assert done.failed == {"second ivlp-real-seed1": "the disk is full"}
     assert "ivlp-real-seed1" not in set(done.table["cell"]) and "zeroshot" in set(done.table["cell"])
     cells = {cell["cell"]: (cell["status"], cell["error"]) for cell in read(done, "study.json")["cells"]}
@@ -156,11 +119,11 @@ def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_a
 
 
 def test_settings_are_chosen_by_the_mean_over_datasets(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choosing, "run_cells", run_here)
+    monkeypatch.setattr(choosing, "run_cells", run_cells_here)
     arm = "study.arms=[{method: ivlp, data: real, candidates: {training.epochs: [1, 2]}}]"
-    choosing.choose(recipe_of(world, arm), str(tmp_path))
+    choosing.choose(suite_recipe(suite_world, arm), str(tmp_path))
     tried = json.loads((tmp_path / "choices.json").read_text())["arms"]["ivlp-real"]["candidates"]
     for number, candidate in enumerate(tried):
         scores = [

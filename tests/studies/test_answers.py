@@ -1,0 +1,69 @@
+"""A study's numbers, computed again from one table of answers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.studies import answers, outputs
+from syncclip.studies.answers import recompute
+from syncclip.studies.run import Study
+
+
+@pytest.fixture(params=["", "second"], ids=["suite", "dataset"])
+def copy(suite_study: Study, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """What is published of a study: its own files, none of its cells'."""
+    for file in (Path(suite_study.url) / request.param).iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def test_every_number_is_computed_again_without_the_cells(copy: Path) -> None:
+    found = recompute(str(copy))
+    assert found.differ == [] and found.numbers > 500
+    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.TABLE))).to_pandas()
+    means = table.groupby(["arm", "images_per_class"], dropna=False)["open_hm"].mean()
+    ours = found.means.set_index(["arm", "images_per_class"])["open_hm"]
+    assert ours["syncclip-both", 4] == pytest.approx(means["syncclip-both", 4])
+    assert len(ours) == len(means)
+
+
+def test_a_number_that_was_changed_is_told_with_its_place(copy: Path) -> None:
+    place = copy / outputs.COMPARISONS
+    pairs = outputs.read_list(str(place))
+    pairs[3]["low"] += 0.1
+    outputs.write_json(str(place), pairs)
+    (sentence,) = recompute(str(copy)).differ
+    assert sentence.startswith("comparisons.json[3]: low is ")
+
+
+def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
+    place = str(copy / outputs.ANSWERS)
+    table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
+    row = table.index[(table["arm"] == "zeroshot") & table["novel"]][0]
+    table.loc[row, "half"] = not table.loc[row, "half"]
+    storage.write_table(place, table)
+    found = recompute(str(copy)).differ
+    assert any(sentence.startswith("study.parquet") for sentence in found)
+
+
+def test_a_study_of_an_earlier_version_has_no_answers(copy: Path) -> None:
+    (copy / outputs.ANSWERS).unlink()
+    with pytest.raises(UserError, match=r"there is no answers\.parquet"):
+        recompute(str(copy))
+
+
+def test_answers_of_earlier_predictions_have_no_order(copy: Path) -> None:
+    evidence = answers.read(str(copy), [])
+    place = str(copy / outputs.ANSWERS)
+    table = pd.DataFrame(storage.read_parquet(storage.read_bytes(place)).to_pandas()).assign(order=-1)
+    storage.write_table(place, table)
+    unknown = answers.read(str(copy), [])
+    assert all(pd.isna(one.base_score).all() for cell in unknown.cells.values() for one in cell)
+    assert not any(pd.isna(one.base_score).any() for cell in evidence.cells.values() for one in cell)
