@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
 from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import PLAN_NAME
+
+SYNTHETIC = "training.synthetic"
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,15 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
     """Of a suite each dataset's name in it -> its recipe, which keeps its set in a folder of its own; else "" -> the
-    recipe."""
-    given = recipe.training.synthetic
+    recipe. Where the recipe or one of its arms names a synthetic set, it is a folder of such sets for a suite."""
     found = {}
     for name, dataset in suite_of(recipe.dataset).items():
-        values = {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder}
-        if isinstance(given, str):
-            values["training.synthetic"] = storage.join(given, name)
+        values: dict[str, Any] = {SYNTHETIC: recipe.training.synthetic}
+        arms = [arm.model_dump(mode="json") for arm in recipe.study.arms]
+        for given in (values, *(arm["overrides"] for arm in arms)):
+            if isinstance(given.get(SYNTHETIC), str):
+                given[SYNTHETIC] = storage.join(given[SYNTHETIC], name)
+        values |= {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder, "study.arms": arms}
         found[name] = recipe.with_values(values)
     return found or {"": recipe}
 

@@ -17,7 +17,8 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.reports import report
 from syncclip.studies import choose as choosing
 from syncclip.studies import run as running
-from syncclip.studies.cells import CellRun
+from syncclip.studies.cells import CellRun, cell_recipe
+from syncclip.studies.grid import Cell
 from syncclip.studies.run import Study, study
 from syncclip.studies.status import StudyStatus
 from syncclip.studies.verify import verify
@@ -116,6 +117,17 @@ def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_a
     assert "ivlp-real-seed1" not in set(done.table["cell"]) and "zeroshot" in set(done.table["cell"])
     cells = {cell["cell"]: (cell["status"], cell["error"]) for cell in read(done, "study.json")["cells"]}
     assert cells["ivlp-real-seed1"] == ("failed", "second: the disk is full")
+
+
+def test_the_set_of_an_arm_is_that_of_the_dataset(suite_world: Path) -> None:
+    arms = (
+        f"study.arms=[{{method: syncclip}}, {{method: ivlp, overrides: {{training.synthetic: {suite_world}/others}}}}]"
+    )
+    for name, recipe in running.by_dataset(suite_recipe(suite_world, arms)).items():
+        assert recipe.training.synthetic == f"{suite_world}/sets/{name}"
+        own, other = (cell_recipe(recipe, Cell(arm, 1, 1), recipe.training.synthetic) for arm in recipe.study.arms)
+        assert own.training.synthetic == f"{suite_world}/sets/{name}"
+        assert other.training.synthetic == f"{suite_world}/others/{name}"
 
 
 def test_settings_are_chosen_by_the_mean_over_datasets(
