@@ -1,12 +1,15 @@
-"""Make the embedded world `icons` again: `python -m scripts.embedded PACKAGE WORK [OUT]`.
+"""Make the embedded world `icons` again: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
 
 PACKAGE is the unpacked npm package `@iconify/json`, WORK a folder for checkpoints (a killed run goes on from there).
+PART is datasets, clip or generator; the last two take one core for hours and may run at the same time. All of them by
+default.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +21,10 @@ from .dataset import make_datasets
 from .masks import load_masks, make_masks
 from .notice import make_notice
 
+PARTS = ("datasets", "clip", "generator")
 
-def main(package: Path, work: Path, out: Path) -> None:
+
+def main(package: Path, work: Path, out: Path, parts: Sequence[str] = PARTS) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     # One thread, so that sums are taken in one order and the weights come out the same.
     torch.set_num_threads(1)
@@ -27,18 +32,22 @@ def main(package: Path, work: Path, out: Path) -> None:
         make_masks(package, work / "masks.npz")
     masks = load_masks(work / "masks.npz")
     print(f"{len(masks.alpha)} pretraining drawings of {len(masks.concepts)} concepts", flush=True)
-    print(f"datasets: {make_datasets(package, masks, out / 'dataset')}", flush=True)
-    make_notice(package, out.parent / "NOTICE")
-    clip.pretrain(masks, work / "clip", work, clip.Schedule())
-    text.retrain(masks, work / "clip", out / "clip", work, text.Schedule())
-    generator.pretrain(masks, out / "generator", work)
+    if "datasets" in parts:
+        print(f"datasets: {make_datasets(package, masks, out / 'dataset')}", flush=True)
+        make_notice(package, out.parent / "NOTICE")
+    if "clip" in parts:
+        clip.pretrain(masks, work / "clip", work, clip.Schedule())
+        text.retrain(masks, work / "clip", out / "clip", work, text.Schedule())
+    if "generator" in parts:
+        generator.pretrain(masks, out / "generator", work)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (3, 4, 5) or not set(sys.argv[4:]) <= set(PARTS):
         sys.exit(__doc__)
     main(
         Path(sys.argv[1]),
         Path(sys.argv[2]),
-        Path(sys.argv[3]) if len(sys.argv) == 4 else FOLDER / "icons",
+        Path(sys.argv[3]) if len(sys.argv) > 3 else FOLDER / "icons",
+        sys.argv[4:] or PARTS,
     )

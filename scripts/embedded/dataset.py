@@ -50,6 +50,7 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
             counts[split] += len(members)
         facts = {"name": f"icons/{name}", "classnames": classnames, "template": TEMPLATE}
         (out / name / "dataset.json").write_text(json.dumps(facts, indent=1))
+    (out / "suite.json").write_text(json.dumps({"datasets": sorted(CONCEPTS["datasets"])}, indent=1))
     return dict(counts)
 
 

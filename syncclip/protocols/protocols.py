@@ -60,7 +60,7 @@ _PROTOCOLS = (
     ),
     Protocol(
         "open-vocabulary", "Open vocabulary, both halves among all classes",
-        "protocols/base_to_novel", "base_to_novel", OPEN, apart=SHORT,
+        "protocols/base_to_novel", "base_to_novel", OPEN | {"openworld_auc": "OpenworldAUC"}, apart=SHORT,
     ),
     Protocol(
         "few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY,

@@ -116,16 +116,9 @@ class MixedStream:
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
-        if self._epochs is not None:
-            self._epoch_images = len(self._epochs)
-        elif self.synthetic is not None:
-            self._epoch_images = int(np.isin(self.synthetic.labels, self._base).sum())
-        self._round = order.steps(self._epoch_images, batch)
-        self.steps_per_epoch = self._round
+        self._round = order.steps(self._round_images(), batch)
+        self.steps_per_epoch = self._steps(epochs_over)
         """Batches of an epoch."""
-        if self.synthetic is not None and epochs_over != "real":
-            passes = order.steps(len(self.synthetic), batch * (2 if len(self.novel) else 1))
-            self.steps_per_epoch = passes if epochs_over == "synthetic" else max(passes, self._round)
         self._decoded = DecodedImages(cache_images)
 
     def _open_synthetic(
@@ -140,6 +133,19 @@ class MixedStream:
         drawn = self.batch_size * (2 if len(self.novel) else 1)
         self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
         return images
+
+    def _round_images(self) -> int:
+        """Real images, or where none are given, synthetic ones of base classes."""
+        if self._epochs is not None:
+            return len(self._epochs)
+        assert self.synthetic is not None, "one of both is there"
+        return int(np.isin(self.synthetic.labels, self._base).sum())
+
+    def _steps(self, epochs_over: EpochsOver) -> int:
+        if self.synthetic is None or epochs_over == "real":
+            return self._round
+        passes = order.steps(len(self.synthetic), self.batch_size * (2 if len(self.novel) else 1))
+        return passes if epochs_over == "synthetic" else max(passes, self._round)
 
     def ids(self, epoch: int, step: int) -> BatchIds:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""

@@ -198,8 +198,13 @@ def _expected(folder: str, names: list[str]) -> Iterator[tuple[str, str]]:
         yield PACKED_FILE, "a dataset was packed there"
     if outputs.STATE in names and storage.has_seal(state := storage.join(folder, outputs.STATE)):
         yield outputs.RECIPE, "a study has one"
-        if all(cell["status"] in ("done", "failed") for cell in outputs.read_json(state)["cells"]):
+        told = outputs.read_json(state)
+        if all(cell["status"] in ("done", "failed") for cell in told["cells"]):
             yield from ((name, "the study has ended") for name in outputs.ALWAYS)
+        if outputs.FIT in names and "seen" in outputs.read_json(storage.join(folder, outputs.FIT)):
+            yield outputs.ANSWERS, f"{outputs.FIT} rests on it"  # earlier versions wrote neither
+        if outputs.FIT in names and told.get("datasets"):
+            yield outputs.DATASETS, "a suite's study has one"
     elif outputs.TABLE in names:
         yield outputs.STATE, "a study has one"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_every_file_of_a_suites_study_is_verified(suite_study: Study) -> None:
     place.write_bytes(whole.replace(b"base", b"bass", 1))
     assert any("zeroshot/results.json" in one for one in verify(suite_study.url, lambda _: None).problems)
     place.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["answers.parquet", "datasets.parquet", "second/answers.parquet", "second/study.json"])
+def test_a_file_that_is_missing_from_a_suites_study_is_told(suite_study: Study, name: str, tmp_path: Path) -> None:
+    shutil.copytree(suite_study.url, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    assert any(f"{name} is missing" in one for one in verify(str(tmp_path), lambda _: None).problems)
 
 
 def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_average(
