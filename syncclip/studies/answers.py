@@ -126,11 +126,14 @@ def recompute(url: str) -> Recomputed:
         for (arm, amount, seed), answers in evidence.cells.items()
     ]
     table = pd.DataFrame(rows)
-    stored = storage.read_parquet(storage.read_bytes(storage.join(url, outputs.TABLE))).to_pandas()
+    keys = ["arm", "images_per_class", "seed"]
+    stored = storage.read_table(storage.join(url, outputs.TABLE), [*keys, *METRICS], "run the study again").to_pandas()
     pairs = analysis.comparisons(evidence, recipe.study)
     fit = outputs.read_json(storage.join(url, outputs.FIT))
-    curves = analysis.fits(analysis.series(evidence, recipe.study), recipe.study, fit["split"], fit.get("seen", {}))
-    keys = ["arm", "images_per_class", "seed"]
+    seen = fit.get("seen")
+    if not isinstance(seen, dict) or not all(isinstance(share, float | int) for share in seen.values()):
+        raise UserError(f"{url}: {outputs.FIT} tells no shares that were seen; run the study again")
+    curves = analysis.fits(analysis.series(evidence, recipe.study), recipe.study, recipe.evaluation.split, seen)
     found = {
         outputs.TABLE: ([*_by_cell(table, keys)], [*_by_cell(stored, keys)]),
         outputs.COMPARISONS: (

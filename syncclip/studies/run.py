@@ -22,6 +22,7 @@ from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.grid import capped, cells
 from syncclip.studies.status import StudyStatus
+from syncclip.studies.suites import Part
 from syncclip.synthesis.plan import PLAN_NAME
 
 SYNTHETIC = "training.synthetic"
@@ -40,24 +41,6 @@ class Study:
         """Raise UserError where cells failed; the sentence names them."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a study does on one dataset: all of it, or one part of a suite's.
-
-    Attributes:
-        recipe: with the set in it, and the amounts that this holds.
-        url: its folder.
-        synthetic: None where no arm learns from synthetic images.
-        dropped: amounts that the set doesn't hold.
-    """
-
-    recipe: Recipe
-    url: str
-    synthetic: SyntheticSet | None
-    dropped: Sequence[int]
-    runs: Sequence[CellRun]
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -14,20 +14,26 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.studies import analysis, answers, findings, outputs, summary
 from syncclip.studies.bootstrap import HARMONIC
 from syncclip.studies.cells import CellRun
+from syncclip.studies.findings import SyntheticSet
 from syncclip.studies.status import StudyStatus
 
 
-class Part(Protocol):
-    """One dataset's part of a study: its recipe and its cells."""
+@dataclass(frozen=True)
+class Part:
+    """What a study does on one dataset: all of it, or one part of a suite's.
 
-    @property
-    def recipe(self) -> Recipe: ...
+    Attributes:
+        recipe: with the set in it, and the amounts that this holds.
+        url: its folder.
+        synthetic: None where no arm learns from synthetic images.
+        dropped: amounts that the set doesn't hold.
+    """
 
-    @property
-    def url(self) -> str: ...
-
-    @property
-    def runs(self) -> Sequence[CellRun]: ...
+    recipe: Recipe
+    url: str
+    synthetic: SyntheticSet | None
+    dropped: Sequence[int]
+    runs: Sequence[CellRun]
 
 
 def write(

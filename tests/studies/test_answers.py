@@ -53,6 +53,20 @@ def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
     assert any(sentence.startswith("study.parquet") for sentence in found)
 
 
+@pytest.mark.parametrize("content", [{}, {"seen": 5}, {"seen": {"a": "b"}}])
+def test_a_fit_without_what_it_stands_on_is_refused(copy: Path, content: dict[str, object]) -> None:
+    outputs.write_json(str(copy / outputs.FIT), content)
+    with pytest.raises(UserError, match=r"fit\.json tells no shares that were seen"):
+        recompute(str(copy))
+
+
+def test_a_table_without_a_metric_is_refused(copy: Path) -> None:
+    place = str(copy / outputs.TABLE)
+    storage.write_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
+    with pytest.raises(UserError, match=r"study\.parquet.*there is no column 'novel'"):
+        recompute(str(copy))
+
+
 def test_a_study_of_an_earlier_version_has_no_answers(copy: Path) -> None:
     (copy / outputs.ANSWERS).unlink()
     with pytest.raises(UserError, match=r"there is no answers\.parquet"):
