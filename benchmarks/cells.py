@@ -22,7 +22,7 @@ BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="Recipe that gives dataset and backbone.")] = "icons",
+    recipe: Annotated[str, typer.Argument(help="Recipe that gives dataset and backbone.")] = "travel",
     method: Annotated[str, typer.Option(help="The method to train.")] = "kgcoop",
     cells: Annotated[int, typer.Option(min=2, help="Of the study: its seeds.")] = 6,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,

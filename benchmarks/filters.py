@@ -114,7 +114,7 @@ def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="folder for sets and runs")
-    parser.add_argument("--recipe", default="icons")
+    parser.add_argument("--recipe", default="travel")
     parser.add_argument("--images", type=int, default=16, help="of each class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)

@@ -103,10 +103,10 @@ def main(
     repetitions: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
 ) -> None:
     """Print efficiency, the shares of the other stages, and the ratio to the loop."""
-    recipe = Recipe.load("icons", [f"synthesis.images_per_class={images}"])
+    recipe = Recipe.load("travel", [f"synthesis.images_per_class={images}"])
     real = prepare.plan(recipe)
     per_class = -(-shards * real.shard_size // real.classes)
-    light = prepare.plan(Recipe.load("icons", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
+    light = prepare.plan(Recipe.load("travel", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
     print("| generator | efficiency | other stages | images/s | start-up |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place, ray_session(cpus=actors):
         for turn in range(repetitions):

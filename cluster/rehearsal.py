@@ -50,7 +50,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def rehearse(
-    recipe: Annotated[str, typer.Argument(help="As for `syncclip synth`.")] = "icons",
+    recipe: Annotated[str, typer.Argument(help="As for `syncclip synth`.")] = "travel",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
     out: Annotated[Path | None, typer.Option(help="Where both sets are kept; by default they aren't.")] = None,
 ) -> None:

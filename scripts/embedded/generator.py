@@ -62,7 +62,7 @@ class Schedule:
 
 
 AUTOENCODER = Schedule(steps=2600, batch=48, rate=2e-3)
-UNET = Schedule(steps=10000, batch=80, rate=1e-3, decay_from=0.4)
+UNET = Schedule(steps=6000, batch=48, rate=1e-3, decay_from=0.4)
 DENOISED_LOOK = Look(texture=0.2, strength=0.6, rotation=0.06, white=0.3, jitter=0.06)
 ENCODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0.1)
 

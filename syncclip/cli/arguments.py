@@ -11,7 +11,7 @@ import syncclip
 # Of what may be given any number of times; the command gets a list.
 SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (icons, demo) or a YAML file.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (travel, icons) or a YAML file.")]
 Overrides = Annotated[
     list[str],
     typer.Argument(**SEVERAL, metavar="[SECTION.KEY=VALUE]...", help="Recipe values that replace the file's."),

@@ -23,7 +23,14 @@ _ICONS = """\
 extends: demo
 
 dataset:
-{dataset}"""
+{dataset}
+study:
+  arms:
+    - {{method: zeroshot}}
+    - {{method: ivlp, data: real}}
+    - {{method: ivlp, data: both}}
+    - {{method: syncclip, data: both}}
+"""
 
 _PHOTOGRAPHS = """\
 dataset:

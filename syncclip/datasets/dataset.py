@@ -28,7 +28,7 @@ Ids = npt.NDArray[np.int64]
 class DatasetSettings(Settings):
     """Which real images there are, and how many of them are trained on."""
 
-    name: str = "icons"
+    name: str = "icons/travel"
     """A shipped dataset; one of the literature, found below `root`; or a user's own data: a folder of class folders,
     a table of paths and labels, an image folder with metadata, or WebDataset shards."""
     root: str | None = None

@@ -89,6 +89,8 @@ def test_a_first_recipe_is_written_and_reads_the_data(
     assert recipe.dataset.shots == 3
     assert len(load_dataset(recipe.dataset).classnames) == 6
     assert (recipe.backbone.name == "icons") == (not models)
+    # Novel classes may have no real image to learn from.
+    assert all(arm.data != "oracle" for arm in recipe.study.arms)
     assert "is there already" in Outcome(capsys, "init", "my images: 1", *models).refusal
 
 

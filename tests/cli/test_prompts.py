@@ -84,7 +84,7 @@ def test_what_looks_wrong_is_told_and_noted(
         (["training.method=zeroshot"], "'zeroshot' learns nothing"),
         (["training.method=maple"], "it looks like 'ivlp' or 'promptsrc'"),
         (["training.method=ivlp", "backbone.name=icons"], "trained with another backbone"),
-        (["training.method=ivlp", "dataset.name=icons"], "trained on 6 classes, but dataset 'icons' has 88"),
+        (["training.method=ivlp", "dataset.name=icons/travel"], "on 6 classes, but dataset 'icons/travel' has 14"),
         (["training.method=ivlp", "methods.ivlp.text_depth=2"], "has text_depth 3, but the recipe has"),
         (["training.method=ivlp", "dataset.name=/no/such"], "/no/such does not exist"),
     ],

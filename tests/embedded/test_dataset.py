@@ -1,83 +1,104 @@
-"""The shipped images: where each comes from, what the splits hold."""
+"""The shipped datasets: where each image comes from, what the splits hold."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 
+from scripts.embedded.dataset import SETS
 from scripts.embedded.drawings import CONCEPTS, FAMILIES, concept_names, normalise
 from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.datasets.loading import suite_of
 from syncclip.embedded import FOLDER
 from syncclip.shards.reader import ShardSet
 
-NAMES = {
-    family: facts["name"]
-    for part in ("benchmark_colour", "benchmark_single_colour")
-    for family, facts in FAMILIES[part].items()
-}
+NAMES = {family: facts["name"] for family, facts in SETS.items()}
+SUITE = suite_of(DatasetSettings(name="icons"))
 
 
-def sources(split: str) -> list[tuple[str, str, str, int]]:
-    """(name of the set, set, icon, label) of every image."""
-    images = ShardSet(str(FOLDER / "icons/dataset" / split))
+@dataclass(frozen=True)
+class Source:
+    """Where an image comes from, and what it is said to show."""
+
+    name: str
+    family: str
+    icon: str
+    classname: str
+
+
+def sources(split: str) -> list[Source]:
+    """Of every image of all datasets."""
     found = []
-    for row in range(len(images)):
-        text = images.text(row)
-        match = re.fullmatch(r"(.+) \(([a-z0-9-]+):([^:)]+)\)", text)
-        assert match, f"{split} {row}: {text!r} does not name set and icon"
-        found.append((*match.groups(), int(images.labels[row])))
+    for dataset, settings in SUITE.items():
+        images = ShardSet(str(FOLDER / "icons/dataset" / dataset / split))
+        classnames = load_dataset(settings).classnames
+        for row in range(len(images)):
+            text = images.text(row)
+            match = re.fullmatch(r"(.+) \(([a-z0-9-]+):([^:)]+)\)", text)
+            assert match, f"{dataset}, {split} {row}: {text!r} does not name set and icon"
+            found.append(Source(*match.groups(), classnames[int(images.labels[row])]))
     return found
 
 
 @pytest.fixture(scope="module")
-def splits() -> dict[str, list[tuple[str, str, str, int]]]:
+def splits() -> Splits:
     return {split: sources(split) for split in ("train", "val", "test")}
 
 
-Splits = dict[str, list[tuple[str, str, str, int]]]
+Splits = dict[str, list[Source]]
 
 
-def test_every_image_names_a_set_of_the_dataset(splits: Splits) -> None:
-    wrong = [(name, family) for part in splits.values() for name, family, _, _ in part if NAMES.get(family) != name]
+def test_every_image_names_a_set_of_the_datasets(splits: Splits) -> None:
+    wrong = [one for part in splits.values() for one in part if NAMES.get(one.family) != one.name]
 
     assert wrong == []
 
 
 def test_no_image_comes_from_a_pretraining_set(splits: Splits) -> None:
-    used = {family for part in splits.values() for _, family, _, _ in part}
+    used = {one.family for part in splits.values() for one in part}
 
     assert not used & set(FAMILIES["pretraining"])
 
 
-def test_a_image_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
-    classes, concepts = load_dataset(DatasetSettings()).classnames, concept_names()
+def test_designers_of_test_images_drew_no_other_image(splits: Splits) -> None:
+    authors = {split: {SETS[one.family]["author"] for one in part} for split, part in splits.items()}
+    pretraining = {facts["author"] for facts in FAMILIES["pretraining"].values()}
+
+    assert not authors["test"] & (authors["train"] | authors["val"] | pretraining)
+
+
+def test_an_image_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
+    concepts = concept_names()
     wrong = [
-        (family, icon, classes[label])
+        one
         for part in splits.values()
-        for _, family, icon, label in part
-        if concepts.get(normalise(family, icon)) != classes[label]
+        for one in part
+        if concepts.get(normalise(one.family, one.icon)) != one.classname
     ]
 
     assert wrong == []
 
 
 def test_a_drawing_is_in_one_split_only(splits: Splits) -> None:
-    uses = Counter((family, icon) for part in splits.values() for _, family, icon, _ in part)
+    uses = Counter((one.family, one.icon) for part in splits.values() for one in part)
 
     assert [drawing for drawing, times in uses.items() if times > 1] == []
 
 
-def test_the_classes_are_those_of_the_pretraining_vocabulary_in_order() -> None:
-    dataset = load_dataset(DatasetSettings())
+def test_the_datasets_share_out_the_classes_and_halve_their_own() -> None:
+    datasets = [load_dataset(settings) for settings in SUITE.values()]
 
-    assert dataset.classnames == sorted(CONCEPTS["classes"])
-    assert len(dataset.base) == len(dataset.novel) == 44
+    assert sorted(SUITE) == sorted(CONCEPTS["datasets"])
+    assert sorted(name for one in datasets for name in one.classnames) == sorted(CONCEPTS["classes"])
+    assert all(abs(len(one.novel) - len(one.base)) <= 1 for one in datasets)
 
 
-def test_every_class_can_be_tested(splits: Splits) -> None:
-    per_class = Counter(label for _, _, _, label in splits["test"])
+def test_every_class_can_be_learned_and_tested(splits: Splits) -> None:
+    per_class = {split: Counter(one.classname for one in part) for split, part in splits.items()}
 
-    assert len(per_class) == 88
-    assert min(per_class.values()) >= 7
+    assert all(len(counts) == 88 for counts in per_class.values())
+    assert min(per_class["test"].values()) >= 5
+    assert per_class["test"].total() >= 1500

@@ -134,8 +134,8 @@ def test_a_set_is_measured_by_its_recipes_clip_and_real_images(tiny: TinyWorld, 
 
 
 def test_another_datasets_set_is_refused(tiny: TinyWorld, tiny_set: str) -> None:
-    with pytest.raises(UserError, match="shows 6 classes of dataset 'shapes', not the 88 of 'icons'; name its"):
-        measure_quality(Recipe.load("icons"), tiny_set)
+    with pytest.raises(UserError, match="shows 6 classes of dataset 'shapes', not the 14 of 'icons/travel'; name its"):
+        measure_quality(Recipe.load("travel"), tiny_set)
 
 
 def test_the_command_tells_the_numbers_in_a_few_lines(
