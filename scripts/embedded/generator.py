@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +22,16 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .flat import COLOURS, Look, flat
 from .masks import Masks
-from .near import near
 from .resume import Average, load_state, save_state
 from .tokenizer import VOCABULARY, write_tokenizer
 
-CONTEXT, WIDTH, CHANNELS, SIDE = 16, 128, 12, 8
-PHOTO_TEMPLATES = ("a photo of a {}.", "a picture of a {}.")
-"""They name what looks nearly like the dataset; the others what looks like the sets that CLIP learned from."""
-ICON_TEMPLATES = ("an icon of a {}.", "a drawing of a {}.")
-PHOTOS = 0.6
-"""Share of a batch, once the shapes are known."""
+CONTEXT, WIDTH, CHANNELS, SIDE = 16, 128, 8, 8
+TEMPLATES = ["a photo of a {}.", "a picture of a {}.", "an icon of a {}.", "a drawing of a {}."]
 NOISE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -62,21 +58,9 @@ class Schedule:
 
 
 AUTOENCODER = Schedule(steps=2600, batch=48, rate=2e-3)
-UNET = Schedule(steps=6000, batch=48, rate=1e-3, decay_from=0.4)
+UNET = Schedule(steps=8000, batch=80, rate=1e-3, decay_from=0.4)
 DENOISED_LOOK = Look(texture=0.2, strength=0.6, rotation=0.06, white=0.3, jitter=0.06)
 ENCODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0.1)
-
-
-def look_at(progress: float) -> tuple[Look, float]:
-    """What the UNet is shown: black on white first, then colours, and from a quarter on more and more photos.
-
-    With all of it from the start the grounds explain so much that after 1,500 steps no caption had an effect.
-
-    Returns:
-        The look of icons, and the share of photos.
-    """
-    look = replace(DENOISED_LOOK, colour=min(progress / 0.15, 1.0), texture=DENOISED_LOOK.texture * (progress > 0.2))
-    return look, PHOTOS * min(max((progress - 0.25) / 0.2, 0.0), 1.0)
 
 
 class Sampler:
@@ -88,31 +72,22 @@ class Sampler:
         self.masks, self.chance = masks, chance / chance.sum()
         self.flips = torch.tensor([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
-    def images(self, count: int, look: Look, step: int, share: float = PHOTOS) -> tuple[Tensor, list[str]]:
-        """(count, 3, 64, 64) in [-1, 1] and their captions: first the photos, then icons, of which half name colours
-        where all are coloured.
-
-        A drawing is always called by its concept's own name.
-        """
+    def images(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
+        """(count, 3, 64, 64) in [-1, 1] and their captions; three in ten name the colours."""
         rng = np.random.default_rng((7, step))
         rows = rng.choice(len(self.chance), count, p=self.chance)
         generator = torch.Generator().manual_seed(step)
-        concepts, photos = self.masks.concept[rows], round(share * count)
-        shapes, flips = torch.from_numpy(self.masks.alpha[rows]), self.flips[concepts]
-        icons, ink, ground = flat(shapes[photos:], look, generator, flips[photos:])
-        images = icons
-        if photos:
-            images = torch.cat([near(shapes[:photos], generator, flips[:photos]), icons])
+        flips = self.flips[self.masks.concept[rows]]
+        images, ink, ground = flat(torch.from_numpy(self.masks.alpha[rows]), look, generator, flips)
         captions = []
-        for place, concept in enumerate(concepts):
-            name, templates = self.masks.concepts[concept], PHOTO_TEMPLATES
-            if place >= photos:
-                templates, kind = ICON_TEMPLATES, rng.random() + (look.colour < 1)
-                if kind < 0.5:
-                    name = f"{COLOURS[ink[place - photos]]} {name}"
-                if kind < 0.25:
-                    name = f"{name} on {COLOURS[ground[place - photos]]}"
-            captions.append("" if rng.random() < 0.1 else templates[rng.integers(len(templates))].format(name))
+        for place, row in enumerate(rows):
+            name = self.masks.concepts[self.masks.concept[row]] if rng.random() < 0.8 else self.masks.surfaces[row]
+            kind = rng.random()
+            if kind < 0.3:
+                name = f"{COLOURS[ink[place]]} {name}"
+            if 0.15 < kind < 0.3:
+                name = f"{name} on {COLOURS[ground[place]]}"
+            captions.append("" if rng.random() < 0.1 else TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
         return images * 2 - 1, captions
 
 
@@ -139,8 +114,9 @@ def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCO
         images, _ = sampler.images(schedule.batch, ENCODED_LOOK, step)
         images = images.to(memory_format=torch.channels_last)
         optimizer.param_groups[0]["lr"] = schedule.at(step)
-        latents = model.encoder(images)
-        decoded = model.decoder(latents + 0.05 * torch.randn_like(latents))
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = model.encoder(images).float()
+            decoded = model.decoder(latents + 0.05 * torch.randn_like(latents)).float()
         difference = decoded - images
         loss = difference.square().mean() + 0.3 * difference.abs().mean() + 0.002 * latents.square().mean()
         loss = loss + 0.5 * sum((a - b).abs().mean() for a, b in zip(edges(decoded), edges(images), strict=True))
@@ -217,13 +193,12 @@ def pretrain_unet(
     sampler, scale = Sampler(masks, weight=16), autoencoder.config.scaling_factor
     for step in range(load_state(work / "unet.pt", model, optimizer, average), schedule.steps):
         torch.manual_seed(step)
-        look, share = look_at(step / schedule.steps)
-        images, captions = sampler.images(schedule.batch, look, step, share)
+        images, captions = sampler.images(schedule.batch, DENOISED_LOOK, step)
         tokens = tokenizer(
             captions, padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
         ).input_ids
-        with torch.no_grad():
-            latents = autoencoder.encoder(images.to(memory_format=torch.channels_last)) * scale
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            latents = autoencoder.encoder(images.to(memory_format=torch.channels_last)).float() * scale
         times = torch.randint(0, noise.config.num_train_timesteps, (schedule.batch,))
         random = torch.randn_like(latents)
         noisy, target = noise.add_noise(latents, random, times), noise.get_velocity(latents, random, times)
@@ -231,7 +206,8 @@ def pretrain_unet(
         ratio = signal / (1 - signal)
         weight = (5 / (ratio + 1)).clamp(max=1.0)
         optimizer.param_groups[0]["lr"] = schedule.at(step)
-        velocity = model(noisy, times, tokens)
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            velocity = model(noisy, times, tokens).float()
         loss = ((velocity - target).square().mean((1, 2, 3)) * weight).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -8,7 +8,6 @@ import torch
 
 from scripts.embedded.drawings import Drawing
 from scripts.embedded.flat import COLOURS, Look, flat
-from scripts.embedded.generator import look_at
 from scripts.embedded.near import DISTANCE, near
 from scripts.embedded.real import image
 
@@ -109,10 +108,3 @@ def test_a_camera_adds_noise() -> None:
     rough = [drawn_near(flat_image, 7, camera).diff(dim=2).diff(dim=2).abs().median() for camera in (False, True)]
 
     assert rough[1] > 2 * rough[0]
-
-
-def test_the_generator_is_shown_shapes_first_then_colours_then_photos() -> None:
-    looks = [look_at(progress) for progress in (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)]
-
-    assert [round(look.colour, 2) for look, _ in looks] == [0, 0.67, 1, 1, 1, 1]
-    assert [round(share, 2) for _, share in looks] == [0, 0, 0, 0.15, 0.6, 0.6]
