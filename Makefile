@@ -37,7 +37,7 @@ lint: $(VENV)/installed-dev  ## Style, types, import layers, workflow files
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
-study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (half an hour)
+study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (two hours)
 	$(BIN)/syncclip study icons --out runs/icons/study
 	$(BIN)/python -m scripts.results runs/icons/study docs/results
 
