@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from syncclip.core.settings import Settings, UserError, added
+from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import few
 from syncclip.shards.reader import ImageSet
 
@@ -31,8 +31,6 @@ class DatasetSettings(Settings):
     name: str = "icons/travel"
     """A shipped dataset; one of the literature, found below `root`; or a user's own data: a folder of class folders,
     a table of paths and labels, an image folder with metadata, or WebDataset shards."""
-    members: list[str] | None = added(None, min_length=2)
-    """Of a suite, the datasets that are run; None: all."""
     root: str | None = None
     """Folder in which `name` is looked up; for the literature's, the folder of all of them in CoOp's layout."""
     shots: int = Field(default=16, ge=1)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from syncclip import embedded, storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import as_clip_reads, did_you_mean, nearest, spoken
+from syncclip.core.text import as_clip_reads, nearest, spoken
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.files import FolderSet
@@ -37,24 +37,17 @@ class Suite(BaseModel):
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
-    """The chosen datasets of a suite by the names of their folders; empty where the settings name a single dataset.
+    """The datasets of a suite by the names of their folders; empty where the settings name a single dataset.
 
     Raises:
-        UserError: `suite.json` is broken, or has not the members that are chosen.
+        UserError: `suite.json` is broken.
     """
     place = _place(settings)
     if settings.name in DATASETS or not storage.exists(file := storage.join(place, SUITE_FILE)):
-        if settings.members is not None:
-            raise UserError(f"dataset.members chooses among the datasets of a suite, and {settings.name!r} is none.")
         return {}
     suite = storage.read_document(file, Suite, "name the folders of its datasets in it")
     assert suite is not None, "it was there a moment ago"
-    chosen = suite.datasets if settings.members is None else settings.members
-    for one in chosen:
-        if one not in suite.datasets:
-            raise UserError(f"dataset.members: {settings.name!r} has no {one!r}; {did_you_mean(one, suite.datasets)}")
-    folder = settings.name.rstrip("/")
-    return {one: settings.model_copy(update={"name": f"{folder}/{one}", "members": None}) for one in chosen}
+    return {one: settings.model_copy(update={"name": f"{settings.name.rstrip('/')}/{one}"}) for one in suite.datasets}
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
@@ -86,8 +79,6 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     """
     name, root, place = settings.name, settings.root, _place(settings)
     own = False
-    if settings.members is not None:
-        suite_of(settings)  # refuses them where there is no suite
     if root is None and name in DATASETS:
         raise UserError(
             f"dataset {name!r} is read from your disk; give the folder of the datasets with --root DIR, or in a recipe "

@@ -99,8 +99,7 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
         for given in (values, *(arm["overrides"] for arm in arms)):
             if isinstance(given.get(SYNTHETIC), str):
                 given[SYNTHETIC] = storage.join(given[SYNTHETIC], name)
-        values |= {"dataset.name": dataset.name, "dataset.members": None, "study.arms": arms}
-        values |= {"name": name, "storage.root": recipe.folder}
+        values |= {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder, "study.arms": arms}
         found[name] = recipe.with_values(values)
     return found or {"": recipe}
 

@@ -49,23 +49,6 @@ def test_a_suite_that_names_no_datasets_is_refused_by_its_file(tmp_path: Path, c
         load_dataset(Recipe.of_defaults([f"dataset.name={tmp_path}"]).dataset)
 
 
-def test_some_datasets_of_a_suite_can_be_chosen(tmp_path: Path) -> None:
-    (tmp_path / "suite.json").write_text('{"datasets": ["birds", "cars", "flowers"]}')
-    recipe = Recipe.of_defaults([f"dataset.name={tmp_path}", "dataset.members=[flowers, birds]"])
-    one, places = recipe.dataset, {name: f"{tmp_path}/{name}" for name in ("flowers", "birds")}
-    assert {name: part.name for name, part in suite_of(one).items()} == places
-    parts = {name: part.dataset for name, part in running.by_dataset(recipe).items()}
-    assert {name: part.name for name, part in parts.items()} == places
-    assert all(part.members is None for part in parts.values())
-    with pytest.raises(UserError, match=r"^dataset\.members: .* has no 'car'; did you mean 'cars'\?$"):
-        suite_of(one.model_copy(update={"members": ["birds", "car"]}))
-
-
-def test_members_of_what_is_no_suite_are_refused(suite_world: Path) -> None:
-    with pytest.raises(UserError, match="chooses among the datasets of a suite, and '.*' is none"):
-        load_dataset(study_recipe(suite_world, "dataset.members=[first, second]").dataset)
-
-
 def test_each_dataset_has_a_study_of_its_own_in_the_suites(suite_study: Study) -> None:
     for name in MEMBERS:
         own = read(suite_study, f"{name}/study.json")
