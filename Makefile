@@ -38,7 +38,7 @@ lint: $(VENV)/installed-dev  ## Style, types, import layers, workflow files
 	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
 study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (two hours)
-	$(BIN)/syncclip study icons --out runs/icons/study
+	$(BIN)/syncclip study icons --out runs/icons/study synthesis.actors=2
 	$(BIN)/python -m scripts.results runs/icons/study docs/results
 
 icons: $(VENV)/installed-icons  ## Rebuild the embedded world from the icon sets; needs npm (hours, resumes if killed)

@@ -14,7 +14,7 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.bootstrap import Answers, Unit, difference, make_draws
+from syncclip.studies.bootstrap import Answers, Unit, arm_metrics, difference, make_draws
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
@@ -65,7 +65,8 @@ def coverage(world: World, unit: Unit, trials: int, draws: int = 400, level: flo
     for trial in range(trials):
         generator = np.random.default_rng((2025, trial))
         first, second = answers(world, generator)
-        found = difference(first, second, make_draws(world.seeds, first, draws, generator, unit), level)
+        drawn = make_draws(world.seeds, first, draws, generator, unit)
+        found = difference(arm_metrics(first, drawn), arm_metrics(second, drawn), level)
         for metric in METRICS:
             held[metric] += found[metric].low <= 100 * GAIN <= found[metric].high
     return {metric: 100 * count / trials for metric, count in held.items()}

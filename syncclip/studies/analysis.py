@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Answers, Floats, Series, Unit, arm_metrics, difference, make_draws
+from syncclip.studies.bootstrap import Answers, Drawn, Series, Unit, arm_metrics, difference, make_draws
 from syncclip.studies.fit import MIN_AMOUNTS, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, Fits
@@ -38,6 +38,7 @@ class Evidence:
 
     arms: Sequence[Arm]
     cells: Mapping[tuple[str, int | None, int | None], tuple[Answers, ...]]
+    _drawn: dict[Hashable, Drawn] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, arm: Arm) -> list[Point]:
         """The arm at each amount of which a cell is finished, ascending."""
@@ -63,19 +64,40 @@ class Evidence:
             for of_dataset in zip(*runs, strict=True)
         ]
 
+    def drawn(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Drawn:
+        """Every metric at a point, of each seed and in `count` draws of seeds and unit; worked out once.
 
-def gather(finished: Sequence[tuple[Cell, Sequence[str]]], arms: Sequence[Arm], base: Sequence[int]) -> Evidence:
-    """Read the predictions of finished cells.
+        The draws are the same for every point, so what two of them share cancels in their difference.
+        """
+        key = (point[0].name, point[1], *seeds, unit, count)
+        if key not in self._drawn:
+            answers = self.stack(point, seeds)
+            draws = make_draws(len(seeds), answers, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
+            found = arm_metrics(answers, draws).items()
+            self._drawn[key] = {name: (np.broadcast_to(runs, len(seeds)), drawn) for name, (runs, drawn) in found}
+        return self._drawn[key]
+
+
+def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int) -> Evidence:
+    """Read the predictions of finished cells of one dataset.
 
     Args:
-        finished: each cell with its run's folder on every dataset.
-        base: the number of base classes of every dataset.
+        finished: each cell with its run's folder.
+        base: the dataset's number of base classes.
     """
-    cells = {}
-    for cell, urls in finished:
-        answers = [_answers(storage.join(url, PREDICTIONS), count) for url, count in zip(urls, base, strict=True)]
-        cells[cell.arm.name, cell.images_per_class, cell.seed] = tuple(answers)
-    return Evidence(arms, cells)
+    return Evidence(
+        arms,
+        {
+            (cell.arm.name, cell.images_per_class, cell.seed): (_answers(storage.join(url, PREDICTIONS), base),)
+            for cell, url in finished
+        },
+    )
+
+
+def joined(parts: Sequence[Evidence], arms: Sequence[Arm]) -> Evidence:
+    """The evidence of several datasets as one's: of the cells that have ended on each of them."""
+    whole = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
+    return Evidence(arms, {key: tuple(one for part in parts for one in part.cells[key]) for key in whole})
 
 
 def _answers(place: str, base: int) -> Answers:
@@ -119,9 +141,7 @@ def _series(
     evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
 ) -> dict[str, Series]:
     """A series for each metric that all points have, with so many draws of seeds and classes."""
-    stacks = [evidence.stack(point, seeds) for point in points]
-    draws = make_draws(len(seeds), stacks[0], count, np.random.default_rng(BOOTSTRAP_SEED), "classes")
-    arms = [_of_seeds(arm_metrics(answers, draws), len(seeds)) for answers in stacks]
+    arms = [evidence.drawn(point, seeds, "classes", count) for point in points]
     return {
         metric: Series(
             amounts, *(100 - np.stack(columns, axis=1) for columns in zip(*(arm[metric] for arm in arms), strict=True))
@@ -129,11 +149,6 @@ def _series(
         for metric in METRICS
         if not any(np.isnan(arm[metric][0]).any() for arm in arms)
     }
-
-
-def _of_seeds(found: Mapping[str, tuple[Floats, Floats]], seeds: int) -> dict[str, tuple[Floats, Floats]]:
-    """Metrics of an arm whose one run stands for all seeds, as of so many runs."""
-    return {metric: (np.broadcast_to(runs, seeds), drawn) for metric, (runs, drawn) in found.items()}
 
 
 def fits(
@@ -213,9 +228,11 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
         if not seeds:
             continue
         first, second = evidence.stack(point, seeds), evidence.stack(other, seeds)
+        for one, its in zip(first, second, strict=True):
+            assert np.array_equal(one.label, its.label), "both arms answer about the same images"
         for unit in get_args(Unit)[: 2 if len(first) == 1 else None]:
-            draws = make_draws(len(seeds), first, settings.draws, np.random.default_rng(BOOTSTRAP_SEED), unit)
-            for metric, interval in difference(first, second, draws, settings.level).items():
+            ours, theirs = (evidence.drawn(at, seeds, unit, settings.draws) for at in (point, other))
+            for metric, interval in difference(ours, theirs, settings.level).items():
                 found.append(
                     Comparison(
                         arm=focus.name,

@@ -197,8 +197,12 @@ def mean_metrics(datasets: Sequence[Mapping[str, Floats]], weights: Floats | Non
     return _with_harmonic(found)
 
 
-def arm_metrics(answers: Sequence[Answers], draws: Draws) -> dict[str, tuple[Floats, Floats]]:
-    """Each metric of an arm, mean over datasets: of every seed (S,), and the mean over seeds in every draw (R,).
+Drawn = Mapping[str, tuple[Floats, Floats]]
+"""Each metric of an arm, mean over datasets: of every seed (S,), and the mean over seeds in every draw (R,)."""
+
+
+def arm_metrics(answers: Sequence[Answers], draws: Draws) -> Drawn:
+    """What an arm reached, and reaches in each draw.
 
     One run stands for every seed. Seeds and what is tested are drawn apart and their deviations added. Drawing both at
     once would count twice what a seed answers differently by chance: in the spread between seeds, and again in the
@@ -239,19 +243,13 @@ def interval(estimate: float, draws: Floats, level: float) -> Interval:
     return Interval(float(estimate), float(low), float(high))
 
 
-def difference(
-    first: Sequence[Answers], second: Sequence[Answers], draws: Draws, level: float = 0.95
-) -> Mapping[str, Interval]:
+def difference(ours: Drawn, theirs: Drawn, level: float = 0.95) -> Mapping[str, Interval]:
     """The first arm minus the second, in points, for every metric.
 
     Args:
-        first, second: the arms' answers on each dataset; runs of both in the same order of seeds, or one run for all.
-        draws: see `make_draws`.
+        ours, theirs: of both arms, with the same draws; of the same seeds in the same order, or of one run for all.
         level: coverage of the intervals: percentiles over the draws.
     """
-    for one, other in zip(first, second, strict=True):
-        assert np.array_equal(one.label, other.label), "both arms answer about the same images"
-    ours, theirs = arm_metrics(first, draws), arm_metrics(second, draws)
     return {
         name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], level)
         for name in METRICS

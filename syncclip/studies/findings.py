@@ -13,6 +13,7 @@ from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, answers, outputs, summary
+from syncclip.studies.analysis import Evidence
 from syncclip.studies.bootstrap import Series
 from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
@@ -33,6 +34,15 @@ class SyntheticSet:
     images_per_class: int
     wall_hours: float | None = None
     busy_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study's files stand on: the table of its cells, the comparisons, and the cells' answers."""
+
+    table: pd.DataFrame
+    pairs: Sequence[outputs.Comparison]
+    evidence: Evidence
 
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
@@ -91,7 +101,7 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 def write(
     recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: StudyStatus
-) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
+) -> Findings:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
     Args:
@@ -100,15 +110,12 @@ def write(
         runs: all cells.
         synthetic: the set, None where no arm learns from one.
         work: what running the cells took this time.
-
-    Returns:
-        The table of cells, and the comparisons.
     """
     settings, split = recipe.study, recipe.evaluation.split
     table = cell_table(runs, split)
     storage.write_table(storage.join(url, outputs.TABLE), table)
-    finished = [(run.cell, [run.url]) for run in runs if run.status == "done"]
-    evidence = analysis.gather(finished, settings.arms, [len(load_dataset(recipe.dataset).base)])
+    finished = [(run.cell, run.url) for run in runs if run.status == "done"]
+    evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
     found = analysis.series(evidence, settings)
     fits = analysis.fits(found, settings, split, shares_seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
@@ -125,7 +132,7 @@ def write(
     outputs.write_json(storage.join(url, outputs.WORTH), worth)
     text = summary.markdown(recipe, table, fits.curves, pairs)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
-    return table, pairs
+    return Findings(table, pairs, evidence)
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:

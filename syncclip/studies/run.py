@@ -19,7 +19,7 @@ from syncclip.sets.imported import read_set
 from syncclip.storage import places
 from syncclip.studies import findings, outputs, suites, summary
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
-from syncclip.studies.findings import SyntheticSet
+from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.grid import capped, cells
 from syncclip.studies.status import StudyStatus
 from syncclip.studies.suites import Part
@@ -77,16 +77,16 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
             suites.write_state(recipe, url, parts)
         ended, work = run_cells(in_order(parts), recipe.study, out=url)
         parts = with_ended(parts, ended)
-        table, pairs = _write(recipe, url, parts, work)
-        if len(table):
-            summary.show(recipe, url, table, pairs)
+        found = _write(recipe, url, parts, work)
+        if len(found.table):
+            summary.show(recipe, url, found.table, found.pairs)
         failed = {
             f"{name} {run.cell.name}".strip(): run.error or ""
             for name, part in parts.items()
             for run in part.runs
             if run.status == "failed"
         }
-        return Study(url, table, failed, len(ended))
+        return Study(url, found.table, failed, len(ended))
 
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
@@ -129,19 +129,15 @@ def with_ended(parts: Mapping[str, Part], ended: Sequence[CellRun]) -> dict[str,
     return {name: replace(part, runs=[found[run.url] for run in part.runs]) for name, part in parts.items()}
 
 
-def _write(
-    recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus
-) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
-    """Write the findings of each part, and of a suite those of the average; the table and comparisons of the whole."""
-    tables = {}
+def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus) -> Findings:
+    """Write the findings of each part, and of a suite those of the average; those of the whole."""
+    found = {}
     for name, part in parts.items():
         findings.write_state(part.recipe, part.url, part.runs, part.dropped)
         alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
-        tables[name], pairs = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
+        found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
         storage.require(part.url, outputs.ALWAYS)
-    if "" in parts:
-        return tables[""], pairs
-    return suites.write(recipe, url, parts, tables, work)
+    return found[""] if "" in found else suites.write(recipe, url, parts, found, work)
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:

@@ -14,7 +14,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.studies import analysis, answers, findings, outputs, summary
 from syncclip.studies.bootstrap import HARMONIC
 from syncclip.studies.cells import CellRun
-from syncclip.studies.findings import SyntheticSet
+from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.status import StudyStatus
 
 
@@ -37,30 +37,27 @@ class Part:
 
 
 def write(
-    recipe: Recipe, url: str, parts: Mapping[str, Part], tables: Mapping[str, pd.DataFrame], work: StudyStatus
-) -> tuple[pd.DataFrame, list[outputs.Comparison]]:
+    recipe: Recipe, url: str, parts: Mapping[str, Part], found: Mapping[str, Findings], work: StudyStatus
+) -> Findings:
     """Write the findings of the average; a cell counts once it has ended on every dataset.
 
     Args:
         recipe: of the study.
         url: its folder; those of the parts are in it.
-        tables: of each part, as `findings.write` returns it.
+        found: of each part, as `findings.write` returns it.
         work: what running the cells took this time.
 
     Returns:
-        The table of mean cells, and the comparisons.
+        With the table of mean cells.
     """
     write_state(recipe, url, parts)
     settings, runs = recipe.study, [run for part in parts.values() for run in part.runs]
+    tables = {name: one.table for name, one in found.items()}
     every = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
     table = mean_cells(every, len(parts))
     storage.write_table(storage.join(url, outputs.DATASETS), every)
     storage.write_table(storage.join(url, outputs.TABLE), table)
-    cells = {run.cell.name: run.cell for run in runs}
-    places = [storage.join(part.url, outputs.CELLS) for part in parts.values()]
-    finished = [(cells[name], [storage.join(place, name) for place in places]) for name in table["cell"]]
-    datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
-    evidence = analysis.gather(finished, settings.arms, [len(one.base) for one in datasets])
+    evidence = analysis.joined([one.evidence for one in found.values()], settings.arms)
     curves = analysis.series(evidence, settings)
     fits = analysis.fits(curves, settings, recipe.evaluation.split, findings.shares_seen(runs))
     outputs.write_json(storage.join(url, outputs.FIT), fits)
@@ -70,13 +67,14 @@ def write(
     synthesis = outputs.added_synthesis([outputs.read_cost(part.url).synthesis for part in parts.values()])
     cost = outputs.Cost(synthesis, findings.training_cost(url, runs, work))
     outputs.write_json(storage.join(url, outputs.COST), cost)
-    classes, focus = sum(len(one.classnames) for one in datasets), curves.get(settings.focus_arm.name, {})
+    classes = sum(len(load_dataset(part.recipe.dataset).classnames) for part in parts.values())
+    focus = curves.get(settings.focus_arm.name, {})
     worth = findings.worth_of(recipe, evidence, focus, synthesis, classes)
     outputs.write_json(storage.join(url, outputs.WORTH), worth)
     text = summary.markdown(recipe, table, fits.curves, pairs, tables)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
     storage.require(url, (*outputs.ALWAYS, outputs.DATASETS))
-    return table, pairs
+    return Findings(table, pairs, evidence)
 
 
 def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -12,6 +13,8 @@ from syncclip.evaluation.predict import Predictions, results
 from syncclip.studies.bootstrap import (
     METRICS,
     Answers,
+    Draws,
+    Interval,
     Unit,
     arm_metrics,
     difference,
@@ -26,6 +29,12 @@ def answers(seeds: int, images: int, right: float, generator: np.random.Generato
     own = generator.random((seeds, images)) < right
     opened, score = own & (generator.random((seeds, images)) < 0.9), generator.random((seeds, images))
     return Answers(own, opened, score, np.arange(images) % classes, classes // 2)
+
+
+def compared(
+    first: Sequence[Answers], second: Sequence[Answers], draws: Draws, level: float = 0.95
+) -> Mapping[str, Interval]:
+    return difference(arm_metrics(first, draws), arm_metrics(second, draws), level)
 
 
 def test_metrics_equal_those_of_the_evaluation() -> None:
@@ -86,7 +95,7 @@ def test_an_arm_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
     for unit in get_args(Unit):
         pair = [answers(3, 40, 0.5, generator), answers(3, 24, 0.5, generator)]
-        for interval in difference(pair, pair, make_draws(3, pair, 200, generator, unit)).values():
+        for interval in compared(pair, pair, make_draws(3, pair, 200, generator, unit)).values():
             assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
 
 
@@ -96,7 +105,7 @@ def test_one_run_of_an_untrained_arm_stands_for_every_seed() -> None:
     of_seeds = (part.repeat(4, 0) for part in (untrained.own, untrained.open, untrained.base_score))
     repeated = Answers(*of_seeds, untrained.label, untrained.base)
     draws = make_draws(4, [trained], 300, generator)
-    short, long = difference([trained], [untrained], draws), difference([trained], [repeated], draws)
+    short, long = compared([trained], [untrained], draws), compared([trained], [repeated], draws)
     for name in METRICS:
         assert vars(short[name]) == pytest.approx(vars(long[name]))
 
@@ -121,7 +130,7 @@ def test_a_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) 
     generator = np.random.default_rng(0)
     first, second = ([answers(2, 40, 0.5, generator, classes) for _ in range(datasets)] for _ in range(2))
     draws = make_draws(2, first, 100, generator, unit)
-    assert all(np.isnan([found.low, found.high]).all() for found in difference(first, second, draws).values())
+    assert all(np.isnan([found.low, found.high]).all() for found in compared(first, second, draws).values())
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
@@ -135,18 +144,18 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
         ]
         label = np.arange(300) % 2
         first, second = ([Answers(right, right, right * 1.0, label, 1)] for right in own)
-        interval = difference(first, second, make_draws(5, first, 300, generator), level=0.9)["open_all"]
+        interval = compared(first, second, make_draws(5, first, 300, generator), level=0.9)["open_all"]
         hits += interval.low <= 4 <= interval.high
     assert hits >= 170
 
 
-def test_images_that_both_arms_share_cancel_in_the_difference() -> None:
+def test_images_that_both_arms_share_cancel_in_the_compared() -> None:
     generator = np.random.default_rng(0)
     first = answers(1, 400, 0.5, generator)
     own = first.own.copy()
     own[0, :8] = ~own[0, :8]
     second = replace(first, own=own)
     draws = make_draws(1, [first], 500, generator)
-    paired = difference([first], [second], draws)["hm"]
+    paired = compared([first], [second], draws)["hm"]
     alone = np.quantile(arm_metrics([first], draws)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])

@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         assert answer["error"] is None
         ended.append(replace(run, status="done"))
     findings.write_state(recipe, url, ended, dropped)
-    table, _ = findings.write(recipe, url, ended, drawn, WORK)
+    table = findings.write(recipe, url, ended, drawn, WORK).table
     return Finished(url, table)
 
 
