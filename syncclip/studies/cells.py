@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -206,6 +207,7 @@ def run_cells(
     if not waiting:
         return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
+    names = told_apart(runs)
     with ray_session(), ExitStack() as stack:
         slots = _slots(settings, first=True)
         status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
@@ -214,18 +216,27 @@ def run_cells(
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
         progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         stop = stack.enter_context(telling())
-        for run, seconds, error in _finished(waiting, settings, task, status, progress, stop):
+        for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
             storage.leases.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
-            status.take(run.cell.name, seconds, error)
+            status.take(names[run.url], seconds, error)
             busy = status.seconds / (status.workers * status.wall_seconds)
-            failed = sum(one.status == "failed" for one in outcomes.values())  # cells of several datasets share names
-            progress.update(1, busy=min(1.0, busy), last=run.cell.name, **({"failed": failed} if failed else {}))
+            failed = {"failed": len(status.failed)} if status.failed else {}
+            progress.update(1, busy=min(1.0, busy), last=names[run.url], **failed)
     return [outcomes.get(run.url, run) for run in runs], status
+
+
+def told_apart(runs: Sequence[CellRun]) -> dict[str, str]:
+    """URL of each run -> its cell's name, with as much of its place as tells those of several datasets apart."""
+    folders = [run.url.split("/")[:-1] for run in runs]
+    shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
+    names = ("/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs)
+    return dict(zip((run.url for run in runs), names, strict=True))
 
 
 def _finished(
     waiting: Sequence[CellRun],
+    names: Mapping[str, str],
     settings: StudySettings,
     task: Callable[[dict[str, Any]], dict[str, Any]],
     status: StudyStatus,
@@ -244,7 +255,7 @@ def _finished(
             while coming and len(running) < slots and not requested():
                 run = coming.pop()
                 running[remote.remote({**run.spec, "stop": stop})] = (run, time.monotonic())
-            status.give([run.cell.name for run, _ in running.values()], slots)
+            status.give([names[run.url] for run, _ in running.values()], slots)
             progress.update(0, running=len(running))
             ready, _ = ray.wait(list(running), timeout=POLL)
             for reference in ready:
