@@ -1,6 +1,7 @@
 """The datasets of `icons`: drawings by designers that no pretraining saw, as images, in three splits of shards.
 
-The designers of test images are not those of training and validation images either.
+As in the literature's datasets, the splits are alike: a designer's drawings are in all of them. But what one designer
+drew for a class is in one split, so none shows a variant of another one's drawing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import hashlib
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,12 @@ from .real import image
 
 TEMPLATE = "a photo of a {}."
 PER_SET = 3
-TRAIN, VALIDATION = 20, 1 / 3
+MOST_TRAINING = 20
+"""Images of a class."""
+TRAINING_ALONE = {"noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat"}
+"""Emoji of firms of which other people drew interface icons for pretraining."""
+SHARES = {"test": 1 / 2, "val": 1 / 6}
+"""Of the images of a class; the others are for training."""
 TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
@@ -33,15 +39,11 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     """Choose, render and split the images of each dataset; write them as shards in which each names its source."""
     counts: Counter[str] = Counter()
     drawings = _drawings(package, masks, counts)
-    tested = held_out_sets(Counter(drawing.family for members in drawings.values() for drawing in members))
     for name, classnames in CONCEPTS["datasets"].items():
         splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
         for label, one in enumerate(classnames):
-            learned = [drawing for drawing in drawings[one] if drawing.family not in tested]
-            train = min(TRAIN, len(learned) - round(VALIDATION * len(learned)))
-            splits["train"] += [(label, drawing) for drawing in learned[:train]]
-            splits["val"] += [(label, drawing) for drawing in learned[train:]]
-            splits["test"] += [(label, drawing) for drawing in drawings[one] if drawing.family in tested]
+            for split, members in deal(drawings[one]).items():
+                splits[split] += [(label, drawing) for drawing in members]
         for split, members in splits.items():
             # Shards mix the classes, so that any part of a split shows all of them.
             members.sort(key=lambda member: member[1].order)
@@ -54,21 +56,30 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def held_out_sets(count: Mapping[str, int]) -> set[str]:
-    """The sets of the designers whose drawings are tested: half of all drawings, in the order of a hash.
+def deal(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
+    """Split the drawings of a class, designer by designer in the order of a hash; no split is empty.
 
     Args:
-        count: drawings of each set.
+        drawings: of one class.
     """
-    sets: dict[str, list[str]] = defaultdict(list)
-    for family in count:
-        sets[SETS[family]["author"]].append(family)
-    tested, room = set[str](), sum(count.values()) / 2
-    for author in sorted(sets, key=lambda author: hashlib.sha256(f"test:{author}".encode()).digest()):
-        if (size := sum(count[family] for family in sets[author])) <= room:
-            tested.update(sets[author])
-            room -= size
-    return tested
+    by_designer: dict[str, list[Drawing]] = defaultdict(list)
+    for drawing in drawings:
+        by_designer[SETS[drawing.family]["author"]].append(drawing)
+    splits: dict[str, list[Drawing]] = {"test": [], "val": [], "train": []}
+    for author in sorted(by_designer, key=lambda author: _hash(f"{drawings[0].concept}:{author}")):
+        theirs = by_designer[author]
+        room = [
+            split
+            for split, share in SHARES.items()
+            if not splits[split] or len(splits[split]) + len(theirs) <= share * len(drawings)
+        ]
+        splits["train" if not room or theirs[0].family in TRAINING_ALONE else room[0]] += theirs
+    splits["train"] = sorted(splits["train"], key=lambda drawing: drawing.order)[:MOST_TRAINING]
+    return splits
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:

@@ -14,6 +14,7 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import suite_of
 from syncclip.embedded import FOLDER
 from syncclip.shards.reader import ShardSet
+from tests.embedded.test_families import designer
 
 NAMES = {family: facts["name"] for family, facts in SETS.items()}
 SUITE = suite_of(DatasetSettings(name="icons"))
@@ -63,11 +64,16 @@ def test_no_image_comes_from_a_pretraining_set(splits: Splits) -> None:
     assert not used & set(FAMILIES["pretraining"])
 
 
-def test_designers_of_test_images_drew_no_other_image(splits: Splits) -> None:
-    authors = {split: {SETS[one.family]["author"] for one in part} for split, part in splits.items()}
-    pretraining = {facts["author"] for facts in FAMILIES["pretraining"].values()}
+def test_designers_of_test_and_validation_images_drew_nothing_for_pretraining(splits: Splits) -> None:
+    authors = {designer(SETS[one.family]["author"]) for split in ("test", "val") for one in splits[split]}
 
-    assert not authors["test"] & (authors["train"] | authors["val"] | pretraining)
+    assert not authors & {designer(facts["author"]) for facts in FAMILIES["pretraining"].values()}
+
+
+def test_what_a_designer_drew_for_a_class_is_in_one_split(splits: Splits) -> None:
+    drawn = {split: {(one.classname, SETS[one.family]["author"]) for one in part} for split, part in splits.items()}
+
+    assert not drawn["test"] & (drawn["train"] | drawn["val"]) and not drawn["train"] & drawn["val"]
 
 
 def test_an_image_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.embedded.dataset import SETS, held_out_sets
+from scripts.embedded.dataset import TRAINING_ALONE
 from scripts.embedded.drawings import FAMILIES, LICENCES, read_family
 from syncclip.embedded import FOLDER
 
@@ -35,11 +35,6 @@ SHARED_ARTWORK = {
 
 HANDS = {"Steve Schoger": "Refactoring UI"}
 """Designers who published a set in their own name and drew another for their firm."""
-FIRMS_WITH_SEVERAL_STUDIOS = {
-    "Google": {"noto", "noto-v1"},
-    "Microsoft": {"fluent-emoji", "fluent-emoji-flat"},
-}
-"""Emoji of firms whose interface icons are in pretraining: other people drew them, in another style."""
 
 
 def designer(author: str) -> str:
@@ -58,17 +53,16 @@ def test_the_same_drawings_under_several_names_stay_on_one_side(group: str) -> N
     assert len(sides) <= 1
 
 
-def test_no_designer_of_the_dataset_is_in_pretraining() -> None:
+def test_designers_on_both_sides_are_two_firms_whose_emoji_are_for_training_alone() -> None:
     learnt = {designer(facts["author"]) for facts in FAMILIES["pretraining"].values()}
     both = {
-        family: facts["author"]
+        family: designer(facts["author"])
         for part in PARTS[1:]
         for family, facts in FAMILIES[part].items()
         if designer(facts["author"]) in learnt
-        and family not in FIRMS_WITH_SEVERAL_STUDIOS.get(designer(facts["author"]), set())
     }
 
-    assert both == {}
+    assert set(both) == TRAINING_ALONE and set(both.values()) == {"Google", "Microsoft"}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -91,17 +85,3 @@ def test_the_notice_has_a_line_for_every_set(part: str) -> None:
     ]
 
     assert missing == []
-
-
-def test_the_held_out_sets_are_those_of_half_of_the_drawings_and_no_designer_is_on_both_sides() -> None:
-    count = {family: 10 + place for place, family in enumerate(SETS)}
-    tested = held_out_sets(count)
-    share = sum(count[family] for family in tested) / sum(count.values())
-    assert 0.4 < share <= 0.5
-    designers = [{designer(SETS[family]["author"]) for family in side} for side in (tested, set(SETS) - tested)]
-    assert not designers[0] & designers[1]
-
-
-def test_which_sets_are_tested_does_not_depend_on_their_order() -> None:
-    count = dict.fromkeys(SETS, 10)
-    assert held_out_sets(count) == held_out_sets(dict(reversed(count.items())))
