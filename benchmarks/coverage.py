@@ -28,6 +28,7 @@ class World:
 
     Attributes:
         classes: of each half of each dataset.
+        novel: of the novel half, where it has another number.
         images: of a class on average.
         seeds: runs of each arm.
         class_spread, dataset_spread: standard deviation of the gain over the classes of a dataset, and over datasets.
@@ -36,6 +37,7 @@ class World:
 
     datasets: int = 6
     classes: int = 7
+    novel: int | None = None
     images: int = 22
     seeds: int = 10
     class_spread: float = 0.15
@@ -48,7 +50,7 @@ def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers]
     first: list[Answers] = []
     second: list[Answers] = []
     for _ in range(world.datasets):
-        count = 2 * world.classes
+        count = world.classes + (world.novel or world.classes)
         label = np.repeat(np.arange(count), 3 + generator.poisson(world.images - 3, count))
         gain = GAIN + generator.normal(0, world.dataset_spread) + generator.normal(0, world.class_spread, count)
         ease, hardness = generator.normal(0.5, 0.1, count), generator.random(len(label))
@@ -74,11 +76,13 @@ def coverage(world: World, unit: Unit, trials: int, draws: int = 400, level: flo
 
 WORLDS = {
     "six datasets of 14 classes, 10 seeds": World(),
-    "the same, 2 seeds": World(seeds=2),
-    "the same, datasets differ, too": World(dataset_spread=0.05),
+    "six datasets of 14 classes, 2 seeds": World(seeds=2),
+    "six datasets that differ, too, 10 seeds": World(dataset_spread=0.05),
+    "two datasets that differ, too, 5 seeds": World(datasets=2, seeds=5, dataset_spread=0.05),
     "one dataset of 88 classes, 5 seeds": World(datasets=1, classes=44, images=18, seeds=5),
     "one dataset of 14 classes, 5 seeds": World(datasets=1, seeds=5),
-    "classes alike": World(class_spread=0.0),
+    "one dataset of 12 base and 3 novel classes, 5 seeds": World(datasets=1, classes=12, novel=3, seeds=5),
+    "six datasets, classes alike, 10 seeds": World(class_spread=0.0),
 }
 
 
@@ -101,4 +105,4 @@ def main(trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 600)

@@ -47,7 +47,7 @@ def recompute(folder: Folder) -> None:
         text.show(text.table(table.title, table.headings, table.rows))
     for sentence in found.differ[:MOST_TOLD]:
         text.show(f"{folder}: {sentence}")
-    same = "all as in its files" if not found.differ else f"{len(found.differ):,} are others in its files"
-    text.show(f"{folder}: {counted(found.numbers, 'number')} computed again, {same}")
+    same = "all as in its files" if not found.differ else f"{len(found.differ):,} differ from its files"
+    text.show(f"{folder}: {counted(found.numbers, 'number')} recomputed, {same}")
     if found.differ:
         raise typer.Exit(1)

@@ -33,9 +33,9 @@ OpenworldAUC."""
 def harmonic_mean(
     first: npt.NDArray[np.float64] | float, second: npt.NDArray[np.float64] | float
 ) -> npt.NDArray[np.float64]:
-    """2ab / (a + b) element by element, 0 where both are 0."""
+    """2ab / (a + b) element by element, 0 where both are 0, NaN where one is."""
     total = np.asarray(first, dtype=np.float64) + second
-    return np.divide(2 * np.asarray(first) * second, total, out=np.zeros_like(total), where=total > 0)
+    return np.divide(2 * np.asarray(first) * second, total, out=np.asarray(0 * total), where=total > 0)
 
 
 def openworld_auc(

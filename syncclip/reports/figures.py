@@ -121,11 +121,11 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
         gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
         said = f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
     elif curve.verdict != "falls":
-        said = "too few amounts for a curve."
-    elif not curve.law:
+        said = f"{curve.verdict} for a curve."
+    elif wanted is None:
         gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
         said = f"rises ({gain} points per doubling, {level} interval {low} to {high})."
-    elif wanted is None or not math.isfinite(wanted.estimate):
+    elif not math.isfinite(wanted.estimate):
         said = "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
     else:
         sure = ""

@@ -12,11 +12,11 @@ from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Answers, Drawn, Series, Unit, arm_metrics, difference, make_draws
-from syncclip.studies.fit import MIN_AMOUNTS, fit_curve, held_out
+from syncclip.studies.bootstrap import Answers, Drawn, Unit, arm_metrics, difference, make_draws
+from syncclip.studies.fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.studies.grid import Cell
-from syncclip.studies.outputs import Comparison, Fits
-from syncclip.studies.worth import Exchange, exchange
+from syncclip.studies.outputs import Comparison, Fits, Worth
+from syncclip.studies.worth import Exchange, exchange, marginal
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
@@ -176,6 +176,37 @@ def fits(
     return Fits(settings.level, settings.draws, split, curves, models, seen)
 
 
+def worth(
+    evidence: Evidence,
+    found: Mapping[str, Mapping[str, Series]],
+    settings: StudySettings,
+    shots: int,
+    images_per_hour: float | None,
+    classes: int,
+) -> Worth:
+    """What the focus arm's images are worth: in points per hour of generation, where the speed is known, and in real
+    images, where arms with several numbers of shots show it.
+
+    Args:
+        found: as `series` returns them.
+        shots: of the arms that override nothing.
+        images_per_hour: of one generator.
+        classes: that share the hour's images.
+    """
+    focus = found.get(settings.focus_arm.name, {}) if images_per_hour else {}
+    return Worth(
+        arm=settings.focus_arm.name,
+        level=settings.level,
+        images_per_hour=images_per_hour,
+        marginal={
+            metric: marginal(one, images_per_hour or 0.0, classes, settings.level)
+            for metric, one in focus.items()
+            if len(one.amounts) >= MIN_AMOUNTS
+        },
+        exchange=exchanges(evidence, settings, shots),
+    )
+
+
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
     """What the focus arm's synthetic images are worth in real ones, for every metric.
 
@@ -200,7 +231,7 @@ def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Arm]:
     """Shots, ascending -> the arm that learned from so many real images alone, of the method with most such arms."""
     methods: dict[str, dict[int, Arm]] = {}
     for arm in evidence.arms:
-        if arm.trained and not arm.synthetic and evidence.points(arm):
+        if arm.trained and arm.data == "real" and evidence.points(arm):
             methods.setdefault(arm.method, {}).setdefault(int(arm.overrides.get(SHOTS, shots)), arm)
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 

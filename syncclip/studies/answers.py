@@ -125,15 +125,22 @@ def recompute(url: str) -> Recomputed:
         {"arm": arm, "images_per_class": amount, "seed": seed, **_scores(answers)}
         for (arm, amount, seed), answers in evidence.cells.items()
     ]
-    table = pd.DataFrame(rows)
     keys = ["arm", "images_per_class", "seed"]
+    table = pd.DataFrame(rows, columns=[*keys, *METRICS])
     stored = storage.read_table(storage.join(url, outputs.TABLE), [*keys, *METRICS], "run the study again").to_pandas()
     pairs = analysis.comparisons(evidence, recipe.study)
     fit = outputs.read_json(storage.join(url, outputs.FIT))
     seen = fit.get("seen")
     if not isinstance(seen, dict) or not all(isinstance(share, float | int) for share in seen.values()):
         raise UserError(f"{url}: {outputs.FIT} tells no shares that were seen; run the study again")
-    curves = analysis.fits(analysis.series(evidence, recipe.study), recipe.study, recipe.evaluation.split, seen)
+    series = analysis.series(evidence, recipe.study)
+    curves = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
+    stored_worth = outputs.read_json(storage.join(url, outputs.WORTH))
+    classes = len(outputs.read_json(storage.join(url, outputs.STATE)).get("classnames", ()))
+    speed = stored_worth.get("images_per_hour")
+    if not isinstance(speed, float | int | None):
+        raise UserError(f"{url}: {outputs.WORTH} tells no speed of generation; run the study again")
+    worth = analysis.worth(evidence, series, recipe.study, recipe.dataset.shots, speed, classes)
     found = {
         outputs.TABLE: ([*_by_cell(table, keys)], [*_by_cell(stored, keys)]),
         outputs.COMPARISONS: (
@@ -141,13 +148,14 @@ def recompute(url: str) -> Recomputed:
             outputs.read_list(storage.join(url, outputs.COMPARISONS)),
         ),
         outputs.FIT: (outputs.plain(curves), fit),
+        outputs.WORTH: (outputs.plain(worth), stored_worth),
     }
     numbers, differ = 0, list[str]()
     for name, (ours, theirs) in found.items():
         for place, one, other in _numbers(ours, theirs, name):
             numbers += 1
             if not _same(one, other):
-                differ.append(f"{place} is {other}, and computed again {one}")
+                differ.append(f"{place} is {other}; recomputed it is {one}")
     groups = table.groupby(["arm", "images_per_class"], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
     return Recomputed(means, pairs, differ, numbers)
@@ -166,8 +174,8 @@ def _by_cell(table: pd.DataFrame, keys: list[str]) -> Iterator[list[float]]:
 def _numbers(ours: Any, theirs: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
     """(place, ours, theirs) of all numbers of two documents; of parts that one lacks, once."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in ours:
-            yield from _numbers(ours[key], theirs.get(key), f"{place}: {key}")
+        for key in {**ours, **theirs}:
+            yield from _numbers(ours.get(key), theirs.get(key), f"{place}: {key}")
     elif isinstance(ours, list | tuple) and isinstance(theirs, list) and len(ours) == len(theirs):
         for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
             yield from _numbers(one, other, f"{place}[{number}]")

@@ -24,6 +24,8 @@ Unit = Literal["images", "classes", "datasets"]
 """What of the test data is drawn again, beside the seeds."""
 HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
 """Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
+ONE_HALF = {"base": 0, "open_base": 0, "novel": 1, "open_novel": 1}
+"""Metrics that only the base classes' images decide (0), or the novel ones' (1); all others rest on both."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,31 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Half:
+    """What of one half of every dataset, base or novel, is taken in each draw.
+
+    Attributes:
+        images: for each dataset (R, P), how often each image is taken; those of the other half once.
+        widen: (R,) by how much the deviation of a draw is too small; NaN where no spread can be known.
+    """
+
+    images: Sequence[npt.NDArray[np.uint16]]
+    widen: Floats
+
+
+@dataclass(frozen=True)
 class Draws:
     """Weights of seeds, and what of the test data is taken, in each draw.
 
     Attributes:
         seeds: (R, S) weights of the seeds, each row's sum is 1.
-        images: for each dataset (R, P), how often each image is taken; empty where datasets are drawn.
-        datasets: (R, D) weights of the datasets, each row's sum is 1; None where they are fixed.
-        widen: (R,) by how much the deviation of a draw is too small.
+        halves: base and novel; none where datasets are drawn.
+        datasets: (R, D) weights of the datasets, each row's sum is 1, NaN of a single one; None where they are fixed.
     """
 
     seeds: Floats
-    images: Sequence[npt.NDArray[np.uint16]]
-    datasets: Floats | None
-    widen: Floats
+    halves: Sequence[Half] = ()
+    datasets: Floats | None = None
 
 
 def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
@@ -101,34 +114,37 @@ def make_draws(
 
     Images and classes are drawn within each half of each dataset, whose sizes are not random. A class brings all of
     its images. Few classes, as few seeds, would give too little spread and the tails of a normal distribution:
-    `Draws.widen` has what is missing to the unbiased variance, and Student's tails.
+    `Half.widen` has what is missing to the unbiased variance, and Student's tails.
 
     Args:
         seeds: S.
         tested: any run's answers on each of D datasets.
         draws: R.
         generator: source of randomness.
-        unit: what is drawn; without two classes in any half, or two datasets, the intervals over them are NaN.
+        unit: what is drawn; where no dataset has two classes of a half, or there is one dataset alone, the intervals
+            over them are NaN.
     """
-    weights, widen = seed_weights(seeds, draws, generator), np.ones(draws)
+    weights = seed_weights(seeds, draws, generator)
     if unit == "datasets":
         few = len(tested) < 2
-        return Draws(weights, (), seed_weights(len(tested), draws, generator), np.full(draws, np.nan) if few else widen)
-    images, units, halves = [], 0, 0
+        return Draws(weights, (), seed_weights(len(tested), draws, generator) * (np.nan if few else 1))
+    return Draws(weights, [_half(tested, novel, draws, generator, unit) for novel in (False, True)])
+
+
+def _half(tested: Sequence[Answers], novel: bool, draws: int, generator: np.random.Generator, unit: Unit) -> Half:
+    images, sizes = [], []
     for one in tested:
-        groups = np.arange(len(one.label)) if unit == "images" else one.label
-        counts = np.zeros((draws, len(one.label)), dtype=np.uint16)
-        for half in (~one.novel, one.novel):
-            if half.any():
-                _, place = np.unique(groups[half], return_inverse=True)
-                size = int(place.max()) + 1
-                counts[:, half] = generator.multinomial(size, np.full(size, 1 / size), size=draws)[:, place]
-                units, halves = units + size, halves + 1
+        counts = np.ones((draws, len(one.label)), dtype=np.uint16)
+        half = one.novel == novel
+        if half.any():
+            _, place = np.unique(np.flatnonzero(half) if unit == "images" else one.label[half], return_inverse=True)
+            sizes.append(int(place.max()) + 1)
+            counts[:, half] = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=draws)[:, place]
         images.append(counts)
+    widen, freedom = np.ones(draws), sum(sizes) - len(sizes)
     if unit == "classes":
-        freedom = units - halves
-        widen = np.sqrt(units / generator.chisquare(freedom, size=draws)) if freedom else np.full(draws, np.nan)
-    return Draws(weights, images, None, widen)
+        widen = np.sqrt(sum(sizes) / generator.chisquare(freedom, size=draws)) if freedom else np.full(draws, np.nan)
+    return Half(images, widen)
 
 
 def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
@@ -181,20 +197,32 @@ def _parts(counts: npt.NDArray[np.uint16]) -> list[Floats]:
     return [counts[start : start + DRAWS_AT_ONCE].astype(np.float64) for start in starts]
 
 
-def mean_metrics(datasets: Sequence[Mapping[str, Floats]], weights: Floats | None = None) -> dict[str, Floats]:
+def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
     """The mean of every metric over datasets; of harmonic means, the harmonic mean of the means.
 
     Args:
         datasets: of each, what `run_metrics` returns.
-        weights: (R, D) in each draw; None: all the same.
     """
-    shares = np.full((1, len(datasets)), 1 / len(datasets)) if weights is None else weights
     plain = [name for name in METRICS if name not in HARMONIC]
+    return _with_harmonic({name: np.mean([one[name] for one in datasets], axis=0) for name in plain})
+
+
+def _weighted(
+    datasets: Sequence[Mapping[str, Floats]], means: Mapping[str, Floats], weights: Floats
+) -> dict[str, Floats]:
+    """The metrics under drawn weights of the datasets: (R, S).
+
+    Of few datasets weights are often negative, and the harmonic mean of what they give is no mean of anything: it goes
+    along its tangent at the means.
+    """
     found = {
-        name: np.asarray(sum(shares[:, place, None] * one[name] for place, one in enumerate(datasets)))
-        for name in plain
+        name: weights @ np.concatenate([one[name] for one in datasets]) for name in METRICS if name not in HARMONIC
     }
-    return _with_harmonic(found)
+    for name, (first, second) in HARMONIC.items():
+        base, novel = means[first], means[second]
+        rise = novel**2 * (found[first] - base) + base**2 * (found[second] - novel)
+        found[name] = means[name] + np.divide(2 * rise, (base + novel) ** 2, out=0 * rise, where=base + novel > 0)
+    return found
 
 
 Drawn = Mapping[str, tuple[Floats, Floats]]
@@ -213,16 +241,23 @@ def arm_metrics(answers: Sequence[Answers], draws: Draws) -> Drawn:
     """
     each = [run_metrics(one) for one in answers]
     runs = mean_metrics(each)
+    halves = [
+        (mean_metrics([run_metrics(one, counts) for one, counts in zip(answers, half.images, strict=True)]), half.widen)
+        for half in draws.halves
+    ]
     if draws.datasets is not None:
-        drawn = mean_metrics(each, draws.datasets)
-    else:
-        drawn = mean_metrics([run_metrics(one, counts) for one, counts in zip(answers, draws.images, strict=True)])
+        drawn = _weighted(each, runs, draws.datasets)
     found = {}
     for name in METRICS:
         of_seeds = runs[name][0]
-        values = of_seeds.mean() + draws.widen * (drawn[name].mean(axis=1) - of_seeds.mean())
+        values = np.full(len(draws.seeds), of_seeds.mean())
         if len(of_seeds) > 1:
             values = values + (draws.seeds - 1 / len(of_seeds)) @ of_seeds
+        if draws.datasets is not None:
+            values = values + drawn[name].mean(axis=1) - of_seeds.mean()
+        for number, (taken, widen) in enumerate(halves):
+            if ONE_HALF.get(name, number) == number:
+                values = values + widen * (taken[name].mean(axis=1) - of_seeds.mean())
         found[name] = of_seeds, values
     return found
 
@@ -254,23 +289,3 @@ def difference(ours: Drawn, theirs: Drawn, level: float = 0.95) -> Mapping[str, 
         name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], level)
         for name in METRICS
     }
-
-
-@dataclass(frozen=True)
-class Series:
-    """The errors of one arm and metric over its amounts, in points (100 - accuracy).
-
-    Attributes:
-        amounts: (A,) images per class, ascending.
-        errors: (S, A) of each seed.
-        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every arm.
-    """
-
-    amounts: Sequence[int]
-    errors: Floats
-    draws: Floats
-
-    @property
-    def means(self) -> Floats:
-        """(A,) over seeds."""
-        return np.asarray(self.errors.mean(axis=0))

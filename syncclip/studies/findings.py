@@ -14,12 +14,9 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, answers, outputs, summary
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.bootstrap import Series
 from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
-from syncclip.studies.fit import MIN_AMOUNTS
 from syncclip.studies.status import StudyStatus
-from syncclip.studies.worth import marginal
 from syncclip.synthesis.plan import read_plan
 from syncclip.synthesis.summary import summarise
 
@@ -38,11 +35,11 @@ class SyntheticSet:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study's files stand on: the table of its cells, the comparisons, and the cells' answers."""
+    """What a study's files stand on: the table of its cells, the cells' answers, and the comparisons."""
 
     table: pd.DataFrame
-    pairs: Sequence[outputs.Comparison]
     evidence: Evidence
+    pairs: Sequence[outputs.Comparison] = ()
 
 
 def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
@@ -111,28 +108,54 @@ def write(
         synthetic: the set, None where no arm learns from one.
         work: what running the cells took this time.
     """
-    settings, split = recipe.study, recipe.evaluation.split
-    table = cell_table(runs, split)
+    table = cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table)
     finished = [(run.cell, run.url) for run in runs if run.status == "done"]
-    evidence = analysis.gather(finished, settings.arms, len(load_dataset(recipe.dataset).base))
-    found = analysis.series(evidence, settings)
-    fits = analysis.fits(found, settings, split, shares_seen(runs))
-    outputs.write_json(storage.join(url, outputs.FIT), fits)
-    answers.write(evidence, url)
-    pairs = analysis.comparisons(evidence, settings)
-    outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
+    dataset = load_dataset(recipe.dataset)
+    evidence = analysis.gather(finished, recipe.study.arms, len(dataset.base))
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic)
     before = outputs.read_cost(url).synthesis
     cost = outputs.Cost(_synthesis_cost(synthetic, before), training_cost(url, runs, work))
-    outputs.write_json(storage.join(url, outputs.COST), cost)
-    classes, focus = len(load_dataset(recipe.dataset).classnames), found.get(settings.focus_arm.name, {})
-    worth = worth_of(recipe, evidence, focus, cost.synthesis, classes)
-    outputs.write_json(storage.join(url, outputs.WORTH), worth)
-    text = summary.markdown(recipe, table, fits.curves, pairs)
+    return write_conclusions(recipe, url, Findings(table, evidence), shares_seen(runs), cost, len(dataset.classnames))
+
+
+def write_conclusions(
+    recipe: Recipe,
+    url: str,
+    found: Findings,
+    seen: Mapping[str, float],
+    cost: outputs.Cost,
+    classes: int,
+    datasets: Mapping[str, pd.DataFrame] | None = None,
+) -> Findings:
+    """Write the answers and what follows from them: curves, comparisons, worth and tables; and the cost.
+
+    Args:
+        found: without comparisons.
+        seen: see `shares_seen`.
+        classes: of the dataset, or of all of a suite's.
+        datasets: of a suite the table of each dataset.
+
+    Returns:
+        The findings with their comparisons.
+    """
+    settings, evidence = recipe.study, found.evidence
+    series, pairs = analysis.series(evidence, settings), analysis.comparisons(evidence, settings)
+    fits = analysis.fits(series, settings, recipe.evaluation.split, seen)
+    speed = cost.synthesis.images_per_second if cost.synthesis else None
+    worth = analysis.worth(evidence, series, settings, recipe.dataset.shots, 3600 * speed if speed else None, classes)
+    for name, value in {
+        outputs.FIT: fits,
+        outputs.COMPARISONS: pairs,
+        outputs.COST: cost,
+        outputs.WORTH: worth,
+    }.items():
+        outputs.write_json(storage.join(url, name), value)
+    answers.write(evidence, url)
+    text = summary.markdown(recipe, found.table, fits.curves, pairs, datasets)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
-    return Findings(table, pairs, evidence)
+    return Findings(found.table, evidence, pairs)
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
@@ -143,30 +166,6 @@ def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
             of_arm = shares.setdefault(run.cell.arm.name, {})
             of_arm.setdefault(run.cell.images_per_class, []).append(run.results["seen"])
     return {arm: fmean(of_arm[max(of_arm)]) for arm, of_arm in shares.items()}
-
-
-def worth_of(
-    recipe: Recipe,
-    evidence: analysis.Evidence,
-    focus: Mapping[str, Series],
-    synthesis: outputs.SynthesisCost | None,
-    classes: int,
-) -> outputs.Worth:
-    """What the focus arm's images are worth: in points per hour of generation, where the speed is known, and in
-    real images, where arms with several numbers of shots show it."""
-    settings = recipe.study
-    an_hour = 3600 * (synthesis.images_per_second or 0.0) if synthesis else 0.0
-    return outputs.Worth(
-        arm=settings.focus_arm.name,
-        level=settings.level,
-        images_per_hour=an_hour or None,
-        marginal={
-            metric: marginal(one, an_hour, classes, settings.level)
-            for metric, one in focus.items()
-            if an_hour and len(one.amounts) >= MIN_AMOUNTS
-        },
-        exchange=analysis.exchanges(evidence, settings, recipe.dataset.shots),
-    )
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet) -> None:

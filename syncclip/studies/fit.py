@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from syncclip.evaluation.metrics import Number
-from syncclip.studies.bootstrap import Floats, Interval, Series, interval
+from syncclip.studies.bootstrap import Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`. Outside them the curve is indistinguishable from a constant or from a single step over any affordable
@@ -26,7 +26,27 @@ MIN_AMOUNTS, MIN_SEEDS = 4, 2
 ENOUGH_SEEN = 0.95
 """Share of the synthetic images that the trainings at the largest amount must have shown for a forecast beyond it."""
 
-Verdict = Literal["falls", "flat", "rises", "too few amounts"]
+Verdict = Literal["falls", "flat", "rises", "too few amounts", "too few classes"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """The errors of one arm and metric over its amounts, in points (100 - accuracy).
+
+    Attributes:
+        amounts: (A,) images per class, ascending.
+        errors: (S, A) of each seed.
+        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every arm.
+    """
+
+    amounts: Sequence[int]
+    errors: Floats
+    draws: Floats
+
+    @property
+    def means(self) -> Floats:
+        """(A,) over seeds."""
+        return np.asarray(self.errors.mean(axis=0))
 
 
 @dataclass(frozen=True)
@@ -112,8 +132,9 @@ class Curve:
         law: the parameters with their intervals; None where the error doesn't fall, or where `reason` says why not.
         line: the fitted curve over the measured range, for the figure.
         forecast: the curve at larger amounts; empty where `reason` says why.
-        plus_one: amount per class for one point less error than at the largest measured amount; infinite if never.
-        reachable: share of the draws in which that amount is finite.
+        plus_one: amount per class for one point less error than at the largest measured amount; infinite if never,
+            None where `reason` says why nothing is forecast.
+        reachable: share of the draws in which that amount is finite; None as above.
     """
 
     amounts: list[int]
@@ -143,8 +164,11 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
     means, errors, draws = series.means, series.errors, series.draws
     spread = errors.std(axis=0, ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else np.full(len(n), np.nan)
     known = {"amounts": list(series.amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
+    unknown = Interval(np.nan, np.nan, np.nan)
     if len(n) < 2:
-        return Curve(**known, verdict="too few amounts", slope=Interval(np.nan, np.nan, np.nan))
+        return Curve(**known, verdict="too few amounts", slope=unknown)
+    if np.isnan(draws).any():
+        return Curve(**known, verdict="too few classes", slope=unknown)
     steps = np.log2(1 + n) - np.log2(1 + n).mean()
     steps /= steps @ steps
     slope = interval(means @ steps, draws @ steps, level)
@@ -152,11 +176,12 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
     if verdict != "falls":
         return Curve(**known, verdict=verdict, slope=slope)
     if len(n) < MIN_AMOUNTS or len(errors) < MIN_SEEDS:
-        few = f"{len(n)} amounts, {MIN_AMOUNTS} are" if len(n) < MIN_AMOUNTS else f"{len(errors)} seed, {MIN_SEEDS} are"
-        return Curve(**known, verdict=verdict, slope=slope, reason=f"it has {few} needed for a law")
+        few = (len(n), "amounts", MIN_AMOUNTS) if len(n) < MIN_AMOUNTS else (len(errors), "seed", MIN_SEEDS)
+        reason = "{} {}, and a law needs {}".format(*few)
+        return Curve(**known, verdict=verdict, slope=slope, reason=reason)
     law, drawn = fit_power_law(n, means), fit_power_law(n, draws)
     if name := law.at_bound:
-        return Curve(**known, verdict=verdict, slope=slope, reason=f"the best {name} is the bound of what is tried")
+        return Curve(**known, verdict=verdict, slope=slope, reason=f"its best {name} is on the bound of the search")
     return Curve(**known, verdict=verdict, slope=slope, **_of_law(n, means, law, drawn, level, forecast, seen))
 
 
@@ -176,23 +201,24 @@ def _of_law(
         return tuple(Point(float(x), interval(estimates[i], values[:, i], level)) for i, x in enumerate(at))
 
     largest = n.max()
-    target = law([largest])[0] - 1, drawn([largest])[:, 0] - 1
-    needed = drawn.amount_for(target[1])
-    unseen = seen is not None and seen < ENOUGH_SEEN
-    reason = ""
-    if seen is not None and unseen:
+    measured = {
+        "law": {name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
+        "rmse": float(np.sqrt(np.mean((law(n) - means) ** 2))),
+        "line": points(np.geomspace(1 + n.min(), 1 + largest, 33) - 1),
+    }
+    if seen is not None and seen < ENOUGH_SEEN:
         reason = (
             f"only {100 * seen:.0f} % of the images were ever shown at {largest:.0f} per class, so more would change "
             "little: no forecast; let the steps grow with training.epochs_over"
         )
+        return {**measured, "reason": reason}
+    target = law([largest])[0] - 1, drawn([largest])[:, 0] - 1
+    needed = drawn.amount_for(target[1])
     return {
-        "law": {name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
-        "rmse": float(np.sqrt(np.mean((law(n) - means) ** 2))),
-        "line": points(np.geomspace(1 + n.min(), 1 + largest, 33) - 1),
-        "forecast": () if unseen else points(np.asarray(forecast, dtype=np.float64)),
+        **measured,
+        "forecast": points(np.asarray(forecast, dtype=np.float64)),
         "plus_one": interval(float(law.amount_for(np.asarray(target[0]))), needed, level),
         "reachable": float(np.isfinite(needed).mean()),
-        "reason": reason,
     }
 
 

@@ -12,7 +12,7 @@ features.parquet
 answers.parquet
     One row for each finished cell and test image: dataset (0 for the first), arm, images_per_class, seed, label, novel,
     half and open (whether the prediction was right), order (of the images by how much each looks like a base class).
-    `syncclip recompute` computes all of the above again from it.
+    From it `syncclip recompute` computes study.parquet's accuracies, fit.json, worth.json and comparisons.json again.
 progress.json
     How far the study is, for `--status`; see `status.StudyStatus`.
 recipe.yaml

@@ -11,7 +11,7 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import harmonic_mean
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import analysis, answers, findings, outputs, summary
+from syncclip.studies import analysis, findings, outputs
 from syncclip.studies.bootstrap import HARMONIC
 from syncclip.studies.cells import CellRun
 from syncclip.studies.findings import Findings, SyntheticSet
@@ -51,30 +51,20 @@ def write(
         With the table of mean cells.
     """
     write_state(recipe, url, parts)
-    settings, runs = recipe.study, [run for part in parts.values() for run in part.runs]
+    runs = [run for part in parts.values() for run in part.runs]
     tables = {name: one.table for name, one in found.items()}
     every = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
     table = mean_cells(every, len(parts))
     storage.write_table(storage.join(url, outputs.DATASETS), every)
     storage.write_table(storage.join(url, outputs.TABLE), table)
-    evidence = analysis.joined([one.evidence for one in found.values()], settings.arms)
-    curves = analysis.series(evidence, settings)
-    fits = analysis.fits(curves, settings, recipe.evaluation.split, findings.shares_seen(runs))
-    outputs.write_json(storage.join(url, outputs.FIT), fits)
-    answers.write(evidence, url)
-    pairs = analysis.comparisons(evidence, settings)
-    outputs.write_json(storage.join(url, outputs.COMPARISONS), pairs)
+    evidence = analysis.joined([one.evidence for one in found.values()], recipe.study.arms)
     synthesis = outputs.added_synthesis([outputs.read_cost(part.url).synthesis for part in parts.values()])
     cost = outputs.Cost(synthesis, findings.training_cost(url, runs, work))
-    outputs.write_json(storage.join(url, outputs.COST), cost)
     classes = sum(len(load_dataset(part.recipe.dataset).classnames) for part in parts.values())
-    focus = curves.get(settings.focus_arm.name, {})
-    worth = findings.worth_of(recipe, evidence, focus, synthesis, classes)
-    outputs.write_json(storage.join(url, outputs.WORTH), worth)
-    text = summary.markdown(recipe, table, fits.curves, pairs, tables)
-    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
+    mine = Findings(table, evidence)
+    mine = findings.write_conclusions(recipe, url, mine, findings.shares_seen(runs), cost, classes, tables)
     storage.require(url, (*outputs.ALWAYS, outputs.DATASETS))
-    return Findings(table, pairs, evidence)
+    return mine
 
 
 def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:
@@ -92,7 +82,7 @@ def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:
         focus=recipe.study.focus_arm.name,
         arms=[outputs.ArmState(arm.name, arm.method, arm.data) for arm in recipe.study.arms],
         images_per_class=first.recipe.study.amounts,
-        dropped=[],
+        dropped=list(first.dropped),
         seeds=recipe.study.seeds,
         cells=[_cell_state(run.cell.name, parts) for run in first.runs],
         datasets=list(parts),

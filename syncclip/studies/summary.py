@@ -109,17 +109,17 @@ def described(curve: Curve) -> list[str]:
         slope = curve.slope
         said = "" if np.isnan(slope.estimate) else f" ({_interval(slope, '+.2f')} points of error per doubling)"
         return [f"{curve.verdict}{said}{reason}", *[""] * 5]
-    assert curve.plus_one is not None
     ahead = [
         f"{100 - point.error.estimate:.1f} [{100 - point.error.high:.1f}, {100 - point.error.low:.1f}] at {point.n:.0f}"
         for point in curve.forecast
     ]
-    reached = [_amount(value) for value in (curve.plus_one.estimate, curve.plus_one.low, curve.plus_one.high)]
+    one = curve.plus_one
+    reached = [_amount(value) for value in (one.estimate, one.low, one.high)] if one is not None else []
     return [
         f"{curve.verdict}{reason}",
         *(_interval(curve.law[name], form) for name, form in (("a", ".1f"), ("b", ".1f"), ("c", ".2f"))),
         "; ".join(ahead),
-        f"{reached[0]} [{reached[1]}, {reached[2]}]",
+        "{} [{}, {}]".format(*reached) if reached else "",
     ]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from syncclip.studies.bootstrap import Floats, Interval, Series, interval
-from syncclip.studies.fit import PowerLaw, fit_power_law
+from syncclip.studies.bootstrap import Floats, Interval, interval
+from syncclip.studies.fit import PowerLaw, Series, fit_power_law
 
 
 @dataclass(frozen=True)

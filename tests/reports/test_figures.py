@@ -67,11 +67,15 @@ def test_a_curve_that_was_measured_without_images_begins_there() -> None:
         ),
         ({"verdict": "rises"}, "gets worse with more images"),
         ({"verdict": "too few amounts"}, "too few amounts for a curve."),
+        ({"verdict": "too few classes"}, "too few classes for a curve."),
         (
-            {"law": None, "reason": "it has 1 seed, 2 are needed for a law"},
-            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no law: it has 1 seed, 2 are needed",
+            {"law": None, "plus_one": None, "reason": "1 seed, and a law needs 2"},
+            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no law: 1 seed, and a law needs 2.",
         ),
-        ({"forecast": (), "reason": "only 44 % of the images were shown"}, "It has no forecast: only 44 %"),
+        (
+            {"forecast": (), "plus_one": None, "reason": "only 44 % of the images were shown"},
+            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no forecast: only 44 %",
+        ),
     ],
 )
 def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:

@@ -17,8 +17,8 @@ from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
-from syncclip.studies.bootstrap import Series, seed_weights
-from syncclip.studies.fit import fit_curve
+from syncclip.studies.bootstrap import seed_weights
+from syncclip.studies.fit import Series, fit_curve
 
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]
 AMOUNTS, SEEDS = [1, 4, 16, 64], [1, 2, 3, 4, 5]

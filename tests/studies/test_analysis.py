@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.analysis import SHOTS, Evidence, comparisons, exchanges, fits, series
-from syncclip.studies.bootstrap import Answers
+from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, series
+from syncclip.studies.bootstrap import Answers, Unit, arm_metrics, difference, make_draws
 from syncclip.studies.outputs import Comparison
 
 REAL = {shots: 0.7 - 0.3 * (1 + shots) ** -0.5 for shots in (1, 3, 8, 15)}
@@ -45,6 +46,14 @@ def test_shots_of_the_recipe_count_where_an_arm_overrides_nothing() -> None:
         {**found.cells, **{("ivlp-real", None, seed): answers(REAL[15]) for seed in (1, 2)}},
     )
     assert exchanges(whole, settings, shots=15)["hm"][0].shots.estimate == pytest.approx(11, rel=0.05)
+
+
+def test_an_oracle_is_no_arm_of_real_images_alone() -> None:
+    found, settings = evidence(REAL, focus=0.7 - 0.3 / 12**0.5)
+    oracle = Arm(method="ivlp", data="oracle", overrides={SHOTS: 15})
+    cells = {**found.cells, **{(oracle.name, None, seed): answers(0.9) for seed in (1, 2)}}
+    with_oracle = exchanges(Evidence([oracle, *found.arms], cells), settings, shots=16)
+    assert with_oracle == exchanges(found, settings, shots=16)
 
 
 def test_three_numbers_of_shots_are_too_few() -> None:
@@ -99,6 +108,34 @@ def test_several_datasets_have_an_interval_over_datasets_too() -> None:
     found, settings = evidence({4: 0.5}, own=4)
     two = Evidence(found.arms, {key: (*one, *one) for key, one in found.cells.items()})
     assert {one.unit for one in comparisons(two, settings)} == {"images", "classes", "datasets"}
+
+
+def test_each_interval_draws_again_what_it_says() -> None:
+    """Arms that differ by as much on all images of a class, and not on all classes, nor on all datasets."""
+    label = np.arange(12).repeat(40)
+
+    def part(*shares: float) -> Answers:
+        right = (np.tile(np.arange(40), 12) < 40 * np.resize(shares, 12).repeat(40))[None].repeat(2, 0)
+        return Answers(right, right, right * 1.0, label, 6)
+
+    arms = [Arm(method="ivlp", data="real"), Arm(method="syncclip")]
+    ours, theirs = (part(0.9, 0.6, 0.8), part(0.7, 0.6, 0.9), part(0.5, 0.5, 0.6)), (part(0.5),) * 3
+    points = {(arms[0].name, None): theirs, (arms[1].name, 4): ours}
+    cells = {
+        (name, n, seed): tuple(
+            replace(one, **{key: getattr(one, key)[[seed]] for key in ("own", "open", "base_score")}) for one in parts
+        )
+        for (name, n), parts in points.items()
+        for seed in (0, 1)
+    }
+    settings = StudySettings(arms=arms, images_per_class=[4], seeds=[0, 1], focus="syncclip-both", draws=500)
+    found = {one.unit: one for one in comparisons(Evidence(arms, cells), settings) if one.metric == "novel"}
+    for unit in get_args(Unit):
+        draws = make_draws(2, ours, 500, np.random.default_rng(BOOTSTRAP_SEED), unit)
+        alone = difference(arm_metrics(ours, draws), arm_metrics(theirs, draws))["novel"]
+        assert (found[unit].low, found[unit].high) == pytest.approx((alone.low, alone.high))
+    widths = [found[unit].high - found[unit].low for unit in ("images", "classes", "datasets")]
+    assert widths == sorted(widths) and widths[1] > 1.5 * widths[0] and widths[2] > 1.5 * widths[1]
 
 
 def test_few_images_and_one_seed_are_cautioned_against() -> None:

@@ -43,6 +43,31 @@ def test_a_number_that_was_changed_is_told_with_its_place(copy: Path) -> None:
     assert sentence.startswith("comparisons.json[3]: low is ")
 
 
+def test_what_the_files_hold_beyond_the_answers_is_told(copy: Path) -> None:
+    place = copy / outputs.FIT
+    fit = outputs.read_json(str(place))
+    fit["curves"]["another"] = fit["curves"]["syncclip-both"]
+    outputs.write_json(str(place), fit)
+    assert any("curves: another is " in sentence for sentence in recompute(str(copy)).differ)
+
+
+def test_a_changed_worth_is_told(copy: Path) -> None:
+    place = copy / outputs.WORTH
+    worth = outputs.read_json(str(place))
+    worth["marginal"]["novel"][0]["points_per_hour"]["low"] -= 1
+    outputs.write_json(str(place), worth)
+    (sentence,) = recompute(str(copy)).differ
+    assert sentence.startswith("worth.json: marginal: novel[0]: points_per_hour: low is ")
+
+
+def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) -> None:
+    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.ANSWERS))).to_pandas()
+    storage.write_table(str(copy / outputs.ANSWERS), table[:0])
+    storage.write_table(str(copy / outputs.TABLE), pd.read_parquet(copy / outputs.TABLE)[:0])
+    found = recompute(str(copy))
+    assert found.comparisons == [] and len(found.means) == 0
+
+
 def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
     place = str(copy / outputs.ANSWERS)
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()

@@ -78,17 +78,18 @@ def test_one_seed_always_weighs_one() -> None:
 
 def test_draws_keep_the_sizes_of_both_halves() -> None:
     one = answers(3, 12, 0.5, np.random.default_rng(0), classes=3)
-    (images,) = make_draws(3, [one], 50, np.random.default_rng(0)).images
-    assert (images[:, one.novel].sum(axis=1) == 8).all() and (images[:, ~one.novel].sum(axis=1) == 4).all()
+    base, novel = (half.images[0] for half in make_draws(3, [one], 50, np.random.default_rng(0)).halves)
+    assert (base[:, ~one.novel].sum(axis=1) == 4).all() and (base[:, one.novel] == 1).all()
+    assert (novel[:, one.novel].sum(axis=1) == 8).all() and (novel[:, ~one.novel] == 1).all()
 
 
 def test_a_class_is_drawn_with_all_of_its_images() -> None:
     one = answers(3, 40, 0.5, np.random.default_rng(0))
-    (images,) = make_draws(3, [one], 50, np.random.default_rng(0), "classes").images
-    for label in range(8):
-        assert (np.ptp(images[:, one.label == label], axis=1) == 0).all()
-    for classes in (range(4), range(4, 8)):
-        assert (sum(images[:, label] for label in classes) == 4).all()  # label `l` is first shown by image `l`
+    halves = make_draws(3, [one], 50, np.random.default_rng(0), "classes").halves
+    for half, classes in zip(halves, (range(4), range(4, 8)), strict=True):
+        for label in range(8):
+            assert (np.ptp(half.images[0][:, one.label == label], axis=1) == 0).all()
+        assert (sum(half.images[0][:, label] for label in classes) == 4).all()  # label `l` is first shown by image `l`
 
 
 def test_an_arm_does_not_differ_from_itself() -> None:
@@ -116,13 +117,52 @@ def test_a_mean_over_datasets_makes_harmonic_means_of_means() -> None:
     found = mean_metrics(parts)
     base, novel = ((parts[0][name] + parts[1][name]) / 2 for name in ("base", "novel"))
     assert found["base"] == pytest.approx(base) and found["hm"] == pytest.approx(2 * base * novel / (base + novel))
-    assert mean_metrics(parts, np.array([[0.0, 1.0]]))["open_hm"] == pytest.approx(parts[1]["open_hm"])
 
 
 def test_what_was_not_measured_has_no_area() -> None:
     one = answers(2, 40, 0.5, np.random.default_rng(0))
     unknown = replace(one, base_score=np.full_like(one.base_score, np.nan))
     assert np.isnan(run_metrics(unknown)["openworld_auc"]).all()
+
+
+def test_few_unlike_datasets_do_not_bound_a_harmonic_mean() -> None:
+    """Weights of two datasets reach far beyond them, where harmonic means would end at zero for both arms."""
+    label = np.arange(200) % 8
+
+    def part(base: float, novel: float) -> Answers:
+        right = (np.arange(200) // 8 < 25 * np.where(label < 4, base, novel))[None]
+        return Answers(right, right, right * 1.0, label, 4)
+
+    first, second = [part(0.92, 0.8), part(0.48, 0.36)], [part(0.92, 0.72), part(0.48, 0.32)]
+    found = compared(first, second, make_draws(1, first, 4000, np.random.default_rng(0), "datasets"))
+    assert found["novel"].low < -10 and found["novel"].high > 20
+    assert found["hm"].low < -5 and found["hm"].high > 10
+
+
+def test_a_half_of_few_classes_is_less_certain_than_one_of_many() -> None:
+    label = np.arange(600) % 20
+    gain = np.where(label % 2, 0.3, 0.1)  # of every second class more, in both halves
+
+    def part(right: np.ndarray) -> Answers:
+        return Answers(right[None], right[None], right[None] * 1.0, label, 18)
+
+    first, second = part(np.arange(600) // 20 < 30 * (0.4 + gain)), part(np.arange(600) // 20 < 30 * 0.4)
+    found = compared([first], [second], make_draws(1, [first], 4000, np.random.default_rng(0), "classes"))
+    base, novel = (found[name].high - found[name].low for name in ("base", "novel"))
+    assert novel > 10 * base  # Student's quantile is 12.7 for two classes and 2.1 for eighteen
+
+
+def test_a_half_of_one_class_has_no_interval_over_classes_and_the_other_has_one() -> None:
+    generator = np.random.default_rng(0)
+    first, second = (replace(answers(2, 60, right, generator, 3), base=2) for right in (0.7, 0.5))
+    found = compared([first], [second], make_draws(2, [first], 400, generator, "classes"))
+    assert np.isfinite([found["base"].low, found["open_base"].high]).all()
+    assert np.isnan([found[name].low for name in ("novel", "hm", "open_all", "openworld_auc")]).all()
+
+
+def test_without_novel_classes_there_is_no_harmonic_mean() -> None:
+    found = run_metrics(replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8))
+    assert np.isnan(found["hm"]).all() and np.isnan(found["open_hm"]).all() and np.isfinite(found["base"]).all()
 
 
 @pytest.mark.parametrize(("unit", "classes", "datasets"), [("classes", 2, 3), ("datasets", 8, 1)])
@@ -149,7 +189,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     assert hits >= 170
 
 
-def test_images_that_both_arms_share_cancel_in_the_compared() -> None:
+def test_what_images_both_arms_share_cancels_in_the_difference() -> None:
     generator = np.random.default_rng(0)
     first = answers(1, 400, 0.5, generator)
     own = first.own.copy()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from syncclip.studies.bootstrap import Floats, Series
-from syncclip.studies.fit import FASTEST, MODELS, SLOWEST, Curve, fit_curve, fit_power_law, held_out
+from syncclip.studies.bootstrap import Floats
+from syncclip.studies.fit import FASTEST, MODELS, SLOWEST, Curve, Series, fit_curve, fit_power_law, held_out
 from tests.studies.fabricated import seed_draws
 
 FEW = [0, 1, 4, 16, 64]
@@ -115,13 +115,13 @@ def test_the_amount_for_one_more_point_is_that_of_the_formula() -> None:
 def test_one_amount_is_too_few_for_a_curve_and_three_for_a_law() -> None:
     assert fitted(np.array([40.0]), [16]).verdict == "too few amounts"
     curve = fitted(np.array([40.0, 36, 32]), [0, 3, 15])
-    assert curve.verdict == "falls" and curve.law is None and curve.reason == "it has 3 amounts, 4 are needed for a law"
+    assert curve.verdict == "falls" and curve.law is None and curve.reason == "3 amounts, and a law needs 4"
     assert curve.slope.estimate == pytest.approx(-2, rel=1e-2)
 
 
 def test_one_seed_is_too_few_for_a_law() -> None:
     curve = fitted(5 + 16 * (1 + np.array(FEW, float)) ** -0.5, seeds=1)
-    assert curve.verdict == "falls" and curve.law is None and curve.reason == "it has 1 seed, 2 are needed for a law"
+    assert curve.verdict == "falls" and curve.law is None and curve.reason == "1 seed, and a law needs 2"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,13 @@ def test_one_seed_is_too_few_for_a_law() -> None:
 def test_no_law_is_told_where_a_parameter_sits_on_its_bound(name: str, errors: Floats) -> None:
     curve = fitted(errors)
     assert curve.verdict == "falls" and curve.law is None and curve.forecast == ()
-    assert curve.reason == f"the best {name} is the bound of what is tried"
+    assert curve.reason == f"its best {name} is on the bound of the search"
+
+
+def test_where_no_spread_is_known_nothing_is_said_of_the_curve() -> None:
+    errors = 5 + 16 * (1 + np.array(FEW, float)) ** -0.5 * np.ones((3, 1))
+    curve = fit_curve(Series(FEW, errors, np.full((100, len(FEW)), np.nan)))
+    assert curve.verdict == "too few classes" and curve.law is None and np.isnan(curve.slope.estimate)
 
 
 def test_beyond_what_was_seen_nothing_is_forecast() -> None:
@@ -143,6 +149,7 @@ def test_beyond_what_was_seen_nothing_is_forecast() -> None:
     assert fitted(errors, seen=1.0).forecast
     curve = fitted(errors, seen=0.44)
     assert curve.law is not None and curve.forecast == ()
+    assert curve.plus_one is None and curve.reachable is None
     assert curve.reason.startswith("only 44 % of the images were ever shown at 64 per class")
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncclip.studies.bootstrap import Floats, Series
+from syncclip.studies.bootstrap import Floats
+from syncclip.studies.fit import Series
 from syncclip.studies.worth import exchange, marginal
 from tests.studies.fabricated import seed_draws
 
