@@ -6,15 +6,21 @@ import sys
 from pathlib import Path
 
 from syncclip import storage
+from syncclip.studies import outputs
+from syncclip.studies.status import PROGRESS
 
 TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Copy what lies in the study's folder itself; texts are sealed anew."""
+    """Copy what lies in the study's folder itself, but for its progress; texts are sealed anew. What an earlier study
+    left in the target goes."""
     here = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(path for path in study.iterdir() if path.is_file() and not path.name.startswith(".")):
+    for name in (*outputs.ALWAYS, outputs.DATASETS, outputs.ANSWERS, outputs.SHIFT, outputs.FEATURES, outputs.CHOICES):
+        (target / name).unlink(missing_ok=True)
+    files = [path for path in study.iterdir() if path.is_file() and path.name != PROGRESS]
+    for file in sorted(path for path in files if not path.name.startswith(".")):
         place = str(target / file.name)
         if file.suffix in TEXTS:
             storage.write_sealed(place, storage.read_bytes(str(file)).replace(here, b""))

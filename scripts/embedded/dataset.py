@@ -42,8 +42,8 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     for name, classnames in CONCEPTS["datasets"].items():
         splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
         for label, one in enumerate(classnames):
-            for split, members in deal(drawings[one]).items():
-                splits[split] += [(label, drawing) for drawing in members]
+            for split, dealt in deal(drawings[one]).items():
+                splits[split] += [(label, drawing) for drawing in dealt]
         for split, members in splits.items():
             # Shards mix the classes, so that any part of a split shows all of them.
             members.sort(key=lambda member: member[1].order)
@@ -57,10 +57,13 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
 
 
 def deal(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
-    """Split the drawings of a class, designer by designer in the order of a hash; no split is empty.
+    """Split the drawings of a class, designer by designer in the order of a hash.
 
     Args:
         drawings: of one class.
+
+    Raises:
+        ValueError: a split is empty, as so few designers drew the class.
     """
     by_designer: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
@@ -75,6 +78,8 @@ def deal(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
         ]
         splits["train" if not room or theirs[0].family in TRAINING_ALONE else room[0]] += theirs
     splits["train"] = sorted(splits["train"], key=lambda drawing: drawing.order)[:MOST_TRAINING]
+    if empty := [split for split, members in splits.items() if not members]:
+        raise ValueError(f"{drawings[0].concept}: no drawing is left for {' and '.join(empty)}; leave the class out")
     return splits
 
 

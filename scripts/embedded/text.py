@@ -67,6 +67,7 @@ def make_bank(model: Any, masks: Masks) -> Bank:
     for rows, like_the_dataset in parts:
         for start in range(0, len(rows), 256):
             some = rows[start : start + 256]
+            # Any drawing may be mirrored here, also the few whose names say left or right.
             generator, flips = torch.Generator().manual_seed(int(some[0])), torch.ones(len(some), dtype=torch.bool)
             shapes = torch.from_numpy(masks.alpha[some])
             if like_the_dataset:

@@ -193,7 +193,8 @@ class Dataset:
         shown = set(np.unique(labels).tolist())  # not `trained`: a split without a count opens with fewer images
         if empty := [self.classnames[label] for label in wanted if label not in shown]:
             raise UserError(
-                f"dataset {self.name!r}: {len(empty)} of the {classes} classes have no training image "
+                f"dataset {self.name!r}: {len(empty)} of the {'base ' if classes == 'base' else ''}classes have no "
+                "training image "
                 f"({few(map(repr, empty))}); add images or remove the class."
             )
         rows = choose_rows(labels, shots, seed, wanted)

@@ -110,6 +110,7 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
         study=found.kind == "study",
         images=images,
         level=numbers.level,
+        resampled=" and ".join(["seeds", *sorted({one.unit for one in numbers.differences} - {""})]),
         sections=[(key, label) for key, label in SECTIONS.items() if has[key]],
         has=has,
         tiles=tiles,

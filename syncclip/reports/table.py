@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -84,10 +85,12 @@ def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[P
     busy = synthesis.busy_share if synthesis else None
     hours = (synthesis and synthesis.hours) or found.seconds / 3600
     trained = training.cells or (0 if found.table is None else len(found.table))
+    images = found.images or (synthesis.images if synthesis else 0)
+    rejected = found.rejects or Counter(synthesis.rejects if synthesis else {})
     spent = training.wall_hours or training.hours or float(found.record.get("seconds") or 0) / 3600
     tiles = []
-    if found.images:
-        tiles.append(Tile("images generated", thousands(found.images)))
+    if images:
+        tiles.append(Tile("images generated", thousands(images)))
     if speed:
         tiles.append(Tile("images generated per second", _short(speed)))
     elif found.images and found.seconds:
@@ -109,13 +112,12 @@ def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[P
         times += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in numbers.arms]
     time = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in times if value]
     colours = ("gain", "loss", "tone-3", "tone-2")
-    counts = [("kept", found.images), *found.rejects.most_common()]
+    counts = [("kept", images), *rejected.most_common()]
     rejects = [
         Part(name.replace("_", " "), count, thousands(count), colours[place] if place < len(colours) else "tone-0")
         for place, (name, count) in enumerate(counts)
     ]
-    shown = found.images and found.rejects
-    return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if shown else []}
+    return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if images and rejected else []}
 
 
 def _short(value: float) -> str:
@@ -153,26 +155,26 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(found: Inputs, numbers: Numbers) -> PageTable | None:
-    """Of a suite: what each arm reached at its largest amount, on average and on each dataset; else None."""
+    """Of a suite: what each arm reached at its largest amount, on average and on each dataset, by the cells that have
+    ended on all of them; else None."""
     table = found.datasets
-    if table is None or not found.state or not {"dataset", "arm", "images_per_class", *_SUITE} <= set(table):
+    if table is None or found.table is None or not found.state:
         return None
+    if not {"dataset", "cell", "arm", "images_per_class", *_SUITE} <= set(table) or "cell" not in found.table:
+        return None
+    table = table[table["cell"].isin(found.table["cell"])]
     names, rows = found.state.datasets, []
     for metric in _SUITE:
         for arm in numbers.arms:
             mine, average = table[table["arm"] == arm.id], numbers.points.get(arm.id, {}).get(metric)
-            largest = mine["images_per_class"].max()
             if average is None:
                 continue
-            if not pd.isna(largest):
-                mine = mine[mine["images_per_class"] == largest]
+            if amount := average[-1].n:
+                mine = mine[mine["images_per_class"] == amount]
             values = [average[-1].mean, *(mine[mine["dataset"] == name][metric].mean() for name in names)]
-            label = f"{arm.label}{'' if pd.isna(largest) else f', {largest}'}"
+            label = f"{arm.label}, {amount}" if amount else arm.label
             words = [TableCell(text, text, words=True) for text in (METRIC_HEADINGS[metric], label)]
-            numbers_of = [
-                TableCell("", "") if pd.isna(one) else TableCell(f"{one:.1f}", f"{one:.6g}") for one in values
-            ]
-            rows.append([*words, *numbers_of])
+            rows.append([*words, *map(_percent_cell, values)])
     return PageTable(["metric", "method and data", "average", *names], rows) if rows else None
 
 

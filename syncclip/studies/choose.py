@@ -10,12 +10,13 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 from syncclip.storage import places
 from syncclip.studies import outputs
 from syncclip.studies.cells import CellRun, check_arms, run_cells
-from syncclip.studies.run import by_dataset, check_data, in_order, part_of
+from syncclip.studies.run import by_dataset, check_data, in_order, parts_of
 
 METRIC = "open_hm"
 """What settings are compared by: the open-vocabulary harmonic mean, in which all classes and both halves count."""
@@ -42,8 +43,8 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
             scores, what was chosen), recipe.yaml (the recipe with the chosen values, ready for a study) and the cells.
 
     Raises:
-        UserError: no arm has candidates, or their settings or the real images are refused, or a candidate's training
-            failed.
+        UserError: no arm has candidates, or their settings or the real images are refused, or the validation images are
+            of one half alone, or a candidate's training failed.
     """
     settings = recipe.study
     if not any(arm.candidates for arm in settings.arms):
@@ -54,13 +55,11 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
     storage.configure(recipe.storage.options)
     for one in by_dataset(recipe).values():
         check_data(one, "val")
+        _check_halves(one)
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
     with storage.lease(url, "choose"):
         grid, values = _grid(recipe)
-        parts = {
-            name: part_of(one, storage.join(url, name) if name else url, out is not None, recipe.study.amounts[-1])
-            for name, one in by_dataset(grid).items()
-        }
+        parts = parts_of(by_dataset(grid), url, out is not None, recipe.study.amounts[-1])
         runs, _ = run_cells(in_order(parts), grid.study, "choose")
         if failed := [run for run in runs if run.status == "failed"]:
             raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")
@@ -76,6 +75,17 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         storage.write_sealed(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
         storage.require(url, (outputs.CHOICES, outputs.RECIPE))
         return Choice(chosen, record)
+
+
+def _check_halves(recipe: Recipe) -> None:
+    dataset = load_dataset(recipe.dataset)
+    shown = {int(label) for label in dataset.split("val").labels}
+    for half, classes in {"base": dataset.base, "novel": dataset.novel}.items():
+        if shown.isdisjoint(classes):
+            raise UserError(
+                f"dataset {dataset.name!r} has no validation image of {half} classes; settings are chosen by the "
+                f"harmonic mean of both halves ({METRIC})"
+            )
 
 
 def combinations(candidates: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

@@ -67,10 +67,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         check_data(one, one.evaluation.split)
     url = folder_of(recipe, out)
     with storage.lease(url, "study"):
-        parts = {
-            name: part_of(one, storage.join(url, name) if name else url, out is not None)
-            for name, one in recipes.items()
-        }
+        parts = parts_of(recipes, url, out is not None)
         for part in parts.values():
             findings.write_state(part.recipe, part.url, part.runs, part.dropped)
         if "" not in parts:
@@ -104,18 +101,25 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
     return found or {"": recipe}
 
 
-def part_of(recipe: Recipe, url: str, beside: bool, amount: int | None = None) -> Part:
-    """Generate what is missing of a dataset's set, and prepare its cells.
+def parts_of(recipes: Mapping[str, Recipe], url: str, beside: bool, amount: int | None = None) -> dict[str, Part]:
+    """Generate what is missing of each dataset's set, and prepare its cells, at the amounts that every set holds.
 
     Args:
-        url: of the part.
-        beside: whether the set belongs beside the cells, see `ensure_set`.
+        recipes: as `by_dataset` returns them.
+        url: of the study.
+        beside: whether a set belongs beside its cells, see `ensure_set`.
         amount: images of each class that are generated; None: the largest amount of the study.
     """
-    synthetic = ensure_set(recipe, url if beside else None, amount)
-    recipe, dropped = with_amounts(recipe, synthetic)
-    runs = prepare(recipe, cells(recipe.study), url, synthetic.url if synthetic else None)
-    return Part(recipe, url, synthetic, dropped, runs)
+    urls = {name: storage.join(url, name) if name else url for name in recipes}
+    sets = {name: ensure_set(one, urls[name] if beside else None, amount) for name, one in recipes.items()}
+    most = min((one.images_per_class for one in sets.values() if one is not None), default=0)
+    parts = {}
+    for name, recipe in recipes.items():
+        synthetic = sets[name]
+        cut, dropped = with_amounts(recipe, synthetic, most)
+        runs = prepare(cut, cells(cut.study), urls[name], synthetic.url if synthetic else None)
+        parts[name] = Part(cut, urls[name], synthetic, dropped, runs)
+    return parts
 
 
 def in_order(parts: Mapping[str, Part]) -> list[CellRun]:
@@ -149,11 +153,16 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     """Refuse real images that are missing or damaged before anything is generated, instead of in each cell after it.
 
     Raises:
-        UserError: one of the splits that the cells use can't be opened.
+        UserError: one of the splits that the cells use can't be opened, or there is an oracle without images.
     """
     dataset = load_dataset(recipe.dataset)
     if any(arm.real for arm in recipe.study.arms):
         dataset.split("train")
+    if any(arm.data == "oracle" for arm in recipe.study.arms) and (lacking := dataset.without_training(dataset.novel)):
+        raise UserError(
+            f"study.arms: an oracle learns from real images of the novel classes, too, and {len(lacking)} of them have "
+            f"none in dataset {dataset.name!r} ({few(map(repr, lacking))}); leave this arm out or add training images"
+        )
     if recipe.training.keep_best == "validation":
         dataset.split("val")
     dataset.split(tested)
@@ -189,11 +198,12 @@ def ensure_set(recipe: Recipe, out: str | None, amount: int | None = None) -> Sy
     return SyntheticSet(made.url, amount, *took)
 
 
-def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None) -> tuple[Recipe, list[int]]:
-    """The recipe with the set written into it and the amounts cut to what it holds; and the amounts that fell away."""
+def with_amounts(recipe: Recipe, synthetic: SyntheticSet | None, most: int | None = None) -> tuple[Recipe, list[int]]:
+    """The recipe with the set written into it and the amounts cut to what it holds, or to `most`; and the amounts that
+    fell away."""
     if synthetic is None:
         return recipe, []
-    kept = capped(recipe.study.amounts, synthetic.images_per_class)
+    kept = capped(recipe.study.amounts, most or synthetic.images_per_class)
     values = {"training.synthetic": synthetic.url, "study.images_per_class": kept}
     return recipe.with_values(values), [n for n in recipe.study.amounts if n not in kept]
 

@@ -228,7 +228,10 @@ def _missing(folder: str, names: list[str]) -> Iterator[str]:
             cells = storage.join(folder, outputs.CELLS)
             there = {*storage.listdir(cells)}
             state = outputs.read_json(storage.join(folder, outputs.STATE))
-            for cell in state["cells"] if not state.get("datasets") else []:  # of a suite, its datasets' tell of theirs
+            datasets = state.get("datasets", [])
+            for name in sorted({*datasets} - {*storage.listdir(folder)}) if datasets else ():
+                yield f"{storage.join(folder, name)} is missing, though it is one of the datasets of this study"
+            for cell in state["cells"] if not datasets else ():  # of a suite, its datasets' tell of theirs
                 place = storage.join(cells, cell["cell"])
                 if cell["status"] == "done" and (cell["cell"] not in there or RESULTS not in storage.sizes(place)):
                     yield f"{place} is missing or has no {RESULTS}, though the study says that it is done"

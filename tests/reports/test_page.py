@@ -51,6 +51,16 @@ def payload_of(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="payload">(.*?)</script>', page, re.DOTALL)[1])
 
 
+@pytest.mark.parametrize(
+    ("units", "said"), [(["images"], "seeds and images"), (["images", "classes"], "seeds and classes")]
+)
+def test_the_differences_say_what_was_resampled(study: Path, units: list[str], said: str) -> None:
+    place = str(study / outputs.COMPARISONS)
+    pairs = outputs.read_list(place)
+    outputs.write_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
+    assert f"share seeds, classes and test images; {said} are resampled" in page_of(study)
+
+
 def figures_of(page: str) -> set[str]:
     return set(re.findall(r'data-figure="(\w+)"', page))
 

@@ -68,3 +68,9 @@ def test_the_best_on_validation_is_chosen_and_the_record_kept(recipe: Recipe, tm
 def test_without_candidates_there_is_nothing_to_choose() -> None:
     with pytest.raises(UserError, match="no arm has candidates"):
         choose(Recipe())
+
+
+def test_without_novel_classes_nothing_can_be_chosen(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no validation image of novel classes; settings are chosen by"):
+        choose(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
+    assert not list(tmp_path.iterdir())

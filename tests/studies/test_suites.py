@@ -16,6 +16,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.recipe.recipe import Recipe
 from syncclip.reports import report
+from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import choose as choosing
 from syncclip.studies import run as running
 from syncclip.studies.cells import CellRun, cell_recipe
@@ -23,7 +24,8 @@ from syncclip.studies.grid import Cell
 from syncclip.studies.run import Study, study
 from syncclip.studies.status import StudyStatus
 from syncclip.studies.verify import verify
-from tests.worlds.study import MEMBERS, run_cells_here, study_recipe, suite_recipe
+from tests.worlds.dataset import encoded, make_image
+from tests.worlds.study import MEMBERS, make_set, run_cells_here, study_recipe, suite_recipe
 
 
 def read(found: Study, name: str) -> Any:
@@ -111,6 +113,30 @@ def test_a_file_that_is_missing_from_a_suites_study_is_told(suite_study: Study, 
     assert any(f"{name} is missing" in one for one in verify(str(tmp_path), lambda _: None).problems)
 
 
+def test_a_dataset_that_is_missing_from_a_suites_study_is_told(suite_study: Study, tmp_path: Path) -> None:
+    shutil.copytree(suite_study.url, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "second")
+    (problem,) = verify(str(tmp_path), lambda _: None).problems
+    assert problem.startswith(f"{tmp_path}/second is missing")
+
+
+@pytest.mark.parametrize("larger", MEMBERS)
+def test_all_datasets_are_trained_at_the_amounts_that_every_set_holds(
+    suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, larger: str
+) -> None:
+    monkeypatch.setattr(running, "run_cells", run_cells_here)
+    for name in MEMBERS:
+        amount = f"synthesis.images_per_class={4 if name == larger else 2}"
+        make_set(study_recipe(suite_world, f"dataset.name={suite_world}/suite/{name}", amount), f"{tmp_path}/{name}")
+    arms = "study.arms=[{method: zeroshot}, {method: syncclip}]"
+    recipe = suite_recipe(suite_world, arms, "study.seeds=[1]", f"training.synthetic={tmp_path}")
+    done = study(recipe, f"{tmp_path}/study")
+    state = read(done, "study.json")
+    assert (state["images_per_class"], state["dropped"]) == ([1, 2], [4])
+    assert sorted(done.table["images_per_class"].dropna()) == [1, 2]
+    assert [cell["cell"] for cell in state["cells"]] == list(done.table["cell"])
+
+
 def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_average(
     suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,3 +177,16 @@ def test_settings_are_chosen_by_the_mean_over_datasets(
             for name in MEMBERS
         ]
         assert candidate["open_hm"] == pytest.approx(sum(one["open_hm"] for one in scores) / 2)
+
+
+def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_world: Path) -> None:
+    dataset = suite_world / "untrained"
+    shutil.copytree(suite_world / "suite" / "first", dataset)
+    shutil.rmtree(dataset / "train")
+    samples = [Sample(i, i % 3, encoded(make_image(i % 3, i)), "") for i in range(24)]
+    write_shard(str(dataset / "train"), 0, samples)
+    arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: oracle}]"
+    with pytest.raises(
+        UserError, match=r"an oracle learns .* 3 of them have none in dataset .*; leave this arm out or"
+    ):
+        study(study_recipe(suite_world, f"dataset.name={dataset}", arms), str(suite_world / "refused"))
