@@ -66,13 +66,13 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
         partly = " on one of two measures" if "unsure" in kinds else ""
         lead, headline = counts[kinds.index("gain")], f"Synthetic images helped{partly}"
     else:
-        headline = "Synthetic images made no clear difference"
+        headline = f"Synthetic images made a difference of {lead.size} points, which may be chance"
     size = f"{lead.size} points"
     over = f" over {lead.unit}" if lead.unit else ""
     sure = f"{coverage(lead.level)} interval{over} {lead.interval}"
     return Verdict(
         f"{headline}." if lead.kind == "unsure" else f"{headline}: {size}.",
-        f"{size}, {sure}" if lead.kind == "unsure" else sure,
+        sure,
         _sentences(lead, counts, mine, points),
         _cards(mine),
     )

@@ -14,7 +14,7 @@ from syncclip.reports.verdict import judge
         ((1.0, 0.2, 1.8), (0.8, 0.1, 1.5), "Synthetic images helped: +1.0 points."),
         ((1.0, 0.2, 1.8), (0.3, -0.4, 1.0), "Synthetic images helped on one of two measures: +1.0 points."),
         ((0.4, -0.2, 1.0), (0.9, 0.1, 1.7), "Synthetic images helped on one of two measures: +0.9 points."),
-        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic images made no clear difference."),
+        ((0.1, -0.6, 0.8), (0.0, -0.7, 0.7), "Synthetic images made a difference of +0.1 points, which may be chance."),
         ((-1.2, -2.0, -0.4), (0.0, -0.7, 0.7), "Synthetic images hurt: −1.2 points."),
         (
             (1.0, 0.2, 1.8),
