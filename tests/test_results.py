@@ -1,0 +1,81 @@
+"""What is published follows from the published answers: the study's own files, and every figure of the pages' tables."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.studies import answers
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+STUDY = ROOT / "docs" / "results"
+PAGES = "README.md", "docs/results/README.md"
+METRIC = {heading: name for name, heading in METRIC_HEADINGS.items()}
+ARMS: dict[str, tuple[str, int | None]] = {
+    "zero-shot CLIP": ("zeroshot", None),
+    "IVLP, real only": ("ivlp-real", None),
+    "IVLP, naive mix with 64": ("ivlp-both", 64),
+    "SYNC-CLIP, prompts shared with 64": ("syncclip-shared", 64),
+    "IVLP, real images of all classes": ("ivlp-oracle", None),
+    **{f"SYNC-CLIP with {amount}": ("syncclip-both", amount) for amount in (1, 2, 4, 8, 16, 32, 64)},
+}
+"""What the pages call each arm -> its name and its images per class."""
+
+Row = dict[str, str]
+
+
+@cache
+def published() -> answers.Recomputed:
+    return answers.recompute(str(STUDY))
+
+
+def rows_of(page: str, heading: str) -> list[Row]:
+    """Rows of a page's tables with this first heading, as heading -> cell."""
+    rows: list[Row] = []
+    for block in re.findall(r"(?:^\|.*\|\n)+", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE):
+        headings, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        if headings[0] == heading:
+            rows += [dict(zip(headings, line, strict=True)) for line in lines]
+    return rows
+
+
+def test_the_studys_files_follow_from_its_answers() -> None:
+    assert published().differ == []
+    assert published().numbers > 1000
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_means_follow_from_the_answers(page: str) -> None:
+    means = published().means
+    rows = rows_of(page, "arm")
+
+    assert {row["arm"] for row in rows} >= set(ARMS) - {f"SYNC-CLIP with {amount}" for amount in (2, 8, 32)}
+    for row in rows:
+        arm, amount = ARMS[row.pop("arm")]
+        amounts = means["images_per_class"].fillna(0).astype(int)
+        (one,) = means[(means["arm"] == arm) & (amounts == (amount or 0))].to_dict("records")
+        assert row == {heading: f"{one[METRIC[heading]]:.1f}" for heading in row}, arm
+
+
+@pytest.mark.parametrize("amount", [16, 64])
+@pytest.mark.parametrize("page", PAGES)
+def test_the_gains_follow_from_the_answers(page: str, amount: int) -> None:
+    heading = f"SYNC-CLIP with {amount} over"
+    rows = rows_of(page, heading)
+
+    assert rows
+    for row in rows:
+        against = ARMS[row.pop(heading)]
+        found = {
+            pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
+            for pair in published().comparisons
+            if (pair.arm, pair.images_per_class, pair.unit) == ("syncclip-both", amount, "classes")
+            and (pair.against, pair.against_images_per_class) == against
+        }
+        assert row == {title: found[METRIC[title]] for title in row}, against
