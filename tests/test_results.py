@@ -1,4 +1,4 @@
-"""What is published follows from the published answers: the study's own files, and every figure of the pages' tables."""
+"""What is published follows from the published answers: the study's own files, and the figures of the pages' tables."""
 
 from __future__ import annotations
 
