@@ -31,8 +31,25 @@ Row = dict[str, str]
 
 
 @cache
-def published() -> answers.Recomputed:
-    return answers.recompute(str(STUDY))
+def published(study: str = "") -> answers.Recomputed:
+    return answers.recompute(str(STUDY / study))
+
+
+def mean_of(found: answers.Recomputed, arm: str, amount: int | None) -> dict[str, float]:
+    """Metric -> mean of an arm at an amount."""
+    amounts = found.means["images_per_class"].fillna(0).astype(int)
+    (one,) = found.means[(found.means["arm"] == arm) & (amounts == (amount or 0))].to_dict("records")
+    return one
+
+
+def gains_of(found: answers.Recomputed, amount: int, against: tuple[str, int | None]) -> Row:
+    """Metric -> the gain of SYNC-CLIP as the pages write it."""
+    return {
+        pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
+        for pair in found.comparisons
+        if (pair.arm, pair.images_per_class, pair.unit) == ("syncclip-both", amount, "classes")
+        and (pair.against, pair.against_images_per_class) == against
+    }
 
 
 def rows_of(page: str, heading: str) -> list[Row]:
@@ -52,14 +69,12 @@ def test_the_studys_files_follow_from_its_answers() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_means_follow_from_the_answers(page: str) -> None:
-    means = published().means
     rows = rows_of(page, "arm")
 
     assert {row["arm"] for row in rows} >= set(ARMS) - {f"SYNC-CLIP with {amount}" for amount in (2, 8, 32)}
     for row in rows:
         arm, amount = ARMS[row.pop("arm")]
-        amounts = means["images_per_class"].fillna(0).astype(int)
-        (one,) = means[(means["arm"] == arm) & (amounts == (amount or 0))].to_dict("records")
+        one = mean_of(published(), arm, amount)
         assert row == {heading: f"{one[METRIC[heading]]:.1f}" for heading in row}, arm
 
 
@@ -72,10 +87,26 @@ def test_the_gains_follow_from_the_answers(page: str, amount: int) -> None:
     assert rows
     for row in rows:
         against = ARMS[row.pop(heading)]
-        found = {
-            pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
-            for pair in published().comparisons
-            if (pair.arm, pair.images_per_class, pair.unit) == ("syncclip-both", amount, "classes")
-            and (pair.against, pair.against_images_per_class) == against
-        }
+        found = gains_of(published(), amount, against)
         assert row == {title: found[METRIC[title]] for title in row}, against
+
+
+@pytest.mark.parametrize("images", ["rendered", "generated"])
+def test_the_page_of_gaps_follows_from_the_answers(images: str) -> None:
+    found = published(f"gap/{images}")
+    names = {
+        "SYNC-CLIP": "syncclip-both",
+        "SYNC-CLIP, prompts shared": "syncclip-shared",
+        "IVLP, naive mix": "ivlp-both",
+    }
+    rows = [row for row in rows_of("docs/results/gap/README.md", "images") if row.pop("images") == images]
+
+    assert found.differ == [] and len(rows) == 5
+    for row in rows:
+        if "arm" in row:
+            one = mean_of(found, names[row.pop("arm")], 16)
+            expected = {title: f"{one[METRIC[title]]:.1f}" for title in row if title != "gap"}
+        else:
+            gains = gains_of(found, 16, (names[row.pop("SYNC-CLIP over")], 16))
+            expected = {title: gains[METRIC[title]] for title in row}
+        assert expected.items() <= row.items()
