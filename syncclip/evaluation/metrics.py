@@ -28,6 +28,8 @@ image's half."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
 OpenworldAUC."""
+HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
+"""Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
 
 
 def harmonic_mean(

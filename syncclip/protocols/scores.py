@@ -9,13 +9,10 @@ from typing import Any
 import pandas as pd
 
 from syncclip.core.text import counted
-from syncclip.evaluation.metrics import harmonic_mean
+from syncclip.evaluation.metrics import HARMONIC, harmonic_mean
 from syncclip.protocols.protocols import AVERAGE, Protocol, published
 from syncclip.runs.evaluate import transfer_results
 from syncclip.studies.cells import CellRun
-
-MEANS = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
-"""Metrics that are made of means, as the literature makes them: first the means, then their harmonic mean."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +167,6 @@ def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:
 def _with_harmonic(means: Mapping[str, float]) -> dict[str, float]:
     return {**means} | {
         metric: float(harmonic_mean(means[first], means[second]))
-        for metric, (first, second) in MEANS.items()
+        for metric, (first, second) in HARMONIC.items()
         if first in means and second in means
     }

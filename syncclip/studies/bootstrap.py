@@ -15,15 +15,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from syncclip.evaluation.metrics import METRICS, Number, harmonic_mean, openworld_auc
+from syncclip.evaluation.metrics import HARMONIC, METRICS, Number, harmonic_mean, openworld_auc
 
 Floats = npt.NDArray[np.float64]
 DRAWS_AT_ONCE = 256
 
 Unit = Literal["images", "classes", "datasets"]
 """What of the test data is drawn again, beside the seeds."""
-HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
-"""Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
 ONE_HALF = {"base": 0, "open_base": 0, "novel": 1, "open_novel": 1}
 """Metrics that only the base classes' images decide (0), or the novel ones' (1); all others rest on both."""
 

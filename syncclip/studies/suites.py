@@ -9,10 +9,9 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.datasets import load_dataset
-from syncclip.evaluation.metrics import harmonic_mean
+from syncclip.evaluation.metrics import HARMONIC, harmonic_mean
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import analysis, findings, outputs
-from syncclip.studies.bootstrap import HARMONIC
 from syncclip.studies.cells import CellRun
 from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.status import StudyStatus
