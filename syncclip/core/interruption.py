@@ -1,9 +1,7 @@
 """Ctrl-C, SIGTERM (Slurm, Kubernetes, a spot machine's notice) and SIGHUP: how a command is interrupted.
 
-A thread of its own waits for the signals, which are blocked in all others: whatever handlers a library installs, here
-they never run; where one unblocks them, as multiprocessing's resource tracker, a handler passes them on. The first
-signal interrupts the main thread, or lets a block that knows how to stop finish what is in flight, as long as the grace
-allows; another one ends the process at once.
+The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in flight, as long
+as the grace allows; another one ends the process at once.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from syncclip.core.progress import say
+from syncclip.core.signals import Reception, wake
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
@@ -28,9 +27,6 @@ to its whole group."""
 
 LAST_SECONDS = 5.0
 """For each of the last actions of a process that is ended at once."""
-
-WAKE = signal.SIGURG
-"""What interrupts the main thread, also in a call that waits. Nobody else sends it, and by default it does nothing."""
 
 SENTENCE = "syncclip: interrupted; the same command resumes where it stopped"
 
@@ -70,48 +66,20 @@ class Listener:
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
-        self.signals = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
         self.signal = 0  # the first that came; 0: none
         self.last_actions: list[Callable[[], None]] = []
         """Called before the process is ended at once, the newest first."""
         self.raised = False  # whether the main thread was interrupted: it is only once, and then cleans up
-        self._before = {number: signal.getsignal(number) for number in (*self.signals, WAKE)}
         self._stop: Callable[[], None] | None = None
         self._came = 0.0
-        self._ended = False
         self._lock = threading.RLock()
         self._stopping = threading.Lock()
-        self._thread = threading.Thread(target=self._wait, name="signals", daemon=True)
+        self.reception = Reception(SIGNALS, self._receive, self._raise)
 
     @property
     def status(self) -> int:
         """The exit status of a command that a signal ended, as shells have it: 130, 143 or 129; 0 without one."""
         return 128 + self.signal if self.signal else 0
-
-    def handle(self) -> None:
-        """Pass on what reaches the main thread, whose signals a library may have unblocked."""
-        for number in self.signals:
-            signal.signal(number, self._pass_on)
-        signal.signal(WAKE, _raise)
-
-    def give_back(self) -> None:
-        """Have the handlers again that there were before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: one that is not Python's
-
-    def begin(self) -> None:
-        """Start to wait."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {WAKE})  # which the thread inherits
-        self._thread.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def end(self) -> None:
-        """Wait no more."""
-        self._ended = True
-        assert self._thread.ident is not None
-        if self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, WAKE)
-        self._thread.join()
 
     def postpone(self, stop: Callable[[], None] | None) -> None:
         """From now on call `stop` at a signal; None: interrupt the main thread, also for one that has come meanwhile.
@@ -129,19 +97,18 @@ class Listener:
         with self._lock:
             self._end_if_signalled()
 
+    def interrupt(self) -> None:
+        """Interrupt the main thread, from another one."""
+        wake(lambda: self.raised or _listener is not self)
+
     def _end_if_signalled(self) -> None:
-        if self.signal and not self.raised:
+        if self.signal:
+            self._raise()
+
+    def _raise(self) -> None:
+        if not self.raised:
             self.raised = True
             raise Interrupted
-
-    def _pass_on(self, number: int, _: object) -> None:
-        threading.Thread(target=self._receive, args=[number], daemon=True).start()  # the main thread may hold the lock
-
-    def _wait(self) -> None:
-        while not self._ended:
-            number = signal.sigwait(self.signals | {WAKE})
-            if not self._ended and number != WAKE:
-                self._receive(number)
 
     def _receive(self, number: int) -> None:
         with self._lock:
@@ -153,7 +120,7 @@ class Listener:
             stop = self._stop
             if stop is None or self.grace <= 0:
                 _requested.set()
-                _interrupt()
+                self.interrupt()
                 return
             self._stopping.acquire()  # whoever ends the block waits until `stop` has come back
         overdue = threading.Timer(self.grace, self._lose_patience, [stop])
@@ -169,7 +136,7 @@ class Listener:
     def _lose_patience(self, stop: Callable[[], None]) -> None:
         with self._lock:
             if self._stop is stop:
-                _interrupt()
+                self.interrupt()
 
 
 _listener: Listener | None = None
@@ -192,18 +159,16 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
     if threading.current_thread() is not threading.main_thread() or _listener is not None:
         yield listener
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, listener.signals)
-    listener.handle()
-    listener.begin()
+    listener.reception.begin()
     _listener = listener
     try:
+        if listener.signal:  # it has come since
+            listener.interrupt()
         yield listener
     finally:
         _listener = None
-        listener.end()
+        listener.reception.end()
         _requested.clear()
-        listener.give_back()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -257,7 +222,7 @@ def end_process(sentence: str | None, status: int) -> None:
 def handle_again() -> None:
     """To be called after a library has installed handlers of its own, as Ray does."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
-        _listener.handle()
+        _listener.reception.handle()
 
 
 def exit_status() -> int:
@@ -273,28 +238,17 @@ def interrupt_main(why: str) -> None:
     global _reason
     _reason = why
     if _listener is not None:
-        _interrupt()
+        _listener.interrupt()
     else:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-
-def _interrupt() -> None:
-    signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
-
-
-def _raise(*_: object) -> None:
-    if _listener is not None and not _listener.raised:
-        _listener.raised = True
-        raise Interrupted
 
 
 def _unblock() -> None:
     """In a child process: signals reach it as they reach others, and nobody listens."""
     global _listener
     if _listener is not None:
-        _listener.give_back()
+        _listener.reception.unblock()
         _listener = None
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 os.register_at_fork(after_in_child=_unblock)
