@@ -91,9 +91,9 @@ def test_the_gains_follow_from_the_answers(page: str, amount: int) -> None:
         assert row == {title: found[METRIC[title]] for title in row}, against
 
 
-@pytest.mark.parametrize("images", ["rendered", "generated"])
+@pytest.mark.parametrize("images", ["rendered", "generated", "two steps"])
 def test_the_page_of_gaps_follows_from_the_answers(images: str) -> None:
-    found = published(f"gap/{images}")
+    found = published(f"gap/{images.replace(' ', '_')}")
     names = {
         "SYNC-CLIP": "syncclip-both",
         "SYNC-CLIP, prompts shared": "syncclip-shared",
