@@ -27,6 +27,22 @@ ARMS: dict[str, tuple[str, int | None]] = {
 }
 """What the pages call each arm -> its name and its images per class."""
 
+ABLATIONS = {
+    "IVLP, real only": "real-only",
+    "SYNC-CLIP": "syncclip",
+    "without L_SCE": "no-synthetic-loss",
+    "without L_FS": "no-alignment",
+    "without both losses": "no-synthetic-loss-no-alignment",
+    "all negatives": "all-negatives",
+    "no domain prompts (4 shared)": "no-domain-prompts",
+    "no shared prompts (4 of the domain)": "no-shared-prompts",
+    "1 domain token, 3 shared": "one-domain-token",
+    "3 domain tokens, 1 shared": "three-domain-tokens",
+    "prompts in the first block alone": "shallow",
+    "2 text and 2 visual vectors": "two-contexts",
+}
+"""What the page of ablations calls each arm -> its name."""
+
 Row = dict[str, str]
 
 
@@ -42,12 +58,12 @@ def mean_of(found: answers.Recomputed, arm: str, amount: int | None) -> dict[str
     return one
 
 
-def gains_of(found: answers.Recomputed, amount: int, against: tuple[str, int | None]) -> Row:
-    """Metric -> the gain of SYNC-CLIP as the pages write it."""
+def gains_of(found: answers.Recomputed, amount: int, against: tuple[str, int | None], of: str = "syncclip-both") -> Row:
+    """Metric -> the gain of an arm as the pages write it."""
     return {
         pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
         for pair in found.comparisons
-        if (pair.arm, pair.images_per_class, pair.unit) == ("syncclip-both", amount, "classes")
+        if (pair.arm, pair.images_per_class, pair.unit) == (of, amount, "classes")
         and (pair.against, pair.against_images_per_class) == against
     }
 
@@ -110,3 +126,19 @@ def test_the_page_of_gaps_follows_from_the_answers(images: str) -> None:
             gains = gains_of(found, 16, (names[row.pop("SYNC-CLIP over")], 16))
             expected = {title: gains[METRIC[title]] for title in row}
         assert expected.items() <= row.items()
+
+
+def test_the_page_of_ablations_follows_from_the_answers() -> None:
+    found = published("losses")
+    rows = rows_of("docs/results/losses/README.md", "arm")
+
+    assert found.differ == []
+    assert {row["arm"] for row in rows} == set(ABLATIONS)
+    for row in rows:
+        arm = ABLATIONS[row.pop("arm")]
+        one = mean_of(found, arm, None if arm == "real-only" else 16)
+        expected = {heading: f"{one[METRIC[heading]]:.1f}" for heading in ("base", "novel", "HM", "open HM")}
+        if arm != "syncclip":
+            gains = gains_of(found, 16, (arm, None if arm == "real-only" else 16), of="syncclip")
+            expected |= {"SYNC-CLIP over it, HM": gains[METRIC["HM"]], "open HM over it": gains[METRIC["open HM"]]}
+        assert row == {"SYNC-CLIP over it, HM": "", "open HM over it": ""} | expected, arm
