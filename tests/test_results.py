@@ -43,6 +43,19 @@ ABLATIONS = {
 }
 """What the page of ablations calls each arm -> its name."""
 
+METHODS = {
+    "zero-shot CLIP": "zeroshot",
+    "CoOp": "coop",
+    "CoCoOp": "cocoop",
+    "KgCoOp": "kgcoop",
+    "VPT": "vpt",
+    "IVLP": "ivlp",
+    "MaPLe": "maple",
+    "PromptSRC": "promptsrc",
+    "SYNC-CLIP": "syncclip",
+}
+"""What the page of data calls each method -> its name."""
+
 Row = dict[str, str]
 
 
@@ -142,3 +155,30 @@ def test_the_page_of_ablations_follows_from_the_answers() -> None:
             gains = gains_of(found, 16, (arm, None if arm == "real-only" else 16), of="syncclip")
             expected |= {"SYNC-CLIP over it, HM": gains[METRIC["HM"]], "open HM over it": gains[METRIC["open HM"]]}
         assert row == {"SYNC-CLIP over it, HM": "", "open HM over it": ""} | expected, arm
+
+
+@pytest.mark.parametrize("metric", ["HM", "open HM", "novel", "open novel"])
+def test_the_means_of_the_page_of_data_follow_from_the_answers(metric: str) -> None:
+    rows = rows_of("docs/results/data_use/README.md", metric)
+
+    assert [row[metric] for row in rows] == list(METHODS)
+    for row in rows:
+        method = METHODS[row.pop(metric)]
+        for data, shown in row.items():
+            arm, amount = (
+                (method, None) if method == "zeroshot" else (f"{method}-{data}", None if data == "real" else 16)
+            )
+            assert shown == f"{mean_of(published('data_use'), arm, amount)[METRIC[metric]]:.1f}", (method, data)
+
+
+def test_the_gains_of_the_page_of_data_follow_from_the_answers() -> None:
+    found = published("data_use")
+    heading = "SYNC-CLIP on both over"
+    rows = rows_of("docs/results/data_use/README.md", heading)
+
+    assert found.differ == [] and len(rows) == 13
+    for row in rows:
+        method, _, data = row.pop(heading).partition(" on ")
+        data = data.removesuffix(" images")
+        gains = gains_of(found, 16, (f"{METHODS[method]}-{data}", None if data == "real" else 16))
+        assert row == {title: gains[METRIC[title]] for title in row}, (method, data)
