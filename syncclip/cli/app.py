@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from syncclip.cli import datasets, jobs, plan, prompts, shards, status, submit, verify
+from syncclip.cli import datasets, jobs, plan, prompts, recipe, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
@@ -36,7 +36,7 @@ for command in (
     *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report, verify.verify, verify.recompute),
 ):
     app.command()(command)
-GROUPS = {"datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
+GROUPS = {"recipe": recipe.app, "datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 app.add_typer(datasets.app, name="benchmarks", hidden=True)  # its name in earlier versions

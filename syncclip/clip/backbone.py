@@ -32,9 +32,13 @@ class BackboneSettings(Settings):
     """
 
     name: str = EMBEDDED
+    """open_clip's name, such as `ViT-B-16`, `local-dir:FOLDER` or `hf-hub:REPOSITORY`; `icons` is the embedded CLIP."""
     pretrained: str | None = None
-    precision: Precision = "fp32"  # of the towers; prompts and losses stay in fp32. fp16: on GPUs, only for evaluation
-    checkpoint_activations: bool = False  # recompute each block for the gradient: less memory, more time
+    """open_clip's tag of the weights, such as `openai`, or a file; None for models that bring theirs."""
+    precision: Precision = "fp32"
+    """Of the towers; prompts and losses stay in fp32. fp16: on GPUs, only for evaluation."""
+    checkpoint_activations: bool = False
+    """Recompute each block for the gradient: less memory, more time."""
 
     def placed(self) -> BackboneSettings:
         """The same CLIP with absolute paths of local files, for processes with another working folder."""

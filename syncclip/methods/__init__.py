@@ -52,14 +52,23 @@ class MethodsSettings(Settings):
     """Section `methods` of a recipe: the settings of every method, so that a study has those chosen for each."""
 
     zeroshot: ZeroShot.Settings = ZeroShot.Settings()
+    """The frozen CLIP with hand-written sentences."""
     coop: CoOp.Settings = CoOp.Settings()
+    """Learned words around the class name (arXiv 2109.01134)."""
     cocoop: CoCoOp.Settings = CoCoOp.Settings()
+    """CoOp whose words each image shifts (arXiv 2203.05557)."""
     kgcoop: KgCoOp.Settings = KgCoOp.Settings()
+    """CoOp kept near the hand-written sentences (arXiv 2303.13283)."""
     vpt: Vpt.Settings = Vpt.Settings()
+    """Learned tokens among the patches (arXiv 2203.12119)."""
     ivlp: Ivlp.Settings = Ivlp.Settings()
+    """Learned tokens in both towers, independent of each other (arXiv 2210.03117)."""
     maple: Maple.Settings = Maple.Settings()
+    """Visual tokens that are projections of text tokens (arXiv 2210.03117)."""
     promptsrc: PromptSrc.Settings = PromptSrc.Settings()
+    """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClip.Settings = SyncClip.Settings()
+    """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

@@ -22,6 +22,7 @@ class MethodSettings(Settings):
     """Settings of a method; each method extends them in a nested class `Settings`."""
 
     learning_rate: float = Field(0.0025, gt=0)
+    """Of SGD, at its peak after the warm-up."""
 
 
 class TrainingBatch(Protocol):

@@ -29,6 +29,7 @@ class CoCoOp(Method):
 
     class Settings(ContextSettings):
         phrase: Phrase = "a photo of a"
+        """Its words are what the learned vectors start as."""
         prompts_at_once: int | None = Field(256, ge=1)
         """Sentences in the text tower at a time; None: all. Larger numbers are encoded in turn, and recomputed for the
         gradient, so that memory depends neither on the batch nor on the number of classes."""

@@ -30,8 +30,10 @@ class CoOp(Method):
     """
 
     class Settings(ContextSettings):
-        position: Position = "end"  # of the class name
-        class_specific: bool = False  # each class has vectors of its own
+        position: Position = "end"
+        """Where the class name stands among the learned words."""
+        class_specific: bool = False
+        """Each class has vectors of its own."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -17,11 +17,16 @@ class Ivlp(Method):
     """Independent vision-language prompting (the baseline of arXiv 2210.03117), on real and synthetic images alike."""
 
     class Settings(MethodSettings):
-        visual_tokens: int = Field(4, ge=1)  # learned vectors among the image tokens of each prompted block
-        text_tokens: int = Field(4, ge=1)  # learned vectors among the text tokens of each prompted block
-        visual_depth: int | None = Field(None, ge=1)  # prompted blocks; None: 9, or all of a tower that has fewer
+        visual_tokens: int = Field(4, ge=1)
+        """Learned vectors among the image tokens of each prompted block."""
+        text_tokens: int = Field(4, ge=1)
+        """Learned vectors among the text tokens of each prompted block."""
+        visual_depth: int | None = Field(None, ge=1)
+        """Prompted blocks; None: 9, or all of a tower that has fewer."""
         text_depth: int | None = Field(None, ge=1)
-        phrase: str = "a photo of a"  # the text prompt starts as its first words, if it has at most four tokens
+        """Prompted blocks of the text tower; None: 9, or all of a tower that has fewer."""
+        phrase: str = "a photo of a"
+        """The text prompt starts as its first words, if it has at most four tokens."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

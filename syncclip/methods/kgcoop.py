@@ -28,8 +28,11 @@ class KgCoOp(CoOp):
 
     class Settings(CoOp.Settings):
         phrase: Phrase = "a photo of a"
-        knowledge_weight: float = Field(8.0, ge=0)  # lambda of the paper
-        template: Template | None = None  # of the hand-written sentences; None: the dataset's own
+        """Its words are what the learned vectors start as."""
+        knowledge_weight: float = Field(8.0, ge=0)
+        """lambda of the paper: how strongly the texts are kept near the hand-written sentences."""
+        template: Template | None = None
+        """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -25,9 +25,13 @@ class Maple(Method):
 
     class Settings(MethodSettings):
         learning_rate: float = Field(0.0035, gt=0)
-        text_tokens: int = Field(2, ge=1)  # learned vectors in each prompted block, of either tower
-        depth: int | None = Field(None, ge=1)  # prompted blocks of each tower; None: 9, or all of one that has fewer
-        phrase: str = "a photo of a"  # the text prompt starts as its first words, if it has at most four tokens
+        """Of SGD, at its peak after the warm-up."""
+        text_tokens: int = Field(2, ge=1)
+        """Learned vectors in each prompted block, of either tower."""
+        depth: int | None = Field(None, ge=1)
+        """Prompted blocks of each tower; None: 9, or all of one that has fewer."""
+        phrase: str = "a photo of a"
+        """The text prompt starts as its first words, if it has at most four tokens."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

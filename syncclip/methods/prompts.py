@@ -52,7 +52,9 @@ class ContextSettings(MethodSettings):
     """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""
 
     learning_rate: float = Field(0.002, gt=0)
-    phrase: Phrase = ""  # what the vectors start as; empty: random
+    """Of SGD, at its peak after the warm-up."""
+    phrase: Phrase = ""
+    """Words that the vectors start as; empty: random."""
     text_tokens: int | None = Field(None, ge=1)
     """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
     room for."""

@@ -33,13 +33,18 @@ class PromptSrc(Ivlp):
     average: Tensor
 
     class Settings(Ivlp.Settings):
-        text_weight: float = Field(25.0, ge=0)  # w_t
-        image_weight: float = Field(10.0, ge=0)  # w_v
-        logits_weight: float = Field(1.0, ge=0)  # w_l
+        text_weight: float = Field(25.0, ge=0)
+        """w_t of the paper: how strongly text features are kept near the frozen ones."""
+        image_weight: float = Field(10.0, ge=0)
+        """w_v of the paper: how strongly image features are kept near the frozen ones."""
+        logits_weight: float = Field(1.0, ge=0)
+        """w_l of the paper: how strongly logits are kept near the frozen ones."""
         templates: tuple[Template, ...] | None = Field(None, min_length=1)
         """Of the frozen texts; None: the published ones that are not too long for this CLIP."""
-        aggregation_mean: float = 15.0  # epoch with the largest weight in the final prompts; the first epoch is 1
-        aggregation_std: float = Field(1.0, gt=0)  # in epochs
+        aggregation_mean: float = 15.0
+        """Epoch with the largest weight in the final prompts; the first epoch is 1."""
+        aggregation_std: float = Field(1.0, gt=0)
+        """Spread of those weights, in epochs."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

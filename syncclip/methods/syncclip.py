@@ -30,10 +30,14 @@ class SyncClip(Ivlp):
     """
 
     class Settings(Ivlp.Settings):
-        domain_tokens: int = Field(2, ge=0)  # k, of the visual tokens
-        synthetic_weight: float = Field(0.4, ge=0)  # of both synthetic cross entropies
+        domain_tokens: int = Field(2, ge=0)
+        """k of the paper: how many of the visual tokens each domain has of its own; 0: none."""
+        synthetic_weight: float = Field(0.4, ge=0)
+        """Of both cross entropies on synthetic images (L_SCE); 0 leaves them out."""
         alignment_weight: float = Field(0.1, ge=0)
-        negatives: Negatives = "hardest"  # real features of other classes that a synthetic one is pushed away from
+        """Of the loss that aligns the features of both domains (L_FS); 0 leaves it out."""
+        negatives: Negatives = "hardest"
+        """Real features of other classes that a synthetic one is pushed away from."""
 
         @model_validator(mode="after")
         def _domain_within_visual(self) -> SyncClip.Settings:

@@ -26,9 +26,12 @@ class Vpt(Method):
     """
 
     class Settings(MethodSettings):
-        visual_tokens: int = Field(8, ge=1)  # learned vectors among the image tokens of each prompted block
-        visual_depth: int | None = Field(None, ge=1)  # prompted blocks; 1: shallow; None: all
-        template: Template | None = "a photo of a {}."  # of the frozen texts; None: the dataset's own
+        visual_tokens: int = Field(8, ge=1)
+        """Learned vectors among the image tokens of each prompted block."""
+        visual_depth: int | None = Field(None, ge=1)
+        """Prompted blocks; 1: shallow; None: all."""
+        template: Template | None = "a photo of a {}."
+        """The frozen texts, with `{}` for the class name; None: the dataset's own."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -23,7 +23,8 @@ class ZeroShot(Method):
     data = ()
 
     class Settings(MethodSettings):
-        templates: tuple[Template, ...] | None = Field(None, min_length=1)  # an ensemble; None: the dataset's own
+        templates: tuple[Template, ...] | None = Field(None, min_length=1)
+        """Sentences whose features are averaged, with `{}` for the class name; None: the dataset's own one."""
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings

@@ -62,13 +62,21 @@ class Recipe(Settings):
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The name of folders; the file's name where it is not given."""
     dataset: Annotated[DatasetSettings, DATASET] = DatasetSettings()
+    """The real images: which, how many of each class, and which classes are base."""
     backbone: BackboneSettings = BackboneSettings()
+    """The frozen CLIP."""
     synthesis: SynthesisSettings = SynthesisSettings()
+    """The synthetic images: how many, of which prompts, by which generator, on how many machines."""
     methods: MethodsSettings = MethodsSettings()
+    """What is particular to each method; a run reads the keys of its own method alone."""
     training: TrainingSettings = TrainingSettings()
+    """What learns from what, how long, and what is kept on the way."""
     evaluation: EvaluationSettings = EvaluationSettings()
+    """On which images a run is tested."""
     study: StudySettings = StudySettings()
+    """The grid of a study, its statistics and its machines."""
     storage: StorageSettings = StorageSettings()
+    """Where results go, and what an object store needs to know."""
 
     @model_validator(mode="after")
     def _check_method(self) -> Recipe:

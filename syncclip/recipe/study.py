@@ -19,7 +19,9 @@ class Arm(Settings):
     """One line of the study: a method and the data that it learns from."""
 
     method: str
+    """A method, by its name in `methods` or as `module:Class`."""
     data: Literal["real", "synthetic", "both", "oracle"] = "both"
+    """What is learned from; see `training.data`."""
     name: str = ""
     """Its name in tables and folders; `method-data` where it is not given."""
     images_per_class: list[int] | None = Field(default=None, min_length=1)
@@ -80,6 +82,7 @@ class StudySettings(Settings):
     """Section `study` of a recipe: the grid arm x images per class x seed, and how it is run and analysed."""
 
     arms: list[Arm] = Field(default=DEFAULT_ARMS, min_length=1)
+    """What is compared: each with every seed, and where it learns from synthetic images with every amount."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
     """Amounts of synthetic images. They are generated once, for the largest; a smaller amount is a prefix."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)

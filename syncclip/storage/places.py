@@ -38,8 +38,10 @@ _inherited: list[Any] = []
 class StorageSettings(Settings):
     """Where runs are kept, and what fsspec needs to get there."""
 
-    root: str = "runs"  # a folder or any fsspec URL; a run is stored at <root>/<name of the recipe>
-    options: dict[str, Any] = Field(default_factory=dict)  # fsspec options of remote URLs, such as endpoint_url, anon
+    root: str = "runs"
+    """A folder or any fsspec URL; a run is stored at <root>/<name of the recipe>."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """fsspec's options of remote URLs, such as `endpoint_url` or `anon`."""
 
 
 def configure(options: Mapping[str, Any]) -> None:

@@ -23,7 +23,9 @@ class PoolSettings(Settings):
     """Bounds of the pool of actors: it begins with `min` and grows to `max` while shards wait and there is room."""
 
     min: int = Field(1, ge=1, le=MOST_ACTORS)
+    """Actors at the beginning, and at least."""
     max: int = Field(ge=1, le=MOST_ACTORS)
+    """Actors at most."""
 
     @model_validator(mode="after")
     def _in_order(self) -> PoolSettings:
@@ -74,6 +76,7 @@ class CostSettings(Settings):
     price: float | None = Field(None, ge=0, le=1e9)
     """Of one hour: of a GPU where actors use any, else of an actor."""
     currency: str = "USD"
+    """Of the price; only shown."""
     preemptions: float = Field(0.0, ge=0, le=1e6)
     """How often an hour a machine is taken away."""
     wait: float = Field(180.0, ge=0, le=1e8)
@@ -86,9 +89,13 @@ class SynthesisSettings(Settings):
     """What to generate, which goes into the plan, and who generates it: no byte depends on `actors` or `retries`."""
 
     images_per_class: int = Field(16, ge=1)
+    """Synthetic images of each class; a set may be grown to more later."""
     seed: int = Field(0, ge=0)
+    """Of all images; each has its own, derived from this, its number and its attempt."""
     generator: GeneratorSettings = GeneratorSettings()
+    """What generates images from prompts."""
     prompts: PromptSettings = PromptSettings()
+    """From which sentences images are generated."""
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
     """In the order in which they score; what one rejects, the next doesn't see."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
@@ -100,6 +107,7 @@ class SynthesisSettings(Settings):
     shard_size: int | None = None
     """Images in a shard; None: the fewest whole rounds over the classes that make 64, and at least a batch."""
     jpeg_quality: int = Field(92, ge=1, le=100)
+    """Of the stored images, 1 to 100."""
     threads: int = Field(1, ge=1)
     """torch threads of an actor. The last bits of an image depend on it, so it belongs to the plan."""
     actors: Actors = 1

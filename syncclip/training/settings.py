@@ -13,6 +13,7 @@ class MixedSet(Settings):
     """One of several sets that a training mixes: `{url: sets/a, weight: 2}`, or just its folder or URL."""
 
     url: str
+    """Folder or URL of the set."""
     weight: float = Field(1.0, gt=0)
     """Of a synthetic set: its chance among the sets that show a class. Of a real one: how often an
     epoch shows each image."""
@@ -31,6 +32,7 @@ class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
     method: str = "syncclip"
+    """What is trained: a method by its name in `methods`, or one of your own as `module:Class`."""
     data: Literal["real", "synthetic", "both", "oracle"] = "both"
     """What is learned from. "oracle": real images of the novel classes, too, as no experiment in earnest has them."""
     synthetic: (
@@ -42,49 +44,76 @@ class TrainingSettings(Settings):
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
     real: tuple[MixedSet, ...] = added(())
     """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
-    images_per_class: int | None = Field(None, ge=1)  # the first so many synthetic images of each class; None: all
+    images_per_class: int | None = Field(None, ge=1)
+    """The first so many synthetic images of each class; None: all."""
     seed: int = Field(1, ge=0)
+    """Of the shots, the initial prompts, the order and the crops."""
 
     epochs: int = Field(10, ge=1)
+    """How often the images are gone through; `epochs_over` says which."""
     epochs_over: Literal["real", "synthetic", "longer"] = added("real")
     """What an epoch goes through once: the real images, as many images as the synthetic set has, or the one of these
     that takes more steps. With "real", the number of steps does not grow with the synthetic images."""
-    batch: int = Field(16, ge=1)  # real images a step over all workers; each brings a seen and a novel synthetic one
+    batch: int = Field(16, ge=1)
+    """Real images a step over all workers; each brings a seen and a novel synthetic one."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD; see torch."""
     weight_decay: float = Field(5e-4, ge=0)
+    """Of SGD; see torch."""
     warmup_epochs: int = Field(1, ge=0)
+    """First epochs, trained at `warmup_rate`; after them the learning rate follows a cosine."""
     warmup_rate: float = Field(1e-5, gt=0)
-    scale: tuple[float, float] = (0.08, 1.0)  # range of the random resized crop's area, as a share of the image
-    flip: float = Field(0.5, ge=0, le=1)  # chance of a mirrored image
+    """Learning rate of the warm-up."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Range of the random resized crop's area, as a share of the image."""
+    flip: float = Field(0.5, ge=0, le=1)
+    """Chance of a mirrored image."""
 
-    workers: int = Field(1, ge=1)  # ranks that share every batch
+    workers: int = Field(1, ge=1)
+    """Ranks that share every batch."""
     min_workers: int | None = added(None, ge=1)
     """As few are enough: a training goes on with the workers that the cluster has room for, up to `workers`. None: as
     many as `workers`."""
-    max_failures: int = added(2, ge=0)  # times that lost workers are replaced before a run is given up
+    max_failures: int = added(2, ge=0)
+    """Times that lost workers are replaced before a run is given up."""
     accumulate: int = added(1, ge=1)
     """Parts in which a worker's images of a step pass the tower, one after the other. The step stays that of the
     whole batch; only memory is saved, for the time of one more pass."""
-    threads: int = Field(1, ge=1)  # torch threads a worker; another number may change the last bits of a result
+    threads: int = Field(1, ge=1)
+    """Torch threads a worker; another number may change the last bits of a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    window: int | None = Field(None, ge=1)  # shards of a set that a step samples from; None: all
-    cache_images: int = Field(256 << 20, ge=0)  # bytes of decoded images that may be kept in memory
-    cache_bytes: int = added(4 << 30, ge=0)  # local disk that copies of remote shards may take, on each machine
+    """On which a worker computes; auto: a GPU where there is one."""
+    window: int | None = Field(None, ge=1)
+    """Shards of a set that a step samples from; None: all."""
+    cache_images: int = Field(256 << 20, ge=0)
+    """Bytes of decoded images that may be kept in memory."""
+    cache_bytes: int = added(4 << 30, ge=0)
+    """Local disk that copies of remote shards may take, on each machine."""
     cache_folder: str | None = added(None)
     """Where those copies are kept, for all workers of a machine; None: the user's folder among the temporary files."""
-    check_shards: bool = added(True)  # compare each shard with its marker's sha256 when it is copied or first opened
-    ahead: int = Field(1, ge=0)  # threads of a worker that make coming batches; of loaders, batches that each has ready
-    loaders: int = added(0, ge=0)  # processes of a worker that make batches instead of threads; 0: none
-    corrupt_limit: int = Field(16, ge=0)  # unreadable images that are replaced by others before training stops
+    check_shards: bool = added(True)
+    """Compare each shard with its marker's sha256 when it is copied or first opened."""
+    ahead: int = Field(1, ge=0)
+    """Threads of a worker that make coming batches; of loaders, batches that each has ready."""
+    loaders: int = added(0, ge=0)
+    """Processes of a worker that make batches instead of threads; 0: none."""
+    corrupt_limit: int = Field(16, ge=0)
+    """Unreadable images that are replaced by others before training stops."""
 
-    log_every: int = Field(1, ge=1)  # steps between two lines of metrics
+    log_every: int = Field(1, ge=1)
+    """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(("tensorboard",))
     """Where the numbers are shown as well; `syncclip[tracking]` brings the libraries of the latter two."""
-    tracking_project: str = added("syncclip")  # name of MLflow's experiment, or Weights & Biases' project
-    mlflow_uri: str | None = added(None)  # MLflow's server; None: MLFLOW_TRACKING_URI
-    checkpoint_every: int = Field(100, ge=1)  # steps between two checkpoints
-    checkpoint_minutes: float | None = added(None, gt=0)  # one more whenever so much time went by since the last
-    keep_checkpoints: int = Field(2, ge=1)  # newest ones kept; with 1 a damaged one costs the whole run
+    tracking_project: str = added("syncclip")
+    """Name of MLflow's experiment, or Weights & Biases' project."""
+    mlflow_uri: str | None = added(None)
+    """MLflow's server; None: MLFLOW_TRACKING_URI."""
+    checkpoint_every: int = Field(100, ge=1)
+    """Steps between two checkpoints."""
+    checkpoint_minutes: float | None = added(None, gt=0)
+    """One more whenever so much time went by since the last."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Newest ones kept; with 1 a damaged one costs the whole run."""
     keep_best: Literal["loss", "validation"] | None = added(None)
     """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation images."""
 
@@ -127,8 +156,11 @@ class EvaluationSettings(Settings):
     """Section `evaluation` of a recipe."""
 
     split: Literal["test", "val"] = "test"
-    batch: int = Field(256, ge=1)  # images a forward pass
-    bins: int = Field(15, ge=1, le=1_000_000)  # of the calibration error
+    """On which images a run is tested. Settings are chosen on `val`."""
+    batch: int = Field(256, ge=1)
+    """Images in one forward pass."""
+    bins: int = Field(15, ge=1, le=1_000_000)
+    """Of the calibration error."""
     workers: int | None = added(None, ge=1)
     """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])

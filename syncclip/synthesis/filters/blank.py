@@ -15,6 +15,7 @@ class BlankSettings(Settings):
     """Rejects constant or nearly constant images, such as a safety checker's black ones."""
 
     name: Literal["blank"] = "blank"
+    """Rejects images of nearly one colour."""
     minimum: float = Field(4.0, ge=0, le=127.5)
     """Least standard deviation of a colour channel, over the pixels, of 255 (the largest of the three counts)."""
 

@@ -29,6 +29,7 @@ class ClipHeadSettings(Settings):
     """
 
     name: Literal["clip_head"] = "clip_head"
+    """Judges images by a small network on CLIP's features, such as an aesthetic score or a watermark detector."""
     called: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
     """The reason under which its rejects are counted, such as `aesthetic` or `nsfw`."""
     weights: str

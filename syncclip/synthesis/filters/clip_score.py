@@ -18,6 +18,7 @@ class ClipScoreSettings(Settings):
     """Rejects images that a frozen CLIP doesn't read, zero-shot, as their own class among the set's classes."""
 
     name: Literal["clip_score"] = "clip_score"
+    """Rejects images in which CLIP doesn't recognise their class."""
     backbone: BackboneSettings | None = None
     """The CLIP that scores; the recipe's backbone where it is not given."""
     probability: float = Field(0.0, ge=0, le=1)
@@ -64,6 +65,7 @@ class ClipMarginSettings(Settings):
     """Rejects images that look like another class, or too nearly so."""
 
     name: Literal["clip_margin"] = "clip_margin"
+    """Rejects images that CLIP finds hardly more like their class than like the most similar other one."""
     backbone: BackboneSettings | None = None
     """The CLIP that scores; the recipe's backbone where it is not given."""
     minimum: float = Field(0.0, ge=-2, le=2)
@@ -96,6 +98,7 @@ class ClipSimilaritySettings(Settings):
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
+    """Rejects images whose features are far from those of their own prompt."""
     backbone: BackboneSettings | None = None
     """The CLIP that scores; the recipe's backbone where it is not given."""
     minimum: float = Field(ge=-1, le=1)

@@ -28,6 +28,7 @@ class DuplicateSettings(Settings):
     """Rejects images that look the same, by a perceptual hash: no model is asked. Put it last among the filters."""
 
     name: Literal["duplicate"] = "duplicate"
+    """Rejects images whose perceptual hash is nearly that of an earlier one of the class."""
     bits: int = Field(4, ge=0, le=63)
     """Of the hash's 64 bits, so many may differ between near-duplicates."""
 
@@ -36,6 +37,7 @@ class ClipDuplicateSettings(Settings):
     """Rejects images that a frozen CLIP can hardly distinguish from one of their class. Put it last."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
+    """Rejects images whose CLIP features are nearly those of an earlier one of the class."""
     backbone: BackboneSettings | None = None
     """The CLIP that scores; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)

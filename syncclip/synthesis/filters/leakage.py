@@ -20,6 +20,7 @@ class LeakageSettings(Settings):
     """Rejects images that a frozen CLIP can hardly distinguish from one of the dataset's test images, of any class."""
 
     name: Literal["leakage"] = "leakage"
+    """Rejects images whose CLIP features are nearly those of a test image."""
     backbone: BackboneSettings | None = None
     """The CLIP that scores; the recipe's backbone where it is not given."""
     similarity: float = Field(0.97, gt=0, le=1)

@@ -23,6 +23,7 @@ class SafetySettings(Settings):
     """Rejects what a safety checker flags. Thumbnails of its rejects are made unrecognisable."""
 
     name: Literal["safety"] = "safety"
+    """Rejects images that a safety checker finds unsafe."""
     checker: str | None = None
     """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
     one; the generating pipeline's own answer where it is not given."""

@@ -54,17 +54,22 @@ class GeneratorSettings(Settings):
     scheduler: str | None = None
     """A diffusers scheduler class, such as `EulerDiscreteScheduler`; the pipeline's own where it is not given."""
     steps: int = Field(20, ge=1)
+    """Denoising steps of an image."""
     guidance: float = Field(4.0, ge=0)
     """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is given."""
     true_guidance: float | None = added(None, gt=1)
     """Classifier-free guidance of families whose `guidance` is built in (Flux, Qwen-Image): twice the work."""
     negative_prompt: str | None = None
+    """What images shall not show; only for pipelines with classifier-free guidance."""
     height: int | None = Field(None, ge=8)
+    """Of an image, in pixels; None: the pipeline's own."""
     width: int | None = Field(None, ge=8)
+    """Of an image, in pixels; None: the pipeline's own."""
     batch_size: int | Literal["auto"] = 8
     """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the pipeline's weights and arithmetic; the images of another type are other images."""
     loras: tuple[LoraSettings, ...] = added(())
     """Added to the weights in this order, when they are loaded."""
     guide: GuideSettings | None = added(None)

@@ -26,9 +26,13 @@ class WriterSettings(Settings):
     max_tokens: int = Field(48, ge=1)
     """Length of an answer at most; of a longer one the whole sentences are kept."""
     temperature: float = Field(1.0, gt=0)
+    """Of sampling; the lower, the more alike the captions."""
     top_p: float = Field(0.95, gt=0, le=1)
+    """Of sampling: words are taken from the most probable ones that make up this share."""
     seed: int = Field(0, ge=0)
+    """Of sampling; the same seed writes the same captions."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the language model's weights and arithmetic."""
 
 
 class Captions(Settings):

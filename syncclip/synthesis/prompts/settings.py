@@ -26,6 +26,7 @@ class PromptSettings(Settings):
     """
 
     name: Literal["template"] = "template"
+    """The kind of prompts; so far there is one."""
     templates: tuple[Template, ...] = ()
     """Sentences with one `{}` for the class name; none: the dataset's own template."""
     strategies: tuple[StrategySettings, ...] = added(())

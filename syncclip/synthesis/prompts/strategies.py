@@ -61,6 +61,7 @@ class TemplateSettings(SharedStrategy):
     """Class templates: image after image takes the next."""
 
     name: Literal["template"] = "template"
+    """Sentences with a place for the class name."""
     templates: tuple[Template, ...] = ()
     """None: the dataset's own template."""
 
@@ -72,6 +73,7 @@ class CombinationSettings(SharedStrategy):
     """Every combination of attributes, backgrounds or whatever else is listed; see `Combinations`."""
 
     name: Literal["combinations"]
+    """Sentences with several places, filled by every combination of words."""
     sentence: Template
     """One with `{}` and the name of each list in braces: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
@@ -97,6 +99,7 @@ class DescriptionSettings(OwnStrategy):
     """Sentences of one's own: class names with a list of sentences for each, here or in a JSON or YAML file."""
 
     name: Literal["descriptions"]
+    """Sentences about each class, from a file of descriptions."""
 
     @model_validator(mode="after")
     def _from_one_place(self) -> DescriptionSettings:
@@ -109,6 +112,7 @@ class CaptionSettings(OwnStrategy):
     """Captions that a language model wrote: the file that `syncclip captions` made."""
 
     name: Literal["captions"]
+    """Sentences about each class that a language model wrote (`syncclip captions`)."""
     writer: WriterSettings | None = None
     """Needed to write them; a file that another one wrote is refused."""
     sha256: str = ""

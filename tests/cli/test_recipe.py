@@ -1,0 +1,45 @@
+"""`syncclip recipe`, as typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from syncclip.cli.app import run
+from syncclip.recipe.recipe import Recipe
+
+
+def test_the_recipes_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "ls"]) == 0
+    names = capsys.readouterr().out.split()
+    assert {"travel", "icons", "studies/gap", "datasets/dtd"} <= set(names)
+
+
+def test_a_recipe_is_shown_whole_and_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "show", "travel", "training.epochs=3"]) == 0
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(capsys.readouterr().out)
+    assert yaml.safe_load(shown.read_text())["training"]["momentum"] == 0.9
+    assert Recipe.load(str(shown)) == Recipe.load("travel", ["training.epochs=3"])
+
+
+def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "explain", "methods.syncclip.domain_tokens"]) == 0
+    first, meaning = capsys.readouterr().out.splitlines()
+    assert first == "methods.syncclip.domain_tokens: whole number at least 0; default 2"
+    assert meaning == "    k of the paper: how many of the visual tokens each domain has of its own; 0: none."
+
+
+def test_a_key_that_does_not_exist_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "explain", "training.epoch"]) == 2
+    said = "syncclip: there is no key 'training.epoch'; did you mean 'training.epochs'?\n"
+    assert capsys.readouterr().err == said
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recipe", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["properties"]["training"]["description"].startswith("What learns from what")

@@ -1,0 +1,106 @@
+"""The reference of recipes' keys: each is described, and the schema for editors knows what recipes may say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import Field
+
+from scripts import reference as page
+from syncclip.core.settings import Settings, UserError
+from syncclip.recipe import reference
+from syncclip.recipe.files import SHIPPED
+from syncclip.recipe.recipe import Recipe
+
+
+class _Base(Settings):
+    kept: int = 1
+    """Of the base."""
+    changed: int = Field(1)
+    """Of the base, too."""
+
+
+class Nearest(_Base):
+    changed: int = 2
+    """Of the
+    derived."""
+
+
+def errors(recipe: dict[str, Any]) -> list[str]:
+    """What an editor would say about a recipe's file, with the place."""
+    validator = jsonschema.Draft202012Validator(reference.schema())
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(recipe)]
+
+
+def leaves(value: Any, path: str = "") -> list[str]:
+    """Every key of nested mappings, from the top."""
+    if not isinstance(value, dict) or not value:
+        return [path]
+    return [place for key, below in value.items() for place in leaves(below, f"{path}.{key}".removeprefix("."))]
+
+
+def test_every_key_is_described_in_a_sentence() -> None:
+    silent = {key.path: key.meaning for key in reference.keys().values() if not key.meaning.endswith((".", ")"))}
+    assert silent == {}
+    assert len(reference.keys()) > 250
+
+
+def test_every_key_that_a_recipe_is_stored_with_has_an_entry() -> None:
+    known = set(reference.keys())
+    stored = [path for path in leaves(json.loads(Recipe().model_dump_json())) if path.partition(".")[0] != "version"]
+    assert len(stored) > 100
+    assert [path for path in stored if path not in known and path.rpartition(".")[0] not in known] == []
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(reference.schema())
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda path: str(path.relative_to(SHIPPED)))
+def test_the_schema_accepts_every_recipe_of_the_package(path: Path) -> None:
+    assert errors(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({"training": {"epoch": 3}}, "$.training: Additional properties are not allowed ('epoch' was unexpected)"),
+        ({"trainning": {}}, "$: Additional properties are not allowed ('trainning' was unexpected)"),
+        ({"training": {"epochs": 0}}, "$.training.epochs: 0 is less than the minimum of 1"),
+        ({"training": {"data": "all"}}, "$.training.data: 'all' is not one of ['real', 'synthetic', 'both', 'oracle']"),
+        ({"study": {"seeds": 3}}, "$.study.seeds: 3 is not of type 'array'"),
+    ],
+)
+def test_the_schema_tells_a_mistake_by_its_place(recipe: dict[str, Any], said: str) -> None:
+    assert errors(recipe) == [said]
+
+
+def test_a_key_is_explained_with_its_type_its_default_and_its_meaning() -> None:
+    (epochs,) = reference.explain("training.epochs")
+    assert (epochs.kind, epochs.default) == ("whole number at least 1", "10")
+    assert "`epochs_over`" in epochs.meaning
+
+
+def test_a_section_is_explained_with_all_its_keys() -> None:
+    paths = [key.path for key in reference.explain("synthesis.filters")]
+    assert paths[0] == "synthesis.filters"
+    assert "synthesis.filters[clip_score].top" in paths
+    assert all(path.startswith("synthesis.filters") for path in paths)
+
+
+def test_a_key_that_does_not_exist_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"^there is no key 'training\.epoch'; did you mean 'training\.epochs'\?$"):
+        reference.explain("training.epoch")
+
+
+def test_the_meaning_of_an_inherited_field_is_that_of_the_nearest_class() -> None:
+    assert reference.meanings(Nearest) == {"kept": "Of the base.", "changed": "Of the derived."}
+
+
+def test_the_page_of_all_keys_is_that_of_the_settings_classes() -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "python -m scripts.reference writes it anew"
