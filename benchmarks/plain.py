@@ -35,6 +35,7 @@ from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
+from syncclip.methods.settings import KgCoOpSettings, PromptSrcSettings, SyncClipSettings
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
@@ -145,7 +146,7 @@ class PlainKgCoOp(PlainCoOp):
     method: KgCoOp
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        settings = cast(KgCoOp.Settings, self.method.settings)
+        settings = cast(KgCoOpSettings, self.method.settings)
         likeness = cosine_similarity(text, self.method.frozen_texts()[: len(text)], dim=1, eps=1e-7)
         return super().loss_with(text, batch) + settings.knowledge_weight * (1 - likeness.mean())
 
@@ -197,7 +198,7 @@ class PlainPromptSrc(PlainIvlp):
     method: PromptSrc
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        settings = cast(PromptSrc.Settings, self.method.settings)
+        settings = cast(PromptSrcSettings, self.method.settings)
         frozen_text = self.method.frozen_texts()[: len(text)]
         image = normalize(self.image_features(batch.images), dim=-1)
         with torch.no_grad():
@@ -222,7 +223,7 @@ class PlainSyncClip(PlainIvlp):
         return encode_images(self.clip, images, [torch.cat([own, real[len(own) :]]) for own, real in pairs])
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        settings, size = cast(SyncClip.Settings, self.method.settings), batch.sizes[0]
+        settings, size = cast(SyncClipSettings, self.method.settings), batch.sizes[0]
         real = self.image_features(batch.images[:size])
         synthetic = self.synthetic_features(batch.images[size:])
         labels, seen_labels, novel_labels = torch.split(batch.labels, list(batch.sizes))

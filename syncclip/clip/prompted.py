@@ -26,7 +26,6 @@ from syncclip.clip.blocks import attend, autocast, float32, place
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
-    Position,
     PromptTokens,
     arrange,
     frame,
@@ -36,7 +35,7 @@ from syncclip.clip.tokens import (
     tokenize,
 )
 from syncclip.clip.vision_tower import VisionTower, vision_tower
-from syncclip.core.settings import UserError
+from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted, spoken
 
 

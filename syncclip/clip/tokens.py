@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from syncclip.core.settings import UserError
+from syncclip.core.settings import Position, UserError
 from syncclip.core.text import spoken
 
 # Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
@@ -18,8 +17,6 @@ PHRASE_TOKENS = 4
 
 LENGTH_STEP = 3  # lengths that differ by less go through a causal tower together
 SMALL_GROUP = 32  # fewer texts than this join the next longer ones
-
-Position = Literal["end", "middle", "front"]
 
 
 class TextTooLongError(UserError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
@@ -78,6 +78,9 @@ def with_one_place(template: str) -> str:
 
 
 Template = Annotated[str, AfterValidator(with_one_place)]
+
+Position = Literal["end", "middle", "front"]
+"""Where a class name stands among learned words."""
 
 
 def first_complaint(error: ValidationError) -> str:

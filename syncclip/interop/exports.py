@@ -55,7 +55,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
-    if not find_method(name).data:
+    if not recipe.methods.of(name).data:
         raise UserError(f"{folder.url}: method {name!r} learns nothing; there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()

@@ -12,7 +12,8 @@ from torch import Tensor
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import find_method
-from syncclip.methods.prompts import ContextSettings, context_places
+from syncclip.methods.prompts import context_places
+from syncclip.methods.settings import ContextSettings
 
 Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
@@ -209,7 +210,7 @@ def find_layout(method: str) -> Layout:
         UserError: the method learns nothing, or no published code of it is known here.
     """
     if method not in LAYOUTS:
-        reason = "is none of them" if find_method(method).data else "learns nothing"
+        reason = "is none of them" if find_method(method).Settings.data else "learns nothing"
         raise UserError(
             f"training.method: {method!r} {reason}; checkpoints of published code are supported for "
             f"{', '.join(LAYOUTS)}"

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Settings
 from syncclip.methods.parallel import WorkSplit
-
-DataUse = Literal["real", "synthetic", "both"]
-
-
-class MethodSettings(Settings):
-    """Settings of a method; each method extends them in a nested class `Settings`."""
-
-    learning_rate: float = Field(0.0025, gt=0)
-    """Of SGD, at its peak after the warm-up."""
+from syncclip.methods.settings import MethodSettings
 
 
 class TrainingBatch(Protocol):
@@ -54,14 +44,13 @@ class Method(nn.Module):
     Parameters and state dict have only what is learned; the CLIP moves with the method, but is not part of it.
 
     Attributes:
-        data: what the method can be trained on; empty if it learns nothing.
+        Settings: the class of its settings, which also tells what it can learn from.
         base: number of classes that have real training images, which come first.
         weights: of the loss terms; 1 where not given.
         work: how a training step is split; set by the training loop.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
-    data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
     clip: PromptedClip
 
     def __init__(

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.prompts import ContextSettings, Phrase, context_places, deep_prompts
+from syncclip.methods.prompts import context_places, deep_prompts
+from syncclip.methods.settings import CoCoOpSettings
 
 
 class CoCoOp(Method):
@@ -27,15 +27,10 @@ class CoCoOp(Method):
     Source: the paper and its published code.
     """
 
-    class Settings(ContextSettings):
-        phrase: Phrase = "a photo of a"
-        """Its words are what the learned vectors start as."""
-        prompts_at_once: int | None = Field(256, ge=1)
-        """Sentences in the text tower at a time; None: all. Larger numbers are encoded in turn, and recomputed for the
-        gradient, so that memory depends neither on the batch nor on the number of classes."""
+    Settings = CoCoOpSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: CoCoOpSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.at_once = settings.prompts_at_once

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import Position
 from syncclip.methods.base import Method
-from syncclip.methods.prompts import INITIAL_STD, ContextSettings, context_places
+from syncclip.methods.prompts import INITIAL_STD, context_places
+from syncclip.methods.settings import CoOpSettings
 
 
 class CoOp(Method):
@@ -29,14 +29,10 @@ class CoOp(Method):
     start from it.
     """
 
-    class Settings(ContextSettings):
-        position: Position = "end"
-        """Where the class name stands among the learned words."""
-        class_specific: bool = False
-        """Each class has vectors of its own."""
+    Settings = CoOpSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: CoOpSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.tokens = context_places(clip, classnames, settings, settings.position)

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.base import Method
 from syncclip.methods.prompts import checked_depth, deep_prompts
+from syncclip.methods.settings import IvlpSettings
 
 
 class Ivlp(Method):
     """Independent vision-language prompting (the baseline of arXiv 2210.03117), on real and synthetic images alike."""
 
-    class Settings(MethodSettings):
-        visual_tokens: int = Field(4, ge=1)
-        """Learned vectors among the image tokens of each prompted block."""
-        text_tokens: int = Field(4, ge=1)
-        """Learned vectors among the text tokens of each prompted block."""
-        visual_depth: int | None = Field(None, ge=1)
-        """Prompted blocks; None: 9, or all of a tower that has fewer."""
-        text_depth: int | None = Field(None, ge=1)
-        """Prompted blocks of the text tower; None: 9, or all of a tower that has fewer."""
-        phrase: str = "a photo of a"
-        """The text prompt starts as its first words, if it has at most four tokens."""
+    Settings = IvlpSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: IvlpSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         visual_depth = checked_depth("visual_depth", settings.visual_depth, clip.vision.layers)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Template
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.coop import CoOp
 from syncclip.methods.frozen import FrozenTexts
-from syncclip.methods.prompts import Phrase
+from syncclip.methods.settings import KgCoOpSettings
 
 
 class KgCoOp(CoOp):
@@ -26,16 +24,10 @@ class KgCoOp(CoOp):
     length 1 is twice that of the code: 1 - cosine.
     """
 
-    class Settings(CoOp.Settings):
-        phrase: Phrase = "a photo of a"
-        """Its words are what the learned vectors start as."""
-        knowledge_weight: float = Field(8.0, ge=0)
-        """lambda of the paper: how strongly the texts are kept near the hand-written sentences."""
-        template: Template | None = None
-        """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
+    Settings = KgCoOpSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: KgCoOpSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.weights = {"knowledge": settings.knowledge_weight}

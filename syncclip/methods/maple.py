@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.base import Method
 from syncclip.methods.prompts import checked_depth, deep_prompts
+from syncclip.methods.settings import MapleSettings
 
 
 class Maple(Method):
@@ -23,18 +23,10 @@ class Maple(Method):
     Source: the paper, and its published code for the start of the maps: all deeper ones start alike.
     """
 
-    class Settings(MethodSettings):
-        learning_rate: float = Field(0.0035, gt=0)
-        """Of SGD, at its peak after the warm-up."""
-        text_tokens: int = Field(2, ge=1)
-        """Learned vectors in each prompted block, of either tower."""
-        depth: int | None = Field(None, ge=1)
-        """Prompted blocks of each tower; None: 9, or all of one that has fewer."""
-        phrase: str = "a photo of a"
-        """The text prompt starts as its first words, if it has at most four tokens."""
+    Settings = MapleSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MapleSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         depth = checked_depth("depth", settings.depth, min(clip.text.layers, clip.vision.layers))

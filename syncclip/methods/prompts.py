@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import StringConstraints
 from torch import Tensor, nn
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import Position, PromptTokens
-from syncclip.core.settings import UserError
+from syncclip.clip.tokens import PromptTokens
+from syncclip.core.settings import Position, UserError
 from syncclip.core.text import spoken
-from syncclip.methods.base import MethodSettings
+from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
@@ -46,28 +46,6 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     if depth > layers:
         raise UserError(f"{key}: {depth} blocks are to have prompts, but this tower has {layers}; use at most {layers}")
     return depth
-
-
-class ContextSettings(MethodSettings):
-    """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""
-
-    learning_rate: float = Field(0.002, gt=0)
-    """Of SGD, at its peak after the warm-up."""
-    phrase: Phrase = ""
-    """Words that the vectors start as; empty: random."""
-    text_tokens: int | None = Field(None, ge=1)
-    """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
-    room for."""
-
-    @model_validator(mode="after")
-    def _one_vector_a_word(self) -> ContextSettings:
-        words = len(self.phrase.split())
-        if words and self.text_tokens not in (None, words):
-            raise ValueError(
-                f"text_tokens is {self.text_tokens}, but the phrase '{self.phrase}' has {words} word(s), each of which "
-                f"starts one vector; set text_tokens=null, or a phrase of {self.text_tokens} words, or an empty one"
-            )
-        return self
 
 
 def context_places(

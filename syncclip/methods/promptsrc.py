@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, l1_loss, log_softmax, normalize
 from torch.nn.utils import parameters_to_vector
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Template
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.settings import PromptSrcSettings
 
 
 class PromptSrc(Ivlp):
@@ -32,22 +31,10 @@ class PromptSrc(Ivlp):
 
     average: Tensor
 
-    class Settings(Ivlp.Settings):
-        text_weight: float = Field(25.0, ge=0)
-        """w_t of the paper: how strongly text features are kept near the frozen ones."""
-        image_weight: float = Field(10.0, ge=0)
-        """w_v of the paper: how strongly image features are kept near the frozen ones."""
-        logits_weight: float = Field(1.0, ge=0)
-        """w_l of the paper: how strongly logits are kept near the frozen ones."""
-        templates: tuple[Template, ...] | None = Field(None, min_length=1)
-        """Of the frozen texts; None: the published ones that are not too long for this CLIP."""
-        aggregation_mean: float = 15.0
-        """Epoch with the largest weight in the final prompts; the first epoch is 1."""
-        aggregation_std: float = Field(1.0, gt=0)
-        """Spread of those weights, in epochs."""
+    Settings = PromptSrcSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: PromptSrcSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.weights = {

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
@@ -14,8 +12,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.prompts import deep_prompts
-
-Negatives = Literal["hardest", "all"]
+from syncclip.methods.settings import Negatives, SyncClipSettings
 
 
 class SyncClip(Ivlp):
@@ -29,27 +26,10 @@ class SyncClip(Ivlp):
     and the alignment of the domains.
     """
 
-    class Settings(Ivlp.Settings):
-        domain_tokens: int = Field(2, ge=0)
-        """k of the paper: how many of the visual tokens each domain has of its own; 0: none."""
-        synthetic_weight: float = Field(0.4, ge=0)
-        """Of both cross entropies on synthetic images (L_SCE); 0 leaves them out."""
-        alignment_weight: float = Field(0.1, ge=0)
-        """Of the loss that aligns the features of both domains (L_FS); 0 leaves it out."""
-        negatives: Negatives = "hardest"
-        """Real features of other classes that a synthetic one is pushed away from."""
-
-        @model_validator(mode="after")
-        def _domain_within_visual(self) -> SyncClip.Settings:
-            if self.domain_tokens > self.visual_tokens:
-                raise ValueError(
-                    f"domain_tokens is {self.domain_tokens}, but they are part of the visual_tokens, of which there "
-                    f"are only {self.visual_tokens}; lower domain_tokens or raise visual_tokens"
-                )
-            return self
+    Settings = SyncClipSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: SyncClipSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives

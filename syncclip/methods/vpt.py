@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import Field
 from torch import Tensor
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Template
-from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.base import Method
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import checked_depth, deep_prompts
+from syncclip.methods.settings import VptSettings
 
 
 class Vpt(Method):
@@ -25,16 +24,10 @@ class Vpt(Method):
     sentence for every dataset.
     """
 
-    class Settings(MethodSettings):
-        visual_tokens: int = Field(8, ge=1)
-        """Learned vectors among the image tokens of each prompted block."""
-        visual_depth: int | None = Field(None, ge=1)
-        """Prompted blocks; 1: shallow; None: all."""
-        template: Template | None = "a photo of a {}."
-        """The frozen texts, with `{}` for the class name; None: the dataset's own."""
+    Settings = VptSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: VptSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         depth = checked_depth("visual_depth", settings.visual_depth, clip.vision.layers, default=clip.vision.layers)

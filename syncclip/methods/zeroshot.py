@@ -6,28 +6,23 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
-from syncclip.core.settings import Template
 from syncclip.core.text import spoken
-from syncclip.methods.base import Method, MethodSettings
+from syncclip.methods.base import Method
+from syncclip.methods.settings import ZeroShotSettings
 
 
 class ZeroShot(Method):
     """CLIP (arXiv 2103.00020): an image's class is the one whose sentence is nearest."""
 
-    data = ()
-
-    class Settings(MethodSettings):
-        templates: tuple[Template, ...] | None = Field(None, min_length=1)
-        """Sentences whose features are averaged, with `{}` for the class name; None: the dataset's own one."""
+    Settings = ZeroShotSettings
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: Settings
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ZeroShotSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         names = [spoken(name) for name in classnames]

@@ -18,7 +18,7 @@ from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
-from syncclip.methods import MethodsSettings, find_method
+from syncclip.methods.settings import MethodsSettings
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
@@ -82,8 +82,7 @@ class Recipe(Settings):
     def _check_method(self) -> Recipe:
         method, data = self.training.method, self.training.data
         try:
-            uses = find_method(method).data
-            self.methods.of(method)
+            uses = self.methods.of(method).data
         except UserError as error:
             raise RefusalError("training.method", str(error)) from error
         if uses and ("real" if data == "oracle" else data) not in uses:
@@ -203,7 +202,7 @@ class Recipe(Settings):
     @property
     def uses_synthetic(self) -> bool:
         """Whether a run of this recipe reads the synthetic set."""
-        return bool(find_method(self.training.method).data) and self.training.data in ("synthetic", "both")
+        return bool(self.methods.of(self.training.method).data) and self.training.data in ("synthetic", "both")
 
     @property
     def shots(self) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def build_stream(
     """
     cache = cache or ModelCache()
     training = recipe.training
-    if not run.method.data:
+    if not run.method.settings.data:
         return None
     synthetic = cache.sets(recipe, len(run.dataset.classnames)) if recipe.uses_synthetic else []
     return MixedStream(

@@ -16,7 +16,7 @@ from tests.worlds.clip import make_clip_folder
 
 pytestmark = pytest.mark.slow
 
-LEARNING = [name for name, method in METHODS.items() if method.data]
+LEARNING = [name for name, method in METHODS.items() if method.Settings.data]
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def test_scores_are_the_models_own_logits_with_scale_and_bias(clip: PromptedClip
     assert (clip.logit_bias is None) == (clip.model.logit_bias is None)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.data])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.Settings.data])
 @pytest.mark.parametrize("name", ["siglip", "clipa", "eva02"])
 def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str) -> None:
     kind = METHODS[method]

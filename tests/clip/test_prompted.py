@@ -12,8 +12,8 @@ from torch import Tensor
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import Position, of_like_length
-from syncclip.core.settings import UserError
+from syncclip.clip.tokens import of_like_length
+from syncclip.core.settings import Position, UserError
 from tests.worlds.clip import make_clip_folder
 
 NAMES = ["cat", "golden_retriever", "blue car"]

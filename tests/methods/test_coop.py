@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import Position, TextTooLongError
+from syncclip.clip.tokens import TextTooLongError
+from syncclip.core.settings import Position
 from syncclip.methods import build_method
 from syncclip.methods.coop import CoOp
 from tests.methods.classes import DATASET, Classes, batch

@@ -15,7 +15,8 @@ from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.core.settings import UserError
-from syncclip.methods import METHODS, MethodsSettings, build_method, find_method
+from syncclip.methods import METHODS, build_method, find_method
+from syncclip.methods.settings import MethodsSettings
 from syncclip.methods.syncclip import SyncClip
 from tests.methods.classes import DATASET, batch
 
@@ -37,7 +38,7 @@ def test_texts_of_some_classes_are_those_of_all(clip: PromptedClip, name: str) -
     torch.testing.assert_close(method.text_features(slice(2)), method.text_features()[:2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.data and name != "vpt"])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.Settings.data and name != "vpt"])
 def test_real_images_alone_cost_the_texts_of_base_classes_alone(
     clip: PromptedClip, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,88 @@
+"""The methods by name, and a method built for the classes of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.methods.base import Method
+from syncclip.methods.cocoop import CoCoOp
+from syncclip.methods.coop import CoOp
+from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.kgcoop import KgCoOp
+from syncclip.methods.maple import Maple
+from syncclip.methods.promptsrc import PromptSrc
+from syncclip.methods.settings import MethodSettings, own_method
+from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.vpt import Vpt
+from syncclip.methods.zeroshot import ZeroShot
+
+METHODS: dict[str, type[Method]] = {
+    "zeroshot": ZeroShot,
+    "coop": CoOp,
+    "cocoop": CoCoOp,
+    "kgcoop": KgCoOp,
+    "vpt": Vpt,
+    "ivlp": Ivlp,
+    "maple": Maple,
+    "promptsrc": PromptSrc,
+    "syncclip": SyncClip,
+}
+
+
+class ClassList(Protocol):
+    """What a method needs to know of a dataset."""
+
+    @property
+    def classnames(self) -> Sequence[str]: ...
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def base(self) -> Sequence[int]: ...
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method, by its name here or as "package.module:Class".
+
+    Raises:
+        UserError: see `settings.own_method`.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    found = own_method(name)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+    return found
+
+
+def build_method(
+    name: str,
+    clip: PromptedClip,
+    dataset: ClassList,
+    settings: MethodSettings | None = None,
+    seed: int | None = None,
+) -> Method:
+    """A method with fresh prompts for the classes of a dataset.
+
+    Args:
+        settings: of the method's type; None: its defaults.
+        seed: of the prompts' random start; None: torch's global generator is used in its current state.
+
+    Raises:
+        UserError: unknown name, a tower that cannot take prompts, or settings with more blocks or tokens than this
+            CLIP has.
+    """
+    method = find_method(name)
+    settings = settings or method.Settings()
+    assert isinstance(settings, method.Settings), (name, type(settings))
+    assert list(dataset.base) == list(range(len(dataset.base))), "base classes come first"
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return method(clip, dataset.classnames, len(dataset.base), dataset.template, settings)
