@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from syncclip.synthesis.plan import Plan
     from syncclip.synthesis.settings import CostSettings
 
+SHOWN = 10
+"""Classes whose prompts are shown without `--all`."""
+
 
 def plan(
     recipe: RecipeName,
@@ -29,11 +32,16 @@ def plan(
         float | None,
         typer.Option("--rate", min=1e-9, max=1e6, help="Finished images per second of one actor, if known."),
     ] = None,
+    all_classes: Annotated[
+        bool, typer.Option("--all", help="Show the prompts of every class, not of the first ten.")
+    ] = False,
 ) -> None:
     """Show what `synth` would generate: sample prompts of each class, and the expected hours, bytes and money."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     planned = syncclip.plan(loaded)
-    text.show(prompts_table(planned))
+    text.show(prompts_table(planned, planned.classes if all_classes else SHOWN))
+    if planned.classes > SHOWN and not all_classes:
+        text.show(f"and {counted(planned.classes - SHOWN, 'more class', 'more classes')}, which --all shows")
     text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
         f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
@@ -97,13 +105,13 @@ def rows(found: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str,
         yield row("images lost", found.wasted, "{:,.0f}".format)
 
 
-def prompts_table(planned: Plan) -> Table:
-    """Some prompts of each class, at least one of each strategy that it uses."""
+def prompts_table(planned: Plan, classes: int) -> Table:
+    """Some prompts of each of the first classes, at least one of each strategy that it uses."""
     from syncclip.synthesis.prompts.settings import samples
 
     count = max(2, len(planned.prompts.mixture))
     rows = [
         (label, name, "\n".join(samples(planned.prompts, planned.template, name, planned.images_per_class, count)))
-        for label, name in enumerate(planned.classnames)
+        for label, name in enumerate(planned.classnames[:classes])
     ]
     return text.table(f"Prompts of dataset {planned.dataset}", ["id", "class", "prompts"], rows)

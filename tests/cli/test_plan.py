@@ -102,3 +102,11 @@ def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str]
     assert outcome.status == 0
     assert "a photo of a blue square." in outcome.out
     assert "6 classes x 3 images = 18 images in 3 shards of up to 6" in outcome.out
+
+
+def test_of_many_classes_the_first_ten_are_shown_and_all_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Outcome(capsys, "plan", "travel").out
+    assert "a photo of a mountain." in out and "a photo of a rocket." not in out
+    assert "and 4 more classes, which --all shows" in out
+    out = Outcome(capsys, "plan", "travel", "--all").out
+    assert "a photo of a truck." in out and "more classes" not in out
