@@ -2,12 +2,15 @@
 
 The library is a few functions of a recipe, each called by the command of the same name:
 
-    from syncclip import Recipe, evaluate, plan, report, study, synthesise, train
+    from syncclip import Recipe, choose, evaluate, plan, report, study, synthesise, train
 
-    recipe = Recipe.load("icons", ["training.method=syncclip"])
+    recipe = Recipe.load("travel", ["training.method=syncclip"])
     synthesise(recipe, "runs/set")
     run = train(recipe.with_values({"training.synthetic": "runs/set"}), "runs/first")
     print(run.results["hm"], evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
+
+`help(syncclip.study)` and the others' end with an example each, which runs as it stands after those before it: plan,
+synthesise, train, evaluate, choose, study, report.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
     from syncclip.sets.prepare import plan
+    from syncclip.studies.choose import choose
     from syncclip.studies.run import study
 
 _HOMES = {
     "Recipe": "recipe.recipe",
     "Run": "jobs",
     "UserError": "core.settings",
+    "choose": "studies.choose",
     "evaluate": "jobs",
     "plan": "sets.prepare",
     "report": "reports",
@@ -36,7 +41,7 @@ _HOMES = {
 }
 """The module of each name, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
 
-__all__ = ["Recipe", "Run", "UserError", "evaluate", "plan", "report", "study", "synthesise", "train"]
+__all__ = ["Recipe", "Run", "UserError", "choose", "evaluate", "plan", "report", "study", "synthesise", "train"]
 
 
 def __getattr__(name: str) -> Any:

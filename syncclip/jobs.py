@@ -51,6 +51,12 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
 
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
+
+    Example:
+        >>> from syncclip import Recipe, synthesise
+        >>> recipe = Recipe.load("travel", ["synthesis.images_per_class=2"])
+        >>> synthesise(recipe, "runs/set").images
+        28
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
     asked = plan(recipe)
@@ -77,6 +83,13 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     Raises:
         UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
             more workers than CPUs; see also `training.ray_train.train_on_ray`.
+
+    Example:
+        >>> from syncclip import Recipe, train
+        >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=1"])
+        >>> run = train(recipe, "runs/first")
+        >>> 0 < run.results["novel"] < 100, run.url.endswith("runs/first")
+        (True, True)
     """
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
@@ -121,6 +134,11 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
     Raises:
         UserError: no finished run is there, or an override would make it another run; or another dataset is
             named, and what the run learned belongs to its own classes.
+
+    Example:
+        >>> from syncclip import evaluate
+        >>> evaluate("runs/first", ["evaluation.split=val"]).split
+        'val'
     """
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):

@@ -122,6 +122,7 @@ def study(
     from syncclip import storage
     from syncclip.cli.status import study_status
     from syncclip.reports import report
+    from syncclip.studies import summary
     from syncclip.studies.run import folder_of, study
 
     if status:
@@ -130,6 +131,7 @@ def study(
         return
     done = study(loaded, out)
     if len(done.table):
+        summary.show(loaded, done.url, done.table, done.comparisons)
         text.show(f"report: {report(done.url)}")
     done.check()
 

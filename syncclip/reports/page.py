@@ -68,7 +68,13 @@ def write_report(folder: str) -> StudyReport:
 
 
 def report(folder: str) -> str:
-    """`write_report`, of which only the path or URL of the page is returned."""
+    """`write_report`, of which only the path or URL of the page is returned.
+
+    Example:
+        >>> from syncclip import report
+        >>> report("runs/study").endswith("runs/study/report.html")
+        True
+    """
     return write_report(folder).url
 
 

@@ -20,6 +20,12 @@ def plan(recipe: Recipe) -> Plan:
 
     Raises:
         UserError: the dataset isn't there, or can't be generated like this.
+
+    Example:
+        >>> from syncclip import Recipe, plan
+        >>> planned = plan(Recipe.load("travel", ["synthesis.images_per_class=2"]))
+        >>> planned.total, planned.classnames[0]
+        (28, 'airplane')
     """
     synthesis = recipe.synthesis
     if synthesis.generator.scheduler is not None:

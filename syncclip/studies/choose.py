@@ -45,6 +45,14 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
     Raises:
         UserError: no arm has candidates, or their settings or the real images are refused, or the validation images are
             of one half alone, or a candidate's training failed.
+
+    Example:
+        >>> from syncclip import Recipe, choose
+        >>> rates = "{methods.ivlp.learning_rate: [0.005, 0.02]}"
+        >>> arms = f"study.arms=[{{method: ivlp, data: real, candidates: {rates}}}]"
+        >>> chosen = choose(Recipe.load("travel", [arms, "training.epochs=1"]), "runs/choice")
+        >>> list(chosen.record["arms"]["ivlp-real"]["chosen"])
+        ['methods.ivlp.learning_rate']
     """
     settings = recipe.study
     if not any(arm.candidates for arm in settings.arms):

@@ -17,10 +17,11 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import read_set
 from syncclip.storage import places
-from syncclip.studies import findings, outputs, suites, summary
+from syncclip.studies import findings, outputs, suites
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.grid import capped, cells
+from syncclip.studies.outputs import Comparison
 from syncclip.studies.status import StudyStatus
 from syncclip.studies.suites import Part
 from syncclip.synthesis.plan import PLAN_NAME
@@ -30,10 +31,11 @@ SYNTHETIC = "training.synthetic"
 
 @dataclass(frozen=True)
 class Study:
-    """A study that has run: where it lies, its table (see `outputs`), and why cells of it failed, by their names."""
+    """A study that has run: where it lies, its table and comparisons (see `outputs`), and why cells failed, by name."""
 
     url: str
     table: pd.DataFrame
+    comparisons: Sequence[Comparison]
     failed: Mapping[str, str]
     cells: int
 
@@ -59,6 +61,15 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
             cell, or an arm's settings or the real images are refused. Cells that fail don't end the study:
             `Study.check` reports them.
+
+    Example:
+        >>> from syncclip import Recipe, study
+        >>> arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: both}]"
+        >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.focus=ivlp-both"]
+        >>> values = [arms, *grid, "training.epochs=1", "training.synthetic=runs/set"]
+        >>> done = study(Recipe.load("travel", values), "runs/study")
+        >>> done.cells, done.failed, sorted(done.table["arm"].unique())
+        (5, {}, ['ivlp-both', 'zeroshot'])
     """
     check_arms(recipe)
     storage.configure(recipe.storage.options)
@@ -75,15 +86,13 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         ended, work = run_cells(in_order(parts), recipe.study, out=url)
         parts = with_ended(parts, ended)
         found = _write(recipe, url, parts, work)
-        if len(found.table):
-            summary.show(recipe, url, found.table, found.pairs)
         failed = {
             f"{name} {run.cell.name}".strip(): run.error or ""
             for name, part in parts.items()
             for run in part.runs
             if run.status == "failed"
         }
-        return Study(url, found.table, failed, len(ended))
+        return Study(url, found.table, found.pairs, failed, len(ended))
 
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
