@@ -30,11 +30,12 @@ attack: $(VENV)/installed-dev  ## Flip bits, feed nonsense, kill and race, thous
 rehearsal: $(VENV)/installed-dev  ## A cluster on this machine that grows, loses a worker and shrinks (minutes)
 	$(BIN)/python -m cluster.rehearsal $(ARGS)
 
-lint: $(VENV)/installed-dev  ## Style, types, import layers, workflow files
+lint: $(VENV)/installed-dev  ## Style, types, import layers, dependencies, workflow files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry .
 	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
 study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (two hours)

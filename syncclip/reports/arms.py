@@ -153,7 +153,7 @@ def gather_numbers(found: Inputs) -> Numbers:
     wanted = [arm for arm in using if arm.id == named]
     wanted = wanted or [arm for arm in using if (arm.method, arm.data) == ("syncclip", "both")] or using[-1:]
     focus = wanted[0] if wanted else None
-    compared = differences(found.comparisons, points, arms, focus) if found.kind == "study" else []
+    compared = differences(found.comparisons, arms) if found.kind == "study" else []
     return Numbers(table, arms, points, focus, compared, coverage(compared[0].level) if compared else level)
 
 
@@ -218,14 +218,10 @@ def mean_scores(table: pd.DataFrame) -> Points:
     return points
 
 
-def differences(
-    stored: Sequence[Comparison], points: Points, arms: Sequence[ArmLook], focus: ArmLook | None
-) -> list[Difference]:
-    """The study's own comparisons at the largest amount; where it has none, the focus arm against every other, by seed.
+def differences(stored: Sequence[Comparison], arms: Sequence[ArmLook]) -> list[Difference]:
+    """The study's comparisons at the largest amount: over classes, or over images where it has no other.
 
-    Of the study's intervals those over classes are taken, or over images where it has no other. An arm may be compared
-    with itself at another amount: then the widest step counts, and it comes last. Those by seed come metric by metric,
-    in the arms' order.
+    An arm may be compared with itself at another amount: then the widest step counts, and it comes last.
     """
     by_id = {arm.id: arm for arm in arms}
     largest: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Difference]] = {}
@@ -244,27 +240,8 @@ def differences(
                 rank,
                 Difference(arm, against, one.metric, *numbers, n, other, one.level, one.unit, one.caution),
             )
-    if not largest and focus is not None:
-        paired = (_by_seed(focus, other, metric, points) for metric in METRICS for other in arms if other != focus)
-        return [one for one in paired if one is not None]
     places = {key: place for place, key in enumerate(_AGAINST)}
     return sorted(
         (difference for _, difference in largest.values()),
         key=lambda one: (one.arm == one.against, places.get((one.against.method, one.against.data), len(places))),
     )
-
-
-def _by_seed(arm: ArmLook, against: ArmLook, metric: str, points: Points) -> Difference | None:
-    """Student's interval of the seeds' differences at the largest amounts; None without two seeds."""
-    mine, theirs = (points.get(one.id, {}).get(metric) for one in (arm, against))
-    if not mine or not theirs:
-        return None
-    ours = mine[-1].seeds
-    other = theirs[-1].seeds or [theirs[-1].mean] * len(ours)
-    if len(ours) < 2 or len(ours) != len(other):
-        return None
-    from scipy import stats  # slow to import, and only studies without comparisons need it
-
-    gaps = pd.Series(ours) - pd.Series(other)
-    mean, reach = float(gaps.mean()), float(stats.t.ppf(0.975, len(ours) - 1) * gaps.sem())
-    return Difference(arm, against, metric, mean, mean - reach, mean + reach, n=mine[-1].n or None)

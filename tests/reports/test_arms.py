@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from syncclip.reports.arms import ScorePoint, describe_arms, differences, gather_numbers, mean_scores
+from syncclip.reports.arms import describe_arms, gather_numbers, mean_scores
 from syncclip.reports.inputs import Inputs
 
 USED = (("ivlp", "synthetic"), ("ivlp", "both"), ("ivlp", "real"), ("syncclip", "both"))
@@ -26,18 +26,6 @@ def test_real_arms_count_as_without_synthetic_images() -> None:
     rows = [{"arm": "ivlp-real", "method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
     found = Inputs("", "study", table=pd.DataFrame(rows).astype({"images_per_class": "Int64"}))
     assert gather_numbers(found).points["ivlp-real"]["hm"][0].n == 0
-
-
-def test_without_comparisons_the_focus_is_held_against_every_arm_by_seed() -> None:
-    arms = describe_arms([(f"{method}-{data}", method, data) for method, data in USED])
-    points = {
-        arm.id: {metric: [ScorePoint(4, 41.0, 1.0, [40.0 + place, 42.0 + place])] for metric in ("hm", "open_hm")}
-        for place, arm in enumerate(arms)
-    }
-    *others, focus = arms
-    found = differences([], points, arms, focus)
-    assert [(one.metric, one.against) for one in found] == [(m, one) for m in ("hm", "open_hm") for one in others]
-    assert [one.difference for one in found] == [3, 2, 1] * 2
 
 
 def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:
