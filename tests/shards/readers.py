@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
-from open_clip_train import data
+
+REMEDY = "webdataset<0.2.96"
+"""What docs/synthesis.md tells to install beside open_clip's trainer: later versions mark the end of each shard with a
+`{}` that open_clip 3.3 does not expect, whatever the shards hold (webdataset issue 384, open_clip issue 935)."""
 
 
-def read_by_open_clip(pattern: str, samples: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
-    """(sample that the image shows, text) of all that one epoch of open_clip's own training loader gives.
+def read_by_open_clip(pattern: str, samples: int, folder: Path) -> list[tuple[int, str]]:
+    """(sample that the image shows, text) of all that one epoch of open_clip's own training loader gives, unpatched, in
+    a process of its own with the webdataset that it needs, which is installed into `folder`."""
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), REMEDY]
+    subprocess.run(install, check=True)
+    command = [sys.executable, "-m", "tests.shards.readers", pattern, str(samples)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(index, text) for index, text in json.loads(done.stdout)]
 
-    webdataset >= 0.2.96 marks the end of every shard with a `{}` that open_clip <= 3.3 does not expect, whatever the
-    shards hold (webdataset issue 384, open_clip issue 935); that one default is set back, as both threads advise.
-    """
-    monkeypatch.setattr(data, "tar_file_expander", functools.partial(data.tar_file_expander, eof_value=None))
+
+def _read(pattern: str, samples: int) -> list[tuple[int, str]]:
+    from open_clip_train import data
+
     arguments = SimpleNamespace(
         train_data=pattern,
         train_num_samples=samples,
@@ -45,3 +59,7 @@ def read_by_open_clip(pattern: str, samples: int, monkeypatch: pytest.MonkeyPatc
     numbers = torch.cat([places[:, 0] for _, places in batches])
     indices = colours[:, 0] + 16 * colours[:, 1]
     return [(int(index), texts[int(number)]) for index, number in zip(indices, numbers, strict=True)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(_read(sys.argv[1], int(sys.argv[2]))))
