@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
@@ -22,10 +23,10 @@ LOG_INTERVAL = 60.0
 class Progress:
     """Counts items towards a total and shows the rate, the time left and facts such as the workers' busy share.
 
-    Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) the
-    first update prints a line, then at most one a minute, and leaving prints the last, unless neither a total nor
-    an item is known. A fact is shown as it is; floats get three digits, and those whose name ends in `busy` or
-    `share` are shown as per cent.
+    Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) a line is
+    printed at once, one at the first update, then one a minute, also while nothing is done, and one on leaving; none
+    where neither a total nor an item is known. A fact is shown as it is; floats get three digits, and those whose name
+    ends in `busy` or `share` are shown as per cent.
 
     Args:
         total: number of items to come, None if unknown.
@@ -57,26 +58,49 @@ class Progress:
         self._facts: dict[str, Fact] = {}
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
+        self._lock = threading.RLock()  # the main thread counts while another one shows that the job is alive
+        self._ended = threading.Event()
 
     def __enter__(self) -> Progress:
         self._start = self._clock()
         if self.stream.isatty():
             self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
             self._live.start()
+        elif self._known:
+            self._show()
+            self._printed = None  # the first update is shown whenever it comes
+        threading.Thread(target=self._beat, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None or self.total is not None or self.done:
-            self._show()
+        self._ended.set()
+        with self._lock:
+            if self._live is not None or self._known:
+                self._show()
         if self._live is not None:
             self._live.stop()
 
+    @property
+    def _known(self) -> bool:
+        return self.total is not None or self.done > 0
+
+    def _beat(self) -> None:
+        """Show once a minute that the job is alive, whatever it waits for."""
+        while not self._ended.wait(LOG_INTERVAL):
+            with self._lock:
+                if self._due() and not self._ended.is_set():
+                    self._show()
+
+    def _due(self) -> bool:
+        return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
+
     def update(self, n: int = 1, **facts: Fact) -> None:
         """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
-        self.done += n
-        self._facts.update(facts)
-        if self._live is not None or self._printed is None or self._clock() - self._printed >= LOG_INTERVAL:
-            self._show()
+        with self._lock:
+            self.done += n
+            self._facts.update(facts)
+            if self._live is not None or self._due():
+                self._show()
 
     def _show(self) -> None:
         """Redraw the live line, or print one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
@@ -87,6 +111,8 @@ class Progress:
             details.append(f"{rate:.3g} {self.unit}/s")
             left = max(0, self.total - self.done) if self.total is not None else 0
             details.append(f"{duration(left / rate)} left" if left else f"{duration(seconds)} taken")
+        elif seconds >= LOG_INTERVAL:
+            details.append(f"{duration(seconds)} so far")
         for name, value in self._facts.items():
             if isinstance(value, float):
                 value = percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"

@@ -21,7 +21,7 @@ from syncclip.storage import places
 from syncclip.studies import findings, outputs
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.grid import cells
-from syncclip.studies.run import ensure_set, failures, with_amounts
+from syncclip.studies.run import announce, ensure_set, failures, with_amounts
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ def reproduce(request: Request) -> Reproduction:
     url = places.absolute(request.out or storage.join(first.storage.root, "reproduction"))
     sets = {one: request.synthetic and storage.join(request.synthetic, one) for one in recipes}
     with storage.lease(url, "reproduce"):
+        given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}
+        announce(protocol.name, {name: one.with_values(given) for name, one in recipes.items()})
         prepared = {
             one: _prepared(recipe, protocol, storage.join(url, one), sets[one]) for one, recipe in recipes.items()
         }

@@ -208,13 +208,12 @@ def run_cells(
         return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
     names = told_apart(runs)
-    with ray_session(), ExitStack() as stack:
+    with Progress(len(runs), "cells", label, done=done) as progress, ray_session(), ExitStack() as stack:
         slots = _slots(settings, first=True)
         status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
         status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
-        progress = stack.enter_context(Progress(len(runs), "cells", label, done=done))
         stop = stack.enter_context(telling())
         for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
             storage.leases.check(run.url)

@@ -16,7 +16,7 @@ from syncclip.recipe.study import Arm
 from syncclip.storage import places
 from syncclip.studies import outputs
 from syncclip.studies.cells import CellRun, check_arms, run_cells
-from syncclip.studies.run import by_dataset, check_data, in_order, parts_of
+from syncclip.studies.run import announce, by_dataset, check_data, in_order, parts_of
 
 METRIC = "open_hm"
 """What settings are compared by: the open-vocabulary harmonic mean, in which all classes and both halves count."""
@@ -67,7 +67,9 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
     url = places.absolute(out or storage.join(recipe.folder, "choice"))
     with storage.lease(url, "choose"):
         grid, values = _grid(recipe)
-        parts = parts_of(by_dataset(grid), url, out is not None, recipe.study.amounts[-1])
+        recipes, amount = by_dataset(grid), recipe.study.amounts[-1]
+        announce("choose", recipes, amount)
+        parts = parts_of(recipes, url, out is not None, amount)
         runs, _ = run_cells(in_order(parts), grid.study, "choose")
         if failed := [run for run in runs if run.status == "failed"]:
             raise UserError(f"{len(failed)} candidates failed in {url}; {failed[0].cell.name}: {failed[0].error}")

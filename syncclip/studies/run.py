@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from syncclip import jobs, storage
+from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
-from syncclip.core.text import few
+from syncclip.core.text import counted, few
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
@@ -78,6 +79,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         check_data(one, one.evaluation.split)
     url = folder_of(recipe, out)
     with storage.lease(url, "study"):
+        announce("study", recipes)
         parts = parts_of(recipes, url, out is not None)
         for part in parts.values():
             findings.write_state(part.recipe, part.url, part.runs, part.dropped)
@@ -108,6 +110,27 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
         values |= {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder, "study.arms": arms}
         found[name] = recipe.with_values(values)
     return found or {"": recipe}
+
+
+def announce(label: str, recipes: Mapping[str, Recipe], amount: int | None = None) -> None:
+    """Say how many images are generated and how many cells run, before either begins.
+
+    Args:
+        label: of the job.
+        recipes: dataset -> recipe.
+        amount: see `parts_of`.
+    """
+    images = sum(
+        len(load_dataset(one.dataset).classnames) * (amount or one.study.amounts[-1])
+        for one in recipes.values()
+        if one.training.synthetic is None and any(arm.synthetic for arm in one.study.arms)
+    )
+    runs = counted(sum(len(cells(one.study)) for one in recipes.values()), "cell")
+    generated = (
+        f"{counted(images, 'image')}, of which those that are missing are generated first, then " if images else ""
+    )
+    on = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
+    say(f"{label}: {generated}{runs}{on}")
 
 
 def parts_of(recipes: Mapping[str, Recipe], url: str, beside: bool, amount: int | None = None) -> dict[str, Part]:
@@ -145,12 +168,17 @@ def with_ended(parts: Mapping[str, Part], ended: Sequence[CellRun]) -> dict[str,
 def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus) -> Findings:
     """Write the findings of each part, and of a suite those of the average; those of the whole."""
     found = {}
-    for name, part in parts.items():
-        findings.write_state(part.recipe, part.url, part.runs, part.dropped)
-        alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
-        found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
-        storage.require(part.url, outputs.ALWAYS)
-    return found[""] if "" in found else suites.write(recipe, url, parts, found, work)
+    suite = "" not in parts
+    with Progress(len(parts) + suite, "analyses", "study") as progress:
+        for name, part in parts.items():
+            findings.write_state(part.recipe, part.url, part.runs, part.dropped)
+            alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
+            found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
+            storage.require(part.url, outputs.ALWAYS)
+            progress.update()
+        whole = suites.write(recipe, url, parts, found, work) if suite else found[""]
+        progress.update(suite)
+    return whole
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:

@@ -64,7 +64,6 @@ def verify(url: str, tell: Callable[[str], None]) -> Verification:
     if not any(names for _, names in folders):
         raise UserError(f"{url}: there is no file; give the folder of a set, a run, a study or a packed dataset")
     with Progress(sum(len(names) for _, names in folders), "files", "verify") as progress:
-        progress.update(0)
         for folder, names in folders:
             for sentence in _problems(folder, names, found, progress, folder == url):
                 found.problems.append(sentence)

@@ -187,10 +187,10 @@ def _watched(
     monitor = RejectionMonitor(job.plan, markers(job.url))
     with ExitStack() as stack:
         stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status))
+        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
         stack.enter_context(ray_session())
         metrics = SynthesisMetrics(job.url)
         stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
-        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
 
         def take(report: Report) -> None:
             storage.leases.check(job.url)

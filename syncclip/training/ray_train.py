@@ -80,6 +80,7 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
         return before
     checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
     heard = len(before.notes) if before is not None else 0
+    say(f"train: {settings.method}, {counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}")
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
         with _shown(folder, heard, scaling), telling() as stop:

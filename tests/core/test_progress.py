@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 
+import pytest
+
+from syncclip.core import progress as progress_module
 from syncclip.core.progress import Progress
 
 
@@ -20,7 +25,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_the_first_line_one_a_minute_and_the_last() -> None:
+def test_a_log_gets_a_line_at_once_one_at_first_one_a_minute_and_the_last() -> None:
     clock, log = Clock(), io.StringIO()
     with Progress(300, "images", "synth", log, clock=clock) as progress:
         for _ in range(300):
@@ -28,7 +33,20 @@ def test_a_log_gets_the_first_line_one_a_minute_and_the_last() -> None:
             progress.update()
     lines = log.getvalue().splitlines()
     counts = [int(line.split()[1].split("/")[0]) for line in lines]
-    assert counts == [1, 61, 121, 181, 241, 300]
+    assert counts == [0, 1, 61, 121, 181, 241, 300]
+
+
+def test_while_nothing_is_done_a_log_shows_that_the_job_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LOG_INTERVAL", 0.05)
+    log = io.StringIO()
+    deadline = time.monotonic() + 60
+    with Progress(300, "images", "synth", log, clock=iter(range(0, 10_000, 60)).__next__):
+        while log.getvalue().count("\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    first, *others = log.getvalue().splitlines()
+    assert first.startswith("synth: 0/300 images")
+    assert all(re.fullmatch(r"synth: 0/300 images · \d+ (h|min)( \d+ min)? so far", line) for line in others), others
 
 
 def test_the_line_tells_count_rate_time_left_and_facts() -> None:
@@ -52,7 +70,7 @@ def test_the_last_line_is_not_printed_twice() -> None:
     with Progress(1, "runs", "study", log, clock=clock) as progress:
         clock.now += 1.0
         progress.update()
-    assert len(log.getvalue().splitlines()) == 1
+    assert [line.partition(" · ")[0] for line in log.getvalue().splitlines()] == ["study: 0/1 runs", "study: 1/1 runs"]
 
 
 def test_an_unknown_total_shows_no_time_left() -> None:
