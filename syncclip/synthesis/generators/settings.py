@@ -17,6 +17,11 @@ def xformers_installed() -> bool:
     return importlib.util.find_spec("xformers") is not None
 
 
+EMBEDDED = "icons"
+EMBEDDED_SIDE = 64
+"""Pixels of an embedded image's sides, the only ones that its generator has learned."""
+
+
 class LoraSettings(Settings):
     """Low-rank weights that are added to the pipeline's own before anything is generated (arXiv 2106.09685)."""
 
@@ -44,7 +49,7 @@ class GuideSettings(Settings):
 class GeneratorSettings(Settings):
     """Which pipeline generates, and how. All of it decides the images' bytes."""
 
-    pipeline: str = "icons"
+    pipeline: str = EMBEDDED
     """`icons`, a folder with a `model_index.json`, or a hub name such as `stabilityai/sdxl-turbo`."""
     pipeline_class: str | None = added(None)
     """Class that the parts are loaded into: one of diffusers, or `module:Class` of your own; by default what the
@@ -105,6 +110,12 @@ class GeneratorSettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> GeneratorSettings:
+        asked = {self.height, self.width} - {None, EMBEDDED_SIDE}
+        if self.pipeline == EMBEDDED and asked:
+            raise ValueError(
+                f"the embedded generator {EMBEDDED!r} generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} pixels "
+                f"alone, not of {max(filter(None, asked))}; leave height and width out, or name another pipeline"
+            )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(
                 f"a negative_prompt is read only with guidance above 1, and it is {self.guidance:g}; raise it, or "

@@ -15,6 +15,11 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ({"batch_size": 0}, "batch_size: 0 is not allowed; it must be a whole number, at least 1, or 'auto'"),
         ({"batch_size": "many"}, "batch_size: 'many' is not allowed; it must be a whole number"),
         ({"attention": "flash"}, "attention: 'flash' is not allowed; it must be 'auto', 'sdpa' or 'xformers'"),
+        (
+            {"height": 512, "width": 512},
+            "the embedded generator 'icons' generates images of 64 x 64 pixels alone, not of 512; leave height and "
+            "width out, or name another pipeline",
+        ),
         ({"height": 100}, "height: 100 pixels is not a multiple of 8, which latent diffusion needs; try 96"),
         ({"guide": {"strength": 0}}, "guide.strength: 0 is not allowed; it must be more than 0"),
         (
