@@ -157,9 +157,14 @@ class Head:
 
     def nodes(self) -> dict[str, bool]:
         """Id of each node that lives -> whether it is the head; as before where the dashboard is too busy to answer."""
+        token = self._environment.get("RAY_AUTH_TOKEN")
+        asked = urllib.request.Request(
+            f"{self.address}/nodes?view=summary&nocache=1",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+        )
         with (
             contextlib.suppress(OSError, ValueError, KeyError),
-            urllib.request.urlopen(f"{self.address}/nodes?view=summary&nocache=1", timeout=10) as answer,
+            urllib.request.urlopen(asked, timeout=10) as answer,
         ):
             nodes = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
             self._nodes = {node["nodeId"]: bool(node["isHeadNode"]) for node in nodes if node["state"] == "ALIVE"}

@@ -24,7 +24,7 @@ from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.grid import cells
 from syncclip.studies.run import study
 from tests.conftest import TinyWorld
-from tests.ray_head import PATIENCE, suspended, suspended_until_two_run
+from tests.ray_head import PATIENCE, ray_head, suspended, suspended_until_two_run
 from tests.test_ray_jobs import PROJECT, files
 from tests.worlds.synthetic import generate_here
 
@@ -194,3 +194,37 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes_and_draws
     assert f"{name}-3 is submitted" in log
     assert "are there already" in log
     assert committed(out) == after
+
+
+def test_a_head_that_asks_for_a_token_takes_the_jobs_of_those_who_have_it(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    """As docs/clusters.md shows it: head, `ray job submit` and `syncclip submit` find the token where Ray puts it."""
+    folder = tmp_path / "checkout"
+    for part in ("ray_jobs", "syncclip"):
+        shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "icons"))
+    (folder / "tiny.yaml").write_text(Recipe.load(tiny.recipe).to_yaml())
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    bare |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    known = {**bare, "RAY_AUTH_MODE": "token"}
+
+    def typed(command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE
+        )
+
+    assert typed("ray get-auth-token --generate", known).returncode == 0
+    token = (tmp_path / ".ray" / "auth_token").read_text()
+    with ray_head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as head:
+        ours = f"syncclip submit synth tiny.yaml --address {head.address} --shared --out {tmp_path}/ours"
+        plain = f"ray job submit --address {head.address} --working-dir . -- python ray_jobs/synth.py tiny.yaml"
+        stranger = typed(ours, {**bare, "HOME": str(tmp_path / "elsewhere")})
+        assert stranger.returncode == 2
+        assert re.fullmatch(
+            r"syncclip: the cluster at \S+ asks for a token; set RAY_AUTH_MODE=token, .*\n", stranger.stderr
+        )
+        for command in (ours, f"{plain} --out {tmp_path}/plain"):
+            done = typed(command, known)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+    assert files(tmp_path / "ours", *SET) == files(tmp_path / "plain", *SET) == files(tiny_set, *SET)
