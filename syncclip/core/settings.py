@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from syncclip.core.secrets import redacted
-from syncclip.core.text import LONGEST, cut, did_you_mean
+from syncclip.core.text import ARTICLE, LONGEST, cut, did_you_mean
 
 
 class UserError(ValueError):
@@ -69,10 +69,10 @@ def with_one_place(template: str) -> str:
     Raises:
         ValueError: it has none or several.
     """
-    if template.count("{}") != 1:
+    if template.count("{}") + template.count(ARTICLE) != 1:
         raise ValueError(
             f"the template {template!r} must hold {{}} exactly once, where the class name goes, "
-            "as in 'a photo of a {}.'"
+            "as in 'a photo of a {}.'; or {a}, for the name with its article"
         )
     return template
 

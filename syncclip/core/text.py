@@ -87,12 +87,43 @@ def size(count: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
+ARTICLE = "{a}"
+"""A template's place for a class name with its article."""
+
+_VOWEL = re.compile(
+    r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
+)
+"""Beginnings of lower-case words that are spoken with a vowel first."""
+_SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
+"""Beginnings of words that are spoken letter by letter."""
+
+
 def spoken(classname: str) -> str:
     """A class name as it is written in a sentence: underscores are spaces, and runs of white space are one space.
 
     CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
     """
     return " ".join(classname.replace("_", " ").split())
+
+
+def fill(template: str, classnames: Iterable[str]) -> list[str]:
+    """The template with each class name at `{}`, or with its article at `{a}`."""
+    if ARTICLE in template:
+        template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
+    parts = template.split("{}")
+    return [name.join(parts) for name in classnames]
+
+
+def filled(template: str, classname: str) -> str:
+    """See `fill`."""
+    return fill(template, [classname])[0]
+
+
+def with_article(classname: str) -> str:
+    """A class name after "a" or "an", by how English speaks it: "an hour", "a unicorn", "an F-16", "an 80s car"."""
+    word = spoken(classname).partition(" ")[0]
+    vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
+    return f"{'an' if vowel else 'a'} {classname}"
 
 
 def as_clip_reads(classname: str) -> str:

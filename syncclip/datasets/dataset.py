@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import Field
 
 from syncclip.core.settings import Settings, UserError
-from syncclip.core.text import few
+from syncclip.core.text import ARTICLE, few, filled
 from syncclip.shards.reader import ImageSet
 
 Split = Literal["train", "val", "test"]
@@ -38,7 +38,7 @@ class DatasetSettings(Settings):
     seed: int | None = None
     """Of the few-shot choice; None: the training's seed."""
     template: str | None = None
-    """Prompt template with `{}` for the class name; None: the dataset's own."""
+    """Prompt template with `{}` for the class name, or `{a}` for it with its article; None: the dataset's own."""
     classnames: list[str] | None = None
     """Class names by id; None: the dataset's own."""
     base: Literal["first", "drawn", "all"] | list[int | str] = "first"
@@ -129,7 +129,7 @@ class Dataset:
                     f"dataset {self.name!r}: class {label} has the name {name!r}, which no text encoder can read; "
                     "rename it, or give names with dataset.classnames."
                 )
-        if "{}" not in self.template:
+        if "{}" not in self.template and ARTICLE not in self.template:
             raise UserError(
                 f"dataset {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
             )
@@ -153,7 +153,7 @@ class Dataset:
 
     def prompt(self, label: int) -> str:
         """The template with the name of a class."""
-        return self.template.replace("{}", self.classnames[label])
+        return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
         """Names of those of the classes that have no training image, found without opening a packed split."""

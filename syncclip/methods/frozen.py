@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
-from syncclip.core.text import spoken
+from syncclip.core.text import fill, spoken
 
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
 """CLIP -> the features of sentences that it encoded, by all that decides their bits: names, templates, device, dtype,
@@ -73,7 +73,7 @@ class FrozenTexts(nn.Module):
     def _encode(self, template: str) -> Tensor | None:
         """(C, D), not normalised; None for a template that is omitted."""
         try:
-            texts = self.clip.texts([template.replace("{}", name) for name in self.names])
+            texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:
             if self.leave_out_long:
                 return None

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
-from syncclip.core.text import spoken
+from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method
 from syncclip.methods.settings import ZeroShotSettings
 
@@ -27,7 +27,7 @@ class ZeroShot(Method):
         super().__init__(clip, classnames, base, template, settings)
         names = [spoken(name) for name in classnames]
         templates = settings.templates or (template,)
-        self.sentences = nn.ModuleList(clip.texts([each.replace("{}", name) for name in names]) for each in templates)
+        self.sentences = nn.ModuleList(clip.texts(fill(each, names)) for each in templates)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         """(C, D) mean direction of each class's sentences, of length 1."""

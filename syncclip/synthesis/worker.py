@@ -24,7 +24,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
-from syncclip.core.text import first_line
+from syncclip.core.text import fill, first_line
 from syncclip.core.trust import trust
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.storage.leases import working_for
@@ -129,7 +129,7 @@ class ShardWorker:
             torch.set_num_threads(self.plan.threads)  # the last bits of a sum depend on it
             storage.configure(self._options)
             plan = self.plan
-            prompts = [plan.template.replace("{}", name) for name in plan.classnames]
+            prompts = fill(plan.template, plan.classnames)
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
             generator = Generator(settings, self.device, plan.weights)
             if plan.generator.guide is not None:

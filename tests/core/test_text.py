@@ -9,6 +9,8 @@ from syncclip.core.text import (
     cut,
     did_you_mean,
     duration,
+    fill,
+    filled,
     first_line,
     markdown_grid,
     nearest,
@@ -19,6 +21,7 @@ from syncclip.core.text import (
     size,
     spoken,
     table,
+    with_article,
 )
 
 
@@ -142,3 +145,39 @@ def test_a_long_value_loses_its_middle() -> None:
 
 def test_joined_letters_and_emoji_are_printed_as_they_are() -> None:
     assert printable("می\u200cخواهم 👩\u200d🔬") == "می\u200cخواهم 👩\u200d🔬"
+
+
+@pytest.mark.parametrize(
+    ("classname", "expected"),
+    [
+        ("dog", "a dog"),
+        ("airplane", "an airplane"),
+        ("hot_air balloon", "a hot_air balloon"),
+        ("umbrella", "an umbrella"),
+        ("unicorn", "a unicorn"),
+        ("uninhabited island", "an uninhabited island"),
+        ("USB stick", "a USB stick"),
+        ("UMBRELLA", "an UMBRELLA"),
+        ("hourglass", "an hourglass"),
+        ("house", "a house"),
+        ("European robin", "a European robin"),
+        ("one-way street", "a one-way street"),
+        ("F-16A/B", "an F-16A/B"),
+        ("BMW 3 Series", "a BMW 3 Series"),
+        ("SUV", "an SUV"),
+        ("A380", "an A380"),
+        ("747-400", "a 747-400"),
+        ("8-ball", "an 8-ball"),
+        ("11th hour", "an 11th hour"),
+        ("118 bus", "a 118 bus"),
+        ("X-ray", "an X-ray"),
+    ],
+)
+def test_the_article_is_that_of_the_spoken_word(classname: str, expected: str) -> None:
+    assert with_article(classname) == expected
+
+
+def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
+    assert fill("a photo of a {}.", ["owl", "cat"]) == ["a photo of a owl.", "a photo of a cat."]
+    assert fill("a photo of {a}.", ["owl", "cat"]) == ["a photo of an owl.", "a photo of a cat."]
+    assert filled("a sentence of its own", "owl") == "a sentence of its own"

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pydantic import model_validator
 
 from syncclip.core.settings import Settings, Template, added
-from syncclip.core.text import nearest
+from syncclip.core.text import filled, nearest
 from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
@@ -28,7 +28,8 @@ class PromptSettings(Settings):
     name: Literal["template"] = "template"
     """The kind of prompts; so far there is one."""
     templates: tuple[Template, ...] = ()
-    """Sentences with one `{}` for the class name; none: the dataset's own template."""
+    """Sentences with one `{}` for the class name, or `{a}` for the name with its article; none: the dataset's own
+    template."""
     strategies: tuple[StrategySettings, ...] = added(())
     """Instead of `templates`: several ways, mixed by their weights."""
     classes: dict[str, Sentences] = added({})
@@ -77,7 +78,7 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
     if sentences is None:
         strategy, turn = turn_of(settings.weights, image)
         sentences = settings.mixture[strategy].of(classname, template)
-    return sentences[turn % len(sentences)].replace("{}", classname)
+    return filled(sentences[turn % len(sentences)], classname)
 
 
 def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
@@ -205,7 +206,7 @@ def coverage(
                 if strategy.weight
             ]
         used = (sentences[turn] for sentences, use in parts for turn in range(min(use, len(sentences))))
-        prompts = {sentence.replace("{}", name) for sentence in used}
+        prompts = {filled(sentence, name) for sentence in used}
         possible += sum(len(sentences) for sentences, _ in parts)
         fewest = min(fewest, len(prompts))
         every |= prompts

@@ -10,7 +10,8 @@ from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
-from syncclip.core.settings import Settings, Template
+from syncclip.core.settings import Settings, Template, with_one_place
+from syncclip.core.text import ARTICLE, fill, filled
 from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSettings
 
 
@@ -35,8 +36,7 @@ class SharedStrategy(Strategy):
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
         """The prompt of a turn for each class."""
         sentences = self.shared(template)
-        parts = sentences[turn % len(sentences)].split("{}")
-        return [name.join(parts) for name in classnames]
+        return fill(sentences[turn % len(sentences)], classnames)
 
 
 class OwnStrategy(Strategy):
@@ -45,7 +45,7 @@ class OwnStrategy(Strategy):
     file: str | None = None
     """Path or URL; a plan names no file, it holds the sentences."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> its sentences; `{}` may stand for the name."""
+    """Class name -> its sentences; `{}` may stand for the name, `{a}` for the name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """The sentences of a class in turn."""
@@ -54,7 +54,7 @@ class OwnStrategy(Strategy):
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
         """The prompt of a turn for each class."""
         found = ((name, self.sentences[name]) for name in classnames)
-        return [sentences[turn % len(sentences)].replace("{}", name) for name, sentences in found]
+        return [filled(sentences[turn % len(sentences)], name) for name, sentences in found]
 
 
 class TemplateSettings(SharedStrategy):
@@ -74,8 +74,8 @@ class CombinationSettings(SharedStrategy):
 
     name: Literal["combinations"]
     """Sentences with several places, filled by every combination of words."""
-    sentence: Template
-    """One with `{}` and the name of each list in braces: `a {attribute} {} {background}`."""
+    sentence: str
+    """One with `{}`, or `{a}` with the article, and each list in braces: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
     """Name -> words, one of which takes its place."""
 
@@ -86,9 +86,13 @@ class CombinationSettings(SharedStrategy):
                 raise ValueError(
                     f"the sentence {self.sentence!r} must hold {{{name}}} exactly once, where words of that list go"
                 )
-        for name in re.findall(r"\{([^{}]+)\}", self.sentence):
-            if name not in self.lists:
+        rest = self.sentence
+        for name in self.lists:
+            rest = rest.replace(f"{{{name}}}", "")
+        for name in re.findall(r"\{([^{}]+)\}", rest):
+            if f"{{{name}}}" != ARTICLE or "{}" in rest:
                 raise ValueError(f"the sentence {self.sentence!r} has a place {{{name}}}, but no list is called so")
+        with_one_place(rest)
         return self
 
     def shared(self, template: str) -> Sequence[str]:  # noqa: ARG002

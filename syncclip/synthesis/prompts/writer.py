@@ -9,6 +9,7 @@ from typing import Any
 from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
+from syncclip.core.text import filled
 from syncclip.storage.places import home_path
 from syncclip.synthesis.generators.loading import load_pretrained, quiet
 from syncclip.synthesis.generators.locating import commit_on_hub
@@ -76,7 +77,7 @@ class Writer:
     def _answers(self, classname: str, turn: int) -> list[str]:
         import torch
 
-        question = self.settings.instruction.replace("{}", classname)
+        question = filled(self.settings.instruction, classname)
         if getattr(self.tokenizer, "chat_template", None):
             asked = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": question}],
