@@ -10,6 +10,7 @@ from typer.main import get_command
 
 from syncclip.cli.app import app
 from syncclip.recipe.recipe import Recipe
+from syncclip.studies.run import folder_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,13 @@ def test_its_table_holds_every_command() -> None:
     known = {name for name, command in commands.items() if not command.hidden}
 
     assert set(re.findall(r"^\| `syncclip (\w+)", README, re.MULTILINE)) == known
+
+
+def test_it_names_the_place_of_the_demos_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    place = Path(folder_of(Recipe.load("demo"))).relative_to(ROOT)
+
+    assert re.findall(r"`(\S+/report\.html)`", README) == [f"{place}/report.html"]
 
 
 def test_its_links_lead_to_files() -> None:
