@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.storage import places
+from tests.object_store import s3_server
 
 
 def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,3 +76,26 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(path: str, tmp_path: P
         storage.fetch(place, tmp_path / "copy")
     with pytest.raises(UserError, match="is no file but a pipe or a device"):
         ShardCache().read(ShardFile(place), 0, 5)
+
+
+@pytest.mark.slow
+def test_what_fsspecs_configuration_says_is_used_and_a_recipes_options_win(tmp_path: Path) -> None:
+    """As docs/synthesis.md shows it; fsspec reads it when a process starts."""
+    code = (
+        "import sys; from syncclip import storage; storage.configure(eval(sys.argv[1]));"
+        "storage.write_bytes('s3://configured/a', b'x'); print(storage.exists('s3://configured/a'))"
+    )
+    with s3_server() as endpoint:
+        import boto3
+
+        boto3.resource("s3", endpoint_url=endpoint).Bucket("configured").create()
+        nowhere = "http://127.0.0.1:9"
+        (tmp_path / "s3.json").write_text(json.dumps({"s3": {"endpoint_url": endpoint}}))
+        for variables, options in (
+            ({"FSSPEC_CONFIG_DIR": str(tmp_path)}, {}),
+            ({"FSSPEC_S3_ENDPOINT_URL": endpoint}, {}),
+            ({"FSSPEC_S3_ENDPOINT_URL": nowhere}, {"endpoint_url": endpoint}),
+        ):
+            command = [sys.executable, "-c", code, repr(options)]
+            done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300)
+            assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
