@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from syncclip.core.heartbeat import repeating
 from syncclip.core.text import duration, percent, printable
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Progress:
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
         self._lock = threading.RLock()  # the main thread counts while another one shows that the job is alive
-        self._ended = threading.Event()
+        self._alive = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
         self._start = self._clock()
@@ -69,14 +71,13 @@ class Progress:
         elif self._known:
             self._show()
             self._printed = None  # the first update is shown whenever it comes
-        threading.Thread(target=self._beat, name="progress", daemon=True).start()
+        self._alive.enter_context(repeating(self._beat, LOG_INTERVAL))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        with self._lock:
-            if self._live is not None or self._known:
-                self._show()
+        self._alive.close()
+        if self._live is not None or self._known:
+            self._show()
         if self._live is not None:
             self._live.stop()
 
@@ -86,10 +87,9 @@ class Progress:
 
     def _beat(self) -> None:
         """Show once a minute that the job is alive, whatever it waits for."""
-        while not self._ended.wait(LOG_INTERVAL):
-            with self._lock:
-                if self._due() and not self._ended.is_set():
-                    self._show()
+        with self._lock:
+            if self._due():
+                self._show()
 
     def _due(self) -> bool:
         return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
