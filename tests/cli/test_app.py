@@ -14,6 +14,9 @@ from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.shards.sets import write_set
 
+PROGRESS = ("synth: ", "train: ", "study: ", "choose: ", "verify: ")
+"""How lines of progress begin."""
+
 
 class Outcome:
     """Exit status, stdout and stderr of one command run in this process."""
@@ -29,7 +32,7 @@ class Outcome:
         assert self.status == 2
         *before, last = self.err.splitlines()
         assert last.startswith("syncclip: "), self.err
-        assert all(line.startswith(("synth: ", "verify: ")) for line in before), self.err
+        assert all(line.startswithPROGRESS for line in before), self.err
         return last.removeprefix("syncclip: ")
 
 
