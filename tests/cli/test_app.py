@@ -32,7 +32,7 @@ class Outcome:
         assert self.status == 2
         *before, last = self.err.splitlines()
         assert last.startswith("syncclip: "), self.err
-        assert all(line.startswithPROGRESS for line in before), self.err
+        assert all(line.startswith(PROGRESS) for line in before), self.err
         return last.removeprefix("syncclip: ")
 
 
