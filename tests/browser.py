@@ -70,6 +70,19 @@ class Page:
         path.write_bytes(base64.b64decode(answer["data"]))
 
 
+async def serious(page: Page) -> list[str]:
+    """What axe finds on a page that would keep people from using it: the rule, and the first place."""
+    import axe_core_python
+
+    await page.run((Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8") + ";null")
+    found = await page.run("axe.run().then(result => result.violations)")
+    return [
+        f"{one['id']}: {one['nodes'][0]['html']} ({one['nodes'][0].get('failureSummary')})"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 @contextmanager
 def chromium() -> Iterator[int]:
     """A running browser with a profile of its own; gives the port of its DevTools."""

@@ -15,7 +15,7 @@ from syncclip.reports.page import render as render_page
 from syncclip.studies.summary import TextTable
 
 MISSING = "–"
-SCRIPTS = ("core.js", "protocol.js", "page.js")
+SCRIPTS = ("core.js", "save.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
 """What a curve of a protocol may run over: an attribute of its lines, and its name."""
 

@@ -18,7 +18,7 @@ from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.table import Part
 from syncclip.studies.fit import Curve, HeldOut
-from syncclip.studies.outputs import Fits, Worth
+from syncclip.studies.outputs import Fits, StudyShift, Worth
 
 MOST_POINTS = 600
 """Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""
@@ -260,6 +260,19 @@ def _map(found: Inputs) -> dict[str, Any] | None:
         for name, (label, digits) in (_MEASURES.items() if found.shift else ())
     ]
     return {"stages": stages, "measures": measures} if stages else None
+
+
+def nearer(shift: StudyShift | None) -> str:
+    """Whether training brought the domains together, as a sentence; empty where that was not measured."""
+    if shift is None:
+        return ""
+    before, after = (round(one.relative_distance, 2) for one in (shift.frozen, shift.trained))
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return ""
+    if before == after:
+        return f"Training left the domains as far apart as they were: a shift of {after:.2f}."
+    how = "brought the domains nearer to each other" if after < before else "moved the domains farther apart"
+    return f"Training {how}: a shift of {before:.2f} became {after:.2f}."
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import json
 import re
@@ -17,13 +18,13 @@ from rich.table import Table
 from syncclip import storage
 from syncclip.core.text import counted, printable
 from syncclip.reports.arms import Numbers, gather_numbers
-from syncclip.reports.figures import payload
+from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
 from syncclip.reports.table import costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import verdict_on
 
-SCRIPTS = ("core.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
+SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """In the order in which they run; each uses what those before it define."""
 SECTIONS = {
     "curve": "Curve",
@@ -36,6 +37,17 @@ SECTIONS = {
     "training": "Training",
     "cost": "Cost",
     "appendix": "Numbers",
+}
+FONT = "inter.woff2"
+"""Its licence, the SIL Open Font License 1.1, is beside it."""
+FACE = (
+    "@font-face { font-family: Inter; font-weight: 100 900; src: url(data:font/woff2;base64,FONT) format('woff2'); }\n"
+)
+MEASURES = {
+    "open_novel": "novel classes among all",
+    "novel": "novel classes",
+    "open_hm": "harmonic mean among all classes",
+    "hm": "harmonic mean",
 }
 FAILED_NAMED = 10
 """Failed runs that are named, before the rest is only counted."""
@@ -70,7 +82,7 @@ def write_report(folder: str) -> StudyReport:
 def report(folder: str) -> str:
     """`write_report`, of which only the path or URL of the page is returned.
 
-    Example:
+    Examples:
         >>> from syncclip import report
         >>> report("runs/study").endswith("runs/study/report.html")
         True
@@ -116,6 +128,8 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
         study=found.kind == "study",
         images=images,
         level=numbers.level,
+        measures=MEASURES,
+        nearer=nearer(found.shift),
         resampled=" and ".join(["seeds", *sorted({one.unit for one in numbers.differences} - {""})]),
         sections=[(key, label) for key, label in SECTIONS.items() if has[key]],
         has=has,
@@ -141,7 +155,8 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
         words: what the template writes itself.
     """
     assets = resources.files(__package__).joinpath("assets")
-    text_of = {one.name: one.read_text(encoding="utf-8") for one in assets.iterdir()}
+    text_of = {one.name: one.read_text(encoding="utf-8") for one in assets.iterdir() if one.name != FONT}
+    font = base64.b64encode(assets.joinpath(FONT).read_bytes()).decode()
     # JSON that cannot end its script element, whatever names are in it.
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
     text = re.sub(r"[^ -~]", _in_string, text.replace("<", "\\u003c"))
@@ -155,7 +170,7 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
     return environment.get_template(template).render(
         **words,
         version=version,
-        style=Markup(text_of["style.css"]),
+        style=Markup(FACE.replace("FONT", font) + text_of["style.css"]),
         script=Markup("\n".join(text_of[name] for name in scripts)),
         payload=Markup(text),
     )

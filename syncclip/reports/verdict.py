@@ -9,6 +9,11 @@ from syncclip.core.text import counted, coverage, thousands
 from syncclip.reports.arms import ArmLook, Difference, Numbers, Points
 from syncclip.reports.inputs import Inputs
 
+ASKED = ("open_novel", "novel")
+"""The measures of what a study asks: classes without real images, first where any class of the dataset may be meant."""
+
+WHERE = {"open_novel": "all classes as candidates", "novel": "the novel classes alone as candidates"}
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -51,22 +56,22 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     mine = [one for one in found if one.arm == focus and one.against != focus]
     real = [one for one in mine if one.against.data == "real"]
     real = [one for one in real if one.against.method == focus.method] or real
-    first = {one.metric: one for one in reversed(real)}
-    counts = [first[metric] for metric in ("hm", "open_hm") if metric in first]
+    against = real or [one for one in mine if one.against.data == "none"]
+    first = {one.metric: one for one in reversed(against)}
+    counts = [first[metric] for metric in ASKED if metric in first]
     if not counts:
-        reason = "This study has no run on real images alone against which synthetic images could be compared."
-        return Verdict(f"{focus.short} in numbers.", sentences=[reason], cards=_cards(mine))
+        return _uncompared(focus, points, _cards(mine))
     kinds = [one.kind for one in counts]
     lead = counts[0]
     if "gain" in kinds and "loss" in kinds:
-        headline = "Synthetic images helped on one measure and hurt on the other"
+        headline = "Synthetic images helped novel classes on one measure and hurt on the other"
     elif "loss" in kinds:
-        lead, headline = counts[kinds.index("loss")], "Synthetic images hurt"
+        lead, headline = counts[kinds.index("loss")], "Synthetic images hurt novel classes"
     elif "gain" in kinds:
         partly = " on one of two measures" if "unsure" in kinds else ""
-        lead, headline = counts[kinds.index("gain")], f"Synthetic images helped{partly}"
+        lead, headline = counts[kinds.index("gain")], f"Synthetic images helped novel classes{partly}"
     else:
-        headline = f"Synthetic images made a difference of {lead.size} points, which may be chance"
+        headline = f"Synthetic images made a difference of {lead.size} points on novel classes, which may be chance"
     size = f"{lead.size} points"
     over = f" over {lead.unit}" if lead.unit else ""
     sure = f"{coverage(lead.level)} interval{over} {lead.interval}"
@@ -78,32 +83,47 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     )
 
 
+def _uncompared(focus: ArmLook, points: Points, cards: list[tuple[Difference, dict[str, float]]]) -> Verdict:
+    """The headline where nothing stands beside the arm that learns from synthetic images."""
+    last = {metric: series[-1] for metric, series in points.get(focus.id, {}).items()}
+    shown = next((metric for metric in ASKED if metric in last), None)
+    level = (
+        f": {last[shown].mean:.1f}\u00a0% on novel classes, {WHERE[shown]}"
+        if shown
+        else " is not evaluated on novel classes"
+    )
+    reason = "This study has no run without synthetic images against which they could be compared."
+    return Verdict(f"{focus.label}{level}.", sentences=[reason], cards=cards)
+
+
 def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Difference], points: Points) -> list[str]:
-    """What the headline stands on, and what the other harmonic mean and zero-shot CLIP say about it."""
+    """What the headline stands on, and what the other measures and zero-shot CLIP say about it."""
     series = points.get(lead.arm.id, {}).get(lead.metric, [])
-    level = f" reaches {series[-1].mean:.1f}\u00a0% and" if series else ""
+    level = f" reaches {series[-1].mean:.1f}\u00a0% on novel classes and" if series else ""
     amount = lead.n or (series[-1].n if series else 0)
     given = f"Given {amount} generated image{'' if amount == 1 else 's'} per class, " if amount else ""
-    where = {"hm": "each half among its own classes", "open_hm": "all classes as candidates"}
     verb = {"gain": "beats", "loss": "falls behind"}.get(lead.kind, "is indistinguishable from")
     other = f"{lead.against.label} alone" if lead.against.data == "real" else lead.against.label
-    first = (
-        f"{given}{lead.arm.short}{level} {verb} {other}. "
-        f"The score is the harmonic mean of base and novel accuracy, {where[lead.metric]}."
-    )
-    also = [(f"With {where[one.metric]}, the difference is", one) for one in counts if one != lead]
+    first = f"{given}{lead.arm.short}{level} {verb} {other}, with {WHERE[lead.metric]}."
+    also = [(f"With {WHERE[one.metric]}, the difference is", one) for one in counts if one != lead]
+    whole = "open_hm" if lead.metric == "open_novel" else "hm"
+    both = next((one for one in mine if (one.metric, one.against) == (whole, lead.against)), None)
+    if both is not None:
+        also.append(("Of the harmonic mean with base classes it is", both))
     zero = next((one for one in mine if one.metric == lead.metric and one.against.method == "zeroshot"), None)
-    if zero is not None:
+    if zero is not None and zero != lead:
         verb = {"gain": "is above", "loss": "stays below", "unsure": "is indistinguishable from"}[zero.kind]
-        also.append((f"It {verb} zero‑shot CLIP, which learns nothing:", zero))
+        also.append((f"On novel classes it {verb} zero‑shot CLIP, which learns nothing:", zero))
     rest = " ".join(f"{start} {one.size} points ({one.interval})." for start, one in also)
     caution = f"Read the intervals with caution: {lead.caution}." if lead.caution else ""
     return [sentence for sentence in (first, rest, caution) if sentence]
 
 
 def _cards(mine: Sequence[Difference]) -> list[tuple[Difference, dict[str, float]]]:
-    """The first differences of one harmonic mean, on one scale, so that they can be compared at a glance."""
-    shown = [one for one in mine if one.metric == "hm"] or [one for one in mine if one.metric == "open_hm"]
+    """The first differences of one measure, on one scale, so that they can be compared at a glance."""
+    shown: list[Difference] = []
+    for metric in (*ASKED, "open_hm", "hm"):
+        shown = shown or [one for one in mine if one.metric == metric]
     chosen = shown[:4]
     low = min([0.0, *(one.low for one in chosen)])
     high = max([0.0, *(one.high for one in chosen)])

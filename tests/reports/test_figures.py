@@ -1,4 +1,4 @@
-"""What the page shows of fitted curves."""
+"""What the page shows of fitted curves, and says of its map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import math
 import pytest
 
 from syncclip.reports.arms import describe_arms
-from syncclip.reports.figures import CurvePoint, FittedCurve, fitted_curves
+from syncclip.reports.figures import CurvePoint, FittedCurve, fitted_curves, nearer
+from syncclip.sets.shift import Shift
 from syncclip.studies import outputs
 from syncclip.studies.bootstrap import Interval
 from syncclip.studies.fit import Curve, HeldOut, Point
@@ -104,3 +105,19 @@ def test_a_fits_sentence_says_what_images_are_worth(shots: float, per_real: floa
     text = fit_of(worth=outputs.Worth("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
     assert "At 64 per class, an hour of generation adds 0.051 points." in text
     assert said in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.74, 1.29, "Training moved the domains farther apart: a shift of 0.74 became 1.29."),
+        (0.74, 0.31, "Training brought the domains nearer to each other: a shift of 0.74 became 0.31."),
+        (0.741, 0.739, "Training left the domains as far apart as they were: a shift of 0.74."),
+        (math.nan, 0.5, ""),
+    ],
+)
+def test_the_map_is_read_out_in_a_sentence(before: float, after: float, said: str) -> None:
+    frozen, trained = (Shift(0.1, value, 50.0, 0.2, {}) for value in (before, after))
+    shift = outputs.StudyShift("a", "syncclip-both", 4, 1, "test", {}, "images", frozen, trained)
+    assert nearer(shift) == said
+    assert nearer(None) == ""

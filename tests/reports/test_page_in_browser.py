@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 from syncclip.reports import report
-from tests.browser import Page, visit
+from tests.browser import Page, serious, visit
 from tests.studies import fabricated
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -169,3 +173,105 @@ def test_every_figure_has_its_numbers_as_a_table(answers: dict[str, Any]) -> Non
 
 def test_using_the_page_logs_no_error(answers: dict[str, Any]) -> None:
     expect("errors", lambda errors: errors == [], answers)
+
+
+SAVED = """(async () => {
+    const saved = [];
+    URL.createObjectURL = (blob) => { saved.push(blob); return 'data:,'; };
+    const found = {};
+    for (const figure of document.querySelectorAll('figure')) {
+        for (const button of figure.querySelectorAll('[data-save] button')) {
+            button.click();
+            while (!saved.length) await new Promise(done => setTimeout(done, 20));
+            const blob = saved.pop(), name = `${figure.dataset.figure}.${button.textContent}`;
+            if (blob.type !== 'image/png') { found[name] = await blob.text(); continue; }
+            const picture = await createImageBitmap(blob);
+            found[name] = [picture.width, picture.height];
+        }
+    }
+    return found;
+})()"""
+
+
+@pytest.fixture(scope="module")
+def saved(browser: int, pages: dict[str, str]) -> dict[str, Any]:
+    """What each button below a figure saves, of a dark page on a small screen: text, or a picture's size."""
+
+    async def work(page: Page) -> dict[str, Any]:
+        before = await page.run(DRAWN)
+        files = dict(await page.run(SAVED))
+        assert (await page.run(DRAWN), page.errors) == (before, [])
+        return files
+
+    files: dict[str, Any] = visit(browser, pages["study"], work, width=400, dark=True)
+    return files
+
+
+def test_every_figure_with_marks_is_saved_as_svg_and_png_and_every_figure_as_csv(saved: dict[str, Any]) -> None:
+    assert {name.partition(".")[0] for name in saved if name.endswith(".CSV")} == set(MARKS)
+    drawn = {name.partition(".")[0] for name in saved if name.endswith(".SVG")}
+    assert set(MARKS) - drawn == {"images"}
+    assert drawn == {name.partition(".")[0] for name in saved if name.endswith(".PNG")}
+
+
+def test_a_saved_svg_is_as_on_paper_and_needs_nothing_else(saved: dict[str, Any]) -> None:
+    for name, text in saved.items():
+        if not name.endswith(".SVG"):
+            continue
+        image = ElementTree.fromstring(text)
+        assert image.get("width") == "760", name
+        assert "@font-face" in text and "font/woff2;base64" in text
+        assert "var(--" not in text and "class=" not in text
+        words = [one for one in image.iter() if one.tag.endswith("}text")]
+        assert words and all("Inter" in (one.get("font-family") or "") for one in words), name
+        assert all(sum(map(int, re.findall(r"\d+", one.get("fill") or "")[:3])) < 500 for one in words), name
+
+
+def test_a_saved_png_has_three_dots_for_each_pixel(saved: dict[str, Any]) -> None:
+    for name in saved:
+        if name.endswith(".PNG"):
+            height = int(str(ElementTree.fromstring(saved[name.replace(".PNG", ".SVG")]).get("height")))
+            assert saved[name] == [2280, 3 * height]
+
+
+def test_the_saved_numbers_are_read_as_a_table(saved: dict[str, Any]) -> None:
+    table = pd.read_csv(io.StringIO(saved["differences.CSV"]))
+    assert len(table) == MARKS["differences"]
+    assert pd.api.types.is_numeric_dtype(table.iloc[:, 1]) or "points" in " ".join(map(str, table.columns))
+
+
+def test_the_address_holds_what_was_chosen(browser: int, pages: dict[str, str]) -> None:
+    """A page that is opened by the address of another shows the same."""
+
+    async def choose(page: Page) -> tuple[str, ...]:
+        await page.run(CLICK.format("All classes"))
+        await page.run(CLICK.format("Novel"))
+        await page.run(CLICK.format("IVLP naive mix"))
+        await page.run("document.querySelector('nav a[href=\"#images\"]').click()")
+        return await page.run("location.href"), await page.run(LABEL), (await page.run(DRAWN))["curve"]
+
+    async def look(page: Page) -> tuple[str, ...]:
+        return await page.run("location.href"), await page.run(LABEL), (await page.run(DRAWN))["curve"]
+
+    address, label, drawn = visit(browser, pages["study"], choose)
+    assert address.startswith(f"{pages['study']}#images&curve.")
+    assert "Novel classes, all classes as candidates" in label and drawn == MARKS["curve"] - 4
+    assert visit(browser, address, look) == (address, label, drawn)
+    assert visit(browser, pages["study"], look)[1:] != (label, drawn)
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_parts_of_the_page_can_be_reached_from_its_top(browser: int, pages: dict[str, str], width: int) -> None:
+    async def work(page: Page) -> Any:
+        return await page.run("[...document.querySelectorAll('nav a')].filter(a => a.getClientRects().length).length")
+
+    assert visit(browser, pages["study"], work, width) >= 6
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("kind", ["study", "run", "set"])
+def test_an_audit_finds_nothing_serious(browser: int, pages: dict[str, str], kind: str, dark: bool) -> None:
+    async def work(page: Page) -> list[str]:
+        return await serious(page)
+
+    assert visit(browser, pages[kind], work, 400, dark) == []

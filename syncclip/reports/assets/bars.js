@@ -56,7 +56,7 @@ figure("bars", (part) => {
         if (reference) group.append(line(x(reference.mean), at - 2, x(reference.mean), at + thick + 2, { class: "zero-mark" }));
         if (point.se) group.append(whisker(x(point.mean - point.se), at + thick / 2, x(point.mean + point.se), at + thick / 2, 4, "var(--ink)"));
         group.append(text(x(point.mean + (point.se || 0)) + 7, at + thick / 2 + 4.5, fixed(point.mean), { class: "value" }));
-        const show = (event) => showTip(event.clientX, event.clientY, tipTitle(arm.label),
+        const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(arm.label),
           tipRow(null, half ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
           point.se ? tipRow(null, "standard error", fixed(point.se)) : null,
           point.seeds.length > 1 ? tipRow(null, "seeds", point.seeds.map((seed) => fixed(seed)).join(" · ")) : null,
@@ -121,7 +121,7 @@ figure("differences", (part) => {
       }
       if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));
       group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: sure, class: "point" }));
-      const show = (event) => showTip(event.clientX, event.clientY, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} interval`, spread(entry.low, entry.high)),
+      const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} interval`, spread(entry.low, entry.high)),
         entry.n ? tipRow(null, "images per class", String(entry.n)) : null);
       group.addEventListener("pointermove", show);
       group.addEventListener("pointerdown", show);

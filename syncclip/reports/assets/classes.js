@@ -15,7 +15,7 @@ const half = (label) => (payload.base ? (label < payload.base ? "base" : "novel"
 /** One image out of a class's strip (the strip is one image; the part is chosen by its background position). */
 function thumb(strip, at, words) {
   const count = strip.real + strip.made;
-  const image = html("span", { class: "thumb", role: "img", "aria-label": words });
+  const image = html("span", { class: "thumb", ...(words ? { role: "img", "aria-label": words } : { "aria-hidden": "true" }) });
   image.style.backgroundImage = `url(${strip.src})`;
   image.style.backgroundSize = `${count * 100}% 100%`;
   image.style.backgroundPosition = count > 1 ? `${(at / (count - 1)) * 100}% 0` : "0 0";
@@ -76,7 +76,7 @@ figure("classes", (part) => {
       const bar = bars[index];
       rects[index].classList.add("on");
       const frame = image.getBoundingClientRect();
-      showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40,
+      showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40, 16,
         html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test image") : ""].filter(Boolean).join(" · ")))),
         tipRow(null, pair.arm.short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against.short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
     };

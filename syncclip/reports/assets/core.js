@@ -79,12 +79,13 @@ const swatch = (arm) =>
 const tip = html("div", { class: "tip", role: "status", hidden: "" });
 document.body.append(tip);
 
-function showTip(clientX, clientY, ...content) {
+/** `gap`: pixels to keep free on both sides of the place, where marks are. */
+function showTip(clientX, clientY, gap, ...content) {
   tip.replaceChildren(...content);
   tip.hidden = false;
   const { width, height } = tip.getBoundingClientRect();
   const room = document.documentElement.clientWidth;
-  const left = clientX + 16 + width < room ? clientX + 16 : clientX - 16 - width;
+  const left = clientX + gap + width < room ? clientX + gap : clientX - gap - width;
   tip.style.left = `${Math.min(Math.max(8, left), Math.max(8, room - width - 8))}px`;
   tip.style.top = `${Math.max(8, clientY - height - 14)}px`;
 }
@@ -98,8 +99,31 @@ const tipRow = (mark, name, value) => html("div", { class: "tip-row" }, mark, ht
 
 // ---- controls ------------------------------------------------------------------------------------------------------
 
-/** A row of exclusive choices; arrow keys move between them. */
-function choice(label, options, initial, chosen) {
+// The state of all controls is in the page's address, as #section&figure.control=value: a link shows what its sender saw.
+const fragment = () => location.hash.slice(1).split("&");
+const address = new Map(fragment().filter((pair) => pair.includes("=")).map((pair) => pair.split("=").map(decodeURIComponent)));
+const section = () => (fragment()[0].includes("=") ? "" : fragment()[0]);
+/** What the address says of a control, if it is one of the options; else what it has at first. */
+const begun = (key, options, first) => (options.some(([value]) => String(value) === address.get(key)) ? address.get(key) : first);
+function keep(key, value, standard) {
+  if (String(value) === (address.get(key) ?? String(standard))) return;
+  if (String(value) === String(standard)) address.delete(key); else address.set(key, String(value));
+  locate();
+}
+function locate() {
+  const pairs = [...address].map((pair) => pair.map(encodeURIComponent).join("="));
+  history.replaceState(null, "", `#${[section(), ...pairs].join("&")}`);
+}
+window.addEventListener("hashchange", () => { if (address.size) locate(); });
+/** The figure to which controls belong that are made now. */
+let owner = "page";
+
+/** A row of exclusive choices; arrow keys move between them. `standard` is the one that the address needn't say. */
+function choice(label, options, first, changed, standard = first) {
+  const key = `${owner}.${label}`;
+  const initial = begun(key, options, first);
+  const chosen = (value) => { keep(key, value, standard); changed(value); };
+  if (initial !== first) changed(initial);
   const group = html("div", { class: "choice", role: "radiogroup", "aria-label": label });
   const select = (value) => {
     for (const button of group.children) {
@@ -124,8 +148,11 @@ function choice(label, options, initial, chosen) {
   select(initial);
   return group;
 }
-function dropdown(label, options, initial, chosen) {
-  const list = html("select", { "aria-label": label, onchange: (event) => chosen(event.target.value) },
+function dropdown(label, options, first, changed) {
+  const key = `${owner}.${label}`;
+  const initial = begun(key, options, first);
+  if (initial !== first) changed(initial);
+  const list = html("select", { "aria-label": label, onchange: (event) => { keep(key, event.target.value, first); changed(event.target.value); } },
     ...options.map(([value, text]) => html("option", { value }, text)));
   list.value = initial;
   return list;
@@ -138,18 +165,22 @@ const PROTOCOLS = {
 };
 const PROTOCOL_NAMES = [["own", "Own half"], ["open", "All classes"]];
 function metricControls(place, ready, changed) {
-  const state = { protocol: "own", metric: null };
+  const [figure, who, score] = [owner, "Candidate classes", "Score"];
   const offered = (protocol) => PROTOCOLS[protocol].filter(([metric]) => ready(metric));
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => offered(protocol).length);
+  const standard = protocols.length ? protocols[0][0] : "own";
+  const state = { protocol: begun(`${figure}.${who}`, protocols, standard) };
+  state.metric = begun(`${figure}.${score}`, offered(state.protocol), null);
   const redraw = () => {
     const options = offered(state.protocol);
     const bare = String(state.metric || "hm").replace("open_", "");
     state.metric = (options.find(([metric]) => metric.replace("open_", "") === bare) || options[0] || ["hm"])[0];
+    owner = figure;
+    if (options.length) keep(`${figure}.${score}`, state.metric, options[0][0]);
     place.replaceChildren();
-    if (protocols.length > 1) place.append(choice("Candidate classes", protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }));
-    place.append(choice("Score", options, state.metric, (value) => { state.metric = value; changed(); }));
+    if (protocols.length > 1) place.append(choice(who, protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }, standard));
+    if (options.length) place.append(choice(score, options, state.metric, (value) => { state.metric = value; changed(); }, options[0][0]));
   };
-  if (protocols.length) state.protocol = protocols[0][0];
   redraw();
   return state;
 }
@@ -178,8 +209,10 @@ function figure(name, build) {
   const title = root.querySelector("[data-title]").textContent;
   const part = { root, plot, title, controls: root.querySelector("[data-controls]"), redraw: () => {} };
   try {
+    owner = name;
     const draw = build(part);
     let width = 0;
+    part.draw = (across) => draw(across);
     part.redraw = () => {
       hideTip();
       plot.replaceChildren();
@@ -192,6 +225,7 @@ function figure(name, build) {
     };
     measure();
     new ResizeObserver(measure).observe(plot);
+    offer(name, part);
   } catch (error) {
     plot.replaceChildren(html("p", { class: "quiet" }, "This figure could not be drawn."));
     console.error(`figure ${name}:`, error);

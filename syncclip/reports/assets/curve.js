@@ -2,14 +2,15 @@
 
 figure("curve", (part) => {
   const ready = (metric) => [...arms.keys()].some((id) => (payload.points[id] || {})[metric]);
-  const hidden = new Set();
+  const hidden = new Set((address.get("curve.hidden") || "").split(",").filter((id) => arms.has(id)));
   const bar = html("div", { class: "control-row" });
   const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide" });
   part.controls.append(bar, chips);
   const state = metricControls(bar, ready, () => part.redraw());
   for (const arm of arms.values()) {
-    chips.append(html("button", { type: "button", class: "chip", "aria-pressed": "true", onclick: (event) => {
+    chips.append(html("button", { type: "button", class: "chip", "aria-pressed": String(!hidden.has(arm.id)), onclick: (event) => {
       if (!hidden.delete(arm.id)) hidden.add(arm.id);
+      keep("curve.hidden", [...hidden].join(","), "");
       event.currentTarget.setAttribute("aria-pressed", !hidden.has(arm.id));
       part.redraw();
     } }, swatch(arm), arm.short));
@@ -111,6 +112,8 @@ figure("curve", (part) => {
       }
     }
 
+    // The tooltip stands beside the points of all arms, which stand beside each other.
+    const beside = 18 + (growing.length / 2) * (narrow ? 6 : 9);
     const hair = line(0, area.top, 0, area.bottom, { class: "hair", visibility: "hidden" });
     image.append(hair);
     let place = -1;
@@ -123,7 +126,7 @@ figure("curve", (part) => {
       const rows = drawn.map((arm) => ({ arm, point: seriesOf(arm).find((point) => point.n === n || point.n === 0) })).filter((row) => row.point);
       rows.sort((a, b) => b.point.mean - a.point.mean);
       const frame = image.getBoundingClientRect();
-      showTip(frame.left + x(n), clientY ?? frame.top + height / 2, tipTitle(`${plural(n, "image")} per class`),
+      showTip(frame.left + x(n), clientY ?? frame.top + height / 2, beside, tipTitle(`${plural(n, "image")} per class`),
         ...rows.map(({ arm, point }) => tipRow(swatch(arm), arm.short, `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}`)));
     };
     const leave = () => { hair.setAttribute("visibility", "hidden"); hideTip(); };

@@ -8,11 +8,14 @@ const nameScheme = () => schemeButton.setAttribute("aria-label", isDark() ? "Use
 // Storage is refused to pages opened from a file in some browsers: the choice then lasts as long as the page.
 const remember = (value) => { try { localStorage.setItem("syncclip-scheme", value); } catch { /* not allowed here */ } };
 const remembered = () => { try { return localStorage.getItem("syncclip-scheme"); } catch { return null; } };
-const wanted = { "#dark": "dark", "#light": "light" }[location.hash] || remembered();
+const wanted = { dark: "dark", light: "light" }[section()] || remembered();
 if (wanted) root.dataset.scheme = wanted;
 schemeButton.addEventListener("click", () => { root.dataset.scheme = isDark() ? "light" : "dark"; remember(root.dataset.scheme); nameScheme(); });
 systemDark.addEventListener("change", nameScheme);
 nameScheme();
+let screenScheme;
+window.addEventListener("beforeprint", () => { screenScheme = root.dataset.scheme; root.dataset.scheme = "light"; });
+window.addEventListener("afterprint", () => { if (screenScheme) root.dataset.scheme = screenScheme; else delete root.dataset.scheme; });
 
 for (const button of document.querySelectorAll("[data-copy]")) {
   const words = button.textContent;
@@ -66,4 +69,5 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) for (const [id, link] of links) link.toggleAttribute("aria-current", id === entry.target.id);
 }, { rootMargin: "-20% 0px -70% 0px" });
 for (const id of links.keys()) { const section = document.getElementById(id); if (section) watcher.observe(section); }
+if (address.size) document.getElementById(section())?.scrollIntoView();
 root.dataset.ready = "yes";

@@ -25,7 +25,7 @@ const ends = (values) => {
 
 /** Show a tip where a mark is pointed at. */
 const tipOf = (mark, ...content) => {
-  const show = (event) => showTip(event.clientX, event.clientY, ...content.map((make) => make()));
+  const show = (event) => showTip(event.clientX, event.clientY, 16, ...content.map((make) => make()));
   mark.addEventListener("pointermove", show);
   mark.addEventListener("pointerdown", show);
   mark.addEventListener("pointerleave", hideTip);

@@ -65,7 +65,7 @@ figure("map", (part) => {
         }
         if (best < 0) { highlight(null); hideTip(); return; }
         highlight(stage.label[best]);
-        showTip(event.clientX, event.clientY, html("div", { class: "tip-head" }, firstThumb(stage.label[best]), html("div", {}, tipTitle(className(stage.label[best])), html("small", {}, domains[stage.domain[best]][0]))));
+        showTip(event.clientX, event.clientY, 16, html("div", { class: "tip-head" }, firstThumb(stage.label[best]), html("div", {}, tipTitle(className(stage.label[best])), html("small", {}, domains[stage.domain[best]][0]))));
       };
       image.addEventListener("pointermove", look);
       image.addEventListener("pointerdown", look);
@@ -86,7 +86,7 @@ function cutBar(part, width, parts, unit, colours) {
   parts.forEach((entry, i) => {
     const wide = (entry.value / total) * width;
     const rect = svg("rect", { x: at, y: 2, width: Math.max(1.5, wide - 2), height: 26, rx: Math.min(4, wide / 3), fill: colours[i] });
-    const show = (event) => showTip(event.clientX, event.clientY, tipTitle(entry.name), tipRow(null, unit, entry.text), tipRow(null, "share", `${fixed((entry.value / total) * 100, 0)} %`));
+    const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(entry.name), tipRow(null, unit, entry.text), tipRow(null, "share", `${fixed((entry.value / total) * 100, 0)} %`));
     rect.addEventListener("pointermove", show);
     rect.addEventListener("pointerdown", show);
     rect.addEventListener("pointerleave", hideTip);
@@ -132,7 +132,7 @@ figure("history", (part) => {
     const look = (event) => {
       const step = x.invert(event.clientX - image.getBoundingClientRect().left);
       const at = steps.reduce((best, value, i) => (Math.abs(value - step) < Math.abs(steps[best] - step) ? i : best), 0);
-      showTip(event.clientX, event.clientY, tipTitle(`step ${steps[at]}`), ...terms.map((term) => tipRow(null, term.name, fixed(term.values[at], 3))));
+      showTip(event.clientX, event.clientY, 16, tipTitle(`step ${steps[at]}`), ...terms.map((term) => tipRow(null, term.name, fixed(term.values[at], 3))));
     };
     image.addEventListener("pointermove", look);
     image.addEventListener("pointerdown", look);
