@@ -2,7 +2,7 @@
 
 const PAPER = 760;
 /** What a stylesheet says of marks, and a file of its own has to say itself. */
-const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "visibility", "font-size", "font-weight", "font-family"];
+const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "visibility", "paint-order", "font-size", "font-weight", "font-family"];
 
 /** A copy of an SVG node in which each element holds its own styles. */
 function styled(image) {
@@ -29,17 +29,21 @@ function sheetOf(part) {
     part.plot = plot;
     part.draw(PAPER);
     const frame = sheet.getBoundingClientRect();
-    const height = Math.ceil(frame.height);
     const placed = (element) => { const place = element.getBoundingClientRect(); return { x: place.left - frame.left, y: place.top - frame.top, width: place.width, height: place.height }; };
+    const parts = [...sheet.querySelectorAll("svg, .dot, .panel h4, .legend > span")];
+    const height = Math.ceil(Math.max(...parts.map(placed).map((place) => place.y + place.height)));
     const whole = svg("svg", { xmlns: NS, width: PAPER, height, viewBox: `0 0 ${PAPER} ${height}` },
       svg("title", {}, part.title), svg("style", {}, fontFace()), svg("rect", { width: "100%", height: "100%", fill: "#ffffff" }));
-    for (const image of sheet.querySelectorAll("svg")) whole.append(fill(styled(image), placed(image), []));
-    for (const dot of sheet.querySelectorAll(".dot")) whole.append(svg("rect", { ...placed(dot), rx: 3, fill: getComputedStyle(dot).backgroundColor }));
-    for (const words of sheet.querySelectorAll("h4, .legend > span")) {
-      const [place, look, mark] = [placed(words), getComputedStyle(words), words.querySelector("svg, .dot")];
-      const left = mark ? placed(mark).x + placed(mark).width + 8 : place.x;
-      whole.append(text(left, place.y + place.height / 2 + 5, words.innerText.replace(/\s+/g, " ").trim(),
-        { fill: look.color, "font-size": look.fontSize, "font-weight": look.fontWeight, "font-family": look.fontFamily }));
+    for (const one of parts) {
+      const [place, look] = [placed(one), getComputedStyle(one)];
+      if (one instanceof SVGElement) whole.append(fill(styled(one), place, []));
+      else if (one.matches(".dot")) whole.append(svg("rect", { ...place, rx: 3, fill: look.backgroundColor }));
+      else {
+        const mark = one.querySelector("svg, .dot");
+        const left = mark ? placed(mark).x + placed(mark).width + 8 : place.x;
+        whole.append(text(left, place.y + place.height / 2 + 5, one.innerText.replace(/\s+/g, " ").trim(),
+          { fill: look.color, "font-size": look.fontSize, "font-weight": look.fontWeight, "font-family": look.fontFamily }));
+      }
     }
     return whole;
   } finally {
