@@ -38,6 +38,9 @@ lint: $(VENV)/installed-dev  ## Style, types, import layers, dependencies, workf
 	$(BIN)/deptry .
 	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
+docs: $(VENV)/installed-dev  ## The documentation as a site, into build/site; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+
 study: $(VENV)/installed  ## The study behind the README's figures, into docs/results (two hours)
 	$(BIN)/syncclip study icons --out runs/icons/study synthesis.actors=2
 	$(BIN)/python -m scripts.results runs/icons/study docs/results
@@ -77,4 +80,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo check test chaos attack rehearsal lint study icons clean browser machines
+.PHONY: help demo check test chaos attack rehearsal lint docs study icons clean browser machines

@@ -52,7 +52,7 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
 
-    Example:
+    Examples:
         >>> from syncclip import Recipe, synthesise
         >>> recipe = Recipe.load("travel", ["synthesis.images_per_class=2"])
         >>> synthesise(recipe, "runs/set").images
@@ -84,7 +84,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
         UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
             more workers than CPUs; see also `training.ray_train.train_on_ray`.
 
-    Example:
+    Examples:
         >>> from syncclip import Recipe, train
         >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=1"])
         >>> run = train(recipe, "runs/first")
@@ -135,7 +135,7 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
         UserError: no finished run is there, or an override would make it another run; or another dataset is
             named, and what the run learned belongs to its own classes.
 
-    Example:
+    Examples:
         >>> from syncclip import evaluate
         >>> evaluate("runs/first", ["evaluation.split=val"]).split
         'val'

@@ -14,7 +14,7 @@ SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (travel, icons) or a YAML file.")]
 Overrides = Annotated[
     list[str],
-    typer.Argument(**SEVERAL, metavar="[SECTION.KEY=VALUE]...", help="Recipe values that replace the file's."),
+    typer.Argument(**SEVERAL, metavar="SECTION.KEY=VALUE", help="Recipe values that replace the file's."),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="The file to write: a path or a URL.")]

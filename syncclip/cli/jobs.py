@@ -37,7 +37,7 @@ def init(
         list[str],
         typer.Argument(
             **SEVERAL,
-            metavar="[dataset.KEY=VALUE]...",
+            metavar="dataset.KEY=VALUE",
             help="What the data does not contain: dataset.classnames, dataset.template ...",
         ),
     ],

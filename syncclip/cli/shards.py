@@ -111,7 +111,7 @@ def import_command(
 
 @app.command("merge")
 def merge_command(
-    sets: Annotated[list[str], typer.Argument(metavar="DIR...", help="Two sets or more, of the same classes.")],
+    sets: Annotated[list[str], typer.Argument(metavar="DIR", help="Two sets or more, of the same classes.")],
     out: OutSet,
 ) -> None:
     """Merge several sets; in each class the images of the first come first. If interrupted, run it again."""

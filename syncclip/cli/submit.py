@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -97,6 +99,8 @@ def connect(address: str) -> Any:
     Raises:
         UserError: nothing, or something other than Ray, answers there; or it asks for a token.
     """
+    if has_token():  # Ray's programs that join a cluster do the same, its client of jobs doesn't
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -119,6 +123,14 @@ def connect(address: str) -> Any:
         raise UserError(
             f"what answers at {address} is no Ray dashboard ({str(error).splitlines()[0]}); correct the address"
         ) from error
+
+
+def has_token() -> bool:
+    """Whether a token for clusters lies where Ray looks for it; a first `ray.init` of the user puts one there."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return Path(path).is_file()
 
 
 def runs_here(address: str) -> bool:

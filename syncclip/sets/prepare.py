@@ -21,7 +21,7 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         UserError: the dataset isn't there, or can't be generated like this.
 
-    Example:
+    Examples:
         >>> from syncclip import Recipe, plan
         >>> planned = plan(Recipe.load("travel", ["synthesis.images_per_class=2"]))
         >>> planned.total, planned.classnames[0]

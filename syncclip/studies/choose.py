@@ -46,7 +46,7 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         UserError: no arm has candidates, or their settings or the real images are refused, or the validation images are
             of one half alone, or a candidate's training failed.
 
-    Example:
+    Examples:
         >>> from syncclip import Recipe, choose
         >>> rates = "{methods.ivlp.learning_rate: [0.005, 0.02]}"
         >>> arms = f"study.arms=[{{method: ivlp, data: real, candidates: {rates}}}]"

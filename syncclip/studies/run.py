@@ -63,7 +63,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
             cell, or an arm's settings or the real images are refused. Cells that fail don't end the study:
             `Study.check` reports them.
 
-    Example:
+    Examples:
         >>> from syncclip import Recipe, study
         >>> arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: both}]"
         >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.focus=ivlp-both"]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -103,6 +104,21 @@ def test_a_missing_token_is_told(dashboard: tuple[str, dict[str, tuple[int, Any]
 
     with pytest.raises(UserError, match="asks for a token; set RAY_AUTH_MODE=token"):
         submit.connect(address)
+
+
+def test_a_token_is_looked_for_where_ray_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not submit.has_token()
+
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("secret")
+    assert submit.has_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    assert not submit.has_token()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    assert submit.has_token()
 
 
 @pytest.mark.parametrize(("other", "here"), [([], True), (["192.0.2.7"], False)])

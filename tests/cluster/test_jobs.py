@@ -199,7 +199,8 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes_and_draws
 def test_a_head_that_asks_for_a_token_takes_the_jobs_of_those_who_have_it(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    """As docs/clusters.md shows it: head, `ray job submit` and `syncclip submit` find the token where Ray puts it."""
+    """As docs/clusters.md shows it: head, `ray job submit` and `syncclip submit` find the token where Ray puts it, and
+    ours also that it is to be used."""
     folder = tmp_path / "checkout"
     for part in ("ray_jobs", "syncclip"):
         shutil.copytree(PROJECT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "icons"))
@@ -223,8 +224,8 @@ def test_a_head_that_asks_for_a_token_takes_the_jobs_of_those_who_have_it(
         assert re.fullmatch(
             r"syncclip: the cluster at \S+ asks for a token; set RAY_AUTH_MODE=token, .*\n", stranger.stderr
         )
-        for command in (ours, f"{plain} --out {tmp_path}/plain"):
-            done = typed(command, known)
+        for command, environment in ((ours, bare), (f"{plain} --out {tmp_path}/plain", known)):
+            done = typed(command, environment)
             assert done.returncode == 0, done.stdout + done.stderr
 
     assert files(tmp_path / "ours", *SET) == files(tmp_path / "plain", *SET) == files(tiny_set, *SET)

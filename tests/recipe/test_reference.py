@@ -11,7 +11,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from scripts import reference as page
+from scripts.reference import pages
 from syncclip.core.settings import Settings, UserError
 from syncclip.recipe import reference
 from syncclip.recipe.files import SHIPPED
@@ -102,5 +102,6 @@ def test_the_meaning_of_an_inherited_field_is_that_of_the_nearest_class() -> Non
     assert reference.meanings(Nearest) == {"kept": "Of the base.", "changed": "Of the derived."}
 
 
-def test_the_page_of_all_keys_is_that_of_the_settings_classes() -> None:
-    assert page.PAGE.read_text(encoding="utf-8") == page.page(), "python -m scripts.reference writes it anew"
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_a_page_of_reference_is_that_of_what_it_describes(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == pages()[path], "python -m scripts.reference writes it anew"

@@ -1,0 +1,125 @@
+"""A new user's tape: the README and the tutorial, typed as they stand into a clone in which nothing has been done yet.
+
+The machine has no network, so a `pip install` is left out: what it installs is on the PATH. Where the README names what
+neither this machine nor the package has (a GPU, a diffusion model of gigabytes, a bucket), the stand-ins below take its
+place, and `tests/cluster` types the commands of a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster.rehearsals import HERE, installed
+from tests.conftest import TinyWorld
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        not installed("ip", "unshare"), reason="left out: a machine without a network needs ip, unshare"
+    ),
+]
+
+LEFT_OUT = ("make test", "pip install", "python3 -m venv", "ray job submit")
+
+
+def commands(page: str, part: str = "") -> list[str]:
+    """The commands of a page, or of the part of it below a heading, without those that are left out."""
+    heading, kind, found = "", "", []
+    for line in (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            kind = line.removeprefix("```")
+        elif kind == "bash" and part in ("", heading) and line.strip():
+            found.append(line)
+        elif not kind and line.startswith("#"):
+            heading = line.lstrip("# ")
+    return [line for line in found if not any(one in line for one in LEFT_OUT)]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A clone whose environment has been installed: links to the files of this one, but nothing that it has made."""
+    folder = tmp_path / "syncclip"
+    folder.mkdir()
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        top = name.partition("/")[0]
+        if not (folder / top).is_symlink():
+            (folder / top).symlink_to(ROOT / top)
+    (folder / ".venv").mkdir()
+    for part in Path(sys.prefix).iterdir():
+        (folder / ".venv" / part.name).symlink_to(part)
+    (folder / ".venv/installed").unlink(missing_ok=True)
+    (folder / ".venv/installed").touch()
+    return folder
+
+
+def type_all(folder: Path, lines: list[str]) -> str:
+    """Type commands into a shell of a machine that has no network and no other processes; returns all that was said.
+
+    Each must end well, and the time is told before each.
+    """
+    script = folder.parent / "typed.sh"
+    script.write_text("\n".join(["set -e", f"cd {folder}", "PS4='== $SECONDS s: '", "set -x", *lines]))
+    machine = folder.parent / "machine"
+    machine.mkdir(exist_ok=True)
+    bare = {
+        "HOSTS_ROOT": str(machine),
+        "HOSTS_BIN": str(Path(sys.executable).parent),
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+    quiet = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        ["bash", str(HERE / "hosts.sh"), "0", "bash", str(script)],
+        env=bare | quiet,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1100,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_the_laptop_of_the_readme(clone: Path) -> None:
+    said = type_all(clone, commands("README.md", "You have a laptop"))
+
+    assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
+    assert (clone / "bus.jpg").stat().st_size > 500
+    assert "SYNC-CLIP" in said
+
+
+def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    recipe = yaml.safe_load(text)
+    recipe["dataset"]["name"] = tiny.dataset
+    recipe["backbone"] = {"name": tiny.backbone}
+    recipe["synthesis"] |= {"num_gpus": 0, "images_per_class": 2}
+    recipe["synthesis"]["generator"] = {"pipeline": tiny.generator, "steps": 2}
+    recipe["synthesis"]["filters"] = [{"name": "blank"}, {"name": "clip_score", "top": 6}]
+    recipe["study"] = {"cpus": 1, "gpus": 0, "draws": 100}
+    (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
+    typed = commands("README.md", "You have a GPU and classes of your own")
+    assert len(typed) == 3
+
+    type_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in typed])
+
+    assert (clone / "runs/birds/study/report.html").is_file()
+
+
+def test_the_tutorial(clone: Path) -> None:
+    said = type_all(clone, commands("docs/tutorial.md"))
+
+    assert said.rstrip().endswith("the same")
+    assert (clone / "tour/set/report.html").is_file()
+    assert (clone / "tour/run/report.html").is_file()
+    assert yaml.safe_load((clone / "tour/mine.yaml").read_text())["dataset"]
