@@ -12,9 +12,10 @@ LANES = ("hosts", "heads", "ray", "browser")
 """Groups of tests that mostly wait, the longest first: each is the work of one process from the beginning, while others
 compute. Tests of a lane never run beside each other, and no more lanes of Ray than these bear each other on two cores.
 
-hosts: clusters on hosts of this machine, in namespaces; heads: clusters of Ray that jobs are submitted to, or that gain
-and lose nodes; ray: local Rays, of which most tests share one (`ray_cluster`); browser: the one Chromium. A test names
-its lane by `pytest.mark.xdist_group`, and is in that of its marker `ray` or `browser` otherwise.
+hosts: clusters on hosts of this machine, and new users', in namespaces; heads: clusters of Ray that jobs are submitted
+to, or that gain and lose nodes; ray: local Rays, of which most tests share one (`ray_cluster`); browser: the one
+Chromium. A test names its lane by `pytest.mark.xdist_group`, and is in that of its marker `ray` or `browser`
+otherwise.
 """
 
 

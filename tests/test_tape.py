@@ -2,7 +2,7 @@
 
 The machine has no network, so a `pip install` is left out: what it installs is on the PATH. Where the README names what
 neither this machine nor the package has (a GPU, a diffusion model of gigabytes, a bucket), the stand-ins below take its
-place, and `tests/cluster` types the commands of a cluster.
+place, with fewer images, and `tests/cluster` types the plain jobs of a cluster.
 """
 
 from __future__ import annotations
@@ -15,19 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.rehearsals import HERE, installed
+from tests.cluster.rehearsals import HERE, on_hosts
 from tests.conftest import TinyWorld
+from tests.object_store import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.ray,
-    pytest.mark.skipif(
-        not installed("ip", "unshare"), reason="left out: a machine without a network needs ip, unshare"
-    ),
-]
+pytestmark = on_hosts
 
 LEFT_OUT = ("make test", "pip install", "python3 -m venv", "ray job submit")
 
@@ -76,7 +70,7 @@ def type_all(folder: Path, lines: list[str]) -> str:
         "HOSTS_BIN": str(Path(sys.executable).parent),
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     }
-    quiet = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0", **ENVIRONMENT}
     done = subprocess.run(
         ["bash", str(HERE / "hosts.sh"), "0", "bash", str(script)],
         env=bare | quiet,
@@ -95,7 +89,7 @@ def test_the_laptop_of_the_readme(clone: Path) -> None:
 
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
-    assert "SYNC-CLIP" in said
+    assert "syncclip-both" in said
 
 
 def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> None:
@@ -123,3 +117,34 @@ def test_the_tutorial(clone: Path) -> None:
     assert (clone / "tour/set/report.html").is_file()
     assert (clone / "tour/run/report.html").is_file()
     assert yaml.safe_load((clone / "tour/mine.yaml").read_text())["dataset"]
+
+
+STORE = """
+mkdir -p ~/.config/fsspec
+echo '{"s3": {"endpoint_url": "http://127.0.0.1:5000"}}' > ~/.config/fsspec/s3.json
+moto_server -p 5000 >../moto.log 2>&1 &
+until (exec 3<>/dev/tcp/127.0.0.1/5000) 2>/dev/null; do sleep 0.2; done
+python -c 'import boto3; boto3.resource("s3", endpoint_url="http://127.0.0.1:5000").create_bucket(Bucket="bucket")'
+ray start --head --num-cpus=3
+"""
+"""What a team has already: a bucket, its address on each machine, and a cluster."""
+
+
+def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
+    page = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
+    for text in re.findall(r"```yaml\n(# (?:birds|cloud)\.yaml.*?)```", page, re.DOTALL):
+        (clone / text.split()[1]).write_text(text)
+    recipe = yaml.safe_load((clone / "birds.yaml").read_text())
+    recipe["study"] = {"images_per_class": [1, 2], "seeds": [1], "draws": 100, "cpus": 1, "gpus": 0}
+    recipe["synthesis"] = {"images_per_class": 2, "generator": {"steps": 2}, "filters": [{"name": "blank"}]}
+    recipe["training"] = {"epochs": 1, "batch": 8}
+    (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
+    (clone / "photographs").symlink_to(tiny.dataset)
+    typed = commands("docs/clusters.md", "An evening on S3")
+    assert len(typed) >= 10
+    assert not any("storage" in line or "endpoint" in line for line in typed)
+
+    said = type_all(clone, [*STORE.strip().splitlines(), *typed, "ray stop"])
+
+    assert "s3://bucket/runs/cloud/study/report.html" in said
+    assert len(list((clone / "synthetic-photographs").rglob("*.jpg"))) == 2 * 6

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -52,6 +52,10 @@ def options(
         list[str] | None,
         typer.Option("--trust", metavar="NAME", help="Run this code, module:Class, though a file of others names it."),
     ] = None,
+    storage: Annotated[  # noqa: ARG001
+        list[str] | None,
+        typer.Option("--storage", metavar="KEY=VALUE", help="An option of the store, as a recipe's `storage.options`."),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     """Options of every command; `run` looks for all but `--version` itself, as they may stand anywhere."""
@@ -66,7 +70,7 @@ def options(
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; returns the exit status. `--debug`, `--grace` and `--trust` may stand anywhere."""
+    """Run the command; returns the exit status. Its options may stand anywhere."""
     if "--debug" in arguments:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
@@ -74,7 +78,7 @@ def run(arguments: list[str]) -> int:
     command = get_command(app)
     try:
         grace, arguments = _grace(arguments)
-        arguments = _with_trust(arguments)
+        arguments = _with_storage(command, _with_trust(arguments))
         with listening(grace) as listener:
             try:
                 # Not by calling `app`: typer would end quietly at an interrupt.
@@ -115,6 +119,23 @@ def _with_trust(arguments: list[str]) -> list[str]:
         if not NAME.fullmatch(name):
             raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
         trust(name, anywhere=True)
+    return others
+
+
+def _with_storage(command: Any, arguments: list[str]) -> list[str]:
+    """The arguments without `--storage`: as overrides of a command that takes some, for others as this process's."""
+    given, others = _taken(arguments, "--storage")
+    if not given:
+        return arguments
+    for word in others:
+        command = getattr(command, "commands", {}).get(word, command)
+    overrides = [f"storage.options.{pair}" for pair in given]
+    if any(parameter.name == "overrides" for parameter in command.params):
+        return [*others, *overrides]
+    from syncclip import storage
+    from syncclip.recipe.recipe import Recipe
+
+    storage.give(Recipe.of_defaults(overrides).storage.options)
     return others
 
 

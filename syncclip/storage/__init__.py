@@ -41,7 +41,7 @@ from syncclip.storage.files import (
 )
 from syncclip.storage.leases import LostLeaseError, lease
 from syncclip.storage.leftovers import sweep
-from syncclip.storage.places import StorageSettings, configure, is_local, join, local_path
+from syncclip.storage.places import StorageSettings, configure, give, is_local, join, local_path
 from syncclip.storage.seals import DamagedError
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "exists",
     "fetch",
     "file_sha256",
+    "give",
     "has_seal",
     "is_local",
     "join",

@@ -31,6 +31,7 @@ LONGEST_PATH, LONGEST_NAME = 4096, 255
 """Bytes that Linux allows."""
 
 _options: dict[str, Any] = {}
+_given: dict[str, Any] = {}
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 _inherited: list[Any] = []
 
@@ -51,9 +52,16 @@ def configure(options: Mapping[str, Any]) -> None:
     _options.update(options)
 
 
+def give(options: Mapping[str, Any]) -> None:
+    """Set options that hold where `configure` says nothing else, for this process."""
+    remember_options(options)
+    _given.clear()
+    _given.update(options)
+
+
 def configured() -> dict[str, Any]:
-    """What `configure` was last given, for processes that are to see the same storage."""
-    return dict(_options)
+    """What `configure` and `give` were last given, for processes that are to see the same storage."""
+    return {**_given, **_options}
 
 
 def is_local(url: str) -> bool:
@@ -125,8 +133,8 @@ os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients))
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """The fsspec options of a remote URL: the configured ones over our defaults."""
-    options = {"use_listings_cache": False, **_options}
+    """The fsspec options of a remote URL: the configured ones over those given to the command, over our defaults."""
+    options = {"use_listings_cache": False, **_given, **_options}
     if scheme(url) in S3:
         options["config_kwargs"] = {**CLIENT, **options.get("config_kwargs", {})}
     return options

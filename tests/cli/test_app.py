@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import storage
 from syncclip.cli import app
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
+from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
 
 PROGRESS = ("synth: ", "train: ", "study: ", "choose: ", "verify: ")
@@ -149,3 +151,30 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.stdout.startswith("syncclip ")
+
+
+def test_options_of_the_store_reach_commands_with_a_recipe_and_without(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says by which address it looked, wherever in the command that was given."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    address = "endpoint_url=http://127.0.0.1:9"
+    try:
+        for words in (
+            ("report", "s3://bucket/study", "--storage", address),
+            ("--storage", address, "prompts", "show", "s3://bucket/run"),
+            ("status", "s3://bucket/set", f"--storage={address}"),
+            ("shards", "ls", "s3://bucket/set", "--storage", address, "--storage", "anon=false"),
+        ):
+            assert "127.0.0.1:9" in Outcome(capsys, *words).refusal
+            storage.give({})
+            storage.configure({})
+    finally:
+        storage.give({})
+
+
+def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        "'storage.options.nonsense' is no override" in Outcome(capsys, "report", "x", "--storage", "nonsense").refusal
+    )
