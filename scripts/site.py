@@ -16,14 +16,23 @@ ROOT = Path(__file__).parents[1]
 
 PAGES = ("*.md", "docs/**/*.md", "benchmarks/*.md", "cluster/*.md", "infra/**/*.md", "syncclip/embedded/*.md")
 
+STYLE = "docs/site.css"
+
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Of the files that MkDocs found keep those of the theme, and add the repository's."""
     own = [file for file in files if file.src_dir != config.docs_dir]
-    found = sorted({*pages(), *linked()})
+    found = sorted({*pages(), *linked(), STYLE})
     return Files([*own, *(File(one, str(ROOT), config.site_dir, config.use_directory_urls) for one in found)])
+
+
+def on_post_page(output: str, **_: object) -> str:
+    """Name the theme's search for those who can't see it."""
+    return output.replace(
+        'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
+    )
 
 
 def pages() -> list[str]:

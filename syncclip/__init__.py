@@ -2,12 +2,13 @@
 
 The library is a few functions of a recipe, each called by the command of the same name:
 
-    from syncclip import Recipe, choose, evaluate, plan, report, study, synthesise, train
+    from syncclip import Recipe, evaluate, synthesise, train
 
     recipe = Recipe.load("travel", ["training.method=syncclip"])
     synthesise(recipe, "runs/set")
     run = train(recipe.with_values({"training.synthetic": "runs/set"}), "runs/first")
-    print(run.results["hm"], evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
+    print(run.results["hm"])
+    print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
 `help(syncclip.study)` and the others' end with an example each, which runs as it stands after those before it: plan,
 synthesise, train, evaluate, choose, study, report.

@@ -35,7 +35,7 @@ _FLAGS = [
 ]
 _READY = (
     "document.readyState === 'complete' && location.href !== 'about:blank' && "
-    "(document.scripts.length === 0 || document.documentElement.dataset.ready === 'yes')"
+    "(document.getElementById('payload') === null || document.documentElement.dataset.ready === 'yes')"
 )
 _PATIENCE = 300  # seconds until a start or an answer counts as failed; a busy machine needs some
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 from mkdocs.commands.build import build
@@ -12,8 +17,11 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from scripts.site import ROOT, pages
+from tests.browser import Page, serious, visit
 
 pytestmark = pytest.mark.slow
+
+VISITED = ("index.html", "docs/tutorial.html", "docs/commands.html", "docs/library.html", "docs/recipe.html")
 
 
 class Loads(HTMLParser):
@@ -42,12 +50,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_every_page(site: Path) -> None:
     for page in pages():
-        name = page.removesuffix("README.md").removesuffix(".md")
-        assert (site / name / "index.html").is_file(), page
+        assert (site / page.replace("README.md", "index.md").replace(".md", ".html")).is_file(), page
 
 
 def test_its_reference_describes_the_librarys_functions_and_their_arguments(site: Path) -> None:
-    text = re.sub(r"<[^>]+>", "", (site / "docs/library/index.html").read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", "", (site / "docs/library.html").read_text(encoding="utf-8"))
     for function in ("plan", "synthesise", "train", "evaluate", "choose", "study", "report"):
         assert f"{function}(" in re.sub(r"\s", "", text)
     assert "Parameters" in text
@@ -66,3 +73,37 @@ def test_a_link_that_leads_nowhere_fails(tmp_path: Path) -> None:
 
     with pytest.raises(Abort, match="warnings in strict mode"):
         build(config)
+
+
+@pytest.fixture(scope="module")
+def served(site: Path) -> Iterator[str]:
+    """The address of a server of the site, which its search needs."""
+    handler = partial(Quiet, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and reports nothing."""
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_its_pages_are_read_on_any_screen(browser: int, served: str, width: int, dark: bool) -> None:
+    async def work(page: Page) -> tuple[Any, ...]:
+        across = await page.run("document.documentElement.scrollWidth")
+        return across, [url for url in page.requests if not url.startswith((served, "data:"))], page.errors
+
+    for page in VISITED:
+        assert visit(browser, f"{served}/{page}", work, width, dark) == (width, [], []), page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("page", VISITED)
+def test_an_audit_of_a_page_finds_nothing_serious(browser: int, served: str, page: str) -> None:
+    assert visit(browser, f"{served}/{page}", serious) == []
