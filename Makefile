@@ -45,6 +45,9 @@ study: $(VENV)/installed  ## The study behind the README's figures, into docs/re
 	$(BIN)/syncclip study icons --out runs/icons/study synthesis.actors=2
 	$(BIN)/python -m scripts.results runs/icons/study docs/results
 
+constraints: $(VENV)/installed-dev  ## The versions that pip resolves today, into infra/docker/constraints.txt; test afterwards
+	$(BIN)/python -m scripts.constraints
+
 icons: $(VENV)/installed-icons  ## Rebuild the embedded world from the icon sets; needs npm (hours, resumes if killed)
 	mkdir -p build/icons
 	[ -d build/icons/package ] || (cd build/icons && npm pack --silent "$(ICONS)" && tar -xzf iconify-json-*.tgz)
@@ -80,4 +83,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo check test chaos attack rehearsal lint docs study icons clean browser machines
+.PHONY: help demo check test chaos attack rehearsal lint docs study constraints icons clean browser machines

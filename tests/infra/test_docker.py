@@ -18,6 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from scripts import constraints
 from tests.infra.image import DOCKER, ROOT, install, lay_context
 from tests.infra.manifests import cluster, pods
 
@@ -86,6 +87,13 @@ def test_each_dependency_is_locked_within_its_range(extra: str) -> None:
     }
 
     assert wrong == {}
+
+
+def test_the_constraints_are_what_pip_reports_less_what_pytorch_pins_itself() -> None:
+    versions = {"syncclip": "0.1.0", "Torch": "2.13.0+cpu", "nvidia-nccl-cu13": "2.3", "triton": "3", "Jinja2": "3.1"}
+    report = {"install": [{"metadata": {"name": name, "version": its}} for name, its in versions.items()]}
+    assert constraints.lines(report) == ["jinja2==3.1", "torch==2.13.0"]
+    assert constraints.FILE.read_text(encoding="utf-8").startswith(constraints.HEAD)
 
 
 @pytest.mark.parametrize("stage", ["cpu", "gpu"])
