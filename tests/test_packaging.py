@@ -35,10 +35,10 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: set[str]) -> None:
     assert {"syncclip/py.typed", "syncclip/recipe/shipped/icons.yaml", "syncclip/embedded/NOTICE"} <= wheel
 
 
-def test_the_wheel_holds_the_licence_and_the_notice(wheel: set[str]) -> None:
+def test_the_wheel_holds_all_licences_and_the_notice(wheel: set[str]) -> None:
     licences = {name.partition(".dist-info/licenses/")[2] for name in wheel if ".dist-info/licenses/" in name}
 
-    assert licences == {"LICENSE", "syncclip/embedded/NOTICE"}
+    assert licences == {"LICENSE", "syncclip/embedded/NOTICE", "syncclip/reports/assets/inter.LICENSE"}
 
 
 def test_the_wheel_holds_nothing_but_the_package(wheel: set[str]) -> None:

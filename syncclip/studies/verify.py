@@ -163,9 +163,14 @@ def _metrics(folder: str) -> bool:
 
 
 def _events(place: str) -> bool:
-    """Check TensorBoard's own sums: each record is its length, the length's sum, the content, the content's sum."""
-    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+    """Check TensorBoard's own sums: each record is its length, the length's sum, the content, the content's sum.
 
+    Where TensorBoard isn't installed, nothing here can compute them.
+    """
+    try:
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+    except ImportError:
+        return False
     data, at = storage.read_bytes(place), 0
     while at + 12 <= len(data):
         size, end = struct.unpack_from("<Q", data, at)[0], at + 12

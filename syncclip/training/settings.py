@@ -102,8 +102,8 @@ class TrainingSettings(Settings):
 
     log_every: int = Field(1, ge=1)
     """Steps between two lines of metrics."""
-    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(("tensorboard",))
-    """Where the numbers are shown as well; `syncclip[tracking]` brings the libraries of the latter two."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
+    """Where the numbers are shown as well, beside metrics.jsonl; `syncclip[tracking]` brings the libraries."""
     tracking_project: str = added("syncclip")
     """Name of MLflow's experiment, or Weights & Biases' project."""
     mlflow_uri: str | None = added(None)

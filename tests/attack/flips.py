@@ -51,6 +51,7 @@ def make_folders(root: Path) -> dict[str, Path]:
     """A set, a study with the runs of its cells, and a packed dataset, each with every kind of file; without Ray."""
     world = study_world(root / "world")
     overrides = ("study.images_per_class=[2,4]", "study.seeds=[1]", "training.checkpoint_every=1")
+    overrides += ("training.trackers=[tensorboard]",)
     recipe = study_recipe(world, *overrides)
     folders = {name: root / name for name in ("set", "study", "packed")}
     url = make_set(recipe, str(folders["set"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from tests.conftest import TinyWorld
 def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with checkpoints and TensorBoard's events."""
     place = tmp_path_factory.mktemp("verify") / "run"
-    jobs.run_here(Recipe.load(tiny.recipe, ["training.data=real", "training.checkpoint_every=1"]), str(place))
+    values = ["training.data=real", "training.checkpoint_every=1", "training.trackers=[tensorboard]"]
+    jobs.run_here(Recipe.load(tiny.recipe, values), str(place))
     return place
 
 
@@ -54,6 +56,16 @@ def test_a_flip_is_told_by_the_name_of_its_file(run: Path, pattern: str) -> None
     file = sorted(run.glob(pattern))[-1]
     flip(file, file.stat().st_size // 2)
     assert [sentence for sentence in problems(run) if str(file) in sentence]
+
+
+def test_without_tensorboard_its_events_are_among_the_files_without_digest(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (events,) = run.glob("events.*")
+    assert str(events) not in verify(str(run), print).without
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.tensorflow_stub.pywrap_tensorflow", None)
+    found = verify(str(run), print)
+    assert found.problems == [] and str(events) in found.without
 
 
 @pytest.mark.fault

@@ -83,7 +83,7 @@ class FakeMethod(nn.Module):
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    values = {"epochs": 4, "batch": 6, "checkpoint_every": 3}
+    values = {"epochs": 4, "batch": 6, "checkpoint_every": 3, "trackers": ["tensorboard"]}
     return TrainingSettings(**(values | changes))
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.training import loop, trackers
+from syncclip.training.settings import TrainingSettings
 from tests.ray_head import free_ports
 from tests.training import fakes
 
@@ -29,8 +30,12 @@ def train(folder: Path, **settings: Any) -> list[str]:
     return loop.run(fakes.job(folder, **settings)).notes
 
 
-def test_tensorboard_is_the_default(tmp_path: Path) -> None:
-    assert train(tmp_path) == []
+def test_the_default_needs_no_library() -> None:
+    assert TrainingSettings().trackers == ()
+
+
+def test_tensorboards_events_are_beside_the_metrics(tmp_path: Path) -> None:
+    assert train(tmp_path, trackers=["tensorboard"]) == []
     assert [path.name.split(".")[0] for path in tmp_path.glob("events*")] == ["events"]
 
 
