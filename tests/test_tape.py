@@ -21,7 +21,10 @@ from tests.object_store import ENVIRONMENT
 
 ROOT = Path(__file__).parents[1]
 
-pytestmark = on_hosts
+PATIENCE = 3000
+"""Seconds after which a command hangs; on two idle cores the longest tape takes five minutes."""
+
+pytestmark = [pytest.mark.timeout(PATIENCE + 300), *on_hosts]
 
 LEFT_OUT = ("make test", "pip install", "python3 -m venv", "ray job submit")
 
@@ -77,7 +80,7 @@ def type_all(folder: Path, lines: list[str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=1100,
+        timeout=PATIENCE,
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:]
