@@ -81,6 +81,7 @@ def type_all(folder: Path, lines: list[str]) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE,
+        start_new_session=True,  # among which Linux shares the cores: all other tests are in one
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:]
