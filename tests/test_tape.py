@@ -42,6 +42,18 @@ def commands(page: str, part: str = "") -> list[str]:
     return [line for line in found if not any(one in line for one in LEFT_OUT)]
 
 
+BEGIN = """
+set -e
+ray() { # its parts have fifteen seconds to start, which no setting changes, whatever else this machine computes
+  { echo -15 >/proc/self/autogroup; } 2>/dev/null || true
+  command ray "$@"
+  { echo 0 >/proc/self/autogroup; } 2>/dev/null || true
+}
+PS4='== $SECONDS s: '
+set -x
+"""
+
+
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A clone whose environment has been installed: links to the files of this one, but nothing that it has made."""
@@ -65,7 +77,7 @@ def type_all(folder: Path, lines: list[str]) -> str:
     Each must end well, and the time is told before each.
     """
     script = folder.parent / "typed.sh"
-    script.write_text("\n".join(["set -e", f"cd {folder}", "PS4='== $SECONDS s: '", "set -x", *lines]))
+    script.write_text("\n".join([f"cd {folder}", BEGIN, *lines]))
     machine = folder.parent / "machine"
     machine.mkdir(exist_ok=True)
     bare = {
