@@ -260,6 +260,14 @@ def test_the_address_holds_what_was_chosen(browser: int, pages: dict[str, str]) 
     assert visit(browser, pages["study"], look)[1:] != (label, drawn)
 
 
+@pytest.mark.parametrize("broken", ["#curve.Score=%zz", "#images&curve.Score=none&=&x", "#curve.hidden=nobody"])
+def test_an_address_that_makes_no_sense_changes_nothing(browser: int, pages: dict[str, str], broken: str) -> None:
+    async def look(page: Page) -> tuple[Any, ...]:
+        return await page.run(LABEL), await page.run(DRAWN), page.errors
+
+    assert visit(browser, pages["study"] + broken, look) == visit(browser, pages["study"], look)
+
+
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_parts_of_the_page_can_be_reached_from_its_top(browser: int, pages: dict[str, str], width: int) -> None:
     async def work(page: Page) -> Any:

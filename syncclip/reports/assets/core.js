@@ -101,7 +101,7 @@ const tipRow = (mark, name, value) => html("div", { class: "tip-row" }, mark, ht
 
 // The state of all controls is in the page's address, as #section&figure.control=value: a link shows what its sender saw.
 const fragment = () => location.hash.slice(1).split("&");
-const address = new Map(fragment().filter((pair) => pair.includes("=")).map((pair) => pair.split("=").map(decodeURIComponent)));
+const address = new URLSearchParams(fragment().filter((pair) => pair.includes("=")).join("&"));
 const section = () => (fragment()[0].includes("=") ? "" : fragment()[0]);
 /** What the address says of a control, if it is one of the options; else what it has at first. */
 const begun = (key, options, first) => (options.some(([value]) => String(value) === address.get(key)) ? address.get(key) : first);
@@ -111,10 +111,9 @@ function keep(key, value, standard) {
   locate();
 }
 function locate() {
-  const pairs = [...address].map((pair) => pair.map(encodeURIComponent).join("="));
-  history.replaceState(null, "", `#${[section(), ...pairs].join("&")}`);
+  history.replaceState(null, "", `#${section()}${String(address) && `&${address}`}`);
 }
-window.addEventListener("hashchange", () => { if (address.size) locate(); });
+window.addEventListener("hashchange", () => { if (String(address)) locate(); });
 /** The figure to which controls belong that are made now. */
 let owner = "page";
 

@@ -69,5 +69,5 @@ const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) for (const [id, link] of links) link.toggleAttribute("aria-current", id === entry.target.id);
 }, { rootMargin: "-20% 0px -70% 0px" });
 for (const id of links.keys()) { const section = document.getElementById(id); if (section) watcher.observe(section); }
-if (address.size) document.getElementById(section())?.scrollIntoView();
+if (String(address)) document.getElementById(section())?.scrollIntoView();
 root.dataset.ready = "yes";
