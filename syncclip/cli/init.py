@@ -10,7 +10,9 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import RENAMED, UserError
+from syncclip.core.text import prompt_texts, too_long
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
+from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
 
@@ -127,17 +129,15 @@ def _check_overrides(overrides: Sequence[str]) -> None:
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse now what the embedded CLIP would refuse only after the synthesis."""
-    # Imported late, as it takes seconds, and other refusals need not wait for it.
-    from syncclip.clip.backbone import BackboneSettings, load_backbone
-    from syncclip.clip.prompted import PromptedClip
-    from syncclip.clip.tokens import TextTooLongError, prompt_texts
-
+    tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.phrase, 0)
-    try:
-        PromptedClip(load_backbone(BackboneSettings())).lengths(sentences)
-    except TextTooLongError as error:
-        raise UserError(f"{error}; or let --photographs choose a CLIP that reads more.") from error
+    for sentence, encoding in zip(sentences, tokenizer.encode_batch(sentences), strict=True):
+        if len(encoding) > context:
+            raise UserError(
+                f"{too_long(sentence, context)}; use a shorter template or a shorter class name, or let "
+                "--photographs choose a CLIP that reads more."
+            )
 
 
 def _facts(dataset: Dataset) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
-from syncclip.embedded import FOLDER
+from syncclip.embedded import CLIP
 
 if TYPE_CHECKING:  # a set's plan names its backbone, and whoever reads it goes without torch
     from torch import Tensor, nn
@@ -143,7 +143,7 @@ def _source(settings: BackboneSettings) -> str:
 
     name = settings.name
     if name == EMBEDDED:
-        return _local(FOLDER / "icons/clip", "run `make icons` to build it, or install the package again")
+        return _local(CLIP, "run `make icons` to build it, or install the package again")
     if name.startswith("local-dir:") or Path(name).is_dir():
         return _local(Path(name.removeprefix("local-dir:")), "give a folder with open_clip_config.json and weights")
     if name.startswith(SCHEMAS):

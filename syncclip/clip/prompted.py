@@ -30,13 +30,12 @@ from syncclip.clip.tokens import (
     arrange,
     frame,
     of_like_length,
-    prompt_texts,
     shared_length,
     tokenize,
 )
 from syncclip.clip.vision_tower import VisionTower, vision_tower
 from syncclip.core.settings import Position, UserError
-from syncclip.core.text import counted, spoken
+from syncclip.core.text import counted, prompt_texts, spoken
 
 
 class PromptedClip(nn.Module):

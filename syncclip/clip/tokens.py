@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from syncclip.core.settings import Position, UserError
-from syncclip.core.text import spoken
+from syncclip.core.text import too_long
 
 # Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
 # start at random. The published code of IVLP, MaPLe and their followers does so, and published numbers depend on it.
@@ -86,12 +86,6 @@ def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """The sentence "<phrase> <name>." of every class; an empty phrase is replaced by n times "X"."""
-    prefix = phrase or " ".join(["X"] * n)
-    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
-
-
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
     """What a tokenizer adds around the words, found by comparing an empty text with one of a single word.
 
@@ -116,8 +110,7 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
     if int(ends.max()) >= context:
         worst = texts[int(ends.argmax())]
         raise TextTooLongError(
-            f"the text '{worst}' does not fit the {context} tokens of this CLIP's context; "
-            "use fewer text tokens, a shorter template or a shorter class name"
+            f"{too_long(worst, context)}; use fewer text tokens, a shorter template or a shorter class name"
         )
     return ids[:, :context], ends
 

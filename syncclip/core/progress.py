@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-Fact = str | int | float
+Fact = str | int | float | None
 
 LOG_INTERVAL = 60.0
 """Seconds between two lines where the output is no terminal."""
@@ -28,7 +28,7 @@ class Progress:
     Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) a line is
     printed at once, one at the first update, then one a minute, also while nothing is done, and one on leaving; none
     where neither a total nor an item is known. A fact is shown as it is; floats get three digits, and those whose name
-    ends in `busy` or `share` are shown as per cent.
+    ends in `busy` or `share` are shown as per cent, and None ends the showing of a fact.
 
     Args:
         total: number of items to come, None if unknown.
@@ -98,7 +98,7 @@ class Progress:
         """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
         with self._lock:
             self.done += n
-            self._facts.update(facts)
+            self._facts = {name: value for name, value in (self._facts | facts).items() if value is not None}
             if self._live is not None or self._due():
                 self._show()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import html
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -21,7 +22,8 @@ CUT, LONGEST = 200, 2000
 
 JOINERS = "\u200c\u200d"
 """Letters of some scripts, and the parts of emoji, are spelled with them."""
-_CLIP_WORD = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
+CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""Regular expression of what CLIP's tokenizers take for a word."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
 
@@ -126,6 +128,17 @@ def with_article(classname: str) -> str:
     return f"{'an' if vowel else 'a'} {classname}"
 
 
+def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
+    """The sentence "<phrase> <name>." of every class; an empty phrase is replaced by n times "X"."""
+    prefix = phrase or " ".join(["X"] * n)
+    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
+
+
+def too_long(sentence: str, context: int) -> str:
+    """What is wrong with a text of more than `context` tokens."""
+    return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
+
+
 def as_clip_reads(classname: str) -> str:
     """The words that CLIP's tokenizers see in a class name: equal texts have equal tokens.
 
@@ -139,7 +152,7 @@ def as_clip_reads(classname: str) -> str:
         from open_clip.tokenizer import basic_clean  # takes seconds
 
         text = basic_clean(classname)
-    return " ".join(_CLIP_WORD.findall(spoken(text).lower()))
+    return " ".join(regex.findall(CLIP_WORD, spoken(text).lower()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -177,14 +190,16 @@ def first_line(error: BaseException) -> str:
 
 
 def show(text: Table | str) -> None:
-    """Print to stdout, as wide as the terminal, or 200 columns wide where there is none; a text line by line."""
+    """Print to stdout; a table as wide as the terminal, or 200 columns wide where there is none."""
+    if isinstance(text, str):
+        sys.stdout.write(printable(text, keep="\n") + "\n")
+        return
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    shown = printable(text, "\n") if isinstance(text, str) else text
-    console.print(shown, highlight=False, markup=False, emoji=False)
+    console.print(text, highlight=False, markup=False, emoji=False)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

@@ -174,8 +174,8 @@ def _nothing_there(settings: DatasetSettings, place: str) -> str:
         return f"dataset folder {place} does not exist."
     names = [*SHIPPED, *DATASETS]
     near = nearest(settings.name, names)
-    hint = f"did you mean {near!r}? " if near else ""
+    hint = f"did you mean {near!r}? There" if near else "there"
     return (
-        f"unknown dataset {settings.name!r}; {hint}There are {', '.join(names)}; "
+        f"unknown dataset {settings.name!r}; {hint} are {', '.join(names)}; "
         "or give the path of a folder with one subfolder of images for each class."
     )

@@ -19,6 +19,7 @@ from syncclip.core.ray_stop import heeding, telling
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
+from syncclip.core.text import duration
 from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm, StudySettings
@@ -222,6 +223,7 @@ def run_cells(
             busy = status.seconds / (status.workers * status.wall_seconds)
             failed = {"failed": len(status.failed)} if status.failed else {}
             progress.update(1, busy=min(1.0, busy), last=names[run.url], **failed)
+        progress.update(0, running=None, longest=None)
     return [outcomes.get(run.url, run) for run in runs], status
 
 
@@ -254,8 +256,11 @@ def _finished(
             while coming and len(running) < slots and not requested():
                 run = coming.pop()
                 running[remote.remote({**run.spec, "stop": stop})] = (run, time.monotonic())
-            status.give([names[run.url] for run, _ in running.values()], slots)
-            progress.update(0, running=len(running))
+            taken = {names[run.url]: time.monotonic() - since for run, since in running.values()}
+            status.give(list(taken), slots)
+            if taken:
+                longest = max(taken, key=taken.__getitem__)
+                progress.update(0, running=len(taken), longest=f"{longest} for {duration(taken[longest])}")
             ready, _ = ray.wait(list(running), timeout=POLL)
             for reference in ready:
                 run, since = running.pop(reference)

@@ -171,11 +171,13 @@ def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatu
     suite = "" not in parts
     with Progress(len(parts) + suite, "analyses", "study") as progress:
         for name, part in parts.items():
+            progress.update(0, now=name or recipe.name)
             findings.write_state(part.recipe, part.url, part.runs, part.dropped)
             alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
             found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
             storage.require(part.url, outputs.ALWAYS)
             progress.update()
+        progress.update(0, now=recipe.name)
         whole = suites.write(recipe, url, parts, found, work) if suite else found[""]
         progress.update(suite)
     return whole

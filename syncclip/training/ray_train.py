@@ -17,6 +17,7 @@ from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.methods.registry import find_method
 from syncclip.storage.leases import working_for
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
@@ -80,7 +81,8 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
         return before
     checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
     heard = len(before.notes) if before is not None else 0
-    say(f"train: {settings.method}, {counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}")
+    course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
+    say(f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}")
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
         with _shown(folder, heard, scaling), telling() as stop:

@@ -15,9 +15,13 @@ from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
 from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
+from tests.worlds.dataset import folder_of_folders
 
 PROGRESS = ("synth: ", "train: ", "study: ", "choose: ", "verify: ")
 """How lines of progress begin."""
+
+HEAVY = {"torch", "torchvision", "ray", "pandas", "numpy", "transformers", "open_clip"}
+"""What takes long to import."""
 
 
 class Outcome:
@@ -45,7 +49,9 @@ def imported_by(*arguments: str, status: int = 0) -> tuple[set[str], str]:
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {"torch", "torchvision", "ray", "pandas", "numpy"} & set(done.stderr.split()), done.stdout
+    return {"torch", "torchvision", "ray", "pandas", "numpy", "transformers", "open_clip"} & set(
+        done.stderr.split()
+    ), done.stdout
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:
@@ -58,6 +64,7 @@ def test_help_needs_neither_torch_nor_ray() -> None:
 def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
     RunFolder(str(tmp_path / "run"), "run", "0").write(RunRecord(name="run", recipe_hash="0", total_steps=20))
     write_set(str(tmp_path / "set"), classes=2, rounds=1)
+    own = folder_of_folders(tmp_path / "own", per_class=6)
     with keep_status_file(
         str(tmp_path / "synthetic" / STATUS_NAME), SynthesisStatus.begin(planned=96, images=96, most=1)
     ):
@@ -69,6 +76,7 @@ def test_what_tells_of_files_needs_no_torch(tmp_path: Path) -> None:
         (("datasets", "ls"), "caltech101"),
         (("recipe", "explain", "training.epochs"), "default 10"),
         (("plan", "travel"), "224 images"),
+        (("init", str(own), "--out", str(tmp_path / "own.yaml")), "own.yaml"),
     ):
         heavy, printed = imported_by(*arguments)
         assert shown in printed

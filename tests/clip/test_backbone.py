@@ -63,7 +63,7 @@ def test_relative_weights_are_made_absolute_and_names_stay(tmp_path: Path, monke
 
 def test_the_embedded_backbone_is_called_icons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_clip_folder(tmp_path / "icons" / "clip")
-    monkeypatch.setattr(backbone, "FOLDER", tmp_path)
+    monkeypatch.setattr(backbone, "CLIP", tmp_path / "icons" / "clip")
     assert load_backbone(BackboneSettings()).name == "icons"
 
 

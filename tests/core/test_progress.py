@@ -55,6 +55,9 @@ def test_the_line_tells_count_rate_time_left_and_facts() -> None:
     clock.now += 4.0
     progress.update(12, busy=0.93, rejected=2)
     assert log.getvalue() == "synth: 12/96 images · 3 images/s · 28 s left · busy 93 % · rejected 2\n"
+    clock.now += 60.0
+    progress.update(0, busy=None, rejected=3)
+    assert log.getvalue().splitlines()[1].endswith(" left · rejected 3")
 
 
 def test_items_of_an_earlier_run_count_but_not_in_the_rate() -> None:

@@ -119,7 +119,7 @@ def test_wall_time_and_failures_are_those_of_the_cells_alone(monkeypatch: pytest
     runs = [CellRun(cell, recipe, RunFolder(url, cell.name, "0")) for url in ("dtd/cell", "eurosat/cell")]
     ended, work = cells.run_cells(runs, recipe.study)
     assert [run.status for run in ended] == ["failed", "failed"]
-    assert [one["failed"] for one in facts] == [1, 2]
+    assert [one["failed"] for one in facts if "failed" in one] == [1, 2]
     assert work.failed == {"dtd/cell": "no room", "eurosat/cell": "no room"}
     assert 0 < work.wall_seconds <= time.monotonic() - up[0] + 0.001
 

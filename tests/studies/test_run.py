@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def test_a_seed_and_an_amount_that_are_added_only_run_their_own_cells(world: Pat
     assert {name: after[name] for name in before} == before
 
 
-def test_a_killed_or_broken_cell_does_not_stop_the_others(world: Path, tmp_path: Path) -> None:
+def test_a_killed_or_broken_cell_does_not_stop_the_others(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = recipe_of(world, f"training.synthetic={world}/set", "study.images_per_class=[1]", "study.retries=0")
     synthetic = ensure_set(recipe, None)
     assert synthetic is not None
@@ -86,6 +89,8 @@ def test_a_killed_or_broken_cell_does_not_stop_the_others(world: Path, tmp_path:
     }
     errors = {run.cell.name: run.error for run in ended}
     assert errors["ivlp-real-seed1"] == "the disk is full"
+    begun = next(line for line in capsys.readouterr().err.splitlines() if "running" in line)
+    assert re.search(r"running \d · longest (zeroshot|ivlp-real-seed1) for \d+ s$", begun)
 
 
 def break_some(spec: dict[str, Any]) -> dict[str, Any]:
