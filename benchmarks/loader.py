@@ -39,8 +39,9 @@ from torchvision.transforms.v2 import functional as F
 
 from benchmarks.turns import Compared, compare
 from syncclip import storage
-from syncclip.shards.markers import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import ShardStats, sample_key, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
+from syncclip.shards.tables import schema
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
 from syncclip.stream.mixed import MixedStream
@@ -74,7 +75,7 @@ def enlarge(folder: Path, images: int) -> None:
         columns = {**{name: table[name] for name in table.column_names}, "index": pa.array(indices, pa.int64())}
         columns["key"] = pa.array([sample_key(index) for index in indices])
         os.link(folder / shard_name(0), folder / shard_name(shard))
-        pq.write_table(pa.table(columns, schema=TABLE), folder / table_name(shard))
+        pq.write_table(pa.table(columns, schema=schema()), folder / table_name(shard))
         digest = hashlib.sha256((folder / table_name(shard)).read_bytes()).hexdigest()
         marker = stats.model_copy(update={"shard": shard, "table_sha256": digest})
         storage.write_sealed(str(folder / stats_name(shard)), marker.model_dump_json().encode())

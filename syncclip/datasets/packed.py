@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, Field
 
@@ -205,6 +204,8 @@ def _in_part(dataset: Dataset, rows: Mapping[Split, Ids]) -> bool:
 
 def _write_whole(train: ImageSet, url: str) -> int:
     """List the labels of the whole training split; returns their number."""
+    import pyarrow as pa  # late: to read a recipe takes no table
+
     storage.write_table(storage.join(url, WHOLE_TRAIN), pa.table({"label": pa.array(train.labels, pa.int32())}))
     return len(train)
 

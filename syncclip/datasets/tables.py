@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
@@ -139,7 +137,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
         return list(csv.DictReader(text.splitlines()))
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, csv.Error, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: not readable as {file.suffix[1:]} ({' '.join(str(error).split())}).") from error
 
 

@@ -28,20 +28,16 @@ def load_tokenizer() -> Tokenizer:
 
     names = json.loads((CLIP / "special_tokens_map.json").read_bytes())
     start, end = names["bos_token"], names["eos_token"]
-    vocabulary, merges = str(CLIP / "vocab.json"), str(CLIP / "merges.txt")
-    tokenizer = Tokenizer(models.BPE.from_file(vocabulary, merges, unk_token=end, end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Sequence(  # type: ignore[assignment]
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    pairs = models.BPE.from_file(
+        str(CLIP / "vocab.json"), str(CLIP / "merges.txt"), unk_token=end, end_of_word_suffix="</w>"
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [
-            pre_tokenizers.Split(Regex(CLIP_WORD), "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    tokenizer = Tokenizer(pairs)
+    whitespace = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), whitespace, normalizers.Lowercase()])
+    words = pre_tokenizers.Split(Regex(CLIP_WORD), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.add_special_tokens(sorted(set(names.values())))
-    ids = {token: tokenizer.token_to_id(token) for token in (start, end)}
-    tokenizer.post_processor = processors.RobertaProcessing(  # type: ignore[assignment]
-        (end, ids[end]), (start, ids[start]), trim_offsets=False, add_prefix_space=False
-    )
+    vocabulary = tokenizer.get_vocab()
+    first, last = ((token, vocabulary[token]) for token in (start, end))
+    tokenizer.post_processor = processors.RobertaProcessing(last, first, trim_offsets=False, add_prefix_space=False)
     return tokenizer

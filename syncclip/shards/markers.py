@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
@@ -15,17 +14,6 @@ from syncclip.core.settings import UserError
 FORMAT = 1
 CHUNK = 256
 """Markers that are read at once."""
-TABLE = pa.schema(
-    [
-        ("key", pa.string()),
-        ("index", pa.int64()),
-        ("label", pa.int64()),
-        ("text", pa.string()),
-        ("jpg_offset", pa.int64()),
-        ("jpg_size", pa.int64()),
-        ("provenance", pa.string()),  # JSON, the very bytes of the .json member
-    ]
-)
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")

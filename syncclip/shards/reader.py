@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from PIL import Image
 
 from syncclip import storage
@@ -261,7 +260,7 @@ def _columns(data: bytes, stats: ShardStats, digest: str) -> Rows | str:
     """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
         table = parse_table(data, digest, _NUMBERS)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return f"unreadable table: {error}"
     index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _NUMBERS)
     if len(index) != stats.count:

@@ -12,16 +12,18 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import IO, Any
-
-import pyarrow as pa
+from functools import cache
+from typing import IO, TYPE_CHECKING, Any
 
 from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import counted
-from syncclip.shards.markers import TABLE, ShardStats, shard_name, table_name
+from syncclip.shards.markers import ShardStats, shard_name, table_name
 from syncclip.shards.tars import open_tar
+
+if TYPE_CHECKING:  # it takes long to import, and many a command reads no table
+    import pyarrow as pa
 
 CHECKED = "tables.json"
 MEMBERS = ("cls", "jpg", "json", "txt")
@@ -36,21 +38,32 @@ class CheckedTables(Settings):
     tables: dict[int, str]
 
 
+@cache
+def schema() -> pa.Schema:
+    """Columns of a shard's table, one row a sample; `provenance` is JSON, the very bytes of the .json member."""
+    import pyarrow as pa
+
+    names = {"key": "string", "index": "int64", "label": "int64", "text": "string"}
+    names |= {"jpg_offset": "int64", "jpg_size": "int64", "provenance": "string"}
+    return pa.schema(names)
+
+
 def parse_table(data: bytes, digest: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard's table from the bytes of its file; pyarrow's errors where they are none.
+    """A shard's table from the bytes of its file.
 
     Args:
         digest: that the file must have.
         columns: the ones that are wanted, all by default.
 
     Raises:
-        ValueError: it has another digest, or an index that isn't its key's; the text is a part of a sentence.
+        ValueError, OSError: it is none, has another digest, or an index that isn't its key's; the text is a part of a
+            sentence.
     """
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError("its bytes are not those that were written with its shard, it was damaged or exchanged")
-    wanted = TABLE.names if columns is None else columns
-    table = storage.read_parquet(data, TABLE, list(dict.fromkeys([*wanted, "key", "index"])))
-    if not table["key"].cast(pa.int64()).equals(table["index"]):
+    wanted = schema().names if columns is None else columns
+    table = storage.read_parquet(data, schema(), list(dict.fromkeys([*wanted, "key", "index"])))
+    if not table["key"].cast("int64").equals(table["index"]):
         raise ValueError("an index in it is not that of its key")
     return table.select(wanted)
 
@@ -64,7 +77,7 @@ def read_table(url: str, shard: int, digest: str) -> pa.Table:
     place = storage.join(url, table_name(shard))
     try:
         return parse_table(storage.read_bytes(place, sha256=digest), digest)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{place}: unreadable table: {error}; see `syncclip shards verify`") from error
@@ -100,7 +113,7 @@ def _fitting(url: str, shard: int, tar_sha256: str) -> str:
             return "" if next(faults(shard_name(shard), tar, rows), None) else digest
     except storage.UnreachableError:
         raise
-    except (pa.ArrowException, OSError, ValueError):
+    except (OSError, ValueError):
         return ""
 
 

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
@@ -60,7 +58,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator
             rows = parse_table(data, digest).to_pylist()
         except storage.UnreachableError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             yield Problem(shard, f"{table_name(shard)}: unreadable table: {error}")
             if hashlib.sha256(archive).hexdigest() != stats.sha256:
                 yield Problem(shard, _exchanged(shard))

@@ -13,11 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from syncclip import storage
-from syncclip.shards.markers import TABLE, ShardStats, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.markers import ShardStats, sample_key, shard_name, stats_name, table_name
+from syncclip.shards.tables import schema
 
 
 @dataclass(frozen=True)
@@ -101,6 +99,9 @@ def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[byt
 
 def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Sequence[int]) -> bytes:
     """The parquet table, with the place of every JPEG in the tar."""
+    import pyarrow as pa  # late: to read a recipe takes no table
+    import pyarrow.parquet as pq
+
     columns = {
         "key": [sample_key(sample.index) for sample in samples],
         "index": [sample.index for sample in samples],
@@ -111,5 +112,5 @@ def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Seque
         "provenance": provenances,
     }
     buffer = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=TABLE), buffer)
+    pq.write_table(pa.table(columns, schema=schema()), buffer)
     return buffer.getvalue()

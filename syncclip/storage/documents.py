@@ -142,11 +142,9 @@ def read_table(url: str, columns: Sequence[str], remedy: str, optional: Sequence
     Raises:
         UserError: it is missing, damaged, or has no such columns; ends with `remedy`, what to do.
     """
-    import pyarrow as pa
-
     try:
         return read_parquet(read_bytes(url), columns=columns, optional=optional)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{url}: unreadable table ({first_line(error)}); {remedy}") from error
@@ -170,22 +168,25 @@ def read_parquet(
         optional: further ones that are wanted where they are there.
 
     Raises:
-        pa.ArrowException, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
+        ValueError, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-    wanted = list(columns) if columns is not None else schema.names if schema is not None else None
-    if wanted is not None:
-        wanted += [name for name in optional if name in file.schema_arrow.names]
-    if missing := set(wanted or ()) - set(file.schema_arrow.names):
-        raise pa.ArrowInvalid(f"there is no column {sorted(missing)[0]!r}")
-    if file.metadata.num_rows > MOST_ROWS:
-        raise pa.ArrowInvalid(f"it tells of {file.metadata.num_rows:,} rows")
-    table = file.read(wanted, use_threads=False)
-    table.validate(full=True)  # also that all text is text, which otherwise shows where a row of it is used
-    if wanted is not None:
-        table = table.select(wanted)  # else they come in the file's order
-    typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
-    return table if table.schema.equals(typed) else table.cast(typed)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        wanted = list(columns) if columns is not None else schema.names if schema is not None else None
+        if wanted is not None:
+            wanted += [name for name in optional if name in file.schema_arrow.names]
+        if missing := set(wanted or ()) - set(file.schema_arrow.names):
+            raise ValueError(f"there is no column {sorted(missing)[0]!r}")
+        if file.metadata.num_rows > MOST_ROWS:
+            raise ValueError(f"it tells of {file.metadata.num_rows:,} rows")
+        table = file.read(wanted, use_threads=False)
+        table.validate(full=True)  # also that all text is text, which otherwise shows where a row of it is used
+        if wanted is not None:
+            table = table.select(wanted)  # else they come in the file's order
+        typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
+        return table if table.schema.equals(typed) else table.cast(typed)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error

@@ -20,7 +20,7 @@ from tests.worlds.dataset import folder_of_folders
 PROGRESS = ("synth: ", "train: ", "study: ", "choose: ", "verify: ")
 """How lines of progress begin."""
 
-HEAVY = {"torch", "torchvision", "ray", "pandas", "numpy", "transformers", "open_clip"}
+HEAVY = {"torch", "torchvision", "ray", "pandas", "pyarrow", "numpy", "transformers", "open_clip"}
 """What takes long to import."""
 
 

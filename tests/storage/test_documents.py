@@ -69,8 +69,8 @@ def test_a_table_is_read_as_it_is_or_by_a_schema() -> None:
     ],
     ids=["nothing", "no table", "cut off", "a column less", "another type"],
 )
-def test_what_is_no_such_table_is_pyarrows_error(data: bytes, schema: pa.Schema | None, reason: str) -> None:
-    with pytest.raises((pa.ArrowException, OSError), match=reason):
+def test_what_is_no_such_table_is_refused(data: bytes, schema: pa.Schema | None, reason: str) -> None:
+    with pytest.raises((ValueError, OSError), match=reason):
         storage.read_parquet(data, schema)
 
 
@@ -124,5 +124,5 @@ def test_a_text_column_that_holds_no_text_is_found_when_the_table_is_read() -> N
     false = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"], pa.binary()).buffers())
     buffer = io.BytesIO()
     pq.write_table(pa.table({"text": false}), buffer)
-    with pytest.raises(pa.ArrowInvalid, match="(?i)utf-?8"):
+    with pytest.raises(ValueError, match="(?i)utf-?8"):
         storage.read_parquet(buffer.getvalue())
