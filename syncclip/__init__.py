@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from syncclip.core.settings import UserError
+    from syncclip.inference.model import Model, load
     from syncclip.jobs import Run, evaluate, synthesise, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from syncclip.studies.run import study
 
 _HOMES = {
+    "Model": "inference.model",
     "Recipe": "recipe.recipe",
     "Run": "jobs",
     "UserError": "core.settings",
     "choose": "studies.choose",
     "evaluate": "jobs",
+    "load": "inference.model",
     "plan": "sets.prepare",
     "report": "reports",
     "study": "studies.run",
@@ -42,7 +45,20 @@ _HOMES = {
 }
 """The module of each name, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
 
-__all__ = ["Recipe", "Run", "UserError", "choose", "evaluate", "plan", "report", "study", "synthesise", "train"]
+__all__ = [
+    "Model",
+    "Recipe",
+    "Run",
+    "UserError",
+    "choose",
+    "evaluate",
+    "load",
+    "plan",
+    "report",
+    "study",
+    "synthesise",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,12 +9,12 @@ import pytest
 
 import syncclip
 
-IN_ORDER = ("plan", "synthesise", "train", "evaluate", "choose", "study", "report")
+IN_ORDER = ("plan", "synthesise", "train", "evaluate", "load", "choose", "study", "report")
 """The functions; the example of each may need what those before it wrote."""
 
 
 def test_every_name_at_the_top_is_there_and_every_function_callable() -> None:
-    assert {*IN_ORDER, "Recipe", "Run", "UserError"} == set(syncclip.__all__)
+    assert {*IN_ORDER, "Model", "Recipe", "Run", "UserError"} == set(syncclip.__all__)
     assert all(callable(getattr(syncclip, name)) for name in syncclip.__all__)
     assert set(dir(syncclip)) >= set(syncclip.__all__)
 

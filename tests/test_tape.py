@@ -106,6 +106,7 @@ def test_the_laptop_of_the_readme(clone: Path) -> None:
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
     assert "syncclip-both" in said
+    assert '"image": "bus.jpg", "class": ' in said
 
 
 def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> None:

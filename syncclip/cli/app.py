@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from syncclip.cli import datasets, jobs, plan, prompts, recipe, shards, status, submit, verify
+from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
@@ -33,7 +33,16 @@ app = typer.Typer(
 )
 for command in (
     *(jobs.demo, jobs.init, plan.plan, jobs.captions, submit.submit, status.status, jobs.synth, jobs.train),
-    *(jobs.evaluate, jobs.study, jobs.reproduce, jobs.choose, jobs.report, verify.verify, verify.recompute),
+    *(
+        jobs.evaluate,
+        classify.classify,
+        jobs.study,
+        jobs.reproduce,
+        jobs.choose,
+        jobs.report,
+        verify.verify,
+        verify.recompute,
+    ),
 ):
     app.command()(command)
 GROUPS = {"recipe": recipe.app, "datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +79,23 @@ class Backbone:
         """Factor of the cosines before the softmax."""
         scale: Any = self.model.logit_scale
         return float(scale.exp())
+
+    @property
+    def preprocess_settings(self) -> dict[str, Any]:
+        """What `preprocess` does, as open_clip writes it: size, mean, std, interpolation, resize_mode."""
+        visual: Any = self.model.visual
+        return dict(visual.preprocess_cfg)
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Of all parameters and buffers: names, types, shapes and bytes. It takes seconds for a large CLIP."""
+        import torch  # late, as above
+
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 def load_backbone(settings: BackboneSettings) -> Backbone:

@@ -86,7 +86,7 @@ def _check_unique(rows: list[Row]) -> None:
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:
-    records = _records(file)
+    records = read_records(str(file))
     if not records:
         return []
     columns = {wanted: next((name for name in names if name in records[0]), None) for wanted, names in COLUMNS.items()}
@@ -121,16 +121,22 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
     return rows
 
 
-def _records(file: Path) -> list[dict[str, Any]]:
-    """A table's rows as they are in the file."""
+def read_records(url: str) -> list[dict[str, Any]]:
+    """The rows of a table, as they are in its file.
+
+    Raises:
+        UserError: it can't be read as what its ending says.
+    """
+    kind = url.rpartition(".")[2].lower()
     try:
-        if file.suffix == ".parquet":
-            records: list[dict[str, Any]] = storage.read_parquet(storage.read_bytes(str(file))).to_pylist()
+        data = storage.read_bytes(url)
+        if kind == "parquet":
+            records: list[dict[str, Any]] = storage.read_parquet(data).to_pylist()
             return records
-        text = file.read_text(encoding="utf-8-sig")
-        if file.suffix == ".jsonl":
+        text = data.decode("utf-8-sig")
+        if kind == "jsonl":
             return [
-                parse_json(line, f"{file}, line {number}", dict, "correct it")
+                parse_json(line, f"{url}, line {number}", dict, "correct it")
                 for number, line in enumerate(text.split("\n"), start=1)
                 if line.strip()
             ]
@@ -138,7 +144,7 @@ def _records(file: Path) -> list[dict[str, Any]]:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{file}: not readable as {file.suffix[1:]} ({' '.join(str(error).split())}).") from error
+        raise UserError(f"{url}: not readable as {kind} ({' '.join(str(error).split())}).") from error
 
 
 def _metadata(folder: Path) -> Path | None:

@@ -13,17 +13,15 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, markdown_text
-from syncclip.datasets import Dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout
 from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import build_parts
+from syncclip.runs.classes import CLASSES, RunClasses, build_trained
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.places import absolute
-from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CARD = "README.md"
@@ -59,9 +57,8 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         raise UserError(f"{folder.url}: method {name!r} learns nothing; there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
-    parts = build_parts(recipe)
-    load_prompts(folder.url, parts.method)
-    learned = {key: tensor.detach().cpu() for key, tensor in parts.method.state_dict().items()}
+    method, classes = build_trained(recipe, folder)
+    learned = {key: tensor.detach() for key, tensor in method.state_dict().items()}
 
     layout, checkpoint = LAYOUTS.get(name), None
     if layout is not None:
@@ -74,7 +71,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
             )
         words = None
         if hasattr(settings, "phrase"):
-            words = FixedWords.of(parts.method.clip, parts.dataset.classnames, settings)
+            words = FixedWords.of(method.clip, classes.classnames, settings)
         state = layout.saved(learned, words)
     with storage.lease(out, "prompts export"):
         if layout is not None:
@@ -84,14 +81,15 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
                 storage.copy(folder.path(file), storage.join(out, file))
         if out != folder.url:  # written anew, since earlier versions left secrets in it
             storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode())
-        card = _model_card(recipe, folder, parts.dataset, learned, layout)
+        storage.write_document(storage.join(out, CLASSES), classes)
+        card = _model_card(recipe, folder, classes, learned, layout)
         storage.write_sealed(storage.join(out, CARD), card.encode())
-        storage.require(out, (RECIPE, PROMPTS, CARD))
+        storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
 
 def _model_card(
-    recipe: Recipe, folder: RunFolder, dataset: Dataset, learned: Mapping[str, Tensor], layout: Layout | None
+    recipe: Recipe, folder: RunFolder, classes: RunClasses, learned: Mapping[str, Tensor], layout: Layout | None
 ) -> str:
     """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub.
 
@@ -109,17 +107,17 @@ def _model_card(
         "backbone": f"{backbone}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _images(recipe),
-        "dataset": f"{dataset.name}, {len(dataset.classnames)} classes, {len(dataset.base)} of them base",
+        "dataset": f"{classes.dataset}, {len(classes.classnames)} classes, {classes.base_count} of them base",
     }
-    names, base = list(map(markdown_text, dataset.classnames)), len(dataset.base)
+    names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
-        f"---\n{_head(recipe, folder.name, dataset, results)}---\n\n# {folder.name}",
+        f"---\n{_head(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
         "Prompts for a frozen CLIP.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
-        "## Use\n\nThis folder is a run: `syncclip evaluate .` measures it again, `syncclip prompts show .` lists the "
-        "words nearest to each learned vector of the text.",
+        "## Use\n\nThis folder is a run: `syncclip classify . IMAGES` names what images show, `syncclip evaluate .` "
+        "measures it again, `syncclip prompts show .` lists the words nearest to each learned vector of the text.",
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
         f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
@@ -137,7 +135,7 @@ def _images(recipe: Recipe) -> str:
     return " and ".join(text for kind, text in kinds.items() if recipe.training.data in (kind, "both"))
 
 
-def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any]) -> str:
+def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
     """The YAML front matter; it names the weights where the hub has them."""
     import open_clip
     from huggingface_hub import EvalResult, ModelCardData
@@ -148,8 +146,8 @@ def _head(recipe: Recipe, name: str, dataset: Dataset, results: Mapping[str, Any
     found = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=dataset.name,
-            dataset_name=dataset.name,
+            dataset_type=dataset,
+            dataset_name=dataset,
             dataset_split=results["split"],
             metric_type="expected_calibration_error" if key == "ece" else "accuracy",
             metric_name=f"{heading}, %",

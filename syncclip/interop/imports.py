@@ -20,6 +20,7 @@ from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkp
 from syncclip.interop.layouts import LAYOUTS, Layout, find_layout
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
+from syncclip.runs.classes import CLASSES, RunClasses, describe
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord, versions
@@ -67,7 +68,7 @@ def import_prompts(
     checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))
     learned = _learned(recipe.training.method, layout, checkpoint)
     shape = {key: read(learned) for key, read in layout.shape.items()}
-    recipe, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
+    recipe, classes, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
 
     data = safetensors.torch.save(learned)
     name = f"{recipe.training.method}-imported"
@@ -78,13 +79,14 @@ def import_prompts(
         run.open()
         run.write_recipe()
         storage.write_sealed(run.path(PROMPTS), data)
+        storage.write_document(run.path(CLASSES), classes)
         origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
         run.write(
             RunRecord(
                 name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes
             )
         )
-        storage.require(url, (RECIPE, PROMPTS, RECORD))
+        storage.require(url, (RECIPE, PROMPTS, CLASSES, RECORD))
     return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 
@@ -107,8 +109,9 @@ def _fitted(
     learned: Mapping[str, Tensor],
     shape: Mapping[str, int | bool],
     transfer: bool,
-) -> tuple[Recipe, list[str]]:
-    """The recipe with the method's settings as the checkpoint implies them, and notes on what looks wrong."""
+) -> tuple[Recipe, RunClasses, list[str]]:
+    """The recipe with the method's settings as the checkpoint implies them, what it tells apart, and notes on what
+    looks wrong."""
     method, place = recipe.training.method, checkpoint.place
     checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
     dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
@@ -127,7 +130,11 @@ def _fitted(
     notes = [] if note is None else [note]
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     checks.check_shapes(learned, built.state_dict(), place)
-    return recipe, notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip)
+    return (
+        recipe,
+        describe(recipe, dataset, clip.backbone),
+        notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip),
+    )
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:

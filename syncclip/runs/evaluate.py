@@ -14,14 +14,13 @@ from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, ray_session
 from syncclip.core.ray_watch import cause_of
-from syncclip.core.settings import UserError
 from syncclip.core.trust import trust, trusted
-from syncclip.datasets import Dataset, DatasetSettings
+from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
-from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
-from syncclip.training.loop import load_prompts, read_prompts
+from syncclip.runs.classes import CLASSES, carry_over, describe
+from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
@@ -55,6 +54,7 @@ def score(
     """Evaluate a finished run on its own dataset, and write the results into its folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder.url, parts.method)
+    storage.write_document(folder.path(CLASSES), describe(recipe, parts.dataset, parts.backbone))
     return _evaluate(recipe, folder, parts, folder.url, workers)
 
 
@@ -72,21 +72,7 @@ def transfer(
     """
     elsewhere = recipe.model_copy(update={"dataset": other})
     parts = build_parts(elsewhere, cache)
-    if learns_for_each_class(recipe, parts):
-        raise UserError(
-            f"{folder.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
-            f"which does not carry over to those of {parts.dataset.name!r}; test a run whose prompts all classes share"
-        )
-    prompts = read_prompts(folder.url)
-    ours, theirs = (
-        {key: tuple(value.shape) for key, value in one.items()} for one in (parts.method.state_dict(), prompts)
-    )
-    if other_shapes := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
-        raise UserError(
-            f"{folder.path(PROMPTS)}: {other_shapes[0]} doesn't fit the classes of {parts.dataset.name!r}, whose "
-            "names leave other room for learned words; train the run with a phrase or fewer text_tokens"
-        )
-    parts.method.load_state_dict(prompts)
+    carry_over(recipe, folder.url, parts.method, f"those of {parts.dataset.name!r}")
     return _evaluate(elsewhere, folder, parts, transfer_url(folder.url, other.name), workers)
 
 
@@ -113,19 +99,6 @@ def done(recipe: Recipe, folder: RunFolder) -> bool:
     """Whether nothing is left to be done of a resolved run: it is trained, and tested on all that the recipe names."""
     tested = results_at(folder.url, recipe) is not None and not missing_transfers(recipe, folder.url)
     return folder.finished(folder.open()) and tested
-
-
-def learns_for_each_class(recipe: Recipe, parts: RunParts) -> bool:
-    """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
-    settings = recipe.methods.of(recipe.training.method)
-    name, clip = parts.dataset.classnames[0], parts.method.clip
-
-    def shapes(classes: int) -> list[tuple[int, ...]]:
-        few = Dataset("few", [name] * classes, parts.dataset.template, {})
-        method: Method = build_method(recipe.training.method, clip, few, settings, seed=0)
-        return [tuple(parameter.shape) for parameter in method.parameters()]
-
-    return shapes(2) != shapes(3)
 
 
 def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, workers: int | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
+MAX_RATIO = 500  # of the sides; a CLIP resizes the shorter one to its own, and a line of pixels would become gigabytes
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 Account = tuple[dict[str, int], dict[str, str]]
@@ -43,19 +44,21 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         name: What to call it in an error.
 
     Raises:
-        UnreadableImageError: Not such an image, cut off, damaged, or of more than `MAX_PIXELS`, which its header shows
-            before any pixel is allocated.
+        UnreadableImageError: Not such an image, cut off, damaged, of more than `MAX_PIXELS`, or one side longer than
+            `MAX_RATIO` times the other, which its header shows before any pixel is allocated.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
-            if width * height <= MAX_PIXELS:
+            if width * height <= MAX_PIXELS and max(width, height) <= MAX_RATIO * min(width, height):
                 image.load()
                 return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # damaged data makes decoders raise nearly anything
         reason = "not a JPEG, PNG or WebP image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
-    raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
+    raise UnreadableImageError(name, f"{width} x {height} pixels: one side is over {MAX_RATIO} times the other; cut it")
 
 
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:

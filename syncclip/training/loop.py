@@ -185,14 +185,14 @@ def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) ->
     return losses
 
 
-def device_of(name: str) -> torch.device:
-    """The device that `training.device` stands for here.
+def device_of(name: str, key: str = "training.device") -> torch.device:
+    """The device that a recipe's `training.device`, or another key, stands for here.
 
     Raises:
         UserError: it asks for a GPU, and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is 'cuda', but there is no GPU here; use training.device=auto")
+        raise UserError(f"{key} is 'cuda', but there is no GPU here; use {key}=auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

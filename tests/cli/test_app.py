@@ -49,9 +49,7 @@ def imported_by(*arguments: str, status: int = 0) -> tuple[set[str], str]:
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {"torch", "torchvision", "ray", "pandas", "numpy", "transformers", "open_clip"} & set(
-        done.stderr.split()
-    ), done.stdout
+    return HEAVY & set(done.stderr.split()), done.stdout
 
 
 def test_help_needs_neither_torch_nor_ray() -> None:

@@ -16,9 +16,9 @@ from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageErr
 from tests.shards.sets import jpeg
 
 
-def encoded(kind: str, mode: str = "RGB") -> bytes:
+def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (4, 3)) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, (4, 3)).save(buffer, kind)
+    Image.new(mode, size).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -165,3 +165,11 @@ def test_a_jpeg_of_900_million_pixels_is_refused_from_its_header() -> None:
         decode_image(lying((30000, 30000)), "x")
     with pytest.raises(UnreadableImageError, match="x: 9000 x 9000 pixels are more than 50000000"):
         decode_image(lying((9000, 9000)), "x")
+
+
+def test_a_line_of_pixels_is_refused_which_a_clip_would_resize_to_gigabytes() -> None:
+    for height, width in ((1, 500), (500, 1)):
+        assert decode_image(encoded("PNG", size=(width, height)), "x").size == (width, height)
+    for height, width in ((1, 501), (2000, 2)):
+        with pytest.raises(UnreadableImageError, match=f"x: {width} x {height} pixels: one side is over 500 times"):
+            decode_image(encoded("PNG", size=(width, height)), "x")

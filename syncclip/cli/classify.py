@@ -1,0 +1,85 @@
+"""The command that uses a trained run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from syncclip.cli.arguments import SEVERAL, Folder, OutFile
+from syncclip.core import text
+from syncclip.core.progress import Progress
+from syncclip.core.text import counted
+
+if TYPE_CHECKING:
+    from syncclip.inference.answers import Answer
+
+
+def classify(
+    run: Folder,
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Files, folders, patterns, URLs, tables or shards of images; - is a list of them on standard input.",
+        ),
+    ],
+    classes: Annotated[
+        list[str],
+        typer.Option("--class", **SEVERAL, metavar="NAME", help="Instead of the run's own classes; repeat it."),
+    ],
+    out: OutFile = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes of each image, the likeliest first.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
+) -> None:
+    """Name what images show: a table on a terminal, JSON lines elsewhere, or a .jsonl, .csv or .parquet file."""
+    from syncclip.inference import answers
+    from syncclip.inference.model import load
+
+    if out is not None:
+        answers.check_place(out)
+    model = load(run)
+    if classes:
+        model = model.with_classes(classes)
+    unread: list[str] = []
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(None, "images", "classify"))
+
+        def counting(found: Iterable[Answer]) -> Iterator[Answer]:
+            for answer in found:
+                progress.update()
+                if answer.error is not None:
+                    unread.append(answer.image)
+                yield answer
+
+        found = counting(answers.classify(model, images, top, batch))
+        if out is not None:
+            answers.write_answers(found, out)
+        elif sys.stdout.isatty():
+            rows = [(answer.image, *_shown(answer)) for answer in found]
+            stack.close()  # the live line ends before the table begins
+            text.show(text.table(f"{model.url}: {counted(len(model.classes), 'class', 'classes')}", HEADINGS, rows))
+        else:
+            for answer in found:
+                sys.stdout.write(answers.line(answer.row))
+                sys.stdout.flush()
+    if out is not None:
+        text.show(out)
+    if unread:
+        sys.stderr.write(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}\n")
+        raise typer.Exit(1)
+
+
+HEADINGS = ["image", "class", "%", "then"]
+
+
+def _shown(answer: Answer) -> tuple[str, float | None, str]:
+    """(class, probability in percent, the others) of a row on the terminal."""
+    if not answer.labels:
+        return "-", None, answer.error or ""
+    best, *others = answer.labels
+    rest = ", ".join(f"{one.name} {100 * one.probability:.1f}" for one in others[:2])
+    return best.name, 100 * best.probability, rest

@@ -1,0 +1,1 @@
+"""Using what was learned: a trained run names the classes of new images."""

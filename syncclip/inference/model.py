@@ -1,0 +1,214 @@
+"""A trained run as a model that names the classes of images; it needs the run's folder and its CLIP, no dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from os import PathLike
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.methods import Method
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.classes import RunClasses, build_for, build_trained, carry_over
+from syncclip.runs.resolve import finished_run
+from syncclip.shards.images import decode_image
+from syncclip.training.loop import device_of
+from syncclip.training.run_folder import RunFolder
+
+BATCH, DECODERS = 64, 4
+"""Images in one forward pass, and threads that read and decode those of the next."""
+
+ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
+"""A path or URL; a PIL image; an array (H, W, 3) or (H, W) of uint8; a tensor (3, H, W) of uint8, or of floats as the
+model's `preprocess` returns it."""
+
+
+class Label(NamedTuple):
+    """A class and how likely an image shows it, among all classes of the model."""
+
+    name: str
+    probability: float
+
+
+class Model:
+    """A trained run. Calls may come from several threads.
+
+    Attributes:
+        url: of the run.
+        classes: names of the classes, by label.
+        base: how many of them, the first ones, had real training images.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
+        self.url, self.classes, self.base = folder.url, list(classes.classnames), classes.base_count
+        self._recipe, self._folder, self._classes = recipe, folder, classes
+        self._method = method.eval()
+        self._others = torch.ones(len(self.classes), dtype=torch.bool)
+        self._others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False
+
+    def __repr__(self) -> str:
+        return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self._classes.clip}>"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._method.clip.device
+
+    @overload
+    def classify(self, images: ImageLike, top: int = 5) -> list[Label]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def classify(self, images: Iterable[ImageLike], top: int = 5) -> list[list[Label]]: ...
+
+    def classify(self, images: Any, top: int = 5) -> list[Label] | list[list[Label]]:
+        """The likeliest classes of an image, or of each of several, the likeliest first.
+
+        Args:
+            images: one, or an iterable or batch of them, see `ImageLike`.
+            top: how many classes; at most all of them.
+
+        Raises:
+            UserError: an image can't be read, or is none.
+        """
+        one = _is_one(images)
+        found = self.labels(self.probabilities([images] if one else images), top)
+        return found[0] if one else found
+
+    def labels(self, probabilities: npt.NDArray[np.float64], top: int = 5) -> list[list[Label]]:
+        """The likeliest classes of each row of `probabilities` (n, C)."""
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [Label(self.classes[label], float(row[label])) for label in best]
+            for row, best in zip(probabilities, order.tolist(), strict=True)
+        ]
+
+    def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
+        """(n, C) probability of each class for each image, in the order of `classes`; rows sum to 1."""
+        scores = [self._probabilities(pixels) for pixels in self._batches(images, batch)]
+        return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
+
+    def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
+        """(n, D) features of images through the tower with its learned prompts, of length 1."""
+        with torch.no_grad():
+            found = [
+                normalize(self._method.image_features(pixels.to(self.device)), dim=-1).float().cpu().numpy()
+                for pixels in self._batches(images, batch)
+            ]
+        return np.concatenate(found) if found else np.zeros((0, self._width), np.float32)
+
+    def text_features(self) -> npt.NDArray[np.float32]:
+        """(C, D) features of the classes, of length 1; of a method whose texts depend on the image, as CoCoOp's do,
+        those of an image without influence."""
+        with torch.no_grad():
+            features: npt.NDArray[np.float32] = self._method.text_features().float().cpu().numpy()
+        return features
+
+    def preprocess(self, image: ImageLike) -> Tensor:
+        """(3, S, S) float tensor of an image, as the towers read it."""
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return image
+        pixels: Tensor = self._method.clip.backbone.preprocess(open_image(image))
+        return pixels
+
+    def with_classes(self, classes: Sequence[str], template: str | None = None) -> Model:
+        """The same prompts around other class names, without any training.
+
+        Args:
+            classes: their names, at least one.
+            template: a sentence with `{}` for the name, for methods that read one; None: the run's.
+
+        Raises:
+            UserError: what the method learned belongs to its own classes, or a name does not fit the CLIP's context.
+        """
+        if isinstance(classes, str) or not classes:
+            raise UserError(f"classes: {classes!r} is no list of names; give one, as in ['cat', 'dog']")
+        new = {"classnames": list(classes), "base_count": len(classes), "only": None}
+        others = self._classes.model_copy(update=new | ({"template": template} if template else {}))
+        method = build_for(self._recipe, self._method.clip, others)
+        carry_over(self._recipe, self.url, method, "other classes")
+        return Model(self._recipe, self._folder, others, method.to(self.device))
+
+    @property
+    def _width(self) -> int:
+        return int(self.text_features().shape[1])
+
+    def _probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
+        with torch.no_grad():
+            logits = self._method.logits(pixels.to(self.device)).double().cpu()
+        found: npt.NDArray[np.float64] = logits.masked_fill(self._others, -torch.inf).softmax(1).numpy()
+        return found
+
+    def _batches(self, images: Iterable[ImageLike], size: int) -> Iterable[Tensor]:
+        """(B, 3, S, S) of the images, in order; those of the next batch are read while one is computed."""
+        rows = iter(images)
+        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as decoders:
+            ahead = [decoders.submit(self.preprocess, row) for row in islice(rows, size)]
+            while ahead:
+                ready, ahead = ahead, [decoders.submit(self.preprocess, row) for row in islice(rows, size)]
+                yield torch.stack([one.result() for one in ready])
+
+
+def load(run: str, overrides: Sequence[str] = (), device: str = "auto") -> Model:
+    """The model of a finished run, from its folder alone.
+
+    Args:
+        run: folder or URL.
+        overrides: where the run's CLIP is now, such as "backbone.name=local-dir:/models/clip", or storage options.
+        device: auto (a GPU where there is one), cpu or cuda.
+
+    Raises:
+        UserError: there is no finished run, or its CLIP is not there or another one.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from syncclip import load
+        >>> model = load("runs/first")
+        >>> labels = model.classify(Image.new("RGB", (64, 64)), top=3)
+        >>> model.base, len(model.classes), [label.name in model.classes for label in labels]
+        (7, 14, [True, True, True])
+    """
+    for override in overrides:
+        if override.partition(".")[0] not in ("backbone", "storage"):
+            raise UserError(f"{override}: a trained run can't be changed; override backbone.* and storage.* only")
+    recipe, folder = finished_run(run, overrides)
+    method, classes = build_trained(recipe, folder)
+    return Model(recipe, folder, classes, method.to(device_of(device, "device")))
+
+
+def open_image(image: ImageLike) -> Image.Image:
+    """An RGB image from whatever shows one.
+
+    Raises:
+        UserError: it can't be read, or is no image.
+    """
+    if isinstance(image, str | PathLike):
+        return decode_image(storage.read_bytes(str(image)), str(image))
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.dim() == 3 else image
+    if isinstance(array, np.ndarray) and array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,)):
+        return Image.fromarray(array).convert("RGB")
+    shape, kind = getattr(image, "shape", ""), getattr(image, "dtype", type(image).__name__)
+    raise UserError(
+        f"no image: {kind} {tuple(shape) if shape else ''}".rstrip() + "; give a path, a PIL image, an array (H, W, 3) "
+        "of uint8, or a tensor (3, H, W)"
+    )
+
+
+def _is_one(images: Any) -> bool:
+    """Whether this is one image, and no batch of them."""
+    if isinstance(images, np.ndarray):
+        return images.ndim in (2, 3)
+    if isinstance(images, Tensor):
+        return images.dim() == 3
+    return isinstance(images, str | PathLike | Image.Image)

@@ -1,0 +1,138 @@
+"""What a run tells apart, and by which CLIP: kept in its folder, so that whoever has the run needs no dataset."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from syncclip import storage
+from syncclip.clip.backbone import Backbone, load_backbone
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import Settings, UserError
+from syncclip.datasets import Dataset, load_dataset
+from syncclip.methods import Method, build_method
+from syncclip.recipe.recipe import Recipe
+from syncclip.training.loop import load_prompts, read_prompts
+from syncclip.training.run_folder import PROMPTS, RunFolder
+
+CLASSES = "classes.json"
+
+
+class RunClasses(Settings):
+    """Content of `classes.json`. Labels are positions in `classnames`, of which the base classes come first."""
+
+    format: Literal[1] = 1
+    dataset: str
+    """Its name; the dataset itself is not needed."""
+    classnames: list[str] = Field(min_length=1)
+    template: str
+    base_count: int = Field(ge=1)
+    """How many of the classes, the first ones, are base classes."""
+    only: list[int] | None = None
+    """Labels that a prediction may have; None: all."""
+    clip: str
+    """Name and tag of the CLIP."""
+    clip_sha256: str | None = None
+    """Of its weights; None: unknown, as of runs of earlier versions."""
+    preprocess: dict[str, Any] = Field(default={})
+    """How images become its input, as open_clip writes it: size, mean, std, interpolation and resize_mode."""
+
+    @property
+    def base(self) -> list[int]:
+        """Labels of the base classes."""
+        return list(range(self.base_count))
+
+
+def describe(recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None) -> RunClasses:
+    """What is kept of a run's dataset and CLIP; without a backbone, its weights are not known."""
+    return RunClasses(
+        dataset=dataset.name,
+        classnames=dataset.classnames,
+        template=dataset.template,
+        base_count=len(dataset.base),
+        only=None if dataset.only is None else sorted(dataset.only),
+        clip=", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained))),
+        clip_sha256=None if backbone is None else backbone.weights_sha256,
+        preprocess={} if backbone is None else backbone.preprocess_settings,
+    )
+
+
+def read_classes(recipe: Recipe, folder: RunFolder) -> RunClasses:
+    """What a run tells apart: as its folder says, or, of a run of an earlier version, its dataset.
+
+    Raises:
+        UserError: the file is damaged; or there is none, and the dataset is not there either.
+    """
+    found = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again")
+    if found is not None:
+        return found
+    try:
+        return describe(recipe, load_dataset(recipe.dataset))
+    except UserError as error:
+        raise UserError(
+            f"{folder.url}: this run of an earlier version doesn't hold its class names, and its dataset is not there "
+            f"({error}); bring the dataset back and evaluate the run once"
+        ) from error
+
+
+def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
+    """The method of a finished run with what it learned, on the CPU, and what it tells apart.
+
+    Raises:
+        UserError: see `read_classes`; or the CLIP is not there, or has other weights than in the training, with which
+            the prompts mean nothing.
+    """
+    classes, backbone = read_classes(recipe, folder), load_backbone(recipe.backbone)
+    if classes.clip_sha256 not in (None, backbone.weights_sha256):
+        raise UserError(
+            f"{folder.url}: the weights of the CLIP {classes.clip!r} here are not those that the run was trained with; "
+            "bring those back, or name their place with backbone.name or backbone.pretrained"
+        )
+    method = build_for(recipe, PromptedClip(backbone), classes)
+    load_prompts(folder.url, method)
+    return method, classes
+
+
+def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
+    """A run's method as it was before the training, for its own classes or for others."""
+    if recipe.training.data == "oracle":  # to which all classes are base classes
+        classes = classes.model_copy(update={"base_count": len(classes.classnames)})
+    name = recipe.training.method
+    return build_method(name, clip, classes, recipe.methods.of(name), recipe.training.seed)
+
+
+def carry_over(recipe: Recipe, url: str, method: Method, whose: str) -> None:
+    """Put the prompts of the run at `url` into its method built for other classes.
+
+    Args:
+        whose: the other classes, for a message.
+
+    Raises:
+        UserError: what was learned belongs to the run's own classes, or has other shapes for these.
+    """
+    if _learns_for_each_class(recipe, method):
+        raise UserError(
+            f"{url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
+            f"which does not carry over to {whose}; use a run whose prompts all classes share"
+        )
+    prompts = read_prompts(url)
+    ours, theirs = ({key: tuple(value.shape) for key, value in one.items()} for one in (method.state_dict(), prompts))
+    if other_shapes := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+        raise UserError(
+            f"{storage.join(url, PROMPTS)}: {other_shapes[0]} doesn't fit {whose}, whose names leave other room for "
+            "learned words; train the run with a phrase or fewer text_tokens"
+        )
+    method.load_state_dict(prompts)
+
+
+def _learns_for_each_class(recipe: Recipe, method: Method) -> bool:
+    """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
+    settings, name = recipe.methods.of(recipe.training.method), method.classnames[0]
+
+    def shapes(classes: int) -> list[tuple[int, ...]]:
+        few = Dataset("few", [name] * classes, method.template, {})
+        built: Method = build_method(recipe.training.method, method.clip, few, settings, seed=0)
+        return [tuple(parameter.shape) for parameter in built.parameters()]
+
+    return shapes(2) != shapes(3)

@@ -1,0 +1,58 @@
+"""The command `classify`: JSON lines in a pipe, a table on a terminal, a file; its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_app import Outcome
+from tests.conftest import TinyWorld
+from tests.inference.conftest import Train, images, train
+from tests.worlds.dataset import CLASSES
+
+__all__ = ["images", "train"]  # fixtures
+
+
+def test_a_pipe_gets_json_lines(capsys: pytest.CaptureFixture[str], train: Train, images: Path) -> None:
+    run = train("training.method=zeroshot").url
+    found = Outcome(capsys, "classify", run, str(images), "--top", "2", "--batch", "5")
+    rows = [json.loads(line) for line in found.out.splitlines()]
+    assert found.status == 0 and len(rows) == 12
+    assert all(row["class"] in CLASSES and len(row["classes"]) == 2 and row["error"] is None for row in rows)
+
+
+def test_an_unreadable_image_is_a_row_and_status_1(
+    capsys: pytest.CaptureFixture[str], train: Train, images: Path, tmp_path: Path
+) -> None:
+    run = train("training.method=zeroshot").url
+    out = tmp_path / "found.jsonl"
+    found = Outcome(capsys, "classify", run, str(images / "00.png"), "gone.png", "--out", str(out))
+    assert (found.status, found.out) == (1, f"{out}\n")
+    assert "1 image could not be read: gone.png" in found.err
+    assert [json.loads(line)["error"] is None for line in out.read_text().splitlines()] == [True, False]
+
+
+def test_other_classes_are_named(capsys: pytest.CaptureFixture[str], train: Train, images: Path) -> None:
+    run = train("training.method=syncclip").url
+    names = ["--class", "red circle", "--class", "a bird"]
+    found = Outcome(capsys, "classify", run, str(images / "00.png"), *names)
+    assert set(json.loads(found.out)["classes"]) == {"red circle", "a bird"}
+
+
+def test_a_terminal_gets_a_table(
+    capsys: pytest.CaptureFixture[str], train: Train, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train("training.method=zeroshot").url
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    shown = Outcome(capsys, "classify", run, str(images / "00.png"), "gone.png").out
+    assert "class" in shown and any(name in shown for name in CLASSES) and "gone.png" in shown
+
+
+def test_mistakes_are_one_sentence_before_anything_is_computed(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    assert "no run there" in Outcome(capsys, "classify", str(tmp_path), "a.png").refusal
+    assert "is none of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,192 @@
+"""A trained run as a model: what it says is what the evaluation said, without the dataset."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import syncclip
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.datasets import DatasetSettings, load_dataset
+from syncclip.evaluation.predict import PREDICTIONS, Predictions
+from syncclip.inference.model import Model, load, open_image
+from syncclip.methods import METHODS
+from syncclip.runs.classes import CLASSES as CLASSES_FILE
+from tests.conftest import TinyWorld
+from tests.inference.conftest import Train
+from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import CLASSES
+from tests.worlds.families import families, make_family_folder
+
+SLOW = ("roberta",)
+
+
+def test_images(tiny: TinyWorld) -> list[Image.Image]:
+    """Those of the tiny dataset's test split, which a run's dataset held too."""
+    split = load_dataset(DatasetSettings(name=tiny.dataset)).split("test")
+    return [split.image(row) for row in range(len(split))]
+
+
+test_images.__test__ = False  # type: ignore[attr-defined]
+
+
+def agrees_with_the_evaluation(model: Model, run: syncclip.Run, images: list[Image.Image]) -> None:
+    """Whether the likeliest classes and their probabilities are those in the run's predictions."""
+    said = Predictions.read(storage.join(run.url, PREDICTIONS))
+    assert len(said) == len(images)
+    found = model.classify(images, top=1)
+    assert [model.classes.index(best.name) for (best,) in found] == said.open_prediction.tolist()
+    np.testing.assert_allclose([best.probability for (best,) in found], said.open_confidence, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_says_what_it_said_in_its_evaluation(tiny: TinyWorld, train: Train, method: str) -> None:
+    run = train(f"training.method={method}")
+    agrees_with_the_evaluation(load(run.url), run, test_images(tiny))
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in families()]
+)
+def test_so_does_every_family_of_backbones(tiny: TinyWorld, train: Train, tmp_path: Path, family: str) -> None:
+    clip = make_family_folder(tmp_path / "clip", families()[family])
+    run = train(f"backbone.name={clip}", "training.method=zeroshot", "dataset.template='{}.'")
+    agrees_with_the_evaluation(load(run.url), run, test_images(tiny))
+
+
+def test_an_oracle_keeps_which_classes_are_base(tiny: TinyWorld, train: Train) -> None:
+    run = train("training.method=ivlp", "training.data=oracle", "training.synthetic=null")
+    model = load(run.url)
+    assert (model.base, model.classes) == (3, CLASSES)
+    agrees_with_the_evaluation(model, run, test_images(tiny))
+
+
+def test_one_image_or_many_in_whatever_form(train: Train, images: Path) -> None:
+    model = load(train("training.method=zeroshot").url)
+    path = images / "03.png"
+    picture = Image.open(path).convert("RGB")
+    pixels = np.asarray(picture)
+    forms = [str(path), path, picture, pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1), model.preprocess(path)]
+    expected = model.classify(path)
+    assert len(expected) == 5 and sum(label.probability for label in model.classify(path, top=99)) == pytest.approx(1)
+    for form in forms:
+        assert model.classify(form) == expected
+    many = model.classify(forms)
+    for labels in many:
+        np.testing.assert_allclose([one.probability for one in labels], [one.probability for one in expected], 1e-6)
+    assert model.classify(np.stack([pixels, pixels]))[1][0].name == expected[0].name
+    assert model.classify([]) == [] and model.probabilities([]).shape == (0, 6)
+    assert model.classify(Image.open(path).convert("L"))[0].name in CLASSES
+
+
+def test_features_are_those_that_the_probabilities_come_from(train: Train, images: Path) -> None:
+    model = load(train("training.method=syncclip").url)
+    files = sorted(images.iterdir())
+    pictures, texts = model.image_features(files, batch=5), model.text_features()
+    assert pictures.shape == (12, texts.shape[1]) and len(texts) == 6
+    np.testing.assert_allclose(np.linalg.norm(pictures, axis=1), 1, rtol=1e-5)
+    scale = float(model._method.clip.logit_scale)
+    scores = np.exp(scale * pictures @ texts.T)
+    np.testing.assert_allclose(model.probabilities(files, batch=7), scores / scores.sum(1, keepdims=True), rtol=1e-3)
+
+
+def test_other_classes_need_no_training(train: Train, images: Path) -> None:
+    model = load(train("training.method=syncclip").url)
+    other = model.with_classes(["red circle", "anything"])
+    assert other.classes == ["red circle", "anything"] and other.base == 2
+    np.testing.assert_allclose(other.text_features()[0], model.text_features()[0], atol=1e-6)
+    assert {label.name for label in other.classify(images / "00.png")} == set(other.classes)
+    assert model.classes == CLASSES, "the first model stays as it is"
+    with pytest.raises(UserError, match="is no list of names"):
+        model.with_classes("cat")
+
+
+def test_what_belongs_to_its_own_classes_takes_no_others(train: Train) -> None:
+    model = load(train("training.method=coop", "methods.coop.class_specific=true").url)
+    with pytest.raises(UserError, match="learned something for each class .* does not carry over to other classes"):
+        model.with_classes(["cat", "dog"])
+
+
+def test_threads_share_a_model(train: Train, images: Path) -> None:
+    model = load(train("training.method=ivlp").url)
+    files, found = sorted(images.iterdir()), {}
+    expected = model.probabilities(files)
+    threads = [threading.Thread(target=lambda n=n: found.update({n: model.probabilities(files)})) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for probabilities in found.values():
+        np.testing.assert_array_equal(probabilities, expected)
+    assert len(found) == 4
+
+
+def test_a_run_of_an_earlier_version_is_read_where_its_dataset_is_there(tiny: TinyWorld, tmp_path: Path) -> None:
+    from syncclip import jobs
+
+    run = jobs.run_here(syncclip.Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run"))
+    (tmp_path / "run" / CLASSES_FILE).unlink()
+    agrees_with_the_evaluation(load(run.url), run, test_images(tiny))
+
+
+def test_a_run_of_an_earlier_version_without_its_dataset_is_refused(train: Train) -> None:
+    run = train("training.method=zeroshot")
+    storage.remove(storage.join(run.url, CLASSES_FILE))
+    with pytest.raises(UserError, match="doesn't hold its class names, and its dataset is not there"):
+        load(run.url)
+
+
+def test_another_clip_is_refused_and_a_moved_one_can_be_named(
+    tiny: TinyWorld, train: Train, tmp_path: Path, images: Path
+) -> None:
+    run = train("training.method=ivlp")
+    moved = f"backbone.name=local-dir:{make_clip_folder(tmp_path / 'moved')}"
+    assert load(run.url, [moved]).classify(images / "00.png") == load(run.url).classify(images / "00.png")
+    other = f"backbone.name=local-dir:{make_clip_folder(tmp_path / 'other', seed=5)}"
+    with pytest.raises(UserError, match="are not those that the run was trained with"):
+        load(run.url, [other])
+    with pytest.raises(UserError, match=r"can't be changed; override backbone.\* and storage.\* only"):
+        load(run.url, ["training.epochs=3"])
+
+
+def test_classes_travel_with_the_run(train: Train) -> None:
+    run = train("training.method=syncclip", 'dataset.template="a picture of a {}."')
+    held = json.loads(storage.read_bytes(storage.join(run.url, CLASSES_FILE)))
+    assert (held["classnames"], held["base_count"], held["template"]) == (CLASSES, 3, "a picture of a {}.")
+    assert len(held["clip_sha256"]) == 64 and held["preprocess"]["interpolation"] == "bicubic"
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (3, "no image: int"),
+        (np.zeros((4, 4, 7), np.uint8), r"no image: uint8 \(4, 4, 7\)"),
+        (np.zeros((4, 4, 3)), r"no image: float64 \(4, 4, 3\)"),
+        ("nowhere.png", "nowhere.png"),
+    ],
+)
+def test_what_is_no_image_is_one_sentence(image: object, reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        open_image(image)  # type: ignore[arg-type]
+
+
+def test_the_script_in_the_docs_runs_as_it_stands(train: Train, images: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(script.splitlines()) <= 20
+    files = [str(path) for path in sorted(images.iterdir())]
+    command = [sys.executable, "-c", script, train("training.method=syncclip").url, *files]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 15 and said[0].startswith("<syncclip.Model syncclip-both")
+    assert all(line.startswith(file) for line, file in zip(said[1:], files, strict=False))
+    assert said[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]

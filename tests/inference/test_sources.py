@@ -1,0 +1,140 @@
+"""What names stand for: files, folders, patterns, tables, shards, URLs, standard input."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import io
+import json
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.inference.sources import Source, find_images
+from tests.shards.sets import write_set
+
+
+def names(*given: str) -> list[str]:
+    """What was found, without the folder."""
+    return [Path(one.name).name for one in find_images(given)]
+
+
+@pytest.fixture
+def folder(images: Path, tmp_path: Path) -> Path:
+    """Three images, one of them in a subfolder, and what is none."""
+    for number, place in enumerate(["b.png", "a.PNG", "more/c.png"]):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes((images / f"{number:02}.png").read_bytes())
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_text("nothing to see")
+    return tmp_path
+
+
+def test_files_folders_and_patterns_in_their_order(folder: Path) -> None:
+    assert names(str(folder)) == ["a.PNG", "b.png", "c.png"]
+    assert names(str(folder / "b.png"), str(folder / "a.PNG")) == ["b.png", "a.PNG"]
+    assert names(f"{folder}/*.png") == ["b.png"]
+    assert names(f"{folder}/**/*.png") == ["b.png", "c.png"]
+    read = {Path(one.name).name: one.read() for one in find_images([str(folder)])}
+    assert read["b.png"] == (folder / "b.png").read_bytes()
+
+
+def test_a_file_whose_name_is_a_pattern_is_itself(folder: Path) -> None:
+    (folder / "b.png").rename(folder / "[b].png")
+    assert names(f"{folder}/[b].png") == ["[b].png"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_lists_paths_beside_it(folder: Path, kind: str) -> None:
+    rows = pd.DataFrame({"label": [1, 2, 3], "file_name": ["b.png", str(folder / "a.PNG"), "more/c.png"]})
+    table = folder / f"list.{kind}"
+    if kind == "parquet":
+        rows.to_parquet(table)
+    elif kind == "csv":
+        rows.to_csv(table, index=False)
+    else:
+        rows.to_json(table, orient="records", lines=True)
+    assert names(str(table)) == ["b.png", "a.PNG", "c.png"]
+    assert all(one.read() for one in find_images([str(table)]))
+
+
+def test_a_table_without_such_a_column_or_a_path_is_told(folder: Path) -> None:
+    (folder / "list.csv").write_text("x,y\n1,2\n")
+    (source,) = find_images([str(folder / "list.csv")])
+    with pytest.raises(UserError, match="no column of images, which is called 'path' or"):
+        source.read()
+    (folder / "list.jsonl").write_text('{"path": "b.png"}\n{"path": 3}\n')
+    good, bad = find_images([str(folder / "list.jsonl")])
+    assert good.read() and bad.name.endswith("list.jsonl, row 2")
+    with pytest.raises(UserError, match="path is no path: 3"):
+        bad.read()
+
+
+def test_shards_of_ours_and_of_others(folder: Path) -> None:
+    write_set(str(folder / "set"), classes=3, rounds=2)
+    found = names(str(folder / "set"))
+    assert len(found) == 6 and found[0] == "000000000.jpg"
+    with tarfile.open(folder / "other.tar", "w") as tar:
+        for name in ("x/1.png", "x/1.json", "x/2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content := (folder / "b.png").read_bytes())
+            tar.addfile(info, io.BytesIO(content))
+    one, two = find_images([str(folder / "other.tar")])
+    assert one.name.endswith("other.tar/x/1.png") and two.read() == (folder / "b.png").read_bytes()
+
+
+@pytest.mark.fault
+def test_what_is_missing_or_damaged_is_a_source_that_refuses_and_the_others_go_on(folder: Path) -> None:
+    write_set(str(folder / "set"), classes=2, rounds=2)
+    shard = next((folder / "set").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:1800])
+    given = ["gone.png", "gone/*.png", str(shard), str(folder / "gone.csv"), str(folder / "b.png")]
+    *broken, last = find_images(given)
+    reasons = [str(refusal.value) for source in broken if (refusal := refused(source)) is not None]
+    for word in ("gone.png", "no file has such a name", "gone.csv", "not a sound tar file"):
+        assert any(word in one for one in reasons), (word, reasons)
+    assert last.read() == (folder / "b.png").read_bytes()
+
+
+def refused(source: Source) -> pytest.ExceptionInfo[UserError] | None:
+    """How an image is refused; None where it can be read."""
+    with suppress(pytest.fail.Exception), pytest.raises(UserError) as refusal:
+        source.read()
+        return None
+    return refusal
+
+
+def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder}/b.png\n\n-\n{folder}/more\n"))
+    assert names("-") == ["b.png", "c.png"]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[str]:
+    """The folder on a web server of this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_url_is_an_image_a_table_or_a_shard(server: str, folder: Path) -> None:
+    (folder / "list.jsonl").write_text(
+        "".join(json.dumps({"url": f"{server}/{one}"}) + "\n" for one in ("b.png", "no.png"))
+    )
+    (alone,) = find_images([f"{server}/b.png"])
+    listed = list(find_images([f"{server}/list.jsonl"]))
+    assert alone.read() == listed[0].read() == (folder / "b.png").read_bytes()
+    with pytest.raises(UserError, match=r"no\.png"):
+        listed[1].read()
