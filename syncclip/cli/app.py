@@ -36,6 +36,7 @@ for command in (
     *(
         jobs.evaluate,
         classify.classify,
+        classify.export,
         jobs.study,
         jobs.reproduce,
         jobs.choose,

@@ -18,7 +18,7 @@ Overrides = Annotated[
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="The file to write: a path or a URL.")]
-OutSet = Annotated[str, typer.Option("--out", metavar="DIR", help="Where the set goes: a folder or a URL.")]
+OutSet = Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")]
 Root = Annotated[
     str | None, typer.Option("--root", metavar="DIR", help="The folder of all datasets, organised as for CoOp.")
 ]

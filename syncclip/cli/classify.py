@@ -1,4 +1,4 @@
-"""The command that uses a trained run."""
+"""The commands that use a trained run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from syncclip.cli.arguments import SEVERAL, Folder, OutFile
+from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet
 from syncclip.core import text
 from syncclip.core.progress import Progress
 from syncclip.core.text import counted
@@ -71,6 +71,20 @@ def classify(
     if unread:
         sys.stderr.write(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}\n")
         raise typer.Exit(1)
+
+
+def export(
+    run: Folder,
+    to: Annotated[str, typer.Option("--to", metavar="onnx|torch|vectors", help="The format.")],
+    out: OutSet,
+) -> None:
+    """Write a trained run for programs without syncclip: ONNX, torch.export, or class vectors."""
+    from typing import cast
+
+    from syncclip.inference import export as exports
+    from syncclip.inference.model import load
+
+    text.show(exports.export(load(run, device="cpu"), cast(exports.Format, to), out))
 
 
 HEADINGS = ["image", "class", "%", "then"]

@@ -231,7 +231,7 @@ class PromptedClip(nn.Module):
             seen = x.shape[1]  # class and patches, followed by the prompts
             for i, block in enumerate(tower.blocks(added)):
                 if i < len(prompts):
-                    x = torch.cat([x[:, :seen], prompts[i].expand(len(x), -1, -1).to(x.dtype)], dim=1)
+                    x = torch.cat([x[:, :seen], prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)
                 if i == 0:
                     x = tower.norm(x)
                 query = x if i + 1 < tower.layers else tower.read(x[:, :seen])

@@ -50,7 +50,7 @@ class PlainVision:
 
     def embed(self, images: Tensor) -> Tensor:
         patches = self.module.conv1(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.module.class_embedding.expand(len(images), 1, -1), patches], dim=1)
+        tokens = torch.cat([self.module.class_embedding.expand(images.shape[0], 1, -1), patches], dim=1)
         embedded: Tensor = tokens + self.module.positional_embedding
         return embedded
 

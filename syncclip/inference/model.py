@@ -47,22 +47,25 @@ class Model:
         url: of the run.
         classes: names of the classes, by label.
         base: how many of them, the first ones, had real training images.
+        recipe: of the run.
+        told: what the run's folder says of its classes and its CLIP.
+        method: with what it learned, in evaluation mode.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
         self.url, self.classes, self.base = folder.url, list(classes.classnames), classes.base_count
-        self._recipe, self._folder, self._classes = recipe, folder, classes
-        self._method = method.eval()
+        self.recipe, self.told, self._folder = recipe, classes, folder
+        self.method = method.eval()
         self._others = torch.ones(len(self.classes), dtype=torch.bool)
         self._others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False
 
     def __repr__(self) -> str:
-        return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self._classes.clip}>"
+        return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self.told.clip}>"
 
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return self._method.clip.device
+        return self.method.clip.device
 
     @overload
     def classify(self, images: ImageLike, top: int = 5) -> list[Label]: ...  # type: ignore[overload-overlap]
@@ -101,7 +104,7 @@ class Model:
         """(n, D) features of images through the tower with its learned prompts, of length 1."""
         with torch.no_grad():
             found = [
-                normalize(self._method.image_features(pixels.to(self.device)), dim=-1).float().cpu().numpy()
+                normalize(self.method.image_features(pixels.to(self.device)), dim=-1).float().cpu().numpy()
                 for pixels in self._batches(images, batch)
             ]
         return np.concatenate(found) if found else np.zeros((0, self._width), np.float32)
@@ -110,14 +113,14 @@ class Model:
         """(C, D) features of the classes, of length 1; of a method whose texts depend on the image, as CoCoOp's do,
         those of an image without influence."""
         with torch.no_grad():
-            features: npt.NDArray[np.float32] = self._method.text_features().float().cpu().numpy()
+            features: npt.NDArray[np.float32] = self.method.text_features().float().cpu().numpy()
         return features
 
     def preprocess(self, image: ImageLike) -> Tensor:
         """(3, S, S) float tensor of an image, as the towers read it."""
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
-        pixels: Tensor = self._method.clip.backbone.preprocess(open_image(image))
+        pixels: Tensor = self.method.clip.backbone.preprocess(open_image(image))
         return pixels
 
     def with_classes(self, classes: Sequence[str], template: str | None = None) -> Model:
@@ -133,10 +136,10 @@ class Model:
         if isinstance(classes, str) or not classes:
             raise UserError(f"classes: {classes!r} is no list of names; give one, as in ['cat', 'dog']")
         new = {"classnames": list(classes), "base_count": len(classes), "only": None}
-        others = self._classes.model_copy(update=new | ({"template": template} if template else {}))
-        method = build_for(self._recipe, self._method.clip, others)
-        carry_over(self._recipe, self.url, method, "other classes")
-        return Model(self._recipe, self._folder, others, method.to(self.device))
+        others = self.told.model_copy(update=new | ({"template": template} if template else {}))
+        method = build_for(self.recipe, self.method.clip, others)
+        carry_over(self.recipe, self.url, method, "other classes")
+        return Model(self.recipe, self._folder, others, method.to(self.device))
 
     @property
     def _width(self) -> int:
@@ -144,7 +147,7 @@ class Model:
 
     def _probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
         with torch.no_grad():
-            logits = self._method.logits(pixels.to(self.device)).double().cpu()
+            logits = self.method.logits(pixels.to(self.device)).double().cpu()
         found: npt.NDArray[np.float64] = logits.masked_fill(self._others, -torch.inf).softmax(1).numpy()
         return found
 

@@ -95,7 +95,7 @@ def test_features_are_those_that_the_probabilities_come_from(train: Train, image
     pictures, texts = model.image_features(files, batch=5), model.text_features()
     assert pictures.shape == (12, texts.shape[1]) and len(texts) == 6
     np.testing.assert_allclose(np.linalg.norm(pictures, axis=1), 1, rtol=1e-5)
-    scale = float(model._method.clip.logit_scale)
+    scale = float(model.method.clip.logit_scale)
     scores = np.exp(scale * pictures @ texts.T)
     np.testing.assert_allclose(model.probabilities(files, batch=7), scores / scores.sum(1, keepdims=True), rtol=1e-3)
 

@@ -1,0 +1,114 @@
+"""A trained run for those who don't have this package: an ONNX model, a program of torch.export, or class vectors."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from syncclip import storage
+from syncclip.core.scratch import scratch_folder
+from syncclip.core.settings import UserError
+from syncclip.core.text import first_line
+from syncclip.inference.model import Model
+from syncclip.methods import Method
+from syncclip.runs.classes import CLASSES
+
+Format = Literal["onnx", "torch", "vectors"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2", "vectors": "class_vectors.safetensors"}
+
+OPSET = 18
+LARGEST = 1 << 16
+"""Images that an exported model takes at a time."""
+
+
+class Classifier(nn.Module):
+    """From images (B, 3, S, S), as `Model.preprocess` returns them, to logits (B, C) among fixed class vectors."""
+
+    text: Tensor
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method, self.towers = method, method.clip  # a method's own parameters are without the CLIP's
+        with torch.no_grad():
+            self.register_buffer("text", method.text_features().clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.method.scores(self.method.image_features(images), self.text)
+
+
+def export(model: Model, to: Format, out: str) -> str:
+    """Write a model in a format that others load, and `classes.json` beside it, which has the names of the classes.
+
+    onnx: input `images` (B, 3, S, S) float32, output `logits` (B, C). torch: the same as `torch.export.load` reads it.
+    vectors: `class_vectors` (C, D) of length 1 and `logit_scale`, for image features through the same image tower.
+
+    Args:
+        out: folder or URL.
+
+    Returns:
+        The path or URL of the written model.
+
+    Raises:
+        UserError: the format is unknown, its library is missing, or the method's class vectors depend on the image.
+    """
+    if to not in FORMATS:
+        raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
+    if type(model.method).logits is not Method.logits:
+        raise UserError(
+            f"{model.url}: {model.recipe.training.method!r} has class vectors of its own for every image, so there are "
+            "none to be exported; use `syncclip classify`, or a run of another method"
+        )
+    write, device = {"onnx": _onnx, "torch": _torch, "vectors": _vectors}[to], model.device
+    place = storage.join(out, FILES[to])
+    with scratch_folder() as folder, torch.no_grad():
+        try:
+            write(Classifier(model.method.cpu()).eval(), folder / FILES[to])
+        finally:
+            model.method.to(device)
+        for file in sorted(folder.iterdir()):  # the weights of a large ONNX model are a file of their own
+            storage.publish(file, storage.join(out, file.name))
+    storage.write_document(storage.join(out, CLASSES), model.told)
+    storage.require(out, (FILES[to], CLASSES))
+    return place
+
+
+def _program(classifier: Classifier) -> torch.export.ExportedProgram:
+    side = classifier.method.clip.backbone.image_size
+    batch = torch.export.Dim("batch", min=1, max=LARGEST)
+    return torch.export.export(classifier, (torch.zeros(2, 3, side, side),), dynamic_shapes={"images": {0: batch}})
+
+
+def _torch(classifier: Classifier, file: Path) -> None:
+    torch.export.save(_program(classifier), file)
+
+
+def _onnx(classifier: Classifier, file: Path) -> None:
+    try:
+        import onnx  # noqa: F401  (what torch writes with)
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--to onnx: {first_line(error)}; run `pip install 'syncclip[export]'`") from error
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            _program(classifier),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            verbose=False,
+        )
+        program.save(file)
+
+
+def _vectors(classifier: Classifier, file: Path) -> None:
+    scale = classifier.method.clip.logit_scale.clone()
+    safetensors.torch.save_file({"class_vectors": classifier.text, "logit_scale": scale}, file)
