@@ -11,11 +11,18 @@ import typer
 
 from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet
 from syncclip.core import text
-from syncclip.core.progress import Progress
+from syncclip.core.progress import Progress, say
 from syncclip.core.text import counted
 
 if TYPE_CHECKING:
     from syncclip.inference.answers import Answer
+
+Backbone = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help="Where the run's CLIP is now, as backbone.name.")
+]
+Pretrained = Annotated[
+    str | None, typer.Option("--pretrained", metavar="TAG", help="The same for its weights, as backbone.pretrained.")
+]
 
 
 def classify(
@@ -33,6 +40,8 @@ def classify(
     ],
     out: OutFile = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Classes of each image, the likeliest first.")] = 5,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
 ) -> None:
     """Name what images show: a table on a terminal, JSON lines elsewhere, or a .jsonl, .csv or .parquet file."""
@@ -41,7 +50,7 @@ def classify(
 
     if out is not None:
         answers.check_place(out)
-    model = load(run)
+    model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
     unread: list[str] = []
@@ -69,7 +78,7 @@ def classify(
     if out is not None:
         text.show(out)
     if unread:
-        sys.stderr.write(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}\n")
+        say(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}")
         raise typer.Exit(1)
 
 
@@ -77,6 +86,8 @@ def export(
     run: Folder,
     to: Annotated[str, typer.Option("--to", metavar="onnx|torch|vectors", help="The format.")],
     out: OutSet,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
 ) -> None:
     """Write a trained run for programs without syncclip: ONNX, torch.export, or class vectors."""
     from typing import cast
@@ -84,7 +95,7 @@ def export(
     from syncclip.inference import export as exports
     from syncclip.inference.model import load
 
-    text.show(exports.export(load(run, device="cpu"), cast(exports.Format, to), out))
+    text.show(exports.export(load(run, backbone, pretrained, "cpu"), cast(exports.Format, to), out))
 
 
 HEADINGS = ["image", "class", "%", "then"]

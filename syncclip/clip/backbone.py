@@ -84,14 +84,17 @@ class Backbone:
     def preprocess_settings(self) -> dict[str, Any]:
         """What `preprocess` does, as open_clip writes it: size, mean, std, interpolation, resize_mode."""
         visual: Any = self.model.visual
-        return dict(visual.preprocess_cfg)
+        settings: dict[str, Any] = json.loads(json.dumps(visual.preprocess_cfg))  # as a file has them: lists, no tuples
+        return settings
 
     @cached_property
-    def weights_sha256(self) -> str:
-        """Of all parameters and buffers: names, types, shapes and bytes. It takes seconds for a large CLIP."""
+    def sha256(self) -> str:
+        """Of all parameters and buffers, their names, types, shapes and bytes, and of the kinds of activation, which
+        weights don't tell. It takes seconds for a large CLIP."""
         import torch  # late, as above
 
-        digest = hashlib.sha256()
+        kinds = {type(module).__name__ for module in self.model.modules()}
+        digest = hashlib.sha256(" ".join(sorted(kind for kind in kinds if "gelu" in kind.lower())).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -74,14 +74,15 @@ def folders_in(folder: Path) -> list[Path]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_symlink() and _is_loop(Path(entry.path)):
+            if entry.is_symlink() and is_loop(Path(entry.path)):
                 raise UserError(f"{entry.path}: this link points to a folder that contains it; remove it.")
             if entry.is_dir():
                 found.append(Path(entry.path))
     return found
 
 
-def _is_loop(link: Path) -> bool:
+def is_loop(link: Path) -> bool:
+    """Whether a link leads to a folder that it is in, or nowhere but to itself."""
     try:
         target = link.resolve(strict=True)
     except FileNotFoundError:

@@ -86,7 +86,7 @@ def _check_unique(rows: list[Row]) -> None:
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:
-    records = read_records(str(file))
+    records = read_records(str(file), file.suffix)
     if not records:
         return []
     columns = {wanted: next((name for name in names if name in records[0]), None) for wanted, names in COLUMNS.items()}
@@ -121,20 +121,22 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
     return rows
 
 
-def read_records(url: str) -> list[dict[str, Any]]:
+def read_records(url: str, kind: str) -> list[dict[str, Any]]:
     """The rows of a table, as they are in its file.
 
+    Args:
+        kind: one of `KINDS`.
+
     Raises:
-        UserError: it can't be read as what its ending says.
+        UserError: it can't be read as such.
     """
-    kind = url.rpartition(".")[2].lower()
     try:
         data = storage.read_bytes(url)
-        if kind == "parquet":
+        if kind == ".parquet":
             records: list[dict[str, Any]] = storage.read_parquet(data).to_pylist()
             return records
         text = data.decode("utf-8-sig")
-        if kind == "jsonl":
+        if kind == ".jsonl":
             return [
                 parse_json(line, f"{url}, line {number}", dict, "correct it")
                 for number, line in enumerate(text.split("\n"), start=1)
@@ -144,7 +146,7 @@ def read_records(url: str) -> list[dict[str, Any]]:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{url}: not readable as {kind} ({' '.join(str(error).split())}).") from error
+        raise UserError(f"{url}: not readable as {kind[1:]} ({' '.join(str(error).split())}).") from error
 
 
 def _metadata(folder: Path) -> Path | None:

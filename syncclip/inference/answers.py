@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
-from syncclip.inference.model import BATCH, DECODERS, Label, Model
+from syncclip.inference.model import BATCH, Label, Model, decoders
 from syncclip.inference.sources import Source, find_images
 from syncclip.shards.images import decode_image
 
@@ -34,8 +33,9 @@ class Answer:
     def row(self) -> dict[str, Any]:
         """The answer as a row of a table, or as a JSON object."""
         best = self.labels[0] if self.labels else None
+        as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # it may be any bytes
         return {
-            "image": self.image,
+            "image": as_text,
             "class": None if best is None else best.name,
             "probability": None if best is None else best.probability,
             "classes": [label.name for label in self.labels],
@@ -52,7 +52,7 @@ def classify(model: Model, names: Iterable[str], top: int = 5, batch: int = BATC
         batch: images in one forward pass; the files of as many more are read ahead.
     """
     coming = find_images(names)
-    with ThreadPoolExecutor(DECODERS, thread_name_prefix="read") as readers:
+    with decoders() as readers:
         ahead = [readers.submit(_pixels, model, one) for one in islice(coming, batch)]
         while ahead:
             ready, ahead = ahead, [readers.submit(_pixels, model, one) for one in islice(coming, batch)]

@@ -32,15 +32,22 @@ class Classifier(nn.Module):
     """From images (B, 3, S, S), as `Model.preprocess` returns them, to logits (B, C) among fixed class vectors."""
 
     text: Tensor
+    others: Tensor
 
-    def __init__(self, method: Method) -> None:
+    def __init__(self, method: Method, others: Tensor) -> None:
+        """
+        Args:
+            others: (C,) True for classes that no image may have: their logits are minus infinity.
+        """
         super().__init__()
         self.method, self.towers = method, method.clip  # a method's own parameters are without the CLIP's
+        self.register_buffer("others", others)
         with torch.no_grad():
             self.register_buffer("text", method.text_features().clone())
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.method.scores(self.method.image_features(images), self.text)
+        scores = self.method.scores(self.method.image_features(images), self.text)
+        return scores.masked_fill(self.others, -torch.inf)
 
 
 def export(model: Model, to: Format, out: str) -> str:
@@ -69,7 +76,7 @@ def export(model: Model, to: Format, out: str) -> str:
     place = storage.join(out, FILES[to])
     with scratch_folder() as folder, torch.no_grad():
         try:
-            write(Classifier(model.method.cpu()).eval(), folder / FILES[to])
+            write(Classifier(model.method.cpu(), model.others).eval(), folder / FILES[to])
         finally:
             model.method.to(device)
         for file in sorted(folder.iterdir()):  # the weights of a large ONNX model are a file of their own

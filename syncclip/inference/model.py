@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
 from typing import Any, NamedTuple, overload
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from syncclip import storage
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, with_one_place
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import RunClasses, build_for, build_trained, carry_over
@@ -50,14 +51,15 @@ class Model:
         recipe: of the run.
         told: what the run's folder says of its classes and its CLIP.
         method: with what it learned, in evaluation mode.
+        others: (C,) True for classes that no image may have, those beside `told.only`.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
         self.url, self.classes, self.base = folder.url, list(classes.classnames), classes.base_count
         self.recipe, self.told, self._folder = recipe, classes, folder
         self.method = method.eval()
-        self._others = torch.ones(len(self.classes), dtype=torch.bool)
-        self._others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False
+        self.others = torch.ones(len(self.classes), dtype=torch.bool)
+        self.others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False
 
     def __repr__(self) -> str:
         return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self.told.clip}>"
@@ -133,10 +135,12 @@ class Model:
         Raises:
             UserError: what the method learned belongs to its own classes, or a name does not fit the CLIP's context.
         """
-        if isinstance(classes, str) or not classes:
-            raise UserError(f"classes: {classes!r} is no list of names; give one, as in ['cat', 'dog']")
-        new = {"classnames": list(classes), "base_count": len(classes), "only": None}
-        others = self.told.model_copy(update=new | ({"template": template} if template else {}))
+        names = [] if isinstance(classes, str) else list(classes)
+        if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
+            raise UserError(f"classes: {classes!r} are no names, each once; give some, as in ['cat', 'dog']")
+        template = with_one_place(self.told.template if template is None else template)
+        new = {"classnames": names, "base_count": len(names), "only": None, "template": template}
+        others = self.told.model_copy(update=new)
         method = build_for(self.recipe, self.method.clip, others)
         carry_over(self.recipe, self.url, method, "other classes")
         return Model(self.recipe, self._folder, others, method.to(self.device))
@@ -148,25 +152,26 @@ class Model:
     def _probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
         with torch.no_grad():
             logits = self.method.logits(pixels.to(self.device)).double().cpu()
-        found: npt.NDArray[np.float64] = logits.masked_fill(self._others, -torch.inf).softmax(1).numpy()
+        found: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
         return found
 
     def _batches(self, images: Iterable[ImageLike], size: int) -> Iterable[Tensor]:
         """(B, 3, S, S) of the images, in order; those of the next batch are read while one is computed."""
         rows = iter(images)
-        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as decoders:
-            ahead = [decoders.submit(self.preprocess, row) for row in islice(rows, size)]
+        with decoders() as threads:
+            ahead = [threads.submit(self.preprocess, row) for row in islice(rows, size)]
             while ahead:
-                ready, ahead = ahead, [decoders.submit(self.preprocess, row) for row in islice(rows, size)]
+                ready, ahead = ahead, [threads.submit(self.preprocess, row) for row in islice(rows, size)]
                 yield torch.stack([one.result() for one in ready])
 
 
-def load(run: str, overrides: Sequence[str] = (), device: str = "auto") -> Model:
+def load(run: str, backbone: str | None = None, pretrained: str | None = None, device: str = "auto") -> Model:
     """The model of a finished run, from its folder alone.
 
     Args:
         run: folder or URL.
-        overrides: where the run's CLIP is now, such as "backbone.name=local-dir:/models/clip", or storage options.
+        backbone: where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training.
+        pretrained: the same of `backbone.pretrained`.
         device: auto (a GPU where there is one), cpu or cuda.
 
     Raises:
@@ -180,12 +185,21 @@ def load(run: str, overrides: Sequence[str] = (), device: str = "auto") -> Model
         >>> model.base, len(model.classes), [label.name in model.classes for label in labels]
         (7, 14, [True, True, True])
     """
-    for override in overrides:
-        if override.partition(".")[0] not in ("backbone", "storage"):
-            raise UserError(f"{override}: a trained run can't be changed; override backbone.* and storage.* only")
-    recipe, folder = finished_run(run, overrides)
+    places = {"backbone.name": backbone, "backbone.pretrained": pretrained}
+    recipe, folder = finished_run(run)
+    recipe = recipe.with_values({key: value for key, value in places.items() if value is not None})
     method, classes = build_trained(recipe, folder)
     return Model(recipe, folder, classes, method.to(device_of(device, "device")))
+
+
+@contextmanager
+def decoders() -> Iterator[ThreadPoolExecutor]:
+    """Threads that read and decode images; where the block ends early, what they have not begun is dropped."""
+    threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def open_image(image: ImageLike) -> Image.Image:

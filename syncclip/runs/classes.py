@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import Settings, Template, UserError
 from syncclip.datasets import Dataset, load_dataset
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
@@ -26,17 +26,24 @@ class RunClasses(Settings):
     dataset: str
     """Its name; the dataset itself is not needed."""
     classnames: list[str] = Field(min_length=1)
-    template: str
+    template: Template
     base_count: int = Field(ge=1)
     """How many of the classes, the first ones, are base classes."""
     only: list[int] | None = None
-    """Labels that a prediction may have; None: all."""
+    """Labels that a prediction may have, the others being those of a larger dataset; None: all."""
     clip: str
     """Name and tag of the CLIP."""
     clip_sha256: str | None = None
-    """Of its weights; None: unknown, as of runs of earlier versions."""
+    """`Backbone.sha256`; None: unknown, as of runs of earlier versions."""
     preprocess: dict[str, Any] = Field(default={})
     """How images become its input, as open_clip writes it: size, mean, std, interpolation and resize_mode."""
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> RunClasses:
+        count, only = len(self.classnames), self.only
+        if self.base_count > count or (only is not None and not (only and {*only} <= {*range(count)})):
+            raise ValueError(f"base_count or only names labels that {count} classes don't have")
+        return self
 
     @property
     def base(self) -> list[int]:
@@ -53,7 +60,7 @@ def describe(recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None)
         base_count=len(dataset.base),
         only=None if dataset.only is None else sorted(dataset.only),
         clip=", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained))),
-        clip_sha256=None if backbone is None else backbone.weights_sha256,
+        clip_sha256=None if backbone is None else backbone.sha256,
         preprocess={} if backbone is None else backbone.preprocess_settings,
     )
 
@@ -80,14 +87,18 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     """The method of a finished run with what it learned, on the CPU, and what it tells apart.
 
     Raises:
-        UserError: see `read_classes`; or the CLIP is not there, or has other weights than in the training, with which
-            the prompts mean nothing.
+        UserError: see `read_classes`; or the CLIP is not there, or another than in the training, with which the prompts
+            mean nothing.
     """
+    storage.configure(recipe.storage.options)
     classes, backbone = read_classes(recipe, folder), load_backbone(recipe.backbone)
-    if classes.clip_sha256 not in (None, backbone.weights_sha256):
+    now = backbone.preprocess_settings
+    others = [key for key, value in classes.preprocess.items() if key in now and now[key] != value]
+    if others or classes.clip_sha256 not in (None, backbone.sha256):
+        what = f"its {others[0]} of images differs" if others else "its weights or activations differ"
         raise UserError(
-            f"{folder.url}: the weights of the CLIP {classes.clip!r} here are not those that the run was trained with; "
-            "bring those back, or name their place with backbone.name or backbone.pretrained"
+            f"{folder.url}: the CLIP {recipe.backbone.name!r} here is not that of the run's training, {what}; "
+            "bring that back, or name its place with `backbone` (on the command line, --backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
     load_prompts(folder.url, method)

@@ -51,7 +51,7 @@ def part(url: str, start: int, end: int | None) -> bytes:
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
     """Copy a file into an open one, piece by piece; `sha256` as of `whole`."""
-    said = persistently(url, lambda fs, path: int(fs.info(path)["size"]))
+    said = persistently(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers don't tell
     if said <= PIECE:
         file.write(whole(url, sha256))
         return

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, printable
-from syncclip.storage.places import is_local, remote
+from syncclip.storage.places import is_local, is_web, remote
 
 PAUSES = (1.0, 4.0, 15.0)
 """Seconds (at most) between our own tries; the store's client has tried several times in each."""
@@ -130,6 +130,10 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
         return UserError(f"{cannot}: {FULL[error.errno]}; choose another place or free some space")
+    if is_web(url) and answered(error) is not None:
+        return UserError(
+            f"{cannot}: the server answered {answered(error)}; check the URL, and whether it asks for a login"
+        )
     for sign, remedy in _REMEDIES.items():
         if any(sign in f"{name}: {error}" for name in names):
             again = f"{AGAIN}; " if sign.startswith("Credential") else ""
@@ -164,9 +168,13 @@ def _answer(error: BaseException) -> BaseException | None:
 
 
 def answered(error: BaseException) -> int | None:
-    """The HTTP status that the store answered."""
+    """The HTTP status that the store, or a web server, answered."""
     answer: Any = _answer(error)
-    return None if answer is None else answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if answer is None:
+        statuses = (getattr(cause, "status", None) for cause in _causes(error))
+        return next((status for status in statuses if isinstance(status, int)), None)
+    status: int | None = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def _line(error: BaseException) -> str:

@@ -116,6 +116,11 @@ def scheme(url: str) -> str:
     return url.split("://", 1)[0] if "://" in url else ""
 
 
+def is_web(url: str) -> bool:
+    """Whether a URL is of a web server, which lists nothing and takes no options of a store."""
+    return scheme(url) in ("http", "https")
+
+
 def remote(url: str) -> tuple[Any, str]:
     """The file system of a remote URL, which keeps no listings, and the path in it; answers of S3 are checked."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
@@ -134,6 +139,8 @@ os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients))
 
 def options_of(url: str) -> dict[str, Any]:
     """The fsspec options of a remote URL: the configured ones over those given to the command, over our defaults."""
+    if is_web(url):
+        return {}
     options = {"use_listings_cache": False, **_given, **_options}
     if scheme(url) in S3:
         options["config_kwargs"] = {**CLIENT, **options.get("config_kwargs", {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -67,3 +68,11 @@ def test_files_that_others_open(model: Model, mixed: list[str], tmp_path: Path) 
 def test_a_file_of_another_kind_is_refused(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"out\.xlsx is none of \.jsonl, \.parquet, \.csv"):
         write_answers([], str(tmp_path / "out.xlsx"))
+
+
+def test_a_name_of_any_bytes_is_written_as_text(model: Model, images: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(odd).write_bytes((images / "00.png").read_bytes())
+    write_answers(classify(model, [str(tmp_path)]), str(tmp_path / "out.jsonl"))
+    row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
+    assert row["image"].endswith("caf\\xe9.png") and row["class"] in CLASSES

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.inference.model import Model, load, open_image
 from syncclip.methods import METHODS
 from syncclip.runs.classes import CLASSES as CLASSES_FILE
+from syncclip.runs.classes import RunClasses
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
 from tests.worlds.clip import make_clip_folder
@@ -107,8 +109,11 @@ def test_other_classes_need_no_training(train: Train, images: Path) -> None:
     np.testing.assert_allclose(other.text_features()[0], model.text_features()[0], atol=1e-6)
     assert {label.name for label in other.classify(images / "00.png")} == set(other.classes)
     assert model.classes == CLASSES, "the first model stays as it is"
-    with pytest.raises(UserError, match="is no list of names"):
-        model.with_classes("cat")
+    for names in ("cat", [], ["cat", "cat"], ["cat", " "]):
+        with pytest.raises(UserError, match="are no names, each once"):
+            model.with_classes(names)
+    with pytest.raises(ValueError, match="must hold {} exactly once"):
+        model.with_classes(["cat", "dog"], template="a photo")
 
 
 def test_what_belongs_to_its_own_classes_takes_no_others(train: Train) -> None:
@@ -146,17 +151,47 @@ def test_a_run_of_an_earlier_version_without_its_dataset_is_refused(train: Train
         load(run.url)
 
 
-def test_another_clip_is_refused_and_a_moved_one_can_be_named(
-    tiny: TinyWorld, train: Train, tmp_path: Path, images: Path
+def test_another_clip_is_refused_and_a_moved_one_can_be_named(train: Train, tmp_path: Path, images: Path) -> None:
+    run, image = train("training.method=ivlp"), images / "00.png"
+    moved = make_clip_folder(tmp_path / "moved")
+    assert load(run.url, str(moved)).classify(image) == load(run.url).classify(image)
+    other = make_clip_folder(tmp_path / "other", seed=5)
+    with pytest.raises(UserError, match="is not that of the run's training, its weights or activations differ"):
+        load(run.url, f"local-dir:{other}")
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "reason"),
+    [
+        ("model_cfg", {"quick_gelu": True}, "its weights or activations differ"),
+        ("preprocess_cfg", {"mean": [0.4, 0.5, 0.5]}, "its mean of images differs"),
+        ("preprocess_cfg", {"interpolation": "bilinear"}, "its interpolation of images differs"),
+    ],
+)
+def test_the_same_weights_in_another_network_are_another_clip(
+    train: Train, tmp_path: Path, section: str, values: dict[str, object], reason: str
 ) -> None:
-    run = train("training.method=ivlp")
-    moved = f"backbone.name=local-dir:{make_clip_folder(tmp_path / 'moved')}"
-    assert load(run.url, [moved]).classify(images / "00.png") == load(run.url).classify(images / "00.png")
-    other = f"backbone.name=local-dir:{make_clip_folder(tmp_path / 'other', seed=5)}"
-    with pytest.raises(UserError, match="are not those that the run was trained with"):
-        load(run.url, [other])
-    with pytest.raises(UserError, match=r"can't be changed; override backbone.\* and storage.\* only"):
-        load(run.url, ["training.epochs=3"])
+    run = train("training.method=zeroshot")
+    config = make_clip_folder(tmp_path / "moved") / "open_clip_config.json"
+    held = json.loads(config.read_text())
+    held[section] |= values
+    config.write_text(json.dumps(held))
+    with pytest.raises(UserError, match=reason):
+        load(run.url, str(tmp_path / "moved"))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "values", [{"only": [99]}, {"only": []}, {"base_count": 9}, {"classnames": []}, {"template": "no place"}]
+)
+def test_a_strange_file_of_classes_is_one_sentence(train: Train, values: dict[str, object]) -> None:
+    run = train("training.method=zeroshot")
+    place = storage.join(run.url, CLASSES_FILE)
+    held = storage.read_document(place, RunClasses, "")
+    assert held is not None
+    storage.write_bytes(place, json.dumps(held.model_dump() | values).encode())
+    with pytest.raises(UserError, match=r"classes\.json can't be read by this version of syncclip"):
+        load(run.url)
 
 
 def test_classes_travel_with_the_run(train: Train) -> None:
@@ -190,3 +225,17 @@ def test_the_script_in_the_docs_runs_as_it_stands(train: Train, images: Path) ->
     assert len(said) == 15 and said[0].startswith("<syncclip.Model syncclip-both")
     assert all(line.startswith(file) for line, file in zip(said[1:], files, strict=False))
     assert said[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]
+
+
+def test_what_is_not_begun_is_dropped_where_an_image_is_broken(train: Train, images: Path) -> None:
+    model, begun = load(train("training.method=zeroshot").url), []
+
+    class Slow(Image.Image):
+        def convert(self, *_: object) -> Image.Image:  # type: ignore[override]
+            begun.append(self)
+            time.sleep(0.2)
+            return Image.new("RGB", (8, 8))
+
+    with pytest.raises(UserError, match=r"gone\.png"):
+        model.classify(["gone.png", *(Slow() for _ in range(60))])
+    assert len(begun) < 30

@@ -9,13 +9,13 @@ import json
 import tarfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from syncclip.core.settings import UserError
+from syncclip.inference import sources
 from syncclip.inference.sources import Source, find_images
 from tests.shards.sets import write_set
 
@@ -91,23 +91,38 @@ def test_shards_of_ours_and_of_others(folder: Path) -> None:
 
 @pytest.mark.fault
 def test_what_is_missing_or_damaged_is_a_source_that_refuses_and_the_others_go_on(folder: Path) -> None:
-    write_set(str(folder / "set"), classes=2, rounds=2)
-    shard = next((folder / "set").glob("*.tar"))
+    write_set(str(folder / "a_set"), classes=2, rounds=2)
+    shard = next((folder / "a_set").glob("*.tar"))
     shard.write_bytes(shard.read_bytes()[:1800])
-    given = ["gone.png", "gone/*.png", str(shard), str(folder / "gone.csv"), str(folder / "b.png")]
-    *broken, last = find_images(given)
-    reasons = [str(refusal.value) for source in broken if (refusal := refused(source)) is not None]
-    for word in ("gone.png", "no file has such a name", "gone.csv", "not a sound tar file"):
+    (folder / "loop").symlink_to(folder)
+    found = list(find_images(["gone.png", "gone/*.png", str(folder / "gone.csv"), "", str(folder), f"{folder}/*"]))
+    reasons = [reason for source in found if (reason := refused(source)) is not None]
+    for word in ("gone.png", "has such a name", "gone.csv", "empty name", "not a sound tar", "a folder that it is in"):
         assert any(word in one for one in reasons), (word, reasons)
-    assert last.read() == (folder / "b.png").read_bytes()
+    read = [Path(source.name).name for source in found if refused(source) is None]
+    assert [name for name in read if name.endswith(("png", "PNG"))] == ["a.PNG", "b.png", "c.png", "a.PNG", "b.png"]
 
 
-def refused(source: Source) -> pytest.ExceptionInfo[UserError] | None:
+def refused(source: Source) -> str | None:
     """How an image is refused; None where it can be read."""
-    with suppress(pytest.fail.Exception), pytest.raises(UserError) as refusal:
+    try:
         source.read()
-        return None
-    return refusal
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_a_file_needs_no_ending(folder: Path) -> None:
+    (folder / "photo").write_bytes((folder / "b.png").read_bytes())
+    (source,) = find_images([str(folder / "photo")])
+    assert source.read() == (folder / "b.png").read_bytes()
+
+
+def test_a_file_or_member_of_gigabytes_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MOST_IMAGE", 100)
+    write_set(str(folder / "a_set"), classes=1, rounds=1)
+    for source in find_images([str(folder / "a_set"), str(folder / "b.png")]):
+        assert "more than is read of an image" in (refused(source) or "")
 
 
 def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +130,21 @@ def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert names("-") == ["b.png", "c.png"]
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Refuses /no/, is busy once at /busy/, and else shows the folder."""
+
+    busy = True
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/no/"):
+            self.send_error(403)
+        elif self.path.startswith("/busy/") and Server.busy:
+            Server.busy = False
+            self.send_error(503)
+        else:
+            self.path = self.path.removeprefix("/busy")
+            super().do_GET()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -123,18 +152,32 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(folder: Path) -> Iterator[str]:
     """The folder on a web server of this machine."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
+    Server.busy = True
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
 def test_a_url_is_an_image_a_table_or_a_shard(server: str, folder: Path) -> None:
-    (folder / "list.jsonl").write_text(
-        "".join(json.dumps({"url": f"{server}/{one}"}) + "\n" for one in ("b.png", "no.png"))
-    )
+    rows = [{"url": f"{server}/b.png?size=3"}, {"url": f"{server}/gone.png"}, {"url": "more/c.png"}]
+    (folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    write_set(str(folder / "a_set"), classes=2, rounds=1)
+    shard = next((folder / "a_set").glob("*.tar")).name
     (alone,) = find_images([f"{server}/b.png"])
-    listed = list(find_images([f"{server}/list.jsonl"]))
+    listed = list(find_images([f"{server}/list.jsonl?token=1"]))
+    packed = list(find_images([f"{server}/a_set/{shard}?token=1"]))
     assert alone.read() == listed[0].read() == (folder / "b.png").read_bytes()
-    with pytest.raises(UserError, match=r"no\.png"):
-        listed[1].read()
+    assert "gone.png" in (refused(listed[1]) or "") and refused(listed[2]) is None
+    assert len(packed) == 2 and all(refused(one) is None for one in packed)
+
+
+@pytest.mark.fault
+def test_a_servers_refusal_is_a_reason_and_a_busy_one_is_asked_again(
+    server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncclip.storage.places._given", {"endpoint_url": "http://127.0.0.1:1", "key": "a"})
+    monkeypatch.setattr("syncclip.storage.faults.PAUSES", (0.01,))
+    forbidden, busy = find_images([f"{server}/no/b.png", f"{server}/busy/b.png"])
+    assert "the server answered 403; check the URL" in (refused(forbidden) or "")
+    assert busy.read() == (folder / "b.png").read_bytes() and not Server.busy
