@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
-from syncclip.inference.model import Model
+from syncclip.inference.model import Model, computing
 from syncclip.methods import Method
 from syncclip.runs.classes import CLASSES
 
@@ -42,8 +42,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.method, self.towers = method, method.clip  # a method's own parameters are without the CLIP's
         self.register_buffer("others", others)
-        with torch.no_grad():
-            self.register_buffer("text", method.text_features().clone())
+        self.register_buffer("text", method.text_features().clone())
 
     def forward(self, images: Tensor) -> Tensor:
         scores = self.method.scores(self.method.image_features(images), self.text)
@@ -74,7 +73,7 @@ def export(model: Model, to: Format, out: str) -> str:
         )
     write, device = {"onnx": _onnx, "torch": _torch, "vectors": _vectors}[to], model.device
     place = storage.join(out, FILES[to])
-    with scratch_folder() as folder, torch.no_grad():
+    with scratch_folder() as folder, computing():
         try:
             write(Classifier(model.method.cpu(), model.others).eval(), folder / FILES[to])
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,17 @@ ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 model's `preprocess` returns it."""
 
 
+_TURN = threading.Lock()
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """One thread at a time, without gradients: which attention a tower runs with (`clip.blocks.attend`) is set for the
+    whole process, and threads that change it under each other would also leave it changed."""
+    with _TURN, torch.no_grad():
+        yield
+
+
 class Label(NamedTuple):
     """A class and how likely an image shows it, among all classes of the model."""
 
@@ -42,7 +54,7 @@ class Label(NamedTuple):
 
 
 class Model:
-    """A trained run. Calls may come from several threads.
+    """A trained run. Calls may come from several threads, which take turns.
 
     Attributes:
         url: of the run.
@@ -104,17 +116,13 @@ class Model:
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
         """(n, D) features of images through the tower with its learned prompts, of length 1."""
-        with torch.no_grad():
-            found = [
-                normalize(self.method.image_features(pixels.to(self.device)), dim=-1).float().cpu().numpy()
-                for pixels in self._batches(images, batch)
-            ]
+        found = [self._image_features(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(found) if found else np.zeros((0, self._width), np.float32)
 
     def text_features(self) -> npt.NDArray[np.float32]:
         """(C, D) features of the classes, of length 1; of a method whose texts depend on the image, as CoCoOp's do,
         those of an image without influence."""
-        with torch.no_grad():
+        with computing():
             features: npt.NDArray[np.float32] = self.method.text_features().float().cpu().numpy()
         return features
 
@@ -149,8 +157,14 @@ class Model:
     def _width(self) -> int:
         return int(self.text_features().shape[1])
 
+    def _image_features(self, pixels: Tensor) -> npt.NDArray[np.float32]:
+        with computing():
+            features = normalize(self.method.image_features(pixels.to(self.device)), dim=-1)
+        found: npt.NDArray[np.float32] = features.float().cpu().numpy()
+        return found
+
     def _probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
-        with torch.no_grad():
+        with computing():
             logits = self.method.logits(pixels.to(self.device)).double().cpu()
         found: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
         return found

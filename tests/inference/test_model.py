@@ -134,6 +134,7 @@ def test_threads_share_a_model(train: Train, images: Path) -> None:
     for probabilities in found.values():
         np.testing.assert_array_equal(probabilities, expected)
     assert len(found) == 4
+    assert torch.backends.cuda.flash_sdp_enabled(), "the choice of attention is the process' own, and stays as it was"
 
 
 def test_a_run_of_an_earlier_version_is_read_where_its_dataset_is_there(tiny: TinyWorld, tmp_path: Path) -> None:
