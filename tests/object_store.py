@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import s3fs
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 from syncclip import storage
@@ -24,7 +27,18 @@ ENVIRONMENT = {
 
 @functools.cache
 def _endpoint() -> str:
-    """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second."""
+    """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second.
+
+    moto compares for `If-Match` and `If-None-Match` in one moment and writes in another, with its threads between the
+    two; S3 does both at once.
+    """
+    put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+    def put_at_once(response: S3Response) -> Any:
+        with one_at_a_time:
+            return put(response)
+
+    S3Response.put_object = put_at_once
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return "http://{}:{}".format(*server.get_host_and_port())

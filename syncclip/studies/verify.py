@@ -14,6 +14,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.datasets.packed import FIRST_PACKED_FILE, PACKED_FILE, PACKING, load_packed
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.runs.classes import CLASSES
 from syncclip.sets.export import EXPORT
 from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
 from syncclip.sets.repair import absent
@@ -187,6 +188,8 @@ def _expected(folder: str, names: list[str]) -> Iterator[tuple[str, str]]:
         yield RECIPE, "a run has one"
         if record.status == "finished":
             yield PROMPTS, "the run is finished"
+        if record.format > 1 and (record.origin is not None or RESULTS in names):
+            yield CLASSES, "a run has it once it was evaluated or imported"
         if record.metrics_sha256 is not None:
             yield METRICS, f"{RECORD} holds its digest"
     elif PROMPTS in names:

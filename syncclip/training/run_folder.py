@@ -25,7 +25,7 @@ DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 class RunRecord(BaseModel):
     """What `run.json` holds. Times are facts about one machine; everything else follows from recipe and versions."""
 
-    format: int = 1
+    format: int = 2  # 1: of versions that kept no classes.json beside the results
     name: str
     recipe_hash: str
     status: Literal["running", "interrupted", "finished", "failed"] = "running"

@@ -77,6 +77,10 @@ def test_the_events_of_a_killed_run_end_anywhere(run: Path) -> None:
 
 @pytest.mark.fault
 def test_what_a_record_says_is_there_is_missed(run: Path, tmp_path: Path) -> None:
+    (run / "classes.json").rename(tmp_path / "kept.json")
+    (sentence,) = problems(run)
+    assert sentence.startswith(f"{run}/classes.json is missing, though a run has it")
+    (tmp_path / "kept.json").rename(run / "classes.json")
     (run / "prompts.safetensors").unlink()
     assert problems(run) == [f"{run}/prompts.safetensors is missing, though the run is finished"]
     state: dict[str, object] = {"cells": [{"cell": "a", "status": "done"}, {"cell": "b", "status": "failed"}]}
