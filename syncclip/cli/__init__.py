@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os._exit(status)
 
     atexit.register(end)  # before what the command imports registers, so that it is called after that
+    # A command that only looks takes as long as its imports, a fifth of which would be looking for garbage where there
+    # is none yet, and threads of numpy's BLAS that spin (2^26 cycles) in case that work comes.
+    gc.set_threshold(10_000)
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     with listening() as listener:
         try:
             from syncclip.cli.app import run  # takes a second, in which a signal may come
