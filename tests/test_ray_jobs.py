@@ -59,6 +59,26 @@ def test_a_submitted_protocol_leaves_its_tables(
     assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["done"]
 
 
+@pytest.mark.parametrize("by", ["script", "command"])
+def test_a_submitted_classification_leaves_a_table_beside_each_shard(
+    head: str, tiny: TinyWorld, tiny_set: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], by: str
+) -> None:
+    from syncclip import jobs
+    from syncclip.cli import app
+    from syncclip.recipe.recipe import Recipe
+
+    run = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run")).url
+    shards = [path.stem for path in Path(tiny_set).glob("*.tar")]
+    options = "--actors", "1", "--out", str(tmp_path / "answers")
+    if by == "script":
+        status, log = submit(head, "classify.py", run, tiny_set, *options)
+    else:
+        typed = ["submit", "classify", "--address", head, run, tiny_set, *options]
+        status, log = app.run(typed), capsys.readouterr().out
+    assert status == 0, log
+    assert sorted(files(tmp_path / "answers", "*.parquet")) == sorted(f"{shard}_answers.parquet" for shard in shards)
+
+
 def test_a_mistake_in_a_submitted_job_is_one_sentence_and_status_two(head: str, tiny: TinyWorld) -> None:
     status, log = submit(head, "synth.py", tiny.recipe, "--out", "relative/folder")
     assert status == 2

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from syncclip import storage
 from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet
 from syncclip.core import text
 from syncclip.core.progress import Progress, say
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 
 if TYPE_CHECKING:
@@ -43,8 +45,22 @@ def classify(
     backbone: Backbone = None,
     pretrained: Pretrained = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
+    actors: Annotated[
+        int | None,
+        typer.Option(
+            "--actors", min=1, help="On Ray: classify the shards of one folder, a table beside each or in --out."
+        ),
+    ] = None,
+    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of an actor.")] = 0.0,
 ) -> None:
     """Name what images show: a table on a terminal, JSON lines elsewhere, or a .jsonl, .csv or .parquet file."""
+    if actors is not None:
+        pool = {"actors": actors, "num_gpus": num_gpus}
+        return _classify_shards(
+            run, images, out, pool, classes=classes, top=top, batch=batch, places=(backbone, pretrained)
+        )
+    if num_gpus:
+        raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
     from syncclip.inference import answers
     from syncclip.inference.model import load
 
@@ -79,6 +95,25 @@ def classify(
         text.show(out)
     if unread:
         say(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}")
+        raise typer.Exit(1)
+    return None
+
+
+def _classify_shards(
+    run: str, images: list[str], out: str | None, pool: dict[str, Any], places: tuple[str | None, ...], **asked: Any
+) -> None:
+    from syncclip.inference.shards import TABLE, classify_shards
+    from syncclip.synthesis.settings import Pool
+
+    if len(images) != 1:
+        raise UserError(f"--actors: they work on one folder of shards, and {len(images)} names were given; give one")
+    named = dict(zip(("backbone", "pretrained"), places, strict=True))
+    done = classify_shards(run, images[0], out, pool=Pool(**pool), places=named, **asked)
+    text.show(
+        f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
+    )
+    if done.unread:
+        say(f"classify: {counted(done.unread, 'image')} could not be read; their rows say why")
         raise typer.Exit(1)
 
 

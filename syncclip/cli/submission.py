@@ -24,7 +24,7 @@ from syncclip.core.secrets import harmless, without_secrets
 from syncclip.core.settings import UserError
 from syncclip.core.trust import require_trust
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.resolve import with_absolute_paths
+from syncclip.runs.resolve import finished_run, with_absolute_paths
 from syncclip.storage.places import absolute
 
 if TYPE_CHECKING:
@@ -135,23 +135,53 @@ def reproduction(request: Request, *, shared: bool) -> Submission:
     return Submission(f"syncclip-reproduce-{request.protocol}-{hashed}", arguments, recipe)
 
 
+def classification(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Submission:
+    """The job that runs `syncclip classify` over a folder of shards on a cluster; of the run's recipe, only the CLIP.
+
+    Raises:
+        UserError: there is no finished run; or see `submission`.
+    """
+    recipe, _ = finished_run(run)
+    _check_options(recipe)
+    for key, name in recipe.code.items():
+        require_trust(name, f"{run}: {key}: ")
+    options = {"RUN": run, "SHARDS": shards, **({"--out": out} if out else {})}
+    own = dict(_texts({"backbone": with_absolute_paths(recipe).backbone.model_dump(mode="json")}))
+    options |= _absolute({**options, **own}, options, shared)
+    arguments = ["classify", options["RUN"], options["SHARDS"], "--actors", str(actors)]
+    arguments += ["--num-gpus", f"{num_gpus:g}"] if num_gpus else []
+    arguments += ["--out", options["--out"]] if out else []
+    arguments += [word for name in recipe.code.values() for word in ("--trust", name)]
+    return Submission(f"syncclip-classify-{recipe.name}-{digest(arguments)[:8]}", tuple(arguments), recipe)
+
+
 def _absolute_paths(recipe: Recipe, options: Mapping[str, str | None], shared: bool) -> dict[str, str]:
     """Option or key -> absolute path of all files and folders of this machine that a command names.
 
     Raises:
         UserError: see `submission`.
     """
+    _check_options(recipe)
+    texts = {option: place for option, place in options.items() if place}
+    texts |= dict(_texts(with_absolute_paths(recipe).model_dump(mode="json")))
+    if options["--out"]:
+        del texts["storage.root"]
+    return _absolute(texts, options, shared)
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Refuse options of the store that are secrets."""
     if secret := [name for name, value in recipe.storage.options.items() if harmless({name: value}) != {name: value}]:
         raise UserError(
             f"storage.options.{secret[0]}: the option holds a key or a password, or may, {SHOWN}; give its machines a "
             "role, or set the variables of their environment"
         )
-    texts = {option: place for option, place in options.items() if place}
-    texts |= dict(_texts(with_absolute_paths(recipe).model_dump(mode="json")))
+
+
+def _absolute(texts: Mapping[str, str], options: Mapping[str, str | None], shared: bool) -> dict[str, str]:
+    """Of texts by their option or key, those that are paths of this machine, made absolute."""
     if url := next((key for key, text in texts.items() if without_secrets(text) != text), None):
         raise UserError(f"{url}: the URL holds a password, a signature or a token, {SHOWN}; leave it out of the URL")
-    if options["--out"]:
-        del texts["storage.root"]
     paths = {
         key: absolute(text)
         for key, text in texts.items()

@@ -42,12 +42,19 @@ class JobName(str, Enum):
     train = "train"
     study = "study"
     reproduce = "reproduce"
+    classify = "classify"
 
 
 def submit(
-    job: Annotated[JobName, typer.Argument(metavar="synth|train|study|reproduce", help="The command to run there.")],
+    job: Annotated[
+        JobName, typer.Argument(metavar="synth|train|study|reproduce|classify", help="The command to run there.")
+    ],
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a YAML file; for `reproduce`, the protocol.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A shipped recipe or a YAML file; for `reproduce`, the protocol; for `classify`, run and shards.",
+        ),
     ],
     overrides: Overrides,
     dataset: Datasets,
@@ -63,6 +70,8 @@ def submit(
     ] = False,
     root: Root = None,
     synthetic: Synthetic = None,
+    actors: Annotated[int | None, typer.Option("--actors", min=1, help="Of `classify`.")] = None,
+    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="Of `classify`: GPUs of an actor.")] = 0.0,
 ) -> None:
     """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
     from syncclip.cli import submission
@@ -78,6 +87,12 @@ def submit(
         raise UserError(
             f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"
         )
+    elif job is JobName.classify:
+        if len(overrides) != 1:
+            raise UserError("submit classify takes a run and one folder of shards, each a URL or a path")
+        build = partial(submission.classification, recipe, overrides[0], out, actors or 1, num_gpus)
+    elif actors or num_gpus:
+        raise UserError(f"--actors and --num-gpus belong to classify; {job.value} reads `synthesis` in its recipe")
     else:
         build = partial(submission.submission, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = connect(address)

@@ -84,6 +84,7 @@ def predict(
     candidates: Sequence[int] | None = None,
     part: int = 0,
     parts: int = 1,
+    temperature: float = 1.0,
 ) -> Predictions:
     """Run the method once over all images, or over one of several parts of them; texts are encoded once.
 
@@ -100,6 +101,7 @@ def predict(
         candidates: ids that may be predicted, the images' own among them; None for all.
         part: which of the parts, from 0.
         parts: in how many the images are cut.
+        temperature: by which logits are divided.
 
     Raises:
         UserError: there are no images, or one can't be read.
@@ -111,15 +113,53 @@ def predict(
     rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
     nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
     found = [_choose(nothing, labels[:0], base, None)]
+    for one, logits in _logits(method, images, transform, slices, threads):
+        found.append(_choose(logits / temperature, labels[one], base, candidates))
+    columns = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+    return Predictions(rows, labels.numpy()[rows], *columns)
+
+
+def fit_temperature(
+    method: Method, images: ImageSet, base: int, transform: Callable[[Image.Image], Tensor], batch: int, threads: int
+) -> float:
+    """The temperature T that makes images' right classes likeliest among all, softmax(logits / T); of base classes.
+
+    The loss is convex in 1/T; between 1/100 and 100, the sign of its derivative is bisected. Arguments as of `predict`.
+
+    Raises:
+        UserError: no image is of a base class, or one can't be read.
+
+    Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
+    """
+    labels = torch.from_numpy(np.array(images.labels, np.int64))
+    if not bool((of_base := labels < base).any()):
+        raise UserError(
+            "evaluation.calibrate: there are no validation images of base classes to fit a temperature on; leave it out"
+        )
+    found = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
+    logits, right = torch.cat(found)[of_base], labels[of_base, None]
+    low, high = 1e-2, 1e2
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        excess = ((middle * logits).softmax(1) * logits).sum(1) - logits.gather(1, right)[:, 0]
+        low, high = (middle, high) if excess.mean() < 0 else (low, middle)
+    return 1 / low
+
+
+def _logits(
+    method: Method,
+    images: ImageSet,
+    transform: Callable[[Image.Image], Tensor],
+    slices: Sequence[slice],
+    threads: int,
+) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of rows with their (B, C) logits in double precision; texts are encoded once."""
     training = method.training
     method.eval()
     with deterministic(threads), torch.no_grad():
         for one, pixels in _decoded(images, transform, slices):
-            logits = method.logits(pixels.to(method.clip.device)).double().cpu()
-            found.append(_choose(logits, labels[one], base, candidates))
+            yield one, method.logits(pixels.to(method.clip.device)).double().cpu()
     method.train(training)
-    columns = (torch.cat(column).numpy() for column in zip(*found, strict=True))
-    return Predictions(rows, labels.numpy()[rows], *columns)
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:

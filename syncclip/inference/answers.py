@@ -5,20 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import torch
 from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
-from syncclip.inference.model import BATCH, Label, Model, decoders
+from syncclip.inference.model import BATCH, Label, Model, read_ahead
 from syncclip.inference.sources import Source, find_images
 from syncclip.shards.images import decode_image
 
 KINDS = (".jsonl", ".parquet", ".csv")
+SCHEMA = pa.schema(
+    {
+        "image": pa.string(),
+        "class": pa.string(),
+        "probability": pa.float64(),
+        "classes": pa.list_(pa.string()),
+        "probabilities": pa.list_(pa.float64()),
+        "error": pa.string(),
+    }
+)
+"""Of answers: `class` is the likeliest of the `classes`; of an image that can't be read, only `error` says why."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +57,33 @@ class Answer:
         }
 
 
-def classify(model: Model, names: Iterable[str], top: int = 5, batch: int = BATCH) -> Iterator[Answer]:
+def classify(
+    model: Model,
+    names: Iterable[str],
+    top: int = 5,
+    batch: int = BATCH,
+    unreadable: type[UserError] | tuple[()] = (),
+) -> Iterator[Answer]:
     """What a model says of the images that names stand for (see `find_images`), in their order, as they are computed.
 
     Args:
         top: classes of each image.
         batch: images in one forward pass; the files of as many more are read ahead.
+        unreadable: of an image that can't be read, the error that is raised, in place of a row with its reason.
     """
-    coming = find_images(names)
-    with decoders() as readers:
-        ahead = [readers.submit(_pixels, model, one) for one in islice(coming, batch)]
-        while ahead:
-            ready, ahead = ahead, [readers.submit(_pixels, model, one) for one in islice(coming, batch)]
-            found = [one.result() for one in ready]
-            pixels = [content for _, content in found if isinstance(content, Tensor)]
-            labels = iter(model.labels(model.probabilities(pixels, batch), top))
-            for name, content in found:
-                yield Answer(name, next(labels)) if isinstance(content, Tensor) else Answer(name, [], content)
+    for found in read_ahead(partial(_pixels, model, unreadable), find_images(names), batch):
+        pixels = [content for _, content in found if isinstance(content, Tensor)]
+        labels = iter(model.labels(model.scored(torch.stack(pixels)), top) if pixels else ())
+        for name, content in found:
+            yield Answer(name, next(labels)) if isinstance(content, Tensor) else Answer(name, [], content)
 
 
-def _pixels(model: Model, source: Source) -> tuple[str, Tensor | str]:
+def _pixels(model: Model, unreadable: type[UserError] | tuple[()], source: Source) -> tuple[str, Tensor | str]:
     """An image's name, and its tensor or why there is none."""
     try:
         return source.name, model.preprocess(decode_image(source.read(), source.name))
+    except unreadable:
+        raise
     except UserError as error:
         return source.name, cut(str(error)).removeprefix(f"{source.name}: ")
 
@@ -77,14 +94,12 @@ def write_answers(answers: Iterable[Answer], place: str) -> None:
     rows = [answer.row for answer in answers]
     if place.endswith(".jsonl"):
         storage.write_bytes(place, "".join(map(line, rows)).encode())
-        return
-    table = pd.DataFrame(rows, columns=list(Answer("", []).row))
-    if place.endswith(".csv"):
-        for column in ("classes", "probabilities"):
-            table[column] = [json.dumps(value, ensure_ascii=False) for value in table[column]]
-        storage.write_bytes(place, table.to_csv(index=False).encode())
+    elif place.endswith(".csv"):
+        for row in rows:
+            row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("classes", "probabilities")}
+        storage.write_bytes(place, pd.DataFrame(rows, columns=SCHEMA.names).to_csv(index=False).encode())
     else:
-        storage.write_table(place, table)
+        storage.write_table(place, pa.Table.from_pylist(rows, SCHEMA))
 
 
 def check_place(place: str) -> None:

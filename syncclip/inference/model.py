@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ BATCH, DECODERS = 64, 4
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 """A path or URL; a PIL image; an array (H, W, 3) or (H, W) of uint8; a tensor (3, H, W) of uint8, or of floats as the
 model's `preprocess` returns it."""
-
+Given = TypeVar("Given")
+Read = TypeVar("Read")
 
 _TURN = threading.Lock()
 
@@ -111,7 +112,7 @@ class Model:
 
     def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
         """(n, C) probability of each class for each image, in the order of `classes`; rows sum to 1."""
-        scores = [self._probabilities(pixels) for pixels in self._batches(images, batch)]
+        scores = [self.scored(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
@@ -163,20 +164,16 @@ class Model:
         found: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return found
 
-    def _probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
+    def scored(self, pixels: Tensor) -> npt.NDArray[np.float64]:
+        """(B, C) probabilities of a batch (B, 3, S, S) of images as `preprocess` returns them."""
         with computing():
-            logits = self.method.logits(pixels.to(self.device)).double().cpu()
+            logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.told.temperature
         found: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
         return found
 
-    def _batches(self, images: Iterable[ImageLike], size: int) -> Iterable[Tensor]:
-        """(B, 3, S, S) of the images, in order; those of the next batch are read while one is computed."""
-        rows = iter(images)
-        with decoders() as threads:
-            ahead = [threads.submit(self.preprocess, row) for row in islice(rows, size)]
-            while ahead:
-                ready, ahead = ahead, [threads.submit(self.preprocess, row) for row in islice(rows, size)]
-                yield torch.stack([one.result() for one in ready])
+    def _batches(self, images: Iterable[ImageLike], size: int) -> Iterator[Tensor]:
+        """(B, 3, S, S) of the images, in order."""
+        return map(torch.stack, read_ahead(self.preprocess, images, size))
 
 
 def load(run: str, backbone: str | None = None, pretrained: str | None = None, device: str = "auto") -> Model:
@@ -206,13 +203,16 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
     return Model(recipe, folder, classes, method.to(device_of(device, "device")))
 
 
-@contextmanager
-def decoders() -> Iterator[ThreadPoolExecutor]:
-    """Threads that read and decode images; where the block ends early, what they have not begun is dropped."""
+def read_ahead(read: Callable[[Given], Read], items: Iterable[Given], size: int) -> Iterator[list[Read]]:
+    """What `read` makes of items, in order and `size` at a time; threads read the next batch while one is used."""
+    rows = iter(items)
     threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
     try:
-        yield threads
-    finally:
+        ahead = [threads.submit(read, row) for row in islice(rows, size)]
+        while ahead:
+            ready, ahead = ahead, [threads.submit(read, row) for row in islice(rows, size)]
+            yield [one.result() for one in ready]
+    finally:  # where it ends early, what they have not begun is dropped
         threads.shutdown(cancel_futures=True)
 
 

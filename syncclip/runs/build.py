@@ -15,7 +15,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import ImageView, Split
-from syncclip.evaluation.predict import Predictions, predict, results
+from syncclip.evaluation.predict import Predictions, fit_temperature, predict, results
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
@@ -34,6 +34,8 @@ class RunParts:
     dataset: Dataset
     backbone: Backbone
     method: Method
+    temperature: float = 1.0
+    """Of its confidences."""
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +105,18 @@ def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, part
     """What the method predicts for one of several parts of a split's images, see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
-    return predict(run.method, images, base, run.backbone.preprocess, batch, threads, only, part, parts)
+    return predict(
+        run.method, images, base, run.backbone.preprocess, batch, threads, only, part, parts, run.temperature
+    )
+
+
+def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
+    """The run with its temperature, where the recipe asks for one; see `fit_temperature`."""
+    if not recipe.evaluation.calibrate:
+        return run
+    images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch, recipe.training.threads
+    fitted = fit_temperature(run.method, images, len(run.dataset.base), run.backbone.preprocess, batch, threads)
+    return replace(run, temperature=fitted)
 
 
 TESTED: tuple[Split, ...] = ("val", "test")

@@ -35,6 +35,8 @@ class RunClasses(Settings):
     """Name and tag of the CLIP."""
     clip_sha256: str | None = None
     """`Backbone.sha256`; None: unknown, as of runs of earlier versions."""
+    temperature: float = Field(1.0, gt=0)
+    """By which logits are divided before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
     """How images become its input, as open_clip writes it: size, mean, std, interpolation and resize_mode."""
 
@@ -51,7 +53,9 @@ class RunClasses(Settings):
         return list(range(self.base_count))
 
 
-def describe(recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None) -> RunClasses:
+def describe(
+    recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None, temperature: float = 1.0
+) -> RunClasses:
     """What is kept of a run's dataset and CLIP; without a backbone, its weights are not known."""
     return RunClasses(
         dataset=dataset.name,
@@ -61,8 +65,14 @@ def describe(recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None)
         only=None if dataset.only is None else sorted(dataset.only),
         clip=", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained))),
         clip_sha256=None if backbone is None else backbone.sha256,
+        temperature=temperature,
         preprocess={} if backbone is None else backbone.preprocess_settings,
     )
+
+
+def stored_classes(folder: RunFolder) -> RunClasses | None:
+    """What a run's folder says it tells apart; None of a run that was not evaluated, or of an earlier version."""
+    return storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again")
 
 
 def read_classes(recipe: Recipe, folder: RunFolder) -> RunClasses:
@@ -71,8 +81,7 @@ def read_classes(recipe: Recipe, folder: RunFolder) -> RunClasses:
     Raises:
         UserError: the file is damaged; or there is none, and the dataset is not there either.
     """
-    found = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again")
-    if found is not None:
+    if (found := stored_classes(folder)) is not None:
         return found
     try:
         return describe(recipe, load_dataset(recipe.dataset))

@@ -6,6 +6,7 @@ Workers of a Ray cluster can share the images; the results are those of one proc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import safetensors.torch
@@ -18,8 +19,8 @@ from syncclip.core.trust import trust, trusted
 from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.build import ModelCache, RunParts, build_parts, predictions
-from syncclip.runs.classes import CLASSES, carry_over, describe
+from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
+from syncclip.runs.classes import CLASSES, carry_over, describe, stored_classes
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
@@ -54,7 +55,8 @@ def score(
     """Evaluate a finished run on its own dataset, and write the results into its folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder.url, parts.method)
-    storage.write_document(folder.path(CLASSES), describe(recipe, parts.dataset, parts.backbone))
+    parts = calibrated(recipe, parts)
+    storage.write_document(folder.path(CLASSES), describe(recipe, parts.dataset, parts.backbone, parts.temperature))
     return _evaluate(recipe, folder, parts, folder.url, workers)
 
 
@@ -73,6 +75,8 @@ def transfer(
     elsewhere = recipe.model_copy(update={"dataset": other})
     parts = build_parts(elsewhere, cache)
     carry_over(recipe, folder.url, parts.method, f"those of {parts.dataset.name!r}")
+    if (known := stored_classes(folder)) is not None:
+        parts = replace(parts, temperature=known.temperature)
     return _evaluate(elsewhere, folder, parts, transfer_url(folder.url, other.name), workers)
 
 
@@ -87,7 +91,7 @@ def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
         return None
     found = read_results(storage.join(url, RESULTS))
     same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
-    return found if same else None
+    return found if same and ("temperature" in found) == recipe.evaluation.calibrate else None
 
 
 def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
@@ -108,10 +112,11 @@ def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, work
     if workers is None or not images:
         found = predictions(recipe, parts, evaluation.split)
     else:
-        found = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images)
+        found = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images, parts.temperature)
     numbers = results(found, method.classnames, len(parts.dataset.base), evaluation.bins)
     record = folder.record()
     facts = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
+    facts |= {"temperature": parts.temperature} if evaluation.calibrate else {}
     numbers = {**facts, **numbers}
     save_evaluation(url, numbers, found)
     numbers = read_results(storage.join(url, RESULTS))
@@ -125,7 +130,9 @@ def transfer_url(run_url: str, name: str) -> str:
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
-def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int) -> Predictions:
+def shared_predictions(
+    recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
+) -> Predictions:
     """A run's predictions for all images of its split, each part of them by a Ray task.
 
     A part is a pure function of what it is given, so one that is lost with its worker gives the same when repeated.
@@ -136,6 +143,7 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
         prompts: of the run, as its safetensors file has them.
         workers: parts that the images are cut in.
         images: how many there are.
+        temperature: of the run.
 
     Raises:
         UserError: a worker can't read what the recipe names.
@@ -150,15 +158,19 @@ def shared_predictions(recipe: Recipe, prompts: bytes, workers: int, images: int
             max_retries=RETRIES,
         )
         try:
-            found = ray.get([remote.remote(recipe, prompts, part, workers, trusted()) for part in range(workers)])
+            found = ray.get(
+                [remote.remote(recipe, prompts, part, workers, trusted(), temperature) for part in range(workers)]
+            )
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
     return Predictions.joined(found, images)
 
 
-def predict_part(recipe: Recipe, prompts: bytes, part: int, parts: int, known: Sequence[str] = ()) -> Predictions:
+def predict_part(
+    recipe: Recipe, prompts: bytes, part: int, parts: int, known: Sequence[str] = (), temperature: float = 1.0
+) -> Predictions:
     """One part's predictions; runs on a worker, to which the code that is trusted is `known`."""
     trust(*known)
-    run = build_parts(recipe)
+    run = replace(build_parts(recipe), temperature=temperature)
     run.method.load_state_dict(safetensors.torch.load(prompts))
     return predictions(recipe, run, recipe.evaluation.split, part, parts)

@@ -6,7 +6,6 @@ come back as rows. Which actor generates a shard, in which order and how often c
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators.locating import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
-from syncclip.synthesis.pool import PoolError, run_round
+from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.status import (
     GAUGE_INTERVAL,
@@ -43,8 +42,6 @@ from syncclip.synthesis.tuning import tuned
 from syncclip.synthesis.worker import ShardWorker
 
 Observer = Callable[[SynthesisStatus], None]
-
-logger = logging.getLogger(__name__)
 
 
 def synthesise_set(
@@ -215,42 +212,29 @@ def _rounds(
     run: Callable[[Sequence[int]], Iterator[Report]],
 ) -> Iterator[Report]:
     """Run `todo`, then what is still without a marker, until nothing is or `retries` rounds brought nothing."""
-    fruitless, again = 0, False
-    while todo:
-        failed: dict[int, Report] = {}
-        crash = ""
-        try:
-            for report in run(todo):
-                if report.error:
-                    failed[report.shard] = report
-                    logger.debug("shard %s: %s", shard_name(report.shard), report.trace)
-                yield report
-                if report.fatal:
-                    break
-        except PoolError as error:
-            crash = "the processes that generated it kept dying (out of memory, or killed)"
-            logger.debug("the pool of actors ended: %s", error)
+
+    def left() -> list[int]:
         there = {stats.shard for stats in markers(url)}
-        left = [shard for shard in shards if shard not in there]
-        fruitless += again and len(left) == len(todo)
-        fatal = next((report for report in failed.values() if report.fatal), None)
-        if left and (fatal or fruitless >= retries):
-            worst = fatal or next((failed[shard] for shard in left if shard in failed), None)
-            shard = worst.shard if worst else left[0]
-            cause = worst.error if worst else crash or "it was reported as generated, but its marker isn't there"
-            raise UserError(
-                f"shard {shard_name(shard)} could not be generated: {cause}; {len(shards) - len(left)} of "
-                f"{len(shards)} shards are committed in {url} and stay, and the same command goes on from there"
-            )
-        # What failed goes last. Who died left no row: turn the order round, so that a deadly shard can't starve others.
-        todo = sorted(left, key=lambda shard: (shard in failed, -shard if crash and not again else shard))
-        again = True
+        return [shard for shard in shards if shard not in there]
+
+    def failure(shard: int, cause: str, left: int) -> str:
+        return (
+            f"shard {shard_name(shard)} could not be generated: {cause}; {len(shards) - left} of {len(shards)} shards "
+            f"are committed in {url} and stay, and the same command goes on from there"
+        )
+
+    return rounds(todo, left, failure, retries, run)
 
 
-def check_capacity(pool: Pool, threads: int) -> None:
+def check_capacity(
+    pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
+) -> None:
     """Refuse more actors or GPUs than there are: on this machine before Ray starts, then in the cluster.
 
     A cluster counts with all that it may grow to; of one that RAY_ADDRESS names, one actor must find room.
+
+    Args:
+        actors_key: the setting of the number of actors, and `gpus_key` that of each one's GPUs, by the user's name.
 
     Raises:
         UserError: there are too few CPUs or GPUs.
@@ -269,16 +253,16 @@ def check_capacity(pool: Pool, threads: int) -> None:
         cpus = int(there["CPU"])
         each = f" of {threads} threads" if threads > 1 else ""
         raise UserError(
-            f"synthesis.actors: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
+            f"{actors_key}: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
             f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )
     if pool.num_gpus > there.get("GPU", math.inf):
         raise UserError(
-            f"synthesis.num_gpus is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} "
+            f"{gpus_key} is {pool.num_gpus:g}, but the cluster has {there['GPU']:g} GPUs and {there['CPU']:g} "
             "CPUs; set it to 0, or add machines with GPUs"
         )
     if "GPU" not in there and pool.num_gpus > 0:
         import torch
 
         if not torch.cuda.is_available():  # how many there are, Ray counts
-            raise UserError(f"synthesis.num_gpus is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
+            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")

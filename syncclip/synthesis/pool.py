@@ -1,8 +1,9 @@
-"""The pool of Ray Data actors that generates shards: one row a shard, bounded restarts, errors as rows."""
+"""A pool of Ray Data actors that work on shards: one row a shard, bounded restarts, errors as rows, further rounds."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 import time
 import warnings
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from syncclip.core import ray_session
 from syncclip.core.interruption import postponed
+from syncclip.core.settings import UserError
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 
@@ -35,6 +37,9 @@ RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
 
 NOT_BEGUN = "not begun"
 """In place of an error, of a shard that came when no more were to be started."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class PoolError(RuntimeError):
@@ -75,7 +80,7 @@ class ShardRow:
                 return {**done, "deaths": 1}
             if deaths >= MAX_STARTS:
                 now = time.time()
-                error = f"the process that generated it died {deaths} times (out of memory, or killed)"
+                error = f"its process died {deaths} times (out of memory, or killed)"
                 return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
             uncommitted = self.worker.generate(shard)
             if self._quick and not deaths:  # one that may be deadly takes no other with it
@@ -139,6 +144,50 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
                     back.add(row["shard"])
                     if row["error"] != NOT_BEGUN:
                         yield Report(**row)
+
+
+def rounds(
+    todo: Sequence[int],
+    left: Callable[[], list[int]],
+    failure: Callable[[int, str, int], str],
+    retries: int,
+    run: Callable[[Sequence[int]], Iterator[Report]],
+) -> Iterator[Report]:
+    """Run `todo`, then what is left, until nothing is or `retries` rounds brought nothing.
+
+    Args:
+        left: the shards that are not done.
+        failure: the sentence about a shard that failed for good, from its number, the cause, and how many are left.
+        run: `run_round` of a worker and a pool.
+
+    Raises:
+        UserError: shards failed for good.
+    """
+    fruitless, again = 0, False
+    while todo:
+        failed: dict[int, Report] = {}
+        crash = ""
+        try:
+            for report in run(todo):
+                if report.error:
+                    failed[report.shard] = report
+                    logger.debug("shard %d: %s", report.shard, report.trace)
+                yield report
+                if report.fatal:
+                    break
+        except PoolError as error:
+            crash = "its processes kept dying (out of memory, or killed)"
+            logger.debug("the pool of actors ended: %s", error)
+        missing = left()
+        fruitless += again and len(missing) == len(todo)
+        fatal = next((report for report in failed.values() if report.fatal), None)
+        if missing and (fatal or fruitless >= retries):
+            worst = fatal or next((failed[shard] for shard in missing if shard in failed), None)
+            cause = worst.error if worst else crash or "it was reported as done, but its marker isn't there"
+            raise UserError(failure(worst.shard if worst else missing[0], cause, len(missing)))
+        # What failed goes last. Who died left no row: turn the order round, so that a deadly shard can't starve others.
+        todo = sorted(missing, key=lambda shard: (shard in failed, -shard if crash and not again else shard))
+        again = True
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class ShardWorker:
             report = report._replace(started=time.time())  # loading weights is no part of a shard
             made = generate_shard(self.plan, shard, generator, filters, self._references)
         except Exception as error:
-            return UncommittedShard(_failed(report, error))
+            return UncommittedShard(failed(report, error))
         found: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in made.seconds.items()}
         found |= {"images": len(made.samples), "rejects": json.dumps(made.rejects)}
         found["classes_without_accepted"] = json.dumps(made.classes_without_accepted)
@@ -117,7 +117,7 @@ class ShardWorker:
                     write_rejects(self.url, report.shard, made.gallery)
                     write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
             except Exception as error:
-                report = _failed(report, error)
+                report = failed(report, error)
         ended = time.time()
         return report._replace(write=ended - begun, ended=ended)
 
@@ -138,7 +138,8 @@ class ShardWorker:
         return self._tools
 
 
-def _failed(report: Report, error: Exception) -> Report:
+def failed(report: Report, error: Exception) -> Report:
+    """The report of a shard that an error ended; where trying again can't help, it is fatal."""
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # another round may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -161,6 +161,8 @@ class EvaluationSettings(Settings):
     """Images in one forward pass."""
     bins: int = Field(15, ge=1, le=1_000_000)
     """Of the calibration error."""
+    calibrate: bool = added(False)
+    """Whether confidences are those of a temperature, fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
     """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
     transfer: list[str] = Field(default=[])

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from syncclip import jobs
 from syncclip.cli import app, submission
 from syncclip.cli.submission import Submission
 from syncclip.core.settings import UserError
 from syncclip.protocols.run import Request
 from syncclip.recipe.recipe import Recipe
+from tests.conftest import TinyWorld
 
 BUCKET = "storage.root=s3://bucket/runs"
 
@@ -140,6 +142,28 @@ def test_a_reproductions_mistakes_are_told_before_it_is_submitted() -> None:
         reproduction(datasets=["dtdd"])
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")
+
+
+def test_a_classification_travels_as_it_was_typed(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run")).url
+
+    def classification(*places: str | None, shared: bool = True, actors: int = 2) -> Submission:
+        return submission.classification(trained, *places, actors, 0.5, shared=shared)
+
+    words = shlex.split(classification("s3://bucket/set", "s3://bucket/out").entrypoint)[3:]
+    assert words == [
+        *("classify", trained, "s3://bucket/set", "--actors", "2", "--num-gpus", "0.5", "--out", "s3://bucket/out")
+    ]
+    monkeypatch.chdir(Path(trained).parent)
+    assert shlex.split(classification("set", None).entrypoint)[5] == str(Path(trained).parent / "set")
+    assert classification("set", None).name.startswith("syncclip-classify-")
+    assert classification("set", None).name != classification("set", None, actors=3).name
+    with pytest.raises(UserError, match="RUN: .* is a path of this machine"):
+        classification("s3://bucket/set", None, shared=False)
+    with pytest.raises(UserError, match="SHARDS: the URL holds a password"):
+        classification("https://me:secret@host/set", None)
 
 
 def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

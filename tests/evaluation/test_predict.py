@@ -20,6 +20,7 @@ from syncclip.evaluation.predict import (
     Predictions,
     batches,
     confusions,
+    fit_temperature,
     predict,
     results,
     save_evaluation,
@@ -226,3 +227,34 @@ def test_the_worst_pairs_by_hand() -> None:
     assert [(one["labels"], one["count"]) for one in found] == [([0, 1], 2), ([0, 2], 1), ([1, 2], 1)]
     assert found[0] == {"labels": [0, 1], "names": ["cat", "dog"], "count": 2, "share": 50.0}
     assert found[1]["share"] == pytest.approx(100 / 6)
+
+
+def fitted(method: TableMethod, images: Rows) -> float:
+    return fit_temperature(method, images, method.base, transform, batch=7, threads=1)  # type: ignore[arg-type]
+
+
+def test_the_temperature_is_the_likeliest_one_of_base_images() -> None:
+    method, _, every = random_world(200)
+    labels = (every / 1.7).softmax(1).multinomial(1, generator=torch.Generator().manual_seed(4))[:, 0]
+    images, of_base = Rows(labels.tolist()), labels < method.base
+    scores, right = every[of_base].double(), labels[of_base]
+
+    def loss(temperature: float) -> float:
+        return float(nn.functional.cross_entropy(scores / temperature, right))
+
+    found = fitted(method, images)
+    assert loss(found) < min(loss(1.01 * found), loss(found / 1.01))
+    assert fitted(TableMethod(3 * method.scores, method.base), images) == pytest.approx(3 * found)
+
+
+def test_confidences_are_those_of_the_temperature() -> None:
+    method, images, _ = random_world()
+    cold = predict(method, images, method.base, transform, temperature=2.0)  # type: ignore[arg-type]
+    halved = predict(TableMethod(method.scores / 2, method.base), images, 3, transform)  # type: ignore[arg-type]
+    assert np.array_equal(cold.open_confidence, halved.open_confidence)
+    assert np.array_equal(cold.half_confidence, halved.half_confidence)
+
+
+def test_no_temperature_is_fitted_without_images_of_base_classes() -> None:
+    with pytest.raises(UserError, match=r"evaluation.calibrate: there are no validation images of base classes"):
+        fitted(TableMethod(torch.eye(3), 2), Rows([2, 2]))

@@ -73,6 +73,13 @@ def test_an_oracle_keeps_which_classes_are_base(tiny: TinyWorld, train: Train) -
     agrees_with_the_evaluation(model, run, test_images(tiny))
 
 
+def test_a_calibrated_run_says_what_it_said_in_its_evaluation(tiny: TinyWorld, train: Train) -> None:
+    run = train("training.method=coop", "evaluation.calibrate=true")
+    model = load(run.url)
+    assert model.told.temperature == run.results["temperature"] != 1.0
+    agrees_with_the_evaluation(model, run, test_images(tiny))
+
+
 def test_one_image_or_many_in_whatever_form(train: Train, images: Path) -> None:
     model = load(train("training.method=zeroshot").url)
     path = images / "03.png"

@@ -43,7 +43,7 @@ def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_
     assert sorted(report.shard for report in reports) == list(range(8))
     errors = {report.shard: report.error for report in reports if report.error}
     assert errors == {
-        3: f"the process that generated it died {MAX_STARTS} times (out of memory, or killed)",
+        3: f"its process died {MAX_STARTS} times (out of memory, or killed)",
         5: "OSError: reset",
     }
     assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
