@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import Scheduling
 
+    from tests.worlds.hub import Hub
     from tests.worlds.literature import Miniatures
 
 # Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
@@ -169,6 +170,19 @@ def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
 
     root = tmp_path_factory.mktemp("literature")
     return Miniatures(root, {name: miniature(root, name) for name in DATASETS})
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty hub with an empty cache, for this process as its user alice; `hub.environment` is for others."""
+    from tests.worlds.hub import serving
+
+    with serving(tmp_path / "hub-home") as hub:
+        for name, value in hub.constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        for name, value in hub.environment.items():
+            monkeypatch.setenv(name, value)
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ for command in (
         jobs.evaluate,
         classify.classify,
         classify.export,
+        classify.push,
         jobs.study,
         jobs.reproduce,
         jobs.choose,

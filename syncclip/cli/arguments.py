@@ -32,6 +32,9 @@ Synthetic = Annotated[
     str | None, typer.Option("--synthetic", metavar="DIR", help="A folder of synthetic sets, named like the datasets.")
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A folder, a URL, or owner/name[@revision] on the Hugging Face hub.")
+]
 
 
 def configure_storage(overrides: list[str]) -> None:

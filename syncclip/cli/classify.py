@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncclip import storage
-from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet
+from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet, Run
 from syncclip.core import text
 from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
@@ -28,7 +28,7 @@ Pretrained = Annotated[
 
 
 def classify(
-    run: Folder,
+    run: Run,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -118,7 +118,7 @@ def _classify_shards(
 
 
 def export(
-    run: Folder,
+    run: Run,
     to: Annotated[str, typer.Option("--to", metavar="onnx|torch|vectors", help="The format.")],
     out: OutSet,
     backbone: Backbone = None,
@@ -131,6 +131,18 @@ def export(
     from syncclip.inference.model import load
 
     text.show(exports.export(load(run, backbone, pretrained, "cpu"), cast(exports.Format, to), out))
+
+
+def push(
+    run: Folder,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Where to on the Hugging Face hub: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Show it to nobody else.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Onto this branch.")] = None,
+) -> None:
+    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("owner/name")`."""
+    from syncclip.interop import hub
+
+    text.show(hub.push(run, repo, private, revision))
 
 
 HEADINGS = ["image", "class", "%", "then"]

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from syncclip import storage
+from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, markdown_text
 from syncclip.evaluation.metrics import METRIC_HEADINGS
@@ -19,10 +20,10 @@ from syncclip.interop.dassl import write_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout
 from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.classes import CLASSES, RunClasses, build_trained
+from syncclip.runs.classes import CLASSES, RunClasses, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.places import absolute
-from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
 
 CARD = "README.md"
 
@@ -76,48 +77,73 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     with storage.lease(out, "prompts export"):
         if layout is not None:
             checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
-        for file in (PROMPTS, RESULTS, RECORD):
-            if out != folder.url and storage.exists(folder.path(file)):
-                storage.copy(folder.path(file), storage.join(out, file))
-        if out != folder.url:  # written anew, since earlier versions left secrets in it
-            storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode())
-        storage.write_document(storage.join(out, CLASSES), classes)
-        card = _model_card(recipe, folder, classes, learned, layout)
-        storage.write_sealed(storage.join(out, CARD), card.encode())
-        storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
+        write_run(out, folder, recipe, record, classes, learned, layout)
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
 
-def _model_card(
-    recipe: Recipe, folder: RunFolder, classes: RunClasses, learned: Mapping[str, Tensor], layout: Layout | None
-) -> str:
-    """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub.
+def write_run(
+    out: str,
+    folder: RunFolder,
+    recipe: Recipe,
+    record: RunRecord | None,
+    classes: RunClasses,
+    learned: Mapping[str, Tensor],
+    layout: Layout | None = None,
+    name: str = ".",
+) -> None:
+    """Write what a run is of use by, and its card, into its own or another folder.
 
     Args:
+        out: the other folder, or the run's own.
+        folder: the run's own.
+        recipe, record, classes: as others may see them.
         learned: its prompts, by our names.
         layout: of the checkpoint for published code beside the card; None where there is none.
+        name: by which `load` finds the run, on the card.
     """
-    record = folder.record()
+    if out != folder.url:
+        for file in (PROMPTS, RESULTS):
+            if storage.exists(folder.path(file)):
+                storage.copy(folder.path(file), storage.join(out, file))
+        if record is not None:
+            storage.write_document(storage.join(out, RECORD), record)
+        # written anew, since earlier versions left secrets in it
+        storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode())
+    storage.write_document(storage.join(out, CLASSES), classes)
     results = read_results(there) if storage.exists(there := folder.path(RESULTS)) else {}
+    card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
+    storage.write_sealed(storage.join(out, CARD), card.encode())
+    storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
+
+
+def _model_card(
+    title: str,
+    recipe: Recipe,
+    record: RunRecord | None,
+    results: Mapping[str, Any],
+    classes: RunClasses,
+    learned: Mapping[str, Tensor],
+    layout: Layout | None,
+    name: str,
+) -> str:
+    """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub; see `write_run`."""
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
-    backbone = ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
     facts = {
         "method": f"`{recipe.training.method}`, {idea}",
-        "backbone": f"{backbone}, frozen",
+        "backbone": f"{clip_of(recipe)}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _images(recipe),
         "dataset": f"{classes.dataset}, {len(classes.classnames)} classes, {classes.base_count} of them base",
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
-        f"---\n{_head(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
-        "Prompts for a frozen CLIP.",
+        f"---\n{_head(recipe, title, classes.dataset, results)}---\n\n# {title}",
+        "A classifier of images: prompts for a frozen CLIP, made with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
-        "## Use\n\nThis folder is a run: `syncclip classify . IMAGES` names what images show, `syncclip evaluate .` "
-        "measures it again, `syncclip prompts show .` lists the words nearest to each learned vector of the text.",
+        _use(recipe, name),
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
         f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
@@ -135,14 +161,39 @@ def _images(recipe: Recipe) -> str:
     return " and ".join(text for kind, text in kinds.items() if recipe.training.data in (kind, "both"))
 
 
-def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
-    """The YAML front matter; it names the weights where the hub has them."""
+def _use(recipe: Recipe, name: str) -> str:
+    """How to use the run that `load` finds by `name`, in its own folder by `.`."""
+    sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
+    if name == ".":
+        sentences.append(
+            "`syncclip evaluate .` measures it again, `syncclip prompts show .` lists the words nearest to each vector."
+        )
+    if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
+        places = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
+        given = ", ".join(f'{key}="{value}"' for key, value in places.items() if value)
+        sentences.append(f"Its CLIP is not published: tell `load` where you have it, by `{given}`.")
+    return (
+        f'## Use\n\n```python\nimport syncclip\n\nmodel = syncclip.load("{name}")\n'
+        'for label in model.classify("image.jpg", top=3):\n    print(f"{label.name}: {label.probability:.0%}")\n```\n\n'
+        + " ".join(sentences)
+    )
+
+
+def _weights_on_hub(recipe: Recipe) -> str | None:
+    """The hub's name of the run's CLIP; "" of one published elsewhere, None of one that is not published."""
     import open_clip
-    from huggingface_hub import EvalResult, ModelCardData
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
-    published = open_clip.get_pretrained_cfg(weights.replace("/", "-"), tag).get("hf_hub") or ""
-    hub = weights.removeprefix("hf-hub:") if weights.startswith("hf-hub:") else published.strip("/")
+    if weights.startswith("hf-hub:"):
+        return weights.removeprefix("hf-hub:")
+    published = open_clip.get_pretrained_cfg(weights.replace("/", "-"), tag)
+    return (published.get("hf_hub") or "").strip("/") if published else None
+
+
+def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
+    """The YAML front matter; it names the weights where the hub has them."""
+    from huggingface_hub import EvalResult, ModelCardData
+
     found = [
         EvalResult(
             task_type="image-classification",
@@ -161,7 +212,7 @@ def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -
         eval_results=found or None,
         library_name="syncclip",
         pipeline_tag="zero-shot-image-classification",
-        base_model=hub or None,
+        base_model=_weights_on_hub(recipe) or None,
         tags=["clip", "open_clip", "prompt-learning", recipe.training.method],
     )
     return f"{data.to_yaml()}\n"

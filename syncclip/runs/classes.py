@@ -11,12 +11,15 @@ from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import Settings, Template, UserError
 from syncclip.datasets import Dataset, load_dataset
+from syncclip.evaluation.predict import RESULTS
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.training.loop import load_prompts, read_prompts
-from syncclip.training.run_folder import PROMPTS, RunFolder
+from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CLASSES = "classes.json"
+FILES = (RECIPE, PROMPTS, CLASSES, RECORD, RESULTS)
+"""What a run is of use by to others; the first two are needed."""
 
 
 class RunClasses(Settings):
@@ -63,7 +66,7 @@ def describe(
         template=dataset.template,
         base_count=len(dataset.base),
         only=None if dataset.only is None else sorted(dataset.only),
-        clip=", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained))),
+        clip=clip_of(recipe),
         clip_sha256=None if backbone is None else backbone.sha256,
         temperature=temperature,
         preprocess={} if backbone is None else backbone.preprocess_settings,
@@ -73,6 +76,11 @@ def describe(
 def stored_classes(folder: RunFolder) -> RunClasses | None:
     """What a run's folder says it tells apart; None of a run that was not evaluated, or of an earlier version."""
     return storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again")
+
+
+def clip_of(recipe: Recipe) -> str:
+    """Name and tag of a recipe's CLIP."""
+    return ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
 
 
 def read_classes(recipe: Recipe, folder: RunFolder) -> RunClasses:

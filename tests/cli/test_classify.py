@@ -11,6 +11,7 @@ from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train, images, train
 from tests.worlds.dataset import CLASSES
+from tests.worlds.hub import Hub
 
 __all__ = ["images", "train"]  # fixtures
 
@@ -71,3 +72,16 @@ def test_shards_get_tables(capsys: pytest.CaptureFixture[str], train: Train, tin
     assert sorted(path.name for path in (tmp_path / "answers").glob("*.parquet")) == [
         f"{shard}_answers.parquet" for shard in shards
     ]
+
+
+def test_a_run_is_shared_and_used_by_its_name_on_the_hub(
+    capsys: pytest.CaptureFixture[str], train: Train, images: Path, tiny: TinyWorld, hub: Hub
+) -> None:
+    run = train("training.method=zeroshot").url
+    assert Outcome(capsys, "push", run, "alice/shapes", "--private").out == f"{hub.url}/alice/shapes\n"
+    arguments = (str(images / "00.png"), "--backbone", tiny.backbone)
+    found = Outcome(capsys, "classify", "alice/shapes", *arguments)
+    assert found.status == 0 and all(line.startswith("classify: ") for line in found.err.splitlines())
+    assert found.out == Outcome(capsys, "classify", run, *arguments).out
+    assert "the hub has no such repository" in Outcome(capsys, "classify", "alice/gone", *arguments).refusal
+    assert "'shapes' is no place on the hub" in Outcome(capsys, "push", run, "shapes").refusal

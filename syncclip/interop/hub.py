@@ -1,0 +1,78 @@
+"""From a run to a repository on the Hugging Face hub, from which `load` takes it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from syncclip.core.scratch import scratch_folder
+from syncclip.core.settings import UserError
+from syncclip.interop.exports import CARD, write_run
+from syncclip.recipe.recipe import Recipe
+from syncclip.runs.classes import FILES, build_trained, clip_of
+from syncclip.runs.resolve import finished_run
+from syncclip.storage.hub import NAME, asking
+
+_PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
+_PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
+"""Folders of this machine and of stores: of a value that is a path, and of each path in a sentence."""
+
+
+def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:
+    """Upload a finished run as one commit of a model on the hub, whose files it has then; returns its address.
+
+    These are the run's recipe, prompts, record, results and classes, and a model card. Folders of this machine and
+    of stores, storage options and trackers are left out of them; neither checkpoints nor predictions travel.
+
+    Args:
+        run: the run's folder or URL.
+        repo: `owner/name`; made where it doesn't exist.
+        private: whether only the owner sees it.
+        revision: the branch, made where it doesn't exist; None: the main one.
+
+    Raises:
+        UserError: there is no finished run, or its CLIP is not there; the hub can't be reached or refuses; or it has a
+            public repository of that name where a private one is asked for.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    name = repo if revision is None else f"{repo}@{revision}"
+    if NAME.fullmatch(name) is None:
+        raise UserError(f"{name!r} is no place on the hub; write owner/name, and a branch behind --revision")
+    recipe, folder = finished_run(run)
+    method, classes = build_trained(recipe, folder)
+    recipe, record, api = _public(recipe), folder.record(), HfApi()
+    if record is not None:
+        notes, origin = [_PATHS.sub("", note) for note in record.notes], _PATH.sub("", record.origin or "") or None
+        record = record.model_copy(update={"notes": notes, "origin": origin, "metrics_sha256": None})
+    classes = classes.model_copy(update={"clip": clip_of(recipe)})
+    with scratch_folder() as scratch:
+        write_run(str(scratch), folder, recipe, record, classes, method.state_dict(), name=name)
+        files = {path.name: path for path in scratch.iterdir()}
+        with asking(f"{repo}:"):
+            url = api.create_repo(repo, private=private or None, exist_ok=True)
+            if private and not api.model_info(repo).private:
+                raise UserError(f"{repo}: is public; make it private on its page, or choose another name")
+            if revision is not None:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            gone = {CARD, *FILES}.intersection(api.list_repo_files(repo, revision=revision)) - files.keys()
+            changes: list[Any] = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
+            changes += map(CommitOperationDelete, sorted(gone))
+            api.create_commit(repo, changes, commit_message=f"Run {folder.name}", revision=revision)
+    return str(url) if revision is None else f"{url}/tree/{revision}"
+
+
+def _public(recipe: Recipe) -> Recipe:
+    """What a recipe tells others: paths by their last names, nothing of where results or metrics go."""
+    values = recipe.model_dump(mode="json", exclude={"storage"})
+    for key in ("trackers", "tracking_project", "mlflow_uri"):
+        values["training"].pop(key, None)
+    return Recipe().with_values(_without_folders(values), "the recipe for others")
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(inner) for inner in value]
+    return _PATH.sub(r"\1", value) if isinstance(value, str) else value
