@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from syncclip import jobs, storage
@@ -26,9 +28,11 @@ from syncclip.runs.classes import RunClasses
 from tests.inference.conftest import Train
 from tests.worlds.dataset import CLASSES
 
-ALONE = """
+WITHOUT_US = """
 import sys
 sys.modules["syncclip"] = None  # whatever imports it fails
+"""
+START = """
 import json, pathlib, numpy, torch
 place, images, logits = sys.argv[1:]
 folder = pathlib.Path(place).parent
@@ -89,7 +93,7 @@ def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
 def differs(model: Model, place: str, kind: str, pixels: np.ndarray, folder: Path) -> float:
     """The largest difference of logits between a run and its exported model, in a process that doesn't know of us."""
     np.save(folder / "pixels.npy", pixels)
-    program = "\n".join([ALONE, "with torch.no_grad():", textwrap.indent(LOADERS[kind] + SAVE, "    ")])
+    program = "\n".join([WITHOUT_US, START, "with torch.no_grad():", textwrap.indent(LOADERS[kind] + SAVE, "    ")])
     command = [sys.executable, "-I", "-c", program, place, str(folder / "pixels.npy"), str(folder / "logits.npy")]
     subprocess.run(command, check=True, cwd=folder)
     with torch.no_grad():
@@ -174,6 +178,22 @@ def test_a_run_in_bf16_is_exported_in_float32(train: Train, images: Path, tmp_pa
     assert clip.backbone.precision == "bf16"
     clip.backbone = replace(clip.backbone, precision="fp32")
     assert differs(model, place, kind, pixels_of(model, images, 200), tmp_path) <= 1e-4
+
+
+@pytest.mark.slow
+def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+    _, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = load(train("training.method=coop").url)
+    Image.open(images / "03.png").convert("RGB").save(tmp_path / "bus.jpg")
+    for kind, script in zip(("open_clip", "transformers"), scripts, strict=True):
+        export(model, kind, str(tmp_path / "released"))
+        print_logits = "print(logits.softmax(1).max().item())" if kind == "open_clip" else ""
+        program = WITHOUT_US + script + print_logits
+        told = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path)
+        likeliest = model.classify(tmp_path / "bus.jpg")[0]
+        found = re.search(rb"0\.\d+", told.stdout)
+        assert found is not None and float(found[0]) == pytest.approx(likeliest.probability, abs=0.01)
 
 
 def test_vectors_are_for_features_that_one_has_already(train: Train, images: Path, tmp_path: Path) -> None:
