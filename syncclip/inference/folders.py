@@ -116,7 +116,10 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
     inputs = tokenizer([template.format(label) for label in labels], padding=True, return_tensors="pt")
     difference = (model(pixel_values=images, **inputs).logits_per_image - method.logits(images)).abs().max()
     if difference > EXACT:
-        raise UserError(f"--to transformers: {_FORM}, as its logits differ by {difference:.1g}; use --to open_clip")
+        raise UserError(
+            f"--to transformers: its logits would differ from the run's by {difference:.1g}, so its CLIP has other "
+            "towers or another tokenizer; use --to open_clip"
+        )
     _save(model.state_dict(), folder / TRANSFORMERS)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -185,13 +185,16 @@ def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, t
     page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
     _, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     model = load(train("training.method=coop").url)
-    Image.open(images / "03.png").convert("RGB").save(tmp_path / "bus.jpg")
+    picture = Image.open(images / "03.png").convert("RGB")
     for kind, script in zip(("open_clip", "transformers"), scripts, strict=True):
-        export(model, kind, str(tmp_path / "released"))
+        export(model, kind, str(tmp_path / kind / "released"))
+        picture.save(tmp_path / kind / "bus.jpg")
         print_logits = "print(logits.softmax(1).max().item())" if kind == "open_clip" else ""
         program = WITHOUT_US + script + print_logits
-        told = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path)
-        likeliest = model.classify(tmp_path / "bus.jpg")[0]
+        told = subprocess.run(
+            [sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path / kind
+        )
+        likeliest = model.classify(tmp_path / kind / "bus.jpg")[0]
         found = re.search(rb"0\.\d+", told.stdout)
         assert found is not None and float(found[0]) == pytest.approx(likeliest.probability, abs=0.01)
 
