@@ -194,8 +194,9 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
     for labels in (names, [with_article(name) for name in names]):
         read = [tokenizer.decode(ids[1:-1]) for ids in tokenizer(labels).input_ids]
         around = ("{}".join(text.rsplit(name, 1)) for text, name in zip(sentences, read, strict=True))
-        ((template, _),) = Counter(around).most_common(1)
-        if template.count("{") == 1 and tokenizer([template.format(label) for label in labels]).input_ids == rows:
+        template = Counter(around).most_common(1)[0][0].replace(" .", ".")  # ")." is one token, ") ." are two
+        braces = template.count("{"), template.count("{}")
+        if braces == (1, 1) and tokenizer([template.format(label) for label in labels]).input_ids == rows:
             return labels, template
     return sentences, "{}"
 

@@ -7,20 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPModel
+from open_clip import SimpleTokenizer
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
+from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
+from syncclip.core.text import spoken, with_article
 from syncclip.datasets import Dataset
 from syncclip.inference.folders import EXACT, ZERO_SHOT, write_open_clip, write_transformers
 from syncclip.methods import Method, build_method
 from syncclip.methods.settings import MethodsSettings
 from tests.worlds.families import Family, families, make_family_folder
 
-NAMES = ["golden_retriever", "MD80", "owl", "photo", "it's", "crème", "St. (old)"]
+NAMES = ["golden_retriever", "MD80", "owl", "photo", "it's", "crème"]
+ODD = "St. (old)"
+"""In a sentence, its last token is one with the full stop."""
 OTHER_FORM = "this CLIP's towers have not the form of transformers' CLIP.*use --to open_clip"
 FORM = ("openai", "laion", "laion-worldwide")
 """Families that transformers' CLIP can represent."""
@@ -80,24 +86,81 @@ def test_every_family_is_the_same_for_open_clip_and_for_transformers_or_refused(
             write_transformers(method, [0, 1, 2], tmp_path / "transformers")
 
 
+ALL = "<learned-0><learned-1><learned-2><learned-3>"
+FRONT, MIDDLE = {"phrase": "", "position": "front"}, {"phrase": "", "position": "middle"}
+
+
 @pytest.mark.parametrize(
-    ("settings", "template"),
+    ("settings", "names", "template"),
     [
-        ({"template": "a photo of a {}."}, "a photo of a {} ."),
-        ({"template": "a photo of {a}."}, "a photo of {} ."),
-        ({"template": "the {nice} {}"}, "{}"),
-        ({"phrase": ""}, "<learned-0><learned-1><learned-2><learned-3>{} ."),
-        ({"phrase": "a golden-ish photo", "text_tokens": None}, "<learned-0><learned-1><learned-2>{} ."),
-        ({"phrase": "", "position": "front"}, "{}<learned-0><learned-1><learned-2><learned-3>."),
-        ({"phrase": "", "position": "middle"}, "<learned-0><learned-1>{}<learned-2><learned-3>."),
-        ({"phrase": "", "class_specific": True}, "{}"),
+        ({"template": "a photo of a {}."}, [*NAMES, ODD], "a photo of a {}."),
+        ({"template": "a photo of {a}."}, [*NAMES, ODD], "a photo of {}."),
+        ({"template": "the {nice} {}"}, NAMES, "{}"),
+        ({"phrase": ""}, [*NAMES, ODD], ALL + "{}."),
+        (
+            {"phrase": "a golden-ish photo", "text_tokens": None},
+            NAMES,
+            "<learned-0><learned-1><learned-2>- ish photo {}.",
+        ),
+        (FRONT, NAMES, "{} " + ALL + "."),
+        (FRONT, [*NAMES, ODD], "{}"),
+        (MIDDLE, NAMES, "<learned-0><learned-1>{} <learned-2><learned-3>."),
+        ({"phrase": "", "class_specific": True}, NAMES, "{}"),
     ],
 )
 def test_every_kind_of_sentence_is_exact(
-    laion: Backbone, tmp_path: Path, settings: dict[str, Any], template: str
+    laion: Backbone, tmp_path: Path, settings: dict[str, Any], names: list[str], template: str
 ) -> None:
-    method = build(laion, **{"text_tokens": 4, **settings} if "phrase" in settings else settings)
-    write_transformers(method, list(range(len(NAMES))), tmp_path)
+    method = build(laion, names=names, **{"text_tokens": 4, **settings} if "phrase" in settings else settings)
+    write_transformers(method, list(range(len(names))), tmp_path)
     assert difference(method, tmp_path) <= EXACT
     told = json.loads((tmp_path / ZERO_SHOT).read_text(encoding="utf-8"))
-    print(told)
+    assert told["hypothesis_template"] == template
+    if template != "{}":
+        articles = "{a}" in settings.get("template", "")
+        assert told["candidate_labels"] == [with_article(spoken(n)) if articles else spoken(n) for n in names]
+
+
+def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:
+    family = Family(text={"vocab_size": 49408, "hf_tokenizer_name": None})
+    backbone = load_backbone(BackboneSettings(name=str(make_family_folder(tmp_path / "clip", family))))
+    assert isinstance(backbone.tokenizer, SimpleTokenizer)
+    method = build(backbone, names=[*NAMES, ODD], phrase="", text_tokens=3)
+    for write in (write_open_clip, lambda method, folder: write_transformers(method, list(range(6)), folder)):
+        (folder := tmp_path / write.__name__).mkdir()
+        write(method, folder)
+    assert difference(method, folder) <= EXACT
+    again = load_backbone(BackboneSettings(name=str(tmp_path / "write_open_clip")))
+    assert torch.equal(again.tokenizer(NAMES), backbone.tokenizer(NAMES))
+
+
+@pytest.mark.parametrize("told", [{}, {"resize_mode": "squash", "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]}])
+def test_images_are_prepared_alike(tmp_path: Path, told: dict[str, Any]) -> None:
+    clip = make_family_folder(tmp_path / "clip", Family())
+    config = json.loads((clip / CONFIG).read_text())
+    (clip / CONFIG).write_text(json.dumps({**config, "preprocess_cfg": told}))
+    backbone = load_backbone(BackboneSettings(name=str(clip)))
+    write_transformers(build(backbone), list(range(len(NAMES))), tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((201, 150))
+    expected = backbone.preprocess(picture)
+    for backend in ("pil", "torchvision"):
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        found = processor(picture, return_tensors="pt")["pixel_values"][0]
+        print(backend, told, float((found - expected).abs().max()), float((found - expected).abs().mean()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told", "reason"),
+    [
+        ({"templates": ("a {}.", "the {}.")}, {}, "a class's vector is not that of one sentence.*use --to open_clip"),
+        ({}, {"resize_mode": "longest"}, "its CLIP doesn't prepare images by .*'longest'.*use --to open_clip"),
+    ],
+)
+def test_what_transformers_has_no_form_for_is_one_sentence(
+    laion: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], told: Any, reason: str
+) -> None:
+    visual: Any = laion.model.visual
+    monkeypatch.setattr(visual, "preprocess_cfg", {**visual.preprocess_cfg, **told})
+    with pytest.raises(UserError, match=reason):
+        write_transformers(build(laion, **settings), [0], tmp_path)
