@@ -126,11 +126,12 @@ def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) ->
     backbone = load_backbone(BackboneSettings(name=str(make_family_folder(tmp_path / "clip", family))))
     assert isinstance(backbone.tokenizer, SimpleTokenizer)
     method = build(backbone, names=[*NAMES, ODD], phrase="", text_tokens=3)
-    for write in (write_open_clip, lambda method, folder: write_transformers(method, list(range(6)), folder)):
-        (folder := tmp_path / write.__name__).mkdir()
-        write(method, folder)
-    assert difference(method, folder) <= EXACT
-    again = load_backbone(BackboneSettings(name=str(tmp_path / "write_open_clip")))
+    for name in ("open_clip", "transformers"):
+        (tmp_path / name).mkdir()
+    write_transformers(method, list(range(len(NAMES) + 1)), tmp_path / "transformers")
+    assert difference(method, tmp_path / "transformers") <= EXACT
+    write_open_clip(method, tmp_path / "open_clip")
+    again = load_backbone(BackboneSettings(name=str(tmp_path / "open_clip")))
     assert torch.equal(again.tokenizer(NAMES), backbone.tokenizer(NAMES))
 
 
@@ -143,11 +144,11 @@ def test_images_are_prepared_alike(tmp_path: Path, told: dict[str, Any]) -> None
     write_transformers(build(backbone), list(range(len(NAMES))), tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8)
     picture = Image.fromarray(noise).resize((201, 150))
-    expected = backbone.preprocess(picture)
-    for backend in ("pil", "torchvision"):
+    level = 1 / 255 / min(backbone.std)
+    for backend, most in (("pil", 1e-6), ("torchvision", 1.01 * level)):  # which resizes with other roundings
         processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
         found = processor(picture, return_tensors="pt")["pixel_values"][0]
-        print(backend, told, float((found - expected).abs().max()), float((found - expected).abs().mean()))
+        assert float((found - backbone.preprocess(picture)).abs().max()) <= most
 
 
 @pytest.mark.parametrize(
