@@ -119,12 +119,12 @@ def _classify_shards(
 
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", metavar="onnx|torch|vectors", help="The format.")],
+    to: Annotated[str, typer.Option("--to", metavar="onnx|torch|open_clip|transformers|vectors", help="The format.")],
     out: OutSet,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
-    """Write a trained run for programs without syncclip: ONNX, torch.export, or class vectors."""
+    """Write a trained run for programs without syncclip: ONNX, torch.export, open_clip, transformers, or vectors."""
     from typing import cast
 
     from syncclip.inference import export as exports

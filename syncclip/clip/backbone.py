@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +62,7 @@ class Backbone:
         tokenizer: texts -> (n, context) token ids; takes `context_length`.
         preprocess: PIL image -> (3, image_size, image_size), for evaluation.
         mean, std: of the three channels, on a scale from 0 to 1.
+        config: open_clip's `model_cfg`, from which it builds the towers.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Backbone:
     image_size: int
     precision: Precision = "fp32"
     checkpoint_activations: bool = False
+    config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def logit_scale(self) -> float:
@@ -116,7 +118,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         model, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=settings.pretrained, require_pretrained=True, force_quick_gelu=_quick_gelu(settings)
         )
-        _refuse_code(name)
+        architecture = _config(name)
         tokenizer = open_clip.get_tokenizer(name)
     except UserError:
         raise
@@ -139,11 +141,17 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         image_size=size,
         precision=settings.precision,
         checkpoint_activations=settings.checkpoint_activations,
+        config=architecture,
     )
 
 
-def _refuse_code(name: str) -> None:
-    """Refuse a model, whose files are here by now, that would have code of its own run for its tokenizer."""
+def _config(name: str) -> dict[str, Any]:
+    """open_clip's `model_cfg` of a model, whose files are here by now.
+
+    Raises:
+        UserError: the model would have code of its own run for its tokenizer.
+    """
+    import open_clip
     from huggingface_hub import hf_hub_download
 
     scheme, _, place = name.partition(":")
@@ -152,11 +160,13 @@ def _refuse_code(name: str) -> None:
     elif scheme == "hf-hub":
         file = Path(hf_hub_download(place, CONFIG, local_files_only=True))
     else:
-        return  # open_clip's own
-    config = json.loads(file.read_bytes())
-    text = config.get("model_cfg", config).get("text_cfg", {})
-    if text.get("tokenizer_kwargs", {}).get("trust_remote_code"):
+        own: dict[str, Any] = open_clip.get_model_config(name.replace("/", "-"))
+        return own
+    whole: dict[str, Any] = json.loads(file.read_bytes())
+    config: dict[str, Any] = whole.get("model_cfg", whole)
+    if config.get("text_cfg", {}).get("tokenizer_kwargs", {}).get("trust_remote_code"):
         raise UserError(f"backbone.name: {file} asks for code of its own to be run, which no model may; choose another")
+    return config
 
 
 def _source(settings: BackboneSettings) -> str:

@@ -1,9 +1,11 @@
-"""A trained run for those who don't have this package: an ONNX model, a program of torch.export, or class vectors."""
+"""A trained run for those who don't have this package: models of ONNX, torch, open_clip, transformers; or vectors."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,13 +17,20 @@ from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
+from syncclip.inference import folders
 from syncclip.inference.model import Model, computing
 from syncclip.methods import Method
 from syncclip.runs.classes import CLASSES
 
-Format = Literal["onnx", "torch", "vectors"]
+Format = Literal["onnx", "torch", "open_clip", "transformers", "vectors"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2", "vectors": "class_vectors.safetensors"}
+FILES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "torch": "model.pt2",
+    "open_clip": folders.OPEN_CLIP,
+    "transformers": folders.TRANSFORMERS,
+    "vectors": "class_vectors.safetensors",
+}
 
 OPSET = 18
 LARGEST = 1 << 16
@@ -34,19 +43,21 @@ class Classifier(nn.Module):
     text: Tensor
     others: Tensor
 
-    def __init__(self, method: Method, others: Tensor) -> None:
+    def __init__(self, method: Method, others: Tensor, temperature: float = 1.0) -> None:
         """
         Args:
             others: (C,) True for classes that no image may have: their logits are minus infinity.
+            temperature: by which logits are divided.
         """
         super().__init__()
+        self.temperature = temperature
         self.method, self.towers = method, method.clip  # a method's own parameters are without the CLIP's
         self.register_buffer("others", others)
         self.register_buffer("text", method.text_features().clone())
 
     def forward(self, images: Tensor) -> Tensor:
         scores = self.method.scores(self.method.image_features(images), self.text)
-        return scores.masked_fill(self.others, -torch.inf)
+        return scores.masked_fill(self.others, -torch.inf) / self.temperature
 
 
 def export(model: Model, to: Format, out: str) -> str:
@@ -54,6 +65,8 @@ def export(model: Model, to: Format, out: str) -> str:
 
     onnx: input `images` (B, 3, S, S) float32, output `logits` (B, C). torch: the same as `torch.export.load` reads it.
     vectors: `class_vectors` (C, D) of length 1 and `logit_scale`, for image features through the same image tower.
+    open_clip: the frozen CLIP as its "local-dir:" loads it, beside these vectors. transformers: the same as a pipeline
+    loads it, whose vocabulary has the learned words. All are in float32, whatever the run's precision.
 
     Args:
         out: folder or URL.
@@ -62,7 +75,8 @@ def export(model: Model, to: Format, out: str) -> str:
         The path or URL of the written model.
 
     Raises:
-        UserError: the format is unknown, its library is missing, or the method's class vectors depend on the image.
+        UserError: the format is unknown or can't represent the run, its library is missing, or the method's class
+            vectors depend on the image.
     """
     if to not in FORMATS:
         raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
@@ -71,12 +85,15 @@ def export(model: Model, to: Format, out: str) -> str:
             f"{model.url}: {model.recipe.training.method!r} has class vectors of its own for every image, so there are "
             "none to be exported; use `syncclip classify`, or a run of another method"
         )
-    write, device = {"onnx": _onnx, "torch": _torch, "vectors": _vectors}[to], model.device
-    place = storage.join(out, FILES[to])
+    place, device, backbone = storage.join(out, FILES[to]), model.device, model.method.clip.backbone
     with scratch_folder() as folder, computing():
         try:
-            write(Classifier(model.method.cpu(), model.others).eval(), folder / FILES[to])
+            model.method.clip.backbone = replace(backbone, precision="fp32")
+            _WRITERS[to](
+                Classifier(model.method.cpu(), model.others, model.told.temperature).eval(), folder / FILES[to]
+            )
         finally:
+            model.method.clip.backbone = backbone
             model.method.to(device)
         for file in sorted(folder.iterdir()):  # the weights of a large ONNX model are a file of their own
             storage.publish(file, storage.join(out, file.name))
@@ -118,3 +135,22 @@ def _onnx(classifier: Classifier, file: Path) -> None:
 def _vectors(classifier: Classifier, file: Path) -> None:
     scale = classifier.method.clip.logit_scale.clone()
     safetensors.torch.save_file({"class_vectors": classifier.text, "logit_scale": scale}, file)
+
+
+def _open_clip(classifier: Classifier, file: Path) -> None:
+    folders.write_open_clip(classifier.method, file.parent)
+    _vectors(classifier, file.with_name(FILES["vectors"]))
+
+
+def _transformers(classifier: Classifier, file: Path) -> None:
+    possible = (~classifier.others).nonzero().flatten().tolist()
+    folders.write_transformers(classifier.method, possible, file.parent)
+
+
+_WRITERS: dict[Format, Callable[[Classifier, Path], None]] = {
+    "onnx": _onnx,
+    "torch": _torch,
+    "open_clip": _open_clip,
+    "transformers": _transformers,
+    "vectors": _vectors,
+}

@@ -3,39 +3,82 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
-from syncclip import storage
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
+from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.inference.export import FORMATS, Format, export
 from syncclip.inference.model import Model, load
+from syncclip.methods import METHODS
+from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import CLASSES as CLASSES_FILE
 from syncclip.runs.classes import RunClasses
 from tests.inference.conftest import Train
 from tests.worlds.dataset import CLASSES
 
+WITHOUT_US = """
+import sys
+sys.modules["syncclip"] = None  # whatever imports it fails
+"""
+START = """
+import json, pathlib, numpy, torch
+place, images, logits = sys.argv[1:]
+folder = pathlib.Path(place).parent
+told = json.loads((folder / "classes.json").read_text())
+possible = told["only"] or list(range(len(told["classnames"])))
+images = torch.from_numpy(numpy.load(images))
+found = torch.full((len(images), len(told["classnames"])), -torch.inf)
+"""
+
 LOADERS: dict[str, str] = {
     "onnx": """
-import sys, numpy, onnxruntime
-session = onnxruntime.InferenceSession(sys.argv[1])
-numpy.save(sys.argv[3], session.run(["logits"], {"images": numpy.load(sys.argv[2])})[0])
-assert "syncclip" not in sys.modules
+import onnxruntime
+session = onnxruntime.InferenceSession(place)
+found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 """,
     "torch": """
-import sys, numpy, torch
-program = torch.export.load(sys.argv[1]).module()
-with torch.no_grad():
-    numpy.save(sys.argv[3], program(torch.from_numpy(numpy.load(sys.argv[2]))).numpy())
-assert "syncclip" not in sys.modules
+found = torch.export.load(place).module()(images)
+""",
+    "open_clip": """
+import open_clip, safetensors.torch
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+held = safetensors.torch.load_file(folder / "class_vectors.safetensors")
+every = held["logit_scale"] * model.eval().encode_image(images, normalize=True) @ held["class_vectors"].T
+found[:, possible] = every[:, possible]
+assert list(preprocess.transforms[-1].mean) == told["preprocess"]["mean"]
+""",
+    "transformers": """
+from PIL import Image
+from transformers import pipeline
+classify = pipeline("zero-shot-image-classification", str(folder))
+zero_shot = json.loads((folder / "zero_shot.json").read_text())
+labels, template = zero_shot["candidate_labels"], zero_shot["hypothesis_template"]
+texts = classify.tokenizer([template.format(label) for label in labels], padding=True, return_tensors="pt")
+found[:, possible] = classify.model(pixel_values=images, **texts).logits_per_image
+picture = Image.new("RGB", tuple(images.shape[2:]), (200, 90, 30))
+inputs = classify.image_processor(picture, return_tensors="pt")["pixel_values"]
+scores = classify.model(pixel_values=inputs, **texts).logits_per_image.softmax(1)[0]
+answers = {answer["label"]: answer["score"] for answer in classify(picture, **zero_shot)}
+assert all(abs(answers[label] - score) < 1e-5 for label, score in zip(labels, scores.tolist()))
 """,
 }
+SAVE = "numpy.save(logits, found.numpy())"
+
+PLAIN = ("zeroshot", "coop", "kgcoop")
+"""Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
+HIDDEN = "the image tower has learned prompts, and {} has no place for them; use --to onnx or torch"
 
 
 def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
@@ -50,7 +93,8 @@ def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
 def differs(model: Model, place: str, kind: str, pixels: np.ndarray, folder: Path) -> float:
     """The largest difference of logits between a run and its exported model, in a process that doesn't know of us."""
     np.save(folder / "pixels.npy", pixels)
-    command = [sys.executable, "-c", LOADERS[kind], place, str(folder / "pixels.npy"), str(folder / "logits.npy")]
+    program = "\n".join([WITHOUT_US, START, "with torch.no_grad():", textwrap.indent(LOADERS[kind] + SAVE, "    ")])
+    command = [sys.executable, "-I", "-c", program, place, str(folder / "pixels.npy"), str(folder / "logits.npy")]
     subprocess.run(command, check=True, cwd=folder)
     with torch.no_grad():
         expected = model.method.logits(torch.from_numpy(pixels)).masked_fill(model.others, -torch.inf).numpy()
@@ -68,6 +112,27 @@ def only(url: str, labels: list[int]) -> None:
     storage.write_document(place, held.model_copy(update={"only": labels}))
 
 
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, np.ndarray]:
+    """CoOp on the embedded world, and all of its test images."""
+    folder, told = tmp_path_factory.mktemp("embedded"), "{method: coop, data: real, epochs: 1, batch: 8}"
+    (folder / "recipe.yaml").write_text(f"dataset: {{name: icons/travel, shots: 1}}\ntraining: {told}")
+    model = load(jobs.run_here(Recipe.load(str(folder / "recipe.yaml")), str(folder / "run")).url)
+    split = load_dataset(DatasetSettings(name="icons/travel")).split("test")
+    pixels: np.ndarray = torch.stack([model.preprocess(split.image(row)) for row in range(len(split))]).numpy()
+    assert len(pixels) >= 200
+    return model, pixels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LOADERS)
+def test_logits_are_the_runs_on_the_test_images_of_the_embedded_world(
+    embedded: tuple[Model, np.ndarray], tmp_path: Path, kind: Format
+) -> None:
+    model, pixels = embedded
+    assert differs(model, export(model, kind, str(tmp_path / "out")), kind, pixels, tmp_path) <= 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LOADERS)
 @pytest.mark.parametrize("method", ["coop", "syncclip"])
@@ -78,10 +143,68 @@ def test_logits_are_the_runs_on_200_images(
     if method == "coop":
         only(run.url, [0, 2, 3, 5])
     model = load(run.url)
+    if method == "syncclip" and kind in ("open_clip", "transformers"):
+        with pytest.raises(UserError, match=HIDDEN.format(kind)):
+            export(model, kind, str(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+        return
     place = export(model, kind, str(tmp_path / "out"))
     assert differs(model, place, kind, pixels_of(model, images, 200), tmp_path) <= 1e-4
     told = json.loads((tmp_path / "out" / "classes.json").read_text())
     assert told["classnames"] == CLASSES and told["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.slow
+def test_logits_of_a_calibrated_run_give_its_probabilities(train: Train, images: Path, tmp_path: Path) -> None:
+    model = load(train("training.method=coop", "evaluation.calibrate=true").url)
+    program = torch.export.load(export(model, "torch", str(tmp_path / "out"))).module()
+    pixels = torch.stack([model.preprocess(file) for file in sorted(images.iterdir())])
+    assert model.told.temperature != 1.0
+    assert program(pixels).softmax(1).numpy() == pytest.approx(model.probabilities(pixels), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "cocoop"])
+def test_every_method_is_exact_for_other_libraries_or_refused(
+    train: Train, images: Path, tmp_path: Path, method: str
+) -> None:
+    model = load(train(f"training.method={method}").url)
+    for kind in ("open_clip", "transformers"):
+        out = str(tmp_path / kind)
+        if method in PLAIN:
+            place = export(model, kind, out)
+            assert differs(model, place, kind, pixels_of(model, images, 200), tmp_path) <= 1e-4
+        else:
+            with pytest.raises(UserError, match=HIDDEN.format(kind)):
+                export(model, kind, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "open_clip"])
+def test_a_run_in_bf16_is_exported_in_float32(train: Train, images: Path, tmp_path: Path, kind: Format) -> None:
+    model = load(train("training.method=coop", "backbone.precision=bf16").url)
+    place, clip = export(model, kind, str(tmp_path / "out")), model.method.clip
+    assert clip.backbone.precision == "bf16"
+    clip.backbone = replace(clip.backbone, precision="fp32")
+    assert differs(model, place, kind, pixels_of(model, images, 200), tmp_path) <= 1e-4
+
+
+@pytest.mark.slow
+def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+    _, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    model = load(train("training.method=coop").url)
+    picture = Image.open(images / "03.png").convert("RGB")
+    for kind, script in zip(("open_clip", "transformers"), scripts, strict=True):
+        export(model, kind, str(tmp_path / kind / "released"))
+        picture.save(tmp_path / kind / "bus.jpg")
+        print_logits = "print(logits.softmax(1).max().item())" if kind == "open_clip" else ""
+        program = WITHOUT_US + script + print_logits
+        told = subprocess.run(
+            [sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path / kind
+        )
+        likeliest = model.classify(tmp_path / kind / "bus.jpg")[0]
+        found = re.search(rb"0\.\d+", told.stdout)
+        assert found is not None and float(found[0]) == pytest.approx(likeliest.probability, abs=0.01)
 
 
 def test_vectors_are_for_features_that_one_has_already(train: Train, images: Path, tmp_path: Path) -> None:
@@ -106,7 +229,7 @@ def test_an_unknown_format_and_a_missing_library_are_one_sentence(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = load(train("training.method=zeroshot").url)
-    with pytest.raises(UserError, match="no format 'tflite'; choose one of onnx, torch, vectors"):
+    with pytest.raises(UserError, match="no format .tflite.; choose one of onnx, torch, open_clip, trans"):
         export(model, "tflite", str(tmp_path / "out"))  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"--to onnx: .*onnxscript.*pip install 'syncclip\[export\]'"):
