@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, shards, status, submit, verify
+from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
@@ -37,6 +37,7 @@ for command in (
         jobs.evaluate,
         classify.classify,
         classify.export,
+        serve.serve,
         jobs.study,
         jobs.reproduce,
         jobs.choose,
