@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -38,11 +40,11 @@ def serve(
     pretrained: Pretrained = None,
 ) -> None:
     """Answer over HTTP what images show, with a page to drop one on, until Ctrl-C."""
+    if not token and not _only_here(host):
+        raise UserError(f"--host {host}: others reach it; set SYNCCLIP_SERVE_TOKEN, or --token, to what they must know")
     from syncclip.core.ray_session import cluster_address, local_cpus
     from syncclip.inference import service
 
-    if not token and not service.is_loopback(host):
-        raise UserError(f"--host {host}: others reach it; set {service.TOKEN}, or --token, to what they must know")
     if num_cpus is None:
         num_cpus = 1 if cluster_address() else max(1, local_cpus() // replicas)
     settings = service.ServiceSettings(
@@ -59,3 +61,10 @@ def serve(
         text.show(address)
         while not interruption.requested():
             time.sleep(LOOK_SECONDS)
+
+
+def _only_here(host: str) -> bool:
+    """Whether no other machine reaches what listens there."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -8,7 +8,7 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
@@ -17,6 +17,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
+import numpy as np
+import numpy.typing as npt
 import ray
 from PIL import Image
 from ray.serve.metrics import Counter, Histogram
@@ -61,7 +63,7 @@ class Batches:
     Not so `serve.batch`: without a time to wait, it makes a batch of every image that comes while another is computed.
     """
 
-    def __init__(self, compute: Callable[[list[Tensor]], Sequence[Any]]) -> None:
+    def __init__(self, compute: Callable[[list[Tensor]], Any]) -> None:
         self._compute = compute
         self._waiting: SimpleQueue[tuple[Tensor, Future[Any]]] = SimpleQueue()
         Thread(target=self._work, name="batches", daemon=True).start()
@@ -125,9 +127,10 @@ class Guard:
             kind, _, given = headers.get("authorization", "").partition(" ")
             digest = hashlib.sha256(given.strip().encode()).digest()
             if kind.lower() != "bearer" or not hmac.compare_digest(digest, self._token):
-                return HTTPException(401, "a token is missing or wrong; send it as `Authorization: Bearer TOKEN`")
-        length = headers.get("content-length", "0")
-        return _too_large() if not length.isdecimal() or int(length) > MOST_BYTES else None
+                sentence = "a token is missing or wrong; send it as `Authorization: Bearer TOKEN`"
+                return HTTPException(401, sentence, {"www-authenticate": "Bearer"})
+        length = headers.get("content-length", "")
+        return _too_large() if length.isdecimal() and int(length) > MOST_BYTES else None
 
 
 class Service:
@@ -142,8 +145,7 @@ class Service:
         self._model, self._top, self._allow_urls = model, top, allow_urls
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         self._batches = Batches(self._compute)
-        bounds = [1.5, 2.5, 4.5, 8.5, 16.5, 31.5]
-        self._sizes = Histogram("syncclip_serve_batch_images", "Images in a forward pass.", bounds)
+        self._sizes = Histogram("syncclip_serve_batch_images", "Images in a forward pass.", [1, 2, 4, 8, 16, BATCH])
         self._page = resources.files(__package__).joinpath("assets/page.html").read_text(encoding="utf-8")
         model.probabilities([Image.new("RGB", (64, 64))])  # lest the first request wait until the texts are encoded
 
@@ -212,7 +214,7 @@ class Service:
         ready = await asyncio.get_running_loop().run_in_executor(self._decoders, pixels)
         return self._model.labels((await self._batches(ready))[None], top)[0]
 
-    def _compute(self, pixels: list[Tensor]) -> Sequence[Any]:
+    def _compute(self, pixels: list[Tensor]) -> npt.NDArray[np.float64]:
         self._sizes.observe(len(pixels))
         return self._model.probabilities(pixels)
 
@@ -232,7 +234,7 @@ def _collected() -> str:
 
 def _too_large() -> HTTPException:
     return HTTPException(
-        413, f"the body has no length or more than {size(MOST_BYTES)}, which is the limit; scale it down"
+        413, f"the body is larger than {size(MOST_BYTES)}, the most that is read; scale the image down"
     )
 
 
@@ -243,7 +245,8 @@ def _refused(error: HTTPException) -> Response:
 async def _refuse(_: Request, error: Exception) -> Response:
     """A refusal as one sentence of JSON; of a defect only that it is one."""
     if isinstance(error, HTTPException):
-        return _refused(error)
+        known = error.status_code not in (404, 405)
+        return _refused(error if known else HTTPException(error.status_code, "there is only POST /classify, and GET /"))
     if isinstance(error, UserError):
         return _refused(HTTPException(400, str(error)))
     return _refused(HTTPException(500, "a defect of the service; its log has more"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 import math
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
@@ -115,8 +114,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         UserError: the run or its CLIP is not there, the port is taken, Ray has too few GPUs or already serves.
     """
     settings = settings.model_copy(update={"run": finished_run(settings.run)[1].url})
-    joins = cluster_address() is not None
-    if not joins:
+    if cluster_address() is None:
         _check_port(host, port)
     with ray_session(max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))):
         if not debugging():
@@ -127,26 +125,31 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         gpus = settings.replicas * settings.num_gpus
         if gpus > capacity().get("GPU", 0.0):
             raise UserError(f"--num-gpus: {gpus:g} are asked for, and Ray has fewer; take less, or 0 to use the CPU")
-        with at_once(serve.shutdown):
+        with at_once(serve.shutdown), _ended():
+            _start(application(settings, token), host, port)
             try:
-                serve.start(
-                    "HeadOnly", {"host": host, "port": port}, logging_config=LoggingConfig(enable_access_log=False)
-                )
-                serve.run(application(settings, token), name=NAME)
                 yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            except RuntimeError as error:
-                if (reason := re.search(r"UserError: (.*)", str(error))) is None:
-                    raise
-                raise UserError(reason[1]) from error
             finally:
-                serve.shutdown()
+                serve.delete(NAME)  # it finishes what is in flight, which an end of all of Serve does not
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+def _start(target: Application, host: str, port: int) -> None:
+    serve.start("HeadOnly", {"host": host, "port": port}, logging_config=LoggingConfig(enable_access_log=False))
+    try:
+        serve.run(target, name=NAME)
+    except RuntimeError as error:
+        if (reason := re.search(r"UserError: (.*)", str(error))) is None:
+            raise
+        raise UserError(reason[1]) from error
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """Let no Serve outlive the block, as it would on a cluster."""
+    try:
+        yield
+    finally:
+        serve.shutdown()
 
 
 def _check_port(host: str, port: int) -> None:

@@ -37,7 +37,7 @@ def fetch(url: str, most: int) -> bytes:
             answer = connection.getresponse()
             if answer.status != 200:
                 raise UserError(f"url: its server answers {answer.status}; give the address of the image itself")
-            data = answer.read(most + 1)
+            data: bytes = answer.read(most + 1)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, UserError):
             raise
