@@ -239,7 +239,7 @@ def _too_large() -> HTTPException:
 
 
 def _refused(error: HTTPException) -> Response:
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return JSONResponse({"error": error.detail.rstrip(".")}, error.status_code, error.headers)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

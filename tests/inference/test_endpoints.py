@@ -131,7 +131,9 @@ def test_what_is_no_image_is_refused_in_one_sentence(app: Any, images: Path, bom
         (404, "there is only POST /classify", ask(app, "/nowhere")),
         (405, "there is only POST /classify", ask(app, "/classify", method="GET")),
     ]
-    assert [(said.status, reason in said.refusal) for _, reason, said in wrong] == [(status, True) for status, *_ in wrong]
+    assert [(said.status, reason in said.refusal) for _, reason, said in wrong] == [
+        (status, True) for status, *_ in wrong
+    ]
     assert ask(app, "/classify", [data]).status == 200
 
 
