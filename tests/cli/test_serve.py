@@ -62,6 +62,10 @@ def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_t
 def test_what_a_replica_finds_wrong_is_one_sentence(
     capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path, no_ray_yet: None
 ) -> None:
-    run, other, [port] = train("training.method=zeroshot").url, make_clip_folder(tmp_path / "other", seed=5), free_ports(1)
+    run, other, [port] = (
+        train("training.method=zeroshot").url,
+        make_clip_folder(tmp_path / "other", seed=5),
+        free_ports(1),
+    )
     found = Outcome(capsys, "serve", run, "--backbone", f"local-dir:{other}", "--port", str(port))
     assert "is not that of the run's training, its weights or activations differ" in found.refusal
