@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import numpy.typing as npt
+import python_multipart  # noqa: F401  (what Starlette reads forms with)
 import ray
 from PIL import Image
 from ray.serve.metrics import Counter, Histogram

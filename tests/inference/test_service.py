@@ -19,6 +19,7 @@ from syncclip.inference.service import TOKEN, app
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.inference.served import PATIENCE, Served, served
+from tests.ray_head import ray_head
 
 CLIENTS, REQUESTS = 32, 1000
 
@@ -135,6 +136,26 @@ def test_a_killed_replica_is_replaced_and_the_service_answers_again(
     assert says_what_the_model_says(said, model, image)
     [now] = service.replicas()
     assert now.pid != killed.pid
+
+
+@pytest.mark.xdist_group("heads")
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_a_cluster_a_service_ends_with_its_command_and_lets_no_other_beside_it(
+    run: str, model: Model, images: Path
+) -> None:
+    image = images / "00.png"
+    with ray_head() as head:
+        with served(run, "--top", "6", **head.to_join) as one:
+            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
+            with (
+                pytest.raises(AssertionError, match="Ray Serve runs on this cluster already"),
+                served(run, **head.to_join),
+            ):
+                pass
+            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
+        with served(run, "--top", "6", **head.to_join) as one:
+            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
 
 
 def test_an_application_of_a_file_has_its_settings_checked(monkeypatch: pytest.MonkeyPatch) -> None:
