@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -59,13 +61,13 @@ def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_t
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_a_replica_finds_wrong_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path, no_ray_yet: None
-) -> None:
-    run, other, [port] = (
-        train("training.method=zeroshot").url,
-        make_clip_folder(tmp_path / "other", seed=5),
-        free_ports(1),
-    )
-    found = Outcome(capsys, "serve", run, "--backbone", f"local-dir:{other}", "--port", str(port))
-    assert "is not that of the run's training, its weights or activations differ" in found.refusal
+def test_what_a_replica_finds_wrong_is_one_sentence(train: Train, tmp_path: Path) -> None:
+    run, other = train("training.method=zeroshot").url, make_clip_folder(tmp_path / "other", seed=5)
+    options = ["--backbone", f"local-dir:{other}", "--port", str(free_ports(1)[0])]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
+    command = [sys.executable, "-m", "syncclip", "serve", run, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (2, "")
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith(f"syncclip: {run}: the CLIP ")
+    assert "is not that of the run's training, its weights or activations differ" in sentence
