@@ -138,8 +138,9 @@ def _start(target: Application, host: str, port: int) -> None:
     try:
         serve.run(target, name=NAME)
     except RuntimeError as error:
-        if (reason := re.search(r"UserError: (.*)", str(error))) is None:
-            raise
+        told = "\n".join(one.message for one in serve.status().applications[NAME].deployments.values())
+        if (reason := re.search(r"UserError: (.*)", told)) is None:
+            raise RuntimeError(told or str(error)) from error
         raise UserError(reason[1]) from error
 
 
