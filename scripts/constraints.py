@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "infra" / "docker" / "constraints.txt"
 
-EXTRAS = "s3,gcs"
+EXTRAS = "s3,gcs,serve"
 """Those of the images."""
 
 BY_TORCH = ("nvidia-", "cuda-", "triton")

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, shards, status, submit, verify
+from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
@@ -38,6 +38,7 @@ for command in (
         classify.classify,
         classify.export,
         classify.push,
+        serve.serve,
         jobs.study,
         jobs.reproduce,
         jobs.choose,

@@ -34,6 +34,11 @@ def job(name: str) -> Manifest:
     return dict(manifest)
 
 
+def service() -> list[Manifest]:
+    """The RayService and what belongs to it."""
+    return list(yaml.safe_load_all((KUBERNETES / "serve.yaml").read_text()))
+
+
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     """Name -> manifest of one kind."""
     return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}

@@ -77,7 +77,7 @@ def test_the_image_has_the_ray_that_kubernetes_is_told() -> None:
     assert pins()["ray"] == Version(cluster("nvidia")["spec"]["rayVersion"])
 
 
-@pytest.mark.parametrize("extra", ["", "s3", "gcs"])
+@pytest.mark.parametrize("extra", ["", "s3", "gcs", "serve"])
 def test_each_dependency_is_locked_within_its_range(extra: str) -> None:
     locked = pins()
     wrong = {

@@ -13,11 +13,16 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
+from ray._common.utils import import_attr
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.serve.schema import ServeDeploySchema
 
 from syncclip.cli.app import app
+from syncclip.core.settings import UserError
+from syncclip.inference.service import TOKEN, ServiceSettings
 from syncclip.recipe.recipe import Recipe
-from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods
+from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
 
 VERSION = "1.37"
 """Of Kubernetes, whose schemas are meant."""
@@ -85,6 +90,12 @@ def test_the_cluster_is_as_kuberay_defines_it(kuberay: dict[str, Any], name: str
 @pytest.mark.parametrize("name", JOBS)
 def test_jobs_are_as_kuberay_defines_them(kuberay: dict[str, Any], name: str) -> None:
     assert kuberay_errors(kuberay, job(name)) == []
+
+
+@with_kuberay
+def test_the_service_is_as_kuberay_defines_it(kuberay: dict[str, Any]) -> None:
+    (one,) = of_kind(service(), "RayService").values()
+    assert kuberay_errors(kuberay, one) == []
 
 
 @with_kuberay
@@ -191,3 +202,37 @@ def test_jobs_call_a_command_on_the_cluster_with_the_mounted_recipe(name: str) -
     assert command in {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
     assert recipe == f"{mount['mountPath']}/recipe.yaml"
     assert spec["clusterSelector"] == {"ray.io/cluster": cluster("nvidia")["metadata"]["name"]}
+
+
+def test_the_service_is_strictly_valid_and_its_pods_run_without_rights() -> None:
+    assert [kubernetes_error(one) for one in service() if not one["apiVersion"].startswith("ray.io/")] == [""]
+    (one,) = of_kind(service(), "RayService").values()
+    spec = one["spec"]["rayClusterConfig"]
+    (policy,) = of_kind(service(), "NetworkPolicy").values()
+    for template in (group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])):
+        pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "one", **template["metadata"]}}
+        assert kubernetes_error(pod) == ""
+        assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert template["spec"]["serviceAccountName"] in of_kind(overlay("nvidia"), "ServiceAccount")
+        assert template["spec"]["priorityClassName"] in of_kind(overlay("nvidia"), "PriorityClass")
+        (container,) = template["spec"]["containers"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert {"name": "serve", "containerPort": 8000} in container["ports"]
+    assert spec["rayVersion"] == cluster("nvidia")["spec"]["rayVersion"]
+    assert spec["authOptions"] == {"mode": "token"}
+
+
+def test_ray_serve_takes_the_services_file_and_finds_its_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = of_kind(service(), "RayService").values()
+    config = ServeDeploySchema.model_validate(yaml.safe_load(one["spec"]["serveConfigV2"]))
+    (application,) = config.applications
+    build = import_attr(application.import_path)
+    with pytest.raises(UserError, match=TOKEN):
+        build(application.args)
+    group = one["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    (container,) = group["template"]["spec"]["containers"]
+    (variable,) = container["env"]
+    monkeypatch.setenv(variable["name"], "open sesame")
+    assert type(build(application.args)).__name__ == "Application"
+    asked = ServiceSettings.model_validate(application.args)
+    assert asked.replicas * asked.num_cpus <= group["replicas"] * int(container["resources"]["requests"]["cpu"])

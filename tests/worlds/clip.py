@@ -20,6 +20,7 @@ def make_clip_folder(
     image_size: int = 32,
     patch_size: int = 8,
     width: int = 32,
+    head_width: int = 16,
     layers: int = 3,
     dim: int = 24,
     context: int = 16,
@@ -35,7 +36,13 @@ def make_clip_folder(
         `folder`.
     """
     folder = Path(folder)
-    vision = {"image_size": image_size, "patch_size": patch_size, "width": width, "layers": layers, "head_width": 16}
+    vision = {
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "width": width,
+        "layers": layers,
+        "head_width": head_width,
+    }
     text = {"context_length": context, "vocab_size": vocabulary, "width": width // 2, "heads": 2, "layers": layers}
     write_tokenizer(folder, context, vocabulary)
     with torch.random.fork_rng():

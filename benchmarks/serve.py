@@ -1,0 +1,122 @@
+"""What HTTP costs one image: `python -m benchmarks.serve`, for a machine that does nothing else.
+
+A ViT-B/16 with random weights runs as a service with one replica, and in this process through `syncclip.load`, with as
+many threads. One client asks the service for an image, then the bare image tower of this process encodes the same one,
+by turns. Then many clients ask at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from PIL import Image
+
+from syncclip import jobs
+from syncclip.core.ray_session import local_cpus
+from syncclip.inference.model import Model, computing, load
+from syncclip.recipe.recipe import Recipe
+from tests.ray_head import free_ports
+from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import tiny_dataset
+
+SIZE = {"image_size": 224, "patch_size": 16, "width": 768, "head_width": 64, "layers": 12, "dim": 512}
+WARM = 5
+
+
+def make_run(folder: Path) -> str:
+    """A finished run of zero-shot CLIP above a ViT-B/16."""
+    clip, data = make_clip_folder(folder / "clip", **SIZE), tiny_dataset(folder / "data", test=1)
+    (folder / "recipe.yaml").write_text(
+        f"{{dataset: {{name: {data}}}, backbone: {{name: {clip}}}, training: {{method: zeroshot, data: real}}}}"
+    )
+    return jobs.run_here(Recipe.load(str(folder / "recipe.yaml")), str(folder / "run")).url
+
+
+@contextlib.contextmanager
+def service(run: str) -> Iterator[tuple[int, float]]:
+    """The port of a run's service, and the seconds from its command to the first answer."""
+    [port] = free_ports(1)
+    begun = time.perf_counter()
+    command = subprocess.Popen(
+        [sys.executable, "-m", "syncclip", "serve", run, "--port", str(port)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert command.stdout is not None and command.stdout.readline(), "the service did not start"
+        ask(http.client.HTTPConnection("127.0.0.1", port), picture())
+        yield port, time.perf_counter() - begun
+    finally:
+        command.terminate()
+        command.wait()
+
+
+def picture(side: int = 400) -> bytes:
+    """A JPEG of noise as smooth as a photograph's."""
+    noise = np.random.default_rng(1).integers(0, 255, (12, 12, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).resize((side, side)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def ask(connection: http.client.HTTPConnection, image: bytes) -> float:
+    """Seconds of one answer."""
+    begun = time.perf_counter()
+    connection.request("POST", "/classify", image, {"content-type": "image/jpeg"})
+    answer = connection.getresponse()
+    said = json.loads(answer.read())
+    assert answer.status == 200 and said["labels"], said
+    return time.perf_counter() - begun
+
+
+def encode(model: Model, pixels: torch.Tensor) -> float:
+    """Seconds of the bare image tower for one image (1, 3, S, S)."""
+    begun = time.perf_counter()
+    with computing():
+        model.method.image_features(pixels)
+    return time.perf_counter() - begun
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Images of each side.")] = 60,
+    clients: Annotated[int, typer.Option(help="That ask at once.")] = 32,
+    requests: Annotated[int, typer.Option(help="Of all clients.")] = 200,
+) -> None:
+    """Show the medians of both sides, their ratio, and the images per second of many clients."""
+    torch.set_num_threads(local_cpus())
+    image = picture()
+    with tempfile.TemporaryDirectory() as there:
+        run = make_run(Path(there))
+        model = load(run, device="cpu")
+        pixels = model.preprocess(Image.open(io.BytesIO(image)))[None]
+        with service(run) as (port, start):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            pairs = [(ask(connection, image), encode(model, pixels)) for _ in range(WARM + rounds)][WARM:]
+            served, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
+            begun = time.perf_counter()
+            with ThreadPoolExecutor(clients) as pool:
+                list(pool.map(lambda _: ask(http.client.HTTPConnection("127.0.0.1", port), image), range(requests)))
+            rate = requests / (time.perf_counter() - begun)
+    print(f"{local_cpus()} CPUs, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    print(f"from the command to the first answer: {start:.1f} s")
+    print(f"one image, median of {rounds}: service {1e3 * served:.1f} ms, bare tower {1e3 * bare:.1f} ms, ", end="")
+    print(f"ratio {served / bare:.3f}")
+    print(f"{requests} requests of {clients} clients: {rate:.1f} images/s, against {1 / bare:.1f} of the bare tower")
+
+
+if __name__ == "__main__":
+    typer.run(main)

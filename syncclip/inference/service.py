@@ -1,0 +1,163 @@
+"""A trained run as an HTTP service on Ray Serve: its settings, the application of Serve, its start and its end."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from syncclip import storage
+from syncclip.core.interruption import GRACE, at_once
+from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
+from syncclip.core.settings import Settings, UserError, explain
+from syncclip.core.text import first_line
+from syncclip.core.trust import trust, trusted
+from syncclip.inference.model import load
+from syncclip.runs.resolve import finished_run
+from syncclip.storage.places import configured
+
+try:
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    from syncclip.inference.endpoints import Service
+except ImportError as missing:
+    raise UserError(f"serve: {first_line(missing)}; run `pip install 'syncclip[serve]'`") from missing
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from starlette.types import ASGIApp
+
+NAME, TOKEN = "syncclip", "SYNCCLIP_SERVE_TOKEN"
+"""Of the application in Ray Serve, and of the variable that holds the token."""
+
+ONGOING, QUEUED = 64, 1024
+"""Requests in a replica at a time, each with its body in memory, and those that wait for one; more get a 503."""
+
+
+class ServiceSettings(Settings):
+    """What a service answers with; `args` of an application in a file of Ray Serve."""
+
+    run: str
+    """The finished run: a folder or a URL."""
+    backbone: str | None = None
+    """Where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training."""
+    pretrained: str | None = None
+    """The same of `backbone.pretrained`."""
+    top: int = Field(5, ge=1)
+    """Classes of an answer, where a request says nothing else."""
+    allow_urls: bool = False
+    """Whether requests may name an image by its web address."""
+    replicas: int = Field(1, ge=1)
+    num_cpus: float = Field(1, gt=0)
+    """Of each replica."""
+    num_gpus: float = Field(0, ge=0)
+    """Of each replica; less than 1: several share one."""
+
+
+def app(args: dict[str, Any]) -> Application:
+    """The service for a file of Ray Serve, which names it as `import_path: syncclip.inference.service:app`.
+
+    Args:
+        args: values of `ServiceSettings`.
+
+    Raises:
+        UserError: one is wrong, or no token is in SYNCCLIP_SERVE_TOKEN: such a file may open the service to a network.
+    """
+    try:
+        settings = ServiceSettings.model_validate(args)
+    except ValidationError as error:
+        raise UserError("{}: {}".format(*explain(error, ServiceSettings))) from error
+    token = os.environ.get(TOKEN)
+    if not token:
+        raise UserError(f"{TOKEN}: the service would be open to whoever reaches it; set a token, as from a Secret")
+    return application(settings, token)
+
+
+def application(settings: ServiceSettings, token: str | None) -> Application:
+    """The service as an application of Ray Serve; without a token whoever reaches it may use it."""
+    secret = None if token is None else hashlib.sha256(token.encode()).digest()  # what Ray keeps tells no token
+    options, names = configured(), trusted()
+
+    def build() -> ASGIApp:
+        storage.give(options)
+        trust(*names)
+        device = "auto" if settings.num_gpus else "cpu"
+        model = load(settings.run, settings.backbone, settings.pretrained, device)
+        return Service(model, settings.top, settings.allow_urls).app(secret)
+
+    deployment = serve.deployment(
+        name="classifier",
+        num_replicas=settings.replicas,
+        max_ongoing_requests=ONGOING,
+        max_queued_requests=QUEUED,
+        graceful_shutdown_timeout_s=GRACE,
+        graceful_shutdown_wait_loop_s=0.1,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+    )
+    return deployment(serve.ingress(build)()).bind()
+
+
+@contextmanager
+def serving(settings: ServiceSettings, host: str, port: int, token: str | None) -> Iterator[str]:
+    """The service while the block runs, from when it answers; gives its address.
+
+    Raises:
+        UserError: the run or its CLIP is not there, the port is taken, Ray has too few GPUs or already serves.
+    """
+    settings = settings.model_copy(update={"run": finished_run(settings.run)[1].url})
+    if cluster_address() is None:
+        _check_port(host, port)
+    with ray_session(max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))):
+        if not debugging():
+            logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        status = serve.status()
+        if status.proxies or status.applications:
+            raise UserError("Ray Serve runs on this cluster already; deploy syncclip.inference.service:app there")
+        gpus = settings.replicas * settings.num_gpus
+        if gpus > capacity().get("GPU", 0.0):
+            raise UserError(f"--num-gpus: {gpus:g} are asked for, and Ray has fewer; take less, or 0 to use the CPU")
+        with at_once(serve.shutdown), _ended():
+            _start(application(settings, token), host, port)
+            try:
+                yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            finally:
+                serve.delete(NAME)  # it finishes what is in flight, which an end of all of Serve does not
+
+
+def _start(target: Application, host: str, port: int) -> None:
+    serve.start("HeadOnly", {"host": host, "port": port}, logging_config=LoggingConfig(enable_access_log=False))
+    try:
+        serve.run(target, name=NAME)
+    except RuntimeError as error:
+        told = "\n".join(one.message for one in serve.status().applications[NAME].deployments.values())
+        if (reason := re.search(r"UserError: (.*)", told)) is None:
+            raise RuntimeError(told or str(error)) from error
+        raise UserError(reason[1]) from error
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    """Let no Serve outlive the block, as it would on a cluster."""
+    try:
+        yield
+    finally:
+        serve.shutdown()
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(place)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: {first_line(error)}; name another port or host") from error

@@ -1,0 +1,73 @@
+"""The command `serve`: what it refuses before it starts anything, and what it leaves when it ends: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from syncclip.core.interruption import SENTENCE
+from tests.cli.test_app import Outcome, imported_by
+from tests.inference.conftest import Train, images, train
+from tests.inference.served import PATIENCE, served
+from tests.ray_head import free_ports
+from tests.worlds.clip import make_clip_folder
+
+__all__ = ["images", "train"]  # fixtures
+
+
+def test_others_are_let_in_with_a_token_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYNCCLIP_SERVE_TOKEN", raising=False)
+    for host in ("0.0.0.0", "192.0.2.7", "::", "example.org"):
+        heavy, _ = imported_by("serve", "gone", "--host", host, status=2)
+        assert not heavy, "it is refused at once"
+
+
+def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
+    assert "others reach it; set SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").refusal
+    assert "no run there" in Outcome(capsys, "serve", str(tmp_path)).refusal
+    run = train("training.method=zeroshot").url
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert "name another port" in Outcome(capsys, "serve", run, "--port", port).refusal
+    assert "name another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").refusal
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_told_to_end(
+    train: Train, images: Path
+) -> None:
+    run, image = train("training.method=zeroshot").url, (images / "00.png").read_bytes()
+    with served(run, "--host", "0.0.0.0", SYNCCLIP_SERVE_TOKEN="open sesame") as service:
+        assert service.ask("/classify", image)[0] == 401
+        assert service.ask("/classify", image, authorization="Bearer open sesame")[0] == 200
+        family = psutil.Process(service.command.pid).children(recursive=True)
+        assert any("ServeReplica" in " ".join(one.cmdline()) for one in family)
+        os.killpg(service.command.pid, signal.SIGTERM)
+        out, err = service.command.communicate(timeout=PATIENCE)
+    assert (service.command.returncode, out) == (143, "")
+    assert err.splitlines()[-1] == SENTENCE and len(err.splitlines()) == 2
+    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    with socket.create_server(("", service.port)):
+        pass
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_a_replica_finds_wrong_is_one_sentence(train: Train, tmp_path: Path) -> None:
+    run, other = train("training.method=zeroshot").url, make_clip_folder(tmp_path / "other", seed=5)
+    options = ["--backbone", f"local-dir:{other}", "--port", str(free_ports(1)[0])]
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
+    command = [sys.executable, "-m", "syncclip", "serve", run, *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (2, "")
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith(f"syncclip: {run}: the CLIP ")
+    assert "is not that of the run's training, its weights or activations differ" in sentence

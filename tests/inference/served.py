@@ -1,0 +1,68 @@
+"""The command `syncclip serve` as a process of its own, asked over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from tests.ray_head import free_ports
+
+PATIENCE = 600.0
+"""Seconds until a start, an answer or an end counts as failed; a busy machine needs some."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A service that answers."""
+
+    command: subprocess.Popen[str]
+    port: int
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Status and JSON, or text, of an answer; with a body it is a POST."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.request("GET" if body is None else "POST", path, body, headers)
+            said = connection.getresponse()
+            text = said.read().decode()
+            return said.status, json.loads(text) if said.headers["content-type"] == "application/json" else text
+
+    def replicas(self) -> list[psutil.Process]:
+        """Its processes that hold a model."""
+        family = psutil.Process(self.command.pid).children(recursive=True)
+        return [one for one in family if one.is_running() and any("::ServeReplica" in word for word in one.cmdline())]
+
+
+@contextlib.contextmanager
+def served(run: str, *options: str, **variables: str) -> Iterator[Served]:
+    """A run's service on this machine, from when it answers to the end of the block."""
+    [port] = free_ports(1)
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "syncclip", "serve", run, "--port", str(port), *options],
+        env={**environment, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert command.stdout is not None
+        line = command.stdout.readline()
+        assert line.startswith("http://") and line.endswith(f":{port}\n"), command.communicate()
+        yield Served(command, port)
+    finally:
+        if command.poll() is None:
+            command.terminate()
+        command.communicate(timeout=PATIENCE)
