@@ -45,6 +45,8 @@ def test_a_command_that_is_shown_is_accepted(line: str) -> None:
         protocol = given.get("protocol") or given["recipe"]
         datasets, methods = given["dataset"] or [], given["method"] or []
         assert Request(protocol, given["root"], datasets, methods, overrides=overrides).recipes()
+    elif given.get("job") == "classify":
+        assert given["recipe"] and len(overrides) == 1, "a run and its shards"
     elif given.get("recipe", "x.yaml").endswith(".yaml"):
         Recipe.of_defaults(overrides)
     else:
