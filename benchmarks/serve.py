@@ -54,7 +54,10 @@ def service(run: str) -> Iterator[tuple[int, float]]:
     [port] = free_ports(1)
     begun = time.perf_counter()
     command = subprocess.Popen(
-        [sys.executable, "-m", "syncclip", "serve", run, "--port", str(port)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "syncclip", "serve", run, "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         assert command.stdout is not None and command.stdout.readline(), "the service did not start"
@@ -113,6 +116,8 @@ def main(
             rate = requests / (time.perf_counter() - begun)
     print(f"{local_cpus()} CPUs, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     print(f"from the command to the first answer: {start:.1f} s")
+    for name, side in zip(("service", "bare tower"), zip(*pairs, strict=True), strict=True):
+        print(f"{name}: fastest {1e3 * min(side):.1f} ms, slowest {1e3 * max(side):.1f} ms")
     print(f"one image, median of {rounds}: service {1e3 * served:.1f} ms, bare tower {1e3 * bare:.1f} ms, ", end="")
     print(f"ratio {served / bare:.3f}")
     print(f"{requests} requests of {clients} clients: {rate:.1f} images/s, against {1 / bare:.1f} of the bare tower")

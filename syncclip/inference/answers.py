@@ -73,7 +73,7 @@ def classify(
     """
     for found in read_ahead(partial(_pixels, model, unreadable), find_images(names), batch):
         pixels = [content for _, content in found if isinstance(content, Tensor)]
-        labels = iter(model.labels(model.scored(torch.stack(pixels)), top) if pixels else ())
+        labels = iter(model.labels(model.batch_probabilities(torch.stack(pixels)), top) if pixels else ())
         for name, content in found:
             yield Answer(name, next(labels)) if isinstance(content, Tensor) else Answer(name, [], content)
 

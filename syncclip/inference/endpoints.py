@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import python_multipart  # noqa: F401  (what Starlette reads forms with)
 import ray
+import torch
 from PIL import Image
 from ray.serve.metrics import Counter, Histogram
 from starlette.applications import Starlette
@@ -148,7 +149,8 @@ class Service:
         self._batches = Batches(self._compute)
         self._sizes = Histogram("syncclip_serve_batch_images", "Images in a forward pass.", [1, 2, 4, 8, 16, BATCH])
         self._page = resources.files(__package__).joinpath("assets/page.html").read_text(encoding="utf-8")
-        model.probabilities([Image.new("RGB", (64, 64))])  # lest the first request wait until the texts are encoded
+        # Lest the first request wait until the texts are encoded.
+        model.probabilities([Image.new("RGB", (64, 64))])
 
     def app(self, token_sha256: bytes | None) -> ASGIApp:
         """As an ASGI application; without a token whoever reaches it may use it."""
@@ -217,7 +219,7 @@ class Service:
 
     def _compute(self, pixels: list[Tensor]) -> npt.NDArray[np.float64]:
         self._sizes.observe(len(pixels))
-        return self._model.probabilities(pixels)
+        return self._model.batch_probabilities(torch.stack(pixels))
 
 
 def _collected() -> str:

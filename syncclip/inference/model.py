@@ -113,7 +113,7 @@ class Model:
 
     def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
         """(n, C) probability of each class for each image, in the order of `classes`; rows sum to 1."""
-        scores = [self.scored(pixels) for pixels in self._batches(images, batch)]
+        scores = [self.batch_probabilities(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
@@ -165,8 +165,8 @@ class Model:
         found: npt.NDArray[np.float32] = features.float().cpu().numpy()
         return found
 
-    def scored(self, pixels: Tensor) -> npt.NDArray[np.float64]:
-        """(B, C) probabilities of a batch (B, 3, S, S) of images as `preprocess` returns them."""
+    def batch_probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
+        """`probabilities` of a batch (B, 3, S, S) of images that `preprocess` has prepared."""
         with computing():
             logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.told.temperature
         found: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()

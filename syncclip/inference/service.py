@@ -116,6 +116,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
     settings = settings.model_copy(update={"run": finished_run(settings.run)[1].url})
     if cluster_address() is None:
         _check_port(host, port)
+        os.environ.setdefault("RAY_worker_niceness", "0")  # of the replicas, for whose answers people wait; Ray's is 15
     with ray_session(max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))):
         if not debugging():
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
