@@ -28,7 +28,7 @@ to its whole group."""
 LAST_SECONDS = 5.0
 """For each of the last actions of a process that is ended at once."""
 
-SENTENCE = "syncclip: interrupted; the same command resumes where it stopped"
+SENTENCE = "syncclip: interrupted; the same command goes on from what is committed"
 
 SIGNALLED = "Ctrl-C or a signal"
 
