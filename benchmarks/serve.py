@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import io
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -100,15 +101,20 @@ def main(
     requests: Annotated[int, typer.Option(help="Of all clients.")] = 200,
 ) -> None:
     """Show the medians of both sides, their ratio, and the images per second of many clients."""
-    torch.set_num_threads(local_cpus())
     image = picture()
     with tempfile.TemporaryDirectory() as there:
-        run = make_run(Path(there))
+        # In a process of its own: an evaluation leaves torch in another state than a service has.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+            run = other.submit(make_run, Path(there)).result()
+        torch.set_num_threads(local_cpus())
         model = load(run, device="cpu")
         pixels = model.preprocess(Image.open(io.BytesIO(image)))[None]
         with service(run) as (port, start):
             connection = http.client.HTTPConnection("127.0.0.1", port)
-            pairs = [(ask(connection, image), encode(model, pixels)) for _ in range(WARM + rounds)][WARM:]
+            with ThreadPoolExecutor(1) as alone:  # as in the service; the main thread's OpenMP may fare otherwise
+                pairs = [
+                    (ask(connection, image), alone.submit(encode, model, pixels).result()) for _ in range(WARM + rounds)
+                ][WARM:]
             served, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
             begun = time.perf_counter()
             with ThreadPoolExecutor(clients) as pool:
