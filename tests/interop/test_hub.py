@@ -247,14 +247,14 @@ def test_a_flipped_bit_on_the_hub_is_told(hub: Hub, mine: Path, tiny: TinyWorld,
 
 def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: TinyWorld) -> None:
     push(str(mine), REPO)
-    files, name = dict(hub.repositories[REPO].files()), "planted:Planted"
+    files, name = dict(hub.repositories[REPO].files()), "of_a_stranger_on_the_hub:Method"
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["training"]["method"] = name
-    files |= {"recipe.yaml": yaml.safe_dump(recipe).encode(), "planted.py": b"raise SystemExit('it was run')"}
+    files |= {"recipe.yaml": yaml.safe_dump(recipe).encode(), "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')"}
     hub.repositories[REPO].commit("main", files)
     with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' names code to be run.*add --trust {name}"):
         load(REPO, tiny.backbone)
-    assert "planted.py" not in hub.fetched and "planted" not in sys.modules
+    assert "of_a_stranger_on_the_hub.py" not in hub.fetched and "of_a_stranger_on_the_hub" not in sys.modules
 
 
 def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tiny: TinyWorld) -> None:
