@@ -250,7 +250,10 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
     files, name = dict(hub.repositories[REPO].files()), "of_a_stranger_on_the_hub:Method"
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["training"]["method"] = name
-    files |= {"recipe.yaml": yaml.safe_dump(recipe).encode(), "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')"}
+    files |= {
+        "recipe.yaml": yaml.safe_dump(recipe).encode(),
+        "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')",
+    }
     hub.repositories[REPO].commit("main", files)
     with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' names code to be run.*add --trust {name}"):
         load(REPO, tiny.backbone)
