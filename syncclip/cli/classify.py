@@ -18,6 +18,7 @@ from syncclip.core.text import counted
 
 if TYPE_CHECKING:
     from syncclip.inference.answers import Answer
+    from syncclip.inference.model import Model
 
 Backbone = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="Where the run's CLIP is now, as backbone.name.")
@@ -55,10 +56,9 @@ def classify(
 ) -> None:
     """Name what images show: a table on a terminal, JSON lines elsewhere, or a .jsonl, .csv or .parquet file."""
     if actors is not None:
-        pool = {"actors": actors, "num_gpus": num_gpus}
-        return _classify_shards(
-            run, images, out, pool, classes=classes, top=top, batch=batch, places=(backbone, pretrained)
-        )
+        places = {"backbone": backbone, "pretrained": pretrained}
+        _classify_shards(run, images, out, (actors, num_gpus), classes=classes, top=top, batch=batch, places=places)
+        return
     if num_gpus:
         raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
     from syncclip.inference import answers
@@ -69,18 +69,25 @@ def classify(
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
+    _show(model, answers.classify(model, images, top, batch), out)
+
+
+def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
+    """Print or write answers as they come; exit with 1 where an image could not be read."""
+    from syncclip.inference import answers
+
     unread: list[str] = []
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(None, "images", "classify"))
 
-        def counting(found: Iterable[Answer]) -> Iterator[Answer]:
-            for answer in found:
+        def counting() -> Iterator[Answer]:
+            for answer in coming:
                 progress.update()
                 if answer.error is not None:
                     unread.append(answer.image)
                 yield answer
 
-        found = counting(answers.classify(model, images, top, batch))
+        found = counting()
         if out is not None:
             answers.write_answers(found, out)
         elif sys.stdout.isatty():
@@ -96,19 +103,16 @@ def classify(
     if unread:
         say(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}")
         raise typer.Exit(1)
-    return None
 
 
-def _classify_shards(
-    run: str, images: list[str], out: str | None, pool: dict[str, Any], places: tuple[str | None, ...], **asked: Any
-) -> None:
+def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **asked: Any) -> None:
+    """The same on Ray, with a pool of so many actors and GPUs of each; `asked` as `classify_shards` takes it."""
     from syncclip.inference.shards import TABLE, classify_shards
     from syncclip.synthesis.settings import Pool
 
     if len(images) != 1:
         raise UserError(f"--actors: they work on one folder of shards, and {len(images)} names were given; give one")
-    named = dict(zip(("backbone", "pretrained"), places, strict=True))
-    done = classify_shards(run, images[0], out, pool=Pool(**pool), places=named, **asked)
+    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **asked)
     text.show(
         f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
     )
