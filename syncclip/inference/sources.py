@@ -121,18 +121,15 @@ def _in_tar(url: str) -> Iterator[Source]:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
                 if not member.isfile() or _ending(member.name) not in EXTENSIONS:
                     continue
-                name, first = storage.join(url, member.name), member.offset_data
+                name = storage.join(url, member.name)
                 try:
                     _check_size(name, member.size)
                 except UserError as error:
                     yield _broken(name, error)
                     continue
-                if storage.is_local(url):  # read by whoever decodes it, so that no more of them wait in memory
-                    yield Source(name, partial(storage.read_bytes, url, first, first + member.size))
-                else:
-                    content = tar.extractfile(member)
-                    assert content is not None, "it is a file"
-                    yield Source(name, partial(bytes, content.read()))
+                content = tar.extractfile(member)
+                assert content is not None, "it is a file"
+                yield Source(name, partial(bytes, content.read()))
     except tarfile.TarError as error:
         raise UserError(
             f"{url}: not a sound tar file ({error}); the images before the damage are classified"
