@@ -21,7 +21,7 @@ from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import GeneratorSettings
-from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, prompt_of, prompts_of
+from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
 from syncclip.synthesis.seeds import MAX_IMAGES, seed_of, seeds_of
 from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 
@@ -126,6 +126,16 @@ class Plan(Settings):
             labels = slice(max(indices.start - first, 0), indices.stop - first)
             found += prompts_of(self.prompts, self.template, self.classnames[labels], image)
         return found
+
+    def texts(self, most: int) -> list[str]:
+        """The distinct prompts of the set; none, if they are more than `most`."""
+        every = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
+        found: dict[str, None] = {}
+        for prompt in chain.from_iterable(every):
+            found[prompt] = None
+            if len(found) > most:
+                return []
+        return list(found)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
         """The seeds of samples, (n,); as `entry` has them, but for millions."""

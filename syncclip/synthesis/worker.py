@@ -38,6 +38,9 @@ from syncclip.synthesis.status import Report
 SURPASSED = "surpassed"
 """Reason of an image that passed the filters but was not the best of its attempts."""
 
+MOST_AHEAD = 20_000
+"""Distinct prompts of a set that are encoded before its first image, so that the encoders can leave the GPU."""
+
 _generator_thread = ThreadPoolExecutor(1, "generate")
 """One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
 
@@ -132,6 +135,8 @@ class ShardWorker:
             prompts = fill(plan.template, plan.classnames)
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
             generator = Generator(settings, self.device, plan.weights)
+            if generator.texts is not None and self.device != "cpu":
+                generator.texts.encode_ahead(plan.texts(MOST_AHEAD))
             if plan.generator.guide is not None:
                 self._references = ReferenceImages(plan, self.url)
             self._tools = generator, build_filters(plan.filters, prompts, self.device, self.url)

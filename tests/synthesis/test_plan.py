@@ -57,6 +57,26 @@ def test_a_longer_plan_only_adds_shards_and_keeps_every_entry(plan: Plan, more: 
     assert [longer.entry(index) for index in range(plan.total)] == [plan.entry(index) for index in range(plan.total)]
 
 
+MIXED = {
+    "classes": {"class 1": ["what is rare"]},
+    "strategies": [
+        {"name": "template", "templates": ["a {}.", "many {}s."], "weight": 2},
+        {"name": "combinations", "sentence": "a {colour} {}", "lists": {"colour": ["red", "blue", "green"]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("prompts", [{}, MIXED], ids=["template", "mixed"])
+@given(plan=plans())
+def test_its_texts_are_the_prompts_of_its_images_each_once(plan: Plan, prompts: dict[str, Any]) -> None:
+    mixed = {"prompts": prompts if plan.classes > 1 else {}}
+    plan = plan_of(plan.classes, plan.images_per_class, **mixed)
+    texts = plan.texts(1000)
+    assert len(texts) == len({*texts})
+    assert {*texts} == {*plan.prompts_of(range(plan.total))}
+    assert plan.texts(len(texts) - 1) == []
+
+
 @given(plans(), st.data())
 def test_every_prefix_is_balanced_over_the_classes(plan: Plan, data: st.DataObject) -> None:
     length = data.draw(st.integers(1, plan.total))

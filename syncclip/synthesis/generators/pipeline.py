@@ -14,6 +14,7 @@ from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.loading import load
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.texts import TextEmbeddings
 
 NSFW = "nsfw"
 """Key of an image's `info` that holds the answer of the pipeline's own safety checker, where it has one."""
@@ -38,9 +39,14 @@ class Generator:
         self.settings = settings
         self.device = device
         self.pipeline = load(settings, locate(settings, fingerprint), device)
+        size = settings.batch_size
+        encodes = hasattr(self.pipeline, "encode_prompt")
+        self.texts = TextEmbeddings(self.pipeline, None if size == "auto" else size) if encodes else None
         self._arguments = call_arguments(self.pipeline, settings)
         if settings.guide is not None:
             self._guided = _image_to_image(self.pipeline)
+            if self.texts is not None:
+                self.texts.serve(self._guided)
             self._guided_arguments = call_arguments(self._guided, settings, guided=True)
             self._size = size_of(self.pipeline, settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from math import gcd
 from typing import Literal, NamedTuple
@@ -188,29 +188,43 @@ def coverage(
     settings: PromptSettings, template: str, classnames: Sequence[str], images_per_class: int
 ) -> PromptCoverage:
     """The coverage of a set of `images_per_class` images of each class, as planned."""
-    order, _, whole = _period(settings.weights)
-    periods, rest = divmod(images_per_class, len(order))
-    uses = [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(whole)]
+    uses = _uses(settings.weights, images_per_class)
     counts: Counter[str] = Counter()
     every: set[str] = set()
     possible, fewest = 0, images_per_class
     for name in classnames:
-        if own := settings.classes.get(name):
+        if name in settings.classes:
             counts[OWN] += images_per_class
-            parts: list[tuple[Sequence[str], int]] = [(own, images_per_class)]
         else:
             counts.update(dict(zip(settings.labels, uses, strict=True)))
-            parts = [
-                (strategy.of(name, template), use)
-                for strategy, use in zip(settings.mixture, uses, strict=True)
-                if strategy.weight
-            ]
-        used = (sentences[turn] for sentences, use in parts for turn in range(min(use, len(sentences))))
-        prompts = {filled(sentence, name) for sentence in used}
-        possible += sum(len(sentences) for sentences, _ in parts)
+        prompts = set(distinct(settings, template, name, images_per_class))
+        possible += sum(len(sentences) for sentences, _ in _parts(settings, template, name, images_per_class))
         fewest = min(fewest, len(prompts))
         every |= prompts
     return PromptCoverage(len(every), possible, fewest, dict(counts))
+
+
+def distinct(settings: PromptSettings, template: str, classname: str, images: int) -> Iterator[str]:
+    """The prompts of a class with `images` images; seldom one of them twice."""
+    for sentences, use in _parts(settings, template, classname, images):
+        for turn in range(min(use, len(sentences))):
+            yield filled(sentences[turn], classname)
+
+
+def _parts(settings: PromptSettings, template: str, classname: str, images: int) -> list[tuple[Sequence[str], int]]:
+    """(sentences, images that use them) of each strategy of a class."""
+    if (own := settings.classes.get(classname)) is not None:
+        return [(own, images)]
+    uses = zip(settings.mixture, _uses(settings.weights, images), strict=True)
+    return [(strategy.of(classname, template), use) for strategy, use in uses if strategy.weight]
+
+
+@lru_cache(maxsize=4)
+def _uses(weights: tuple[int, ...], images: int) -> list[int]:
+    """Images of a class that use each strategy."""
+    order, _, whole = _period(weights)
+    periods, rest = divmod(images, len(order))
+    return [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(whole)]
 
 
 @lru_cache(maxsize=4)
