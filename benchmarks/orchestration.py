@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from unittest.mock import patch
@@ -37,11 +37,11 @@ class Sleeper:
     def __init__(self, pace: float, pixels: int) -> None:
         self.pace, self.pixels = pace, pixels
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
         time.sleep(self.pace * len(prompts))
         side = max(1, self.pixels // 8)
         noise = [np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8) for seed in seeds]
-        return [Image.fromarray(one).resize((self.pixels, self.pixels)) for one in noise]
+        return lambda: [Image.fromarray(one).resize((self.pixels, self.pixels)) for one in noise]
 
 
 def light_worker(pace: float, pixels: int) -> type[ShardWorker]:

@@ -13,7 +13,7 @@ import platform
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -239,18 +239,16 @@ def _one_ahead(
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
     """Batches with their images, in order; while one is worked on, the next is generated."""
 
-    def generate(entries: Sequence[Entry]) -> list[Image.Image]:
+    def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         with clock.of("generate"):
             guides = () if references is None else (references.of(entries),)
-            images = generator.generate([entry.prompt for entry in entries], [entry.seed for entry in entries], *guides)
-        assert len(images) == len(entries)
-        return images
+            return generator.start([entry.prompt for entry in entries], [entry.seed for entry in entries], *guides)
 
-    coming = ((entries, _generator_thread.submit(generate, entries)) for entries in batches)
+    coming = ((entries, _generator_thread.submit(start, entries)) for entries in batches)
     ahead = next(coming, None)
     while ahead is not None:
         (entries, images), ahead = ahead, next(coming, None)
-        yield entries, images.result()
+        yield entries, images.result()()
 
 
 def score(

@@ -19,10 +19,10 @@ class SeedGenerator:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
         assert len(prompts) == len(seeds)
         self.batches.append(list(seeds))
-        return [Image.new("RGB", (8, 8), (seed % 256,) * 3) for seed in seeds]
+        return lambda: [Image.new("RGB", (8, 8), (seed % 256,) * 3) for seed in seeds]
 
 
 class Brighter(Filter):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,11 +46,11 @@ class LightGenerator:
     """Images of noise that follow, like their contrast, from their seeds, so many seconds each; each batch is noted
     when it is begun."""
 
-    def generate(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
         write_note("draw", len(seeds))
         time.sleep(float(os.environ.get(PACE, USUAL_PACE)) * len(prompts))
         noise = [np.random.default_rng(seed) for seed in seeds]
-        return [Image.fromarray(one.integers(0, one.integers(2, 256), (16, 16, 3), np.uint8)) for one in noise]
+        return lambda: [Image.fromarray(one.integers(0, one.integers(2, 256), (16, 16, 3), np.uint8)) for one in noise]
 
 
 class LightWorker(ShardWorker):

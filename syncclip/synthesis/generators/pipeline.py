@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -18,6 +18,9 @@ from syncclip.synthesis.generators.texts import TextEmbeddings
 
 NSFW = "nsfw"
 """Key of an image's `info` that holds the answer of the pipeline's own safety checker, where it has one."""
+
+_Pixels = tuple[Any, bool | None]
+"""Of an image: (H, W, 3) uint8 or what a pipeline made itself, and its safety checker's answer."""
 
 
 class Generator:
@@ -59,17 +62,23 @@ class Generator:
             guides: the real image that each starts from, None where it starts from noise; those with a guide are
                 generated as a batch of their own. Nothing: all start from noise.
         """
+        return self.start(prompts, seeds, guides)()
+
+    def start(
+        self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
+    ) -> Callable[[], list[Image.Image]]:
+        """`generate` without the last step, from pixels to images, which what is returned does on any thread."""
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
         guided = [i for i, guide in enumerate(guides) if guide is not None]
         free = [i for i in range(len(seeds)) if i not in set(guided)]
-        generated: dict[int, Image.Image] = {}
+        generated: dict[int, _Pixels] = {}
         if free:
             generated |= zip(free, self._call(self.pipeline, self._arguments, prompts, seeds, free), strict=True)
         if guided:
             starts = [ImageOps.fit(guides[i].convert("RGB"), self._size) for i in guided]  # type: ignore[union-attr]
             arguments = {**self._guided_arguments, "image": starts}
             generated |= zip(guided, self._call(self._guided, arguments, prompts, seeds, guided), strict=True)
-        return [generated[i] for i in range(len(seeds))]
+        return lambda: [_image(*generated[i]) for i in range(len(seeds))]
 
     def _call(
         self,
@@ -78,13 +87,14 @@ class Generator:
         prompts: Sequence[str],
         seeds: Sequence[int],
         rows: Sequence[int],
-    ) -> list[Image.Image]:
-        """The images of some rows, as one batch."""
+    ) -> list[_Pixels]:
+        """Some rows, as one batch."""
         import torch
 
         if "negative_prompt" in arguments:
             arguments = {**arguments, "negative_prompt": [arguments["negative_prompt"]] * len(rows)}
         devices = [self.device] if self.device.startswith("cuda") else []
+        kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # others may work on images
         with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(seeds[rows[0]])  # some schedulers also draw from torch's own generator
@@ -92,16 +102,23 @@ class Generator:
                 output = pipeline(
                     prompt=[prompts[i] for i in rows],
                     generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in rows],
-                    output_type="pil",
+                    output_type=kind,
                     **arguments,
                 )
             except Exception as error:
                 raise _told(error, self.settings) from error
-        images = [image.convert("RGB") for image in output.images]
-        flags = getattr(output, "nsfw_content_detected", None)
-        for image, flag in zip(images, flags or (), strict=False):
-            image.info[NSFW] = bool(flag)
-        return images
+            images = output.images
+            if isinstance(images, torch.Tensor):  # (B, 3, H, W) from 0 to 1; a quarter of its bytes leaves the device
+                images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        flags = getattr(output, "nsfw_content_detected", None) or [None] * len(images)
+        return list(zip(images, flags, strict=True))
+
+
+def _image(pixels: Any, flag: bool | None) -> Image.Image:
+    image = pixels.convert("RGB") if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    if flag is not None:
+        image.info[NSFW] = bool(flag)
+    return image
 
 
 def _image_to_image(pipeline: Any) -> Any:
