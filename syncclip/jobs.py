@@ -22,10 +22,10 @@ from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_assets
 from syncclip.sets.quality import STATS_NAME, measure_quality
 from syncclip.storage.places import absolute
+from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.driver import files_of, has_all, synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
-from syncclip.synthesis.prompts.writer import write_captions
 from syncclip.synthesis.summary import SetSummary
 from syncclip.training import loop, ray_train
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
@@ -171,13 +171,13 @@ def _held(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
     """Let the recipe's language models write captions, once: file -> its content.
 
-    Captions in a file are kept. Killed at any time, the same call resumes after the last classes that were saved.
+    The recipe's pool of actors writes them. Captions in a file are kept. Killed at any time, the same call goes on.
 
     Args:
         out: the file's path or URL; by default the one that the recipe names.
 
     Raises:
-        UserError: the recipe names no model or no file; or see `synthesis.prompts.writer.write_captions`.
+        UserError: the recipe names no model or no file; or see `synthesis.captioning.write_captions`.
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts
@@ -197,4 +197,5 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
             "synthesis.prompts.strategies"
         )
     names = [name for name in load_dataset(recipe.dataset).classnames if name not in prompts.classes]
-    return {url: write_captions(writer, names, url) for url, writer in files.items()}
+    synthesis = recipe.synthesis
+    return {url: write_captions(writer, names, url, synthesis.pool, synthesis.threads) for url, writer in files.items()}

@@ -37,9 +37,8 @@ from syncclip.studies import cells
 from syncclip.studies.cells import CellRun
 from syncclip.studies.choose import choose
 from syncclip.studies.run import study
-from syncclip.synthesis.prompts import writer
+from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.prompts.captions import WriterSettings
-from syncclip.synthesis.prompts.writer import write_captions
 from syncclip.training.recorder import RunRecorder
 from tests.conftest import TinyWorld
 from tests.interop import published
@@ -61,7 +60,7 @@ class Mute:
 
     weights = ""
 
-    def __init__(self, settings: WriterSettings) -> None: ...
+    def __init__(self, settings: WriterSettings, device: str | None) -> None: ...
 
     def write(self, classname: str) -> tuple[str, ...]:
         return (f"a {classname}",)
@@ -177,7 +176,7 @@ def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
     monkeypatch.setattr("syncclip.studies.run.run_cells", run_cells)
     monkeypatch.setattr("syncclip.studies.choose.run_cells", run_cells)
     monkeypatch.setattr("syncclip.protocols.run._prepared", prepared)
-    monkeypatch.setattr(writer, "Writer", Mute)
+    monkeypatch.setattr("syncclip.synthesis.captioning.Writer", Mute)
 
 
 @pytest.fixture(params=KINDS)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
-from syncclip import storage
-from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.core.text import filled
 from syncclip.storage.places import home_path
 from syncclip.synthesis.generators.loading import load_pretrained, quiet
 from syncclip.synthesis.generators.locating import commit_on_hub
-from syncclip.synthesis.prompts.captions import Captions, WriterSettings, caption
-from syncclip.synthesis.prompts.files import check_writer, read_captions
+from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 ROUNDS = 4
 """How often a class is asked for at most, where answers are empty or come twice."""
-
-KEPT_EVERY = 32
-"""Classes after which the file is written: what a killed run loses at most."""
 
 NO_CODE = {"trust_remote_code": False}
 """For transformers, which would ask at the terminal whether to run code that comes with a model."""
@@ -106,44 +99,6 @@ class Writer:
         begun = asked["input_ids"].shape[1]
         answers: list[str] = self.tokenizer.batch_decode(tokens[:, begun:], skip_special_tokens=True)
         return answers
-
-
-def write_captions(settings: WriterSettings, classnames: Sequence[str], url: str) -> Captions:
-    """Write what is missing of the captions at `url`, and return them all, in the order of the classes.
-
-    What is there stays, also where it was corrected by hand. Killed at any time, the same call goes on from there.
-
-    Raises:
-        UserError: the file holds captions of another writer; or see `Writer`.
-    """
-    names = list(dict.fromkeys(classnames))
-    there = _kept(settings, url)
-    if there.sentences.keys() >= set(names):
-        return there
-    writer = Writer(settings)
-    with storage.lease(url, "captions", file=True):
-        there = _kept(settings, url)
-        if there.sentences and writer.weights != there.weights:
-            raise UserError(f"{url}: other weights of {settings.model!r} wrote these; write into another file")
-        sentences = dict(there.sentences)
-        missing = [name for name in names if name not in sentences]
-        with Progress(len(names), "classes", "captions", done=len(names) - len(missing)) as progress:
-            for count, name in enumerate(missing, 1):
-                sentences[name] = writer.write(name)
-                if count % KEPT_EVERY == 0 or count == len(missing):
-                    order = [*names, *(other for other in sentences if other not in names)]
-                    found = {name: sentences[name] for name in order if name in sentences}
-                    there = Captions(writer=settings, weights=writer.weights, sentences=found)
-                    storage.write_document(url, there)
-                progress.update(1)
-        return read_captions(url)
-
-
-def _kept(settings: WriterSettings, url: str) -> Captions:
-    """The captions that are there; none where there is no file."""
-    there = read_captions(url) if storage.exists(url) else Captions(writer=settings)
-    check_writer(there, settings, url)
-    return there
 
 
 def _seed(seed: int, classname: str, turn: int) -> int:

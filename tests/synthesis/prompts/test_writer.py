@@ -7,11 +7,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis.prompts.captions import WriterSettings
-from syncclip.synthesis.prompts.files import read_captions
-from syncclip.synthesis.prompts.writer import Writer, write_captions
+from syncclip.synthesis.prompts.writer import Writer
 from tests.synthesis.prompts import CLASSES
 from tests.worlds.language import build_language_model
 
@@ -51,24 +49,6 @@ def test_a_chat_model_is_asked_as_its_template_wants(model: str, monkeypatch: py
     writer.tokenizer.chat_template = "{% for m in messages %}light on {{ m.content }}{% endfor %} shows"
     writer.write("cat")
     assert (seen[0], seen[-1]) == ("a photo of a cat", "light on a photo of a cat shows")
-
-
-def test_writing_goes_on_where_it_stopped_and_keeps_what_was_mended(model: str, tmp_path: Path) -> None:
-    url, whole = str(tmp_path / "captions.json"), str(tmp_path / "whole.json")
-    write_captions(asked(model), CLASSES[:1], url)
-    written = write_captions(asked(model), CLASSES, url)
-    assert written == write_captions(asked(model), CLASSES, whole) == read_captions(url)
-    assert list(written.sentences) == list(CLASSES)
-    mended = storage.read_bytes(url).replace(written.sentences["cat"][0].encode(), b"my own cat")
-    storage.write_bytes(url, mended)  # without its seal, as who mends it removes that
-    assert write_captions(asked(model), CLASSES, url).sentences["cat"][0] == "my own cat"
-
-
-def test_a_file_of_another_writer_is_not_added_to(model: str, tmp_path: Path) -> None:
-    url = str(tmp_path / "captions.json")
-    write_captions(asked(model), CLASSES[:1], url)
-    with pytest.raises(UserError, match="another writer: seed is 0 there and 1 in the recipe"):
-        write_captions(asked(model, seed=1), CLASSES, url)
 
 
 def test_a_model_that_has_nothing_to_say_is_told(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,130 @@
+"""Captions on a pool: the same file for any number of actors and after any kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip import storage
+from syncclip.core.settings import UserError
+from syncclip.synthesis import captioning
+from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
+from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthesis.prompts.files import read_captions
+from syncclip.synthesis.prompts.writer import Writer
+from syncclip.synthesis.settings import Pool
+from syncclip.synthesis.status import Report
+from tests.synthesis.prompts import CLASSES
+from tests.worlds.language import build_language_model
+
+MANY = [f"{colour} {name}" for name in CLASSES for colour in ("red", "blue", "green")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny causal language model."""
+    return str(build_language_model(tmp_path_factory.mktemp("language")))
+
+
+def asked(model: str, **changes: Any) -> WriterSettings:
+    settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
+    return WriterSettings(model=model, **settings)
+
+
+@pytest.fixture(scope="module")
+def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of many classes, as one process writes it without a break."""
+    url = str(tmp_path_factory.mktemp("whole") / "captions.json")
+    write_captions(asked(model), MANY, url)
+    return Path(url).read_bytes()
+
+
+def test_writing_goes_on_where_it_stopped_and_keeps_what_was_mended(model: str, tmp_path: Path) -> None:
+    url, whole = str(tmp_path / "captions.json"), str(tmp_path / "whole.json")
+    write_captions(asked(model), CLASSES[:1], url)
+    written = write_captions(asked(model), CLASSES, url)
+    assert written == write_captions(asked(model), CLASSES, whole) == read_captions(url)
+    assert list(written.sentences) == list(CLASSES)
+    mended = storage.read_bytes(url).replace(written.sentences["cat"][0].encode(), b"my own cat")
+    storage.write_bytes(url, mended)  # without its seal, as who mends it removes that
+    assert write_captions(asked(model), CLASSES, url).sentences["cat"][0] == "my own cat"
+
+
+def test_a_file_of_another_writer_is_not_added_to(model: str, tmp_path: Path) -> None:
+    url = str(tmp_path / "captions.json")
+    write_captions(asked(model), CLASSES[:1], url)
+    with pytest.raises(UserError, match="another writer: seed is 0 there and 1 in the recipe"):
+        write_captions(asked(model, seed=1), CLASSES, url)
+
+
+class DiesOnce(CaptionWorker):
+    """Kills its process at the fourth class, the first time."""
+
+    def generate(self, number: int) -> tuple[Report, Part | None]:
+        mark = Path(self.job.url).with_name("died")
+        if number == 3 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().generate(number)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("worker", [CaptionWorker, DiesOnce])
+def test_two_actors_write_the_file_of_one_process_also_where_one_is_killed(
+    model: str, whole: bytes, worker: type[CaptionWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captioning, "CaptionWorker", worker)
+    url = tmp_path / "captions.json"
+    write_captions(asked(model), MANY, str(url), Pool(2))
+    assert url.read_bytes() == whole
+    assert (tmp_path / "died").exists() == (worker is DiesOnce)
+    assert not (tmp_path / f"captions.json{PARTS}").exists()
+
+
+def test_a_killed_command_loses_no_class(model: str, whole: bytes, tmp_path: Path) -> None:
+    url = tmp_path / "captions.json"
+    code = (
+        "import sys, time; from syncclip.synthesis import captioning as c; from pathlib import Path\n"
+        "write = c.Writer.write\n"
+        "c.Writer.write = lambda *given: (time.sleep(0.2), write(*given))[1]\n"
+        "c.write_captions(c.WriterSettings.model_validate_json(sys.argv[1]), sys.argv[3:], sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, asked(model).model_dump_json(), str(url), *MANY]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        parts = Path(f"{url}{PARTS}")
+        while not parts.exists() or len(list(parts.glob("*.json"))) < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    before = {part.name: part.read_bytes() for part in parts.glob("*.json")}
+    assert not url.exists() and 3 <= len(before) < len(MANY)
+    heard: list[str] = []
+    write = Writer.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "write", lambda self, name: (heard.append(name), write(self, name))[1])
+        write_captions(asked(model), MANY, str(url))
+    assert url.read_bytes() == whole
+    assert len(heard) == len(MANY) - len(before)
+
+
+def test_a_class_of_which_nothing_can_be_written_is_told_and_the_others_are_kept(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, answers = str(tmp_path / "captions.json"), Writer._answers
+    mute = {CLASSES[1]}
+    monkeypatch.setattr(
+        Writer, "_answers", lambda self, name, turn: [""] if name in mute else answers(self, name, turn)
+    )
+    with pytest.raises(UserError, match=rf"no captions of class '{CLASSES[1]}': .* wrote nothing .* those of 1 others"):
+        write_captions(asked(model), CLASSES, url)
+    mute.clear()
+    assert list(write_captions(asked(model), CLASSES, url).sentences) == list(CLASSES)
