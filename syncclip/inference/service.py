@@ -42,6 +42,9 @@ NAME, TOKEN = "syncclip", "SYNCCLIP_SERVE_TOKEN"
 ONGOING, QUEUED = 64, 1024
 """Requests in a replica at a time, each with its body in memory, and those that wait for one; more get a 503."""
 
+STARTS = 3
+"""Of a replica on a cluster, where a store may be away for a moment; a command whose run is not there ends at once."""
+
 
 class ServiceSettings(Settings):
     """What a service answers with; `args` of an application in a file of Ray Serve."""
@@ -82,8 +85,12 @@ def app(args: dict[str, Any]) -> Application:
     return application(settings, token)
 
 
-def application(settings: ServiceSettings, token: str | None) -> Application:
-    """The service as an application of Ray Serve; without a token whoever reaches it may use it."""
+def application(settings: ServiceSettings, token: str | None, starts: int = STARTS) -> Application:
+    """The service as an application of Ray Serve; without a token whoever reaches it may use it.
+
+    Args:
+        starts: of a replica that fails to start, at most.
+    """
     secret = None if token is None else hashlib.sha256(token.encode()).digest()  # what Ray keeps tells no token
     options, names = configured(), trusted()
 
@@ -99,6 +106,7 @@ def application(settings: ServiceSettings, token: str | None) -> Application:
         num_replicas=settings.replicas,
         max_ongoing_requests=ONGOING,
         max_queued_requests=QUEUED,
+        max_constructor_retry_count=starts,
         graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
@@ -127,7 +135,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         if gpus > capacity().get("GPU", 0.0):
             raise UserError(f"--num-gpus: {gpus:g} are asked for, and Ray has fewer; take less, or 0 to use the CPU")
         with at_once(serve.shutdown), _ended():
-            _start(application(settings, token), host, port)
+            _start(application(settings, token, starts=1), host, port)
             try:
                 yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
             finally:
