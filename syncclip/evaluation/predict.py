@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from syncclip.core.determinism import deterministic
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
+from syncclip.core.threads import thread_pool
 from syncclip.evaluation.metrics import METRIC_HEADINGS, calibration_error, harmonic_mean, openworld_auc
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ def _decoded(
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
 
-    with ThreadPoolExecutor(max_workers=1) as decoder:
+    with thread_pool(1, "decode") as decoder:
         ahead = [decoder.submit(load, rows) for rows in slices[:1]]
         for rows, following in zip(slices, [*slices[1:], None], strict=False):
             pixels = ahead.pop().result()

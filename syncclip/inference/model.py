@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from os import PathLike
@@ -19,6 +18,7 @@ from torch.nn.functional import normalize
 
 from syncclip import storage
 from syncclip.core.settings import UserError, with_one_place
+from syncclip.core.threads import thread_pool
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, RunClasses, build_for, build_trained, carry_over
@@ -211,14 +211,11 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 def read_ahead(read: Callable[[Given], Read], items: Iterable[Given], size: int) -> Iterator[list[Read]]:
     """What `read` makes of items, in order and `size` at a time; threads read the next batch while one is used."""
     rows = iter(items)
-    threads = ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-    try:
-        ahead = [threads.submit(read, row) for row in islice(rows, size)]
+    with thread_pool(DECODERS, "decode") as readers:
+        ahead = [readers.submit(read, row) for row in islice(rows, size)]
         while ahead:
-            ready, ahead = ahead, [threads.submit(read, row) for row in islice(rows, size)]
+            ready, ahead = ahead, [readers.submit(read, row) for row in islice(rows, size)]
             yield [one.result() for one in ready]
-    finally:  # where it ends early, what they have not begun is dropped
-        threads.shutdown(cancel_futures=True)
 
 
 def open_image(image: ImageLike) -> Image.Image:

@@ -7,7 +7,6 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from syncclip import storage
 from syncclip.core.progress import Progress
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
+from syncclip.core.threads import thread_pool
 from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
 from syncclip.shards.markers import ShardStats, committed, shard_name
@@ -176,7 +176,7 @@ def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Imag
             storage.write_bytes(place, image.data)
         return image
 
-    with ThreadPoolExecutor(WRITERS, thread_name_prefix="export") as writers:
+    with thread_pool(WRITERS, "export") as writers:
         for shard in source.shards:
             for image in writers.map(write, _images(source, shard)):
                 progress.update(1)

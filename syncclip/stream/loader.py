@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.core.settings import UserError
+from syncclip.core.threads import thread_pool
 from syncclip.stream.shared_memory import Slots
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> It
     if threads < 1:
         yield from ((epoch, step, stream.batch(epoch, step)) for epoch, step in places)
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="stream") as pool:
+    with thread_pool(threads, "stream") as pool:
         yield from _in_order(pool, ((*place, partial(stream.batch, *place)) for place in places), threads)
 
 
@@ -72,7 +73,7 @@ def pin_ahead(made: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int
     A thread copies one batch ahead, so an error of the next batch is raised one batch early.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # else the thread would take the first
-    with ThreadPoolExecutor(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
+    with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
         yield from _in_order(pool, ((epoch, step, batch.pin_memory) for epoch, step, batch in made), 1)
 
 
@@ -81,17 +82,14 @@ def _in_order(
 ) -> Iterator[tuple[int, int, Batch]]:
     """What the calls of places give, in their order; so many are made by the threads of a pool while one is used."""
     waiting: deque[tuple[int, int, Future[Batch]]] = deque()
-    try:
-        for epoch, step, call in calls:
-            waiting.append((epoch, step, pool.submit(call)))
-            if len(waiting) > ahead:
-                epoch, step, ready = waiting.popleft()
-                yield epoch, step, ready.result()
-        while waiting:
+    for epoch, step, call in calls:
+        waiting.append((epoch, step, pool.submit(call)))
+        if len(waiting) > ahead:
             epoch, step, ready = waiting.popleft()
             yield epoch, step, ready.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    while waiting:
+        epoch, step, ready = waiting.popleft()
+        yield epoch, step, ready.result()
 
 
 def by_processes(
