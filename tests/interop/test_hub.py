@@ -266,5 +266,7 @@ def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tin
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["storage"] = {"options": {"endpoint_url": "http://127.0.0.1:9"}}
     hub.repositories[REPO].commit("main", {**files, "recipe.yaml": yaml.safe_dump(recipe).encode()})
+    storage.configure({})
+    storage.give({})  # whatever earlier tests used
     assert load(REPO, tiny.backbone).recipe.storage.options == {}
     assert storage.places.configured() == {}
