@@ -12,6 +12,7 @@ import pytest
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import SynthesisSettings
 from tests.worlds.generator import build_generator
+from tests.worlds.language import build_language_model
 
 CLASSES = ("cat", "dog", "fir tree")
 Guides = tuple[tuple[str, ...], ...]
@@ -21,6 +22,12 @@ Guides = tuple[tuple[str, ...], ...]
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Stable Diffusion pipeline."""
     return build_generator(tmp_path_factory.mktemp("generator"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny causal language model."""
+    return str(build_language_model(tmp_path_factory.mktemp("language")))
 
 
 @pytest.fixture

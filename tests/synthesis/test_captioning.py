@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,26 +15,14 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import captioning
 from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
-from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from tests.synthesis.prompts import CLASSES
-from tests.worlds.language import build_language_model
+from tests.worlds.language import asked
 
 MANY = [f"{colour} {name}" for name in CLASSES for colour in ("red", "blue", "green")]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tiny causal language model."""
-    return str(build_language_model(tmp_path_factory.mktemp("language")))
-
-
-def asked(model: str, **changes: Any) -> WriterSettings:
-    settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
-    return WriterSettings(model=model, **settings)
 
 
 @pytest.fixture(scope="module")

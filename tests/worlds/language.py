@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from syncclip.synthesis.prompts.captions import WriterSettings
 
 SENTENCE = """
 a an the red green blue small large old new quiet bright dark soft round on in under near over with of and
@@ -34,3 +37,9 @@ def build_language_model(folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def asked(model: str, **changes: Any) -> WriterSettings:
+    """Settings that ask the tiny model for a few short captions."""
+    settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
+    return WriterSettings(model=model, **settings)

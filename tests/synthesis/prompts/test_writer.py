@@ -11,18 +11,7 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.writer import Writer
 from tests.synthesis.prompts import CLASSES
-from tests.worlds.language import build_language_model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tiny causal language model."""
-    return str(build_language_model(tmp_path_factory.mktemp("language")))
-
-
-def asked(model: str, **changes: Any) -> WriterSettings:
-    settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
-    return WriterSettings(model=model, **settings)
+from tests.worlds.language import asked
 
 
 def test_captions_differ_hold_the_class_name_and_are_the_same_again(model: str) -> None:
