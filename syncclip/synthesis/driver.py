@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +20,7 @@ from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust, trusted
+from syncclip.shards.index import forget_index, has_index, index_set
 from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
@@ -88,6 +89,9 @@ def synthesise_set(
         todo = [shard for shard in images if shard not in there]
         if not todo:
             summary = _read_back(asked, url)
+            if not has_index(url):
+                with suppress(UserError), storage.lease(url, "synth"):  # of an earlier version, perhaps only to be read
+                    index_set(url)
             mark_complete(url, summary.images, summary.planned)
             return summary
         hold = held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
@@ -99,7 +103,10 @@ def synthesise_set(
         if plan != stored:
             write_plan(plan, url)
         job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
+        forget_index(url)
+        work = _generate(job, _worker(job, located), show, observe)
+        index_set(url)
+        return _read_back(asked, url, work)
 
 
 def files_of(asked: Plan) -> Iterator[str]:
