@@ -9,6 +9,7 @@ response.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -158,6 +159,7 @@ def main(
     amount = -(-images // classes)
     size = -(-amount // shards) * classes
     rows = []
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     with tempfile.TemporaryDirectory() as folder, faulty_bucket() as (bucket, proxy):
         s3 = storage.places.configured()
         for place, root, options in (("disk", folder, {}), ("S3", bucket, s3)):

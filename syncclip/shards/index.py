@@ -46,7 +46,7 @@ def committed_shards(url: str) -> dict[int, Shard]:
     Raises:
         DamagedError: there is no index, and a marker is not as it was written.
     """
-    index = _read_index(url)
+    index = read_index(url)
     return shards_by_markers(url)[0] if index is None else {one.shard: one for one in index.shards}
 
 
@@ -56,7 +56,7 @@ def open_samples(url: str, cache: ShardCache, corruption: Corruption) -> tuple[d
     Raises:
         UserError: see `read_samples`.
     """
-    index = _read_index(url)
+    index = read_index(url)
     if index is not None:
         file = ShardFile(storage.join(url, COLUMNS), index.bytes, index.sha256)
         try:
@@ -90,17 +90,12 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable) -> None:
     storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode())
 
 
-def has_index(url: str) -> bool:
-    """Whether there is an index; it may not fit."""
-    return storage.exists(storage.join(url, INDEX))
-
-
 def forget_index(url: str) -> None:
     """Remove a set's index, before shards are written."""
     storage.remove(storage.join(url, INDEX))
 
 
-def _read_index(url: str) -> Index | None:
+def read_index(url: str) -> Index | None:
     """The index of a set, if there is one that fits its files: two requests, however large the set is."""
     sizes = storage.sizes(url)
     if INDEX not in sizes:
@@ -112,7 +107,7 @@ def _read_index(url: str) -> Index | None:
     except UserError as error:
         _say_useless(url, error)
         return None
-    if index is None or marked(sizes) != [one.shard for one in index.shards]:
+    if index is None or marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
         return None
     fits = all(sizes.get(shard_name(one.shard)) == one.bytes and table_name(one.shard) in sizes for one in index.shards)
     return index if fits else None
@@ -147,4 +142,5 @@ def _check(samples: SampleTable, index: Index) -> None:
 
 
 def _say_useless(url: str, error: Exception) -> None:
-    say(f"{url}: its index is of no use ({error}); every shard is read instead; `syncclip synth` writes it anew")
+    remedy = f"remove {INDEX}, and `syncclip synth` writes it anew"
+    say(f"{url}: its index is of no use ({error}), so every marker and table is read instead; {remedy}")

@@ -20,7 +20,7 @@ from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust, trusted
-from syncclip.shards.index import forget_index, has_index, index_set
+from syncclip.shards.index import forget_index, index_set, read_index
 from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
@@ -89,7 +89,7 @@ def synthesise_set(
         todo = [shard for shard in images if shard not in there]
         if not todo:
             summary = _read_back(asked, url)
-            if not has_index(url):
+            if read_index(url) is None:
                 with suppress(UserError), storage.lease(url, "synth"):  # of an earlier version, perhaps only to be read
                     index_set(url)
             mark_complete(url, summary.images, summary.planned)
