@@ -46,6 +46,8 @@ def plan(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
         f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
         f"{planned.shard_size}, by {planned.generator.pipeline}"
+        + ", an endpoint: its images may be others when it is asked again"
+        * planned.generator.endpoint
     )
     cost = loaded.synthesis.cost
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
