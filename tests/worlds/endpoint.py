@@ -41,8 +41,8 @@ class Server:
     """Without it, a request is refused."""
     model: dict[str, Any] = field(default_factory=lambda: {"id": MODEL, "root": "/models/painter", "created": 1})
     order: Order = lambda seed, before: None
-    seconds: float = 0.0
-    """That an image takes."""
+    retry_after: str | None = None
+    """What a busy server tells."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Of requests for images."""
     asked: Counter[int] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class _Answers(BaseHTTPRequestHandler):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 
@@ -102,7 +102,6 @@ class _Answers(BaseHTTPRequestHandler):
             state.times.append(time.monotonic())
             state.most_at_once = max(state.most_at_once, state.at_once)
         try:
-            time.sleep(state.seconds)
             self.make(body, state.order(body["seed"], before))
         finally:
             with state.lock:
@@ -128,10 +127,8 @@ class _Answers(BaseHTTPRequestHandler):
                 self.wfile.write(whole[: len(whole) // 2])
                 self.close_connection = True
             case "slow":
-                time.sleep(1)
+                time.sleep(8)
                 self.answer(whole)
-            case "busy":
-                self.answer({"error": {"message": "too many requests"}}, 429, Retry_After="1")
             case "garbage":
                 self.answer(b"<html>\nwelcome</html>")
             case "error":
@@ -141,7 +138,9 @@ class _Answers(BaseHTTPRequestHandler):
             case "elsewhere":
                 self.answer({"data": [{"url": "http://127.0.0.1:9/image.png"}]})
             case str() if fault.isdigit():
-                self.answer({"detail": f"no, with {self.headers.get('Authorization')}"}, int(fault), Location="/v2")
+                after = self.server_state.retry_after
+                headers = {"Location": "/v2", **({} if after is None else {"Retry-After": after})}
+                self.answer({"detail": f"no, with {self.headers.get('Authorization')}"}, int(fault), **headers)
             case _:
                 self.answer(whole)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import urllib3
 from PIL import Image
 
 from syncclip.core.secrets import redacted, remember_options
@@ -27,6 +28,7 @@ RETRIES, PAUSE, LONGEST, SILENCE = 6, 1.0, 60, 600.0
 """Further tries, the pause in seconds that is doubled before each, the longest, and what an answer may take."""
 REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it takes")
 REMEDIES |= dict.fromkeys((400, 413, 422), "change what synthesis.generator asks for")
+REMEDIES |= dict.fromkeys(BUSY, "look into its log, or try again later; what is committed stays")
 
 
 class Endpoint:
@@ -43,15 +45,14 @@ class Endpoint:
     """The server encodes them."""
 
     def __init__(self, settings: GeneratorSettings, fingerprint: str = "", token: str | None = None) -> None:
-        import urllib3
-
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each further try
         token = (token or os.environ.get(TOKEN, "")).strip()
         remember_options({TOKEN: token})
         again = urllib3.Retry(RETRIES, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
         again = again.new(backoff_factor=PAUSE, backoff_jitter=PAUSE, backoff_max=LONGEST, retry_after_max=LONGEST)
+        wait = urllib3.Timeout(connect=10, read=SILENCE)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = urllib3.PoolManager(headers=headers, retries=again, timeout=SILENCE, maxsize=256)
+        self._http = urllib3.PoolManager(headers=headers, retries=again, timeout=wait, maxsize=256)
         given = settings.model_dump(include={*SENT}, exclude_none=True)
         self._asked = {SENT[key]: value for key, value in given.items()} | {"n": 1, "response_format": "b64_json"}
         self._asked |= {"size": f"{settings.width}x{settings.height}", "output_format": "png"}
@@ -91,20 +92,17 @@ class Endpoint:
 
     def _ask(self, path: str, read: Callable[[Any], Any], body: object = None) -> Any:
         """What `read` makes of an answer's data."""
-        from urllib3.exceptions import HTTPError
-
         url = self.settings.pipeline.rstrip("/") + path
         remedy = "start it, or correct synthesis.generator.pipeline, which mostly is http://HOST:PORT/v1"
         try:
             answer = self._http.request("POST" if body else "GET", url, json=body, redirect=False)
-        except (HTTPError, ValueError) as error:  # ValueError: the token fits into no header
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: the token fits into no header
             raise UnreachableError(f"{url} can't be asked: {first_line(error)}; {remedy}") from error
-        told = (
-            f"{url} answers {answer.status}: " + redacted(answer.data[:10_000].decode(errors="replace"))[:200].strip()
-        )
+        said = redacted(answer.data[:10_000].decode(errors="replace"))  # then cut: half a token would be unknown
+        told = f"{url} answers {answer.status}: {' '.join(said[:200].split())}"
         if answer.status != 200:
             kind = UnreachableError if answer.status in BUSY else UserError
-            raise kind(f"{' '.join(told.split())}; {REMEDIES.get(answer.status, remedy)}")
+            raise kind(f"{told}; {REMEDIES.get(answer.status, remedy)}")
         try:
             return read(json.loads(answer.data)["data"])
         except UserError:
