@@ -24,6 +24,7 @@ from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSetting
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
 """What a server tells of a model, beside its name, that stays the same when it is started again."""
 BUSY = frozenset({408, 429, *range(500, 600)})
+"""Statuses that mean: not now."""
 RETRIES, PAUSE, LONGEST, SILENCE = 6, 1.0, 60, 600.0
 """Further tries, the pause in seconds that is doubled before each, the longest, and what an answer may take."""
 REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it takes")

@@ -24,6 +24,7 @@ from syncclip.shards.reader import ShardSet
 from syncclip.storage import UnreachableError
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
+from syncclip.synthesis.filters.safety import SafetySettings, check_safety
 from syncclip.synthesis.generators import endpoint
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.locating import locate
@@ -263,6 +264,12 @@ def test_a_gpu_is_for_filters_alone() -> None:
         SynthesisSettings(generator=generator, num_gpus=1)
     SynthesisSettings(generator=generator, num_gpus=1, filters=[{"name": "blank"}, {"name": "clip_score", "top": 5}])
     assert not GeneratorSettings(**generator).open_questions("cuda")
+
+
+def test_a_safety_filter_without_a_checker_is_refused_at_once() -> None:
+    generator = GeneratorSettings(**Server(url="http://host:8000/v1").settings())
+    with pytest.raises(UserError, match="brings no safety checker; name a checker"):
+        check_safety(SafetySettings(), generator)
 
 
 def test_a_plan_of_a_pipeline_says_nothing_of_endpoints(make_plan: MakePlan) -> None:
