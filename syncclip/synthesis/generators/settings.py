@@ -149,8 +149,9 @@ class GeneratorSettings(Settings):
         fields = type(self).model_fields
         allowed = {*SENT, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
         for key, field in fields.items():
-            if key not in allowed and getattr(self, key) != field.default:
-                raise ValueError(f"{key} is nothing that {self.pipeline} can be told; remove it")
+            if key not in allowed and getattr(self, key) != field.get_default(call_default_factory=True):
+                reason = "no request to an endpoint can hold it" if self.endpoint else "only an endpoint serves models"
+                raise ValueError(f"{key} is of no use with {self.pipeline}, for {reason}; remove it")
         if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):
             raise ValueError("an endpoint must be told model, height, width and a batch_size in numbers; give all four")
         return self

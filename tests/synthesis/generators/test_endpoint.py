@@ -235,20 +235,26 @@ def test_images_of_a_server_that_was_started_again_with_another_model_are_not_ta
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ({"scheduler": "DDIMScheduler"}, "scheduler is nothing that http://host:8000/v1 can be told; remove it"),
-        ({"loras": [{"weights": "a.safetensors"}]}, "loras is nothing that"),
-        ({"dtype": "bf16"}, "dtype is nothing that"),
-        ({"attention": "sdpa"}, "attention is nothing that"),
-        ({"compile": True}, "compile is nothing that"),
-        ({"guide": {}}, "guide is nothing that"),
-        ({"pipeline_class": "FluxPipeline"}, "pipeline_class is nothing that"),
-        ({"revision": "main"}, "revision is nothing that"),
+        (
+            {"scheduler": "DDIMScheduler"},
+            "scheduler is of no use with http://host:8000/v1, for no request to an endpoint can hold it; remove it",
+        ),
+        ({"loras": [{"weights": "a.safetensors"}]}, "loras is of no use with http"),
+        ({"dtype": "bf16"}, "dtype is of no use with http"),
+        ({"attention": "sdpa"}, "attention is of no use with http"),
+        ({"compile": True}, "compile is of no use with http"),
+        ({"guide": {}}, "guide is of no use with http"),
+        ({"pipeline_class": "FluxPipeline"}, "pipeline_class is of no use with http"),
+        ({"revision": "main"}, "revision is of no use with http"),
         ({"batch_size": "auto"}, "must be told model, height, width and a batch_size in numbers"),
         ({"model": None}, "must be told model, height, width"),
         ({"height": None}, "must be told model, height, width"),
         ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: give an address without .*; {TOKEN} may hold"),
         ({"pipeline": "HTTPS://host/v1?api_key=sesame"}, "pipeline: give an address without user, password and query"),
-        ({"pipeline": "someone/model"}, "model is nothing that someone/model can be told; remove it"),
+        (
+            {"pipeline": "someone/model"},
+            "model is of no use with someone/model, for only an endpoint serves models; remove it",
+        ),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(more: dict[str, Any], sentence: str) -> None:
