@@ -7,6 +7,7 @@ come back as rows. Which actor generates a shard, in which order and how often c
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,6 +28,7 @@ from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators.locating import Located, locate
+from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
@@ -156,7 +158,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
     places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
     placed = plan.model_copy(update=places).model_dump_json()
     source, options = located.source, configured()
-    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease)
+    token = os.environ.get(TOKEN) if plan.generator.endpoint else None
+    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease, token)
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
