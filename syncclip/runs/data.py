@@ -104,7 +104,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
     shards = shard_cache(training)
     sources = []
     for one in mixed_sets(training):
-        images = ShardSet(one.url, training.corrupt_limit, shards)
+        images = ShardSet(one.url, training.corrupt_limit, shards, resolved=True)
         images.check_labels(classes)
         sources.append(MixedSource(images, one.weight))
     _check_room([source.images for source in sources], training)

@@ -13,6 +13,7 @@ from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import KnownSets, synthetic_part
+from syncclip.shards.index import know_listed, listed
 from syncclip.storage.places import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
@@ -110,7 +111,7 @@ def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """A resolved run as plain data, for another process: see `from_spec`."""
     values = recipe.model_dump(mode="json")
     known = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    return {"recipe": values, **known, "trusted": trusted()}
+    return {"recipe": values, **known, "trusted": trusted(), "listed": listed()}
 
 
 def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
@@ -120,6 +121,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
         UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
     """
     trust(*spec.get("trusted", ()))
+    know_listed(spec.get("listed", {}))
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)
     return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml())

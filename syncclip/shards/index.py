@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+from collections.abc import Mapping
 from dataclasses import fields
 
 import numpy as np
@@ -20,10 +21,12 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError
 from syncclip.shards.markers import marked, shard_name, table_name
-from syncclip.shards.samples import SIX, SampleTable, Shard, narrowed, read_samples, shards_by_markers
+from syncclip.shards.samples import SIX, SampleTable, Shard, read_samples, shards_by_markers
 
 INDEX = "index.json"
 COLUMNS = "index.safetensors"
+_listed: dict[str, str] = {}
+"""Sets whose index was held against their listing when a run was resolved, and its digest."""
 _TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 """Of safetensors, and numpy's."""
 
@@ -47,16 +50,24 @@ def committed_shards(url: str) -> dict[int, Shard]:
         DamagedError: there is no index, and a marker is not as it was written.
     """
     index = read_index(url)
+    if index is not None:
+        _listed[url] = index.sha256
     return shards_by_markers(url)[0] if index is None else {one.shard: one for one in index.shards}
 
 
-def open_samples(url: str, cache: ShardCache, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
+def open_samples(
+    url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
+) -> tuple[dict[int, Shard], SampleTable]:
     """The shards of a set, and where its images are: by the index, or else by every marker and table.
+
+    Args:
+        resolved: whether `committed_shards` was asked for this run, here or where it was resolved. The listing of ten
+            thousand shards, seconds on S3, isn't asked for again then.
 
     Raises:
         UserError: see `read_samples`.
     """
-    index = read_index(url)
+    index = read_index(url, _listed.get(url, "") if resolved else "")
     if index is not None:
         file = ShardFile(storage.join(url, COLUMNS), index.bytes, index.sha256)
         try:
@@ -84,7 +95,7 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable) -> None:
     """Write what `open_samples` will read."""
     from safetensors.numpy import save
 
-    data = save({one.name: narrowed(getattr(samples, one.name)) for one in fields(SampleTable)})
+    data = save({one.name: getattr(samples, one.name) for one in fields(SampleTable)})
     storage.write_bytes(storage.join(url, COLUMNS), data)
     index = Index(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), shards=tuple(shards))
     storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode())
@@ -95,11 +106,22 @@ def forget_index(url: str) -> None:
     storage.remove(storage.join(url, INDEX))
 
 
-def read_index(url: str) -> Index | None:
-    """The index of a set, if there is one that fits its files: two requests, however large the set is."""
-    sizes = storage.sizes(url)
-    if INDEX not in sizes:
-        return None
+def listed() -> dict[str, str]:
+    """What is known of listings, for another process of the same run; see `know_listed`."""
+    return dict(_listed)
+
+
+def know_listed(known: Mapping[str, str]) -> None:
+    """Take over what the process knows that resolved a run."""
+    _listed.update(known)
+
+
+def read_index(url: str, known: str = "") -> Index | None:
+    """The index of a set, if there is one that fits its files: a document and a listing, however large the set is.
+
+    Args:
+        known: digest of an index that is known to fit.
+    """
     try:
         index = storage.read_document(storage.join(url, INDEX), Index, "remove it")
     except storage.UnreachableError:
@@ -107,7 +129,10 @@ def read_index(url: str) -> Index | None:
     except UserError as error:
         _say_useless(url, error)
         return None
-    if index is None or marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
+    if index is None or index.sha256 == known:
+        return index
+    sizes = storage.sizes(url)
+    if marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
         return None
     fits = all(sizes.get(shard_name(one.shard)) == one.bytes and table_name(one.shard) in sizes for one in index.shards)
     return index if fits else None

@@ -60,17 +60,20 @@ class ImageSet(ABC):
 class ShardSet(ImageSet):
     """The committed shards of a set, as a list of images in index-major order.
 
-    Memory holds the class of every image (8 bytes); where it is stored is mapped from the set's index, or where that
-    isn't written yet, held as well (some 20 bytes). Images, texts and provenance are read where they are asked for.
-    Later shards do not appear in an open set. Safe to share between threads; open it again in another process.
+    Where each image is and what it shows is mapped from the set's index; memory holds it (some 30 bytes an image) where
+    that isn't written yet. Images, texts and provenance are read where they are asked for. Later shards do not appear
+    in an open set. Safe to share between threads; open it again in another process.
     """
 
-    def __init__(self, url: str, corrupt_limit: int = 16, cache: ShardCache | None = None) -> None:
+    def __init__(
+        self, url: str, corrupt_limit: int = 16, cache: ShardCache | None = None, resolved: bool = False
+    ) -> None:
         """
         Args:
             url: Folder or prefix of the set.
             corrupt_limit: How many images may be lost with shards whose table cannot be read, before it is an error.
             cache: Shared bounded cache of remote shards; None for one of its own.
+            resolved: See `open_samples`.
 
         Raises:
             UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
@@ -78,8 +81,8 @@ class ShardSet(ImageSet):
         self.url = url
         self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
-        self.shards, self.samples = open_samples(url, self.cache, self.corruption)
-        self.labels = self.samples.label.astype(np.int64)
+        self.shards, self.samples = open_samples(url, self.cache, self.corruption, resolved)
+        self.labels = self.samples.label
         shards = self.shards
         self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256))
 
@@ -95,7 +98,7 @@ class ShardSet(ImageSet):
             raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
         view = copy.copy(self)
         view.samples = self.samples.first(max_per_class)
-        view.labels = self.labels if view.samples is self.samples else view.samples.label.astype(np.int64)
+        view.labels = view.samples.label
         return view
 
     def name(self, row: int) -> str:

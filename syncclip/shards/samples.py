@@ -56,7 +56,7 @@ class SampleTable:
     each class."""
 
     index: Numbers  # place in the whole set
-    label: Numbers
+    label: Rows
     shard: Numbers  # number of the shard
     place: Numbers  # row in the table of the shard
     offset: Numbers  # of the image in the tar, bytes
@@ -66,13 +66,15 @@ class SampleTable:
     starts: Numbers  # where in `by_label` the rows of each class begin, and at last their number
 
     @staticmethod
-    def of(columns: Sequence[Numbers]) -> SampleTable:
+    def of(columns: Sequence[Numbers] | Numbers) -> SampleTable:
         """The table of the six columns; which row shows which class is found out."""
-        by_label = np.argsort(columns[1], kind="stable")
-        ordered = columns[1][by_label]
+        index, label, *where = columns
+        by_label = np.argsort(label, kind="stable")
+        ordered = label[by_label]
         starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        found = dict(zip(SIX, columns, strict=True), by_label=narrowed(by_label))
-        return SampleTable(**found, classes=ordered[starts], starts=np.append(starts, len(ordered)))
+        narrow = dict(zip(SIX, map(narrowed, (index, label, *where)), strict=True), by_label=narrowed(by_label))
+        narrow |= {"classes": ordered[starts], "starts": np.append(starts, len(ordered))}
+        return SampleTable(**{**narrow, "label": label.astype(np.int64)})  # type: ignore[arg-type]
 
     def at(self, rows: Rows) -> Places:
         """Where the images of some rows are."""
@@ -157,7 +159,7 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
             f"{url}: sample {index} is both in {shard_name(a)} and {shard_name(b)}; "
             "these shards are of two sets, keep them in folders of their own"
         )
-    return shards, SampleTable.of([narrowed(one) for one in columns])
+    return shards, SampleTable.of(columns)
 
 
 def _tables(url: str, shards: Mapping[int, Shard], counts: Mapping[int, int]) -> Iterator[tuple[int, Rows | str]]:
