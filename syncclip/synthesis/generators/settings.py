@@ -17,6 +17,9 @@ def xformers_installed() -> bool:
     return importlib.util.find_spec("xformers") is not None
 
 
+MACHINE = {"compile_cache": None, "offload": "none"}
+"""Keys that no plan holds, and their values there: they depend on who generates."""
+
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
 """Pixels of an embedded image's sides, the only ones that its generator has learned."""
@@ -46,8 +49,13 @@ class GuideSettings(Settings):
     steps are made, rounded down."""
 
 
+def _by_speed(exact: Any, faster: Any) -> Any:
+    """The default of a key that follows from `speed`."""
+    return lambda given: exact if given.get("speed", "exact") == "exact" else faster
+
+
 class GeneratorSettings(Settings):
-    """Which pipeline generates, and how. All of it decides the images' bytes."""
+    """Which pipeline generates, and how. All but `MACHINE` decides the images' bytes."""
 
     pipeline: str = EMBEDDED
     """`icons`, a folder with a `model_index.json`, or a hub name such as `stabilityai/sdxl-turbo`."""
@@ -73,17 +81,41 @@ class GeneratorSettings(Settings):
     batch_size: int | Literal["auto"] = 8
     """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the pipeline's weights and arithmetic; the images of another type are other images."""
+    speed: Literal["exact", "fast", "max"] = added("exact")
+    """`exact`: the images of the pipeline's plain call. `fast`: compiled blocks in bf16, fused projections, channels
+    last. `max`: int8 and a step cache as well. The images of another speed are other images."""
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
+    )
+    """Of the pipeline's weights and arithmetic; the images of another type are other images. bf16 at another speed
+    than `exact`, which refuses fp32."""
     loras: tuple[LoraSettings, ...] = added(())
     """Added to the weights in this order, when they are loaded."""
+    vae: str | None = added(None)
+    """Autoencoder in place of the pipeline's own: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
     """Start from the few real images, where a class has some; None: generate all from text alone."""
     attention: Attention = added("auto")
     """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
     installed and measured to be faster before the first shard of a new set."""
-    compile: bool = added(False)
-    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch."""
+    compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
+    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch; true at another speed than
+    `exact`."""
+    compile_cache: str | None = added(None)
+    """Folder or URL of compiled code: what one actor has compiled, others read. Whoever can write there can run code
+    here. None: a folder of this user's on each machine."""
+    offload: Literal["none", "model", "group", "sequential"] = added("none")
+    """What of a model waits in main memory until the GPU needs it: all but a part, a layer (prefetched), or a layer."""
+
+    @property
+    def derived(self) -> set[str]:
+        """The keys that follow from `speed`, since nobody gave them."""
+        return {"dtype", "compile"} - self.model_fields_set
+
+    @property
+    def exact(self) -> GeneratorSettings:
+        """These settings at the speed `exact`, in fp32."""
+        return self.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
 
     def open_questions(self, device: str) -> bool:
         """Whether something has to be measured before the settings hold all that decides an image."""
@@ -110,6 +142,15 @@ class GeneratorSettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> GeneratorSettings:
+        if self.speed != "exact" and (self.dtype == "fp32" or not self.compile):
+            other = "compile=false" if self.dtype != "fp32" else "dtype=fp32"
+            raise ValueError(f"{other} contradicts speed={self.speed}; remove one of them")
+        if self.offload == "sequential" and self.compile:
+            raise ValueError("offload=sequential exchanges the weights of compiled code; use offload=group")
+        if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
+            raise ValueError(
+                f"compile_cache {self.compile_cache!r} is another folder for each actor; give a whole path"
+            )
         asked = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and asked:
             raise ValueError(
