@@ -194,6 +194,6 @@ def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
     for plan in (fast, resumed, exact):
         report, shard = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {}).generate(0)
         assert shard is not None, report.error
-        made.append([sample.jpeg for sample in shard.samples])
+        made.append([sample.image_bytes for sample in shard.samples])
     torch._dynamo.reset()
     assert made[0] == made[1] != made[2]

@@ -50,7 +50,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     if located.vae is not None:
         parts["vae"] = load_pretrained(diffusers.AutoModel, *located.vae, f"vae {settings.vae!r}", torch_dtype=dtype)
     pipeline = load_pretrained(kind, source, located.revision, what, **parts)
-    if "vae" in parts and type(getattr(pipeline, "vae", None)) not in type(parts["vae"]).__mro__[:-1]:
+    if "vae" in parts and not hasattr(getattr(pipeline, "vae", None), "decode"):
         raise UserError(f"vae {settings.vae!r} is no autoencoder of a {type(pipeline).__name__}; name another")
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
