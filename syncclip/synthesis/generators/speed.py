@@ -130,4 +130,7 @@ class CompiledCode:
         yield
         self._sizes.add(size)
         if counters["inductor"][MISSES] > before and (made := torch.compiler.save_cache_artifacts()):
-            storage.write_bytes(url, hashlib.sha256(made[0]).digest() + made[0])
+            try:
+                storage.write_bytes(url, hashlib.sha256(made[0]).digest() + made[0])
+            except (OSError, UserError) as error:
+                say(f"{url} is not written: {first_line(error)}")

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from syncclip.core.settings import UserError
-from syncclip.core.trust import COMPILED, trust
+from syncclip.core.trust import COMPILED, trust, trusted
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.generators import loading, speed
 from syncclip.synthesis.generators.arguments import call_arguments, denoiser
 from syncclip.synthesis.generators.pipeline import Generator
@@ -163,7 +164,8 @@ def test_what_a_family_has_no_form_of_is_left_out_and_told_once(
 
 PROCESS = """
 import sys, torch
-from syncclip.core.trust import COMPILED, trust
+from syncclip.core.trust import COMPILED, trust, trusted
+from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.speed import MISSES, CompiledCode
 from torch._dynamo.utils import counters
@@ -222,6 +224,21 @@ def test_foreign_code_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     assert file.read_bytes().endswith(b"of others"), "nothing was compiled, so nothing is written"
 
 
+def test_a_place_that_takes_nothing_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torch._dynamo.utils import counters
+
+    place = tmp_path / "a file"
+    place.touch()
+    trust(f"{COMPILED}{place}")
+    code = CompiledCode(GeneratorSettings(speed="fast", compile_cache=str(place)), "cpu", "weights")
+    monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"compiled", None))
+    with code.shared(2):
+        counters["inductor"][speed.MISSES] += 1
+    assert "2.compiled is not written" in capsys.readouterr().err
+
+
 def test_code_is_found_by_versions_device_weights_and_settings(tmp_path: Path) -> None:
     trust(f"{COMPILED}{tmp_path}")
 
@@ -232,6 +249,18 @@ def test_code_is_found_by_versions_device_weights_and_settings(tmp_path: Path) -
 
     assert folder() == folder(batch_size=3)
     assert len({folder(), folder("b"), folder(dtype="fp16"), folder(steps=9, height=64)}) == 4
+
+
+def test_only_a_recipe_of_ones_own_names_a_place_of_compiled_code(tmp_path: Path) -> None:
+    for folder in ("own", "downloaded"):
+        recipe = tmp_path / folder / "recipe.yaml"
+        recipe.parent.mkdir()
+        recipe.write_text(f"synthesis: {{generator: {{compile_cache: {tmp_path}/of-{folder}}}}}")
+    (tmp_path / "downloaded" / "plan.json").touch()
+    for folder in ("own", "downloaded"):
+        Recipe.load(str(tmp_path / folder / "recipe.yaml"))
+    assert f"{COMPILED}{tmp_path}/of-own" in trusted()
+    assert f"{COMPILED}{tmp_path}/of-downloaded" not in trusted()
 
 
 def test_a_generator_shares_what_it_compiles_only_where_the_user_says(family: Family, tmp_path: Path) -> None:
