@@ -141,7 +141,7 @@ def test_a_step_cache_leaves_blocks_out_and_starts_anew_with_each_batch(
     assert len(seen) == 2
     monkeypatch.setattr(type(generator.pipeline.scheduler), "step", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        images(generator)
+        generator.generate(["another"] * 2, [3, 4])
     monkeypatch.undo()
     assert images(generator) == first
 
