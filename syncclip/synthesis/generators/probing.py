@@ -72,7 +72,8 @@ class Effect(NamedTuple):
 def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str]) -> Effect | None:
     """Generate a batch at the speed `exact` and at that of the settings; None where one doesn't fit into memory."""
     images, seconds, size = [], [], int(settings.batch_size)
-    for one in (settings.exact, settings):
+    exact = settings.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
+    for one in (exact, settings):
         try:
             generator = Generator(one, device, fingerprint)
         except UserError:

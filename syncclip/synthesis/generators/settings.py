@@ -112,11 +112,6 @@ class GeneratorSettings(Settings):
         """The keys that follow from `speed`, since nobody gave them."""
         return {"dtype", "compile"} - self.model_fields_set
 
-    @property
-    def exact(self) -> GeneratorSettings:
-        """These settings at the speed `exact`, in fp32."""
-        return self.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
-
     def open_questions(self, device: str) -> bool:
         """Whether something has to be measured before the settings hold all that decides an image."""
         return self.batch_size == "auto" or self.open_attention(device)
@@ -148,9 +143,7 @@ class GeneratorSettings(Settings):
         if self.offload == "sequential" and self.compile:
             raise ValueError("offload=sequential exchanges the weights of compiled code; use offload=group")
         if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
-            raise ValueError(
-                f"compile_cache {self.compile_cache!r} is another folder for each actor; give a whole path"
-            )
+            raise ValueError(f"compile_cache {self.compile_cache!r} is no whole path, and no URL; actors need one")
         asked = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and asked:
             raise ValueError(

@@ -33,7 +33,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ({"speed": "max", "compile": False}, "compile=false contradicts speed=max; remove one of them"),
         ({"compile": True, "offload": "sequential"}, "offload=sequential exchanges the weights of compiled code; use"),
         ({"offload": "model"}, "generator.offload 'model' needs a GPU, and num_gpus is 0; remove it"),
-        ({"compile_cache": "cache"}, "compile_cache 'cache' is another folder for each actor; give a whole path"),
+        ({"compile_cache": "cache"}, "compile_cache 'cache' is no whole path, and no URL; actors need one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(override: dict[str, Any], message: str) -> None:
