@@ -42,10 +42,11 @@ def plan(
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN))
     if planned.classes > SHOWN and not all_classes:
         text.show(f"and {counted(planned.classes - SHOWN, 'more class', 'more classes')}, which --all shows")
+    unsure = ", an endpoint, which may answer with other images when it is asked again" * planned.generator.endpoint
     text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
         f"{counted(planned.total, 'image')} in {counted(len(planned.shards()), 'shard')} of up to "
-        f"{planned.shard_size}, by {planned.generator.pipeline}"
+        f"{planned.shard_size}, by {planned.generator.pipeline}{unsure}"
     )
     cost = loaded.synthesis.cost
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})

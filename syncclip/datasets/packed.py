@@ -24,6 +24,7 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError, added, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
 from syncclip.shards.images import decode_image
+from syncclip.shards.index import forget_index, index_set
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.writer import Sample, write_shard
@@ -101,7 +102,7 @@ def load_packed(file: str) -> Dataset:
         splits=Splits(counts, opened),
         only=packed.only,
         whole_train=whole,
-        open_part=None if whole is None else lambda: opened("train").samples.index,
+        open_part=None if whole is None else lambda: opened("train").samples.index.astype(np.int64),
         trained=shown.get("train"),
     )
 
@@ -245,6 +246,7 @@ def _write_split(
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
     there = committed(url)
+    forget_index(url)
 
     def sample(place: int) -> Sample:
         row = int(rows[place])
@@ -263,6 +265,7 @@ def _write_split(
             if shard not in there:
                 write_shard(url, shard, readers.map(sample, places))
             progress.update(len(places))
+    index_set(url)
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:

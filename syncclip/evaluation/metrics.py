@@ -32,44 +32,53 @@ HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
 """Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
 
 
-def harmonic_mean(
-    first: npt.NDArray[np.float64] | float, second: npt.NDArray[np.float64] | float
-) -> npt.NDArray[np.float64]:
+Floats = npt.NDArray[np.float64]
+
+
+def harmonic_mean(first: Floats | float, second: Floats | float) -> Floats:
     """2ab / (a + b) element by element, 0 where both are 0, NaN where one is."""
     total = np.asarray(first, dtype=np.float64) + second
     return np.divide(2 * np.asarray(first) * second, total, out=np.asarray(0 * total), where=total > 0)
 
 
-def openworld_auc(
-    base_score: npt.NDArray[np.float64],
-    right: npt.NDArray[np.bool_],
-    novel: npt.NDArray[np.bool_],
-    counts: npt.NDArray[np.float64] | None = None,
-) -> npt.NDArray[np.float64]:
+def percentage(part: Floats | float, whole: Floats | float) -> Floats:
+    """100 part / whole element by element, NaN where the whole is 0."""
+    part, whole = np.broadcast_arrays(100 * np.asarray(part, np.float64), whole)
+    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return found
+
+
+def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
+    """(P,) of each image the rightly classified ones of the other half from which its score tells it apart.
+
+    A base image is told apart from a novel one if it looks more like a base class; of equal ones none is.
+
+    Args:
+        base_score: (P,) how much an image looks like a base class, see `Predictions`.
+        right: (P,) whether the prediction within the image's half is right.
+        novel: (P,) whether an image shows a novel class.
+    """
+    of_base, of_novel = (np.sort(base_score[right & half]) for half in (~novel, novel))
+    won = np.empty(len(novel), np.float64)
+    won[~novel] = np.searchsorted(of_novel, base_score[~novel], side="left")
+    won[novel] = len(of_base) - np.searchsorted(of_base, base_score[novel], side="right")
+    return won
+
+
+def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> float:
     """Of the pairs of a base and a novel image, the percentage in which all three are true: each is classified rightly
     among the classes of its half, and the base image looks more like a base class than the novel one does.
 
     Args:
-        base_score: (P,) how much an image looks like a base class, see `Predictions`; of equal ones none is more.
-        right: (P,) whether the prediction within the image's half is right.
-        novel: (P,) whether an image shows a novel class.
-        counts: (R, P) how often each image counts; None: once.
+        base_score, right, novel: see `pairs_won`.
 
     Returns:
-        (R,); R is 1 without counts. NaN where a half has no images.
+        NaN where a half has no images.
 
     Source: OpenworldAUC, ICML 2025, arXiv 2505.05180.
     """
-    counts = np.ones((1, len(novel))) if counts is None else counts
-    order = np.flatnonzero(novel)[np.argsort(base_score[novel], kind="stable")]
-    below = np.searchsorted(base_score[order], base_score[~novel], side="left")
-    novel_hits = np.concatenate(
-        [np.zeros((len(counts), 1)), np.cumsum(counts[:, order] * right[order], axis=1)], axis=1
-    )
-    hits = (counts[:, ~novel] * right[~novel] * novel_hits[:, below]).sum(axis=1)
-    pairs = counts[:, ~novel].sum(axis=1) * counts[:, novel].sum(axis=1)
-    areas: npt.NDArray[np.float64] = np.divide(100 * hits, pairs, out=np.full(len(counts), np.nan), where=pairs > 0)
-    return areas
+    won = pairs_won(base_score, right, novel)[~novel & right].sum()
+    return float(percentage(won, (~novel).sum() * novel.sum()))
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:

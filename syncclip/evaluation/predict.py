@@ -195,7 +195,7 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
         known = base_share is not None and novel_share is not None
         numbers[f"{prefix}hm"] = float(harmonic_mean(base_share, novel_share)) if known else None
-    detected = float(openworld_auc(p.base_score, half, ~is_base)[0])
+    detected = openworld_auc(p.base_score, half, ~is_base)
     numbers["openworld_auc"] = None if np.isnan(detected) or np.isnan(p.base_score).any() else detected
     numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
     for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):

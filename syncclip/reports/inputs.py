@@ -20,6 +20,7 @@ from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 from syncclip.training.metrics_file import digest_of
@@ -168,16 +169,16 @@ def _read_set(found: Inputs) -> None:
         try:
             values = _OBJECT.validate_json(storage.read_bytes(storage.join(place, plan)))
             found.plan = {RENAMED.get(key, key): value for key, value in values.items()}
-            found.synthetic = ShardSet(place) if any(name.endswith("_stats.json") for name in names) else None
+            if any(name.endswith("_stats.json") for name in names):
+                stats = list(markers(place))
+                found.shards, found.images = len(stats), sum(one.count for one in stats)
+                found.seconds = math.fsum(one.seconds for one in stats)
+                found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
+                found.synthetic = ShardSet(place)
             found.set_files = sorted(names)
         except Exception as error:
             found.notes.append(f"The synthetic set at {place} could not be read and is left out ({_reason(error)}).")
         break
-    shards = list(found.synthetic.shards.values()) if found.synthetic else []
-    found.shards, found.images = len(shards), sum(shard.count for shard in shards)
-    found.seconds = math.fsum(shard.seconds for shard in shards)
-    for shard in shards:
-        found.rejects.update(shard.rejects)
 
 
 def _read_dataset(found: Inputs) -> None:

@@ -17,7 +17,8 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.sets.imported import holds_set, read_set, require_content
 from syncclip.shards.cache import ShardCache
-from syncclip.shards.markers import markers, shard_name
+from syncclip.shards.index import committed_shards
+from syncclip.shards.markers import shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sources import MixedSource
 from syncclip.training.settings import MixedSet, TrainingSettings
@@ -29,7 +30,7 @@ class KnownSets:
     def __init__(self) -> None:
         self.holds_set = cache(holds_set)
         self.plan = cache(read_set)
-        self.committed = cache(lambda url: frozenset(stats.shard for stats in markers(url)))
+        self.committed = cache(committed_shards)
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:

@@ -89,8 +89,9 @@ def _origin(known: Plan | ImportedSet) -> dict[str, str]:
     if isinstance(known, ImportedSet):
         return {"made of": known.source}
     generator = known.generator
+    served = f" with {generator.model}, which may answer with other images" * generator.endpoint
     return {
-        "generator": f"{generator.pipeline}, {counted(generator.steps, 'step')}, guidance {generator.guidance}",
+        "generator": f"{generator.pipeline}{served}, {counted(generator.steps, 'step')}, guidance {generator.guidance}",
         "weights": known.weights or "not known",
         "filters": ", ".join(one.name for one in known.filters) or "none",
         "seed": str(known.seed),

@@ -25,7 +25,7 @@ from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.shards.markers import markers
+from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
@@ -110,7 +110,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     known = read_set(url)
     if known is None:
         raise UserError(f"{url}: no synthetic set there; name one that `synth` or `shards import` made.")
-    there = {stats.shard for stats in markers(url)}
+    there = committed_shards(url)
     if missing := [shard for shard in known.shards() if shard not in there]:
         raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
     require_content(known, url)
@@ -174,12 +174,14 @@ def claim(found: ImportedSet, url: str) -> None:
     if storage.listdir(url) if before is None else before.model_copy(update={"content": ""}) != found:
         raise UserError(f"{url}: holds something else already; choose another folder.")
     _write(found, url)
+    forget_index(url)
 
 
 def finish(found: ImportedSet, url: str) -> ImportedSet:
     """Record in a folder that all is written, and what: from then on it is a set."""
     finished = found.model_copy(update={"content": content_of(url)})
     _write(finished, url)
+    index_set(url)
     if read_whole_set(url) != finished:
         raise UserError(f"{url}: shards were removed while the set was written; run the same command again")
     return finished
@@ -187,7 +189,7 @@ def finish(found: ImportedSet, url: str) -> ImportedSet:
 
 def content_of(url: str) -> str:
     """Digest of the committed tars of a set."""
-    return hashlib.sha256("".join(stats.sha256 for stats in markers(url)).encode()).hexdigest()
+    return hashlib.sha256("".join(one.sha256 for one in committed_shards(url).values()).encode()).hexdigest()
 
 
 def require_content(found: Plan | ImportedSet, url: str) -> None:

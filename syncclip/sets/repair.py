@@ -99,10 +99,13 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
 
 def _plan(url: str, broken: int) -> Plan:
     found = read_set(url)
-    if isinstance(found, Plan):
+    if isinstance(found, Plan) and not found.generator.endpoint:
         require_trust(found.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
         return found
     count = f"{counted(broken, 'shard')} can't be generated again"
+    if isinstance(found, Plan):
+        remedy = "remove their files and run synth with the recipe of the set again"
+        raise UserError(f"{url}: {count}, for an endpoint made them, which promises no equal images; {remedy}")
     if isinstance(found, ImportedSet):
         remedy = "merge them" if found.parts else "import it"
         raise UserError(f"{url}: {count}, for this set was not generated but made of {found.source}; {remedy} again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import mmap
 import os
 import threading
 import weakref
@@ -79,6 +80,18 @@ class ShardCache:
         if file is None:
             return storage.read_bytes(shard.url, offset, offset + size)
         return file.read(offset, size)
+
+    def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
+        """A whole file, of which memory holds what is looked at; all of it where there is no room for a copy.
+
+        Raises:
+            UnreadableImageError: It does not have its digest.
+            MissingError: It is not there.
+        """
+        opened = self._file(file)
+        if opened is None:
+            return storage.read_bytes(file.url, sha256=file.sha256)
+        return mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
 
     def hold(self, shards: Iterable[ShardFile], place: str) -> None:
         """Start to copy remote shards in the background, and release all others below `place`, a folder or prefix.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -75,13 +75,14 @@ def markers(url: str, report: Report | None = None) -> Iterator[ShardStats]:
         DamagedError: A marker is not as it was written.
     """
     sizes, folder, asked_again = _listing(url), storage.join(url, ""), False
-    marked = sorted((int(match[1]), name) for name in sizes if (match := _MARKER.fullmatch(name)))
-    for first in range(0, len(marked), CHUNK):
-        chunk = marked[first : first + CHUNK]
-        places = {folder + name: shard for shard, name in chunk}
+    there = marked(sizes)
+    for first in range(0, len(there), CHUNK):
+        chunk = there[first : first + CHUNK]
+        places = {folder + stats_name(shard): shard for shard in chunk}
         told = None if report is None else partial(_report, places, report)
         texts = storage.read_many(list(places), told)
-        for shard, name in chunk:
+        for shard in chunk:
+            name = stats_name(shard)
             try:
                 stats = ShardStats.model_validate_json(texts.get(folder + name, b""))
             except ValidationError:
@@ -94,6 +95,11 @@ def markers(url: str, report: Report | None = None) -> Iterator[ShardStats]:
                 sizes, asked_again = storage.sizes(url), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
+
+
+def marked(names: Iterable[str]) -> list[int]:
+    """The shards of which there is a marker among a folder's files, ascending."""
+    return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 
 
 def _listing(url: str) -> dict[str, int]:

@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from syncclip import storage
-from syncclip.core import order
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.markers import ShardStats, committed, sample_key, shard_name, table_name
-from syncclip.shards.tables import parse_table, read_table, table_digests
-
-Rows = npt.NDArray[np.int64]
-
-_TABLES_AT_ONCE = 16
-_NUMBERS = ("index", "label", "jpg_offset", "jpg_size")
+from syncclip.shards.index import open_samples
+from syncclip.shards.markers import sample_key, shard_name
+from syncclip.shards.samples import Rows
+from syncclip.shards.tables import read_table
 
 
 class ImageSet(ABC):
@@ -65,27 +57,12 @@ class ImageSet(ABC):
         return decode_image(self.read(row), self.name(row))
 
 
-@dataclass(frozen=True)
-class SampleTable:
-    """Where every image is stored: arrays of one length, in index-major order (ascending `index`)."""
-
-    index: Rows  # place in the whole set
-    label: Rows
-    shard: Rows  # number of the shard
-    place: Rows  # row in the table of the shard
-    offset: Rows  # of the image in the tar, bytes
-    size: Rows  # of the image, bytes
-
-    def take(self, rows: Rows) -> SampleTable:
-        """The same table of some rows only."""
-        return SampleTable(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
 class ShardSet(ImageSet):
     """The committed shards of a set, as a list of images in index-major order.
 
-    Only numbers are held for every sample (48 bytes each); images, texts and provenance are read where they are asked
-    for. Later shards do not appear in an open set. Safe to share between threads; open it again in another process.
+    Memory holds the class of every image (8 bytes); where it is stored is mapped from the set's index, or where that
+    isn't written yet, held as well (some 20 bytes). Images, texts and provenance are read where they are asked for.
+    Later shards do not appear in an open set. Safe to share between threads; open it again in another process.
     """
 
     def __init__(self, url: str, corrupt_limit: int = 16, cache: ShardCache | None = None) -> None:
@@ -101,17 +78,13 @@ class ShardSet(ImageSet):
         self.url = url
         self.cache = cache or ShardCache()
         self.corruption = Corruption(corrupt_limit)
-        self.shards = committed(url)
-        if not self.shards:
-            raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
-        self._digests = digests = table_digests(url, self.shards)
-        self.samples = self._read_tables()
-        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, digests[shard]))
-        self._group()
+        self.shards, self.samples = open_samples(url, self.cache, self.corruption)
+        self.labels = self.samples.label.astype(np.int64)
+        shards = self.shards
+        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256))
 
     def rows_of(self, label: int) -> Rows:
-        first, last = np.searchsorted(self._sorted_labels, [label, label + 1])
-        return self._by_label[first:last]
+        return self.samples.rows_of(label)
 
     def subset(self, max_per_class: int) -> ShardSet:
         """A view of the first `max_per_class` images of each class (a prefix of the set's order).
@@ -121,8 +94,8 @@ class ShardSet(ImageSet):
         if max_per_class < 1:
             raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
         view = copy.copy(self)
-        view.samples = self.samples.take(np.flatnonzero(order.ranks(self.labels) < max_per_class))
-        view._group()
+        view.samples = self.samples.first(max_per_class)
+        view.labels = self.labels if view.samples is self.samples else view.samples.label.astype(np.int64)
         return view
 
     def name(self, row: int) -> str:
@@ -153,7 +126,7 @@ class ShardSet(ImageSet):
 
     def read_many(self, rows: Rows) -> list[bytes]:
         """The image files of some rows, from each shard in one piece; b"" of a shard that was removed since."""
-        samples, files = self.samples.take(rows), [b""] * len(rows)
+        samples, files = self.samples.at(rows), [b""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             places = np.flatnonzero(samples.shard == shard)
             starts, ends = samples.offset[places], samples.offset[places] + samples.size[places]
@@ -166,7 +139,7 @@ class ShardSet(ImageSet):
 
     def texts(self, rows: Rows) -> list[str]:
         """The prompts or captions of some rows, from the table of each shard at once."""
-        samples, texts = self.samples.take(rows), [""] * len(rows)
+        samples, texts = self.samples.at(rows), [""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             places = np.flatnonzero(samples.shard == shard).tolist()
             column = self._table(shard)["text"].take(samples.place[places]).to_pylist()
@@ -213,60 +186,4 @@ class ShardSet(ImageSet):
 
     def _shard_file(self, shard: int) -> ShardFile:
         stats = self.shards[shard]
-        return ShardFile(storage.join(self.url, shard_name(shard)), stats.bytes, stats.sha256, stats.count)
-
-    def _group(self) -> None:
-        self.labels = self.samples.label
-        self._by_label: Rows = np.argsort(self.labels, kind="stable").astype(np.int64, copy=False)
-        self._sorted_labels = self.labels[self._by_label]
-
-    def _read_tables(self) -> SampleTable:
-        """The tables of all shards as one, some files at a time; unreadable ones are counted and left out."""
-        shards, folder = list(self.shards), storage.join(self.url, "")
-        columns: Rows = np.empty((6, sum(stats.count for stats in self.shards.values())), np.int64)
-        readable, end = 0, 0
-        for first in range(0, len(shards), _TABLES_AT_ONCE):
-            urls = {folder + table_name(s): s for s in shards[first : first + _TABLES_AT_ONCE]}
-            found = storage.read_many(list(urls))
-            for url, shard in urls.items():
-                part = _columns(found.get(url, b""), self.shards[shard], self._digests[shard])
-                if isinstance(part, str):
-                    self.corruption.skip(url, part, self.shards[shard].count)
-                    continue
-                if not part.shape[1]:
-                    self.corruption.skip(
-                        storage.join(self.url, shard_name(shard)), "an empty shard, it has no image", 0
-                    )
-                columns[:, end : end + part.shape[1]] = part
-                readable, end = readable + 1, end + part.shape[1]
-        if not readable:
-            raise UserError(f"{self.url}: no shard there has a readable table; check the set with `shards verify`")
-        columns = columns[:, :end]
-        if not end:
-            raise UserError(f"{self.url}: there is no image in {counted(len(shards), 'shard')}; make the set anew")
-        if np.any(columns[0, 1:] < columns[0, :-1]):
-            columns = columns[:, np.argsort(columns[0], kind="stable")]
-        twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
-        if len(twice):
-            index, a, b = columns[0, twice[0]], columns[2, twice[0]], columns[2, twice[0] + 1]
-            raise UserError(
-                f"{self.url}: sample {index} is both in {shard_name(a)} and {shard_name(b)}; "
-                "these shards are of two sets, keep them in folders of their own"
-            )
-        return SampleTable(*columns)
-
-
-def _columns(data: bytes, stats: ShardStats, digest: str) -> Rows | str:
-    """(6, count) rows of `SampleTable` for one shard, or why the table cannot be that of this shard."""
-    try:
-        table = parse_table(data, digest, _NUMBERS)
-    except (OSError, ValueError) as error:
-        return f"unreadable table: {error}"
-    index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _NUMBERS)
-    if len(index) != stats.count:
-        return f"its table has {len(index)} rows, its marker says {stats.count}"
-    if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > stats.bytes):
-        return "its table points outside the tar"
-    if dict(Counter(label.tolist())) != {label: count for label, count in stats.per_class.items() if count}:
-        return "its table shows other classes than its marker"
-    return np.stack([index, label, np.full_like(index, stats.shard), np.arange(len(index)), offset, size])
+        return ShardFile(storage.join(self.url, shard_name(shard)), stats.bytes, stats.sha256, stats.images)

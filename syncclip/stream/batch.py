@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syncclip.shards.reader import Rows
+from syncclip.shards.samples import Rows
 
 
 @dataclass(frozen=True)

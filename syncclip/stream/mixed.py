@@ -20,7 +20,8 @@ from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
-from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.shards.samples import Rows
 from syncclip.stream.batch import Batch, empty_batch
 from syncclip.stream.sources import MixedSource, RealEpochs, SyntheticSampler, joined
 
@@ -273,7 +274,8 @@ class MixedStream:
         shown = self._base
         if self.real is not None and self._epochs is not None:
             shown = np.unique(self.real.labels[self._epochs.rows])
-        missing = np.setdiff1d(np.concatenate([shown, self.novel]), synthetic.labels)
+        wanted = np.unique(np.concatenate([shown, self.novel])).tolist()
+        missing = [label for label in wanted if not len(synthetic.rows_of(label))]
         if len(missing):
             raise UserError(
                 f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {few(missing)}); "

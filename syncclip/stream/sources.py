@@ -15,7 +15,8 @@ from PIL import Image
 
 from syncclip.core import order
 from syncclip.core.settings import UserError
-from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.shards.samples import Rows
 
 Set = TypeVar("Set", bound=ImageSet)
 
@@ -164,7 +165,13 @@ class MovingWindow:
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
         self._images, self._seed = images, seed
-        self._shards, self._shard_of = np.unique(images.samples.shard, return_inverse=True)
+        shard = images.samples.shard
+        edges = np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
+        self._shards, which = np.unique(shard[edges[:-1]], return_inverse=True)
+        by_shard = np.argsort(which, kind="stable")
+        runs = np.stack([edges[:-1], edges[1:]], axis=1)[by_shard]
+        self._runs = np.split(runs, np.flatnonzero(np.diff(which[by_shard])) + 1)
+        """For each shard the first row of each run of its rows, and the row behind; it is one run, as a rule."""
         self._width = len(self._shards) if width is None else width
         if self._width < 1:
             raise UserError(f"a window of {width} shards holds no image; give 1 or more")
@@ -184,6 +191,8 @@ class MovingWindow:
 
     def choices(self, labels: Rows, global_step: int) -> list[Rows]:
         """For each label the rows that show it: those in the window, or all where it holds none."""
+        if self._width >= len(self._shards):
+            return [self._images.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
         first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
         return [
@@ -196,7 +205,7 @@ class MovingWindow:
 
     def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
         """Rows of the window's shards, by label, and their labels."""
-        rows = np.flatnonzero(np.isin(self._shard_of, window))
+        rows = np.sort(np.concatenate([np.arange(*run) for shard in window for run in self._runs[shard]]))
         labels = self._images.labels[rows]
         by_label = np.argsort(labels, kind="stable")
         return rows[by_label], labels[by_label]

@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Answers, Drawn, Unit, arm_metrics, difference, make_draws
+from syncclip.studies.bootstrap import Answers, Drawn, Draws, Unit, arm_metrics, difference, make_draws
 from syncclip.studies.fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, Fits, Worth
@@ -39,6 +39,7 @@ class Evidence:
     arms: Sequence[Arm]
     cells: Mapping[tuple[str, int | None, int | None], tuple[Answers, ...]]
     _drawn: dict[Hashable, Drawn] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Hashable, Draws] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, arm: Arm) -> list[Point]:
         """The arm at each amount of which a cell is finished, ascending."""
@@ -72,10 +73,15 @@ class Evidence:
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._drawn:
             answers = self.stack(point, seeds)
-            draws = make_draws(len(seeds), answers, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
-            found = arm_metrics(answers, draws).items()
+            found = arm_metrics(answers, self._draws(len(seeds), answers, unit, count)).items()
             self._drawn[key] = {name: (np.broadcast_to(runs, len(seeds)), drawn) for name, (runs, drawn) in found}
         return self._drawn[key]
+
+    def _draws(self, seeds: int, answers: Sequence[Answers], unit: Unit, count: int) -> Draws:
+        key = (seeds, unit, count, *((one.base, one.label.tobytes()) for one in answers))
+        if key not in self._made:
+            self._made[key] = make_draws(seeds, answers, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
+        return self._made[key]
 
 
 def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int) -> Evidence:

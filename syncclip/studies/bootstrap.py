@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from syncclip.evaluation.metrics import HARMONIC, METRICS, Number, harmonic_mean, openworld_auc
+from syncclip.evaluation.metrics import HARMONIC, METRICS, Number, harmonic_mean, pairs_won, percentage
 
 Floats = npt.NDArray[np.float64]
 DRAWS_AT_ONCE = 256
@@ -54,16 +54,27 @@ class Answers:
         return self.label >= self.base
 
 
+class Taken(NamedTuple):
+    """Which units of one half of a dataset are taken in each draw: images, or classes with all of theirs."""
+
+    counts: npt.NDArray[np.uint16]
+    """(R, U) how often each unit is taken."""
+    unit: npt.NDArray[np.int64]
+    """(P_half,) the unit of each of the half's images."""
+
+
 @dataclass(frozen=True)
 class Half:
-    """What of one half of every dataset, base or novel, is taken in each draw.
+    """What of one half of every dataset, base or novel, is taken in each draw; of the other half all is taken once.
 
     Attributes:
-        images: for each dataset (R, P), how often each image is taken; those of the other half once.
+        novel: which half.
+        taken: for each dataset; None where it has no image of the half.
         widen: (R,) by how much the deviation of a draw is too small; NaN where no spread can be known.
     """
 
-    images: Sequence[npt.NDArray[np.uint16]]
+    novel: bool
+    taken: Sequence[Taken | None]
     widen: Floats
 
 
@@ -130,69 +141,88 @@ def make_draws(
 
 
 def _half(tested: Sequence[Answers], novel: bool, draws: int, generator: np.random.Generator, unit: Unit) -> Half:
-    images, sizes = [], []
+    taken: list[Taken | None] = []
+    sizes = []
     for one in tested:
-        counts = np.ones((draws, len(one.label)), dtype=np.uint16)
         half = one.novel == novel
-        if half.any():
-            _, place = np.unique(np.flatnonzero(half) if unit == "images" else one.label[half], return_inverse=True)
-            sizes.append(int(place.max()) + 1)
-            counts[:, half] = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=draws)[:, place]
-        images.append(counts)
+        if not half.any():
+            taken.append(None)
+            continue
+        _, units = np.unique(np.flatnonzero(half) if unit == "images" else one.label[half], return_inverse=True)
+        sizes.append(int(units.max()) + 1)
+        counts = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=draws)
+        taken.append(Taken(counts.astype(np.uint16), units))
     widen, freedom = np.ones(draws), sum(sizes) - len(sizes)
     if unit == "classes":
         widen = np.sqrt(sum(sizes) / generator.chisquare(freedom, size=draws)) if freedom else np.full(draws, np.nan)
-    return Half(images, widen)
+    return Half(novel, taken, widen)
 
 
-def run_metrics(answers: Answers, images: npt.NDArray[np.uint16] | None = None) -> dict[str, Floats]:
-    """Every metric of every run on one dataset, in per cent.
+class _Hits(NamedTuple):
+    """What the images of one half add to the metrics: of each run (S,), or of each draw and run (R, S)."""
 
-    Args:
-        answers: S runs on P images.
-        images: (R, P) counts of the images in each draw; every image once where None.
+    own: Floats
+    open: Floats
+    pairs: Floats
+    """True pairs with an image of the other half, see `openworld_auc`."""
+    images: Floats
+    """(1,) or (R, 1)."""
 
-    Returns:
-        For each of `METRICS` (R, S); R is 1 where no counts are given. NaN where a half has no images.
-    """
-    counts = np.ones((1, len(answers.label)), dtype=np.uint16) if images is None else images
-    found: dict[str, Floats] = {}
-    halves = {"base": ~answers.novel, "novel": answers.novel, "all": np.ones_like(answers.novel)}
-    for prefix, right in (("", answers.own), ("open_", answers.open)):
-        for half, mask in halves.items():
-            found[prefix + half] = _shares(right[:, mask], counts[:, mask])
-    found["openworld_auc"] = _areas(answers, counts)
-    return _with_harmonic(found)
+
+def run_metrics(answers: Answers) -> dict[str, Floats]:
+    """Every metric of every run on one dataset, in per cent: of each of `METRICS` (1, S), NaN where a half is empty."""
+    return _metrics(_hits(answers, False, None), _hits(answers, True, None), False)
+
+
+def drawn_metrics(answers: Answers, novel: bool, taken: Taken | None) -> dict[str, Floats]:
+    """The same where of one half's images those that are taken count, in each draw: (R, S), or (1, S) without draws."""
+    base, novel_half = (_hits(answers, half, taken if half == novel else None) for half in (False, True))
+    return _metrics(base, novel_half, novel)
+
+
+def _hits(answers: Answers, novel: bool, taken: Taken | None) -> _Hits:
+    """All metrics are sums over a half's images, so that a draw of thousands is one product of matrices."""
+    half = answers.novel == novel
+    own = answers.own[:, half].astype(np.float64)
+    each = np.concatenate([own, answers.open[:, half], own * _won(answers)[:, half], np.ones((1, len(own.T)))])
+    if taken is None:
+        sums = each.sum(axis=1)[None]
+    else:
+        units = taken.counts.shape[1]
+        of_unit = np.stack([np.bincount(taken.unit, weights=row, minlength=units) for row in each], axis=1)
+        starts = range(0, len(taken.counts), DRAWS_AT_ONCE)
+        sums = np.concatenate([taken.counts[at : at + DRAWS_AT_ONCE].astype(np.float64) @ of_unit for at in starts])
+    runs = len(own)
+    return _Hits(sums[:, :runs], sums[:, runs : 2 * runs], sums[:, 2 * runs : 3 * runs], sums[:, -1:])
+
+
+def _won(answers: Answers) -> Floats:
+    """(S, P) of each run and image: see `pairs_won`; NaN where it was not measured."""
+    return np.stack(
+        [
+            pairs_won(score, right, answers.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
+            for score, right in zip(answers.base_score, answers.own, strict=True)
+        ]
+    )
+
+
+def _metrics(base: _Hits, novel: _Hits, novel_drawn: bool) -> dict[str, Floats]:
+    pairs = (novel if novel_drawn else base).pairs
+    found = {
+        "base": percentage(base.own, base.images),
+        "novel": percentage(novel.own, novel.images),
+        "open_base": percentage(base.open, base.images),
+        "open_novel": percentage(novel.open, novel.images),
+        "open_all": percentage(base.open + novel.open, base.images + novel.images),
+        "openworld_auc": percentage(pairs, base.images * novel.images),
+    }
+    shape = np.broadcast_shapes(*(one.shape for one in found.values()))
+    return _with_harmonic({name: np.broadcast_to(one, shape) for name, one in found.items()})
 
 
 def _with_harmonic(found: dict[str, Floats]) -> dict[str, Floats]:
     found |= {name: harmonic_mean(found[first], found[second]) for name, (first, second) in HARMONIC.items()}
     return {name: found[name] for name in METRICS}
-
-
-def _shares(right: npt.NDArray[np.bool_], counts: npt.NDArray[np.uint16]) -> Floats:
-    """Per cent right of the images taken: (S, P), (R, P) -> (R, S). A few draws at a time, to bound the memory."""
-    weights = right.T.astype(np.float64)
-    hits = np.concatenate([part @ weights for part in _parts(counts)])
-    total = counts.sum(axis=1, dtype=np.float64)[:, None]
-    shares: Floats = np.divide(100 * hits, total, out=np.full_like(hits, np.nan), where=total > 0)
-    return shares
-
-
-def _areas(answers: Answers, counts: npt.NDArray[np.uint16]) -> Floats:
-    """`openworld_auc` of each run in each draw: (R, S)."""
-    runs = [
-        np.concatenate([openworld_auc(score, right, answers.novel, part) for part in _parts(counts)])
-        if np.isfinite(score).all()
-        else np.full(len(counts), np.nan)
-        for score, right in zip(answers.base_score, answers.own, strict=True)
-    ]
-    return np.stack(runs, axis=1)
-
-
-def _parts(counts: npt.NDArray[np.uint16]) -> list[Floats]:
-    starts = range(0, len(counts), DRAWS_AT_ONCE)
-    return [counts[start : start + DRAWS_AT_ONCE].astype(np.float64) for start in starts]
 
 
 def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
@@ -240,7 +270,10 @@ def arm_metrics(answers: Sequence[Answers], draws: Draws) -> Drawn:
     each = [run_metrics(one) for one in answers]
     runs = mean_metrics(each)
     halves = [
-        (mean_metrics([run_metrics(one, counts) for one, counts in zip(answers, half.images, strict=True)]), half.widen)
+        (
+            mean_metrics([drawn_metrics(a, half.novel, b) for a, b in zip(answers, half.taken, strict=True)]),
+            half.widen,
+        )
         for half in draws.halves
     ]
     if draws.datasets is not None:

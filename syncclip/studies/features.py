@@ -17,7 +17,8 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import RunParts, build_parts
 from syncclip.sets.shift import Shift, measure, project
-from syncclip.shards.reader import ImageSet, Rows, ShardSet
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.shards.samples import Rows
 from syncclip.stream.mixed import REAL, SYNTHETIC
 from syncclip.studies.bootstrap import Floats
 from syncclip.training.loop import load_prompts

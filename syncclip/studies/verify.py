@@ -18,6 +18,7 @@ from syncclip.runs.classes import CLASSES
 from syncclip.sets.export import EXPORT
 from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
 from syncclip.sets.repair import absent
+from syncclip.shards.index import COLUMNS, INDEX, Index
 from syncclip.shards.verify import problems
 from syncclip.studies import outputs
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
@@ -135,6 +136,9 @@ def has_digest(folder: str, name: str) -> bool:
         return marker is not None and _same(place, hashlib.sha256(storage.read_bytes(place)).hexdigest(), marker.sha256)
     if kind == FILTERS and name.endswith(".safetensors"):
         return _same(place, digest_of(storage.read_bytes(place)), name.removesuffix(".safetensors"))
+    if name == COLUMNS:
+        index = storage.read_document(storage.join(folder, INDEX), Index, f"remove it and {COLUMNS}")
+        return index is not None and _same(place, hashlib.sha256(storage.read_bytes(place)).hexdigest(), index.sha256)
     if name == METRICS:
         return _metrics(folder)
     if ".tfevents." in name:
@@ -197,6 +201,8 @@ def _expected(folder: str, names: list[str]) -> Iterator[tuple[str, str]]:
     for name in names:
         if match := _MARKER.fullmatch(name):
             yield f"{match[1]}.safetensors", "its marker is there"
+    if INDEX in names:
+        yield COLUMNS, f"{INDEX} holds its digest"
     if RESULTS in names and storage.has_seal(storage.join(folder, RESULTS)):  # earlier versions wrote none
         yield PREDICTIONS, f"{RESULTS} rests on it"
     if SET_RECIPE in names and IMPORTED not in names:

@@ -7,9 +7,10 @@ come back as rows. Which actor generates a shard, in which order and how often c
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +21,14 @@ from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust, trusted
+from syncclip.shards.index import forget_index, index_set, read_index
 from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
 from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
 from syncclip.synthesis.generators.locating import Located, locate
+from syncclip.synthesis.generators.settings import TOKEN
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
@@ -88,6 +91,9 @@ def synthesise_set(
         todo = [shard for shard in images if shard not in there]
         if not todo:
             summary = _read_back(asked, url)
+            if read_index(url) is None:
+                with suppress(UserError), storage.lease(url, "synth"):  # of an earlier version, perhaps only to be read
+                    index_set(url)
             mark_complete(url, summary.images, summary.planned)
             return summary
         hold = held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
@@ -99,7 +105,10 @@ def synthesise_set(
         if plan != stored:
             write_plan(plan, url)
         job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
+        forget_index(url)
+        work = _generate(job, _worker(job, located), show, observe)
+        index_set(url)
+        return _read_back(asked, url, work)
 
 
 def files_of(asked: Plan) -> Iterator[str]:
@@ -149,7 +158,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
     places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
     placed = plan.model_copy(update=places).model_dump_json()
     source, options = located.source, configured()
-    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease)
+    token = os.environ.get(TOKEN) if plan.generator.endpoint else None
+    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease, token)
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:

@@ -134,6 +134,8 @@ class SynthesisSettings(Settings):
         names = [one.called if isinstance(one, ClipHeadSettings) else one.name for one in self.filters]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"the filter {twice[0]!r} is given twice; give it once, for its name counts its rejects")
+        if self.generator.endpoint and self.num_gpus and {one.name for one in self.filters} <= {"blank", "duplicate"}:
+            raise ValueError("num_gpus: an endpoint has its own, and no filter asks a model that uses one; set it to 0")
         batch = self.generator.batch_size
         if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(

@@ -29,7 +29,7 @@ from syncclip.core.trust import trust
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.storage.leases import working_for
 from syncclip.synthesis.filters import Filter, FilterBatch, build_filters
-from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.pipeline import AnyGenerator, generator_of
 from syncclip.synthesis.plan import Entry, Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject, write_rejects
@@ -84,12 +84,13 @@ class ShardWorker:
         options: Mapping[str, Any],
         trusted: Sequence[str] = (),
         lease: str | None = None,
+        token: str | None = None,
     ) -> None:
         trust(*trusted)  # as the process does that makes the actor
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
-        self._options, self._lease = dict(options), lease
-        self._tools: tuple[Generator, list[Filter]] | None = None
+        self._options, self._lease, self._token = dict(options), lease, token
+        self._tools: tuple[AnyGenerator, list[Filter]] | None = None
         self._references: ReferenceImages | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,7 +125,7 @@ class ShardWorker:
         ended = time.time()
         return report._replace(write=ended - begun, ended=ended)
 
-    def tools(self) -> tuple[Generator, list[Filter]]:
+    def tools(self) -> tuple[AnyGenerator, list[Filter]]:
         """Generator and filters, loaded once, at the first shard (an error there must come back as a row too)."""
         if self._tools is None:
             import torch
@@ -134,7 +135,7 @@ class ShardWorker:
             plan = self.plan
             prompts = fill(plan.template, plan.classnames)
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
-            generator = Generator(settings, self.device, plan.weights)
+            generator = generator_of(settings, self.device, plan.weights, self._token)
             if generator.texts is not None and self.device != "cpu" and settings.offload == "none":
                 generator.texts.encode_ahead(plan.texts(MOST_AHEAD))
             if plan.generator.guide is not None:
@@ -172,7 +173,7 @@ class Candidate:
 def generate_shard(
     plan: Plan,
     shard: int,
-    generator: Generator,
+    generator: AnyGenerator,
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> GeneratedShard:
@@ -235,7 +236,7 @@ class Clock:
 
 
 def _one_ahead(
-    generator: Generator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
+    generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[tuple[Sequence[Entry], list[Image.Image]]]:
     """Batches with their images, in order; while one is worked on, the next is generated."""
 
@@ -288,7 +289,7 @@ def _sample(plan: Plan, candidate: Candidate) -> Sample:
         "image": entry.image,
         "attempt": entry.attempt,
         "seed": entry.seed,
-        "generator": plan.generator.pipeline,
+        "generator": plan.generator.model or plan.generator.pipeline,
         "weights": plan.weights,
         "scores": candidate.scores,
         "accepted": candidate.reason is None,

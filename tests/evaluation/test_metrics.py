@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from syncclip.evaluation.metrics import calibration_error, harmonic_mean
+from syncclip.evaluation.metrics import calibration_error, harmonic_mean, openworld_auc, pairs_won
 
 
 def brute_force(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
@@ -37,3 +37,18 @@ def test_the_harmonic_mean_by_hand() -> None:
     assert harmonic_mean(60.0, 30.0) == pytest.approx(40.0)
     assert harmonic_mean(0.0, 0.0) == 0.0
     assert harmonic_mean(np.array([60.0, 0.0]), np.array([30.0, 0.0])) == pytest.approx([40.0, 0.0])
+
+
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_pairs_are_won_as_counting_every_pair_tells(decimals: int) -> None:
+    generator = np.random.default_rng(decimals)
+    score, right, novel = generator.random(80).round(decimals), generator.random(80) < 0.6, generator.random(80) < 0.4
+    apart = (score[:, None] > score[None, :]) & ~novel[:, None] & novel[None, :]  # [base image, novel image]
+    won = (apart & right[None, :]).sum(axis=1) + (apart & right[:, None]).sum(axis=0)
+    assert pairs_won(score, right, novel).tolist() == won.tolist()
+    true = (apart & right[:, None] & right[None, :]).sum()
+    assert openworld_auc(score, right, novel) == pytest.approx(100 * true / ((~novel).sum() * novel.sum()))
+
+
+def test_of_a_half_without_images_there_are_no_pairs() -> None:
+    assert np.isnan(openworld_auc(np.array([0.5, 0.2]), np.array([True, False]), np.array([True, True])))

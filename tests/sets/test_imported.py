@@ -17,6 +17,7 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.sets.imported import import_set, index_major, read_set
+from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
@@ -118,7 +119,7 @@ def test_unreadable_images_leave_a_gap_and_are_counted(shapes: Dataset, tmp_path
     import_set(str(source), shapes, str(tmp_path / "set"))
     images = ShardSet(str(tmp_path / "set"))
     assert 7 not in images.samples.index and 13 in images.samples.index
-    assert images.shards[0].rejects == {"unreadable": 1}
+    assert committed(images.url)[0].rejects == {"unreadable": 1}
 
 
 def test_an_interrupted_import_is_no_set_and_goes_on(

@@ -15,16 +15,19 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.images import UnreadableImageError
+from syncclip.shards.index import forget_index, index_set
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import write_shard
 from tests.object_store import s3_bucket
 from tests.shards.sets import index_of, jpeg, sample, write_set
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "remote", "local with index", "remote with index"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    url = str(tmp_path) if request.param == "local" else f"memory://{tmp_path}"
+    url = str(tmp_path) if request.param.startswith("local") else f"memory://{tmp_path}"
     write_set(url, classes=3, rounds=5, rounds_per_shard=2)
+    if request.param.endswith("index"):
+        index_set(url)
     return url
 
 
@@ -140,6 +143,7 @@ def test_shards_of_two_sets_in_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.fault
 def test_a_shard_with_an_unreadable_table_is_skipped_and_counted(url: str) -> None:
     storage.write_bytes(storage.join(url, "00001.parquet"), b"PAR1 no")
+    forget_index(url)  # by which nothing is lost
     images = ShardSet(url)
     assert images.samples.index.tolist() == [0, 1, 2, 3, 4, 5, 12, 13, 14]
     assert images.corruption.names == {storage.join(url, "00001.parquet"): 6}

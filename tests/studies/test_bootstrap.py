@@ -18,6 +18,7 @@ from syncclip.studies.bootstrap import (
     Unit,
     arm_metrics,
     difference,
+    drawn_metrics,
     make_draws,
     mean_metrics,
     run_metrics,
@@ -52,16 +53,31 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
     )
 
 
-def test_counts_weigh_images_as_repeating_them_would() -> None:
+@pytest.mark.parametrize("novel", [False, True])
+@pytest.mark.parametrize("unit", ["images", "classes"])
+def test_a_draw_weighs_images_as_repeating_them_would(novel: bool, unit: Unit) -> None:
     generator = np.random.default_rng(0)
-    one = answers(2, 8, 0.6, generator)
-    counts = np.array([[0, 1, 3, 1, 0, 2, 1, 0]], dtype=np.uint16)
-    again = np.repeat(np.arange(8), counts[0])
-    parts = one.own[:, again], one.open[:, again], one.base_score[:, again]
-    repeated = run_metrics(Answers(*parts, one.label[again], one.base))
-    weighted = run_metrics(one, counts)
-    for name in METRICS:
-        assert weighted[name][0] == pytest.approx(repeated[name][0])
+    one = answers(3, 60, 0.6, generator)
+    one = replace(one, base_score=one.base_score.round(1))  # with ties
+    (taken,) = make_draws(3, [one], 20, generator, unit).halves[novel].taken
+    assert taken is not None
+    found = drawn_metrics(one, novel, taken)
+    for draw in range(20):
+        counts = np.ones(60, np.int64)
+        counts[one.novel == novel] = taken.counts[draw, taken.unit]
+        again = np.repeat(np.arange(60), counts)
+        parts = one.own[:, again], one.open[:, again], one.base_score[:, again]
+        repeated = run_metrics(Answers(*parts, one.label[again], one.base))
+        for name in METRICS:
+            assert found[name][draw] == pytest.approx(repeated[name][0], nan_ok=True)
+
+
+def test_a_half_without_images_is_drawn_nowhere() -> None:
+    one = replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8)
+    (taken,) = make_draws(2, [one], 20, np.random.default_rng(0)).halves[True].taken
+    assert taken is None
+    for name, values in drawn_metrics(one, True, taken).items():
+        assert np.array_equal(values, run_metrics(one)[name], equal_nan=True)
 
 
 def test_seed_weights_sum_to_one_and_give_the_unbiased_variance() -> None:
@@ -78,18 +94,19 @@ def test_one_seed_always_weighs_one() -> None:
 
 def test_draws_keep_the_sizes_of_both_halves() -> None:
     one = answers(3, 12, 0.5, np.random.default_rng(0), classes=3)
-    base, novel = (half.images[0] for half in make_draws(3, [one], 50, np.random.default_rng(0)).halves)
-    assert (base[:, ~one.novel].sum(axis=1) == 4).all() and (base[:, one.novel] == 1).all()
-    assert (novel[:, one.novel].sum(axis=1) == 8).all() and (novel[:, ~one.novel] == 1).all()
+    for half, size in zip(make_draws(3, [one], 50, np.random.default_rng(0)).halves, (4, 8), strict=True):
+        (taken,) = half.taken
+        assert taken is not None and (one.novel == half.novel).sum() == size
+        assert (taken.counts.sum(axis=1) == size).all() and taken.unit.tolist() == list(range(size))
 
 
 def test_a_class_is_drawn_with_all_of_its_images() -> None:
     one = answers(3, 40, 0.5, np.random.default_rng(0))
     halves = make_draws(3, [one], 50, np.random.default_rng(0), "classes").halves
-    for half, classes in zip(halves, (range(4), range(4, 8)), strict=True):
-        for label in range(8):
-            assert (np.ptp(half.images[0][:, one.label == label], axis=1) == 0).all()
-        assert (sum(half.images[0][:, label] for label in classes) == 4).all()  # label `l` is first shown by image `l`
+    for half, first in zip(halves, (0, 4), strict=True):
+        (taken,) = half.taken
+        assert taken is not None and (taken.counts.sum(axis=1) == 4).all()
+        assert taken.unit.tolist() == (one.label[one.novel == half.novel] - first).tolist()
 
 
 def test_an_arm_does_not_differ_from_itself() -> None:

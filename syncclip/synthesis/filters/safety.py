@@ -74,7 +74,7 @@ def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None
     """
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
-    parts = parts_of(generator)
+    parts = set() if generator.endpoint else parts_of(generator)
     if parts is not None and "safety_checker" not in parts:
         raise UserError(f"filter 'safety': the pipeline {generator.pipeline!r} brings no safety checker; {REMEDY}")
 

@@ -14,6 +14,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.embedded import FOLDER
 from syncclip.storage.places import home_path
+from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettings
 
 WEIGHT_FILES = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -28,7 +29,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class Located(NamedTuple):
-    """Where a pipeline comes from ("icons", an absolute path or a hub name) and what identifies its weights."""
+    """Where a pipeline comes from ("icons", a path, a hub name or an address) and what identifies its weights."""
 
     source: str
     revision: str | None
@@ -55,6 +56,8 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     Raises:
         UserError: it is nowhere, or the hub can't be asked; after `HUB_TIMEOUT` at most.
     """
+    if settings.endpoint:
+        return Located(settings.pipeline, None, Endpoint(settings, fingerprint).fingerprint)
     planned, *others = fingerprint.split("+")
     others += [""] * (len(settings.loras) + 1 - len(others))
     name, path = settings.pipeline, _folder(settings)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.synthesis.generators.arguments import call_arguments, size_of
+from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.loading import LARGER, load
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -119,6 +120,14 @@ class Generator:
                 images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         flags = getattr(output, "nsfw_content_detected", None) or [None] * len(images)
         return list(zip(images, flags, strict=True))
+
+
+AnyGenerator = Generator | Endpoint
+
+
+def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
+    """What generates by the settings; see the arguments of both."""
+    return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
 
 
 def _image(pixels: Any, flag: bool | None) -> Image.Image:

@@ -20,6 +20,12 @@ def xformers_installed() -> bool:
 MACHINE = {"compile_cache": None, "offload": "none"}
 """Keys that no plan holds, and their values there: they depend on who generates."""
 
+TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
+"""Environment variable with what an endpoint asks for. It isn't OPENAI_API_KEY, which is not for every address."""
+SENT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
+SENT |= {"model": "model", "negative_prompt": "negative_prompt"}
+"""What requests to an endpoint call the settings that they hold."""
+
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
 """Pixels of an embedded image's sides, the only ones that its generator has learned."""
@@ -58,7 +64,10 @@ class GeneratorSettings(Settings):
     """Which pipeline generates, and how. All but `MACHINE` decides the images' bytes."""
 
     pipeline: str = EMBEDDED
-    """`icons`, a folder with a `model_index.json`, or a hub name such as `stabilityai/sdxl-turbo`."""
+    """`icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the address of an
+    endpoint, such as `http://host:8000/v1`."""
+    model: str | None = added(None)
+    """Of an endpoint: the name under which it serves its model."""
     pipeline_class: str | None = added(None)
     """Class that the parts are loaded into: one of diffusers, or `module:Class` of your own; by default what the
     pipeline's index names."""
@@ -112,13 +121,18 @@ class GeneratorSettings(Settings):
         """The keys that follow from `speed`, since nobody gave them."""
         return {"dtype", "compile"} - self.model_fields_set
 
+    @property
+    def endpoint(self) -> bool:
+        """Whether somebody's server generates, whose bytes are no promise of ours."""
+        return self.pipeline.lower().startswith(("http://", "https://"))
+
     def open_questions(self, device: str) -> bool:
         """Whether something has to be measured before the settings hold all that decides an image."""
         return self.batch_size == "auto" or self.open_attention(device)
 
     def open_attention(self, device: str) -> bool:
         """Whether the attention has to be measured."""
-        return self.attention == "auto" and device.startswith("cuda") and xformers_installed()
+        return not self.endpoint and self.attention == "auto" and device.startswith("cuda") and xformers_installed()
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -160,4 +174,19 @@ class GeneratorSettings(Settings):
                 f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no step to make; "
                 f"give at least {-int(-1 // self.guide.strength)} steps, or a greater strength"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> GeneratorSettings:
+        if self.endpoint and {*"@?#"} & {*self.pipeline}:
+            raise ValueError(f"pipeline: give an address without user, password and query; {TOKEN} may hold a token")
+        fields = type(self).model_fields
+        allowed = {*SENT, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
+        for key, field in fields.items():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if key not in allowed and getattr(self, key) != default:
+                reason = "no request to an endpoint can hold it" if self.endpoint else "only an endpoint serves models"
+                raise ValueError(f"{key} is of no use with {self.pipeline}, for {reason}; remove it")
+        if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):
+            raise ValueError("an endpoint must be told model, height, width and a batch_size in numbers; give all four")
         return self

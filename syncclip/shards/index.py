@@ -1,0 +1,146 @@
+"""The index of a finished set: what its markers and tables tell, in two files, so that a training reads no others.
+
+`index.safetensors` holds the columns of `SampleTable`, which are mapped, not read. `index.json`, written last, holds
+their digest and what the shards' markers tell. An index that doesn't fit the folder's listing (a shard was added,
+removed or cut short since) or is damaged is as if it weren't there: then every marker and table is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from dataclasses import fields
+
+import numpy as np
+
+from syncclip import storage
+from syncclip.core.progress import say
+from syncclip.core.settings import Settings, UserError
+from syncclip.shards.cache import ShardCache, ShardFile
+from syncclip.shards.images import Corruption, UnreadableImageError
+from syncclip.shards.markers import marked, shard_name, table_name
+from syncclip.shards.samples import SIX, SampleTable, Shard, narrowed, read_samples, shards_by_markers
+
+INDEX = "index.json"
+COLUMNS = "index.safetensors"
+_TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
+"""Of safetensors, and numpy's."""
+
+
+class Index(Settings):
+    """Content of `index.json`."""
+
+    format: int = 1
+    sha256: str
+    """Of `index.safetensors`."""
+    bytes: int
+    """Of `index.safetensors`."""
+    shards: tuple[Shard, ...]
+    """In the order of their numbers."""
+
+
+def committed_shards(url: str) -> dict[int, Shard]:
+    """Shard -> what its marker tells, of the shards that exist, in order: by the index, or else by every marker.
+
+    Raises:
+        DamagedError: there is no index, and a marker is not as it was written.
+    """
+    index = read_index(url)
+    return shards_by_markers(url)[0] if index is None else {one.shard: one for one in index.shards}
+
+
+def open_samples(url: str, cache: ShardCache, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
+    """The shards of a set, and where its images are: by the index, or else by every marker and table.
+
+    Raises:
+        UserError: see `read_samples`.
+    """
+    index = read_index(url)
+    if index is not None:
+        file = ShardFile(storage.join(url, COLUMNS), index.bytes, index.sha256)
+        try:
+            samples = _parse(cache.mapped(file))
+            _check(samples, index)
+        except (UnreadableImageError, storage.MissingError, ValueError, LookupError, TypeError) as error:
+            _say_useless(url, error)
+        else:
+            return {one.shard: one for one in index.shards}, samples
+    return read_samples(url, corruption)
+
+
+def index_set(url: str) -> None:
+    """Write the index of a set to which nothing will be added for now; nothing happens where a table is damaged."""
+    try:
+        shards, samples = read_samples(url, Corruption(0))
+    except storage.UnreachableError:
+        raise
+    except UserError:  # whoever reads the set is told
+        return
+    write_index(url, list(shards.values()), samples)
+
+
+def write_index(url: str, shards: list[Shard], samples: SampleTable) -> None:
+    """Write what `open_samples` will read."""
+    from safetensors.numpy import save
+
+    data = save({one.name: narrowed(getattr(samples, one.name)) for one in fields(SampleTable)})
+    storage.write_bytes(storage.join(url, COLUMNS), data)
+    index = Index(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), shards=tuple(shards))
+    storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode())
+
+
+def forget_index(url: str) -> None:
+    """Remove a set's index, before shards are written."""
+    storage.remove(storage.join(url, INDEX))
+
+
+def read_index(url: str) -> Index | None:
+    """The index of a set, if there is one that fits its files: two requests, however large the set is."""
+    sizes = storage.sizes(url)
+    if INDEX not in sizes:
+        return None
+    try:
+        index = storage.read_document(storage.join(url, INDEX), Index, "remove it")
+    except storage.UnreachableError:
+        raise
+    except UserError as error:
+        _say_useless(url, error)
+        return None
+    if index is None or marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
+        return None
+    fits = all(sizes.get(shard_name(one.shard)) == one.bytes and table_name(one.shard) in sizes for one in index.shards)
+    return index if fits else None
+
+
+def _parse(data: bytes | mmap.mmap) -> SampleTable:
+    """The columns in a safetensors file, which stay where they are: the library would copy them."""
+    view = memoryview(data)
+    begin = 8 + int.from_bytes(view[:8], "little")
+    header, columns = json.loads(bytes(view[8:begin])), {}
+    for name in (one.name for one in fields(SampleTable)):
+        kind, (count,) = np.dtype(_TYPES[header[name]["dtype"]]), header[name]["shape"]
+        columns[name] = np.frombuffer(view, kind, count, begin + header[name]["data_offsets"][0])
+    return SampleTable(**columns)
+
+
+def _check(samples: SampleTable, index: Index) -> None:
+    """Refuse columns that can't be those of a set with these shards, lest a stranger's lead anywhere.
+
+    Raises:
+        ValueError: they are of other lengths, or point outside each other or a shard.
+    """
+    rows = sum(one.images for one in index.shards)
+    lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
+    numbers = np.array([one.shard for one in index.shards])
+    if not rows or lengths != {rows} or samples.by_label.max() >= rows:
+        raise ValueError(f"its columns are not those of {rows} images")
+    if not np.isin(np.unique(samples.shard), numbers).all():
+        raise ValueError("it names a shard that isn't there")
+    if len(samples.starts) != len(samples.classes) + 1 or samples.starts[-1] != rows:
+        raise ValueError("its classes are not those of its images")
+
+
+def _say_useless(url: str, error: Exception) -> None:
+    remedy = f"remove {INDEX}, and `syncclip synth` writes it anew"
+    say(f"{url}: its index is of no use ({error}), so every marker and table is read instead; {remedy}")

@@ -1,0 +1,166 @@
+"""A server that answers as one of an OpenAI-compatible image endpoint does, with the faults that a test orders."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+MODEL = "tiny/painter"
+SECRET = "sk-4711-of-the-endpoint"
+
+Order = Callable[[int, int], str | None]
+"""(seed, how often it was asked for before) -> a fault, None for an image."""
+
+
+def image_of(prompt: str, seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    """What the server makes of a prompt and a seed."""
+    digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
+    tiles = np.random.default_rng(list(digest)).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(tiles).resize(size, Image.Resampling.NEAREST)
+
+
+@dataclass
+class Server:
+    """What the server is told, and what it has seen."""
+
+    url: str = ""
+    token: str | None = None
+    """Without it, a request is refused."""
+    model: dict[str, Any] = field(default_factory=lambda: {"id": MODEL, "root": "/models/painter", "created": 1})
+    order: Order = lambda seed, before: None
+    retry_after: str | None = None
+    """What a busy server tells."""
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    """Of requests for images."""
+    asked: Counter[int] = field(default_factory=Counter)
+    """Seed -> requests."""
+    times: list[float] = field(default_factory=list)
+    models: int = 0
+    """Requests for the list of models."""
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """A recipe's `synthesis.generator` for this server."""
+        return {"pipeline": self.url, "model": MODEL, "height": 64, "width": 64, "steps": 2, "batch_size": 4, **more}
+
+
+class _Answers(BaseHTTPRequestHandler):
+    server_state: Server
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None: ...
+
+    def answer(self, content: object, status: int = 200, **headers: str) -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def refused(self) -> bool:
+        given = self.headers.get("Authorization")
+        if self.server_state.token is None or given == f"Bearer {self.server_state.token}":
+            return False
+        self.answer({"error": {"message": f"Incorrect API key provided: {given}"}}, 401)
+        return True
+
+    def do_GET(self) -> None:
+        if self.refused():
+            return
+        if self.path == "/v1/models":
+            self.server_state.models += 1
+            self.server_state.model["created"] += 1  # as of one that was started again
+            self.answer({"object": "list", "data": [self.server_state.model]})
+        else:
+            self.answer({"detail": "Not Found"}, 404)
+
+    def do_POST(self) -> None:
+        state = self.server_state
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.refused():
+            return
+        with state.lock:
+            before, state.at_once = state.asked[body["seed"]], state.at_once + 1
+            state.asked[body["seed"]] += 1
+            state.bodies.append(body)
+            state.times.append(time.monotonic())
+            state.most_at_once = max(state.most_at_once, state.at_once)
+        try:
+            self.make(body, state.order(body["seed"], before))
+        finally:
+            with state.lock:
+                state.at_once -= 1
+
+    def make(self, body: dict[str, Any], fault: str | None) -> None:
+        width, height = map(int, body["size"].split("x"))
+        if fault == "small":
+            width, height = width // 2, height // 2
+        buffer = io.BytesIO()
+        image_of(body["prompt"], body["seed"], (width, height)).save(buffer, "PNG")
+        data = buffer.getvalue()
+        if fault == "torn image":
+            data = data[: len(data) // 2]
+        whole = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
+        match fault:
+            case "dropped":
+                self.close_connection = True
+            case "cut":
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(whole)))
+                self.end_headers()
+                self.wfile.write(whole[: len(whole) // 2])
+                self.close_connection = True
+            case "slow":
+                time.sleep(8)
+                self.answer(whole)
+            case "garbage":
+                self.answer(b"<html>\nwelcome</html>")
+            case "error":
+                self.answer({"error": {"message": "out of memory"}})
+            case "two images":
+                self.answer({"data": [{"b64_json": base64.b64encode(data).decode()}] * 2})
+            case "elsewhere":
+                self.answer({"data": [{"url": "http://127.0.0.1:9/image.png"}]})
+            case str() if fault.isdigit():
+                after = self.server_state.retry_after
+                headers = {"Location": "/v2", **({} if after is None else {"Retry-After": after})}
+                self.answer({"detail": f"no, with {self.headers.get('Authorization')}"}, int(fault), **headers)
+            case _:
+                self.answer(whole)
+
+
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def handle_error(self, *_: object) -> None: ...
+
+
+@contextmanager
+def serving(**state: Any) -> Iterator[Server]:
+    """An endpoint of this machine."""
+    server = Server(**state)
+    answers = type("Answers", (_Answers,), {"server_state": server})
+    listener = _Listener(("127.0.0.1", 0), answers)
+    server.url = f"http://127.0.0.1:{listener.server_port}/v1"
+    threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        listener.shutdown()
+        listener.server_close()
