@@ -59,8 +59,9 @@ class Settings(BaseModel):
 
 def added(default: Any, **constraints: Any) -> Any:
     """A field of a later version. It isn't written while it has its default, so that plans, and the digests that name
-    sets and runs, stay as they were."""
-    return Field(default, exclude_if=lambda value: value == default, **constraints)
+    sets and runs, stay as they were; with a `default_factory` too, while it is `default`."""
+    given = {} if "default_factory" in constraints else {"default": default}
+    return Field(exclude_if=lambda value: value == default, **given, **constraints)
 
 
 def with_one_place(template: str) -> str:

@@ -62,18 +62,23 @@ def suspect(names: Iterable[str], mark: Path) -> None:
     _marks.update(dict.fromkeys(names, mark))
 
 
+COMPILED = "compile_cache:"
+"""Before a place of compiled code, which is run as it is read: a name like others."""
+
+
 def texts_in(value: object) -> Iterator[str]:
-    """Every text among nested values."""
+    """Every text among nested values, places of compiled code by their names."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from texts_in(inner)
+        for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            place = isinstance(inner, str) and f".{key}:".endswith(f".{COMPILED}")
+            yield from texts_in(f"{COMPILED}{inner}" if place else inner)
 
 
 def names_in(value: object) -> list[str]:
     """Every name of code among nested values."""
-    return [text for text in texts_in(value) if NAME.fullmatch(text)]
+    return [text for text in texts_in(value) if NAME.fullmatch(text) or text.startswith(COMPILED)]
 
 
 def require_trust(name: str | None, place: str = "") -> None:

@@ -161,7 +161,8 @@ class Recipe(Settings):
         """
         sections = {RENAMED.get(section, section) for section in (key.partition(".")[0] for key in values)}
         plain = {name: getattr(self, name) for name in Recipe.model_fields}  # of settings, none is checked again
-        return _checked(plain | self.model_dump(mode="json", include=sections), values, origin, origin)
+        derived = {"synthesis": {"generator": self.synthesis.generator.derived}}  # they may follow from another value
+        return _checked(plain | self.model_dump(mode="json", include=sections, exclude=derived), values, origin, origin)
 
     @property
     def hash(self) -> str:

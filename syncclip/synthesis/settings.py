@@ -142,6 +142,8 @@ class SynthesisSettings(Settings):
                 f"shard_size {self.shard_size} is smaller than one batch of generator.batch_size {batch}; "
                 "make shards larger or batches smaller"
             )
+        if self.generator.offload != "none" and self.num_gpus == 0:
+            raise ValueError(f"generator.offload {self.generator.offload!r} needs a GPU, and num_gpus is 0; remove it")
         if self.choose == "best" and not self.filters:
             raise ValueError("choose 'best' needs a filter whose score decides what is best; add one or choose 'first'")
         return self

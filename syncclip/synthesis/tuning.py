@@ -12,7 +12,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.trust import trust, trusted
 from syncclip.shards.markers import committed
 from syncclip.synthesis.generators.locating import Located, locate
-from syncclip.synthesis.generators.probing import answered
+from syncclip.synthesis.generators.probing import Effect, answered, effect
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
@@ -69,6 +69,10 @@ class Rate(NamedTuple):
     """Images that filters sent back for each finished one."""
     load: float
     """Seconds that the first shard takes longer: weights are read, the device warms up."""
+    memory: int | None = None
+    """Most bytes of a GPU that were taken."""
+    effect: Effect | None = None
+    """Of a speed other than `exact`."""
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
@@ -86,6 +90,8 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
     Raises:
         UserError: the generator can't be found or can't generate here.
     """
+    import torch
+
     located = locate(plan.generator, plan.weights)
     device = "cuda" if num_gpus > 0 else "cpu"
     prompts = [plan.entry(index).prompt for index in plan.shard_range(0)]
@@ -104,4 +110,6 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
         image_bytes=stored / images,
         rejected=rejects / images,
         load=max(0.0, cold.ended - cold.started - seconds),
+        memory=torch.cuda.max_memory_allocated() if num_gpus > 0 else None,
+        effect=None if generator.speed == "exact" else effect(generator, device, located.fingerprint, prompts),
     )

@@ -136,7 +136,7 @@ class ShardWorker:
             prompts = fill(plan.template, plan.classnames)
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute
             generator = generator_of(settings, self.device, plan.weights, self._token)
-            if generator.texts is not None and self.device != "cpu":
+            if generator.texts is not None and self.device != "cpu" and settings.offload == "none":
                 generator.texts.encode_ahead(plan.texts(MOST_AHEAD))
             if plan.generator.guide is not None:
                 self._references = ReferenceImages(plan, self.url)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from syncclip.synthesis import tuning
+from syncclip.synthesis.generators.probing import Effect
 from syncclip.synthesis.tuning import Rate
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
@@ -67,6 +68,25 @@ def test_a_probe_fills_in_what_nobody_gave(
     assert rows(outcome.out)["bytes"] == ["36.0 MB", ""]
     given = Outcome(capsys, *plan, "--probe", "--rate", "0.5")
     assert "at 0.5 images/s each" in given.out and rows(given.out)["bytes"] == ["36.0 MB", ""]
+
+
+@pytest.mark.parametrize(
+    ("effect", "sentence"),
+    [
+        (Effect(difference=2.34, gain=1.8), "1.80 x the rate of exact in fp32, from whose images these differ by 2.3"),
+        (None, "exact in fp32 doesn't fit into memory here: how much images differ from its was not measured"),
+    ],
+)
+def test_a_probe_tells_what_another_speed_does(
+    capsys: pytest.CaptureFixture[str],
+    plan: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    effect: Effect | None,
+    sentence: str,
+) -> None:
+    monkeypatch.setattr(tuning, "measure", lambda *_: Rate(0.25, 2000.0, 0.12, 7.0, 8 << 30, effect))
+    outcome = Outcome(capsys, *plan, "--probe", "synthesis.generator.speed=fast")
+    assert sentence in outcome.out and "7 s to load, 8.6 GB of the GPU's memory" in outcome.out
 
 
 def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:

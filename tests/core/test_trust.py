@@ -15,6 +15,14 @@ def test_only_what_looks_like_a_name_of_code_is_one() -> None:
     assert names_in(values) == ["a.b:C", "m:N"]
 
 
+def test_a_place_of_compiled_code_is_a_name_of_code_wherever_a_recipe_gives_it() -> None:
+    nested = {"synthesis": {"generator": {"compile_cache": "s3://b/c", "compile": True}}}
+    overrides = {"synthesis.generator.compile_cache": "/shared", "study.compile_caches": "no"}
+    assert names_in(nested) == ["compile_cache:s3://b/c"]
+    assert names_in(overrides) == ["compile_cache:/shared"]
+    assert names_in({"compile_cache": None}) == []
+
+
 def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
     trust("one.module:Class")
     require_trust("one.module:Class")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,24 @@ def test_no_classes_and_too_many_images_are_refused() -> None:
         plan_of(classes=0)
     with pytest.raises(UserError, match="make several sets"):
         plan_of(images=MAX_IMAGES)
+
+
+def test_a_plan_keeps_its_speed_and_not_what_only_the_machine_needs(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    def asked(**generator: Any) -> Plan:
+        return make_plan(1, num_gpus=1, generator={"batch_size": 4, **generator})
+
+    fast = asked(speed="fast", compile_cache="s3://bucket/compiled", offload="model")
+    write_plan(fast, str(tmp_path))
+    text = (tmp_path / "plan.json").read_text()
+    assert '"speed": "fast"' in text and '"dtype": "bf16"' in text
+    assert "compile_cache" not in text and "offload" not in text
+    stored = read_plan(str(tmp_path))
+    assert stored is not None
+    assert agreed_plan(fast, stored, str(tmp_path)) == fast
+    assert agreed_plan(asked(speed="fast"), stored, str(tmp_path)).generator.offload == "none"
+    with pytest.raises(UserError, match="another plan: generator.compile is True there and None here .and 2 more"):
+        agreed_plan(asked(), stored, str(tmp_path))
+    with pytest.raises(UserError, match="generator.speed is 'fast' there and 'max' here"):
+        agreed_plan(asked(speed="max"), stored, str(tmp_path))

@@ -8,10 +8,12 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
-from syncclip.synthesis import worker
+from syncclip.synthesis import tuning, worker
 from syncclip.synthesis.filters import build_filters
+from syncclip.synthesis.generators import loading
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.probing import Effect
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.settings import Pool
@@ -74,6 +76,24 @@ def test_a_probe_measures_the_images_bytes_and_rejects_of_the_plan_itself(
     assert found.rejected == sum(generated.rejects.values()) / size > 0
     assert 0 < found.images <= size / 3
     assert found.load == 0.0  # by this clock, both times took as many looks
+
+
+def test_a_probe_of_another_speed_measures_its_effect_on_the_sets_own_prompts(
+    make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    asked: list[Any] = []
+    monkeypatch.setattr(tuning, "effect", lambda *given: asked.append(given) or Effect(1.5, 2.0))
+    monkeypatch.setattr(loading, "BACKEND", "eager")
+    generator = {"pipeline": str(pipeline), "batch_size": 4, "steps": 1}
+    plan = make_plan(2, threads=1, generator={**generator, "speed": "fast"})
+    assert measure(plan, str(tmp_path / "fast")).effect == Effect(1.5, 2.0)
+    torch._dynamo.reset()
+    ((settings, device, _, prompts),) = asked
+    assert settings.speed == "fast" and device == "cpu" and prompts[0] == plan.entry(0).prompt
+    exact = measure(make_plan(2, threads=1, generator=generator), str(tmp_path / "exact"))
+    assert exact.effect is None and exact.memory is None and len(asked) == 1
 
 
 def test_a_plan_smaller_than_the_probe_is_measured_whole(make_plan: Callable[..., Plan], tmp_path: Path) -> None:

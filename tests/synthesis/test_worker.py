@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from syncclip.synthesis.filters import Filter, FilterBatch, FilterResult
-from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.worker import SURPASSED, GeneratedShard, generate_shard
+from syncclip.synthesis.generators import loading
+from syncclip.synthesis.plan import Plan, read_plan, write_plan
+from syncclip.synthesis.worker import SURPASSED, GeneratedShard, ShardWorker, generate_shard
 
 
 class SeedGenerator:
@@ -176,3 +179,21 @@ def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: 
             "black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white"
         )
     assert generate_shard(plan, 0, SeedGenerator(), [Brighter(-1)]).classes_without_accepted == {}
+
+
+def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
+    make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "BACKEND", "eager")
+    generator = {"pipeline": str(pipeline), "batch_size": 4, "steps": 1}
+    exact, fast = (make_plan(2, threads=1, generator={**generator, "speed": speed}) for speed in ("exact", "fast"))
+    write_plan(fast, str(tmp_path))
+    resumed = read_plan(str(tmp_path))
+    assert resumed is not None
+    made = []
+    for plan in (fast, resumed, exact):
+        report, shard = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {}).generate(0)
+        assert shard is not None, report.error
+        made.append([sample.image_bytes for sample in shard.samples])
+    torch._dynamo.reset()
+    assert made[0] == made[1] != made[2]

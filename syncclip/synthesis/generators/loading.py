@@ -20,6 +20,10 @@ from syncclip.storage.private import make_private
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.locating import INDEX, LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings, xformers_installed
+from syncclip.synthesis.generators.speed import hasten
+
+LARGER = "try synthesis.generator.offload=model, then group, then sequential, smaller images, or a larger machine"
+"""What helps a model that doesn't fit into memory."""
 
 BACKEND = "inductor"
 """What `torch.compile` compiles with."""
@@ -28,7 +32,7 @@ BATCH_SIZES = 256
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """The pipeline with its scheduler, LoRA weights and attention, on `device`.
+    """The pipeline with its scheduler, LoRA weights, autoencoder and attention, on `device`.
 
     Raises:
         UserError: it can't be read, a part of the settings doesn't fit it, or the device isn't there.
@@ -42,13 +46,22 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.dtype]
     kind, what = _pipeline_class(settings.pipeline_class), f"generator {settings.pipeline!r}"
     _check_parts(Path(source))
-    pipeline = load_pretrained(kind, source, located.revision, what, torch_dtype=dtype)
+    parts: dict[str, Any] = {"torch_dtype": dtype}
+    if located.vae is not None:
+        parts["vae"] = load_pretrained(diffusers.AutoModel, *located.vae, f"vae {settings.vae!r}", torch_dtype=dtype)
+    pipeline = load_pretrained(kind, source, located.revision, what, **parts)
+    if "vae" in parts and not hasattr(getattr(pipeline, "vae", None), "decode"):
+        raise UserError(f"vae {settings.vae!r} is no autoencoder of a {type(pipeline).__name__}; name another")
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
         pipeline.scheduler = find_scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
     _fuse_loras(pipeline, settings, located)
+    if settings.speed != "exact":
+        hasten(pipeline, settings, device)
     try:
-        pipeline.to(device)
+        _place(pipeline, settings, device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"{what} doesn't fit into the memory of {device}; {LARGER}") from error
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"{what} can't run on {device}: {first_line(error)}; set synthesis.num_gpus=0 to generate on the CPU"
@@ -56,8 +69,18 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     if settings.attention == "xformers":
         set_attention(pipeline, "xformers", device)
     if settings.compile:
-        _compile(pipeline)
+        _compile(pipeline, whole=settings.speed == "exact")
     return pipeline
+
+
+def _place(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
+    """Move a pipeline to its device, or let its parts come there when they are needed."""
+    if settings.offload == "none":
+        pipeline.to(device)
+    elif settings.offload == "group":
+        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=True)
+    else:
+        getattr(pipeline, f"enable_{settings.offload}_cpu_offload")(device=device)
 
 
 def quiet(*libraries: Any) -> None:
@@ -153,7 +176,8 @@ def _class_of(module: Any, name: str, kind: str, key: str, base: str) -> Any:
     return found
 
 
-def _compile(pipeline: Any) -> None:
+def _compile(pipeline: Any, whole: bool) -> None:
+    """Compile the denoiser when it is called: as a `whole`, or its repeated blocks, where it has any."""
     import torch
 
     network = denoiser(pipeline)
@@ -164,7 +188,8 @@ def _compile(pipeline: Any) -> None:
     # Left to itself, torch makes one kernel for several sizes when it meets a second one. Then an image's last bits
     # would depend on which batches its process generated before.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, BATCH_SIZES)
-    network.compile(backend=BACKEND, dynamic=False)
+    blocks = not whole and bool(getattr(network, "_repeated_blocks", None))
+    (network.compile_repeated_blocks if blocks else network.compile)(backend=BACKEND, dynamic=False)
 
 
 def _keep_private() -> None:

@@ -34,13 +34,15 @@ class Located(NamedTuple):
     source: str
     revision: str | None
     fingerprint: str
-    """Of the pipeline and, after a `+` each, of its LoRA weights."""
+    """Of the pipeline and, after a `+` each, of its LoRA weights and its other autoencoder."""
     loras: tuple[LoraSettings, ...] = ()
     """The LoRA weights by absolute path, or by hub name, file and commit."""
+    vae: tuple[str, str | None] | None = None
+    """The other autoencoder: absolute path and None, or hub name and commit."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with these LoRA weights in them, for processes that run in another folder."""
-        return settings.model_copy(update={"loras": self.loras})
+        """The settings with these weights in them, for processes that run in another folder."""
+        return settings.model_copy(update={"loras": self.loras, "vae": self.vae and self.vae[0]})
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
@@ -56,8 +58,8 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """
     if settings.endpoint:
         return Located(settings.pipeline, None, Endpoint(settings, fingerprint).fingerprint)
-    planned, *planned_loras = fingerprint.split("+")
-    planned_loras += [""] * (len(settings.loras) - len(planned_loras))
+    planned, *others = fingerprint.split("+")
+    others += [""] * (len(settings.loras) + 1 - len(others))
     name, path = settings.pipeline, _folder(settings)
     if path.is_dir():
         if not (path / INDEX).is_file():
@@ -74,9 +76,10 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     else:
         source = name
         commit = found = planned or _commit(name, path, settings.revision)
-    loras = [_locate_lora(one, known) for one, known in zip(settings.loras, planned_loras, strict=True)]
-    fingerprints = "+".join([found, *(of_lora for _, of_lora in loras)])
-    return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras))
+    loras = [_locate_lora(one, known) for one, known in zip(settings.loras, others, strict=False)]
+    vaes = [] if settings.vae is None else [_locate_vae(settings.vae, others[-1])]
+    fingerprints = "+".join([found, *(of_part for _, of_part in (*loras, *vaes))])
+    return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras), *(vae for vae, _ in vaes))
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
@@ -129,6 +132,16 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
     file = file.absolute()  # links are kept: the hub's cache links to files without an extension
     fingerprint = _fingerprint(what, file, [file], planned)
     return settings.model_copy(update={"weights": str(file)}), fingerprint
+
+
+def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
+    """(where it is, fingerprint) of an autoencoder; see `Located.vae`."""
+    what, path = f"vae {name!r}", home_path(name)
+    if not path.is_dir():
+        commit = planned or commit_on_hub(name, None, "config.json", what)
+        return (name, commit), commit
+    files = [one for one in path.glob("*") if one.suffix in WEIGHT_FILES]
+    return (str(path.resolve()), None), _fingerprint(what, path, files, planned)
 
 
 def _fingerprint(what: str, place: Path, files: Iterable[Path], planned: str) -> str:

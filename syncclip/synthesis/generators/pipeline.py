@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -12,9 +13,10 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.endpoint import Endpoint
-from syncclip.synthesis.generators.loading import load
+from syncclip.synthesis.generators.loading import LARGER, load
 from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.speed import CompiledCode
 from syncclip.synthesis.generators.texts import TextEmbeddings
 
 NSFW = "nsfw"
@@ -42,7 +44,10 @@ class Generator:
     def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
         self.settings = settings
         self.device = device
-        self.pipeline = load(settings, locate(settings, fingerprint), device)
+        located = locate(settings, fingerprint)
+        shares = settings.compile and settings.compile_cache
+        self._code = CompiledCode(settings, device, located.fingerprint) if shares else None
+        self.pipeline = load(settings, located, device)
         size = settings.batch_size
         encodes = hasattr(self.pipeline, "encode_prompt")
         self.texts = TextEmbeddings(self.pipeline, None if size == "auto" else size) if encodes else None
@@ -96,7 +101,8 @@ class Generator:
             arguments = {**arguments, "negative_prompt": [arguments["negative_prompt"]] * len(rows)}
         devices = [self.device] if self.device.startswith("cuda") else []
         kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # others may work on images
-        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings():
+        code = nullcontext() if self._code is None else self._code.shared(len(rows))
+        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code:
             warnings.simplefilter("ignore")
             torch.manual_seed(seeds[rows[0]])  # some schedulers also draw from torch's own generator
             try:
@@ -107,6 +113,7 @@ class Generator:
                     **arguments,
                 )
             except Exception as error:
+                pipeline.maybe_free_model_hooks()  # no batch begins with what another has left in a step cache
                 raise _told(error, self.settings) from error
             images = output.images
             if isinstance(images, torch.Tensor):  # (B, 3, H, W) from 0 to 1; a quarter of its bytes leaves the device
@@ -151,11 +158,14 @@ def _image_to_image(pipeline: Any) -> Any:
 
 def _told(error: Exception, settings: GeneratorSettings) -> Exception:
     """A sentence for what the user can cure; the error itself, where trying again may help."""
+    import torch
+
     where = type(error).__module__
     if settings.compile and where.startswith(("torch._dynamo", "torch._inductor")):
-        return UserError(
-            f"synthesis.generator.compile: torch.compile fails here ({first_line(error)}); set it to false"
-        )
+        key, cure = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use exact")
+        return UserError(f"synthesis.generator.{key}: torch.compile fails here ({first_line(error)}); {cure}")
+    if isinstance(error, torch.OutOfMemoryError):  # it may fit at the next try, where others use the GPU
+        return torch.OutOfMemoryError(f"a batch doesn't fit into memory: make batch_size smaller, or {LARGER}")
     if type(error) in (ValueError, TypeError):
         return UserError(f"generator {settings.pipeline!r} can't generate like this: {first_line(error)}")
     return error

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators.loading import set_attention
+from syncclip.synthesis.generators.loading import LARGER, set_attention
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
@@ -57,6 +60,33 @@ def answered(
     return settings
 
 
+class Effect(NamedTuple):
+    """What a speed does to the images of a batch, beside those of `exact` in fp32: same prompts, same seeds."""
+
+    difference: float
+    """Mean absolute difference of their bytes, of 255."""
+    gain: float
+    """How many times faster it is, once both are warm."""
+
+
+def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str]) -> Effect | None:
+    """Generate a batch at the speed `exact` and at that of the settings; None where one doesn't fit into memory."""
+    images, seconds, size = [], [], int(settings.batch_size)
+    exact = settings.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
+    for one in (exact, settings):
+        try:
+            generator = Generator(one, device, fingerprint)
+        except UserError:
+            return None
+        if (took := _stopwatch(generator, prompts)(size)) is None:
+            return None
+        made = generator.generate([prompts[i % len(prompts)] for i in range(size)], range(size))
+        images.append(np.stack([np.asarray(image, float) for image in made]))
+        seconds.append(took)
+        del generator
+    return Effect(float(np.abs(images[0] - images[1]).mean()), seconds[0] / seconds[1])
+
+
 def even_parts(whole: int) -> list[int]:
     """1 … `whole`: sizes that cut a shard into equal batches, each about twice the one before."""
     return sorted({-(-whole // 2**halvings) for halvings in range(whole.bit_length() + 1)})
@@ -79,10 +109,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGE
         spent += seconds
         costs[size] = seconds / size
     if not costs:
-        raise UserError(
-            f"generator: not even {sizes[0]} image at once fits into memory; generate smaller ones, use dtype=bf16, or "
-            "take a larger machine"
-        )
+        raise UserError(f"generator: not even {sizes[0]} image at once fits into memory; use dtype=bf16, or {LARGER}")
     return next(size for size, cost in costs.items() if cost <= min(costs.values()) * GAIN)
 
 

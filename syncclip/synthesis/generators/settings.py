@@ -17,6 +17,9 @@ def xformers_installed() -> bool:
     return importlib.util.find_spec("xformers") is not None
 
 
+MACHINE = {"compile_cache": None, "offload": "none"}
+"""Keys that no plan holds, and their values there: they depend on who generates."""
+
 TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
 """Environment variable with what an endpoint asks for. It isn't OPENAI_API_KEY, which is not for every address."""
 SENT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
@@ -52,8 +55,13 @@ class GuideSettings(Settings):
     steps are made, rounded down."""
 
 
+def _by_speed(exact: Any, faster: Any) -> Any:
+    """The default of a key that follows from `speed`."""
+    return lambda given: exact if given.get("speed", "exact") == "exact" else faster
+
+
 class GeneratorSettings(Settings):
-    """Which pipeline generates, and how. All of it decides the images' bytes."""
+    """Which pipeline generates, and how. All but `MACHINE` decides the images' bytes."""
 
     pipeline: str = EMBEDDED
     """`icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the address of an
@@ -82,17 +90,36 @@ class GeneratorSettings(Settings):
     batch_size: int | Literal["auto"] = 8
     """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
     before the first shard of a new set."""
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the pipeline's weights and arithmetic; the images of another type are other images."""
+    speed: Literal["exact", "fast", "max"] = added("exact")
+    """`exact`: the images of the pipeline's plain call. `fast`: compiled blocks in bf16, fused projections, channels
+    last. `max`: int8 and a step cache as well. The images of another speed are other images."""
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
+    )
+    """Of the pipeline's weights and arithmetic; the images of another type are other images. bf16 at another speed
+    than `exact`, which refuses fp32."""
     loras: tuple[LoraSettings, ...] = added(())
     """Added to the weights in this order, when they are loaded."""
+    vae: str | None = added(None)
+    """Autoencoder in place of the pipeline's own: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
     """Start from the few real images, where a class has some; None: generate all from text alone."""
     attention: Attention = added("auto")
     """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
     installed and measured to be faster before the first shard of a new set."""
-    compile: bool = added(False)
-    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch."""
+    compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
+    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch; true at another speed than
+    `exact`."""
+    compile_cache: str | None = added(None)
+    """Folder or URL of compiled code: what one actor has compiled, others read. Whoever can write there can run code
+    here. None: a folder of this user's on each machine."""
+    offload: Literal["none", "model", "group", "sequential"] = added("none")
+    """What of a model waits in main memory until the GPU needs it: all but a part, a layer (prefetched), or a layer."""
+
+    @property
+    def derived(self) -> set[str]:
+        """The keys that follow from `speed`, since nobody gave them."""
+        return {"dtype", "compile"} - self.model_fields_set
 
     @property
     def endpoint(self) -> bool:
@@ -124,6 +151,13 @@ class GeneratorSettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> GeneratorSettings:
+        if self.speed != "exact" and (self.dtype == "fp32" or not self.compile):
+            other = "compile=false" if self.dtype != "fp32" else "dtype=fp32"
+            raise ValueError(f"{other} contradicts speed={self.speed}; remove one of them")
+        if self.offload == "sequential" and self.compile:
+            raise ValueError("offload=sequential exchanges the weights of compiled code; use offload=group")
+        if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
+            raise ValueError(f"compile_cache {self.compile_cache!r} is no whole path, and no URL; actors need one")
         asked = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and asked:
             raise ValueError(
@@ -149,7 +183,8 @@ class GeneratorSettings(Settings):
         fields = type(self).model_fields
         allowed = {*SENT, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
         for key, field in fields.items():
-            if key not in allowed and getattr(self, key) != field.get_default(call_default_factory=True):
+            default = field.get_default(call_default_factory=True, validated_data={})
+            if key not in allowed and getattr(self, key) != default:
                 reason = "no request to an endpoint can hold it" if self.endpoint else "only an endpoint serves models"
                 raise ValueError(f"{key} is of no use with {self.pipeline}, for {reason}; remove it")
         if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):

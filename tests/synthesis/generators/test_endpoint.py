@@ -243,6 +243,8 @@ def test_images_of_a_server_that_was_started_again_with_another_model_are_not_ta
         ({"dtype": "bf16"}, "dtype is of no use with http"),
         ({"attention": "sdpa"}, "attention is of no use with http"),
         ({"compile": True}, "compile is of no use with http"),
+        ({"speed": "fast"}, "speed is of no use with http"),
+        ({"vae": "someone/vae"}, "vae is of no use with http"),
         ({"guide": {}}, "guide is of no use with http"),
         ({"pipeline_class": "FluxPipeline"}, "pipeline_class is of no use with http"),
         ({"revision": "main"}, "revision is of no use with http"),

@@ -14,9 +14,11 @@ from syncclip.core import scratch
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust
 from syncclip.synthesis.generators import loading
+from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import make_lora, settings_of
+from tests.worlds.pipelines import build_pipeline
 
 Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
@@ -244,3 +246,61 @@ def test_a_pipeline_whose_index_names_code_is_refused(
     (folder / part / "diffusers.py").write_text("raise SystemExit")
     with pytest.raises(UserError, match=rf"model_index\.json: {part}: '{name}' names code to be run"):
         Generator(settings_of(folder))
+
+
+def test_another_autoencoder_takes_the_place_of_the_pipelines_own(family: Family, tmp_path: Path) -> None:
+    other = build_pipeline("sdxl", tmp_path, seed=1) / "vae"
+    plain, own = (Generator(family("sdxl", **more)) for more in ({}, {"vae": f"{family('sdxl').pipeline}/vae"}))
+    changed = Generator(family("sdxl", vae=str(other)))
+    first = [image.tobytes() for image in plain.generate(PROMPTS, [1, 2])]
+    assert [image.tobytes() for image in own.generate(PROMPTS, [1, 2])] == first
+    assert [image.tobytes() for image in changed.generate(PROMPTS, [1, 2])] != first
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("unet", "is no autoencoder of a StableDiffusionXLPipeline; name another"),
+        ("scheduler", "can't be loaded from"),
+    ],
+)
+def test_what_is_no_autoencoder_is_refused(family: Family, part: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Generator(family("sdxl", vae=f"{family('sdxl').pipeline}/{part}"))
+
+
+@pytest.mark.parametrize(
+    ("offload", "method", "given"),
+    [
+        ("none", "to", ("cuda",)),
+        ("model", "enable_model_cpu_offload", {"device": "cuda"}),
+        ("group", "enable_group_offload", ("cuda", {"offload_type": "leaf_level", "use_stream": True})),
+        ("sequential", "enable_sequential_cpu_offload", {"device": "cuda"}),
+    ],
+)
+def test_a_model_larger_than_a_gpu_is_left_in_main_memory_as_named(
+    family: Family, monkeypatch: pytest.MonkeyPatch, offload: str, method: str, given: Any
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    asked: list[Any] = []
+    for name in ("to", "enable_model_cpu_offload", "enable_group_offload", "enable_sequential_cpu_offload"):
+        monkeypatch.setattr(
+            DiffusionPipeline, name, lambda self, *args, name=name, **more: asked.append((name, args, more))
+        )
+    settings = family("sd", offload=offload)
+    loading.load(settings, locate(settings), "cuda")
+    positional, named = (given[:1], dict(*given[1:])) if isinstance(given, tuple) else ((), given)
+    assert [call for call in asked if call[1:] != ((), {})] == [(method, positional, named)]
+
+
+def test_a_model_that_does_not_fit_is_told_with_what_to_try(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from diffusers import DiffusionPipeline
+
+    def full(self: Any, device: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+
+    monkeypatch.setattr(DiffusionPipeline, "to", full)
+    with pytest.raises(UserError, match="doesn't fit into the memory of cpu; try synthesis.generator.offload=model"):
+        Generator(family("sd"))

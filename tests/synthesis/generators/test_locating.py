@@ -148,3 +148,25 @@ def test_a_link_to_lora_weights_is_kept_as_the_hubs_cache_links_to_files_of_othe
     settings = settings_of(pipeline, loras=[{"weights": str(lora / "one.safetensors")}])
     located = locate(settings)
     assert locate(located.placed(settings), located.fingerprint) == located
+
+
+def test_another_autoencoder_is_part_of_the_fingerprint(pipeline: Path, tmp_path: Path) -> None:
+    vae = shutil.copytree(pipeline / "vae", tmp_path / "vae")
+    settings = settings_of(pipeline, vae=str(vae))
+    located = locate(settings)
+    assert located.fingerprint.startswith(locate(settings_of(pipeline)).fingerprint + "+")
+    assert located.placed(settings).vae == str(vae) and located.vae == (str(vae), None)
+    assert locate(settings, located.fingerprint) == located
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert locate(settings).fingerprint != located.fingerprint
+    with pytest.raises(UserError, match="vae '.*': the weights at .* are not those that the set was started with"):
+        locate(settings, located.fingerprint)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_autoencoder_that_is_nowhere_is_told_so(pipeline: Path) -> None:
+    with pytest.raises(UserError, match="vae 'someone/vae': there is no such folder, it is not in the local Hugging"):
+        locate(settings_of(pipeline, vae="someone/vae"))
+    planned = locate(settings_of(pipeline)).fingerprint + "+c0ffee"
+    assert locate(settings_of(pipeline, vae="someone/vae"), planned).vae == ("someone/vae", "c0ffee")

@@ -125,3 +125,18 @@ def test_the_embedded_pipeline_generates_what_is_like_its_guide() -> None:
 
     assert distance(generated[0], real[0]) < 0.5 * distance(generated[0], real[1])
     assert distance(generated[1], real[1]) < 0.5 * distance(generated[1], real[0])
+
+
+def test_a_batch_too_large_for_memory_is_told_and_may_be_tried_again(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    def full(self: Any, *args: Any, **more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    generator = Generator(settings_of(pipeline))
+    monkeypatch.setattr(StableDiffusionPipeline, "__call__", full)
+    with pytest.raises(torch.OutOfMemoryError, match="make batch_size smaller, or try synthesis.generator.offload"):
+        generator.generate(PROMPTS, [1, 2])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.generators import probing
+from syncclip.synthesis.generators import loading, probing
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.probing import answered, best_batch, even_parts
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -115,3 +117,40 @@ def test_an_xformers_that_fails_is_not_taken(family: Family, monkeypatch: pytest
     monkeypatch.setattr(probing, "set_attention", broken)
     generator = Generator(family("sd"))
     assert probing._xformers_is_faster(generator, 2, lambda size: 1.0) is False
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(loading, "BACKEND", "eager")
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_the_effect_of_a_speed_is_measured_beside_exact_images(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"exact": 6.0, "fast": 2.0}
+    monkeypatch.setattr(probing, "_stopwatch", lambda generator, _: lambda size: seconds[generator.settings.speed])
+    settings = family("flux", speed="fast", batch_size=3)
+    found = probing.effect(settings, "cpu", "", ["a cat", "a dog"])
+    assert found is not None and found.gain == 3.0
+    made = [
+        [np.asarray(image, float) for image in Generator(one).generate(["a cat", "a dog", "a cat"], range(3))]
+        for one in (family("flux", batch_size=3), settings)
+    ]
+    assert found.difference == pytest.approx(np.abs(np.array(made[0]) - made[1]).mean())
+    assert found.difference > 0
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_where_exact_does_not_fit_nothing_is_said_of_the_effect(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = family("sd", speed="fast", batch_size=3)
+    monkeypatch.setattr(probing, "_stopwatch", lambda *_: lambda size: None)
+    assert probing.effect(settings, "cpu", "", ["a cat"]) is None
+
+    def refuse(*_: Any) -> None:
+        raise UserError("doesn't fit into memory")
+
+    monkeypatch.setattr(probing, "Generator", refuse)
+    assert probing.effect(settings, "cpu", "", ["a cat"]) is None

@@ -28,6 +28,12 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ),
         ({"negative_prompt": "blur", "guidance": 0.0}, "a negative_prompt is read only with guidance above 1"),
         ({"loras": [{"scale": 1}]}, r"loras\[0\].weights: missing"),
+        ({"speed": "faster"}, "speed: 'faster' is not allowed; it must be 'exact', 'fast' or 'max'"),
+        ({"speed": "fast", "dtype": "fp32"}, "dtype=fp32 contradicts speed=fast; remove one of them"),
+        ({"speed": "max", "compile": False}, "compile=false contradicts speed=max; remove one of them"),
+        ({"compile": True, "offload": "sequential"}, "offload=sequential exchanges the weights of compiled code; use"),
+        ({"offload": "model"}, "generator.offload 'model' needs a GPU, and num_gpus is 0; remove it"),
+        ({"compile_cache": "cache"}, "compile_cache 'cache' is no whole path, and no URL; actors need one"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_key(override: dict[str, Any], message: str) -> None:
@@ -37,6 +43,18 @@ def test_what_cannot_be_is_refused_with_its_key(override: dict[str, Any], messag
 
 def test_least_steps_of_the_refusal_are_enough() -> None:
     assert GeneratorSettings(steps=4, guide={"strength": 0.3}).steps == 4  # type: ignore[arg-type]
+
+
+def test_type_and_compilation_follow_the_speed_unless_they_are_given() -> None:
+    def held(recipe: Recipe) -> tuple[str, bool]:
+        return recipe.synthesis.generator.dtype, recipe.synthesis.generator.compile
+
+    fast = Recipe().with_values({"synthesis.generator.speed": "fast"})
+    assert held(fast) == ("bf16", True)
+    assert held(fast.with_values({"synthesis.generator.speed": "exact"})) == ("fp32", False)
+    half = fast.with_values({"synthesis.generator.dtype": "fp16"})
+    assert held(half) == ("fp16", True)
+    assert held(half.with_values({"synthesis.generator.speed": "exact"})) == ("fp16", False)
 
 
 def test_a_plan_of_default_settings_is_written_as_before_there_were_families() -> None:
