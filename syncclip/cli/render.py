@@ -34,7 +34,9 @@ def summary(done: SetSummary) -> str:
     ]
     if done.work.images:
         rate = done.work.images / max(done.work.seconds, 1e-3)
-        lines.append(f"{done.work.images:,} generated now, {rate:.3g} images/s, actors busy {percent(done.work.busy)}")
+        shares = f"actors busy {percent(done.work.busy)}"
+        shares += f", their devices {percent(done.work.computed)}" if done.work.computed else ""
+        lines.append(f"{done.work.images:,} generated now, {rate:.3g} images/s, {shares}")
     return "\n".join([*lines, done.url])
 
 

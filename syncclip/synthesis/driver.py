@@ -183,7 +183,8 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
         if job.new and over and not committed(job.url):
             storage.remove(storage.join(job.url, PLAN_NAME))
         raise
-    return Work(images=status.fresh, seconds=round(time.monotonic() - began, 3), busy=status.busy["generate"])
+    seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
+    return Work(images=status.fresh, seconds=seconds, busy=busy, computed=status.computed)
 
 
 @contextmanager

@@ -23,6 +23,10 @@ STAGES = ("generate", "filter", "encode", "write")
 """What an actor does with a shard, in this order."""
 
 
+COMPUTED = "computed"
+"""Beside the stages: what the device did of the time that generating took."""
+
+
 class Report(NamedTuple):
     """What comes back for a shard: a small row of numbers, or an error."""
 
@@ -33,6 +37,7 @@ class Report(NamedTuple):
     filter: float = 0.0
     encode: float = 0.0
     write: float = 0.0
+    computed: float = 0.0  # of `generate`, what the device did; see `Generator`
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
     worker: str = ""  # machine and process that generated it
@@ -60,6 +65,9 @@ class SynthesisStatus(JobStatus):
     """Seconds left at this rate."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> share of the actors' time. Stages overlap, so the sum may be above 1."""
+    computed: float = 0.0
+    """Share of the actors' time in which the device computed images. Far below `busy["generate"]`, others use the
+    processors."""
     rejects: dict[str, int] = Field(default_factory=dict)
     """Reason -> images of this run that were generated and not taken, most first."""
     actors: int = 0
@@ -75,7 +83,7 @@ class SynthesisStatus(JobStatus):
     """Images that this run committed."""
     elapsed: float = Field(0.0, exclude=True)
     """Seconds since the first actor began."""
-    _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
     """Process -> when it began its first shard."""
     _recent: tuple[str, ...] = PrivateAttr(())
@@ -87,7 +95,7 @@ class SynthesisStatus(JobStatus):
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
         begun = min(self._first.values())
         self.elapsed = max(self.elapsed, report.ended - begun)
-        for stage in STAGES:
+        for stage in self._seconds:
             self._seconds[stage] += getattr(report, stage)
         if report.error:
             self.failed += 1
@@ -102,11 +110,14 @@ class SynthesisStatus(JobStatus):
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
         # Each process counts since its first shard; together, never more than all actors could have had.
         whole = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
-        self.busy = {stage: round(min(1.0, self._seconds[stage] / whole), 4) if whole else 0.0 for stage in STAGES}
+        shares = {one: round(min(1.0, spent / whole), 4) if whole else 0.0 for one, spent in self._seconds.items()}
+        self.computed = shares.pop(COMPUTED)
+        self.busy = shares
 
     def facts(self) -> dict[str, str]:
         """What the progress line shows beside the images: the stages' shares and the rejects by reason."""
-        found = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in self.busy.items())}
+        shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
+        found = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
             found["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items())
         return found
@@ -185,7 +196,7 @@ class SynthesisMetrics:
     def count(self, report: Report, images: int) -> None:
         """Add a shard's report; `images` are its planned images."""
         self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
-        for stage in STAGES:
+        for stage in (*STAGES, COMPUTED):
             if spent := getattr(report, stage):
                 self._stages.inc(spent, self._set | {"stage": stage})
         if report.deaths:

@@ -22,6 +22,8 @@ class Work(Settings):
     """Wall time, start of Ray and loading of weights included."""
     busy: float = 0.0
     """Share of the actors' time that went into generators."""
+    computed: float = 0.0
+    """Share of the actors' time in which their devices computed images."""
 
 
 class SetSummary(Settings):

@@ -21,7 +21,7 @@ from typing import IO, Any, NoReturn
 
 import torch
 
-from syncclip.synthesis import worker
+from syncclip.synthesis import shard
 
 Life = Callable[[Path, int], None]
 """What a rank does in a folder, from wherever those before it came."""
@@ -66,7 +66,7 @@ def begin_without_threads() -> None:
     """A forked process has none of its parent's threads, and would wait for them."""
     torch.set_num_threads(1)
     torch.set_num_threads = lambda _: None
-    worker._generator_thread = ThreadPoolExecutor(1)
+    shard._generator_thread = ThreadPoolExecutor(1)
 
 
 def _lived(live: Life, folder: Path, counts: list[Any], last: dict[int, int]) -> list[int]:

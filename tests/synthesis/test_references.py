@@ -14,8 +14,9 @@ from syncclip.synthesis import references
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages, digests, real_images, store
+from syncclip.synthesis.shard import generate_shard
 from syncclip.synthesis.status import Report
-from syncclip.synthesis.worker import ShardWorker, generate_shard
+from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
-from syncclip.synthesis.worker import generate_shard
+from syncclip.synthesis.shard import generate_shard
 from tests.synthesis.test_worker import Brighter, SeedGenerator
 
 

@@ -91,6 +91,13 @@ def test_reports_give_rate_time_left_and_busy_shares() -> None:
     assert status.facts() == {"busy": "generate 80 %, filter 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
 
 
+def test_what_the_device_computed_is_told_beside_what_generating_took() -> None:
+    status = SynthesisStatus.begin(planned=100, images=0, most=1)
+    status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0, computed=1.0), 10)
+    assert (status.busy["generate"], status.computed) == (1.0, 0.25)
+    assert status.facts()["busy"] == "generate 100 %, filter 0 %, encode 0 %, write 0 %, computed 25 %"
+
+
 def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:
     status = SynthesisStatus.begin(planned=100, images=0, most=2)
     status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0), 10)

@@ -17,8 +17,8 @@ from syncclip.synthesis.generators.probing import Effect
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.settings import Pool
+from syncclip.synthesis.shard import generate_shard
 from syncclip.synthesis.tuning import BATCHES, measure, tuned
-from syncclip.synthesis.worker import generate_shard
 
 MakePlan = Callable[..., Plan]
 

@@ -1,184 +1,16 @@
-"""Generating a shard with a generator that paints its seed, and filters that read it."""
+"""An actor's work on a row: what it reports."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from syncclip.synthesis.filters import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
-from syncclip.synthesis.worker import SURPASSED, GeneratedShard, ShardWorker, generate_shard
-
-
-class SeedGenerator:
-    """Paints flat grey squares of the brightness `seed % 256`, and remembers its batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
-        assert len(prompts) == len(seeds)
-        self.batches.append(list(seeds))
-        return lambda: [Image.new("RGB", (8, 8), (seed % 256,) * 3) for seed in seeds]
-
-
-class Brighter(Filter):
-    """Keeps what is brighter than a bound."""
-
-    def __init__(self, bound: float, name: str = "dark") -> None:
-        self.bound, self.name = bound, name
-
-    def score(self, batch: FilterBatch) -> FilterResult:
-        scores = [float(image.getpixel((0, 0))[0]) for image in batch.images]
-        return FilterResult(scores, [score > self.bound for score in scores])
-
-
-def brightness(plan: Plan, index: int, attempt: int) -> int:
-    return plan.entry(index, attempt).seed % 256
-
-
-def generate(plan: Plan, shard: int, bound: float) -> tuple[GeneratedShard, SeedGenerator]:
-    generator = SeedGenerator()
-    return generate_shard(plan, shard, generator, [Brighter(bound)]), generator
-
-
-@pytest.fixture
-def plan(make_plan: Callable[..., Plan]) -> Plan:
-    return make_plan(10, shard_size=15, attempts=4)
-
-
-def test_without_filters_every_image_is_its_first_attempt(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15)
-    generated = generate_shard(plan, 1, SeedGenerator(), [])
-    assert [sample.index for sample in generated.samples] == list(range(15, 30))
-    assert [sample.label for sample in generated.samples] == [index % 3 for index in range(15, 30)]
-    assert [sample.provenance["seed"] for sample in generated.samples] == [plan.entry(i).seed for i in range(15, 30)]
-    assert generated.rejects == {}
-
-
-def test_a_rejected_image_goes_to_its_next_seed_and_is_counted(plan: Plan) -> None:
-    generated, _ = generate(plan, 0, bound=100)
-    for sample in generated.samples:
-        tries = [brightness(plan, sample.index, attempt) for attempt in range(4)]
-        first = next((attempt for attempt, value in enumerate(tries) if value > 100), None)
-        if first is not None:
-            assert (sample.provenance["attempt"], sample.provenance["accepted"]) == (first, True)
-        else:
-            assert (sample.provenance["attempt"], sample.provenance["accepted"]) == (tries.index(max(tries)), False)
-    wasted = sum(next((a for a in range(4) if brightness(plan, index, a) > 100), 4) for index in plan.shard_range(0))
-    assert generated.rejects == {"dark": wasted}
-
-
-def test_images_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15, attempts=2, keep="drop")
-    generated, _ = generate(plan, 0, bound=150)
-    passing = [i for i in range(15) if any(brightness(plan, i, attempt) > 150 for attempt in range(2))]
-    assert [sample.index for sample in generated.samples] == passing
-    assert 0 < len(passing) < 15
-
-
-def test_best_generates_every_attempt_and_takes_the_best_score(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
-    generated, generator = generate(plan, 0, bound=-1)
-    for sample in generated.samples:
-        tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
-        assert sample.provenance["attempt"] == tries.index(max(tries))
-    assert sum(map(len, generator.batches)) == 45
-    assert generated.rejects == {SURPASSED: 30}
-
-
-def test_who_comes_further_through_the_filters_beats_who_scores_higher_before(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3)
-
-    class Dim(Brighter):
-        def score(self, batch: FilterBatch) -> FilterResult:
-            scores, _ = super().score(batch)
-            return FilterResult(scores, [False] * len(scores))
-
-    generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(128, "first"), Dim(0, "second")])
-    for sample in generated.samples:
-        tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
-        assert brightness(plan, sample.index, sample.provenance["attempt"]) == max(tries)
-        assert ("second" in sample.provenance["scores"]) == (max(tries) > 128)
-    assert set(generated.rejects) == {"first", "second"}
-
-
-def test_batches_are_full_follow_the_index_and_hold_only_what_is_pending(plan: Plan) -> None:
-    _, generator = generate(plan, 0, bound=100)
-    pending, expected = list(plan.shard_range(0)), []
-    for attempt in range(4):
-        seeds = [plan.entry(index, attempt).seed for index in pending]
-        expected += [seeds[start : start + 4] for start in range(0, len(seeds), 4)]
-        pending = [index for index in pending if brightness(plan, index, attempt) <= 100]
-    assert generator.batches == expected
-
-
-def test_scores_and_prompt_travel_with_the_image(plan: Plan) -> None:
-    sample = generate(plan, 0, bound=-1)[0].samples[5]
-    assert sample.text == "a photo of a fir tree."
-    assert sample.provenance["class"] == "fir tree"
-    assert sample.provenance["scores"] == {"dark": brightness(plan, 5, 0)}
-    assert Image.open(io.BytesIO(sample.image_bytes)).size == (8, 8)
-
-
-def test_a_score_that_is_no_number_loses_and_becomes_null(plan: Plan) -> None:
-    class Broken(Brighter):
-        def score(self, batch: FilterBatch) -> FilterResult:
-            return FilterResult([float("nan")] * len(batch), [False] * len(batch))
-
-    generated = generate_shard(plan, 0, SeedGenerator(), [Broken(0)])
-    assert {sample.provenance["attempt"] for sample in generated.samples} == {0}
-    assert generated.samples[0].provenance["scores"] == {"dark": None}
-
-
-class Diary(Brighter):
-    """Writes down what it is told."""
-
-    def __init__(self, bound: float) -> None:
-        super().__init__(bound)
-        self.accepted: list[tuple[int, int]] = []
-
-    def begin(self) -> None:
-        self.accepted = []
-
-    def accept(self, batch: FilterBatch) -> None:
-        shades = [image.getpixel((0, 0))[0] for image in batch.images]
-        self.accepted += zip(batch.indices, shades, strict=True)
-
-
-def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
-    diary = Diary(100)
-    for shard in (0, 1):
-        generated = generate_shard(plan, shard, SeedGenerator(), [Brighter(50, "black"), diary])
-        taken = [sample for sample in generated.samples if sample.provenance["accepted"]]
-        expected = [(sample.index, sample.provenance["seed"] % 256) for sample in taken]
-        assert sorted(diary.accepted) == expected
-        assert len(expected) > 0
-
-
-def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better(
-    make_plan: Callable[..., Plan],
-) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
-    diary = Diary(-1)
-    generated = generate_shard(plan, 0, SeedGenerator(), [diary])
-    assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in generated.samples}
-
-
-def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: Plan) -> None:
-    generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(60, "black"), Brighter(255, "white")])
-    for label in range(3):
-        shades = [brightness(plan, i, a) for i in plan.shard_range(0) if i % 3 == label for a in range(4)]
-        assert generated.classes_without_accepted[label] == (
-            "black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white"
-        )
-    assert generate_shard(plan, 0, SeedGenerator(), [Brighter(-1)]).classes_without_accepted == {}
+from syncclip.synthesis.worker import ShardWorker
 
 
 def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
@@ -197,3 +29,11 @@ def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
         made.append([sample.image_bytes for sample in shard.samples])
     torch._dynamo.reset()
     assert made[0] == made[1] != made[2]
+
+
+def test_what_the_processor_did_is_no_more_than_the_time_that_generating_took(
+    make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(2, threads=1, generator={"pipeline": str(pipeline), "batch_size": 4, "steps": 2})
+    report, _ = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {}).generate(0)
+    assert 0 < report.computed <= report.generate

@@ -15,7 +15,7 @@ def generate_here(recipe: Recipe, url: str) -> str:
     from syncclip.synthesis.generators.locating import locate
     from syncclip.synthesis.generators.pipeline import Generator
     from syncclip.synthesis.plan import write_plan
-    from syncclip.synthesis.worker import generate_shard
+    from syncclip.synthesis.shard import generate_shard
 
     plan = prepare.plan(recipe)
     plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)

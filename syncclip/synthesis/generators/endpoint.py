@@ -44,6 +44,8 @@ class Endpoint:
 
     texts: None = None
     """The server encodes them."""
+    computed = 0.0
+    """The server computes."""
 
     def __init__(self, settings: GeneratorSettings, fingerprint: str = "", token: str | None = None) -> None:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each further try

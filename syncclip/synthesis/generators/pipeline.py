@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -37,6 +38,10 @@ class Generator:
         device: `cpu`, `cuda` or another torch device.
         fingerprint: what `locate` gave when the plan was made; other weights than those are refused.
 
+    Attributes:
+        computed: seconds that the device has computed: of a GPU the time of its stream, else the thread's own. Where
+            others use the processor it is less than the time that passed.
+
     Raises:
         UserError: the pipeline is missing, changed, can't be read, isn't text-to-image, or wouldn't obey a setting.
     """
@@ -44,6 +49,7 @@ class Generator:
     def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
         self.settings = settings
         self.device = device
+        self.computed = 0.0
         located = locate(settings, fingerprint)
         shares = settings.compile and settings.compile_cache
         self._code = CompiledCode(settings, device, located.fingerprint) if shares else None
@@ -102,7 +108,7 @@ class Generator:
         devices = [self.device] if self.device.startswith("cuda") else []
         kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # others may work on images
         code = nullcontext() if self._code is None else self._code.shared(len(rows))
-        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code:
+        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code, self._counted():
             warnings.simplefilter("ignore")
             torch.manual_seed(seeds[rows[0]])  # some schedulers also draw from torch's own generator
             try:
@@ -120,6 +126,23 @@ class Generator:
                 images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         flags = getattr(output, "nsfw_content_detected", None) or [None] * len(images)
         return list(zip(images, flags, strict=True))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Add to `computed` what the block takes of the device."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            begun = time.thread_time()
+            yield
+            self.computed += time.thread_time() - begun
+            return
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        first.record()
+        yield
+        last.record()
+        last.synchronize()
+        self.computed += first.elapsed_time(last) / 1e3
 
 
 AnyGenerator = Generator | Endpoint

@@ -32,9 +32,9 @@ from syncclip.synthesis.generators.settings import TOKEN, GeneratorSettings
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.pool import Worker
 from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.synthesis.shard import _encode
 from syncclip.synthesis.status import Report
 from syncclip.synthesis.tuning import measure
-from syncclip.synthesis.worker import _encode
 from tests.shards.sets import verify
 from tests.worlds.endpoint import MODEL, SECRET, Order, Server, image_of, serving
 
