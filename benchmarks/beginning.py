@@ -33,8 +33,8 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.runs.build import build_parts, build_stream
 from syncclip.runs.resolve import resolve_run
 from syncclip.shards.index import write_index
-from syncclip.shards.markers import ShardStats, shard_name, stats_name, table_name
-from syncclip.shards.samples import SampleTable, Shard
+from syncclip.shards.markers import Shard, ShardStats, shard_name, stats_name, table_name
+from syncclip.shards.samples import SampleTable
 from syncclip.studies.cells import prepare
 from syncclip.studies.grid import cells
 from syncclip.synthesis.plan import Plan, write_plan
@@ -76,7 +76,7 @@ def lay_down(asked: Plan, url: str) -> None:
     first = np.repeat([rows.start for rows in ranges], [len(rows) for rows in ranges])
     number, place = np.repeat(numbers, [len(rows) for rows in ranges]), index - first
     columns = [index, index % asked.classes, number, place, place * (BYTES // 512 + 4) * 512, BYTES + index % 512]
-    write_index(url, shards, SampleTable.of([one.astype(np.uint32) for one in columns]))
+    write_index(url, shards, SampleTable.of(columns))
 
 
 def _put(url: str, stats: ShardStats) -> None:

@@ -170,11 +170,11 @@ def _read_set(found: Inputs) -> None:
             values = _OBJECT.validate_json(storage.read_bytes(storage.join(place, plan)))
             found.plan = {RENAMED.get(key, key): value for key, value in values.items()}
             if any(name.endswith("_stats.json") for name in names):
-                stats = list(markers(place))
+                images, stats = ShardSet(place), list(markers(place))
                 found.shards, found.images = len(stats), sum(one.count for one in stats)
                 found.seconds = math.fsum(one.seconds for one in stats)
                 found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
-                found.synthetic = ShardSet(place)
+                found.synthetic = images
             found.set_files = sorted(names)
         except Exception as error:
             found.notes.append(f"The synthetic set at {place} could not be read and is left out ({_reason(error)}).")

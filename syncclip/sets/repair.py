@@ -10,6 +10,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust
 from syncclip.sets.imported import ImportedSet, read_set
+from syncclip.shards.index import forget_index
 from syncclip.shards.markers import shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
 from syncclip.synthesis.driver import check_capacity, synthesise_set
@@ -73,6 +74,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     check_capacity(pool, plan.threads)
     _check_assets(plan, again, url)
     with storage.lease(url, "shards verify --repair"):
+        forget_index(url)
         for shard in again:
             discard(url, shard)
         synthesise_set(plan, url, pool)

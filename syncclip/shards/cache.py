@@ -82,16 +82,24 @@ class ShardCache:
         return file.read(offset, size)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """A whole file, of which memory holds what is looked at; all of it where there is no room for a copy.
+        """A whole file that has its digest, of which memory holds what is looked at; all of it where it can't be mapped
+        or copied. It isn't kept open: another of the same name may take its place.
 
         Raises:
             UnreadableImageError: It does not have its digest.
             MissingError: It is not there.
         """
-        opened = self._file(file)
-        if opened is None:
-            return storage.read_bytes(file.url, sha256=file.sha256)
-        return mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
+        data: bytes | mmap.mmap | None = None
+        local = storage.is_local(file.url)
+        with contextlib.suppress(OSError):  # of a file system that maps nothing
+            opened = _OpenFile(open_local(storage.local_path(file.url)), 0) if local else None
+            opened = self._copy(file) if self._copied(file) else opened
+            data = None if opened is None else mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
+        if data is None:
+            data = storage.read_bytes(file.url, sha256=file.sha256)
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise _damage(file)
+        return data
 
     def hold(self, shards: Iterable[ShardFile], place: str) -> None:
         """Start to copy remote shards in the background, and release all others below `place`, a folder or prefix.

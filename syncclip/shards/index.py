@@ -20,8 +20,8 @@ from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError
-from syncclip.shards.markers import marked, shard_name, table_name
-from syncclip.shards.samples import SIX, SampleTable, Shard, read_samples, shards_by_markers
+from syncclip.shards.markers import Shard, marked, shard_name, table_name
+from syncclip.shards.samples import SIX, SampleTable, read_samples, shards_by_markers
 
 INDEX = "index.json"
 COLUMNS = "index.safetensors"
@@ -29,6 +29,8 @@ _listed: dict[str, str] = {}
 """Sets whose index was held against their listing when a run was resolved, and its digest."""
 _TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 """Of safetensors, and numpy's."""
+SIGNED = ("label", "classes")
+"""Columns whose numbers a dataset may choose; no others can be negative."""
 
 
 class Index(Settings):
@@ -49,10 +51,11 @@ def committed_shards(url: str) -> dict[int, Shard]:
     Raises:
         DamagedError: there is no index, and a marker is not as it was written.
     """
+    _listed.pop(url, None)
     index = read_index(url)
     if index is not None:
         _listed[url] = index.sha256
-    return shards_by_markers(url)[0] if index is None else {one.shard: one for one in index.shards}
+    return shards_by_markers(url) if index is None else {one.shard: one for one in index.shards}
 
 
 def open_samples(
@@ -73,7 +76,9 @@ def open_samples(
         try:
             samples = _parse(cache.mapped(file))
             _check(samples, index)
-        except (UnreadableImageError, storage.MissingError, ValueError, LookupError, TypeError) as error:
+        except storage.UnreachableError:
+            raise
+        except (UnreadableImageError, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             _say_useless(url, error)
         else:
             return {one.shard: one for one in index.shards}, samples
@@ -144,28 +149,33 @@ def _parse(data: bytes | mmap.mmap) -> SampleTable:
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
     for name in (one.name for one in fields(SampleTable)):
+        if (header[name]["dtype"] == "I64") != (name in SIGNED):
+            raise ValueError(f"its {name} are of another type")
         kind, (count,) = np.dtype(_TYPES[header[name]["dtype"]]), header[name]["shape"]
         columns[name] = np.frombuffer(view, kind, count, begin + header[name]["data_offsets"][0])
     return SampleTable(**columns)
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Refuse columns that can't be those of a set with these shards, lest a stranger's lead anywhere.
+    """Refuse columns that can't be those of a set with these shards, lest a stranger's lead into another's memory.
 
     Raises:
-        ValueError: they are of other lengths, or point outside each other or a shard.
+        ValueError: they are of other lengths, name rows or shards that aren't there, or images larger than a shard.
     """
     rows = sum(one.images for one in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([one.shard for one in index.shards])
     if not rows or lengths != {rows} or samples.by_label.max() >= rows:
         raise ValueError(f"its columns are not those of {rows} images")
+    if samples.size.max() > max(one.bytes for one in index.shards):
+        raise ValueError("it tells of images that are larger than their shard")
     if not np.isin(np.unique(samples.shard), numbers).all():
         raise ValueError("it names a shard that isn't there")
-    if len(samples.starts) != len(samples.classes) + 1 or samples.starts[-1] != rows:
+    starts = samples.starts.astype(np.int64)
+    if len(starts) != len(samples.classes) + 1 or (np.diff(starts) < 1).any() or (starts[0], starts[-1]) != (0, rows):
         raise ValueError("its classes are not those of its images")
 
 
 def _say_useless(url: str, error: Exception) -> None:
-    remedy = f"remove {INDEX}, and `syncclip synth` writes it anew"
-    say(f"{url}: its index is of no use ({error}), so every marker and table is read instead; {remedy}")
+    reason = str(error).partition(";")[0]
+    say(f"{url}: its index is of no use ({reason}), so every marker and table is read; remove {INDEX}, a mere shortcut")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -33,6 +34,17 @@ class ShardStats(BaseModel):
     rejects: dict[str, int] = {}  # reason -> images that a filter sent back
     seconds: float = 0.0  # wall time of making the shard
     format: int = FORMAT
+
+
+class Shard(NamedTuple):
+    """What a training needs of a committed shard's marker."""
+
+    shard: int
+    images: int
+    bytes: int
+    sha256: str
+    table_sha256: str | None
+    """None of a marker that an earlier version wrote; "" of a table that doesn't fit its tar."""
 
 
 def shard_name(shard: int) -> str:

@@ -84,10 +84,10 @@ class ShardSet(ImageSet):
         self.shards, self.samples = open_samples(url, self.cache, self.corruption, resolved)
         self.labels = self.samples.label
         shards = self.shards
-        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256))
+        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256 or ""))
 
     def rows_of(self, label: int) -> Rows:
-        return self.samples.rows_of(label)
+        return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
         """A view of the first `max_per_class` images of each class (a prefix of the set's order).

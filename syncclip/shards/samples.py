@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.images import Corruption
-from syncclip.shards.markers import markers, shard_name, table_name
+from syncclip.shards.markers import Shard, markers, shard_name, table_name
 from syncclip.shards.tables import parse_table, table_digests
 
 Rows = npt.NDArray[np.int64]
@@ -28,17 +27,6 @@ _COLUMNS = ("index", "label", "jpg_offset", "jpg_size")
 
 SIX = ("index", "label", "shard", "place", "offset", "size")
 """Columns of `SampleTable` that tell where an image is."""
-
-
-class Shard(NamedTuple):
-    """What a training needs of a committed shard's marker."""
-
-    shard: int
-    images: int
-    bytes: int
-    sha256: str
-    table_sha256: str
-    """Of its table; "" of one that doesn't fit the tar, which no table has."""
 
 
 class Places(NamedTuple):
@@ -73,19 +61,19 @@ class SampleTable:
         ordered = label[by_label]
         starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         narrow = dict(zip(SIX, map(narrowed, (index, label, *where)), strict=True), by_label=narrowed(by_label))
-        narrow |= {"classes": ordered[starts], "starts": np.append(starts, len(ordered))}
+        narrow |= {"starts": narrowed(np.append(starts, len(ordered))), "classes": ordered[starts].astype(np.int64)}
         return SampleTable(**{**narrow, "label": label.astype(np.int64)})  # type: ignore[arg-type]
 
     def at(self, rows: Rows) -> Places:
         """Where the images of some rows are."""
         return Places(*(getattr(self, name)[rows].astype(np.int64) for name in Places._fields))
 
-    def rows_of(self, label: int) -> Rows:
-        """Ascending rows of a class; empty where it has none."""
+    def rows_of(self, label: int) -> Numbers:
+        """Ascending rows of a class, a view; empty where it has none."""
         place = int(np.searchsorted(self.classes, label))
         if place == len(self.classes) or self.classes[place] != label:
-            return np.empty(0, np.int64)
-        return self.by_label[int(self.starts[place]) : int(self.starts[place + 1])].astype(np.int64)
+            return self.by_label[:0]
+        return self.by_label[int(self.starts[place]) : int(self.starts[place + 1])]
 
     def first(self, max_per_class: int) -> SampleTable:
         """The table of the first images of each class alone; views of this one's columns where they come first."""
@@ -110,20 +98,13 @@ def narrowed(numbers: Numbers) -> Numbers:
     return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
-def shards_by_markers(url: str) -> tuple[dict[int, Shard], dict[int, int]]:
-    """Shard -> what its marker tells, of the shards that exist, in order; and shard -> hash of its counts per class.
+def shards_by_markers(url: str) -> dict[int, Shard]:
+    """Shard -> what its marker tells, of the shards that exist, in order.
 
     Raises:
         DamagedError: a marker is not as it was written.
     """
-    shards, counts = {}, {}
-    stats = markers(url)
-    while chunk := {one.shard: one for one in islice(stats, 4096)}:
-        digests = table_digests(url, chunk)
-        for shard, one in chunk.items():
-            shards[shard] = Shard(shard, one.count, one.bytes, one.sha256, digests[shard])
-            counts[shard] = _hash(one.per_class)
-    return shards, counts
+    return {one.shard: Shard(one.shard, one.count, one.bytes, one.sha256, one.table_sha256) for one in markers(url)}
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
@@ -132,9 +113,14 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     Raises:
         UserError: no committed shard, too many corrupt ones, or a sample that is in two shards.
     """
-    shards, counts = shards_by_markers(url)
+    shards, counts = {}, {}
+    for one in markers(url):
+        shards[one.shard] = Shard(one.shard, one.count, one.bytes, one.sha256, one.table_sha256)
+        counts[one.shard] = _hash(one.per_class)
     if not shards:
         raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
+    digests = table_digests(url, shards)
+    shards = {shard: one._replace(table_sha256=digests[shard]) for shard, one in shards.items()}
     columns: Rows = np.empty((6, sum(one.images for one in shards.values())), np.int64)
     readable, end = 0, 0
     for shard, part in _tables(url, shards, counts):
@@ -175,7 +161,7 @@ def _tables(url: str, shards: Mapping[int, Shard], counts: Mapping[int, int]) ->
 def _columns(data: bytes, shard: Shard, counts: int) -> Rows | str:
     """(6, count) the columns of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
-        table = parse_table(data, shard.table_sha256, _COLUMNS)
+        table = parse_table(data, shard.table_sha256 or "", _COLUMNS)
     except (OSError, ValueError) as error:
         return f"unreadable table: {error}"
     index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _COLUMNS)

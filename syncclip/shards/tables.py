@@ -19,7 +19,7 @@ from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import counted
-from syncclip.shards.markers import ShardStats, shard_name, table_name
+from syncclip.shards.markers import Shard, ShardStats, shard_name, table_name
 from syncclip.shards.tars import open_tar
 
 if TYPE_CHECKING:  # it takes long to import, and many a command reads no table
@@ -83,7 +83,7 @@ def read_table(url: str, shard: int, digest: str) -> pa.Table:
         raise UserError(f"{place}: unreadable table: {error}; see `syncclip shards verify`") from error
 
 
-def table_digests(url: str, shards: Mapping[int, ShardStats]) -> dict[int, str]:
+def table_digests(url: str, shards: Mapping[int, Shard | ShardStats]) -> dict[int, str]:
     """Shard -> the digest that its table must have; "" of a table that doesn't fit its tar, which no table has."""
     known = {shard: stats.table_sha256 for shard, stats in shards.items() if stats.table_sha256 is not None}
     if len(known) == len(shards):

@@ -16,7 +16,7 @@ from PIL import Image
 from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.shards.samples import Rows
+from syncclip.shards.samples import Numbers, Rows
 
 Set = TypeVar("Set", bound=ImageSet)
 
@@ -154,7 +154,7 @@ class SyntheticSampler:
         bounds = np.array([len(choices[number][i]) for i, number in enumerate(sets)], np.int64)
         numbers = order.below(bounds, order.key(purpose, self._seed, epoch, step))
         rows = [
-            self._starts[number] + choices[number][i][n]
+            self._starts[number] + int(choices[number][i][n])
             for i, (number, n) in enumerate(zip(sets, numbers, strict=True))
         ]
         return np.array(rows, np.int64)
@@ -189,14 +189,14 @@ class MovingWindow:
             coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
             self._images.hold(int(self._shards[shard]) for shard in coming)
 
-    def choices(self, labels: Rows, global_step: int) -> list[Rows]:
+    def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
         """For each label the rows that show it: those in the window, or all where it holds none."""
         if self._width >= len(self._shards):
-            return [self._images.rows_of(int(label)) for label in labels]
+            return [self._images.samples.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
         first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
         return [
-            by_label[a:b] if a < b else self._images.rows_of(int(label))
+            by_label[a:b] if a < b else self._images.samples.rows_of(int(label))
             for a, b, label in zip(first, last, labels, strict=True)
         ]
 

@@ -80,6 +80,7 @@ class Evidence:
     def _draws(self, seeds: int, answers: Sequence[Answers], unit: Unit, count: int) -> Draws:
         key = (seeds, unit, count, *((one.base, one.label.tobytes()) for one in answers))
         if key not in self._made:
+            self._made.clear()  # of tens of thousands of images each takes 200 MB
             self._made[key] = make_draws(seeds, answers, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
         return self._made[key]
 

@@ -232,7 +232,8 @@ def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
         datasets: of each, what `run_metrics` returns.
     """
     plain = [name for name in METRICS if name not in HARMONIC]
-    return _with_harmonic({name: np.mean([one[name] for one in datasets], axis=0) for name in plain})
+    parts = {name: np.broadcast_arrays(*(one[name] for one in datasets)) for name in plain}
+    return _with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})
 
 
 def _weighted(

@@ -18,7 +18,8 @@ from syncclip.runs.classes import CLASSES
 from syncclip.sets.export import EXPORT
 from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
 from syncclip.sets.repair import absent
-from syncclip.shards.index import COLUMNS, INDEX, Index
+from syncclip.shards.index import COLUMNS, INDEX, Index, read_index
+from syncclip.shards.samples import shards_by_markers
 from syncclip.shards.verify import problems
 from syncclip.studies import outputs
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
@@ -91,6 +92,10 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
             broken.add(problem.shard)
             found.mendable += first
             yield f"{folder}: {problem.sentence}"
+    index = read_index(folder) if of_shards and not broken else None
+    marked = shards_by_markers(folder).values() if index is not None else ()
+    if index is not None and [one[:4] for one in index.shards] != [one[:4] for one in marked]:
+        yield f"{folder}: {INDEX} is not that of these shards, some were exchanged; remove it, a mere shortcut"
     if of_shards or (not {PLAN_NAME, IMPORTED}.isdisjoint(names) and EXPORT not in names):
         try:
             missing = absent(folder, broken)
@@ -137,7 +142,10 @@ def has_digest(folder: str, name: str) -> bool:
     if kind == FILTERS and name.endswith(".safetensors"):
         return _same(place, digest_of(storage.read_bytes(place)), name.removesuffix(".safetensors"))
     if name == COLUMNS:
-        index = storage.read_document(storage.join(folder, INDEX), Index, f"remove it and {COLUMNS}")
+        try:
+            index = storage.read_document(storage.join(folder, INDEX), Index, "remove it")
+        except storage.DamagedError:  # which is told of itself
+            return False
         return index is not None and _same(place, hashlib.sha256(storage.read_bytes(place)).hexdigest(), index.sha256)
     if name == METRICS:
         return _metrics(folder)

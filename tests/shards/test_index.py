@@ -17,10 +17,20 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from syncclip import storage
-from syncclip.shards.index import COLUMNS, INDEX, Index, committed_shards, forget_index, index_set, write_index
-from syncclip.shards.markers import committed, shard_name, stats_name, table_name
+from syncclip.shards.cache import ShardCache
+from syncclip.shards.index import (
+    COLUMNS,
+    INDEX,
+    Index,
+    committed_shards,
+    forget_index,
+    index_set,
+    read_index,
+    write_index,
+)
+from syncclip.shards.markers import Shard, committed, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.samples import SampleTable, Shard
+from syncclip.shards.samples import SampleTable
 from syncclip.shards.writer import write_shard
 from tests.object_store import s3_bucket
 from tests.shards.sets import jpeg, sample, write_set
@@ -55,6 +65,7 @@ def test_an_index_tells_what_markers_and_tables_tell(
         write_shard(url, shard, [sample(index, classes) for index in part])
     before = ShardSet(url)
     index_set(url)
+    assert read_index(url) is not None
     after = ShardSet(url)
     assert committed_shards(url) == after.shards == before.shards
     for one, other in ((before, after), (before.subset(amount), after.subset(amount))):
@@ -178,16 +189,51 @@ def change(folder: Path, **values: object) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize("how", SPOILT)
-def test_one_that_is_damaged_or_does_not_fit_is_as_if_it_were_not_there(tmp_path: Path, how: str) -> None:
+def test_one_that_is_damaged_or_does_not_fit_is_as_if_it_were_not_there(tmp_path: Path, how: str, check: bool) -> None:
     write_set(str(tmp_path), classes=3, rounds=3)
     index_set(str(tmp_path))
     SPOILT[how](tmp_path)
-    found, there = ShardSet(str(tmp_path)), committed_shards(str(tmp_path))
+    found, there = ShardSet(str(tmp_path), cache=ShardCache(check=check)), committed_shards(str(tmp_path))
     expected = by_tables(str(tmp_path))
     assert columns(found) == columns(expected)
     assert there == found.shards == expected.shards
     assert list(there) == list(committed(str(tmp_path)))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("room", [0, 1 << 20])
+def test_damaged_columns_of_a_store_are_not_used(tmp_path: Path, room: int) -> None:
+    url = f"memory://{tmp_path}"
+    write_set(url, classes=3, rounds=3)
+    index_set(url)
+    expected = columns(ShardSet(url, cache=ShardCache(room)))
+    data = bytearray(storage.read_bytes(f"{url}/{COLUMNS}"))
+    data[-3] ^= 1
+    storage.write_bytes(f"{url}/{COLUMNS}", bytes(data))
+    assert columns(ShardSet(url, cache=ShardCache(room))) == expected
+
+
+def test_what_a_run_knows_of_a_listing_ends_with_its_next_listing(tmp_path: Path) -> None:
+    url = str(tmp_path)
+    write_set(url, classes=3, rounds=4)
+    index_set(url)
+    committed_shards(url)
+    SPOILT["a shard was removed"](tmp_path)
+    assert list(committed_shards(url)) == [0, 2, 3]
+    assert list(ShardSet(url, resolved=True).shards) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_a_cache_does_not_take_an_earlier_index_for_a_later_one(tmp_path: Path, place: str) -> None:
+    url, cache = str(tmp_path) if place == "local" else f"memory://{tmp_path}", ShardCache()
+    write_set(url, classes=3, rounds=3)
+    index_set(url)
+    ShardSet(url, cache=cache)
+    write_set(url, classes=3, rounds=3, without={1})
+    index_set(url)
+    assert columns(ShardSet(url, cache=cache)) == columns(by_tables(url))
 
 
 Strange = Callable[[dict[str, np.ndarray]], object]
@@ -195,6 +241,9 @@ STRANGE: dict[str, Strange] = {
     "of fewer images": lambda table: table.update(label=table["label"][:-1]),
     "of a shard that isn't there": lambda table: table["shard"].__setitem__(4, 7),
     "of a row that isn't there": lambda table: table["by_label"].__setitem__(4, 9),
+    "of an image larger than a shard": lambda table: table.update(size=table["size"].astype(np.uint64) << 40),
+    "of a negative row": lambda table: table.update(by_label=table["by_label"].astype(np.int64) - 1),
+    "of classes in disorder": lambda table: table["starts"].sort() or table["starts"].__setitem__(1, 8),
     "of no class": lambda table: table.update(classes=table["classes"][:0]),
     "without a column": lambda table: table.pop("size"),
     "of fractions": lambda table: table.update(size=table["size"].astype(np.float32)),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncclip.core import order
 from syncclip.core.settings import UserError
-from syncclip.stream.sources import JoinedSet, MixedSource, RealEpochs, SyntheticSampler, joined
+from syncclip.stream.sources import JoinedSet, MixedSource, MovingWindow, RealEpochs, SyntheticSampler, joined
 from tests.shards.sets import index_of, jpeg
 from tests.stream.test_mixed import stored
 
@@ -49,6 +49,13 @@ def test_partners_show_the_labels_that_they_are_drawn_for(seed: int, step: int, 
     for window, images, start in zip(source.windows, (stored(5, 6, 2), stored(5, 2, 1)), (0, FIRST), strict=True):
         inside = [row - start for row in rows if start <= row < start + len(images)]
         assert set(images.samples.shard[inside].tolist()) <= set(window.shards(step))
+
+
+def test_without_a_window_the_rows_of_a_class_are_not_copied() -> None:
+    images = stored(5, 6, 2)
+    window = MovingWindow(images, width=None, seed=1, drawn=8)
+    for rows in window.choices(np.array([0, 4, 4]), 3):
+        assert np.shares_memory(rows, images.samples.by_label)
 
 
 def test_a_class_that_only_one_set_shows_comes_from_that_one() -> None:

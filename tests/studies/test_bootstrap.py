@@ -80,6 +80,14 @@ def test_a_half_without_images_is_drawn_nowhere() -> None:
         assert np.array_equal(values, run_metrics(one)[name], equal_nan=True)
 
 
+@pytest.mark.parametrize("unit", get_args(Unit))
+def test_one_dataset_of_several_may_have_no_novel_image(unit: Unit) -> None:
+    generator = np.random.default_rng(0)
+    pair = [answers(2, 40, 0.7, generator), replace(answers(2, 24, 0.5, generator), base=8)]
+    found = arm_metrics(pair, make_draws(2, pair, 50, generator, unit))
+    assert found["base"][1].shape == (50,) and (unit == "datasets" or np.ptp(found["base"][1]) > 0)
+
+
 def test_seed_weights_sum_to_one_and_give_the_unbiased_variance() -> None:
     values = np.array([1.0, 4.0, 2.0, 8.0, 5.0, 3.0, 7.0, 9.0, 2.5])
     weights = seed_weights(len(values), 200_000, np.random.default_rng(0))

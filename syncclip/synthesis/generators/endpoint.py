@@ -35,7 +35,7 @@ REMEDIES |= dict.fromkeys(BUSY, "look into its log, or try again later; what is 
 class Endpoint:
     """Takes the place of a `Generator`: a server is asked for the images of a batch at once, by one request each.
 
-    Busy, silent or away, it is asked again for about a minute. Its bytes are its own affair.
+    Busy or away, it is asked again for about a minute; silent, for `SILENCE` at each try. Its bytes are its own affair.
 
     Args:
         fingerprint: what `check` gave when the plan was made.
