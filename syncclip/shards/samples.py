@@ -121,7 +121,7 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
         raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
     digests = table_digests(url, shards)
     shards = {shard: one._replace(table_sha256=digests[shard]) for shard, one in shards.items()}
-    columns: Rows = np.empty((6, sum(one.images for one in shards.values())), np.int64)
+    columns = _room(list(shards.values()))
     readable, end = 0, 0
     for shard, part in _tables(url, shards, counts):
         if isinstance(part, str):
@@ -129,23 +129,36 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
             continue
         if not part.shape[1]:
             corruption.skip(storage.join(url, shard_name(shard)), "an empty shard, it has no image", 0)
-        columns[:, end : end + part.shape[1]] = part
+        for column, values in zip(columns, part, strict=True):
+            column[end : end + part.shape[1]] = values
         readable, end = readable + 1, end + part.shape[1]
     if not readable:
         raise UserError(f"{url}: no shard there has a readable table; check the set with `shards verify`")
-    columns = columns[:, :end]
+    columns = [column[:end] for column in columns]
     if not end:
         raise UserError(f"{url}: there is no image in {counted(len(shards), 'shard')}; make the set anew")
-    if np.any(columns[0, 1:] < columns[0, :-1]):
-        columns = columns[:, np.argsort(columns[0], kind="stable")]
-    twice = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
+    index, shard_of = columns[0], columns[2]
+    if np.any(index[1:] < index[:-1]):
+        order = np.argsort(index, kind="stable")
+        columns = [column[order] for column in columns]
+        index, shard_of = columns[0], columns[2]
+    twice = np.flatnonzero(index[1:] == index[:-1])
     if len(twice):
-        index, a, b = columns[0, twice[0]], columns[2, twice[0]], columns[2, twice[0] + 1]
+        place = int(twice[0])
         raise UserError(
-            f"{url}: sample {index} is both in {shard_name(a)} and {shard_name(b)}; "
+            f"{url}: sample {index[place]} is both in {shard_name(shard_of[place])} and "
+            f"{shard_name(shard_of[place + 1])}; "
             "these shards are of two sets, keep them in folders of their own"
         )
     return shards, SampleTable.of(columns)
+
+
+def _room(shards: Sequence[Shard]) -> list[Numbers]:
+    """Empty columns for all images; each is as wide as its largest number needs, which the markers tell of most."""
+    images, size = max(one.images for one in shards), max(one.bytes for one in shards)
+    largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
+    total = sum(one.images for one in shards)
+    return [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
 
 
 def _tables(url: str, shards: Mapping[int, Shard], counts: Mapping[int, int]) -> Iterator[tuple[int, Rows | str]]:
