@@ -1,7 +1,7 @@
 """How a training on ten million images begins: `python -m benchmarks.beginning --help`.
 
 A set of the embedded world is laid down with its plan, markers and index as `synth` would write them, but no pixels:
-its tars are of one byte, its tables empty. Each row is a new process that has imported what it needs and built the same
+its tars and images are of one byte, its tables empty. Each row is a new process that has imported what it needs and built the same
 run on a set of one shard; then it resolves the run, loads CLIP, opens the set, makes the stream and chooses the first
 step's images; or it prepares the cells of a study. On S3 a local server (moto) stands behind a proxy that delays every
 response.
@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from datetime import date
 from functools import partial
 from multiprocessing import get_context
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from unittest import mock
@@ -42,9 +43,11 @@ from tests.object_store import faulty_bucket
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 BYTES = 20_000
-"""Of an image, as far as the index tells."""
+"""From an image to the next, as far as the index tells."""
 CELLS = 36
 DATASET = "icons/devices"
+COUNTED = ("files._entries", "files.read_bytes", "files.read_many", "fetch")
+"""What reads and lists."""
 
 
 class Begun(NamedTuple):
@@ -55,7 +58,7 @@ class Begun(NamedTuple):
     seconds: float
     private: int
     """Bytes of its own that the process holds more than before."""
-    requests: int
+    reads: int
 
 
 def lay_down(asked: Plan, url: str) -> None:
@@ -75,7 +78,7 @@ def lay_down(asked: Plan, url: str) -> None:
     index = np.arange(asked.total)
     first = np.repeat([rows.start for rows in ranges], [len(rows) for rows in ranges])
     number, place = np.repeat(numbers, [len(rows) for rows in ranges]), index - first
-    columns = [index, index % asked.classes, number, place, place * (BYTES // 512 + 4) * 512, BYTES + index % 512]
+    columns = [index, index % asked.classes, number, place, place * (BYTES // 512 + 4) * 512, np.ones_like(index)]
     write_index(url, shards, SampleTable.of(columns))
 
 
@@ -102,11 +105,11 @@ def begin(recipe: Recipe, url: str, small: tuple[Recipe, str], study: bool) -> B
     work = _prepared if study else _trained
     kept = [work(*small)]
     with ExitStack() as counting:
-        calls = [counting.enter_context(_counted(name)) for name in ("_entries", "read_bytes", "read_many", "fetch")]
+        calls = [counting.enter_context(_counted(place)) for place in COUNTED]
         private, cpu, begun = _private(), time.process_time(), time.perf_counter()
         kept.append(work(recipe, url))
         cpu, seconds = time.process_time() - cpu, time.perf_counter() - begun
-        return Begun(cpu, seconds, _private() - private, sum(one.call_count for one in calls))
+        return Begun(cpu, seconds, _private() - private, sum(_files(one) for one in calls))
 
 
 def _trained(recipe: Recipe, url: str) -> Any:
@@ -127,9 +130,15 @@ def _prepared(recipe: Recipe, url: str) -> Any:
     return prepare(recipe, cells(recipe.study)[:CELLS], f"{url}-study", url)
 
 
-def _counted(name: str) -> Any:
-    place = f"syncclip.storage.files.{name}"
-    return mock.patch(place, side_effect=getattr(storage.files, name))
+def _counted(place: str) -> Any:
+    """A function of storage that remembers its calls."""
+    return mock.patch(f"syncclip.storage.{place}", side_effect=attrgetter(place)(storage))
+
+
+def _files(calls: mock.Mock) -> int:
+    """Files that were read, and folders that were listed."""
+    asked = [call.args[0] for call in calls.call_args_list]
+    return sum(1 if isinstance(one, str) else len(one) for one in asked)
 
 
 def _private() -> int:
@@ -180,12 +189,12 @@ def main(
         f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}; S3 answers "
         f"{latency * 1e3:.0f} ms late.",
         "",
-        "| where | what begins | CPU s | seconds | private bytes an image | requests |",
+        "| where | what begins | CPU s | seconds | private bytes an image | files read and folders listed |",
         "|---|---|---|---|---|---|",
     ]
     for place, study, found in rows:
         what = f"a study of {CELLS} cells" if study else "a training"
-        each = f"{found.cpu:.2f} | {found.seconds:.1f} | {found.private / total:.1f} | {found.requests:,}"
+        each = f"{found.cpu:.2f} | {found.seconds:.1f} | {found.private / total:.1f} | {found.reads:,}"
         lines.append(f"| {place} | {what} | {each} |")
     print("\n".join(lines))
     with out.open("a") as file:
