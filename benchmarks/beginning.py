@@ -1,10 +1,10 @@
 """How a training on ten million images begins: `python -m benchmarks.beginning --help`.
 
 A set of the embedded world is laid down with its plan, markers and index as `synth` would write them, but no pixels:
-its tars and images are of one byte, its tables empty. Each row is a new process that has imported what it needs and built the same
-run on a set of one shard; then it resolves the run, loads CLIP, opens the set, makes the stream and chooses the first
-step's images; or it prepares the cells of a study. On S3 a local server (moto) stands behind a proxy that delays every
-response.
+its tars and images are of one byte, its tables empty. Each row is a new process that has imported what it needs and
+built the same run on a set of one shard; then it resolves the run, loads CLIP, opens the set, makes the stream and
+chooses the first step's images; or it prepares the cells of a study. On S3 a local server (moto) stands behind a proxy
+that delays every response.
 """
 
 from __future__ import annotations
