@@ -34,6 +34,8 @@ from syncclip.synthesis.worker import ShardWorker
 class Sleeper:
     """A light generator: takes its time as one on a GPU does, leaving the CPU free."""
 
+    computed = 0.0
+
     def __init__(self, pace: float, pixels: int) -> None:
         self.pace, self.pixels = pace, pixels
 

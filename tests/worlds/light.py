@@ -46,6 +46,8 @@ class LightGenerator:
     """Images of noise that follow, like their contrast, from their seeds, so many seconds each; each batch is noted
     when it is begun."""
 
+    computed = 0.0
+
     def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
         write_note("draw", len(seeds))
         time.sleep(float(os.environ.get(PACE, USUAL_PACE)) * len(prompts))
