@@ -25,6 +25,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.reports.page import write_report
 from syncclip.sets.imported import SET_RECIPE, read_set
 from syncclip.sets.quality import measure_quality
+from syncclip.shards.index import COLUMNS, INDEX, index_set
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.tables import parse_table
 from syncclip.shards.verify import problems
@@ -59,6 +60,7 @@ def make_folders(root: Path) -> dict[str, Path]:
     storage.write_sealed(f"{url}/{SET_RECIPE}", recipe.to_yaml().encode())
     summarise(plan, url)  # type: ignore[arg-type]
     measure_quality(recipe, url)
+    index_set(url)
     write_rejects(url, 0, [Reject("blank", 1, 1, 0, 0.5, b"a thumbnail")])
     with keep_status_file(f"{url}/{STATUS_NAME}", SynthesisStatus.begin(images=1, planned=2)):
         pass
@@ -143,7 +145,7 @@ def use(file: Path) -> object:
         UserError: it is refused.
     """
     folder, name = str(file.parent), kind_of(file.name)
-    if name in ("*.tar", "*.parquet", "*_stats.json"):
+    if name in ("*.tar", "*.parquet", "*_stats.json", INDEX, COLUMNS):
         return _images(folder)
     readers: dict[str, Callable[[], object]] = {
         "plan.json": lambda: read_set(folder),

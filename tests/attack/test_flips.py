@@ -13,7 +13,7 @@ from tests.attack.flips import attack, files_of, flipped, make_folders
 pytestmark = pytest.mark.fault
 
 TOLD_BY_NOTHING = re.compile(
-    r"\d+_rejects\.parquet|(stats|summary|status|progress|packing|shift|cell|step-\d+)\.json|events\.out\..*"
+    r"\d+_rejects\.parquet|(index|stats|summary|status|progress|packing|shift|cell|step-\d+)\.json|events\.out\..*"
     r"|synthesis\.yaml|features\.parquet|report\.html"
 )
 """Files that no result rests on, or that may not have been written yet."""

@@ -11,7 +11,7 @@ from PIL import Image
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
 from syncclip.synthesis.shard import generate_shard
-from tests.synthesis.test_worker import Brighter, SeedGenerator
+from tests.synthesis.test_shard import Brighter, SeedGenerator
 
 
 @pytest.fixture
