@@ -18,7 +18,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Arm
 from syncclip.studies import analysis, outputs
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.bootstrap import Answers, mean_metrics, run_metrics
+from syncclip.studies.scores import Answers, mean_metrics, run_metrics
 
 SCHEMA = pa.schema(
     [
