@@ -117,7 +117,8 @@ def listed() -> dict[str, str]:
 
 
 def know_listed(known: Mapping[str, str]) -> None:
-    """Take over what the process knows that resolved a run."""
+    """Know what the process knows that resolved a run, and nothing of earlier runs."""
+    _listed.clear()
     _listed.update(known)
 
 

@@ -25,6 +25,7 @@ from syncclip.shards.index import (
     committed_shards,
     forget_index,
     index_set,
+    know_listed,
     read_index,
     write_index,
 )
@@ -120,9 +121,12 @@ def test_a_run_lists_a_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert listings == [url]
     ShardSet(url)  # of no run
     assert listings == [url, url]
+    know_listed({})  # in a process that is used again, for a run whose index didn't fit
+    ShardSet(url, resolved=True)
+    assert listings == [url] * 3
     change(tmp_path, sha256="0" * 64)  # by another process
     assert len(ShardSet(url, resolved=True)) == 12
-    assert len(listings) > 2
+    assert len(listings) > 3
 
 
 def test_where_images_are_stored_is_mapped_and_takes_no_memory(tmp_path: Path) -> None:
