@@ -90,10 +90,11 @@ class ShardCache:
             MissingError: It is not there.
         """
         data: bytes | mmap.mmap | None = None
-        local = storage.is_local(file.url)
         with contextlib.suppress(OSError):  # of a file system that maps nothing
-            opened = _OpenFile(open_local(storage.local_path(file.url)), 0) if local else None
-            opened = self._copy(file) if self._copied(file) else opened
+            if storage.is_local(file.url):
+                opened: _OpenFile | None = _OpenFile(open_local(storage.local_path(file.url)), 0)
+            else:
+                opened = self._copy(file) if self._copied(file) else None
             data = None if opened is None else mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
         if data is None:
             data = storage.read_bytes(file.url, sha256=file.sha256)

@@ -12,6 +12,7 @@ import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Literal
 
 import numpy as np
 
@@ -36,7 +37,7 @@ SIGNED = ("label", "classes")
 class Index(Settings):
     """Content of `index.json`."""
 
-    format: int = 1
+    format: Literal[1] = 1
     sha256: str
     """Of `index.safetensors`."""
     bytes: int

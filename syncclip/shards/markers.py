@@ -46,6 +46,11 @@ class Shard(NamedTuple):
     table_sha256: str | None
     """None of a marker that an earlier version wrote; "" of a table that doesn't fit its tar."""
 
+    @staticmethod
+    def of(stats: ShardStats) -> Shard:
+        """What is needed of a marker."""
+        return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
+
 
 def shard_name(shard: int) -> str:
     """`00000.tar`."""

@@ -24,7 +24,6 @@ Numbers = npt.NDArray[np.integer[Any]]
 _TABLES_AT_ONCE = 16
 _COLUMNS = ("index", "label", "jpg_offset", "jpg_size")
 
-
 SIX = ("index", "label", "shard", "place", "offset", "size")
 """Columns of `SampleTable` that tell where an image is."""
 
@@ -104,7 +103,7 @@ def shards_by_markers(url: str) -> dict[int, Shard]:
     Raises:
         DamagedError: a marker is not as it was written.
     """
-    return {one.shard: Shard(one.shard, one.count, one.bytes, one.sha256, one.table_sha256) for one in markers(url)}
+    return {one.shard: Shard.of(one) for one in markers(url)}
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
@@ -115,7 +114,7 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     """
     shards, counts = {}, {}
     for one in markers(url):
-        shards[one.shard] = Shard(one.shard, one.count, one.bytes, one.sha256, one.table_sha256)
+        shards[one.shard] = Shard.of(one)
         counts[one.shard] = _hash(one.per_class)
     if not shards:
         raise UserError(f"{url}: no committed shard there; make the set first, or check the path")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,16 @@ class Answers:
         """(P,) whether the image shows a novel class."""
         return self.label >= self.base
 
+    @cached_property
+    def won(self) -> Floats:
+        """(S, P) of each run and image: see `pairs_won`; NaN of a run that was not measured."""
+        return np.stack(
+            [
+                pairs_won(score, right, self.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
+                for score, right in zip(self.base_score, self.own, strict=True)
+            ]
+        )
+
 
 class Taken(NamedTuple):
     """Which units of one half of a dataset are taken in each draw: images, or classes with all of theirs."""
@@ -77,7 +88,7 @@ def _hits(answers: Answers, novel: bool, taken: Taken | None) -> _Hits:
     """All metrics are sums over a half's images, so that a draw of thousands is one product of matrices."""
     half = answers.novel == novel
     own = answers.own[:, half].astype(np.float64)
-    each = np.concatenate([own, answers.open[:, half], own * _won(answers)[:, half], np.ones((1, len(own.T)))])
+    each = np.concatenate([own, answers.open[:, half], own * answers.won[:, half], np.ones((1, len(own.T)))])
     if taken is None:
         sums = each.sum(axis=1)[None]
     else:
@@ -87,16 +98,6 @@ def _hits(answers: Answers, novel: bool, taken: Taken | None) -> _Hits:
         sums = np.concatenate([taken.counts[at : at + DRAWS_AT_ONCE].astype(np.float64) @ of_unit for at in starts])
     runs = len(own)
     return _Hits(sums[:, :runs], sums[:, runs : 2 * runs], sums[:, 2 * runs : 3 * runs], sums[:, -1:])
-
-
-def _won(answers: Answers) -> Floats:
-    """(S, P) of each run and image: see `pairs_won`; NaN where it was not measured."""
-    return np.stack(
-        [
-            pairs_won(score, right, answers.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
-            for score, right in zip(answers.base_score, answers.own, strict=True)
-        ]
-    )
 
 
 def _metrics(base: _Hits, novel: _Hits, novel_drawn: bool) -> dict[str, Floats]:
@@ -114,6 +115,7 @@ def _metrics(base: _Hits, novel: _Hits, novel_drawn: bool) -> dict[str, Floats]:
 
 
 def with_harmonic(found: dict[str, Floats]) -> dict[str, Floats]:
+    """All of `METRICS`, where the harmonic means follow from the others."""
     found |= {name: harmonic_mean(found[first], found[second]) for name, (first, second) in HARMONIC.items()}
     return {name: found[name] for name in METRICS}
 

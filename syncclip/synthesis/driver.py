@@ -91,9 +91,7 @@ def synthesise_set(
         todo = [shard for shard in images if shard not in there]
         if not todo:
             summary = _read_back(asked, url)
-            if read_index(url) is None:
-                with suppress(UserError), storage.lease(url, "synth"):  # of an earlier version, perhaps only to be read
-                    index_set(url)
+            _index_earlier(url)
             mark_complete(url, summary.images, summary.planned)
             return summary
         hold = held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
@@ -105,10 +103,14 @@ def synthesise_set(
         if plan != stored:
             write_plan(plan, url)
         job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        forget_index(url)
-        work = _generate(job, _worker(job, located), show, observe)
-        index_set(url)
-        return _read_back(asked, url, work)
+        return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
+
+
+def _index_earlier(url: str) -> None:
+    """Write the index of a whole set that an earlier version made, unless the set is here only to be read."""
+    if read_index(url) is None:
+        with suppress(UserError), storage.lease(url, "synth"):
+            index_set(url)
 
 
 def files_of(asked: Plan) -> Iterator[str]:
@@ -163,7 +165,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
-    """Generate the shards of `todo`; `worker` makes one, in an actor."""
+    """Generate the shards of `todo`, and write the set's index anew; `worker` makes one shard, in an actor."""
+    forget_index(job.url)
     planned = sum(job.images.values())
     missing = sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
@@ -184,6 +187,7 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
             storage.remove(storage.join(job.url, PLAN_NAME))
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
+    index_set(job.url)
     return Work(images=status.fresh, seconds=seconds, busy=busy, computed=status.computed)
 
 
