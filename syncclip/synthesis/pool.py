@@ -96,7 +96,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
-        shards: shard numbers, in the order in which they are started.
+        shards: shard numbers, in the order in which they are handed out; an actor begins either of its calls first.
         worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
         pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.
