@@ -27,6 +27,10 @@ chaos: $(VENV)/installed-dev  ## Generate a set on S3 amid kills and faults, and
 attack: $(VENV)/installed-dev  ## Flip bits, feed nonsense, kill and race, thousands of times (twenty minutes); ARGS as of test
 	$(BIN)/pytest -n 2 -m attack tests/attack $(ARGS)
 
+gpu: $(VENV)/installed-dev  ## What needs a GPU: its tests, and benchmarks into benchmarks/gpu (nine minutes); ARGS="--price 2.5"
+	$(BIN)/pytest -n 2 -m "gpu and not attack" -rs --disable-warnings
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+
 rehearsal: $(VENV)/installed-dev  ## A cluster on this machine that grows, loses a worker and shrinks (minutes)
 	$(BIN)/python -m cluster.rehearsal $(ARGS)
 
@@ -83,4 +87,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo check test chaos attack rehearsal lint docs study constraints icons clean browser machines
+.PHONY: help demo check test chaos attack gpu rehearsal lint docs study constraints icons clean browser machines

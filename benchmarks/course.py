@@ -68,6 +68,7 @@ class Course:
             all.
         batch: real images of a step; SYNC-CLIP's step has as many synthetic ones twice.
         tests: images of an evaluation batch.
+        model: of open_clip.
     """
 
     classes: int = 100
@@ -75,6 +76,7 @@ class Course:
     tests: int = 100
     precision: Literal["fp32", "bf16"] = "fp32"
     device: str = "cpu"
+    model: str = MODEL
 
     def __post_init__(self) -> None:
         if not 2 <= self.classes <= len(IMAGENET_CLASSNAMES):
@@ -84,15 +86,15 @@ class Course:
     def clip(self) -> PromptedClip:
         """A CLIP with random weights: speed and memory do not depend on them."""
         torch.manual_seed(0)
-        model = open_clip.create_model(MODEL, pretrained=None)
+        model = open_clip.create_model(self.model, pretrained=None)
         backbone = Backbone(
-            name=MODEL,
+            name=self.model,
             model=model,
-            tokenizer=open_clip.get_tokenizer(MODEL),
+            tokenizer=open_clip.get_tokenizer(self.model),
             preprocess=pil_to_tensor,
             mean=(0.0, 0.0, 0.0),
             std=(1.0, 1.0, 1.0),
-            image_size=224,
+            image_size=model.visual.image_size[0],
             precision=self.precision,
         )
         return PromptedClip(backbone).to(self.device)

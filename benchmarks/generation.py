@@ -58,8 +58,8 @@ def bare(images: int, process: int, folder: str) -> None:
 
 
 def main(
-    few: Annotated[int, typer.Option(help="Images of each class in the short runs.")] = 8,
-    many: Annotated[int, typer.Option(help="Images of each class in the long runs.")] = 64,
+    few: Annotated[int, typer.Option(help="Images of each class in the short runs: some shards for each actor.")] = 32,
+    many: Annotated[int, typer.Option(help="Images of each class in the long runs.")] = 128,
     turns: Annotated[int, typer.Option(help="Of each side and amount.")] = 3,
 ) -> None:
     """Show what an image and a start cost on each side; of several turns, the least of each figure."""

@@ -51,7 +51,7 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
     """(B, D), not normalised."""
     tower, batch = clip.model.visual, len(images)
     with _precision(clip):
-        patches = tower.conv1(images).flatten(2).transpose(1, 2)
+        patches = tower.conv1(images.to(tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
         given = x.shape[1]
         if prompts:

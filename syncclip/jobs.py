@@ -1,4 +1,7 @@
-"""The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these."""
+"""The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these.
+
+What trains is imported by the jobs that train: who only starts a synthesis goes without torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.ray_session import cluster_address
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.evaluation.predict import PREDICTIONS
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs import evaluate as scoring
-from syncclip.runs.build import ModelCache, build_job, build_on_worker
 from syncclip.runs.resolve import finished_run, resolve_run, to_spec, with_absolute_paths
 from syncclip.sets.imported import SET_RECIPE
 from syncclip.sets.prepare import plan, with_assets
@@ -27,8 +27,10 @@ from syncclip.synthesis.driver import files_of, has_all, synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.summary import SetSummary
-from syncclip.training import loop, ray_train
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
+
+if TYPE_CHECKING:
+    from syncclip.runs.build import ModelCache
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
         >>> 0 < run.results["novel"] < 100, run.url.endswith("runs/first")
         (True, True)
     """
+    from syncclip.runs.build import build_on_worker
+    from syncclip.training import ray_train
+
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
     with _held(recipe, folder):
@@ -114,6 +119,9 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
     """As `run_here`, for a run that `resolve_run` has resolved."""
+    from syncclip.runs.build import ModelCache, build_job
+    from syncclip.training import loop
+
     cache = cache or ModelCache()
     with _held(recipe, folder):
         if not folder.finished(folder.open()):
@@ -140,6 +148,8 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
         >>> evaluate("runs/first", ["evaluation.split=val"]).split
         'val'
     """
+    from syncclip.runs import evaluate as scoring
+
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
             raise UserError(
@@ -158,6 +168,9 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
 
 
 def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None) -> Run:
+    from syncclip.evaluation.predict import PREDICTIONS
+    from syncclip.runs import evaluate as scoring
+
     results = scoring.scored(recipe, folder, cache, workers)
     storage.require(folder.url, (RECORD, RECIPE, PROMPTS, PREDICTIONS))  # the results have just been read
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
@@ -165,6 +178,8 @@ def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = Non
 
 def _held(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
     """The run's folder, held where there is anything to be done."""
+    from syncclip.runs import evaluate as scoring
+
     return nullcontext() if scoring.done(recipe, folder) else storage.lease(folder.url, "train")
 
 

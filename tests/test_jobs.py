@@ -42,6 +42,17 @@ def test_the_checkpoint_that_is_best_on_validation_images_is_named_and_changes_n
     assert (best / "prompts.safetensors").read_bytes() == (plain / "prompts.safetensors").read_bytes()
 
 
+def test_trainings_on_a_device_agree_in_every_bit(tiny: TinyWorld, tiny_set: str, tmp_path: Path, device: str) -> None:
+    recipe = here(tiny, tiny_set, "training.method=syncclip", f"training.device={device}")
+    for name in "ab":
+        jobs.run_here(recipe, str(tmp_path / name))
+    kinds = ("prompts.safetensors", "metrics.jsonl")
+    assert files(tmp_path / "a", *kinds) == files(tmp_path / "b", *kinds) != {}
+    (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill behind its newest checkpoint
+    jobs.run_here(recipe, str(tmp_path / "b"))
+    assert files(tmp_path / "b", *kinds) == files(tmp_path / "a", *kinds)
+
+
 def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
     plan = prepare.plan(Recipe.load(tiny.recipe, ["synthesis.images_per_class=3"]))
     assert (plan.classes, plan.total, len(plan.shards())) == (6, 18, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,23 @@ def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone, clip: Prompte
         assert low.dtype == torch.float32
         assert not torch.equal(low, full)
         assert torch.nn.functional.cosine_similarity(low, full).min() > 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", BOTH)
+def test_a_gpu_gives_the_features_of_a_cpu(backbone: Backbone, clip: PromptedClip, precision: Any) -> None:
+    there = PromptedClip(replace(backbone, model=deepcopy(backbone.model), precision=precision)).to("cuda")
+    tokens = [one.text_context(NAMES, "a photo of a", 2) for one in (clip, there)]
+    words, patches = [torch.randn(2, clip.text.width)], [torch.randn(2, clip.vision.width)]
+    with torch.no_grad():
+        for found, expected in [
+            (there.encode_images(images().cuda(), [patches[0].cuda()]), clip.encode_images(images(), patches)),
+            (there.encode_text(tokens[1], [words[0].cuda()]), clip.encode_text(tokens[0], words)),
+        ]:
+            assert found.dtype == torch.float32
+            near = torch.nn.functional.cosine_similarity(found.cpu(), expected).min()
+            assert near > (0.99999 if precision == "fp32" else 0.999)
 
 
 @pytest.mark.parametrize("name", ["siglip", "openai"])

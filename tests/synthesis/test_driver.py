@@ -63,6 +63,20 @@ def test_a_set_is_complete_sound_and_summed_up(in_process: list[int], make_plan:
     assert written["images"] == 15 and "work" not in written
 
 
+@pytest.mark.gpu
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_a_gpu_makes_the_same_set_again(make_plan: MakePlan, pipeline: Path, tmp_path: Path, speed: str) -> None:
+    generator = {"pipeline": str(pipeline), "steps": 2, "batch_size": 4, "speed": speed, "attention": "sdpa"}
+    plan = make_plan(8, generator=generator)
+    for name in "ab":
+        work = synthesise_set(plan, str(tmp_path / name), Pool(num_gpus=1), show=False).work
+        assert work.images == 24 and 0 < work.computed <= 1
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
 def test_the_same_call_again_generates_nothing_and_needs_no_generator(
     in_process: list[int], make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def stable_diffusion() -> Any:
     return StableDiffusionPipeline(
         vae=_tiny_vae(),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         unet=_unet(),
         scheduler=DPMSolverMultistepScheduler(**BETAS),
         safety_checker=None,
@@ -56,7 +56,7 @@ def turbo() -> Any:
     return StableDiffusionPipeline(
         vae=_kl_vae(4),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         unet=_unet(),
         scheduler=scheduler,
         safety_checker=None,
@@ -71,7 +71,7 @@ def latent_consistency() -> Any:
     return LatentConsistencyModelPipeline(
         vae=_tiny_vae(),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         unet=_unet(time_cond_proj_dim=8),
         scheduler=LCMScheduler(**BETAS),
         safety_checker=None,
@@ -95,8 +95,8 @@ def stable_diffusion_xl() -> Any:
         vae=_kl_vae(4),
         text_encoder=_clip(),
         text_encoder_2=_clip(projection=True),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         unet=unet,
         scheduler=EulerDiscreteScheduler(**BETAS),
     )
@@ -123,11 +123,11 @@ def stable_diffusion_3() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_kl_vae(4, shift_factor=0.06),
         text_encoder=_clip(projection=True),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_clip(projection=True),
-        tokenizer_2=_clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
         text_encoder_3=_t5(64),
-        tokenizer_3=_t5_tokenizer(),
+        tokenizer_3=t5_tokenizer(),
     )
 
 
@@ -150,9 +150,9 @@ def flux() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
         vae=_kl_vae(4, shift_factor=0.1),
         text_encoder=_clip(),
-        tokenizer=_clip_tokenizer(),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(32),
-        tokenizer_2=_t5_tokenizer(),
+        tokenizer_2=t5_tokenizer(),
         transformer=transformer,
     )
     pipeline.default_sample_size = 8
@@ -175,7 +175,7 @@ def pixart() -> Any:
         use_additional_conditions=False,
     )
     return PixArtAlphaPipeline(
-        tokenizer=_t5_tokenizer(),
+        tokenizer=t5_tokenizer(),
         text_encoder=_t5(32),
         vae=_kl_vae(4),
         transformer=transformer,
@@ -305,7 +305,7 @@ def _kl_vae(channels: int, **more: Any) -> Any:
 def _clip(projection: bool = False) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    tokenizer = _clip_tokenizer()
+    tokenizer = clip_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -321,7 +321,7 @@ def _clip(projection: bool = False) -> Any:
     return _loud(CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config))
 
 
-def _clip_tokenizer() -> Any:
+def clip_tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
     tokens = ["<pad>", *CHARACTERS, *(c + "</w>" for c in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
@@ -333,12 +333,12 @@ def _t5(width: int) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     config = T5Config(
-        vocab_size=len(_t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4, dropout_rate=0.0
+        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4, dropout_rate=0.0
     )
     return _loud(T5EncoderModel(config))
 
 
-def _t5_tokenizer() -> Any:
+def t5_tokenizer() -> Any:
     from transformers import T5Tokenizer
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((one, -2.0) for one in CHARACTERS)]

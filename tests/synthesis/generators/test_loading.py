@@ -18,7 +18,7 @@ from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.generators.conftest import make_lora, settings_of
-from tests.worlds.pipelines import build_pipeline
+from tests.worlds.pipelines import FAMILIES, build_pipeline
 
 Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
@@ -292,6 +292,15 @@ def test_a_model_larger_than_a_gpu_is_left_in_main_memory_as_named(
     loading.load(settings, locate(settings), "cuda")
     positional, named = (given[:1], dict(*given[1:])) if isinstance(given, tuple) else ((), given)
     assert [call for call in asked if call[1:] != ((), {})] == [(method, positional, named)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offload", ["model", "group", "sequential"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_are_the_same_with_parts_in_main_memory(family: Family, name: str, offload: str) -> None:
+    whole, parted = Generator(family(name), "cuda"), Generator(family(name, offload=offload), "cuda")
+    found, expected = ([one.tobytes() for one in each.generate(["a cat"] * 2, [1, 2])] for each in (parted, whole))
+    assert found == expected
 
 
 def test_a_model_that_does_not_fit_is_told_with_what_to_try(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

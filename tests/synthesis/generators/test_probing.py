@@ -85,6 +85,12 @@ def test_a_batch_size_is_found_once_by_generating(family: Family, generated: lis
     assert answered(found, "cpu", "", ["a cat"], 6) is found
 
 
+def test_all_that_is_open_is_measured_on_the_device_itself(family: Family, device: str) -> None:
+    found = answered(family("sd", batch_size="auto"), device, "", ["a cat", "a dog"], 4)
+    assert found.batch_size in (1, 2, 4) and not found.open_questions(device)
+    assert len(Generator(found, device).generate(["a cat"], [1])) == 1
+
+
 def test_on_a_cpu_batches_stay_small_and_cut_a_shard_evenly(family: Family, generated: list[int]) -> None:
     found = answered(family("sd", steps=1, batch_size="auto"), "cpu", "", ["a cat"], 88)
     assert found.batch_size == 22 and max(generated) == 22

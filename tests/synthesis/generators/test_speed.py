@@ -55,19 +55,32 @@ def difference(one: list[bytes], other: list[bytes]) -> float:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_exact_images_are_those_of_the_pipelines_plain_call(family: Family, name: str) -> None:
+def test_exact_images_are_those_of_the_pipelines_plain_call(family: Family, name: str, device: str) -> None:
     from diffusers import DiffusionPipeline
 
     settings = family(name, batch_size=len(PROMPTS))
-    plain = DiffusionPipeline.from_pretrained(settings.pipeline)
+    plain = DiffusionPipeline.from_pretrained(settings.pipeline).to(device)
     plain.set_progress_bar_config(disable=True)
     seeds = [torch.Generator("cpu").manual_seed(seed) for seed in SEEDS]
     torch.manual_seed(SEEDS[0])
     found = plain(prompt=PROMPTS, generator=seeds, output_type="pil", **call_arguments(plain, settings)).images
-    assert images(Generator(settings)) == [image.tobytes() for image in found]
-    assert images(Generator(family(name, speed="exact", batch_size=len(PROMPTS)))) == [
+    assert images(Generator(settings, device)) == [image.tobytes() for image in found]
+    assert images(Generator(family(name, speed="exact", batch_size=len(PROMPTS)), device)) == [
         image.tobytes() for image in found
     ]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("chosen", ["fast", pytest.param("max", marks=torchao)])
+def test_a_gpu_runs_what_its_compiler_makes(
+    family: Family, name: str, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "BACKEND", "inductor")
+    exact, generator = images(Generator(family(name), "cuda")), Generator(family(name, speed=chosen), "cuda")
+    first = images(generator)
+    assert first != exact and difference(first, exact) < 5
+    assert images(generator) == first
 
 
 @pytest.mark.parametrize("name", FAMILIES)

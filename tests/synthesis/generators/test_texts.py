@@ -47,9 +47,9 @@ def images(generator: Generator, rows: list[int], prompts: list[str] = PROMPTS) 
     return [image.tobytes() for image in found]
 
 
-def from_strings(settings: GeneratorSettings) -> Generator:
+def from_strings(settings: GeneratorSettings, device: str = "cpu") -> Generator:
     """A generator whose pipeline encodes the strings of every batch."""
-    generator = Generator(settings)
+    generator = Generator(settings, device)
     del generator.pipeline.encode_prompt
     return generator
 
@@ -63,8 +63,8 @@ def settings(family: Family, request: pytest.FixtureRequest) -> GeneratorSetting
     )
 
 
-def test_images_are_those_made_from_strings(settings: GeneratorSettings) -> None:
-    plain, ours = from_strings(settings), Generator(settings)
+def test_images_are_those_made_from_strings(settings: GeneratorSettings, device: str) -> None:
+    plain, ours = from_strings(settings, device), Generator(settings, device)
     rows = count(plain)
     for batch in BATCHES:
         assert images(ours, batch) == images(plain, batch)
@@ -86,8 +86,8 @@ def test_an_encoder_works_once_for_many_images(settings: GeneratorSettings) -> N
     assert set(rows.values()) == {SIZE}
 
 
-def test_encoders_that_left_come_back_for_a_text_that_is_missing(settings: GeneratorSettings) -> None:
-    plain, ours = from_strings(settings), Generator(settings)
+def test_encoders_that_left_come_back_for_a_text_that_is_missing(settings: GeneratorSettings, device: str) -> None:
+    plain, ours = from_strings(settings, device), Generator(settings, device)
     assert ours.texts is not None
     ours.texts.encode_ahead(PROMPTS)
     names = set(encoders(ours))

@@ -1,0 +1,93 @@
+"""Images a second of one model: by a plain call of diffusers at its best batch, and at each speed of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+from benchmarks.gpu.measuring import Row, free, measured
+from benchmarks.gpu.shapes import FAMILIES, write_index
+from benchmarks.methods import seconds
+from syncclip.synthesis.generators.arguments import call_arguments
+from syncclip.synthesis.generators.loading import load
+from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.pipeline import Generator
+from syncclip.synthesis.generators.probing import STEPS, best_batch
+from syncclip.synthesis.generators.settings import GeneratorSettings
+
+SPEEDS = ("exact", "fast", "max")
+WHATS = ("plain", *SPEEDS, "plain again")
+"""In the order in which they are measured; the last shows whether the machine has changed meanwhile."""
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+SEARCH = 20.0
+"""Seconds after which no larger batch is tried."""
+
+PROMPTS = [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES[: BATCHES[-1]]]
+
+
+def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[Row]:
+    """A row for each of `WHATS`; both sides make the same number of images at once, in bf16.
+
+    Args:
+        work: a folder for the model's index.
+        tiny: the small pipeline of the same class.
+    """
+    model, folder = FAMILIES[family], write_index(work, family, tiny)
+    size = {"height": 64, "width": 64} if tiny else {}
+    settings = model.settings(folder, **size)
+    batch = _best(settings, device)
+    facts = {"batch": batch, "steps": settings.steps, "side": settings.height}
+
+    def row(what: str, prepare: Callable[[], Callable[[], object]]) -> Row:
+        found = measured(what, prepare, device, **facts)
+        return found if "left_out" in found else {**found, "images_s": round(batch / found["seconds"], 3)}
+
+    yield row("plain", lambda: _plain(settings, device, batch))
+    for speed in SPEEDS:
+        own = model.settings(folder, **size, speed=speed, batch_size=batch)
+        yield row(speed, lambda own=own: _ours(own, device, batch))  # type: ignore[misc]
+    yield row("plain again", lambda: _plain(settings, device, batch))
+
+
+def _best(settings: GeneratorSettings, device: str) -> int:
+    """The batch size at which the plain call makes most images a second, with few steps."""
+    few = settings.model_copy(update={"steps": min(settings.steps, STEPS)})
+    pipeline = load(few, locate(few), device)
+
+    def stopwatch(size: int) -> float | None:
+        call = _call(pipeline, few, device, size)
+        try:
+            return min(seconds(call, torch.device(device)) for _ in range(2))
+        except torch.OutOfMemoryError:
+            free(device)
+            return None
+
+    return best_batch(BATCHES, stopwatch, SEARCH)
+
+
+def _plain(settings: GeneratorSettings, device: str, batch: int) -> Callable[[], object]:
+    return _call(load(settings, locate(settings), device), settings, device, batch)
+
+
+def _call(pipeline: Any, settings: GeneratorSettings, device: str, batch: int) -> Callable[[], object]:
+    """The call that a user of diffusers would write: strings in, PIL images out, noise made where images are."""
+    arguments = call_arguments(pipeline, settings)
+
+    def call() -> object:
+        noise = [torch.Generator(device).manual_seed(seed) for seed in range(batch)]
+        with torch.inference_mode():
+            return pipeline(prompt=PROMPTS[:batch], generator=noise, **arguments).images
+
+    return call
+
+
+def _ours(settings: GeneratorSettings, device: str, batch: int) -> Callable[[], object]:
+    generator = Generator(settings, device)
+    assert generator.texts is not None
+    generator.texts.encode_ahead(PROMPTS)
+    return lambda: generator.generate(PROMPTS[:batch], range(batch))

@@ -1,0 +1,90 @@
+"""A set from nothing: `syncclip synth` beside the formulation of Ray's own Stable Diffusion benchmark.
+
+That is one stage of `map_batches`: an actor with a pipeline in bf16, batches of 32 texts, pixels as rows. Both start
+their own Ray and load their own weights. Ours also writes shards, their digests and markers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
+
+from benchmarks.gpu.measuring import Row
+from benchmarks.gpu.shapes import FAMILIES, write_index
+from syncclip.core.ray_session import ray_session
+from syncclip.core.text import first_line
+from syncclip.core.trust import trust, trusted
+from syncclip.synthesis.driver import synthesise_set
+from syncclip.synthesis.generators.arguments import call_arguments
+from syncclip.synthesis.generators.loading import load
+from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.plan import Plan, draft
+from syncclip.synthesis.settings import Pool, SynthesisSettings
+
+WHATS = ("Ray's map_batches", "synth, exact", "synth, fast")
+BATCH = 32
+CLASSES = 32
+
+
+def rows(device: str, work: Path, tiny: bool = False, images: int = 256) -> Iterator[Row]:
+    """A row for each of `WHATS`, of Stable Diffusion 1.5.
+
+    Args:
+        work: a folder for the sets.
+        tiny: the small pipeline of the same class.
+        images: of a set; a multiple of `BATCH`.
+    """
+    folder, gpus = write_index(work / "model", "sd15", tiny), float(device == "cuda")
+    size = {"height": 64, "width": 64} if tiny else {}
+    for what in WHATS:
+        speed = "fast" if what.endswith("fast") else "exact"
+        generator = FAMILIES["sd15"].settings(folder, **size, speed=speed, batch_size=BATCH)
+        asked = SynthesisSettings(images_per_class=images // CLASSES, generator=generator, filters=(), shard_size=BATCH)
+        plan = draft(asked, dataset="ImageNet", classnames=IMAGENET_CLASSNAMES[:CLASSES], template="a photo of a {}.")
+        begun = time.perf_counter()
+        try:
+            if what == WHATS[0]:
+                made, shares = _with_map_batches(plan, generator, gpus), {}
+            else:
+                ours = synthesise_set(plan, str(work / speed), Pool(num_gpus=gpus)).work
+                made, shares = ours.images, {"busy": ours.busy, "computed": ours.computed}
+        except Exception as error:  # the others go on
+            yield {"what": what, "left_out": first_line(error)}
+            continue
+        seconds = time.perf_counter() - begun
+        facts = {"batch": BATCH, "steps": generator.steps, "side": generator.height, "images": made}
+        yield {"what": what, **facts, "seconds": seconds, "images_s": round(made / seconds, 3), **shares}
+
+
+def _with_map_batches(plan: Plan, generator: GeneratorSettings, gpus: float) -> int:
+    """Images that were made."""
+    import ray.data
+
+    prompts = [{"prompt": plan.entry(index).prompt} for index in range(plan.total)]
+    arguments = (generator, "cuda" if gpus else "cpu", trusted())
+    with ray_session():
+        stage = ray.data.from_items(prompts).map_batches(
+            Painter, fn_constructor_args=arguments, batch_size=BATCH, concurrency=1, num_gpus=gpus or None
+        )
+        return sum(len(batch["image"]) for batch in stage.iter_batches(batch_size=None))
+
+
+class Painter:
+    """The actor of that stage."""
+
+    def __init__(self, settings: GeneratorSettings, device: str, names: tuple[str, ...]) -> None:
+        trust(*names)
+        self.pipeline = load(settings, locate(settings), device)
+        self.arguments = call_arguments(self.pipeline, settings)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        with torch.inference_mode():
+            made = self.pipeline(prompt=list(batch["prompt"]), output_type="np", **self.arguments)
+        return {"image": np.asarray(made.images)}

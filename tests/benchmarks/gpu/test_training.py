@@ -1,0 +1,35 @@
+"""Every formulation of a step has its row; what needs a GPU is left out on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from benchmarks.gpu import training
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3},
+}
+
+
+@pytest.mark.slow
+def test_a_step_is_measured_in_every_formulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "syncclip-tiny.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(tmp_path / "syncclip-tiny.json")
+    monkeypatch.setattr(training, "BACKEND", "eager")
+    rows = {row["what"]: row for row in training.rows("cpu", ("syncclip-tiny",), classes=4, batch=2)}
+    torch._dynamo.reset()
+    assert set(rows) == {f"syncclip-tiny: {what}" for what in training.STEPS}
+    left = {what for what, row in rows.items() if "left_out" in row}
+    if not torch.cuda.is_available():
+        assert left == {
+            f"syncclip-tiny: ours, bf16, {what}" for what in ("CUDA graph", "batch from page-locked memory")
+        }
+    for what in rows.keys() - left:
+        assert rows[what]["seconds"] > 0 and rows[what]["batch"] == 2
