@@ -51,6 +51,8 @@ def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
 
     class LightWorker(ShardWorker):
         def tools(self) -> tuple[Any, list[Any]]:
+            import torch  # noqa: F401  whatever writes shards needs it, and any other generator has it by now
+
             return Sleeper(pace, pixels), []
 
     return LightWorker

@@ -189,9 +189,8 @@ def build(family: Family, device: str, dtype: torch.dtype) -> Any:
     """The pipeline of a family, made on its device, or on "meta" for its shapes alone."""
     scheduler = getattr(diffusers, family.scheduler)
     parts: dict[str, Any] = {"scheduler": scheduler(steps_offset=1) if "unet" in family.parts else scheduler()}
-    with torch.device(device), _default(dtype):
-        for name, (kind, config) in family.parts.items():
-            parts[name] = _model(kind, config)
+    with torch.device(device):
+        parts |= {name: build_part(family, name, dtype) for name in family.parts}
     for name in [name for name in parts if name.startswith("text_encoder")]:
         make = t5_tokenizer if family.parts[name][0].startswith("T5") else clip_tokenizer
         parts[name.replace("text_encoder", "tokenizer")] = make()
@@ -200,15 +199,17 @@ def build(family: Family, device: str, dtype: torch.dtype) -> Any:
     return getattr(diffusers, family.pipeline)(**parts)
 
 
-def _model(kind: str, config: Config) -> Any:
-    if hasattr(diffusers, kind):
-        return getattr(diffusers, kind)(**config).eval()
-    model = getattr(transformers, kind)
-    special = {}
-    if kind.startswith("CLIP"):
-        tokenizer = clip_tokenizer()
-        special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return model(model.config_class(**config, **special)).eval()
+def build_part(family: Family, name: str, dtype: torch.dtype) -> Any:
+    """A network of a family, with random weights, on torch's default device."""
+    kind, config = family.parts[name]
+    with _default(dtype):
+        if hasattr(diffusers, kind):
+            return getattr(diffusers, kind)(**config).eval()
+        model, special = getattr(transformers, kind), {}
+        if kind.startswith("CLIP"):
+            tokenizer = clip_tokenizer()
+            special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        return model(model.config_class(**config, **special)).eval()
 
 
 @contextmanager

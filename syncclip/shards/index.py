@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from string import digits
 from typing import Literal
 
 import numpy as np
@@ -138,11 +139,30 @@ def read_index(url: str, known: str = "") -> Index | None:
         return None
     if index is None or index.sha256 == known:
         return index
-    sizes = storage.sizes(url)
+    sizes = storage.sizes(url, beginnings([shard_name(one.shard) for one in index.shards]))
     if marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
         return None
     fits = all(sizes.get(shard_name(one.shard)) == one.bytes and table_name(one.shard) in sizes for one in index.shards)
     return index if fits else None
+
+
+def beginnings(names: Sequence[str], most: int = 1000) -> list[str]:
+    """Beginnings of the names of shards' files and of the index: each name has one, and few have the same.
+
+    Args:
+        names: of shards.
+        most: so many have the same; more only where they share four digits.
+    """
+
+    def parted(begin: str, names: Sequence[str]) -> list[str]:
+        if len(names) <= most or len(begin) == 4:  # every name begins with five digits at least
+            return [begin]
+        return [
+            one for digit in digits for one in parted(begin + digit, [n for n in names if n.startswith(begin + digit)])
+        ]
+
+    found = parted("", names)
+    return found if len(found) == 1 else [INDEX, COLUMNS, *found]
 
 
 def _parse(data: bytes | mmap.mmap) -> SampleTable:

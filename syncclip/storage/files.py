@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import glob as _glob
 import hashlib
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import fsspec.asyn
+
 from syncclip.storage import downloads, leases
 from syncclip.storage.faults import MissingError, explained, persistently
 from syncclip.storage.leftovers import part_of
-from syncclip.storage.places import OBJECT_STORES, is_local, join, local_path, open_local, scheme
+from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 
 def exists(url: str) -> bool:
@@ -28,9 +31,18 @@ def exists(url: str) -> bool:
         return persistently(url, lambda fs, path: bool(fs.exists(path)))
 
 
-def sizes(url: str) -> dict[str, int]:
-    """Name -> bytes of the files in a folder, sorted by name; {} where there is no such folder. One listing."""
-    return {name: size for name, size in _entries(url) if size is not None}
+def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
+    """Name -> bytes of the files in a folder, sorted by name; {} where there is no such folder. One listing.
+
+    Args:
+        beginnings: names that begin with none of these are left out. A store tells a long listing page after page;
+            S3 is asked for each beginning at the same time.
+    """
+    return {
+        name: size
+        for name, size in _entries(url, beginnings)
+        if size is not None and name.startswith(tuple(beginnings))
+    }
 
 
 def listdir(url: str) -> list[str]:
@@ -190,8 +202,12 @@ def file_sha256(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _entries(url: str) -> list[tuple[str, int | None]]:
-    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files and leases."""
+def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
+    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files and leases.
+
+    Args:
+        beginnings: what begins with none of these need not be told.
+    """
     found: list[tuple[str, int | None]] = []
     with explained(url, "list"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
@@ -200,13 +216,26 @@ def _entries(url: str) -> list[tuple[str, int | None]]:
                     with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it just now
                         found.append((entry.name, None if entry.is_dir() else entry.stat().st_size))
         else:
-            path, listed = persistently(url, lambda fs, path: (path, fs.ls(path, detail=True)))
+            apart = len(beginnings) > 1 and scheme(url) in S3
+            path, listed = persistently(
+                url, lambda fs, path: (path, _found(fs, path, beginnings) if apart else fs.ls(path, detail=True))
+            )
             for info in listed:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
                 if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
                     found.append((name, None if info["type"] == "directory" else int(info["size"])))
     hidden = re.compile(r"\..*\.(part|lease)")
     return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
+
+
+def _found(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]]:
+    """What is in a folder, each beginning listed by itself and all at once; what is in folders of it left out."""
+
+    async def listed() -> list[Any]:
+        return [*await asyncio.gather(*(fs._find(path, prefix=one, detail=True) for one in beginnings))]
+
+    found = (info for part in fsspec.asyn.sync(fs.loop, listed) for info in part.values())
+    return [info for info in found if info["name"].rpartition("/")[0] == path.rstrip("/")]
 
 
 def _replace(path: Path, content: IO[bytes]) -> None:

@@ -50,7 +50,7 @@ class Worker(Protocol):
     """Makes shards; a `ShardWorker`. Errors come back in the report, never raised."""
 
     def generate(self, shard: int) -> Any:
-        """Called for one shard at a time."""
+        """Called for one shard at a time; what it gives is always committed."""
 
     def commit(self, uncommitted: Any) -> Report:
         """Called with what `generate` gave, while the next shard may be generated."""

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncclip import storage
@@ -25,7 +25,7 @@ from syncclip.synthesis.generators.pipeline import AnyGenerator, generator_of
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import write_rejects
-from syncclip.synthesis.shard import GeneratedShard, generate_shard
+from syncclip.synthesis.shard import GeneratedShard, begin_shard
 from syncclip.synthesis.status import Report
 
 MOST_AHEAD = 20_000
@@ -36,16 +36,17 @@ class UncommittedShard(NamedTuple):
     """A shard between generation and commit; None where the generation failed."""
 
     report: Report
-    made: GeneratedShard | None = None
+    finish: Callable[[], GeneratedShard] | None = None
+    """What `begin_shard` left to do."""
 
 
 class ShardWorker:
     """Makes whole shards; the state of an actor (the weights) lives here.
 
-    `generate` takes one shard at a time, while `commit` may run in another thread: so a shard is written while the
-    next one is generated. Neither ever raises: an error comes back in the report, since Ray Data ends a whole run at
-    the first exception. After any crash a shard is either committed or doesn't exist, and making it again gives the
-    same bytes.
+    `generate` takes one shard at a time, while `commit` may run in another thread: so the generator goes on with the
+    next shard while the last images of one are filtered, and it is written. Neither ever raises: an error comes back in
+    the report, since Ray Data ends a whole run at the first exception. After any crash a shard is either committed or
+    doesn't exist, and making it again gives the same bytes.
     """
 
     def __init__(
@@ -71,25 +72,22 @@ class ShardWorker:
         return self.commit(self.generate(int(row["shard"])))._asdict()
 
     def generate(self, shard: int) -> UncommittedShard:
-        """Generate a shard into memory."""
+        """Hand a shard to the generator."""
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
             generator, filters = self.tools()
-            report = report._replace(started=time.time())  # loading weights is no part of a shard
-            made = generate_shard(self.plan, shard, generator, filters, self._references)
+            return UncommittedShard(report, begin_shard(self.plan, shard, generator, filters, self._references))
         except Exception as error:
             return UncommittedShard(failed(report, error))
-        found: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in made.seconds.items()}
-        found |= {"images": len(made.samples), "rejects": json.dumps(made.rejects)}
-        found["classes_without_accepted"] = json.dumps(made.classes_without_accepted)
-        return UncommittedShard(report._replace(**found), made)
 
     def commit(self, uncommitted: UncommittedShard) -> Report:
-        """Write a generated shard, its marker last."""
-        report, made = uncommitted
+        """Finish a generated shard and write it, its marker last."""
+        report, finish = uncommitted
         begun = time.time()
-        if made is not None:
+        if finish is not None:
             try:
+                made = finish()
+                report, begun = report._replace(**_told(made)), time.time()
                 with working_for(self.url, self._lease):
                     write_rejects(self.url, report.shard, made.gallery)
                     write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
@@ -115,6 +113,13 @@ class ShardWorker:
                 self._references = ReferenceImages(plan, self.url)
             self._tools = generator, build_filters(plan.filters, prompts, self.device, self.url)
         return self._tools
+
+
+def _told(made: GeneratedShard) -> dict[str, Any]:
+    """What a report holds of a shard."""
+    found: dict[str, Any] = {stage: round(seconds, 4) for stage, seconds in made.seconds.items()}
+    found |= {"images": len(made.samples), "rejects": json.dumps(made.rejects)}
+    return found | {"started": made.begun, "classes_without_accepted": json.dumps(made.classes_without_accepted)}
 
 
 def failed(report: Report, error: Exception) -> Report:

@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from syncclip.shards.index import (
     COLUMNS,
     INDEX,
     Index,
+    beginnings,
     committed_shards,
     forget_index,
     index_set,
@@ -104,9 +106,20 @@ def test_on_s3_it_takes_two_files_however_many_shards_there_are(monkeypatch: pyt
         with monkeypatch.context() as patch:
             for place in ("files.read_bytes", "fetch", "read_many"):
                 patch.setattr(f"syncclip.storage.{place}", counting(attrgetter(place)(storage)))
+            patch.setattr("syncclip.shards.index.beginnings", partial(beginnings, most=8))
             images = ShardSet(f"{bucket}/set")
         assert asked == [f"{bucket}/set/{INDEX}", f"{bucket}/set/{COLUMNS}"]
         assert images.read(59) == jpeg(59)
+
+
+@given(st.sets(st.integers(0, 250_000), max_size=300), st.integers(1, 40), st.integers(0, 10**6))
+def test_each_file_of_a_shard_has_one_beginning_and_few_share_one(shards: set[int], most: int, other: int) -> None:
+    names = [shard_name(one) for one in sorted(shards)]
+    found = beginnings(names, most)
+    for name in (*names, table_name(other), stats_name(other), INDEX, COLUMNS):
+        assert sum(name.startswith(one) for one in found) == 1
+    for one in found:
+        assert len(one) == 4 or sum(name.startswith(one) for name in names) <= most
 
 
 def test_a_run_lists_a_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -115,7 +128,7 @@ def test_a_run_lists_a_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     index_set(url)
     listings: list[str] = []
     sizes = storage.sizes
-    monkeypatch.setattr(storage, "sizes", lambda place: listings.append(place) or sizes(place))
+    monkeypatch.setattr(storage, "sizes", lambda place, *rest: listings.append(place) or sizes(place, *rest))
     committed_shards(url)
     ShardSet(url, resolved=True)
     assert listings == [url]

@@ -54,6 +54,14 @@ def test_a_listing_names_files_and_folders_and_sizes_only_files(place: str) -> N
     assert storage.sizes(place) == {"b.bin": 2}
 
 
+def test_a_listing_may_be_of_some_beginnings_alone(place: str) -> None:
+    for number, name in enumerate(("01.tar", "012.tar", "02.tar", "1.tar", "index.json", "other", "01/01.tar")):
+        storage.write_bytes(storage.join(place, *name.split("/")), bytes(number))
+    assert storage.sizes(place, ["01", "2", "index.json"]) == {"01.tar": 0, "012.tar": 1, "index.json": 4}
+    assert storage.sizes(place, ["0"]) == {"01.tar": 0, "012.tar": 1, "02.tar": 2}
+    assert storage.sizes(storage.join(place, "nowhere"), ["0", "1"]) == {}
+
+
 def test_a_missing_folder_lists_as_empty(place: str) -> None:
     assert storage.listdir(storage.join(place, "nowhere")) == []
 

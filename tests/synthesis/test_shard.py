@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from syncclip.synthesis.filters import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.shard import SURPASSED, GeneratedShard, generate_shard
+from syncclip.synthesis.shard import SURPASSED, GeneratedShard, begin_shard, generate_shard
 
 
 class SeedGenerator:
@@ -183,3 +186,62 @@ def test_classes_without_an_accepted_image_are_named_with_the_main_reason(plan: 
             "black" if sum(s <= 60 for s in shades) > len(shades) / 2 else "white"
         )
     assert generate_shard(plan, 0, SeedGenerator(), [Brighter(-1)]).classes_without_accepted == {}
+
+
+class Patient(Diary):
+    """Waits with the last image of shard 0, when all must be generated for the last time, until the generator has begun
+    with shard 1; notes whose images it sees."""
+
+    def __init__(self, plan: Plan, generator: SeedGenerator) -> None:
+        super().__init__(100)
+        self.plan, self.generator = plan, generator
+        self.attempts = plan.attempts if plan.choose == "best" else 1
+        self.seen: list[int] = []
+
+    def score(self, batch: FilterBatch) -> FilterResult:
+        first = self.plan.entry(self.plan.shard_range(1)[0]).seed
+        deadline = time.monotonic() + 240
+        self.attempts -= 14 in batch.indices
+        while self.attempts == 0 and not any(first in seeds for seeds in self.generator.batches):
+            assert time.monotonic() < deadline, "the generator waits for the filter"
+            time.sleep(0.01)
+        self.seen += [index // 15 for index in batch.indices]
+        return super().score(batch)
+
+
+@pytest.mark.parametrize("choice", [{}, {"choose": "best"}, {"attempts": 1}])
+def test_the_generator_goes_on_with_the_next_shard_while_filters_are_at_one(
+    make_plan: Callable[..., Plan], choice: dict[str, Any]
+) -> None:
+    plan = make_plan(10, shard_size=15, filters=[{"name": "blank"}], **{"attempts": 3, **choice})
+    apart = [generate_shard(plan, shard, SeedGenerator(), [Diary(100)]) for shard in (0, 1)]
+    generator = SeedGenerator()
+    patient = Patient(plan, generator)
+    with ThreadPoolExecutor(2) as rows:
+        first = begin_shard(plan, 0, generator, [patient])
+        second = rows.submit(lambda: begin_shard(plan, 1, generator, [patient])())
+        made = [first(), second.result()]
+    for one, other in zip(made, apart, strict=True):
+        assert one._replace(seconds={}, begun=0.0) == other._replace(seconds={}, begun=0.0)
+        assert one.seconds["computed"] == other.seconds["computed"]
+    assert patient.seen == sorted(patient.seen), "it is told of one shard at a time"
+    assert made[0].begun <= made[1].begun
+
+
+def test_a_shard_begins_when_the_generator_does(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(10, shard_size=15)
+    generator, ended = SeedGenerator(), list[float]()
+    start = generator.start
+
+    def slow(prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
+        time.sleep(0.05)
+        ended.append(time.time())
+        return start(prompts, seeds)
+
+    generator.start = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as rows:
+        first = begin_shard(plan, 0, generator, [])
+        second = rows.submit(lambda: begin_shard(plan, 1, generator, [])())
+        made = [first(), second.result()]
+    batches = -(-15 // plan.batch)
+    assert made[1].begun >= ended[batches - 2], "all of the first's batches but the last were made before"

@@ -13,10 +13,13 @@ table snow rain garden road evening morning light window river stone leaf cat do
 """
 
 
-def build_language_model(folder: Path, seed: int = 0) -> Path:
+def build_language_model(folder: Path, seed: int = 0, width: int = 16, layers: int = 1) -> Path:
     """Save a random-weight `GPT2LMHeadModel` (some 100 kB) into `folder` and return it.
 
     What it writes means nothing: words of a short list, and now and then an end.
+
+    Args:
+        width, layers: of the model; more of both take longer.
     """
     import torch
     from tokenizers import Tokenizer
@@ -32,7 +35,7 @@ def build_language_model(folder: Path, seed: int = 0) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        size = {"n_positions": 128, "n_embd": 16, "n_layer": 1, "n_head": 2}
+        size = {"n_positions": 128, "n_embd": width, "n_layer": layers, "n_head": 2}
         model = GPT2LMHeadModel(GPT2Config(vocab_size=len(vocabulary), bos_token_id=0, eos_token_id=0, **size))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
