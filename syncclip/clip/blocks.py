@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from syncclip.clip.backbone import Precision
+from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
-SHORT = 64
-"""Tokens up to which plain attention is faster than the fused one on a CPU: with 21, a bf16 training step takes 91 ms
-instead of 141."""
 
-
-def attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def attend(
+    block: Any,
+    query: Tensor,
+    tokens: Tensor,
+    head: Tensor | None = None,
+    mask: Tensor | None = None,
+    part: BlockPart | None = None,
+) -> Tensor:
     """The output of one block for `query`, some or all of `tokens`, which attend to `head` and `tokens`.
 
     Args:
@@ -26,10 +30,13 @@ def attend(block: Any, query: Tensor, tokens: Tensor, head: Tensor | None = None
         query, tokens: (*, Q, width) and (*, T, width).
         head: (*, S, width), broadcast over the leading dimensions.
         mask: (Q, S + T), or (C, 1, S + T) with one query a text; added to the attention scores.
+        part: what is learned inside the block.
 
     Returns:
         (*, Q, width).
     """
+    if part is not None:
+        return attend_with(part, block, query, tokens, head, mask)
     lead = query.shape[:-2]
     keys = block.ln_1(tokens)
     normed = keys if query is tokens else block.ln_1(query)
@@ -53,14 +60,14 @@ def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
-def autocast(precision: Precision, device: torch.device, prompts: Sequence[Tensor]) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor]) -> torch.autocast:
     """The autocast context in which a tower runs.
 
     bf16 has the range of float32, so nothing overflows or underflows. fp16 does not: it is for GPUs on which bf16 is
     slow, and only without gradients, as many of a prompt's gradients are so small that they would become zero.
 
     Args:
-        prompts: the learned vectors; without any, no gradient passes through the tower.
+        learned: prompts and parameters of parts; without any, no gradient passes through the tower.
 
     Raises:
         UserError: fp16 on another device than a GPU, or for learning.
@@ -68,7 +75,7 @@ def autocast(precision: Precision, device: torch.device, prompts: Sequence[Tenso
     if precision == "fp16":
         if device.type != "cuda":
             raise UserError(f"backbone.precision: fp16 needs a GPU, and this is a {device.type}; use bf16 or fp32")
-        if torch.is_grad_enabled() and any(vectors.requires_grad for vectors in prompts):
+        if torch.is_grad_enabled() and any(vectors.requires_grad for vectors in learned):
             raise UserError(
                 "backbone.precision: in fp16 the small gradients of prompts vanish inside the towers; train in bf16 or "
                 "fp32, and keep fp16 for evaluation"

@@ -14,7 +14,7 @@ Where text tokens attend to later ones, as in SigLIP, padding is part of a text 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.blocks import attend, autocast, float32, place
+from syncclip.clip.parts import Parts, for_blocks, learned
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
@@ -149,30 +150,32 @@ class PromptedClip(nn.Module):
         ids, slots = arrange(ids, start, start + held + names, n, position)
         return self._embed(ids, slots, initial)
 
-    def encode_text(self, tokens: PromptTokens, prompts: Sequence[Tensor] = ()) -> Tensor:
+    def encode_text(self, tokens: PromptTokens, prompts: Sequence[Tensor] = (), parts: Parts = ()) -> Tensor:
         """Text features.
 
         Args:
             tokens: C texts with n places for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
                 (B, C, n, width) or (B, 1, n, width) for each of B images.
+            parts: what is learned inside the blocks, one for each.
 
         Returns:
             (C, D), or (B, C, D) where prompts are per image.
         """
-        if not prompts and self._text is None:
+        if not prompts and not len(parts) and self._text is None:
             return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
-        blocks = tower.blocks
         _check("text", prompts, tower.layers, tokens.slots.shape[1])
+        blocks = [*zip(tower.blocks, for_blocks("text", parts, tower.layers), strict=True)]
         if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
-            return self._encode_groups(tokens, prompts, groups)
+            return self._encode_groups(tokens, prompts, parts, groups)
         classes, length, width = tokens.embeddings.shape
         lead: torch.Size = torch.broadcast_shapes((classes,), *(vectors.shape[:-2] for vectors in prompts))  # type: ignore[no-untyped-call]
         per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
         shared = 0 if per_class else tokens.shared
+        run = partial(self._run, chance=len(parts) > 0)
 
-        with self._autocast(prompts):
+        with self._autocast(prompts, parts):
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts:
                 x = place(x, prompts[0], tokens.slots)
@@ -180,62 +183,66 @@ class PromptedClip(nn.Module):
             # First tokens that are the same for all classes attend, by the causal mask, only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
-            for i, block in enumerate(blocks):
+            for i, (block, part) in enumerate(blocks):
                 if 0 < i < len(prompts):
                     if head is None:
                         x = place(x, prompts[i], tokens.slots)
                     else:
                         head = place(head, prompts[i], tokens.slots[:1])
                 if i + 1 < len(blocks):
-                    deeper = self._run(attend, block, x, x, head, tower.mask(slice(shared, length), length))
+                    deeper = run(attend, block, x, x, head, tower.mask(slice(shared, length), length), part)
                     if head is not None:
-                        head = self._run(attend, block, head, head, None, tower.mask(slice(0, shared), shared))
+                        head = run(attend, block, head, head, None, tower.mask(slice(0, shared), shared), part)
                     x = deeper
                 else:
                     at = (tokens.read - shared)[:, None, None].expand(*lead, 1, width)
-                    x = self._run(attend, block, x.gather(-2, at), x, head, tower.mask(tokens.read, length))
+                    x = run(attend, block, x.gather(-2, at), x, head, tower.mask(tokens.read, length), part)
             x = tower.project(x.squeeze(-2))
         return float32(x, self.backbone.precision)
 
-    def _encode_groups(self, tokens: PromptTokens, prompts: Sequence[Tensor], groups: list[list[int]]) -> Tensor:
+    def _encode_groups(
+        self, tokens: PromptTokens, prompts: Sequence[Tensor], parts: Parts, groups: list[list[int]]
+    ) -> Tensor:
         """Text features of one group of rows after the other."""
         features = [
             self.encode_text(
                 tokens.group(rows),
                 [each[..., rows, :, :] if each.dim() > 2 and each.shape[-3] > 1 else each for each in prompts],
+                parts,
             )
             for rows in groups
         ]
         order = torch.tensor([row for rows in groups for row in rows], device=self.device)
         return torch.cat(features, dim=-2).index_select(-2, order.argsort())
 
-    def encode_images(self, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
+    def encode_images(self, images: Tensor, prompts: Sequence[Tensor] = (), parts: Parts = ()) -> Tensor:
         """Image features.
 
         Args:
             images: (B, 3, H, W), normalised.
             prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) for each image, so
                 that images of several domains share one pass.
+            parts: what is learned inside the blocks, one for each.
 
         Returns:
             (B, D).
         """
-        if not prompts and self._vision is None:
+        if not prompts and not len(parts) and self._vision is None:
             return self._whole(self.model.encode_image, images)
         tower = self.vision
         added = prompts[0].shape[-2] if prompts else 0
         _check("vision", prompts, tower.layers, added)
 
-        with self._autocast(prompts):
+        with self._autocast(prompts, parts):
             x = tower.embed(images)
             seen = x.shape[1]  # class and patches, followed by the prompts
-            for i, block in enumerate(tower.blocks(added)):
+            for i, block in enumerate(tower.blocks(added, parts)):
                 if i < len(prompts):
                     x = torch.cat([x[:, :seen], prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)
                 if i == 0:
                     x = tower.norm(x)
                 query = x if i + 1 < tower.layers else tower.read(x[:, :seen])
-                x = self._run(block, query, x)
+                x = self._run(block, query, x, chance=len(parts) > 0)
             x = tower.pool(x)
         return float32(x, self.backbone.precision)
 
@@ -245,9 +252,10 @@ class PromptedClip(nn.Module):
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)
 
-    def _run(self, block: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    def _run(self, block: Callable[..., Tensor], *arguments: Any, chance: bool = False) -> Tensor:
+        """One block; with `chance`, a part of it may draw random numbers, and has to draw the same again."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=False)
+            again: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=chance)
             return again
         return block(*arguments)
 
@@ -270,8 +278,8 @@ class PromptedClip(nn.Module):
         embeddings = tower.token_embedding(ids.to(self.device)).detach()
         return PromptTokens(ids, embeddings, read, slots, shared, initial).to(self.device)
 
-    def _autocast(self, prompts: Sequence[Tensor]) -> torch.autocast:
-        return autocast(self.backbone.precision, self.device, prompts)
+    def _autocast(self, prompts: Sequence[Tensor], parts: Parts = ()) -> torch.autocast:
+        return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts)])
 
 
 def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:

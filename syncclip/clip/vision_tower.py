@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from syncclip.clip.blocks import attend
+from syncclip.clip.parts import Parts, for_blocks
+from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor, Tensor], Tensor]
 """(query, tokens) -> the block's output (B, Q, width) for `query`, the first or all of the `tokens`."""
@@ -31,8 +33,12 @@ class VisionTower(Protocol):
     def norm(self, x: Tensor) -> Tensor:
         """The normalisation of tokens and prompts before the first block."""
 
-    def blocks(self, prompts: int) -> Sequence[Block]:
-        """The blocks, for this number of prompts after the T tokens."""
+    def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
+        """The blocks, for this number of prompts after the T tokens, and with parts inside them.
+
+        Raises:
+            UserError: the blocks take no parts.
+        """
 
     def read(self, x: Tensor) -> Tensor:
         """Those of the T tokens whose output of the last block is pooled."""
@@ -58,8 +64,9 @@ class PlainVision:
         normed: Tensor = self.module.ln_pre(x)
         return normed
 
-    def blocks(self, prompts: int) -> Sequence[Block]:  # noqa: ARG002
-        return [partial(attend, block) for block in self.module.transformer.resblocks]
+    def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:  # noqa: ARG002
+        each = zip(self.module.transformer.resblocks, for_blocks("vision", parts, self.layers), strict=True)
+        return [partial(attend, block, part=part) for block, part in each]
 
     def read(self, x: Tensor) -> Tensor:
         if self.module.attn_pool is not None:
@@ -92,7 +99,13 @@ class TimmVision:
         normed: Tensor = self.trunk.norm_pre(x)
         return normed
 
-    def blocks(self, prompts: int) -> Sequence[Block]:
+    def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
+        if len(parts):
+            raise UserError(
+                "backbone.name: what the method learns inside the blocks fits open_clip's own vision transformer, and "
+                f"this is a {type(self.trunk).__name__} of timm; use a model such as 'ViT-B-16', or a method that "
+                "learns prompts"
+            )
         if getattr(self.trunk, "rope", None) is None:
             return [partial(_whole, block) for block in self.trunk.blocks]
         turns = self._rotations(prompts)
