@@ -1,10 +1,9 @@
-"""CLIP-LoRA: a method that learns inside the towers' blocks, in one file outside the package.
-
-syncclip synth examples/cliplora.yaml synthesis.images_per_class=4
-syncclip train examples/cliplora.yaml
-"""
+"""CLIP-LoRA, which learns inside the towers' blocks, in one file outside the package: `syncclip train
+examples/cliplora.yaml`, after `syncclip synth examples/cliplora.yaml`."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -13,17 +12,17 @@ from torch.nn.functional import dropout, normalize
 
 from syncclip.clip.parts import BlockPart, Matrix
 from syncclip.core.text import fill, spoken
-from syncclip.methods import Method, MethodSettings
+from syncclip.methods import Method, MethodSettings, Optimisation
 
 
 class LowRank(BlockPart):
     """W x + alpha / sqrt(r) B A dropout(x) for query, key and value of a block."""
 
-    def __init__(self, width: int, rank: int, alpha: float, chance: float) -> None:
+    def __init__(self, width: int, settings: ClipLora.Settings) -> None:
         super().__init__()
-        self.scale, self.chance = alpha / rank**0.5, chance
-        self.a = nn.ParameterDict({name: nn.Parameter(torch.empty(rank, width)) for name in "qkv"})
-        self.b = nn.ParameterDict({name: nn.Parameter(torch.zeros(width, rank)) for name in "qkv"})
+        self.scale, self.chance = settings.alpha / settings.rank**0.5, settings.dropout
+        self.a = nn.ParameterDict({name: nn.Parameter(torch.empty(settings.rank, width)) for name in "qkv"})
+        self.b = nn.ParameterDict({name: nn.Parameter(torch.zeros(width, settings.rank)) for name in "qkv"})
         for matrix in self.a.values():
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
@@ -39,18 +38,17 @@ class ClipLora(Method):
     """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
 
     class Settings(MethodSettings):
+        learning_rate: float = Field(2e-4, gt=0)
         rank: int = Field(2, ge=1)
         alpha: float = Field(1.0, gt=0)
         dropout: float = Field(0.25, ge=0, lt=1)
+        optimisation: ClassVar = Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
 
     def __init__(self, clip, classnames, base, template, settings):  # type: ignore[no-untyped-def]
         super().__init__(clip, classnames, base, template, settings)
         self.texts = clip.texts(fill(template, [*map(spoken, classnames)]))
         self.text_parts, self.vision_parts = (
-            nn.ModuleList(
-                LowRank(tower.width, settings.rank, settings.alpha, settings.dropout) for _ in range(tower.layers)
-            )
-            for tower in (clip.text, clip.vision)
+            nn.ModuleList(LowRank(one.width, settings) for _ in range(one.layers)) for one in (clip.text, clip.vision)
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:

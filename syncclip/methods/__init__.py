@@ -12,15 +12,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from syncclip.methods.base import Method, TrainingBatch
     from syncclip.methods.registry import METHODS, build_method, find_method
-    from syncclip.methods.settings import DataUse, MethodSettings
+    from syncclip.methods.settings import DataUse, MethodSettings, Optimisation
 
-__all__ = ["METHODS", "DataUse", "Method", "MethodSettings", "TrainingBatch", "build_method", "find_method"]
+__all__ = [
+    "METHODS",
+    "DataUse",
+    "Method",
+    "MethodSettings",
+    "Optimisation",
+    "TrainingBatch",
+    "build_method",
+    "find_method",
+]
 
 _HOMES = {
     "METHODS": "registry",
     "DataUse": "settings",
     "Method": "base",
     "MethodSettings": "settings",
+    "Optimisation": "settings",
     "TrainingBatch": "base",
     "build_method": "registry",
     "find_method": "registry",

@@ -6,7 +6,7 @@ It stands apart from the methods, so that a recipe is read without torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -19,14 +19,29 @@ Negatives = Literal["hardest", "all"]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
+class Optimisation(NamedTuple):
+    """How a method learns by its paper, where that is not the recipe's SGD with a cosine over the epochs."""
+
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    """Adam with the decay in the gradient, or apart from it (arXiv 1711.05101)."""
+    weight_decay: float = 0.01
+    eps: float = 1e-8
+    by_step: bool = False
+    """The rate follows a cosine from step to step, from the first on, and not from epoch to epoch behind a warm-up."""
+    last_rate: float = 0.0
+    """What that cosine would reach one step after the last."""
+
+
 class MethodSettings(Settings):
     """Settings of a method, which extends them in a class of its own, its attribute `Settings`.
 
     Attributes:
         data: what the method can learn from; empty if it learns nothing.
+        optimisation: how it learns; None: by the recipe's SGD.
     """
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
+    optimisation: ClassVar[Optimisation | None] = None
     learning_rate: float = Field(0.0025, gt=0)
     """Of SGD, at its peak after the warm-up."""
 

@@ -234,10 +234,11 @@ def build_job(
     """
     run = build_parts(recipe, cache)
     run.dataset.split(recipe.evaluation.split)  # a damaged one is refused now, not after the training
-    rate = recipe.methods.of(recipe.training.method).learning_rate
+    settings = recipe.methods.of(recipe.training.method)
     validate = None
     if recipe.training.keep_best == "validation":
         run.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
         validate = partial(validation_accuracy, recipe, run)
     stream = build_stream(recipe, run, rank, world_size, cache)
-    return TrainJob(folder, run.method, stream, recipe.training, rate, validate)
+    learning = settings.learning_rate, validate, settings.optimisation
+    return TrainJob(folder, run.method, stream, recipe.training, *learning)

@@ -17,9 +17,11 @@ from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
 from syncclip.methods.parallel import WorkSplit
+from syncclip.methods.settings import Optimisation
 from syncclip.stream.loader import batches, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
+from syncclip.training.optimizers import optimizer_of, rate_at, restore
 from syncclip.training.recorder import Listener, RunRecorder, checkpoint_due, open_run
 from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord
 from syncclip.training.settings import TrainingSettings, check_shared
@@ -49,6 +51,7 @@ class TrainJob:
         stream: this rank's part of every batch; None for a method that learns nothing.
         settings: of the training.
         rate: the method's learning rate after the warm-up.
+        optimisation: the method's own; None: the recipe's SGD.
         validate: what the best checkpoint is chosen by where the settings ask for it, higher being better; called on
             the first rank alone.
     """
@@ -59,6 +62,7 @@ class TrainJob:
     settings: TrainingSettings
     rate: float
     validate: Callable[[], float] | None = None
+    optimisation: Optimisation | None = None
 
 
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
@@ -129,14 +133,10 @@ def _train(
     settings, stream = job.settings, job.stream
     assert stream is not None
     total = settings.epochs * stream.steps_per_epoch
-    optimizer = torch.optim.SGD(
-        learnable.values(), lr=job.rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    optimizer = optimizer_of(learnable.values(), job.rate, settings, job.optimisation)
     _put(state.parameters, learnable)
     _put(state.memory, job.method.memory())
-    for name, momentum in state.momentum.items():
-        parameter = learnable[name]
-        optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
+    restore(optimizer, learnable, state.momentum)
     epoch, within = divmod(state.step, stream.steps_per_epoch)
     job.method.train()
     made = batches(
@@ -149,7 +149,7 @@ def _train(
         pin_memory=device_of(settings.device).type == "cuda",
     )
     for step, (epoch, within, batch) in enumerate(made, start=state.step):
-        rate = learning_rate(job.rate, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
+        rate = rate_at(job.rate, step, stream.steps_per_epoch, settings, job.optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
         # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
@@ -273,20 +273,3 @@ def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) ->
                 f"training stopped after step {step} (epoch {epoch + 1}): {name} holds numbers that are not finite; "
                 "lower the method's learning_rate or its loss weights"
             )
-
-
-def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5) -> float:
-    """The rate of a whole epoch: constant during warm-up, then a cosine that counts its epochs from there.
-
-    The cosine's period is `epochs`, not `epochs - warmup_epochs`, so the rate never reaches zero: that is how the
-    published numbers of the CoOp family were made. With one epoch only the warm-up rate is ever used.
-
-    Args:
-        base: the rate right after the warm-up.
-        epoch: counted from 0.
-        epochs: of the whole training.
-    """
-    assert 0 <= epoch < epochs, (epoch, epochs)
-    if epoch < warmup_epochs:
-        return warmup_rate
-    return base / 2 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / epochs))

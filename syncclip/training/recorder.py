@@ -17,6 +17,7 @@ from syncclip.core.text import counted
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.metrics_file import MetricsFile, digest_of, lines_until
+from syncclip.training.optimizers import state_of
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
@@ -126,15 +127,10 @@ class RunRecorder:
         """
         self._metrics.sync()
         self._trackers.sync()
-        momentum: dict[str, Tensor] = {}
-        for name, parameter in learnable.items():
-            buffer = optimizer.state[parameter].get("momentum_buffer") if parameter in optimizer.state else None
-            if buffer is not None:  # none for a parameter that never had a gradient
-                momentum[name] = buffer
         score = None if last else self._score(validate)
         unscored = self._totals if last and self._settings.keep_best == "loss" else ()
         known = self._record.workers, self._seconds(), score, unscored, self._metrics.digest
-        state = Checkpoint(done, dict(learnable), momentum, dict(memory), *known)
+        state = Checkpoint(done, dict(learnable), state_of(optimizer, learnable), dict(memory), *known)
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
         self._saved, self._totals = time.perf_counter(), []
         self._record.steps, self._record.seconds = done, state.seconds

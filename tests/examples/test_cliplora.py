@@ -18,6 +18,8 @@ from examples.cliplora import ClipLora
 from syncclip import jobs
 from syncclip.core.trust import trust
 from syncclip.recipe.recipe import Recipe
+from syncclip.training.optimizers import optimizer_of, rate_at
+from syncclip.training.settings import TrainingSettings
 from tests.conftest import TinyWorld
 from tests.methods import parity
 
@@ -102,17 +104,20 @@ def test_parity_of_loss_and_gradients(both: Reference) -> None:
 
 
 def test_parity_of_the_whole_training(both: Reference) -> None:
-    method, told = both.method(), both.settings
-    optimizer = torch.optim.AdamW(method.parameters(), lr=told["lr"], weight_decay=told["weight_decay"])
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, told["total_iters"], told["eta_min"])
-    losses = []
-    for _ in range(told["total_iters"]):
+    method, told, settings = both.method(), both.settings, TrainingSettings(epochs=1)
+    asked = ClipLora.Settings.optimisation
+    assert (asked.weight_decay, asked.eps, asked.last_rate) == (told["weight_decay"], told["eps"], told["eta_min"])
+    optimizer = optimizer_of(method.parameters(), told["lr"], settings, asked)
+    losses, rates = [], []
+    for step in range(told["total_iters"]):
+        rates.append(rate_at(told["lr"], step, told["total_iters"], settings, asked))
+        optimizer.param_groups[0]["lr"] = rates[-1]
         loss = method.loss(batch(both))["total"]
         losses.append(loss.detach())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
+    assert rates == pytest.approx(both.tensors["schedule.lr"].tolist(), rel=1e-12, abs=1e-12)
     both.differs("trajectory", "schedule.loss", torch.stack(losses))
     for name, end in both.under("schedule.param.").items():
         gap = (method.state_dict()[name] - end).abs()

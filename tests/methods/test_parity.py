@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.methods.syncclip import alignment, distances
 from syncclip.methods.zeroshot import ZeroShot
-from syncclip.training.loop import learning_rate
+from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 
 SYNCCLIP = parity.names("synclip", "synclip_shallow")

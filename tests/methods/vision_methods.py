@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 from syncclip.methods.base import Method
 from syncclip.methods.promptsrc import PromptSrc, gaussian_weights
 from syncclip.methods.vpt import Vpt
-from syncclip.training.loop import learning_rate
+from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.parity import Batch, Fixture
 from tests.methods.upstream import ours

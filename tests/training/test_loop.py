@@ -21,7 +21,7 @@ from syncclip.core import interruption
 from syncclip.core.settings import UserError
 from syncclip.shards.images import Corruption
 from syncclip.training import loop
-from syncclip.training.loop import DivergedError, learning_rate, load_prompts, run
+from syncclip.training.loop import DivergedError, load_prompts, run
 from syncclip.training.run_folder import RunRecord
 from tests.training import fakes
 
@@ -412,21 +412,3 @@ def test_a_training_killed_at_half_time_ends_with_the_bits_of_an_unbroken_one(tm
     assert not (broken / "prompts.safetensors").exists()
     run(fakes.job(broken))
     assert fakes.bits(broken) == fakes.bits(tmp_path / "whole")
-
-
-def test_the_first_epoch_warms_up_and_the_cosine_starts_after_it() -> None:
-    rates = [learning_rate(0.002, epoch, 4) for epoch in range(4)]
-    # by hand: 0.001 (1 + cos 0), 0.001 (1 + cos 45 degrees), 0.001 (1 + cos 90 degrees)
-    assert rates == pytest.approx([1e-5, 0.002, 0.001 * (1 + math.sqrt(0.5)), 0.001], rel=1e-12)
-
-
-def test_one_epoch_is_warm_up_only() -> None:
-    assert learning_rate(0.0025, 0, 1) == 1e-5
-
-
-def test_without_warm_up_the_first_epoch_has_the_full_rate() -> None:
-    assert learning_rate(0.5, 0, 10, warmup_epochs=0) == 0.5
-
-
-def test_a_longer_warm_up_is_constant() -> None:
-    assert [learning_rate(1.0, epoch, 5, 2, 0.3) for epoch in range(3)] == [0.3, 0.3, 1.0]
