@@ -27,7 +27,7 @@ chaos: $(VENV)/installed-dev  ## Generate a set on S3 amid kills and faults, and
 attack: $(VENV)/installed-dev  ## Flip bits, feed nonsense, kill and race, thousands of times (twenty minutes); ARGS as of test
 	$(BIN)/pytest -n 2 -m attack tests/attack $(ARGS)
 
-gpu: $(VENV)/installed-dev  ## What needs a GPU: its tests, and benchmarks into benchmarks/gpu (nine minutes); ARGS="--price 2.5"
+gpu: $(VENV)/installed-dev  ## What needs a GPU: its tests, and benchmarks into benchmarks/gpu (nine minutes, after the tests); ARGS="--price 2.5"
 	$(BIN)/pytest -n 2 -m "gpu and not attack" -rs --disable-warnings
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
 

@@ -1,6 +1,7 @@
 """The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these.
 
-What trains is imported by the jobs that train: who only starts a synthesis goes without torch, which takes seconds.
+What trains is imported by the jobs that train: a process that only starts a synthesis does not import torch, which
+takes seconds.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,11 @@ def test_trainings_on_a_device_agree_in_every_bit(tiny: TinyWorld, tiny_set: str
     (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill behind its newest checkpoint
     jobs.run_here(recipe, str(tmp_path / "b"))
     assert files(tmp_path / "b", *kinds) == files(tmp_path / "a", *kinds)
+
+
+def test_who_only_starts_a_synthesis_imports_no_torch() -> None:
+    code = "import sys, syncclip.jobs, syncclip.synthesis.driver; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:

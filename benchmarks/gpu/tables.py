@@ -48,7 +48,7 @@ def _steps(rows: Sequence[Row]) -> list[str]:
     there = [row for row in rows if "left_out" not in row]
     if not there:
         return []
-    lines = [_line(["", "batch", "classes", "ms a step", "GB above the weights"]), _line(["---"] * 5)]
+    lines = [_line(["", "batch", "classes", "ms a step", "GB, weights included"]), _line(["---"] * 5)]
     for row in there:
         time, held = f"{1e3 * row['seconds']:.1f}", _number(row.get("peak_gb"), 2)
         lines.append(_line([row["what"], row["batch"], row["classes"], time, held]))

@@ -51,15 +51,15 @@ def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batc
         for what in STEPS:
             name = f"{model}: {what}"
             try:
-                step = _step(what, Course(classes, batch, 1, "bf16" if "bf16" in what else "fp32", device, model))
                 held = free(device)
+                step = _step(what, Course(classes, batch, 1, "bf16" if "bf16" in what else "fp32", device, model))
                 for _ in range(WARM_UP):
                     step()
             except Exception as error:  # of the compiler, of memory, or of what no graph can hold: the others go on
                 yield {"what": name, "left_out": first_line(error)}
                 continue
             steps[what], most = step, peak(device)
-            above = None if most is None else round(most - held, 2)
+            above = None if most is None else round(most - held, 2)  # its own CLIP included
             facts[what] = {"what": name, "batch": batch, "classes": classes, "peak_gb": above}
         taken: dict[str, list[float]] = {what: [] for what in steps}
         for number in range(ROUNDS):

@@ -77,8 +77,8 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
             raise UserError(f"backbone.precision: fp16 needs a GPU, and this is a {device.type}; use bf16 or fp32")
         if torch.is_grad_enabled() and any(vectors.requires_grad for vectors in learned):
             raise UserError(
-                "backbone.precision: in fp16 the small gradients of prompts vanish inside the towers; train in bf16 or "
-                "fp32, and keep fp16 for evaluation"
+                "backbone.precision: in fp16 the small gradients of what is learned vanish inside the towers; train in "
+                "bf16 or fp32, and keep fp16 for evaluation"
             )
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")

@@ -1,4 +1,4 @@
-"""Learnable parts inside a tower's blocks, the way of methods that adapt weights: low-rank updates, norms, adapters.
+"""Learnable parts inside a tower's blocks, as methods need them that adapt weights: low-rank updates, norms, adapters.
 
 The frozen blocks stay as they are and are shared by all methods; a part computes beside them, and belongs to its
 method: parameters, state dict, checkpoints.
@@ -26,7 +26,11 @@ instead of 141."""
 
 
 class BlockPart(nn.Module):
-    """What a method learns inside one block. This one changes nothing: derive, and override what is to change."""
+    """What a method learns inside one block. This one changes nothing: derive, and override what is to change.
+
+    It has to compute each token by itself: a text's tokens come in several calls, those that all texts share in one of
+    their own, and of a tower's last block only the token that is read asks (`q`, `out`, the MLP, `beside`).
+    """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
         """(*, T, out) of tokens x (*, T, in) by one of the block's matrices, which is frozen."""
@@ -80,10 +84,12 @@ def attend_with(
         for name, x, weight, bias in zip(names, (normed, keys, keys), weights, biases, strict=True)
     )
     if mask is not None:  # (Q, S + T), or (C, 1, S + T): the same for all heads
-        mask = (mask if mask.dim() == 2 else mask[:, None]).to(q.dtype)
+        rows = mask if mask.dim() == 2 else mask[:, None].expand(*lead, 1, *mask.shape[1:]).flatten(0, -4)
+        mask = rows.to(q.dtype)
     short = q.device.type == "cpu" and k.shape[-2] <= SHORT
-    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(-3, -2).flatten(-2)
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():  # fused ones take four dimensions
+        seen = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), mask)
+    seen = seen.transpose(1, 2).reshape(*query.shape)
     out, mlp = attention.out_proj, block.mlp
     x = query + block.ls_1(part.linear("out", seen, out.weight, out.bias))
     wide = part.linear("fc", part.norm("ln_2", block.ln_2, x), mlp.c_fc.weight, mlp.c_fc.bias)

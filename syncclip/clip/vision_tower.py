@@ -103,7 +103,7 @@ class TimmVision:
         if len(parts):
             raise UserError(
                 "backbone.name: what the method learns inside the blocks fits open_clip's own vision transformer, and "
-                f"this is a {type(self.trunk).__name__} of timm; use a model such as 'ViT-B-16', or a method that "
+                f"this is timm's {type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that "
                 "learns prompts"
             )
         if getattr(self.trunk, "rope", None) is None:

@@ -131,7 +131,8 @@ def _require_frozen_images(method: Method, to: str) -> None:
     plain = Method.scores(method, method.clip.model.encode_image(images), method.text_features())
     if (plain - method.logits(images)).abs().max() > EXACT:
         raise UserError(
-            f"--to {to}: the image tower has learned prompts, and {to} has no place for them; use --to onnx or torch"
+            f"--to {to}: the image tower has learned prompts or parts, and {to} has no place for them; use --to onnx "
+            "or torch"
         )
 
 

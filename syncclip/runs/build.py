@@ -20,6 +20,7 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
+from syncclip.shards.index import listed
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
@@ -155,7 +156,9 @@ class ModelCache:
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
         """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again where their files changed."""
         training = recipe.training.model_dump(include=set(OPENING))
-        key = training, classes, [storage.sizes(one.url) for one in mixed_sets(recipe.training)]
+        urls = [one.url for one in mixed_sets(recipe.training)]
+        # A set with an index was listed when the run was resolved; the index is forgotten before its shards change.
+        key = training, classes, [listed().get(url) or storage.sizes(url) for url in urls]
         if self._sets is None or self._sets[0] != key:
             self.loads["sets"] += 1
             self._sets = key, synthetic_sources(recipe, classes)

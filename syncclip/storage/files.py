@@ -35,8 +35,8 @@ def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
     """Name -> bytes of the files in a folder, sorted by name; {} where there is no such folder. One listing.
 
     Args:
-        beginnings: names that begin with none of these are left out. A store tells a long listing page after page;
-            S3 is asked for each beginning at the same time.
+        beginnings: names that begin with none of these are left out. A store returns a long listing page by page; S3
+            is asked for all beginnings at the same time.
     """
     return {
         name: size
@@ -229,13 +229,12 @@ def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int
 
 
 def _found(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]]:
-    """What is in a folder, each beginning listed by itself and all at once; what is in folders of it left out."""
+    """What is in a folder, each beginning listed by itself and all at once."""
 
     async def listed() -> list[Any]:
-        return [*await asyncio.gather(*(fs._find(path, prefix=one, detail=True) for one in beginnings))]
+        return [*await asyncio.gather(*(fs._lsdir(path, prefix=one) for one in beginnings))]
 
-    found = (info for part in fsspec.asyn.sync(fs.loop, listed) for info in part.values())
-    return [info for info in found if info["name"].rpartition("/")[0] == path.rstrip("/")]
+    return [info for part in fsspec.asyn.sync(fs.loop, listed) for info in part]
 
 
 def _replace(path: Path, content: IO[bytes]) -> None:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from syncclip.core import ray_session
@@ -22,7 +22,7 @@ MAX_STARTS = 2
 """How often a shard is started in a round. One that kills its process (mostly out of memory) becomes an error."""
 
 CALLS = 2
-"""Rows that an actor works on at a time: while one shard is written, the next is generated."""
+"""Rows that an actor works on at a time: while one shard is finished and written, the next is generated."""
 
 QUICK = 0.5
 """A shard is written while the next one is generated only where writing takes at most this share of the time: a killed
@@ -62,7 +62,7 @@ class ShardRow:
     def __init__(self, log: Any, worker: Callable[[], Worker]) -> None:
         self.log = log
         self.worker = worker()
-        self._turn = threading.Lock()
+        self._turn, self._committing = threading.Lock(), threading.Lock()
         self._quick = False
         """Whether the last shard was written quickly enough."""
 
@@ -82,10 +82,13 @@ class ShardRow:
                 now = time.time()
                 error = f"its process died {deaths} times (out of memory, or killed)"
                 return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
+            if deaths:  # one that may be deadly takes no other with it, before or behind it
+                turn.enter_context(self._committing)
             uncommitted = self.worker.generate(shard)
-            if self._quick and not deaths:  # one that may be deadly takes no other with it
+            if self._quick and not deaths:
                 turn.close()
-            report = self.worker.commit(uncommitted)
+            with nullcontext() if deaths else self._committing:
+                report = self.worker.commit(uncommitted)
             self._quick = report.write <= QUICK * (report.ended - report.started - report.write)
             ended = report._replace(deaths=min(1, deaths))._asdict()
             ray.get(self.log.end.remote(shard, ended))
@@ -96,7 +99,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
     """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
-        shards: shard numbers, in the order in which they are handed out; an actor begins either of its calls first.
+        shards: shard numbers, in the order in which they are handed out; an actor may begin its two in either order.
         worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
         pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.

@@ -46,7 +46,7 @@ class GeneratedShard(NamedTuple):
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     begun: float
-    """When the generator began with it, in seconds since 1970."""
+    """When the generator began with it, in seconds since 1970; later by the time for which it waited for another."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def _made(
 
     ahead = batches(0)
     with _filtering:
+        clock.leave_out_waiting()
         for one in filters:
             one.begin()
         for attempt in range(plan.attempts):
@@ -193,6 +194,11 @@ class Clock:
         begun = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - begun)
+
+    def leave_out_waiting(self) -> None:
+        """Begin later by the time from the end of the first batch until now, in which another shard was filtered."""
+        if "generate" in self.seconds:
+            self.begun = max(self.begun, time.time() - self.seconds["generate"])
 
     def add(self, stage: str, seconds: float) -> None:
         """Count seconds for a stage, each of which has one thread."""

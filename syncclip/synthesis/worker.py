@@ -76,6 +76,7 @@ class ShardWorker:
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
             generator, filters = self.tools()
+            report = report._replace(started=time.time())  # loading weights is no part of a shard
             return UncommittedShard(report, begin_shard(self.plan, shard, generator, filters, self._references))
         except Exception as error:
             return UncommittedShard(failed(report, error))
@@ -86,8 +87,11 @@ class ShardWorker:
         begun = time.time()
         if finish is not None:
             try:
-                made = finish()
-                report, begun = report._replace(**_told(made)), time.time()
+                try:
+                    made = finish()
+                finally:
+                    begun = time.time()
+                report = report._replace(**_told(made))
                 with working_for(self.url, self._lease):
                     write_rejects(self.url, report.shard, made.gallery)
                     write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)

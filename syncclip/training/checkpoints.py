@@ -1,6 +1,7 @@
 """Checkpoints of a run: prompts, momentum and step, each committed by a small marker that is written last.
 
-checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> and the method's own memory.<name>
+checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name>, of Adam momentum.<name>.<slot>, and the
+                                         method's own memory.<name>
 checkpoints/step-00000040.json           step, bytes and sha256 of the former, recipe, workers, metrics' digest; sealed
 """
 

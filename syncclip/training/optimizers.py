@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from syncclip.core.settings import UserError
 from syncclip.methods.settings import Optimisation
 from syncclip.training.settings import TrainingSettings
 
@@ -37,9 +38,18 @@ def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter
 
 
 def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter], state: Mapping[str, Tensor]) -> None:
-    """Put back what `state_of` told."""
+    """Put back what `state_of` told.
+
+    Raises:
+        UserError: it is another optimiser's, or of other parameters.
+    """
+    slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     for key, value in state.items():
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
+        if name not in learnable or slot not in slots:
+            raise UserError(
+                "the checkpoint holds tensors of another optimiser or method; remove it, or train in another folder"
+            )
         parameter = learnable[name]
         device = "cpu" if slot == "step" else parameter.device  # torch counts steps there
         optimizer.state[parameter][slot] = value.to(device, copy=True)

@@ -174,8 +174,8 @@ def test_computing_activations_twice_draws_the_same_again(clip: PromptedClip) ->
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("eva02", "fits open_clip's own vision transformer, and this is a Eva of timm; use a model such as 'ViT-B-16'"),
-        ("siglip", "and this is a VisionTransformer of timm"),
+        ("eva02", "fits open_clip's own vision transformer, and this is timm's Eva; use a model such as 'ViT-B-16'"),
+        ("siglip", "and this is timm's VisionTransformer"),
         ("resnet", "is not a plain vision transformer"),
     ],
 )

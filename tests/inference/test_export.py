@@ -88,7 +88,7 @@ for line in sys.stdin:
 
 PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
-HIDDEN = "the image tower has learned prompts, and {} has no place for them; use --to onnx or torch"
+HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
 
 
 def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:

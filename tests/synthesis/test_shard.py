@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,50 @@ def test_the_generator_goes_on_with_the_next_shard_while_filters_are_at_one(
         assert one.seconds["computed"] == other.seconds["computed"]
     assert patient.seen == sorted(patient.seen), "it is told of one shard at a time"
     assert made[0].begun <= made[1].begun
+
+
+def test_a_shard_that_fails_lets_the_next_one_be_finished(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(10, shard_size=15)
+    alone = generate_shard(plan, 1, SeedGenerator(), [Diary(100)])
+    generator, broken = SeedGenerator(), Brighter(0)
+    score = broken.score
+
+    def failing(batch: FilterBatch) -> FilterResult:
+        assert 14 not in batch.indices, "the last image can't be scored"
+        return score(batch)
+
+    broken.score = failing  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as rows:
+        first = begin_shard(plan, 0, generator, [broken])
+        second = rows.submit(lambda: begin_shard(plan, 1, generator, [Diary(100)])())
+        with pytest.raises(AssertionError, match="can't be scored"):
+            first()
+        assert second.result().samples == alone.samples
+        begin_shard(plan, 0, generator, [broken])  # and one that nobody finishes
+        assert rows.submit(lambda: generate_shard(plan, 1, generator, [Diary(100)])).result().samples == alone.samples
+
+
+def test_time_in_which_another_shard_is_filtered_is_no_part_of_a_shard(make_plan: Callable[..., Plan]) -> None:
+    plan = make_plan(10, shard_size=15)
+    generator, slow = SeedGenerator(), Brighter(0)
+    score, ended = slow.score, threading.Event()
+
+    def waiting(batch: FilterBatch) -> FilterResult:
+        ended.wait(240)
+        return score(batch)
+
+    slow.score = waiting  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as rows:
+        first = begin_shard(plan, 0, generator, [slow])
+        others = rows.submit(first)
+        second = rows.submit(lambda: begin_shard(plan, 1, generator, [])())
+        while len(generator.batches) < -(-15 // plan.batch) + 1:  # until the second's first batch is made
+            time.sleep(0.01)
+        time.sleep(0.2)
+        released = time.time()
+        ended.set()
+        others.result()
+        assert second.result().begun >= released - second.result().seconds["generate"]
 
 
 def test_a_shard_begins_when_the_generator_does(make_plan: Callable[..., Plan]) -> None:

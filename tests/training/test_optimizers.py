@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from syncclip.core.settings import UserError
 from syncclip.methods.settings import Optimisation
 from syncclip.training.loop import TrainJob, run
 from syncclip.training.optimizers import learning_rate, optimizer_of, rate_at, restore, state_of
@@ -94,6 +95,16 @@ def test_what_never_had_a_gradient_has_no_state() -> None:
         again = state_of(optimizers[1], parameters)
         assert state.keys() == again.keys() and all(torch.equal(state[key], again[key]) for key in state)
         assert parameters["un.used"] not in optimizers[1].state
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, Optimisation()), (Optimisation(), None)])
+def test_a_checkpoint_of_another_optimiser_is_refused(before: Optimisation | None, now: Optimisation | None) -> None:
+    learnable = {"weight": nn.Parameter(torch.ones(2))}
+    first, second = (optimizer_of(learnable.values(), 0.1, fakes.settings(), one) for one in (before, now))
+    learnable["weight"].square().sum().backward()
+    first.step()
+    with pytest.raises(UserError, match="tensors of another optimiser or method; remove it, or train in another"):
+        restore(second, learnable, state_of(first, learnable))
 
 
 def test_without_a_method_of_its_own_a_rate_is_that_of_its_epoch() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -30,8 +33,22 @@ def test_rows_of_a_process_that_dies_stay(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_part_ends_at_its_limit_with_all_that_it_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in(tmp_path, monkeypatch, "sleep 600 & wait")
+    started = tmp_path / "started"
+    stand_in(tmp_path, monkeypatch, f"sleep 600 & echo $! > {started}.part; mv {started}.part {started}; wait")
+    wait, limits = subprocess.Popen.wait, []
+
+    def once_started(child: subprocess.Popen[bytes], limit: float | None = None) -> int:
+        while not started.exists():  # on a busy machine later than the limit
+            time.sleep(0.01)
+        limits.append(limit)
+        return wait(child, limit)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", once_started)
     found = command.measure("set", 0.1)
+    assert limits[0] == 0.1
+    sleeper = int(started.read_text())
+    while psutil.pid_exists(sleeper) and psutil.Process(sleeper).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
     assert {row["left_out"] for row in found} == {"its part's 0.1 seconds were over"}
     assert [row["what"] for row in found] == list(command.PARTS["set"][0])
 
