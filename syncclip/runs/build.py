@@ -20,7 +20,7 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
-from syncclip.shards.index import listed
+from syncclip.shards.index import listed, read_index
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
@@ -156,13 +156,22 @@ class ModelCache:
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
         """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again where their files changed."""
         training = recipe.training.model_dump(include=set(OPENING))
-        urls = [one.url for one in mixed_sets(recipe.training)]
-        # A set with an index was listed when the run was resolved; the index is forgotten before its shards change.
-        key = training, classes, [listed().get(url) or storage.sizes(url) for url in urls]
+        key = training, classes, [self._files(one.url) for one in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
             self.loads["sets"] += 1
             self._sets = key, synthetic_sources(recipe, classes)
         return self._sets[1]
+
+    def _files(self, url: str) -> object:
+        """What changes with the files of a set: the digest of an index that fits them, or else all their sizes.
+
+        When the run was resolved the index did fit; for a set that is kept since, it is held against them again.
+        """
+        digest = listed().get(url)
+        if digest is not None and self._sets is not None:
+            index = read_index(url)
+            digest = None if index is None else index.sha256
+        return digest or storage.sizes(url)
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
         """The CLIP, on the device of the last run: `build_parts` moves it to its own. Only one is kept."""

@@ -14,6 +14,8 @@ from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build, resolve
 from syncclip.runs.build import ModelCache
+from syncclip.runs.resolve import resolve_run
+from syncclip.shards.index import index_set
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from tests.conftest import TinyWorld
@@ -53,6 +55,21 @@ def test_a_set_is_opened_once_for_runs_on_it_and_anew_when_it_has_changed(
         jobs.run_here(recipe, str(tmp_path / "alone" / str(seed)))
         jobs.run_here(recipe, str(tmp_path / "shared" / str(seed)), cache=cache)
         assert bits(tmp_path / "alone" / str(seed)) == bits(tmp_path / "shared" / str(seed))
+        assert cache.loads["sets"] == opened
+
+
+def test_a_set_that_has_changed_since_its_runs_were_resolved_is_opened_anew(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path
+) -> None:
+    cache, place = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
+    index_set(place)
+    values = [f"training.synthetic={place}", "training.epochs=1", "training.method=ivlp"]
+    recipes = [Recipe.load(tiny.recipe, [*values, f"training.seed={seed}"]) for seed in (1, 2, 3)]
+    resolved = [resolve_run(recipe, str(tmp_path / str(seed))) for seed, recipe in enumerate(recipes)]
+    for run, opened in zip(resolved, (1, 1, 2), strict=True):
+        if opened == 2:
+            write_shard(place, 9, [Sample(99, 0, ShardSet(place, resolved=True).read(0), "")])
+        jobs.run_resolved(*run, cache)
         assert cache.loads["sets"] == opened
 
 
