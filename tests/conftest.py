@@ -168,22 +168,28 @@ storage: {{root: {folder / "runs"}}}
 
 
 @pytest.fixture(scope="session")
-def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
     from syncclip.recipe.recipe import Recipe
+    from tests.worlds.shared import only_read
     from tests.worlds.synthetic import generate_here
 
-    return generate_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
+    url = generate_here(Recipe.load(tiny.recipe), str(tmp_path_factory.mktemp("set")))
+    with only_read(url):
+        yield url
 
 
 @pytest.fixture(scope="session")
-def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Miniatures:
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniatures]:
     """All fifteen datasets of the literature below one root; tests only read it."""
     from syncclip.datasets.catalog import DATASETS
     from tests.worlds.literature import Miniatures, miniature
+    from tests.worlds.shared import only_read
 
     root = tmp_path_factory.mktemp("literature")
-    return Miniatures(root, {name: miniature(root, name) for name in DATASETS})
+    made = Miniatures(root, {name: miniature(root, name) for name in DATASETS})
+    with only_read(root):
+        yield made
 
 
 @pytest.fixture

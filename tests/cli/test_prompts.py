@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from syncclip import jobs, storage
 from syncclip.recipe.recipe import Recipe
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
+from tests.worlds.shared import only_read
 
 NAMED = ("training.method=ivlp", "training.data=real", "methods.ivlp.text_tokens=2", "methods.ivlp.visual_depth=2")
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
+def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A run of the tiny world, made without Ray; tests only read it."""
-    return jobs.run_here(Recipe.load(tiny.recipe, NAMED), str(tmp_path_factory.mktemp("trained"))).url
+    run = jobs.run_here(Recipe.load(tiny.recipe, NAMED), str(tmp_path_factory.mktemp("trained"))).url
+    with only_read(run):
+        yield run
 
 
 @pytest.fixture(scope="module")

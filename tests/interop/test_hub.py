@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images
 from tests.worlds.hub import Hub
+from tests.worlds.shared import only_read
 
 __all__ = ["images"]  # a fixture
 
@@ -38,13 +40,14 @@ numpy.save(out, syncclip.load(name, backbone=clip).probabilities(images))
 
 
 @pytest.fixture(scope="module")
-def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Method -> an evaluated run of it; tests only read them."""
     folder, runs = tmp_path_factory.mktemp("trained"), {}
     for method in ("ivlp", "zeroshot"):
         recipe = Recipe.load(tiny.recipe, [f"training.method={method}", "training.data=real", "training.epochs=1"])
         runs[method] = jobs.run_here(recipe, str(folder / method)).url
-    return runs
+    with only_read(folder):
+        yield runs
 
 
 @pytest.fixture

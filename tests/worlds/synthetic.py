@@ -10,6 +10,7 @@ def generate_here(recipe: Recipe, url: str) -> str:
     import torch
 
     from syncclip.sets import prepare
+    from syncclip.shards.index import index_set
     from syncclip.shards.writer import write_shard
     from syncclip.synthesis.filters import build_filters
     from syncclip.synthesis.generators.locating import locate
@@ -26,4 +27,5 @@ def generate_here(recipe: Recipe, url: str) -> str:
         made = generate_shard(plan, shard, generator, filters)
         write_shard(url, shard, made.samples, made.rejects)
     torch.set_num_threads(threads)
+    index_set(url)
     return url
