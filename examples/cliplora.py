@@ -3,8 +3,6 @@ examples/cliplora.yaml`, after `syncclip synth examples/cliplora.yaml`."""
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -42,7 +40,10 @@ class ClipLora(Method):
         rank: int = Field(2, ge=1)
         alpha: float = Field(1.0, gt=0)
         dropout: float = Field(0.25, ge=0, lt=1)
-        optimisation: ClassVar = Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
+
+        @property
+        def optimisation(self) -> Optimisation:
+            return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
 
     def __init__(self, clip, classnames, base, template, settings):  # type: ignore[no-untyped-def]
         super().__init__(clip, classnames, base, template, settings)

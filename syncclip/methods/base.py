@@ -120,6 +120,12 @@ class Method(nn.Module):
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
 
+    def step_begins(self, step: int, steps: int) -> None:
+        """Called by the training loop on every rank before each step, counted from 0, of so many in all.
+
+        For a method that learns in stages. A resumed training begins at a step in the middle.
+        """
+
     def epoch_ended(self, done: int, epochs: int) -> None:
         """Called by the training loop on every rank after the last step of an epoch, when `done` of `epochs` are over.
 

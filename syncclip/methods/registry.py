@@ -16,7 +16,8 @@ from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
-from syncclip.methods.settings import MethodSettings, own_method
+from syncclip.methods.section import own_method
+from syncclip.methods.settings import MethodSettings
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
@@ -51,7 +52,7 @@ def find_method(name: str) -> type[Method]:
     """The class of a method, by its name here or as "package.module:Class".
 
     Raises:
-        UserError: see `settings.own_method`.
+        UserError: see `section.own_method`.
     """
     if name in METHODS:
         return METHODS[name]

@@ -1,18 +1,15 @@
-"""Section `methods` of a recipe: what is particular to each method.
+"""What is particular to each method that learns prompts, and what all methods' settings have in common.
 
 It stands apart from the methods, so that a recipe is read without torch.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, cast
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from syncclip.core.settings import Position, Settings, Template, UserError, explain
-from syncclip.core.text import did_you_mean
-from syncclip.core.trust import module_of
+from syncclip.core.settings import Position, Settings, Template
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]
@@ -22,14 +19,20 @@ Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
 class Optimisation(NamedTuple):
     """How a method learns by its paper, where that is not the recipe's SGD with a cosine over the epochs."""
 
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    """Adam with the decay in the gradient, or apart from it (arXiv 1711.05101)."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """SGD with the recipe's momentum, or Adam, with the decay in the gradient or apart from it (arXiv 1711.05101)."""
     weight_decay: float = 0.01
     eps: float = 1e-8
     by_step: bool = False
     """The rate follows a cosine from step to step, from the first on, and not from epoch to epoch behind a warm-up."""
     last_rate: float = 0.0
     """What that cosine would reach one step after the last."""
+    first_stage: float = 1.0
+    """Share of the steps, rounded down, after which that cosine begins once more, for a second stage."""
+
+    def switch(self, steps: int) -> int:
+        """The first step of the second stage, of so many in all."""
+        return int(steps * self.first_stage)
 
 
 class MethodSettings(Settings):
@@ -37,13 +40,16 @@ class MethodSettings(Settings):
 
     Attributes:
         data: what the method can learn from; empty if it learns nothing.
-        optimisation: how it learns; None: by the recipe's SGD.
     """
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
-    optimisation: ClassVar[Optimisation | None] = None
     learning_rate: float = Field(0.0025, gt=0)
     """Of SGD, at its peak after the warm-up."""
+
+    @property
+    def optimisation(self) -> Optimisation | None:
+        """How the method learns; None: by the recipe's SGD."""
+        return None
 
 
 class ContextSettings(MethodSettings):
@@ -182,75 +188,3 @@ class SyncClipSettings(IvlpSettings):
                 f"are only {self.visual_tokens}; lower domain_tokens or raise visual_tokens"
             )
         return self
-
-
-class MethodsSettings(Settings):
-    """Section `methods` of a recipe: the settings of every method, so that a study has those chosen for each."""
-
-    zeroshot: ZeroShotSettings = ZeroShotSettings()
-    """The frozen CLIP with hand-written sentences."""
-    coop: CoOpSettings = CoOpSettings()
-    """Learned words around the class name (arXiv 2109.01134)."""
-    cocoop: CoCoOpSettings = CoCoOpSettings()
-    """CoOp whose words each image shifts (arXiv 2203.05557)."""
-    kgcoop: KgCoOpSettings = KgCoOpSettings()
-    """CoOp kept near the hand-written sentences (arXiv 2303.13283)."""
-    vpt: VptSettings = VptSettings()
-    """Learned tokens among the patches (arXiv 2203.12119)."""
-    ivlp: IvlpSettings = IvlpSettings()
-    """Learned tokens in both towers, independent of each other (arXiv 2210.03117)."""
-    maple: MapleSettings = MapleSettings()
-    """Visual tokens that are projections of text tokens (arXiv 2210.03117)."""
-    promptsrc: PromptSrcSettings = PromptSrcSettings()
-    """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
-    syncclip: SyncClipSettings = SyncClipSettings()
-    """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
-    own: dict[str, Any] = Field(default={})
-    """Of a method outside the package, named by `training.method: package.module:Class`."""
-
-    def of(self, name: str) -> MethodSettings:
-        """The settings of a method by name.
-
-        Raises:
-            UserError: there is no such method, or `own` is invalid for it.
-        """
-        if name != "own" and name in type(self).model_fields:
-            settings: MethodSettings = getattr(self, name)
-            return settings
-        method = own_method(name)
-        try:
-            return method.Settings.model_validate(self.own)
-        except ValidationError as error:
-            key, reason = explain(error, method.Settings)
-            raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error
-
-
-class OwnMethod(Protocol):
-    """What is known of a method's class before torch is imported."""
-
-    __name__: str
-    Settings: type[MethodSettings]
-
-
-def own_method(name: str) -> OwnMethod:
-    """The class of a method outside the package, "package.module:Class"; modules are also found in the working folder.
-
-    Raises:
-        UserError: the name is unknown or not trusted (see `core.trust`), or there is no such module or class, or it is
-            no method.
-    """
-    if ":" not in name:
-        known = [known for known in MethodsSettings.model_fields if known != "own"]
-        raise UserError(f"there is no method {name!r}; {did_you_mean(name, known)}")
-    try:
-        found = getattr(module_of(name), name.partition(":")[2])
-    except UserError:
-        raise
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"no method {name!r} ({error}); give package.module:Class as it is imported from {Path.cwd()}"
-        ) from error
-    settings = getattr(found, "Settings", None)
-    if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
-        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
-    return cast(OwnMethod, found)

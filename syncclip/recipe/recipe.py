@@ -18,7 +18,7 @@ from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
-from syncclip.methods.settings import MethodsSettings
+from syncclip.methods.section import MethodsSettings
 from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings

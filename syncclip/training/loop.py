@@ -154,6 +154,7 @@ def _train(
             group["lr"] = rate
         # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
+        job.method.step_begins(step, total)
         losses = _backward(job.method, optimizer, batch)
         # Only one clock counts, but any rank may be asked to stop; every rank learns of it.
         wish = interruption.requested() or (recorder is not None and recorder.waited())

@@ -18,8 +18,9 @@ def optimizer_of(
     learnable: Iterable[Parameter], rate: float, settings: TrainingSettings, asked: Optimisation | None
 ) -> torch.optim.Optimizer:
     """The optimiser of a training; without `asked`, SGD with the recipe's momentum and weight decay."""
-    if asked is None:
-        return torch.optim.SGD(learnable, lr=rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    if asked is None or asked.optimizer == "sgd":
+        decay = settings.weight_decay if asked is None else asked.weight_decay
+        return torch.optim.SGD(learnable, lr=rate, momentum=settings.momentum, weight_decay=decay)
     kind: type[torch.optim.Adam] = torch.optim.AdamW if asked.optimizer == "adamw" else torch.optim.Adam
     return kind(learnable, lr=rate, weight_decay=asked.weight_decay, eps=asked.eps)
 
@@ -60,8 +61,10 @@ def rate_at(
 ) -> float:
     """The learning rate of a step, counted from 0 over all epochs."""
     if asked is not None and asked.by_step:
-        turn = math.pi * step / (steps_per_epoch * settings.epochs)
-        return asked.last_rate + (base - asked.last_rate) / 2 * (1 + math.cos(turn))
+        steps = steps_per_epoch * settings.epochs
+        switch = asked.switch(steps)
+        done = step / switch if step < switch else (step - switch) / (steps - switch)
+        return asked.last_rate + (base - asked.last_rate) / 2 * (1 + math.cos(math.pi * done))
     epoch = step // steps_per_epoch
     return learning_rate(base, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
 

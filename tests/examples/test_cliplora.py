@@ -105,7 +105,7 @@ def test_parity_of_loss_and_gradients(both: Reference) -> None:
 
 def test_parity_of_the_whole_training(both: Reference) -> None:
     method, told, settings = both.method(), both.settings, TrainingSettings(epochs=1)
-    asked = ClipLora.Settings.optimisation
+    asked = ClipLora.Settings().optimisation
     assert (asked.weight_decay, asked.eps, asked.last_rate) == (told["weight_decay"], told["eps"], told["eta_min"])
     optimizer = optimizer_of(method.parameters(), told["lr"], settings, asked)
     losses, rates = [], []

@@ -16,7 +16,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, build_method, find_method
-from syncclip.methods.settings import MethodsSettings
+from syncclip.methods.section import MethodsSettings
 from syncclip.methods.syncclip import SyncClip
 from tests.methods.classes import DATASET, batch
 

@@ -68,6 +68,9 @@ class FakeMethod(nn.Module):
         self.noise, self.poisoned_step, self.calls = noise, poisoned_step, 0
         self.ended: list[tuple[int, int]] = []
 
+    def step_begins(self, step: int, steps: int) -> None:
+        pass
+
     def epoch_ended(self, done: int, epochs: int) -> None:
         self.ended.append((done, epochs))
 

@@ -22,6 +22,8 @@ ASKED = [
     Optimisation(),
     Optimisation(weight_decay=0.3, by_step=True, last_rate=0.01),
     Optimisation("adam", weight_decay=0.1, eps=1e-3),
+    Optimisation("sgd", weight_decay=0.2),
+    Optimisation(by_step=True, first_stage=0.6),
 ]
 
 
@@ -47,7 +49,7 @@ def test_a_broken_run_goes_on_to_the_same_bits(tmp_path: Path, asked: Optimisati
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("asked", ASKED[:4])
 def test_a_training_is_that_optimiser_written_out_by_hand(tmp_path: Path, asked: Optimisation) -> None:
     run(job(tmp_path / "run", asked, noise=0.0))
     plain = fakes.job(tmp_path / "none", noise=0.0)
@@ -64,6 +66,10 @@ def test_a_training_is_that_optimiser_written_out_by_hand(tmp_path: Path, asked:
         loss = nn.functional.cross_entropy(batch.images @ weight.T, batch.labels) + 0.01 * weight.square().mean()
         (gradient,) = torch.autograd.grad(loss, weight)
         with torch.no_grad():
+            if asked.optimizer == "sgd":
+                mean = 0.9 * mean + gradient + asked.weight_decay * weight
+                weight = (weight - rate * mean).detach()
+                continue
             if asked.optimizer == "adam":
                 gradient = gradient + asked.weight_decay * weight
             else:
@@ -80,6 +86,14 @@ def test_rates_by_step_are_logged_and_fall_to_the_last(tmp_path: Path) -> None:
     run(job(tmp_path, asked))
     rates = [json.loads(line)["lr"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rates[0] == 0.1 and rates == sorted(rates, reverse=True) and 1e-3 < rates[-1] < 5e-3
+
+
+def test_a_second_stage_begins_the_cosine_anew() -> None:
+    asked = Optimisation(by_step=True, last_rate=0.1, first_stage=0.6)
+    rates = [rate_at(1.0, step, 4, fakes.settings(epochs=4), asked) for step in range(16)]
+    assert asked.switch(16) == 9
+    turns = [step / 9 for step in range(9)] + [step / 7 for step in range(7)]
+    assert rates == pytest.approx([0.1 + 0.45 * (1 + math.cos(math.pi * turn)) for turn in turns])
 
 
 def test_what_never_had_a_gradient_has_no_state() -> None:

@@ -1,0 +1,96 @@
+"""Section `methods` of a recipe: the settings of every method, and of one outside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from pydantic import Field, ValidationError
+
+from syncclip.core.settings import Settings, UserError, explain
+from syncclip.core.text import did_you_mean
+from syncclip.core.trust import module_of
+from syncclip.methods.settings import (
+    CoCoOpSettings,
+    CoOpSettings,
+    IvlpSettings,
+    KgCoOpSettings,
+    MapleSettings,
+    MethodSettings,
+    PromptSrcSettings,
+    SyncClipSettings,
+    VptSettings,
+    ZeroShotSettings,
+)
+
+
+class MethodsSettings(Settings):
+    """Section `methods` of a recipe: the settings of every method, so that a study has those chosen for each."""
+
+    zeroshot: ZeroShotSettings = ZeroShotSettings()
+    """The frozen CLIP with hand-written sentences."""
+    coop: CoOpSettings = CoOpSettings()
+    """Learned words around the class name (arXiv 2109.01134)."""
+    cocoop: CoCoOpSettings = CoCoOpSettings()
+    """CoOp whose words each image shifts (arXiv 2203.05557)."""
+    kgcoop: KgCoOpSettings = KgCoOpSettings()
+    """CoOp kept near the hand-written sentences (arXiv 2303.13283)."""
+    vpt: VptSettings = VptSettings()
+    """Learned tokens among the patches (arXiv 2203.12119)."""
+    ivlp: IvlpSettings = IvlpSettings()
+    """Learned tokens in both towers, independent of each other (arXiv 2210.03117)."""
+    maple: MapleSettings = MapleSettings()
+    """Visual tokens that are projections of text tokens (arXiv 2210.03117)."""
+    promptsrc: PromptSrcSettings = PromptSrcSettings()
+    """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
+    syncclip: SyncClipSettings = SyncClipSettings()
+    """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
+    own: dict[str, Any] = Field(default={})
+    """Of a method outside the package, named by `training.method: package.module:Class`."""
+
+    def of(self, name: str) -> MethodSettings:
+        """The settings of a method by name.
+
+        Raises:
+            UserError: there is no such method, or `own` is invalid for it.
+        """
+        if name != "own" and name in type(self).model_fields:
+            settings: MethodSettings = getattr(self, name)
+            return settings
+        method = own_method(name)
+        try:
+            return method.Settings.model_validate(self.own)
+        except ValidationError as error:
+            key, reason = explain(error, method.Settings)
+            raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error
+
+
+class OwnMethod(Protocol):
+    """What is known of a method's class before torch is imported."""
+
+    __name__: str
+    Settings: type[MethodSettings]
+
+
+def own_method(name: str) -> OwnMethod:
+    """The class of a method outside the package, "package.module:Class"; modules are also found in the working folder.
+
+    Raises:
+        UserError: the name is unknown or not trusted (see `core.trust`), or there is no such module or class, or it is
+            no method.
+    """
+    if ":" not in name:
+        known = [known for known in MethodsSettings.model_fields if known != "own"]
+        raise UserError(f"there is no method {name!r}; {did_you_mean(name, known)}")
+    try:
+        found = getattr(module_of(name), name.partition(":")[2])
+    except UserError:
+        raise
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {Path.cwd()}"
+        ) from error
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(found, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+    return cast(OwnMethod, found)
