@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -67,11 +68,12 @@ def test_exported_icons_are_told_apart_as_the_shipped_ones(tmp_path: Path) -> No
 def test_a_study_of_exported_images_finds_what_that_of_the_dataset_itself_finds(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
+    shutil.copytree(tiny_set, synthetic := tmp_path / "set")
     folder = exported(load_dataset(DatasetSettings(name=tiny.dataset)), tmp_path / "shapes")
     first, own = str(tmp_path / "first.yaml"), tmp_path / "own.yaml"
     assert app.run(["init", str(folder), "--out", first]) == 0
     arms = "study.arms=[{method: zeroshot}, {method: syncclip}]"
-    small = [arms, "study.images_per_class=[1]", f"training.synthetic={tiny_set}", "evaluation.split=val"]
+    small = [arms, "study.images_per_class=[1]", f"training.synthetic={synthetic}", "evaluation.split=val"]
     own.write_text(Recipe.load(tiny.recipe).model_copy(update={"dataset": Recipe.load(first).dataset}).to_yaml())
     for recipe, out in ((tiny.recipe, "before"), (str(own), "after")):
         assert app.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0

@@ -17,6 +17,7 @@ def generate_here(recipe: Recipe, url: str) -> str:
     from syncclip.synthesis.generators.pipeline import Generator
     from syncclip.synthesis.plan import write_plan
     from syncclip.synthesis.shard import generate_shard
+    from syncclip.synthesis.summary import summarise
 
     plan = prepare.plan(recipe)
     plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)
@@ -28,4 +29,5 @@ def generate_here(recipe: Recipe, url: str) -> str:
         write_shard(url, shard, made.samples, made.rejects)
     torch.set_num_threads(threads)
     index_set(url)
+    summarise(plan, url)
     return url
