@@ -40,6 +40,13 @@ class VisionTower(Protocol):
             UserError: the blocks take no parts.
         """
 
+    def inside(self) -> Sequence[Any]:
+        """The blocks themselves, for parts that start as what they replace.
+
+        Raises:
+            UserError: the blocks take no parts.
+        """
+
     def read(self, x: Tensor) -> Tensor:
         """Those of the T tokens whose output of the last block is pooled."""
 
@@ -67,6 +74,9 @@ class PlainVision:
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:  # noqa: ARG002
         each = zip(self.module.transformer.resblocks, for_blocks("vision", parts, self.layers), strict=True)
         return [partial(attend, block, part=part) for block, part in each]
+
+    def inside(self) -> Sequence[Any]:
+        return [*self.module.transformer.resblocks]
 
     def read(self, x: Tensor) -> Tensor:
         if self.module.attn_pool is not None:
@@ -101,15 +111,17 @@ class TimmVision:
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
         if len(parts):
-            raise UserError(
-                "backbone.name: what the method learns inside the blocks fits open_clip's own vision transformer, and "
-                f"this is timm's {type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that "
-                "learns prompts"
-            )
+            self.inside()
         if getattr(self.trunk, "rope", None) is None:
             return [partial(_whole, block) for block in self.trunk.blocks]
         turns = self._rotations(prompts)
         return [partial(_whole, block, rope=rope) for block, rope in zip(self.trunk.blocks, turns, strict=True)]
+
+    def inside(self) -> Sequence[Any]:
+        raise UserError(
+            "backbone.name: what the method learns inside the blocks fits open_clip's own vision transformer, and this "
+            f"is timm's {type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that learns prompts"
+        )
 
     def read(self, x: Tensor) -> Tensor:
         return x

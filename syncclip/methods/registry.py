@@ -10,15 +10,18 @@ import torch
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods.base import Method
+from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
+from syncclip.methods.mma import Mma
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.twostage import TwoStage
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
 
@@ -32,6 +35,9 @@ METHODS: dict[str, type[Method]] = {
     "maple": Maple,
     "promptsrc": PromptSrc,
     "syncclip": SyncClip,
+    "cliplora": ClipLora,
+    "twostage": TwoStage,
+    "mma": Mma,
 }
 
 

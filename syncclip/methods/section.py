@@ -22,6 +22,7 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
+from syncclip.methods.weight_settings import ClipLoraSettings, MmaSettings, TwoStageSettings
 
 
 class MethodsSettings(Settings):
@@ -45,6 +46,12 @@ class MethodsSettings(Settings):
     """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClipSettings = SyncClipSettings()
     """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
+    cliplora: ClipLoraSettings = ClipLoraSettings()
+    """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
+    twostage: TwoStageSettings = TwoStageSettings()
+    """Norms first, then a vector for each class that was seen (2SFS, arXiv 2503.11609)."""
+    mma: MmaSettings = MmaSettings()
+    """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

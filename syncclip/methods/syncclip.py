@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods.base import TrainingBatch
+from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import Negatives, SyncClipSettings
@@ -50,27 +50,32 @@ class SyncClip(Ivlp):
         return self.clip.encode_images(images, self.domain_prompts(domains))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        sizes = list(batch.sizes)
-        features = self.loss_features(batch.images, batch.domains)  # of all groups in one pass
-        real, seen, novel = torch.split(features, sizes)
-        real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
-        text = self.candidate_features(self.candidates(batch))
-        terms = {}
-        if len(real):
-            terms["real"] = cross_entropy(self.scores(real, text[: self.base]), real_labels)
-        if len(seen) or len(novel):
-            terms["synthetic"] = torch.stack(
-                [
-                    cross_entropy(self.scores(group, text), labels)
-                    for group, labels in ((seen, seen_labels), (novel, novel_labels))
-                    if len(labels)
-                ]
-            ).sum()
-        if len(real) and len(seen):
-            # Among the real images of all ranks, as the nearest would otherwise depend on the number of ranks.
-            all_real, all_labels = (self.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
-            terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.work.rank * len(real))
-        return terms
+        return domain_terms(self, batch, self.negatives)
+
+
+def domain_terms(method: Method, batch: TrainingBatch, negatives: Negatives) -> dict[str, Tensor]:
+    """SYNC-CLIP's losses, of any method whose image features depend on the domain."""
+    sizes = list(batch.sizes)
+    features = method.loss_features(batch.images, batch.domains)  # of all groups in one pass
+    real, seen, novel = torch.split(features, sizes)
+    real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
+    text = method.candidate_features(method.candidates(batch))
+    terms = {}
+    if len(real):
+        terms["real"] = cross_entropy(method.scores(real, text[: method.base]), real_labels)
+    if len(seen) or len(novel):
+        terms["synthetic"] = torch.stack(
+            [
+                cross_entropy(method.scores(group, text), labels)
+                for group, labels in ((seen, seen_labels), (novel, novel_labels))
+                if len(labels)
+            ]
+        ).sum()
+    if len(real) and len(seen):
+        # Among the real images of all ranks, as the nearest would otherwise depend on the number of ranks.
+        all_real, all_labels = (method.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
+        terms["alignment"] = alignment(all_real, seen, all_labels, negatives, method.work.rank * len(real))
+    return terms
 
 
 def alignment(

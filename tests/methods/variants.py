@@ -73,7 +73,7 @@ class Variant:
             if name in expected:
                 parity.differs("gradient", f"{self.name}:{prefix}{name}", gradient, expected[name])
             else:
-                assert not gradient.any(), f"{self.name}:{prefix}{name} is reached"
+                assert not gradient.any(), f"{self.name}:{prefix}{name} differs: it is reached"
         assert expected.keys() <= found.keys()
 
     def check_course(
@@ -107,8 +107,11 @@ class Variant:
         found = method.state_dict()
         for name, end in self.under(f"{course}param.", ours).items():
             gap = (found[name] - end).abs()
-            assert float(gap.max()) <= limits[0], f"{self.name}: {course}{name}"
-            assert float(gap.median()) <= limits[1], f"{self.name}: {course}{name}"
+            found_gap = float(gap.max()), float(gap.median())
+            inside = all(one <= limit for one, limit in zip(found_gap, limits, strict=True))
+            assert inside, (
+                f"{self.name}: {course}{name} differs by {found_gap[0]:.3g} and in the median by {found_gap[1]:.3g}"
+            )
 
     @property
     def training(self) -> TrainingSettings:
@@ -126,7 +129,9 @@ class Variant:
                 "SGD", told["momentum"], told["weight_decay"]
             )  # fmt: skip
             return
-        assert asked.optimizer == told["optimizer"].lower() and asked.weight_decay == told["weight_decay"]
+        assert asked.optimizer == told["optimizer"].lower() and asked.weight_decay == told.get(
+            "weight_decay", told.get("wd")
+        )
         if asked.optimizer != "sgd":
             assert asked.eps == told.get("eps", 1e-8)
             assert asked.last_rate == told.get("eta_min", 0.0)

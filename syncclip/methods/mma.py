@@ -1,0 +1,94 @@
+"""MMA: adapters beside the higher blocks of both towers, with an inner layer that the towers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from syncclip.clip.parts import BlockPart
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.methods.adapted import Adapted
+from syncclip.methods.weight_settings import MmaSettings
+
+
+class Adapter(BlockPart):
+    """scale * up(relu(shared(relu(down(x))))) beside a block, of its input behind the first norm.
+
+    Gradients pass as published: the adapter's own are those of scale 1, and what lies before it gets the true one.
+    """
+
+    shared: nn.Linear
+
+    def __init__(self, width: int, shared: nn.Linear, scale: float) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, shared.in_features), nn.Linear(shared.out_features, width)
+        self.scale = scale
+        object.__setattr__(self, "shared", shared)  # bypasses nn.Module: the method holds it, for both towers
+        for layer in (self.down, self.up):
+            start(layer)
+
+    def beside(self, normed: Tensor) -> Tensor:
+        inside = relu(self.shared(relu(self.down(_scaled(normed, 1.0, self.scale)))))
+        return _scaled(self.up(inside), self.scale, 1.0)
+
+
+class Mma(Adapted):
+    """Multi-modal adapter (MMA, CVPR 2024, section 3.2) of both towers.
+
+    Source: the paper and its published code, which divides the gradients of the adapters by their scale.
+    """
+
+    Settings = MmaSettings
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MmaSettings
+    ) -> None:
+        super().__init__(clip, classnames, base, settings.template or template, settings)
+        towers = clip.text, clip.vision
+        fewest = min(tower.layers for tower in towers)
+        last = settings.last or fewest
+        first = settings.first or (5 if last >= 5 else 1)
+        if not first <= last <= fewest:
+            raise UserError(
+                f"methods.mma: adapters are to stand beside blocks {first} to {last}, but there are blocks 1 to "
+                f"{fewest}; choose first and last among them"
+            )
+        self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))
+        for layer in self.shared:
+            start(layer)
+        shared = dict(enumerate(cast(Iterable[nn.Linear], self.shared), start=first))
+        self.install(*(_adapters(tower.width, tower.layers, shared, settings.scale) for tower in towers))
+
+
+def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
+    """One for each block of a tower that has any, and for the others a part that does nothing."""
+    return [Adapter(width, shared[at], scale) if at in shared else BlockPart() for at in range(1, layers + 1)]
+
+
+def start(layer: Any) -> None:
+    """Weights at random by the number of outputs, biases zero."""
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+    nn.init.zeros_(layer.bias)
+
+
+def _scaled(x: Tensor, value: float, gradient: float) -> Tensor:
+    found: Tensor = _Scaled.apply(x, value, gradient)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Scaled(torch.autograd.Function):
+    """Multiplies the value on the way forward and the gradient on the way back, by a factor each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: float, gradient: float) -> Tensor:
+        ctx.gradient = gradient
+        return x * value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] * ctx.gradient, None, None

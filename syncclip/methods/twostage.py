@@ -1,0 +1,96 @@
+"""2SFS: first the towers' norms learn, then a vector for each class that was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm, normalize
+
+from syncclip.clip.parts import BlockPart
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
+from syncclip.methods.adapted import Adapted
+from syncclip.methods.base import TrainingBatch
+from syncclip.methods.weight_settings import TwoStageSettings
+
+Norm = Literal["ln_1", "ln_2"]
+
+
+class Norms(BlockPart):
+    """Gains and biases of a block's two norms, which start as the frozen ones."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        names: tuple[Norm, ...] = ("ln_1", "ln_2")
+        self.weight = nn.ParameterDict(
+            {one: nn.Parameter(getattr(block, one).weight.detach().clone()) for one in names}
+        )
+        self.bias = nn.ParameterDict({one: nn.Parameter(getattr(block, one).bias.detach().clone()) for one in names})
+
+    def norm(self, name: Norm, frozen: Any, x: Tensor) -> Tensor:
+        return layer_norm(x, frozen.normalized_shape, self.weight[name], self.bias[name], frozen.eps).to(x.dtype)
+
+
+class TwoStage(Adapted):
+    """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
+
+    In the first stage the norms of both towers learn by the cross entropy with the texts. Then the towers stay as they
+    are, and a vector for each candidate class learns, which starts as its text feature, of length 1. A class that was
+    seen in training is recognised by its vector, any other by its text.
+
+    Source: the paper and its published code, in which the norms outside the blocks do not learn either.
+
+    Attributes:
+        classifier: (C, D) the class vectors; zero for a class that has none.
+    """
+
+    Settings = TwoStageSettings
+    settings: TwoStageSettings
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: TwoStageSettings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        text = _norms("text_first", settings.text_first, clip.text.blocks) if settings.towers != "vision" else []
+        vision = (
+            _norms("visual_first", settings.visual_first, clip.vision.inside()) if settings.towers != "text" else []
+        )
+        self.install(text, vision)
+        self.classifier = nn.Parameter(torch.zeros(len(classnames), clip.text.dim))
+        self.second = False
+
+    def step_begins(self, step: int, steps: int) -> None:
+        self.second = step >= self.settings.optimisation.switch(steps)
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        vectors = self.classifier[classes]
+        kept = vectors.any(dim=-1, keepdim=True)
+        if bool(kept.all()):
+            return normalize(vectors, dim=-1)
+        return torch.where(kept, normalize(vectors, dim=-1), super().text_features(classes))
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        count = self.candidates(batch)
+        if not self.second:
+            return super().terms(batch)
+        if not self.classifier.any():
+            self._begin(count)
+        with torch.no_grad():
+            features = self.loss_features(batch.images)
+        text = normalize(self.classifier[:count], dim=-1)
+        return {"classification": cross_entropy(self.scores(features, text), batch.labels)}
+
+    def _begin(self, count: int) -> None:
+        with torch.no_grad():
+            self.classifier[:count] = super().text_features(slice(count))
+
+
+def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
+    """Those of the blocks from the first one on that learns, counted from 1."""
+    layers = len(blocks := [*blocks])
+    if first > layers:
+        raise UserError(f"methods.twostage.{key}: there is no block {first}, only 1 to {layers}; choose one of them")
+    return [Norms(block) if at >= first else BlockPart() for at, block in enumerate(blocks, start=1)]

@@ -1,0 +1,88 @@
+"""What is particular to each method that learns weights, heads, adapters or tokens of a space of its own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from syncclip.core.settings import Template
+from syncclip.methods.settings import MethodSettings, Negatives, Optimisation
+
+Towers = Literal["both", "text", "vision"]
+Projection = Literal["q", "k", "v", "out"]
+
+
+class ClipLoraSettings(MethodSettings):
+    """Section `methods.cliplora`."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    """Of AdamW, at the first step."""
+    rank: int = Field(2, ge=1)
+    """r of the paper: columns of B and rows of A."""
+    alpha: float = Field(1.0, gt=0)
+    """The update is multiplied by alpha / sqrt(rank)."""
+    dropout: float = Field(0.25, ge=0, lt=1)
+    """Share of the update's input that is left out at each step of a training."""
+    projections: tuple[Projection, ...] = Field(("q", "k", "v"), min_length=1)
+    """Matrices of each attention that are updated: of query, key, value and output."""
+    towers: Towers = "both"
+    """Which of them are updated."""
+    domain_rank: int = Field(0, ge=0)
+    """Rank of an update of its own that each domain has in the vision tower beside the shared one, with the losses of
+    SYNC-CLIP; 0: none, and one cross entropy, as published."""
+    synthetic_weight: float = Field(0.4, ge=0)
+    """With a `domain_rank`: as in `methods.syncclip`."""
+    alignment_weight: float = Field(0.1, ge=0)
+    """With a `domain_rank`: as in `methods.syncclip`."""
+    negatives: Negatives = "hardest"
+    """With a `domain_rank`: as in `methods.syncclip`."""
+
+    @model_validator(mode="after")
+    def _domains_in_a_tower_that_learns(self) -> ClipLoraSettings:
+        if self.domain_rank and self.towers == "text":
+            raise ValueError(
+                f"domain_rank is {self.domain_rank}, but towers=text leaves the vision tower, in which domains differ, "
+                "as it is; set towers=both or domain_rank=0"
+            )
+        return self
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
+
+
+class TwoStageSettings(MethodSettings):
+    """Section `methods.twostage`."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    """Of AdamW, at the first step of each stage."""
+    first_stage: float = Field(0.6, gt=0, lt=1)
+    """Share of the steps in which the norms learn; in the others the class vectors do."""
+    towers: Towers = "both"
+    """Whose norms learn."""
+    visual_first: int = Field(1, ge=1)
+    """First block of the vision tower whose norms learn, counted from 1."""
+    text_first: int = Field(1, ge=1)
+    """First block of the text tower whose norms learn, counted from 1."""
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6, first_stage=self.first_stage)
+
+
+class MmaSettings(MethodSettings):
+    """Section `methods.mma`."""
+
+    learning_rate: float = Field(0.0015, gt=0)
+    """Of SGD, at its peak after the warm-up."""
+    width: int = Field(32, ge=1)
+    """Of the adapters' inner layers."""
+    scale: float = Field(0.001, gt=0)
+    """Of what an adapter adds to its block's output."""
+    first: int | None = Field(None, ge=1)
+    """First block that has an adapter, counted from 1; None: 5, or 1 where a tower has fewer than five blocks."""
+    last: int | None = Field(None, ge=1)
+    """Last block that has one; None: the last that both towers have."""
+    template: Template | None = "a photo of a {}."
+    """The texts, with `{}` for the class name; None: the dataset's own."""
