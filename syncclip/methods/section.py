@@ -22,6 +22,7 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
+from syncclip.methods.weight_settings import MmrlSettings
 
 
 class MethodsSettings(Settings):
@@ -45,6 +46,8 @@ class MethodsSettings(Settings):
     """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClipSettings = SyncClipSettings()
     """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
+    mmrl: MmrlSettings = MmrlSettings()
+    """Tokens of a space that both towers share, in their later blocks (arXiv 2503.08497)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 
