@@ -110,5 +110,8 @@ def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
     if layers is None:
         return list(range(min(FIRST_LAYER, last), last + 1))
     if max(layers) > last:
-        raise UserError(f"layers: the tokens are to enter block {max(layers)}, but a tower has only {last}; lower it")
+        raise UserError(
+            f"methods.mmrl.layers: the tokens are to enter block {max(layers)}, but a tower has only {last}; give "
+            f"blocks up to {last}"
+        )
     return list(layers)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.mmrl import Mmrl
+from syncclip.methods.mmrl import Mmrl, checked_layers
+from syncclip.methods.settings import Optimisation
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
-from tests.methods.classes import DATASET, batch
+from tests.methods.classes import DATASET, Classes, batch
 from tests.methods.variants import Variant
 
 VARIANTS = ("main", "one")
@@ -107,3 +105,56 @@ def test_parity_of_learning_rates(name: str) -> None:
     epochs = told["MAX_EPOCH"]
     found = [learning_rate(told["lr"], epoch, epochs, told["WARMUP_EPOCH"]) for epoch in range(epochs)]
     assert found == pytest.approx(variant["schedule.lr"].tolist(), rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(4, 0, 0), (0, 4, 4), (4, 4, 4)])
+def test_the_candidates_of_a_batch_are_those_of_every_term(clip: PromptedClip, sizes: tuple[int, int, int]) -> None:
+    method = build_method("mmrl", clip, DATASET, Mmrl.Settings(class_weight=0.6, regularisation_weight=2))
+    given, candidates = batch(*sizes), 3 if sizes == (4, 0, 0) else 5
+    losses, text = method.loss(given), method.text_features()[:candidates]
+    own = method.scores(method.image_features(given.images), text)
+    torch.testing.assert_close(losses["classification"], cross_entropy(own, given.labels))
+    frozen = build_method("zeroshot", clip, DATASET)
+    distances = 1 - (text * frozen.text_features()[:candidates]).sum(dim=1)
+    torch.testing.assert_close(losses["text"], distances.mean())
+    expected = 0.6 * losses["classification"] + 0.4 * losses["representation"] + 2 * (losses["image"] + losses["text"])
+    torch.testing.assert_close(losses["total"], expected)
+
+
+def test_without_novel_classes_all_are_decided_by_both_features(clip: PromptedClip) -> None:
+    method, images = build_method("mmrl", clip, Classes(base=[0, 1, 2, 3, 4])), torch.randn(2, 3, 32, 32)
+    own, others = (method.scores(one, method.text_features()) for one in method.both_features(images).unbind(dim=1))
+    torch.testing.assert_close(method.logits(images), 0.7 * own + 0.3 * others)
+
+
+def test_the_tokens_enter_the_published_blocks_or_the_last_of_a_short_tower() -> None:
+    assert checked_layers(None, 12, 12) == checked_layers(None, 12, 24) == [6, 7, 8, 9, 10, 11, 12]
+    assert checked_layers(None, 3, 3) == [3]
+    assert checked_layers((1, 3), 3, 4) == [1, 3]
+
+
+def test_a_block_beyond_a_tower_is_refused_in_one_sentence(clip: PromptedClip) -> None:
+    with pytest.raises(
+        UserError, match=r"^methods\.mmrl\.layers: .* block 4, but a tower has only 3; give blocks up to 3$"
+    ):
+        build_method("mmrl", clip, DATASET, Mmrl.Settings(layers=(2, 3, 4)))
+
+
+@pytest.mark.parametrize("layers", [(0, 1), (3, 2), (2, 2)])
+def test_blocks_out_of_order_are_refused(layers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="no blocks in ascending order, of which the first is 1"):
+        Mmrl.Settings(layers=layers)
+
+
+def test_only_tokens_maps_and_projection_are_learned(clip: PromptedClip) -> None:
+    method = build_method("mmrl", clip, DATASET, Mmrl.Settings(layers=(2, 3), tokens=2, dim=8), seed=1)
+    maps = [f"to_{tower}.{i}.{kind}" for tower in ("text", "vision") for i in range(2) for kind in ("bias", "weight")]
+    assert sorted(method.state_dict()) == ["projection", "shared_tokens", *maps]
+    first, second = method.to_text
+    assert first is not second and torch.equal(first.weight, second.weight)
+
+
+def test_the_published_settings_are_the_defaults() -> None:
+    told = Mmrl.Settings()
+    assert (told.learning_rate, told.tokens, told.dim, told.class_weight) == (0.001, 5, 512, 0.7)
+    assert told.optimisation == Optimisation("adamw", weight_decay=5e-4)
