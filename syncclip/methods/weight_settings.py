@@ -13,8 +13,8 @@ class MmrlSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Of AdamW, at its peak after the warm-up."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Blocks that the tokens enter, the first block of a tower being 1; None: from the sixth to the last of the shorter
-    tower, or its last alone if it has fewer."""
+    """Blocks that the tokens enter, a tower's first being 1; None: the sixth to the last of the shorter tower, or only
+    its last if it has fewer than six."""
     tokens: int = Field(5, ge=1)
     """K of the paper: learned tokens, shared by all layers and both towers."""
     dim: int = Field(512, ge=1)
