@@ -103,7 +103,7 @@ class Method(nn.Module):
         return self.logits_given(self._text_features_once(), images, domains)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """`logits` by the text features (C, D) of all classes, for who keeps these."""
+        """`logits`, where the text features (C, D) of all classes are known already."""
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:

@@ -31,9 +31,9 @@ class Mmrl(Method):
 
         a CE(s v t) + (1 - a) CE(s r t) + l (1 - mean cos(v, v0)) + l (1 - mean cos(t, t0))
 
-    (section 3.3 of the paper). At test time (section 3.4) base classes are decided by a s v t + (1 - a) s r t, novel
-    ones by s v t alone, since r has learned what tells the base classes apart. The authors test either half by itself;
-    `logits` over all classes has for each class what decides its half.
+    At test time base classes are decided by a s v t + (1 - a) s r t, novel ones by s v t alone, since r has learned
+    what tells the base classes apart. The authors test either half by itself; `logits` over all classes has for each
+    class what decides its half.
     """
 
     Settings = MmrlSettings
