@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,54 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
             x = block(x)
         features: Tensor = tower.ln_post(x[:, 0]) @ tower.proj
     return features.float()
+
+
+def encode_text_with(
+    clip: PromptedClip, texts: Texts, inserted: Mapping[int, Tensor], classes: slice = slice(None)
+) -> Tensor:
+    """(C, D), not normalised, of some classes, with vectors behind the start token, as MMRL's code inserts them.
+
+    Args:
+        inserted: (K, width) by block, counted from 0.
+    """
+    tower = clip.model
+    embeddings, ends = texts.embeddings[classes], texts.ends[classes]
+    with _precision(clip):
+        x, mask = embeddings + tower.positional_embedding, tower.attn_mask
+        for i, block in enumerate(tower.transformer.resblocks):
+            if i in inserted:
+                x = _with_inserted(x, inserted, i)
+                mask = x.new_full((x.shape[1], x.shape[1]), -torch.inf).triu_(1)
+            x = block(x, attn_mask=mask)
+        ends = ends + len(inserted[min(inserted)])
+        features: Tensor = tower.ln_final(x)[torch.arange(len(x), device=x.device), ends] @ tower.text_projection
+    return features.float()
+
+
+def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """(B, D) of the class token, not normalised, and (B, width), the mean output of the vectors behind it.
+
+    Args:
+        inserted: (K, width) by block, counted from 0.
+    """
+    tower, count = clip.model.visual, len(inserted[min(inserted)])
+    with _precision(clip):
+        patches = tower.conv1(images.to(tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        x = torch.cat([tower.class_embedding.expand(len(images), 1, -1), patches], dim=1) + tower.positional_embedding
+        x = tower.ln_pre(x)
+        for i, block in enumerate(tower.transformer.resblocks):
+            if i in inserted:
+                x = _with_inserted(x, inserted, i)
+            x = block(x)
+        features, outputs = tower.ln_post(x[:, 0]) @ tower.proj, tower.ln_post(x[:, 1 : 1 + count]).mean(dim=1)
+    return features.float(), outputs.float()
+
+
+def _with_inserted(x: Tensor, inserted: Mapping[int, Tensor], block: int) -> Tensor:
+    """Tokens (B, T, width) with a block's vectors inserted behind the first one, or in the place of those there."""
+    vectors = inserted[block].to(x.dtype).expand(len(x), -1, -1)
+    behind = 1 if block == min(inserted) else 1 + vectors.shape[1]
+    return torch.cat([x[:, :1], vectors, x[:, behind:]], dim=1)
 
 
 def _precision(clip: PromptedClip) -> torch.autocast:

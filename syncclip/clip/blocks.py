@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -58,6 +58,17 @@ def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
     """x (*, C, L, width) with vectors (…, n, width), broadcast over the leading dimensions, at the slots (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
+
+
+def check_prompts(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:
+    """Refuse more prompts than a tower has blocks; each has to have as many vectors as there are places.
+
+    Raises:
+        UserError: there are more.
+    """
+    if len(prompts) > layers:
+        raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
+    assert all(vectors.shape[-2] == tokens for vectors in prompts), [tuple(vectors.shape) for vectors in prompts]
 
 
 def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor]) -> torch.autocast:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.blocks import attend, autocast, float32, place
+from syncclip.clip.blocks import attend, autocast, check_prompts, float32, place
+from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import Parts, for_blocks, learned
 from syncclip.clip.text_tower import TextTower, text_tower
 from syncclip.clip.tokens import (
@@ -30,6 +31,7 @@ from syncclip.clip.tokens import (
     PromptTokens,
     arrange,
     frame,
+    in_groups,
     of_like_length,
     shared_length,
     tokenize,
@@ -150,7 +152,9 @@ class PromptedClip(nn.Module):
         ids, slots = arrange(ids, start, start + held + names, n, position)
         return self._embed(ids, slots, initial)
 
-    def encode_text(self, tokens: PromptTokens, prompts: Sequence[Tensor] = (), parts: Parts = ()) -> Tensor:
+    def encode_text(
+        self, tokens: PromptTokens, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
+    ) -> Tensor:
         """Text features.
 
         Args:
@@ -158,24 +162,26 @@ class PromptedClip(nn.Module):
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
                 (B, C, n, width) or (B, 1, n, width) for each of B images.
             parts: what is learned inside the blocks, one for each.
+            inserted: vectors behind the start token of a causal tower (see `inserted.check_towers`), without prompts.
 
         Returns:
             (C, D), or (B, C, D) where prompts are per image.
         """
-        if not prompts and not len(parts) and self._text is None:
+        if not prompts and not len(parts) and inserted is None and self._text is None:
             return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
-        _check("text", prompts, tower.layers, tokens.slots.shape[1])
+        check_prompts("text", prompts, tower.layers, tokens.slots.shape[1])
         blocks = [*zip(tower.blocks, for_blocks("text", parts, tower.layers), strict=True)]
         if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
-            return self._encode_groups(tokens, prompts, parts, groups)
+            return in_groups(lambda rows, own: self.encode_text(rows, own, parts, inserted), tokens, prompts, groups)
         classes, length, width = tokens.embeddings.shape
         lead: torch.Size = torch.broadcast_shapes((classes,), *(vectors.shape[:-2] for vectors in prompts))  # type: ignore[no-untyped-call]
         per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
         shared = 0 if per_class else tokens.shared
+        assert inserted is None or (shared and not prompts)
         run = partial(self._run, chance=len(parts) > 0)
 
-        with self._autocast(prompts, parts):
+        with self._autocast(prompts, parts, inserted):
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts:
                 x = place(x, prompts[0], tokens.slots)
@@ -189,33 +195,25 @@ class PromptedClip(nn.Module):
                         x = place(x, prompts[i], tokens.slots)
                     else:
                         head = place(head, prompts[i], tokens.slots[:1])
+                if inserted is not None and head is not None:
+                    head = inserted.enter(head, i)
+                first = 0 if head is None else head.shape[-2]
+                whole = first + x.shape[-2]
                 if i + 1 < len(blocks):
-                    deeper = run(attend, block, x, x, head, tower.mask(slice(shared, length), length), part)
+                    deeper = run(attend, block, x, x, head, tower.mask(slice(first, whole), whole), part)
                     if head is not None:
-                        head = run(attend, block, head, head, None, tower.mask(slice(0, shared), shared), part)
+                        head = run(attend, block, head, head, None, tower.mask(slice(0, first), first), part)
                     x = deeper
                 else:
-                    at = (tokens.read - shared)[:, None, None].expand(*lead, 1, width)
-                    x = run(attend, block, x.gather(-2, at), x, head, tower.mask(tokens.read, length), part)
+                    read = tokens.read - shared
+                    at = read[:, None, None].expand(*lead, 1, width)
+                    x = run(attend, block, x.gather(-2, at), x, head, tower.mask(first + read, whole), part)
             x = tower.project(x.squeeze(-2))
         return float32(x, self.backbone.precision)
 
-    def _encode_groups(
-        self, tokens: PromptTokens, prompts: Sequence[Tensor], parts: Parts, groups: list[list[int]]
+    def encode_images(
+        self, images: Tensor, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
     ) -> Tensor:
-        """Text features of one group of rows after the other."""
-        features = [
-            self.encode_text(
-                tokens.group(rows),
-                [each[..., rows, :, :] if each.dim() > 2 and each.shape[-3] > 1 else each for each in prompts],
-                parts,
-            )
-            for rows in groups
-        ]
-        order = torch.tensor([row for rows in groups for row in rows], device=self.device)
-        return torch.cat(features, dim=-2).index_select(-2, order.argsort())
-
-    def encode_images(self, images: Tensor, prompts: Sequence[Tensor] = (), parts: Parts = ()) -> Tensor:
         """Image features.
 
         Args:
@@ -223,17 +221,21 @@ class PromptedClip(nn.Module):
             prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) for each image, so
                 that images of several domains share one pass.
             parts: what is learned inside the blocks, one for each.
+            inserted: vectors behind the class token of a tower that reads it (see `inserted.check_towers`), without
+                prompts.
 
         Returns:
-            (B, D).
+            (B, D); with inserted vectors (B, D + width): then follows the mean of these vectors' outputs, each
+            normalised as the class token's is before its projection.
         """
-        if not prompts and not len(parts) and self._vision is None:
+        if not prompts and not len(parts) and inserted is None and self._vision is None:
             return self._whole(self.model.encode_image, images)
         tower = self.vision
         added = prompts[0].shape[-2] if prompts else 0
-        _check("vision", prompts, tower.layers, added)
+        check_prompts("vision", prompts, tower.layers, added)
+        assert inserted is None or not prompts
 
-        with self._autocast(prompts, parts):
+        with self._autocast(prompts, parts, inserted):
             x = tower.embed(images)
             seen = x.shape[1]  # class and patches, followed by the prompts
             for i, block in enumerate(tower.blocks(added, parts)):
@@ -241,14 +243,21 @@ class PromptedClip(nn.Module):
                     x = torch.cat([x[:, :seen], prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)
                 if i == 0:
                     x = tower.norm(x)
-                query = x if i + 1 < tower.layers else tower.read(x[:, :seen])
+                if inserted is not None:
+                    x = inserted.enter(x, i)
+                query = x
+                if i + 1 == tower.layers:
+                    query = tower.read(x[:, :seen]) if inserted is None else x[:, : 1 + inserted.count]
                 x = self._run(block, query, x, chance=len(parts) > 0)
-            x = tower.pool(x)
+            if inserted is None:
+                x = tower.pool(x)
+            else:
+                x = torch.cat([tower.pool(x[:, :1]), tower.last_norm(x[:, 1:]).mean(dim=1)], dim=-1)
         return float32(x, self.backbone.precision)
 
     def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
         """Features of whole texts or images by open_clip itself."""
-        with self._autocast(()):
+        with self._autocast():
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)
 
@@ -278,11 +287,8 @@ class PromptedClip(nn.Module):
         embeddings = tower.token_embedding(ids.to(self.device)).detach()
         return PromptTokens(ids, embeddings, read, slots, shared, initial).to(self.device)
 
-    def _autocast(self, prompts: Sequence[Tensor], parts: Parts = ()) -> torch.autocast:
-        return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts)])
-
-
-def _check(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:
-    if len(prompts) > layers:
-        raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
-    assert all(vectors.shape[-2] == tokens for vectors in prompts), [tuple(vectors.shape) for vectors in prompts]
+    def _autocast(
+        self, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
+    ) -> torch.autocast:
+        behind = () if inserted is None else inserted.vectors.values()
+        return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts), *behind])

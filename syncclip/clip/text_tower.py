@@ -51,7 +51,10 @@ class TextTower:
         """Attention mask of these tokens over the first `length`: (Q, length), or (C, 1, length) for one a text."""
         if not self.causal:
             return None
-        mask: Tensor = self.module.attn_mask[rows, :length]
+        mask: Tensor = self.module.attn_mask
+        if length > len(mask):  # with vectors among them, the tokens may be more than the context
+            mask = mask.new_full((length, length), -torch.inf).triu_(1)
+        mask = mask[rows, :length]
         return mask if isinstance(rows, slice) else mask[:, None]
 
     def project(self, x: Tensor) -> Tensor:

@@ -86,6 +86,29 @@ def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
+def in_groups(
+    encode: Callable[[PromptTokens, list[Tensor]], Tensor],
+    tokens: PromptTokens,
+    prompts: Sequence[Tensor],
+    groups: list[list[int]],
+) -> Tensor:
+    """Text features of all rows, (C, D) or (B, C, D), encoded one group after the other.
+
+    Args:
+        encode: features of some rows with their prompts, see `PromptedClip.encode_text`.
+        prompts: of all rows.
+    """
+    features = [
+        encode(
+            tokens.group(rows),
+            [each[..., rows, :, :] if each.dim() > 2 and each.shape[-3] > 1 else each for each in prompts],
+        )
+        for rows in groups
+    ]
+    order = torch.tensor([row for rows in groups for row in rows], device=tokens.read.device)
+    return torch.cat(features, dim=-2).index_select(-2, order.argsort())
+
+
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
     """What a tokenizer adds around the words, found by comparing an empty text with one of a single word.
 

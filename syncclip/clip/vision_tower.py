@@ -22,10 +22,15 @@ Block = Callable[[Tensor, Tensor], Tensor]
 
 
 class VisionTower(Protocol):
-    """A vision transformer in the steps between which prompts enter."""
+    """A vision transformer in the steps between which prompts enter.
+
+    Attributes:
+        reads_class_token: whether the feature is the class token's output alone.
+    """
 
     width: int
     layers: int
+    reads_class_token: bool
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, T, width) of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
@@ -50,6 +55,9 @@ class VisionTower(Protocol):
     def read(self, x: Tensor) -> Tensor:
         """Those of the T tokens whose output of the last block is pooled."""
 
+    def last_norm(self, x: Tensor) -> Tensor:
+        """The normalisation of the last block's output."""
+
     def pool(self, x: Tensor) -> Tensor:
         """Features (B, D) from that output."""
 
@@ -60,6 +68,7 @@ class PlainVision:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.width, self.layers = int(module.conv1.out_channels), len(module.transformer.resblocks)
+        self.reads_class_token = module.attn_pool is None and module.pool_type == "tok"
 
     def embed(self, images: Tensor) -> Tensor:
         patches = self.module.conv1(images).flatten(2).transpose(1, 2)
@@ -83,8 +92,12 @@ class PlainVision:
             return x
         return x[:, 1:] if self.module.pool_type == "avg" else x[:, :1]
 
+    def last_norm(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.module.ln_post(x)
+        return normed
+
     def pool(self, x: Tensor) -> Tensor:
-        norm = self.module.ln_post
+        norm = self.last_norm
         if self.module.attn_pool is not None:
             x = norm(self.module.attn_pool(x))[:, 0]
         else:
@@ -94,6 +107,8 @@ class PlainVision:
 
 class TimmVision:
     """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
+
+    reads_class_token = False  # some do, but which, is known to timm alone
 
     def __init__(self, trunk: Any, head: Any) -> None:
         self.trunk, self.head = trunk, head
@@ -126,8 +141,12 @@ class TimmVision:
     def read(self, x: Tensor) -> Tensor:
         return x
 
+    def last_norm(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.trunk.norm(x)
+        return normed
+
     def pool(self, x: Tensor) -> Tensor:
-        features: Tensor = self.head(self.trunk.forward_head(self.trunk.norm(x)))
+        features: Tensor = self.head(self.trunk.forward_head(self.last_norm(x)))
         return features
 
     def _rotations(self, prompts: int) -> Sequence[Tensor]:

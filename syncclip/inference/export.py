@@ -56,8 +56,7 @@ class Classifier(nn.Module):
         self.register_buffer("text", method.text_features().clone())
 
     def forward(self, images: Tensor) -> Tensor:
-        scores = self.method.scores(self.method.image_features(images), self.text)
-        return scores.masked_fill(self.others, -torch.inf) / self.temperature
+        return self.method.logits_given(self.text, images).masked_fill(self.others, -torch.inf) / self.temperature
 
 
 def export(model: Model, to: Format, out: str) -> str:
@@ -84,6 +83,11 @@ def export(model: Model, to: Format, out: str) -> str:
         raise UserError(
             f"{model.url}: {model.recipe.training.method!r} has class vectors of its own for every image, so there are "
             "none to be exported; use `syncclip classify`, or a run of another method"
+        )
+    if to == "vectors" and type(model.method).logits_given is not Method.logits_given:
+        raise UserError(
+            f"--to vectors: {model.recipe.training.method!r} classifies by more than one feature of an image; use --to "
+            "onnx or torch"
         )
     place, device, backbone = storage.join(out, FILES[to]), model.device, model.method.clip.backbone
     with scratch_folder() as folder, computing():

@@ -235,7 +235,8 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     """What the folder for the published code has, what it lacks, and how to load it there."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items()}
+    # A null is a default that follows from the tower; the published code has its own, for the published towers.
+    config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
     epochs = recipe.training.epochs
     return (

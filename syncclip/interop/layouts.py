@@ -46,8 +46,8 @@ class Layout:
     Attributes:
         repository: of the published code, on GitHub.
         folder: below the output folder, named as the trainer registers the saved model.
-        names: their name of a parameter in the whole model -> ours. `{block}` stands for 1, 2, ...; `{below}` for the
-            one before.
+        names: their name of a parameter in the whole model -> ours. `{block}` stands for 1, 2, ... in both; `{below}`
+            for the one before.
         shape: settings of our method, each with its value read from the tensors (by our names).
         config: their settings below `TRAINER` that decide the shape of the model to load into -> ours.
         root: the saved part of the model, to which the names in a file are relative; empty: all of it.
@@ -66,7 +66,7 @@ class Layout:
     def pairs(self) -> dict[str, str]:
         """`names` with the number of every block written out."""
         return {
-            theirs.format(block=block, below=block - 1): ours.format(block=block)
+            theirs.format(block=block, below=block - 1): ours.format(block=block, below=block - 1)
             for theirs, ours in self.names.items()
             for block in (BLOCKS if "{" in theirs else BLOCKS[:1])
         }
@@ -198,6 +198,25 @@ LAYOUTS = {
         shape={**IVLP.shape, "domain_tokens": tokens("synthetic_prompts")},
         config=_below("SynCLIP", {**BOTH_CONFIG, "N_CTX_VISION_SYN": "domain_tokens"}),
         left_out=(CLIP_WEIGHTS, "each visual block's `syn_projection`, which that code builds and never uses"),
+    ),
+    "mmrl": Layout(
+        repository="yunncheng/MMRL",
+        folder="MultiModalPromptLearner",
+        names={
+            "representation_learner.compound_rep_tokens": "shared_tokens",
+            "image_encoder.proj_rep": "projection",
+            "representation_learner.compound_rep_tokens_r2vproj.{below}.weight": "to_vision.{below}.weight",
+            "representation_learner.compound_rep_tokens_r2vproj.{below}.bias": "to_vision.{below}.bias",
+            "representation_learner.compound_rep_tokens_r2tproj.{below}.weight": "to_text.{below}.weight",
+            "representation_learner.compound_rep_tokens_r2tproj.{below}.bias": "to_text.{below}.bias",
+        },
+        shape={
+            "tokens": lambda learned: learned["shared_tokens"].shape[0],
+            "dim": lambda learned: learned["shared_tokens"].shape[1],
+        },
+        config=_below(
+            "MMRL", {"REP_LAYERS": "layers", "N_REP_TOKENS": "tokens", "REP_DIM": "dim", "SCALE": "class_weight"}
+        ),
     ),
 }
 """By our names of the methods."""

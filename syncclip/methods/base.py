@@ -100,7 +100,11 @@ class Method(nn.Module):
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, C) scores over all classes; in evaluation mode without gradients, texts are encoded only once."""
-        return self.scores(self.image_features(images, domains), self._text_features_once())
+        return self.logits_given(self._text_features_once(), images, domains)
+
+    def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        """`logits`, where the text features (C, D) of all classes are known already."""
+        return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
         """Number of classes, from the first, among which a batch's images are classified.

@@ -17,6 +17,7 @@ from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.mma import Mma
+from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "cliplora": ClipLora,
     "twostage": TwoStage,
     "mma": Mma,
+    "mmrl": Mmrl,
 }
 
 

@@ -22,7 +22,7 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
-from syncclip.methods.weight_settings import ClipLoraSettings, MmaSettings, TwoStageSettings
+from syncclip.methods.weight_settings import ClipLoraSettings, MmaSettings, MmrlSettings, TwoStageSettings
 
 
 class MethodsSettings(Settings):
@@ -52,6 +52,8 @@ class MethodsSettings(Settings):
     """Norms first, then a vector for each class that was seen (2SFS, arXiv 2503.11609)."""
     mma: MmaSettings = MmaSettings()
     """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
+    mmrl: MmrlSettings = MmrlSettings()
+    """Tokens of a space that both towers share, in their later blocks (arXiv 2503.08497)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

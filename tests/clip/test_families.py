@@ -19,6 +19,7 @@ from syncclip.clip.tokens import TextTooLongError
 from syncclip.clip.vision_tower import vision_tower
 from syncclip.core.settings import UserError
 from syncclip.methods import METHODS
+from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.zeroshot import ZeroShot
 from tests.clip.whole import whole_images, whole_texts
 from tests.methods.parity import Batch
@@ -213,7 +214,16 @@ def test_scores_are_the_models_own_logits_with_scale_and_bias(clip: PromptedClip
     assert (clip.logit_bias is None) == (clip.model.logit_bias is None)
 
 
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.Settings.data])
+@pytest.mark.parametrize("name", ["siglip", "clipa", "eva02", "coca"])
+def test_a_method_that_needs_a_class_token_and_causal_texts_is_refused_in_one_sentence(clip: PromptedClip) -> None:
+    with pytest.raises(UserError, match=r"^backbone\.name: .*; use a .*model") as caught:
+        Mmrl(clip, NAMES, 2, "a photo of a {}.", Mmrl.Settings())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, method in METHODS.items() if method.Settings.data and method is not Mmrl]
+)
 @pytest.mark.parametrize("name", ["siglip", "clipa", "eva02"])
 def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str) -> None:
     kind = METHODS[method]

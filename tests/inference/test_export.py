@@ -170,7 +170,7 @@ def test_logits_are_the_runs_on_the_test_images_of_the_embedded_world(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LOADERS)
-@pytest.mark.parametrize("method", ["coop", "syncclip"])
+@pytest.mark.parametrize("method", ["coop", "syncclip", "mmrl"])
 def test_logits_are_the_runs_on_200_images(
     train: Train, images: Path, tmp_path: Path, method: str, kind: Format, differs: Difference
 ) -> None:
@@ -178,7 +178,7 @@ def test_logits_are_the_runs_on_200_images(
     if method == "coop":
         only(run.url, [0, 2, 3, 5])
     model = load(run.url)
-    if method == "syncclip" and kind in ("open_clip", "transformers"):
+    if method != "coop" and kind in ("open_clip", "transformers"):
         with pytest.raises(UserError, match=HIDDEN.format(kind)):
             export(model, kind, str(tmp_path / "out"))
         assert not (tmp_path / "out").exists()
@@ -260,6 +260,14 @@ def test_a_method_whose_texts_depend_on_the_image_is_refused(train: Train, tmp_p
         with pytest.raises(UserError, match="'cocoop' has class vectors of its own for every image"):
             export(model, kind, str(tmp_path / kind))
     assert not (tmp_path / "onnx").exists()
+
+
+def test_vectors_are_refused_of_a_method_that_asks_more_of_an_image(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--to vectors: 'mmrl' classifies by more than one feature .* --to onnx or torch"
+    ):
+        export(load(train("training.method=mmrl").url), "vectors", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_format_and_a_missing_library_are_one_sentence(

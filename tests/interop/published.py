@@ -29,6 +29,7 @@ FOLDERS = {
     "maple": "MultiModalPromptLearner",
     "promptsrc": "VLPromptLearner",
     "syncclip": "SynCLIP",
+    "mmrl": "MultiModalPromptLearner",
 }
 """What each trainer registers its model as, which is how the folder of its checkpoints is called."""
 
@@ -36,11 +37,11 @@ ALONE = ("coop", "cocoop", "kgcoop")
 """Trainers that register the prompt learner alone; the others register the whole model."""
 
 METHODS = {
-    **{name: name for name in FOLDERS if name != "syncclip"},
+    **{name: name for name in FOLDERS if name not in ("syncclip", "mmrl")},
     "synclip": "syncclip",
     "synclip_shallow": "syncclip",
 }
-"""Our name of the method of each file of reference numbers."""
+"""Our name of the method of each file of the first collection of reference numbers."""
 
 USUAL = "a photo of a"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -45,9 +45,9 @@ def test_real_images_alone_cost_the_texts_of_base_classes_alone(
     method, right, encoded = build_method(name, clip, DATASET), PromptedClip.encode_text, []
     method.loss(batch(4, 0, 0))  # frozen texts are encoded once, and then no more
 
-    def counting(clip: PromptedClip, tokens: PromptTokens, prompts: Sequence[Tensor] = ()) -> Tensor:
+    def counting(clip: PromptedClip, tokens: PromptTokens, *others: Any, **named: Any) -> Tensor:
         encoded.append(len(tokens.ids))
-        return right(clip, tokens, prompts)
+        return right(clip, tokens, *others, **named)
 
     monkeypatch.setattr(PromptedClip, "encode_text", counting)
     method.loss(batch(4, 0, 0))
@@ -95,7 +95,7 @@ def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedCli
 def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method, calls = build_method(name, clip, DATASET).eval(), []
     right = clip.encode_text
-    monkeypatch.setattr(clip, "encode_text", lambda *a: calls.append(1) or right(*a))
+    monkeypatch.setattr(clip, "encode_text", lambda *a, **named: calls.append(1) or right(*a, **named))
     with torch.no_grad():
         for _ in range(3):
             method.logits(torch.randn(2, 3, 32, 32))

@@ -19,6 +19,7 @@ from syncclip.datasets import Dataset
 from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
+from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
@@ -39,6 +40,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "maple": ("maple", None),
     "promptsrc": ("promptsrc", PromptSrc.Settings(templates=("a {}.",))),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
+    "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }
 
@@ -90,12 +92,12 @@ def counted() -> Iterator[list[int]]:
     texts: list[int] = []
     encode, inside = PromptedClip.encode_text, []
 
-    def encode_text(clip: PromptedClip, tokens, *prompts) -> Tensor:  # type: ignore[no-untyped-def]
+    def encode_text(clip: PromptedClip, tokens, *others, **named) -> Tensor:  # type: ignore[no-untyped-def]
         if not inside:
             texts.append(len(tokens.embeddings))
         inside.append(True)
         try:
-            return encode(clip, tokens, *prompts)
+            return encode(clip, tokens, *others, **named)
         finally:
             inside.pop()
 
@@ -158,7 +160,7 @@ def test_gradients_of_several_processes_are_those_of_one(
             torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip"])
+@pytest.mark.parametrize("name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "mmrl"])
 def test_each_process_encodes_its_share_of_the_texts(shared: Read, name: str) -> None:
     for world_size, share in ((4, 2), (2, 4)):  # of 7, rounded up
         assert [shared(name, rank, world_size)[1] for rank in range(world_size)] == [[share]] * world_size
@@ -171,7 +173,7 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 50])
-@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple"])
+@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple", "mmrl"])
 def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)
