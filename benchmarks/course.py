@@ -13,7 +13,8 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from benchmarks.plain import PLAIN, Plain
+from benchmarks.plain import Plain
+from benchmarks.plain_weights import ALL
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
@@ -124,7 +125,7 @@ class Course:
             sizes=(self.batch, self.batch, self.batch) if domains > 1 else (self.batch, 0, 0),
         )
         tests = torch.randn(self.tests, 3, size, size, generator=chance).to(self.device)
-        return Entrants(name, ours, PLAIN[name](ours), batch, tests)
+        return Entrants(name, ours, ALL[name](ours), batch, tests)
 
 
 def _settings(name: str) -> MethodSettings:

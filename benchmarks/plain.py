@@ -250,4 +250,4 @@ PLAIN: dict[str, type[Any]] = {
     "promptsrc": PlainPromptSrc,
     "syncclip": PlainSyncClip,
 }
-"""Of every method in `METHODS`."""
+"""Of every method that learns prompts; see `plain_weights.ALL`."""

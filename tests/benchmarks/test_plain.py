@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.plain import PLAIN, Plain
+from benchmarks.plain import Plain
+from benchmarks.plain_weights import ALL
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import METHODS, Method, build_method
@@ -40,7 +41,7 @@ def build(name: str, clip: PromptedClip) -> tuple[Method, Plain, Batch]:
         domains=torch.tensor([0] * 4 + [1] * 8)[: sum(sizes)],
         sizes=sizes,
     )
-    return method, PLAIN[name](method), batch
+    return method, ALL[name](method), batch
 
 
 def gradients(method: Method, loss: Tensor) -> dict[str, Tensor]:
@@ -49,7 +50,7 @@ def gradients(method: Method, loss: Tensor) -> dict[str, Tensor]:
 
 
 def test_every_method_has_a_plain_formulation() -> None:
-    assert list(PLAIN) == list(METHODS)
+    assert list(ALL) == list(METHODS)
 
 
 @pytest.mark.parametrize("name", LEARNING)
