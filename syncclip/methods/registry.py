@@ -20,6 +20,7 @@ from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tip import Tip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
 
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
     "promptsrc": PromptSrc,
     "syncclip": SyncClip,
     "probe": Probe,
+    "tip": Tip,
 }
 
 

@@ -22,7 +22,7 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
-from syncclip.methods.weight_settings import ProbeSettings
+from syncclip.methods.weight_settings import ProbeSettings, TipSettings
 
 
 class MethodsSettings(Settings):
@@ -48,6 +48,8 @@ class MethodsSettings(Settings):
     """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
     probe: ProbeSettings = ProbeSettings()
     """A learned vector for each class (arXiv 2312.12730)."""
+    tip: TipSettings = TipSettings()
+    """Zero-shot CLIP beside a cache of image features, trained or not (arXiv 2207.09519)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

@@ -89,7 +89,12 @@ for line in sys.stdin:
 PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
 HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
-OTHERS = {("probe", "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip"}
+BEYOND = "'tip' has scores beyond those of its class vectors, and {} has no place for them; use --to onnx or torch"
+OTHERS = {
+    ("tip", "open_clip"): BEYOND,
+    ("tip", "transformers"): BEYOND,
+    ("probe", "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip",
+}
 """Why a method is refused, where it is not for its image tower."""
 
 
