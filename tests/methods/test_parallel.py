@@ -75,7 +75,8 @@ def batch(rank: int = 0, world_size: int = 1) -> Batch:
 def found(method: Method, rank: int = 0, world_size: int = 1) -> Found:
     """The means of losses and gradients."""
     shown = batch(rank, world_size)
-    method.prepare([[shown], [shown]])
+    if method.prepares:
+        method.prepare([[shown], [shown]])
     if isinstance(method, Probe):  # away from its start, where a constraint has no gradient
         with torch.no_grad():
             method.vectors *= 2
