@@ -25,6 +25,8 @@ _METHODS = {
     "maple": "MaPLe",
     "promptsrc": "PromptSRC",
     "syncclip": "SYNC-CLIP",
+    "probe": "Linear probe",
+    "tip": "Tip-Adapter",
 }
 _LOOKS = {
     ("zeroshot", "none"): (0, "circle"),

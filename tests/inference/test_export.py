@@ -221,6 +221,17 @@ def test_every_method_is_exact_for_other_libraries_or_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_cache_of_image_features_is_part_of_an_exported_program(
+    train: Train, images: Path, tmp_path: Path, kind: Format, differs: Difference
+) -> None:
+    model = load(train("training.method=tip").url)
+    assert differs(model, export(model, kind, str(tmp_path / "out")), kind, pixels_of(model, images, 200)) <= 1e-4
+    with pytest.raises(UserError, match=BEYOND.format("vectors")):
+        export(model, "vectors", str(tmp_path / "vectors"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "open_clip"])
 def test_a_run_in_bf16_is_exported_in_float32(
     train: Train, images: Path, tmp_path: Path, kind: Format, differs: Difference
