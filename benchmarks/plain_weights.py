@@ -2,17 +2,127 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+from torch.nn.functional import (
+    cosine_similarity,
+    cross_entropy,
+    dropout,
+    layer_norm,
+    linear,
+    normalize,
+    one_hot,
+    relu,
+    scaled_dot_product_attention,
+)
 
 from benchmarks.plain import PLAIN, Plain
-from benchmarks.towers import Texts, encode_images, encode_images_with, encode_text_with
+from benchmarks.towers import Texts, as_it_is, encode_images, encode_images_with, encode_text, encode_text_with
 from syncclip.methods.base import TrainingBatch
+from syncclip.methods.cliplora import ClipLora, LowRank
+from syncclip.methods.mma import Adapter, Mma
 from syncclip.methods.mmrl import Mmrl
+from syncclip.methods.probe import Probe
+from syncclip.methods.tip import Tip
+from syncclip.methods.twostage import Norms, TwoStage
 from syncclip.methods.weight_settings import MmrlSettings
+
+
+class PlainProbe(Plain):
+    method: Probe
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return normalize(self.method.vectors[classes], dim=-1)
+
+
+class PlainTip(Plain):
+    method: Tip
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return self.method.text_features()[classes]
+
+    def scores(self, images: Tensor, text: Tensor) -> Tensor:
+        """The cache as one matrix of keys and one of values, which are one-hot labels and, of empty slots, zero."""
+        classes, slots, _ = self.method.keys.shape
+        keys = self.method.keys.flatten(0, 1)
+        values = one_hot(torch.arange(classes, device=keys.device).repeat_interleave(slots), classes)
+        values = values * keys.any(dim=1, keepdim=True)
+        affinity = normalize(images, dim=-1) @ keys.T
+        cached = torch.exp(-(self.method.beta - self.method.beta * affinity)) @ values.to(affinity)
+        return super().scores(images, text) + self.method.alpha * cached[:, : len(text)]
+
+
+class PlainAdapted(Plain):
+    """What all methods with parts inside the blocks share."""
+
+    method: Any
+
+    def __init__(self, method: Any) -> None:
+        super().__init__(method)
+        self.texts = Texts(method.clip, method.texts)
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        run = partial(self.block, self.method.text_parts)
+        return normalize(encode_text(self.clip, self.texts, (), classes, run), dim=-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        return encode_images(self.clip, images, (), partial(self.block, self.method.vision_parts))
+
+    @abstractmethod
+    def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
+        """A block with its part; see `towers.Run`."""
+
+
+class PlainClipLora(PlainAdapted):
+    method: ClipLora
+
+    def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
+        part, attention, normed = cast(LowRank, parts[at]), block.attn, block.ln_1(x)
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        heads = []
+        for name, weight, bias in zip("qkv", weights, biases, strict=True):
+            update = linear(linear(dropout(normed, part.chance, part.training), part.a[name]), part.b[name])
+            each = linear(normed, weight, bias) + part.scale * update
+            heads.append(each.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2))
+        q, k, v = heads
+        seen = scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(q.dtype))
+        x = x + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        after: Tensor = x + block.mlp(block.ln_2(x))
+        return after
+
+
+class PlainTwoStage(PlainAdapted):
+    """In its first stage."""
+
+    method: TwoStage
+
+    def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
+        part = cast(Norms, parts[at])
+        first, second = (
+            partial(layer_norm, normalized_shape=x.shape[-1:], weight=part.weight[name], bias=part.bias[name])
+            for name in ("ln_1", "ln_2")
+        )
+        x = x + block.attention(first(x), attn_mask=mask)
+        after: Tensor = x + block.mlp(second(x))
+        return after
+
+
+class PlainMma(PlainAdapted):
+    method: Mma
+
+    def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
+        part, after = parts[at], as_it_is(block, x, mask, at)
+        if not isinstance(part, Adapter):
+            return after
+        normed, scale = block.ln_1(x), part.scale
+        entering = scale * normed + ((1 - scale) * normed).detach()
+        found = part.up(relu(part.shared(relu(part.down(entering)))))
+        added: Tensor = found + ((scale - 1) * found).detach()
+        return after + added
 
 
 class PlainMmrl(Plain):
@@ -58,5 +168,13 @@ class PlainMmrl(Plain):
         )
 
 
-ALL: dict[str, type[Any]] = {**PLAIN, "mmrl": PlainMmrl}
+ALL: dict[str, type[Any]] = {
+    **PLAIN,
+    "probe": PlainProbe,
+    "tip": PlainTip,
+    "cliplora": PlainClipLora,
+    "twostage": PlainTwoStage,
+    "mma": PlainMma,
+    "mmrl": PlainMmrl,
+}
 """Of every method in `METHODS`."""

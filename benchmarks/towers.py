@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,23 @@ class Texts(nn.Module):
         self.register_buffer("ends", tokens.read.clone(), persistent=False)
 
 
-def encode_text(clip: PromptedClip, texts: Texts, prompts: Sequence[Tensor], classes: slice = slice(None)) -> Tensor:
+Run = Callable[[Any, Tensor, Tensor | None, int], Tensor]
+"""(block, tokens, mask, its number from 0) -> the block's output."""
+
+
+def as_it_is(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:  # noqa: ARG001
+    """A block to which nothing is added."""
+    after: Tensor = block(x, attn_mask=mask)
+    return after
+
+
+def encode_text(
+    clip: PromptedClip,
+    texts: Texts,
+    prompts: Sequence[Tensor] = (),
+    classes: slice = slice(None),
+    run: Run = as_it_is,
+) -> Tensor:
     """(C, D), not normalised, of some classes."""
     tower = clip.model
     embeddings, ends = texts.embeddings[classes], texts.ends[classes]
@@ -37,17 +54,17 @@ def encode_text(clip: PromptedClip, texts: Texts, prompts: Sequence[Tensor], cla
         return torch.cat([x[:, :1], placed, x[:, 1 + placed.shape[1] :]], dim=1)
 
     with _precision(clip):
-        x = with_prompt(embeddings, prompts[0]) + tower.positional_embedding
+        x = (with_prompt(embeddings, prompts[0]) if prompts else embeddings) + tower.positional_embedding
         for i, block in enumerate(tower.transformer.resblocks):
             if 0 < i < len(prompts):
                 x = with_prompt(x, prompts[i])
-            x = block(x, attn_mask=tower.attn_mask)
+            x = run(block, x, tower.attn_mask, i)
         x = tower.ln_final(x)
         features: Tensor = x[torch.arange(len(x), device=x.device), ends] @ tower.text_projection
     return features.float()
 
 
-def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = ()) -> Tensor:
+def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = (), run: Run = as_it_is) -> Tensor:
     """(B, D), not normalised."""
     tower, batch = clip.model.visual, len(images)
     with _precision(clip):
@@ -60,7 +77,7 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
         for i, block in enumerate(tower.transformer.resblocks):
             if 0 < i < len(prompts):
                 x = torch.cat([x[:, :given], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
-            x = block(x)
+            x = run(block, x, None, i)
         features: Tensor = tower.ln_post(x[:, 0]) @ tower.proj
     return features.float()
 

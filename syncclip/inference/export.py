@@ -74,8 +74,8 @@ def export(model: Model, to: Format, out: str) -> str:
         The path or URL of the written model.
 
     Raises:
-        UserError: the format is unknown or can't represent the run, its library is missing, or the method's class
-            vectors depend on the image.
+        UserError: the format is unknown or can't represent the run, its library is missing, or the method's scores
+            are not of class vectors that are the same for all images.
     """
     if to not in FORMATS:
         raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
@@ -83,6 +83,11 @@ def export(model: Model, to: Format, out: str) -> str:
         raise UserError(
             f"{model.url}: {model.recipe.training.method!r} has class vectors of its own for every image, so there are "
             "none to be exported; use `syncclip classify`, or a run of another method"
+        )
+    if to not in ("onnx", "torch") and type(model.method).scores is not Method.scores:
+        raise UserError(
+            f"--to {to}: {model.recipe.training.method!r} has scores beyond those of its class vectors, and {to} has "
+            "no place for them; use --to onnx or torch"
         )
     if to == "vectors" and type(model.method).logits_given is not Method.logits_given:
         raise UserError(

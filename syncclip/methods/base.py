@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -48,10 +48,14 @@ class Method(nn.Module):
         base: number of classes that have real training images, which come first.
         weights: of the loss terms; 1 where not given.
         work: how a training step is split; set by the training loop.
+        prepares: how many views of its training images the method has to see before the first step, see `prepare`.
+        trains: whether steps follow; otherwise what `prepare` made is all that is learned.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     clip: PromptedClip
+    prepares: int = 0
+    trains: bool = True
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MethodSettings
@@ -123,6 +127,18 @@ class Method(nn.Module):
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
+
+    def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
+        """Called by the training loop on every rank before the first step, if the method asks for views.
+
+        What it makes of the images belongs in parameters or in `memory`, is the same on every rank, and takes no random
+        numbers: a resumed training finds it in its checkpoint, or makes it again.
+
+        Args:
+            views: passes over this rank's batches of the first epoch. All have the same images in the same order, each
+                with crops and flips of its own. Real images that a pass shows again, to fill its last batch, have the
+                label -1.
+        """
 
     def step_begins(self, step: int, steps: int) -> None:
         """Called by the training loop on every rank before each step, counted from 0, of so many in all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -28,7 +29,7 @@ class LowRank(BlockPart):
 
     def __init__(self, width: int, rank: int, settings: ClipLoraSettings) -> None:
         super().__init__()
-        self.scale, self.chance = settings.alpha / rank**0.5, settings.dropout
+        self.scale, self.chance = settings.alpha / math.sqrt(rank), settings.dropout
         self.a = nn.ParameterDict({name: nn.Parameter(torch.empty(rank, width)) for name in settings.projections})
         self.b = nn.ParameterDict({name: nn.Parameter(torch.zeros(width, rank)) for name in settings.projections})
         for matrix in self.a.values():
@@ -41,7 +42,9 @@ class LowRank(BlockPart):
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         frozen = super().linear(name, x, weight, bias)
-        return frozen + self.update(cast(Projection, name), x) if name in self.a else frozen
+        if name not in self.a:
+            return frozen
+        return frozen + self.update(cast(Projection, name), x)
 
 
 class DomainLowRank(BlockPart):

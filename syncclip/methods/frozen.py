@@ -28,21 +28,31 @@ class FrozenTexts(nn.Module):
     Args:
         templates: sentences of every class.
         leave_out_long: omit templates that are too long for the context of this CLIP.
+        directions: normalise features before their mean too, so that every sentence counts the same, as in CLIP's own
+            ensemble.
     """
 
     clip: PromptedClip
     features: Tensor | None
 
     def __init__(
-        self, clip: PromptedClip, classnames: Sequence[str], templates: Sequence[Template], leave_out_long: bool = False
+        self,
+        clip: PromptedClip,
+        classnames: Sequence[str],
+        templates: Sequence[Template],
+        leave_out_long: bool = False,
+        directions: bool = False,
     ) -> None:
         super().__init__()
         object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
         self.names, self.templates, self.leave_out_long = [*map(spoken, classnames)], list(templates), leave_out_long
+        self.directions = directions
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """(C, D) without gradient, of length 1: the direction of the mean of a class's features, these not normalised.
+        """(C, D) without gradient, of length 1: the direction of the mean of a class's features.
+
+        These are not normalised, unless `directions` asks for it.
 
         Raises:
             TextTooLongError: a sentence does not fit the context; or, where those are omitted, none fits.
@@ -56,6 +66,7 @@ class FrozenTexts(nn.Module):
                 str(self.clip.device),
                 str(self.clip.logit_scale.dtype),
                 torch.get_num_threads(),
+                self.directions,
             )
             if key not in encoded:
                 # The first caller may be in inference mode, and a tensor created there can't be used in training.
@@ -71,11 +82,12 @@ class FrozenTexts(nn.Module):
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """(C, D), not normalised; None for a template that is omitted."""
+        """(C, D) features of one sentence a class; None for a template that is omitted."""
         try:
             texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:
             if self.leave_out_long:
                 return None
             raise
-        return self.clip.encode_text(texts)
+        features = self.clip.encode_text(texts)
+        return normalize(features, dim=-1) if self.directions else features

@@ -63,6 +63,10 @@ class WorkSplit:
         gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)  # type: ignore[no-untyped-call]
         return gathered
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """(ranks * B, ...) the equally shaped rows of all ranks, in the order in which one rank alone has them."""
+        return self.gather(rows).transpose(0, 1).flatten(0, 1)
+
 
 class _Gather(torch.autograd.Function):
     """all_gather whose gradient is the sum, over all ranks, of the gradients for this rank's rows."""

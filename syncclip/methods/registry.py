@@ -18,10 +18,12 @@ from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
+from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tip import Tip
 from syncclip.methods.twostage import TwoStage
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
@@ -36,6 +38,8 @@ METHODS: dict[str, type[Method]] = {
     "maple": Maple,
     "promptsrc": PromptSrc,
     "syncclip": SyncClip,
+    "probe": Probe,
+    "tip": Tip,
     "cliplora": ClipLora,
     "twostage": TwoStage,
     "mma": Mma,

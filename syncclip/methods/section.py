@@ -22,7 +22,14 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
-from syncclip.methods.weight_settings import ClipLoraSettings, MmaSettings, MmrlSettings, TwoStageSettings
+from syncclip.methods.weight_settings import (
+    ClipLoraSettings,
+    MmaSettings,
+    MmrlSettings,
+    ProbeSettings,
+    TipSettings,
+    TwoStageSettings,
+)
 
 
 class MethodsSettings(Settings):
@@ -46,6 +53,10 @@ class MethodsSettings(Settings):
     """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClipSettings = SyncClipSettings()
     """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
+    probe: ProbeSettings = ProbeSettings()
+    """A learned vector for each class (arXiv 2312.12730)."""
+    tip: TipSettings = TipSettings()
+    """Zero-shot CLIP beside a cache of image features, trained or not (arXiv 2207.09519)."""
     cliplora: ClipLoraSettings = ClipLoraSettings()
     """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
     twostage: TwoStageSettings = TwoStageSettings()

@@ -24,11 +24,9 @@ class Norms(BlockPart):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        names: tuple[Norm, ...] = ("ln_1", "ln_2")
-        self.weight = nn.ParameterDict(
-            {one: nn.Parameter(getattr(block, one).weight.detach().clone()) for one in names}
-        )
-        self.bias = nn.ParameterDict({one: nn.Parameter(getattr(block, one).bias.detach().clone()) for one in names})
+        norms = {name: getattr(block, name) for name in ("ln_1", "ln_2")}
+        self.weight = nn.ParameterDict({name: _start(norm.weight) for name, norm in norms.items()})
+        self.bias = nn.ParameterDict({name: _start(norm.bias) for name, norm in norms.items()})
 
     def norm(self, name: Norm, frozen: Any, x: Tensor) -> Tensor:
         return layer_norm(x, frozen.normalized_shape, self.weight[name], self.bias[name], frozen.eps).to(x.dtype)
@@ -94,3 +92,8 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
     if first > layers:
         raise UserError(f"methods.twostage.{key}: there is no block {first}, only 1 to {layers}; choose one of them")
     return [Norms(block) if at >= first else BlockPart() for at, block in enumerate(blocks, start=1)]
+
+
+def _start(frozen: Tensor) -> nn.Parameter:
+    """A learnable copy, of the device and type of what starts at random."""
+    return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

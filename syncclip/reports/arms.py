@@ -25,6 +25,11 @@ _METHODS = {
     "maple": "MaPLe",
     "promptsrc": "PromptSRC",
     "syncclip": "SYNC-CLIP",
+    "probe": "Linear probe",
+    "tip": "Tip-Adapter",
+    "cliplora": "CLIP-LoRA",
+    "twostage": "2SFS",
+    "mma": "MMA",
     "mmrl": "MMRL",
 }
 _LOOKS = {

@@ -58,6 +58,27 @@ def batches(
     yield from pin_ahead(made) if pin_memory else made
 
 
+def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
+    """So many passes over the first epoch: the same images in the same order, in each cropped and flipped anew.
+
+    A real image that a pass shows again has the label -1, so that each image can be counted once.
+
+    Args:
+        threads: That make batches ahead, one each.
+    """
+    for view in range(count):
+        yield _view(stream, view, threads)
+
+
+def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
+    calls = ((0, step, partial(stream.batch, 0, step, view)) for step in range(stream.steps_per_epoch))
+    with thread_pool(max(threads, 1), "stream") as pool:
+        for _, step, batch in _in_order(pool, calls, threads):
+            labels, real = batch.labels.clone(), batch.sizes[0]
+            labels[real - stream.repeated(step) : real] = -1
+            yield replace(batch, labels=labels)
+
+
 def by_threads(stream: MixedStream, places: Iterator[Place], threads: int) -> Iterator[tuple[int, int, Batch]]:
     """Batches of places; each of `threads` makes one ahead, 0 makes them when they are asked for."""
     if threads < 1:

@@ -174,8 +174,11 @@ class MixedStream:
         partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
         return replace(ids, novel=partners, novel_labels=novel)
 
-    def batch(self, epoch: int, step: int) -> Batch:
+    def batch(self, epoch: int, step: int, view: int = 0) -> Batch:
         """This rank's part of the batch of a step, decoded and transformed.
+
+        Args:
+            view: The images are the same in all; each transforms them with chance of its own, and training sees 0.
 
         Raises:
             UserError: More images than `corrupt_limit` are damaged, or all of a class.
@@ -195,7 +198,7 @@ class MixedStream:
         labels, domains, filled = [], [], 0
         for number, (source, rows, shown, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
-            seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number, last=positions)
+            seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number + view * len(groups), last=positions)
             for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
                 generator.manual_seed(seed >> 1)
@@ -214,6 +217,13 @@ class MixedStream:
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
         )
+
+    def repeated(self, step: int) -> int:
+        """How many of this rank's real images of a step of the first epoch, the last ones, it showed before."""
+        if self._epochs is None or self.data == "synthetic":
+            return 0
+        positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
+        return int((positions >= len(self._epochs)).sum())
 
     def window(self, epoch: int, step: int) -> list[list[int]]:
         """The numbers of the shards from which the synthetic images of a step come, for each set."""

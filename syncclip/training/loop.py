@@ -18,7 +18,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
 from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.settings import Optimisation
-from syncclip.stream.loader import batches, watched
+from syncclip.stream.loader import batches, views, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.optimizers import optimizer_of, rate_at, restore
@@ -96,7 +96,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     job.method.to(device_of(settings.device))
     with deterministic(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
-        total = settings.epochs * job.stream.steps_per_epoch if job.stream is not None and learnable else 0
+        steps = settings.epochs * job.stream.steps_per_epoch if job.stream is not None else 0
+        total = steps if learnable and job.method.trains else 0
         record, state = distributed.from_first(
             rank, world_size, lambda: open_run(job.run, learnable, job.method.memory(), total, world_size)
         )
@@ -106,19 +107,32 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             recorder = RunRecorder(job.run, settings, record, state, listener) if rank == 0 else None
         job.method.work = WorkSplit(rank, world_size, settings.accumulate)
         try:
+            _begin(job, learnable, state)
             if state.step < total:
                 with watched():
                     _train(job, learnable, state, rank, world_size, recorder)
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    seen = job.stream.share_seen(settings.epochs) if job.stream is not None else None
+                    epochs = settings.epochs if job.method.trains else 1  # the one that it was prepared from
+                    seen = job.stream.share_seen(epochs) if job.stream is not None else None
                     recorder.finish(learnable, _reading_notes(job.stream), seen)
         finally:
             job.method.work = WorkSplit()
             if recorder is not None:
                 recorder.close()
     return record
+
+
+def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint) -> None:
+    """Put the state into the method; before the first step, show the method its images if it asks for them."""
+    _put(state.parameters, learnable)
+    _put(state.memory, job.method.memory())
+    if state.step == 0 and job.stream is not None and job.method.prepares:
+        device = device_of(job.settings.device)
+        shown = views(job.stream, job.method.prepares, job.settings.ahead)
+        job.method.train()
+        job.method.prepare((batch.to(device) for batch in view) for view in shown)
 
 
 def _train(
@@ -134,8 +148,6 @@ def _train(
     assert stream is not None
     total = settings.epochs * stream.steps_per_epoch
     optimizer = optimizer_of(learnable.values(), job.rate, settings, job.optimisation)
-    _put(state.parameters, learnable)
-    _put(state.memory, job.method.memory())
     restore(optimizer, learnable, state.momentum)
     epoch, within = divmod(state.step, stream.steps_per_epoch)
     job.method.train()

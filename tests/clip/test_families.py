@@ -228,8 +228,10 @@ def test_a_method_that_needs_a_class_token_and_causal_texts_is_refused_in_one_se
 def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str) -> None:
     kind = METHODS[method]
     learner = kind(clip, [*NAMES, "a car"], 2, "a photo of a {}.", kind.Settings())
-    domains = torch.tensor([0, 1, 1])
-    learner.loss(Batch(images(), torch.tensor([1, 1, 3]), domains, (1, 1, 1)))["total"].backward()
+    shown = Batch(images(), torch.tensor([1, 1, 3]), torch.tensor([0, 1, 1]), (1, 1, 1))
+    if learner.prepares:
+        learner.prepare([[shown]])
+    learner.loss(shown)["total"].backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in learner.parameters())
 
 

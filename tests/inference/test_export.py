@@ -89,6 +89,13 @@ for line in sys.stdin:
 PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
 HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
+BEYOND = "'tip' has scores beyond those of its class vectors, and {} has no place for them; use --to onnx or torch"
+OTHERS = {
+    ("tip", "open_clip"): BEYOND,
+    ("tip", "transformers"): BEYOND,
+    ("probe", "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip",
+}
+"""Why a method is refused, where it is not for its image tower."""
 
 
 def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
@@ -205,12 +212,23 @@ def test_every_method_is_exact_for_other_libraries_or_refused(
     model = load(train(f"training.method={method}").url)
     for kind in ("open_clip", "transformers"):
         out = str(tmp_path / kind)
-        if method in PLAIN:
+        if method in PLAIN or (method, kind) == ("probe", "open_clip"):
             place = export(model, kind, out)
             assert differs(model, place, kind, pixels_of(model, images, 200)) <= 1e-4
         else:
-            with pytest.raises(UserError, match=HIDDEN.format(kind)):
+            with pytest.raises(UserError, match=OTHERS.get((method, kind), HIDDEN).format(kind)):
                 export(model, kind, out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_cache_of_image_features_is_part_of_an_exported_program(
+    train: Train, images: Path, tmp_path: Path, kind: Format, differs: Difference
+) -> None:
+    model = load(train("training.method=tip").url)
+    assert differs(model, export(model, kind, str(tmp_path / "out")), kind, pixels_of(model, images, 200)) <= 1e-4
+    with pytest.raises(UserError, match=BEYOND.format("vectors")):
+        export(model, "vectors", str(tmp_path / "vectors"))
 
 
 @pytest.mark.slow

@@ -20,6 +20,9 @@ from syncclip.methods.section import MethodsSettings
 from syncclip.methods.syncclip import SyncClip
 from tests.methods.classes import DATASET, batch
 
+FIXED = ("vpt", "probe", "tip")
+"""Methods that learn something, but no texts."""
+
 
 def test_the_table_and_the_settings_name_the_same_methods() -> None:
     assert list(MethodsSettings.model_fields) == [*METHODS, "own"]
@@ -38,7 +41,9 @@ def test_texts_of_some_classes_are_those_of_all(clip: PromptedClip, name: str) -
     torch.testing.assert_close(method.text_features(slice(2)), method.text_features()[:2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.Settings.data and name != "vpt"])
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.Settings.data and name not in FIXED]
+)
 def test_real_images_alone_cost_the_texts_of_base_classes_alone(
     clip: PromptedClip, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +96,8 @@ def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedCli
     assert method.tokens.embeddings.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "cocoop"])  # its texts are each image's own
+# CoCoOp's texts are each image's own; a linear probe has none but those that it starts as.
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("cocoop", "probe")])
 def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method, calls = build_method(name, clip, DATASET).eval(), []
     right = clip.encode_text

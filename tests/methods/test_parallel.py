@@ -21,8 +21,10 @@ from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.parallel import WorkSplit
+from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tip import Tip
 from syncclip.stream.batch import Batch
 from syncclip.training import distributed
 from tests.worlds.clip import make_clip_folder
@@ -39,6 +41,9 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "ivlp": ("ivlp", None),
     "maple": ("maple", None),
     "promptsrc": ("promptsrc", PromptSrc.Settings(templates=("a {}.",))),
+    "probe": ("probe", None),
+    "constrained probe": ("probe", Probe.Settings(constraint=True)),
+    "tip": ("tip", Tip.Settings(slots=2)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
@@ -71,7 +76,13 @@ def batch(rank: int = 0, world_size: int = 1) -> Batch:
 
 def found(method: Method, rank: int = 0, world_size: int = 1) -> Found:
     """The means of losses and gradients."""
-    losses = method.loss(batch(rank, world_size))
+    shown = batch(rank, world_size)
+    if method.prepares:
+        method.prepare([[shown], [shown]])
+    if isinstance(method, Probe):  # away from its start, where a constraint has no gradient
+        with torch.no_grad():
+            method.vectors *= 2
+    losses = method.loss(shown)
     losses["total"].backward()
     parameters = list(method.parameters())
     means, _ = distributed.average(parameters, losses, world_size)

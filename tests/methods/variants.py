@@ -34,7 +34,9 @@ class Variant:
     def __init__(self, file: str, variant: str) -> None:
         with safe_open(parity._path(file), "pt") as opened:
             self.info: dict[str, Any] = json.loads(opened.metadata()["info"])
-            keys = [key for key in opened.keys() if key.startswith(f"{variant}.")]  # noqa: SIM118  (not a dict)
+            owners = {key: key.partition(".")[0] for key in opened.keys()}  # noqa: SIM118  (not a dict)
+            # What is not below a variant's name, all of them share.
+            keys = [key for key, owner in owners.items() if owner == variant or owner not in self.info]
             self.tensors = {key.removeprefix(f"{variant}."): opened.get_tensor(key) for key in keys}
         self.name, self.settings = f"{file}:{variant}", dict(self.info[variant])
 

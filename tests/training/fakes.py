@@ -60,6 +60,8 @@ class FakeStream:
 class FakeMethod(nn.Module):
     """A linear classifier on noisy images, beside something frozen and something that is never used."""
 
+    prepares, trains = 0, True
+
     def __init__(self, noise: float = 0.1, poisoned_step: int | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(CLASSES, PIXELS))

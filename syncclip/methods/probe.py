@@ -1,0 +1,82 @@
+"""Linear probe: a learned vector for each class, which starts as the feature of its sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from syncclip.clip.prompted import PromptedClip
+from syncclip.core.text import fill, spoken
+from syncclip.methods.base import Method, TrainingBatch
+from syncclip.methods.weight_settings import ProbeSettings
+
+
+class Probe(Method):
+    """The linear probe of CLAP (arXiv 2312.12730), which starts as the zero-shot classifier; with or without CLAP.
+
+    The vector w of a class starts as t, the mean feature of its sentences, these not normalised, and enters the scores
+    at length 1. Images see the frozen vision tower. The loss is the cross entropy; with the class-adaptive constraint
+    (section 4 of the paper, as its published code has it) there is added to it
+
+        mean over the candidates of m ||w - t||^2,    m: mean zero-shot probability of the class for its own images
+
+    where m is found before the first step, and is 0 for a class without images.
+
+    A class's vector is learned only where it is a candidate. Without weight decay, those of novel classes without
+    images keep their start to the bit, and so their zero-shot scores.
+
+    Source: the paper and its published code, from which this differs:
+
+    | here                                                     | there                                          |
+    |----------------------------------------------------------|------------------------------------------------|
+    | underscores in class names are spaces, as for all methods | they stay                                      |
+    | images are cropped, flipped and encoded anew in each step | features of 20 crops of each are computed once |
+    | m is of one crop of each image                            | of those 20                                    |
+    """
+
+    start: Tensor
+    multipliers: Tensor
+
+    Settings = ProbeSettings
+
+    def __init__(
+        self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ProbeSettings
+    ) -> None:
+        super().__init__(clip, classnames, base, template, settings)
+        names = [spoken(name) for name in classnames]
+        with torch.no_grad():
+            each = [clip.encode_text(clip.texts(fill(one, names))) for one in settings.templates or (template,)]
+        self.vectors = nn.Parameter(torch.stack(each).mean(dim=0))
+        self.constrained, self.prepares = settings.constraint, int(settings.constraint)
+        if self.constrained:
+            self.register_buffer("start", self.vectors.detach().clone(), persistent=False)
+            self.register_buffer("multipliers", torch.zeros(len(names)), persistent=False)
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return normalize(self.vectors[classes], dim=-1)
+
+    def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
+        terms = super().terms(batch)
+        if self.constrained:
+            candidates = slice(self.candidates(batch))
+            moved = (self.vectors[candidates] - self.start[candidates]).square().sum(dim=1)
+            terms["constraint"] = (self.multipliers[candidates] * moved).mean()
+        return terms
+
+    @torch.no_grad()
+    def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
+        """Find the multipliers of the constraint."""
+        text, found = normalize(self.start, dim=-1), self.start.new_zeros(2, len(self.classnames))
+        for batch in (batch for view in views for batch in view):
+            counted, labels = batch.labels >= 0, batch.labels.clamp(min=0)
+            scores = self.scores(self.loss_features(batch.images), text[: self.candidates(batch)])
+            own = scores.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            found.index_add_(1, labels, torch.stack([own, torch.ones_like(own)]) * counted)
+        sums, images = self.work.gather(found).sum(dim=0)
+        self.multipliers.copy_(sums / images.clamp(min=1))
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"multipliers": self.multipliers} if self.constrained else {}
