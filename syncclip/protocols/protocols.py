@@ -31,6 +31,33 @@ FINE: Apart = {
 }
 """PromptSRC's authors have another Gaussian for few shots of these (their configuration of few-shot learning)."""
 
+_PULLS = {
+    "stanford_cars": 7, "fgvc_aircraft": 6, "sun397": 6, "dtd": 6, "food101": 5, "flowers102": 4, "ucf101": 3,
+    "imagenet": 0.5, "caltech101": 0.5, "oxford_pets": 0.2, "eurosat": 0.01,
+}  # fmt: skip
+"""MMRL's weight of what keeps features near the frozen ones (scripts of yunncheng/MMRL)."""
+
+
+def _of_weights(name: str) -> dict[str, dict[str, Any]]:
+    """Values of a dataset for methods that learn weights: their authors count steps, of 32 images, and not epochs."""
+    images = 16 * -(-DATASETS[name].classes // 2)
+    found: dict[str, dict[str, Any]] = {
+        method: {"training.epochs": -(-each * 16 * 32 // images)}
+        for method, each in {"cliplora": 500, "twostage": 300}.items()
+    }
+    found["mmrl"] = {"methods.mmrl.regularisation_weight": _PULLS[name]}
+    if name == "eurosat":
+        found["mmrl"] |= {"methods.mmrl.dim": 2048}
+        found["tip"] = {"training.epochs": 100}
+    if name == "imagenet":
+        found["mmrl"] |= {"training.epochs": 5, "training.batch": 32}
+        found["mma"] = {"training.batch": 128}
+    return found
+
+
+BASE: Apart = {name: {**_of_weights(name), **SHORT.get(name, {})} for name in TRAINED}
+"""Of the first half of the classes, 16 images each."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -56,11 +83,11 @@ class Protocol:
 _PROTOCOLS = (
     Protocol(
         "base-to-novel", "Base to novel, each half among its own classes",
-        "protocols/base_to_novel", "base_to_novel", HALVES, apart=SHORT,
+        "protocols/base_to_novel", "base_to_novel", HALVES, apart=BASE,
     ),
     Protocol(
         "open-vocabulary", "Open vocabulary, both halves among all classes",
-        "protocols/base_to_novel", "base_to_novel", OPEN | {"openworld_auc": "OpenworldAUC"}, apart=SHORT,
+        "protocols/base_to_novel", "base_to_novel", OPEN | {"openworld_auc": "OpenworldAUC"}, apart=BASE,
     ),
     Protocol(
         "few-shot", "Few-shot curves over all classes", "protocols/few_shot", "few_shot", ACCURACY,
@@ -76,7 +103,7 @@ _PROTOCOLS = (
     ),
     Protocol("losses", "What each part of SYNC-CLIP is worth (Table 5)", "protocols/losses", "losses", HALVES | OPEN),
     Protocol(
-        "data-use", "Real, synthetic, both (Table 6)", "protocols/data_use", "data_use", HALVES | OPEN, apart=SHORT
+        "data-use", "Real, synthetic, both (Table 6)", "protocols/data_use", "data_use", HALVES | OPEN, apart=BASE
     ),
     Protocol("growing", "Growing synthetic data (Figure 7)", "protocols/growing", "growing", HALVES | OPEN),
 )  # fmt: skip
@@ -108,6 +135,23 @@ class Figures(Settings):
     methods: dict[str, dict[str, float]]
 
 
+class Peer(Settings):
+    """What another method reaches, and what it used beside few labelled images of base classes."""
+
+    base: float
+    novel: float
+    hm: float
+    used: str = ""
+
+
+class Peers(Settings):
+    """What one source reports of such methods, as averages over all datasets."""
+
+    protocol: str
+    source: str
+    methods: dict[str, Peer]
+
+
 class Gain(Settings):
     """What one source reports of the difference of two methods, in points."""
 
@@ -124,6 +168,7 @@ class Published(Settings):
     """All that is known."""
 
     figures: list[Figures]
+    peers: list[Peers]
     gains: list[Gain]
 
     def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
@@ -137,6 +182,7 @@ class Published(Settings):
     def sources(self, protocol: str) -> Sequence[str]:
         """Where the figures of a protocol come from."""
         found = [f"{one.source}; {one.setting}" for one in self.figures if one.protocol == protocol]
+        found += [one.source for one in self.peers if one.protocol == protocol]
         return [*found, *(one.source for one in self.gains if one.protocol == protocol)]
 
 

@@ -40,7 +40,7 @@ def grids(scores: Scores) -> list[TextTable]:
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
-    return [_metrics(scores, one) for one in over]
+    return [*(_metrics(scores, one) for one in over), *_peers(scores)]
 
 
 def sentences(scores: Scores) -> list[str]:
@@ -159,6 +159,17 @@ def _metrics(scores: Scores, over: str) -> TextTable:
         rows.append([scores.label(line), f"{score.done} of {score.wanted}", *cells])
     what = "Average over the datasets" if over == AVERAGE else over
     return TextTable(what, ["method", "runs", *headings], rows)
+
+
+def _peers(scores: Scores) -> Iterator[TextTable]:
+    """What methods reach that are not among those here, where an average can be held against theirs."""
+    for peers in published().peers if scores.whole else ():
+        if peers.protocol == scores.protocol.name:
+            rows = [
+                [name, f"{one.base:.2f}", f"{one.novel:.2f}", f"{one.hm:.2f}", one.used]
+                for name, one in peers.methods.items()
+            ]
+            yield TextTable("Published by others", ["method", "base", "novel", "HM", "used besides"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -17,8 +17,10 @@ from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.datasets import Dataset
 from syncclip.methods import Method, MethodSettings, build_method
+from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
+from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.probe import Probe
@@ -45,6 +47,11 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "constrained probe": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(slots=2)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
+    "cliplora": ("cliplora", ClipLora.Settings(dropout=0.0)),
+    "cliplora by domain": ("cliplora", ClipLora.Settings(dropout=0.0, domain_rank=1, alignment_weight=2.0)),
+    "twostage": ("twostage", None),
+    "twostage in its second": ("twostage", None),
+    "mma": ("mma", Mma.Settings(scale=0.5)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }
@@ -59,7 +66,9 @@ def build(folder: Path, name: str) -> Method:
     """In float64, so that what is left of a difference is the sharing's fault."""
     method, settings = METHODS[name]
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
-    return build_method(method, clip, DATASET, settings, seed=1).double().train()
+    built = build_method(method, clip, DATASET, settings, seed=1).double().train()
+    built.step_begins(9 if "second" in name else 0, 10)
+    return built
 
 
 def batch(rank: int = 0, world_size: int = 1) -> Batch:
@@ -171,7 +180,9 @@ def test_gradients_of_several_processes_are_those_of_one(
             torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "mmrl"])
+@pytest.mark.parametrize(
+    "name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "cliplora", "twostage", "mma", "mmrl"]
+)
 def test_each_process_encodes_its_share_of_the_texts(shared: Read, name: str) -> None:
     for world_size, share in ((4, 2), (2, 4)):  # of 7, rounded up
         assert [shared(name, rank, world_size)[1] for rank in range(world_size)] == [[share]] * world_size
@@ -184,7 +195,7 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 50])
-@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple", "mmrl"])
+@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple", "mmrl", "cliplora by domain", "twostage", "mma"])
 def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)

@@ -73,14 +73,15 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
     arms = {arm.method: arm for arm in recipe.study.arms}
     for method, epochs, batch, rate, _ in table("| epochs | batch"):
         run = recipe.with_values({"training.method": method, **arms[method].overrides})
-        told = (int(epochs.partition(";")[0]), int(batch), float(rate))
+        told = (int(epochs.partition(";")[0]), int(batch.partition(";")[0]), float(rate))
         assert told == (run.training.epochs, run.training.batch, run.methods.of(method).learning_rate), method
 
 
 def test_published_figures_are_those_of_the_package() -> None:
     told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
-             "PromptSRC": "promptsrc", "VPT, on real images of `data-use": "vpt",
+             "PromptSRC": "promptsrc", "MMA": "mma", "2SFS": "twostage", "MMRL": "mmrl",
+             "VPT, on real images of `data-use": "vpt",
              "KgCoOp, on real images of `data-use": "kgcoop"}  # fmt: skip
     for name, method in names.items():
         figures = published().of("data-use", AVERAGE, method)

@@ -67,6 +67,12 @@ PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-
     "ivlp": (20, 4, 0.0025),
     "promptsrc": (20, 4, 0.0025),
     "syncclip": (10, 8, 0.0025),
+    "probe": (300, 256, 0.1),
+    "tip": (20, 256, 0.001),
+    "cliplora": (667, 32, 0.0002),  # 8,000 steps of 32 images, of 24 * 16
+    "twostage": (400, 32, 0.0002),  # 4,800 steps
+    "mma": (5, 16, 0.0015),
+    "mmrl": (10, 4, 0.001),
 }
 
 
@@ -175,6 +181,26 @@ def test_figures_are_of_methods_protocols_and_metrics_that_there_are() -> None:
     for gain in published().gains:
         assert {gain.method, gain.against} <= set(METHODS)
         assert gain.metric in PROTOCOLS[gain.protocol].metrics
+
+
+def test_peers_are_of_other_names_than_the_figures_of_methods_here() -> None:
+    for peers in published().peers:
+        known = {name for one in published().figures if one.protocol == peers.protocol for name in one.methods}
+        assert not known & set(peers.methods)
+        assert peers.protocol in PROTOCOLS and peers.source
+        for name, one in peers.methods.items():
+            harmonic = 2 * one.base * one.novel / (one.base + one.novel)
+            assert one.hm == pytest.approx(harmonic, abs=0.2), name  # some average the datasets' harmonic means
+    best = max((one.hm, one.used) for peers in published().peers for one in peers.methods.values())
+    assert best[0] == 84.35 and "teacher" in best[1] and "unlabelled images" in best[1]
+
+
+@pytest.mark.parametrize(("dataset", "steps"), [("dtd", 24), ("imagenet", 500), ("eurosat", 5)])
+def test_where_authors_count_steps_the_epochs_make_as_many(dataset: str, steps: int) -> None:
+    recipe = recipe_of(PROTOCOLS["base-to-novel"], dataset, "/data")
+    arm = next(arm for arm in recipe.study.arms if arm.method == "twostage")
+    made = arm.overrides["training.epochs"] * steps * 16 / 32
+    assert 4800 <= made < 4800 + steps
 
 
 def test_what_is_not_known_is_empty() -> None:

@@ -25,13 +25,17 @@ def halves(test: str, method: str, seed: int) -> dict[str, float] | None:
 
 
 def test_ours_stand_beside_published_figures_with_the_difference() -> None:
-    average, *each = report.grids(summarise(HALVES, fabricated(HALVES, halves)))
+    average, *each, others = report.grids(summarise(HALVES, fabricated(HALVES, halves)))
     row = next(row for row in average.rows if row[0] == "promptsrc, real")
     assert list(average.headings[:5]) == ["method", "runs", "base", "published", "difference"]
     assert list(row[1:5]) == ["33 of 33", "84.00", "84.26", "-0.26"]
     assert list(row[5:8]) == ["76.50", "76.10", "+0.40"]
     assert len(each) == 11
     assert list(each[0].headings) == ["method", "runs", "base", "novel", "HM"]
+    assert list(others.headings) == ["method", "base", "novel", "HM", "used besides"]
+    told = {row[0]: row[1:] for row in others.rows}
+    assert told["TCP"] == ["84.13", "75.36", "79.51", ""]
+    assert told["PromptKD"][:3] == ["86.96", "80.73", "83.73"] and "unlabelled images" in told["PromptKD"][3]
 
 
 def test_missing_runs_are_told() -> None:
@@ -52,6 +56,7 @@ def test_some_data_sets_have_no_published_average_beside_them() -> None:
     assert any("2 of 11 datasets" in sentence for sentence in report.sentences(scores))
     assert "published" not in report.grids(scores)[0].headings
     assert not any(sentence.startswith("Published:") for sentence in report.sentences(scores))
+    assert not any(grid.title.startswith("Published") for grid in report.grids(scores))
 
 
 def test_a_published_gain_is_set_beside_ours() -> None:
