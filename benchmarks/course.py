@@ -13,7 +13,8 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from benchmarks.plain import PLAIN, Plain
+from benchmarks.plain import Plain
+from benchmarks.plain_weights import ALL
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     labels: Tensor
     domains: Tensor
     sizes: tuple[int, int, int]
+    teacher: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Course:
     def entrants(self, name: str) -> Entrants:
         """Both formulations of a method of `METHODS`; what both compute only once is computed."""
         domains = 3 if name == "syncclip" else 1
+        taught = METHODS[name].Settings().taught  # of synthetic images alone
         base = (self.classes + 1) // 2 if domains > 1 else self.classes
         ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
         ours = ours.to(self.device)
@@ -123,8 +126,12 @@ class Course:
             domains=torch.tensor([0, 1, 1][:domains]).repeat_interleave(self.batch).to(self.device),
             sizes=(self.batch, self.batch, self.batch) if domains > 1 else (self.batch, 0, 0),
         )
+        if taught:
+            teacher = torch.rand(self.batch, self.classes, generator=chance).softmax(dim=1).to(self.device)
+            batch = batch._replace(domains=torch.ones_like(batch.domains), sizes=(0, self.batch, 0), teacher=teacher)
+            ours.meet_teacher(torch.nn.functional.normalize(torch.randn(ours.text_features().shape), dim=-1))
         tests = torch.randn(self.tests, 3, size, size, generator=chance).to(self.device)
-        return Entrants(name, ours, PLAIN[name](ours), batch, tests)
+        return Entrants(name, ours, ALL[name](ours), batch, tests)
 
 
 def _settings(name: str) -> MethodSettings:

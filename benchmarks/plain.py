@@ -250,4 +250,4 @@ PLAIN: dict[str, type[Any]] = {
     "promptsrc": PlainPromptSrc,
     "syncclip": PlainSyncClip,
 }
-"""Of every method in `METHODS`."""
+"""Of the methods that learn prompts, and of zero-shot CLIP."""

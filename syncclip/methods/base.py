@@ -37,6 +37,11 @@ class TrainingBatch(Protocol):
     def sizes(self) -> Sequence[int]:
         """(real, seen, novel), of sum N."""
 
+    @property
+    def teacher(self) -> Tensor | None:
+        """(N, C) float32, a teacher's probabilities of all classes; zeros for images it was not asked about, as real
+        ones. None without a teacher."""
+
 
 class Method(nn.Module):
     """A frozen CLIP and what is learned around it.
@@ -119,6 +124,13 @@ class Method(nn.Module):
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
+
+    def meet_teacher(self, class_vectors: Tensor) -> None:
+        """Called before a training with a teacher, also before one that is resumed.
+
+        Args:
+            class_vectors: (C, D_t) the teacher's, of length 1.
+        """
 
     def step_begins(self, step: int, steps: int) -> None:
         """Called by the training loop on every rank before each step, counted from 0, of so many in all.

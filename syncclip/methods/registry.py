@@ -15,6 +15,7 @@ from syncclip.methods.coop import CoOp
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
+from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "maple": Maple,
     "promptsrc": PromptSrc,
     "syncclip": SyncClip,
+    "promptkd": PromptKd,
 }
 
 

@@ -22,6 +22,7 @@ from syncclip.methods.settings import (
     VptSettings,
     ZeroShotSettings,
 )
+from syncclip.methods.weight_settings import PromptKdSettings
 
 
 class MethodsSettings(Settings):
@@ -45,6 +46,8 @@ class MethodsSettings(Settings):
     """IVLP kept near the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClipSettings = SyncClipSettings()
     """IVLP with visual tokens of each domain, whose features are aligned (arXiv 2312.03805)."""
+    promptkd: PromptKdSettings = PromptKdSettings()
+    """Visual tokens and a projector that learn a teacher's probabilities (arXiv 2403.02781)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

@@ -51,6 +51,11 @@ class MethodSettings(Settings):
         """How the method learns; None: by the recipe's SGD."""
         return None
 
+    @property
+    def taught(self) -> bool:
+        """Whether the method learns from a teacher's probabilities of the synthetic images."""
+        return False
+
 
 class ContextSettings(MethodSettings):
     """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""

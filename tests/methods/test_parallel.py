@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
@@ -20,6 +21,7 @@ from syncclip.methods import Method, MethodSettings, build_method
 from syncclip.methods.cocoop import CoCoOp
 from syncclip.methods.coop import CoOp
 from syncclip.methods.parallel import WorkSplit
+from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.stream.batch import Batch
@@ -38,6 +40,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "ivlp": ("ivlp", None),
     "maple": ("maple", None),
     "promptsrc": ("promptsrc", PromptSrc.Settings(templates=("a {}.",))),
+    "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }
@@ -52,7 +55,11 @@ def build(folder: Path, name: str) -> Method:
     """In float64, so that what is left of a difference is the sharing's fault."""
     method, settings = METHODS[name]
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
-    return build_method(method, clip, DATASET, settings, seed=1).double().train()
+    built = build_method(method, clip, DATASET, settings, seed=1)
+    if built.settings.taught:
+        vectors = torch.randn(built.text_features().shape, generator=torch.Generator().manual_seed(5))
+        built.meet_teacher(normalize(vectors, dim=-1))
+    return built.double().train()
 
 
 def batch(rank: int = 0, world_size: int = 1) -> Batch:
@@ -64,7 +71,9 @@ def batch(rank: int = 0, world_size: int = 1) -> Batch:
     novel = torch.tensor([4, 5, 6, 4, 5, 6, 4, 5])[mine]
     each = len(shown)
     domains = torch.tensor([0] * each + [1] * 2 * each)
-    return Batch(images.flatten(0, 1), torch.cat([shown, shown, novel]), domains, (each, each, each))
+    teacher = torch.rand(3, IMAGES, len(NAMES), generator=generator, dtype=torch.float64).softmax(dim=2)[:, mine]
+    labels = torch.cat([shown, shown, novel])
+    return Batch(images.flatten(0, 1), labels, domains, (each, each, each), teacher.flatten(0, 1))
 
 
 def found(method: Method, rank: int = 0, world_size: int = 1) -> Found:
