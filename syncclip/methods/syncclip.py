@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import TrainingBatch
+from syncclip.methods.distillation import distillation
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import Negatives, SyncClipSettings
@@ -24,9 +25,13 @@ class SyncClip(Ivlp):
 
     Three losses: real images among the base classes; synthetic images of base and of novel classes among all classes;
     and the alignment of the domains.
+
+    A fourth one, which the paper doesn't have, is left out unless it is given a weight: the divergence from a teacher's
+    probabilities, over all classes, as a mean over the synthetic images of base and of novel classes.
     """
 
     Settings = SyncClipSettings
+    settings: SyncClipSettings
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: SyncClipSettings
@@ -34,6 +39,8 @@ class SyncClip(Ivlp):
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
+        if settings.taught:
+            self.weights = {**self.weights, "distillation": settings.distillation_weight}
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
@@ -70,6 +77,9 @@ class SyncClip(Ivlp):
             # Among the real images of all ranks, as the nearest would otherwise depend on the number of ranks.
             all_real, all_labels = (self.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
             terms["alignment"] = alignment(all_real, seen, all_labels, self.negatives, self.work.rank * len(real))
+        if self.settings.taught and batch.teacher is not None and len(seen) + len(novel):
+            scores = self.scores(features[len(real) :], text)
+            terms["distillation"] = distillation(batch.teacher[len(real) :], scores, self.settings.temperature).mean()
         return terms
 
 

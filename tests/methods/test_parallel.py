@@ -42,6 +42,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "promptsrc": ("promptsrc", PromptSrc.Settings(templates=("a {}.",))),
     "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
+    "syncclip distilled": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }
 
