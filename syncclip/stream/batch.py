@@ -6,14 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from syncclip.shards.samples import Rows
-
-Probabilities = npt.NDArray[np.float32]
+from syncclip.stream.teacher import Probabilities
 
 
 @dataclass(frozen=True)
