@@ -25,6 +25,7 @@ _METHODS = {
     "maple": "MaPLe",
     "promptsrc": "PromptSRC",
     "syncclip": "SYNC-CLIP",
+    "promptkd": "PromptKD",
 }
 _LOOKS = {
     ("zeroshot", "none"): (0, "circle"),
