@@ -77,6 +77,11 @@ def test_what_promptkd_learned_holds_the_teachers_vectors_and_moved_statistics(
     assert isinstance(model.method, PromptKd)
     with pytest.raises(UserError, match=r"'promptkd' learned something for each class .*not carry over to other class"):
         model.with_classes(["cat", "dog"])
+    program = torch.export.load(export(model, "torch", str(tmp_path / "torch"))).module()
+    images = torch.randn(4, 3, 32, 32)
+    np.testing.assert_allclose(
+        program(images).softmax(1).detach().numpy(), model.batch_probabilities(images), atol=1e-6
+    )
     for kind in ("open_clip", "transformers"):
         with pytest.raises(UserError, match=rf"--to {kind}: the image tower has learned prompts or parts, and"):
             export(model, kind, str(tmp_path / kind))

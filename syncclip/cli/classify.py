@@ -90,7 +90,8 @@ def teach(
     done = teaching.teach(run, synthetic, out, batch=batch, pool=pool, places=places)
     text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
     if done.unread:
-        say(f"teach: {counted(done.unread, 'image')} could not be read; a training replaces them by others")
+        others = "it by another" if done.unread == 1 else "them by others"
+        say(f"teach: {counted(done.unread, 'image')} could not be read; a training replaces {others}")
 
 
 def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:

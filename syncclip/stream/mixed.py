@@ -106,10 +106,9 @@ class MixedStream:
         if batch < 1 or batch % world_size:
             raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
         assert 0 <= rank < world_size
-        self.data, self.batch_size, self.seed = data, batch, seed
-        self.rank, self.world_size = rank, world_size
+        self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
-        self._cache_images, self.teacher = cache_images, teacher
+        self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
         self._room: Room = empty_batch
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
@@ -123,7 +122,6 @@ class MixedStream:
         self._round = order.steps(self._round_images(), batch)
         self.steps_per_epoch = self._steps(epochs_over)
         """Batches of an epoch."""
-        self._decoded = DecodedImages(cache_images)
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
