@@ -35,7 +35,7 @@ from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.kgcoop import KgCoOp
 from syncclip.methods.maple import Maple
 from syncclip.methods.promptsrc import PromptSrc
-from syncclip.methods.settings import KgCoOpSettings, PromptSrcSettings, SyncClipSettings
+from syncclip.methods.settings import KgCoOpSettings, PromptSrcSettings
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.vpt import Vpt
 from syncclip.methods.zeroshot import ZeroShot
@@ -223,7 +223,7 @@ class PlainSyncClip(PlainIvlp):
         return encode_images(self.clip, images, [torch.cat([own, real[len(own) :]]) for own, real in pairs])
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        settings, size = cast(SyncClipSettings, self.method.settings), batch.sizes[0]
+        settings, size = self.method.settings, batch.sizes[0]
         real = self.image_features(batch.images[:size])
         synthetic = self.synthetic_features(batch.images[size:])
         labels, seen_labels, novel_labels = torch.split(batch.labels, list(batch.sizes))

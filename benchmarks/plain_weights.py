@@ -9,11 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import (
+    batch_norm,
     cosine_similarity,
     cross_entropy,
     dropout,
+    kl_div,
     layer_norm,
     linear,
+    log_softmax,
     normalize,
     one_hot,
     relu,
@@ -27,6 +30,7 @@ from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.mma import Adapter, Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
+from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.tip import Tip
 from syncclip.methods.twostage import Norms, TwoStage
 from syncclip.methods.weight_settings import MmrlSettings
@@ -168,6 +172,33 @@ class PlainMmrl(Plain):
         )
 
 
+class PlainPromptKd(Plain):
+    method: PromptKd
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        return self.method.text_features(classes)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        return self.projected(images, training=False)
+
+    def projected(self, images: Tensor, training: bool) -> Tensor:
+        """(B, D_t) with the statistics of these images, or the running ones."""
+        ours = self.method
+        hidden = ours.narrow(encode_images(self.clip, images, list(ours.vision_prompts)))
+        running = ours.running_mean.detach().clone(), ours.running_var.detach().clone()
+        hidden = batch_norm(hidden, *running, ours.norm_weight, ours.norm_bias, training)
+        return linear(relu(hidden), ours.last.weight, ours.last.bias)
+
+    def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
+        settings, teacher = self.method.settings, batch.teacher
+        assert teacher is not None
+        heat = settings.temperature
+        scores = self.scores(self.projected(batch.images, training=True), text)
+        student, target = log_softmax(scores / heat, dim=1), log_softmax(teacher.log() / heat, dim=1)
+        divergence = kl_div(student, target, reduction="sum", log_target=True)
+        return settings.distillation_weight * heat**2 * divergence / scores.numel()
+
+
 ALL: dict[str, type[Any]] = {
     **PLAIN,
     "probe": PlainProbe,
@@ -176,5 +207,6 @@ ALL: dict[str, type[Any]] = {
     "twostage": PlainTwoStage,
     "mma": PlainMma,
     "mmrl": PlainMmrl,
+    "promptkd": PlainPromptKd,
 }
 """Of every method in `METHODS`."""

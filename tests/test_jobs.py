@@ -132,7 +132,7 @@ def test_a_run_has_results_predictions_prompts_and_its_recipe(tiny: TinyWorld, t
 
 
 @pytest.mark.parametrize("data", ["real", "synthetic", "both"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "promptkd"])  # see test_taught.py
 def test_every_method_goes_the_whole_way_on_any_data(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, name: str, data: str
 ) -> None:

@@ -36,6 +36,7 @@ for command in (
     *(
         jobs.evaluate,
         classify.classify,
+        classify.teach,
         classify.export,
         classify.push,
         serve.serve,

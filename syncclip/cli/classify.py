@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncclip import storage
-from syncclip.cli.arguments import SEVERAL, Folder, OutFile, OutSet, Run
+from syncclip.cli.arguments import SEVERAL, Folder, Out, OutFile, OutSet, Run
 from syncclip.core import text
 from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
@@ -70,6 +70,28 @@ def classify(
     if classes:
         model = model.with_classes(classes)
     _show(model, answers.classify(model, images, top, batch), out)
+
+
+def teach(
+    run: Run,
+    synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
+    out: Out = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
+    actors: Annotated[int, typer.Option("--actors", min=1, help="On Ray: so many work on the shards.")] = 1,
+    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of an actor.")] = 0.0,
+) -> None:
+    """Write a trained run's probabilities of a synthetic set's images, once, for methods that learn from a teacher."""
+    from syncclip.inference import teach as teaching
+    from syncclip.synthesis.settings import Pool
+
+    places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
+    done = teaching.teach(run, synthetic, out, batch=batch, pool=pool, places=places)
+    text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
+    if done.unread:
+        others = "it by another" if done.unread == 1 else "them by others"
+        say(f"teach: {counted(done.unread, 'image')} could not be read; a training replaces {others}")
 
 
 def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:

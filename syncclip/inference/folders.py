@@ -128,8 +128,9 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
 def _require_frozen_images(method: Method, to: str) -> None:
     """Refuse a run whose logits are not the scaled cosines of open_clip's own image features with its class vectors."""
     images = _images(method.clip.backbone)
-    plain = Method.scores(method, method.clip.model.encode_image(images), method.text_features())
-    if (plain - method.logits(images)).abs().max() > EXACT:
+    features, vectors = method.clip.model.encode_image(images), method.text_features()
+    same_space = features.shape[-1] == vectors.shape[-1]
+    if not same_space or (Method.scores(method, features, vectors) - method.logits(images)).abs().max() > EXACT:
         raise UserError(
             f"--to {to}: the image tower has learned prompts or parts, and {to} has no place for them; use --to onnx "
             "or torch"

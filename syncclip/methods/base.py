@@ -37,6 +37,11 @@ class TrainingBatch(Protocol):
     def sizes(self) -> Sequence[int]:
         """(real, seen, novel), of sum N."""
 
+    @property
+    def teacher(self) -> Tensor | None:
+        """(N, C) float32, a teacher's probabilities of all classes; zeros for images it was not asked about, as real
+        ones. None without a teacher."""
+
 
 class Method(nn.Module):
     """A frozen CLIP and what is learned around it.
@@ -138,6 +143,13 @@ class Method(nn.Module):
             views: passes over this rank's batches of the first epoch. All have the same images in the same order, each
                 with crops and flips of its own. Real images that a pass shows again, to fill its last batch, have the
                 label -1.
+        """
+
+    def meet_teacher(self, class_vectors: Tensor) -> None:
+        """Called before a training with a teacher, also before one that is resumed.
+
+        Args:
+            class_vectors: (C, D_t) the teacher's, of length 1.
         """
 
     def step_begins(self, step: int, steps: int) -> None:

@@ -96,7 +96,11 @@ class ClipLora(Adapted):
         return self.clip.encode_images(images, parts=parts)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        return domain_terms(self, batch, self.settings.negatives) if self.settings.domain_rank else super().terms(batch)
+        if not self.settings.domain_rank:
+            return super().terms(batch)
+        features = self.loss_features(batch.images, batch.domains)
+        text = self.candidate_features(self.candidates(batch))
+        return domain_terms(self, batch, features, text, self.settings.negatives)
 
     def _updates(self, tower: TextTower | VisionTower, rank: int) -> list[LowRank]:
         if rank > tower.width:

@@ -19,6 +19,7 @@ from syncclip.methods.maple import Maple
 from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
+from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
@@ -44,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "twostage": TwoStage,
     "mma": Mma,
     "mmrl": Mmrl,
+    "promptkd": PromptKd,
 }
 
 

@@ -27,6 +27,7 @@ from syncclip.methods.weight_settings import (
     MmaSettings,
     MmrlSettings,
     ProbeSettings,
+    PromptKdSettings,
     TipSettings,
     TwoStageSettings,
 )
@@ -65,6 +66,8 @@ class MethodsSettings(Settings):
     """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
     mmrl: MmrlSettings = MmrlSettings()
     """Tokens of a space that both towers share, in their later blocks (arXiv 2503.08497)."""
+    promptkd: PromptKdSettings = PromptKdSettings()
+    """Visual tokens and a projector that learn a teacher's probabilities (arXiv 2403.02781)."""
     own: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 

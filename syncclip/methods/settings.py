@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, model_validator
 
-from syncclip.core.settings import Position, Settings, Template
+from syncclip.core.settings import Position, Settings, Template, added
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]
@@ -50,6 +50,11 @@ class MethodSettings(Settings):
     def optimisation(self) -> Optimisation | None:
         """How the method learns; None: by the recipe's SGD."""
         return None
+
+    @property
+    def taught(self) -> bool:
+        """Whether the method learns from a teacher's probabilities of the synthetic images."""
+        return False
 
 
 class ContextSettings(MethodSettings):
@@ -179,6 +184,15 @@ class SyncClipSettings(IvlpSettings):
     """Of the loss that aligns the features of both domains (L_FS); 0 leaves it out."""
     negatives: Negatives = "hardest"
     """Real features of other classes that a synthetic one is pushed away from."""
+    distillation_weight: float = added(0.0, ge=0)
+    """Of the divergence from a teacher on synthetic images, whose probabilities are in `training.teacher`; 0 leaves it
+    out."""
+    temperature: float = added(1.0, gt=0)
+    """By which, in that divergence, the logits of both are divided before the softmax."""
+
+    @property
+    def taught(self) -> bool:
+        return self.distillation_weight > 0
 
     @model_validator(mode="after")
     def _domain_within_visual(self) -> SyncClipSettings:

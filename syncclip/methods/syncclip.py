@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
+from syncclip.methods.distillation import distillation
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import Negatives, SyncClipSettings
@@ -24,9 +25,13 @@ class SyncClip(Ivlp):
 
     Three losses: real images among the base classes; synthetic images of base and of novel classes among all classes;
     and the alignment of the domains.
+
+    A fourth one, which the paper doesn't have, is left out unless it is given a weight: the divergence from a teacher's
+    probabilities, over all classes, as a mean over the synthetic images of base and of novel classes.
     """
 
     Settings = SyncClipSettings
+    settings: SyncClipSettings
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: SyncClipSettings
@@ -34,6 +39,8 @@ class SyncClip(Ivlp):
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
+        if settings.taught:
+            self.weights = {**self.weights, "distillation": settings.distillation_weight}
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
@@ -50,16 +57,28 @@ class SyncClip(Ivlp):
         return self.clip.encode_images(images, self.domain_prompts(domains))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        return domain_terms(self, batch, self.negatives)
+        features = self.loss_features(batch.images, batch.domains)  # of all groups in one pass
+        text = self.candidate_features(self.candidates(batch))
+        terms = domain_terms(self, batch, features, text, self.negatives)
+        real = batch.sizes[0]
+        if self.settings.taught and batch.teacher is not None and len(features) > real:
+            scores = self.scores(features[real:], text)
+            terms["distillation"] = distillation(batch.teacher[real:], scores, self.settings.temperature).mean()
+        return terms
 
 
-def domain_terms(method: Method, batch: TrainingBatch, negatives: Negatives) -> dict[str, Tensor]:
-    """SYNC-CLIP's losses, of any method whose image features depend on the domain."""
+def domain_terms(
+    method: Method, batch: TrainingBatch, features: Tensor, text: Tensor, negatives: Negatives
+) -> dict[str, Tensor]:
+    """SYNC-CLIP's losses, of any method whose image features depend on the domain.
+
+    Args:
+        features: (N, D) of the batch's images, not normalised.
+        text: (C, D) of the candidates.
+    """
     sizes = list(batch.sizes)
-    features = method.loss_features(batch.images, batch.domains)  # of all groups in one pass
     real, seen, novel = torch.split(features, sizes)
     real_labels, seen_labels, novel_labels = torch.split(batch.labels, sizes)
-    text = method.candidate_features(method.candidates(batch))
     terms = {}
     if len(real):
         terms["real"] = cross_entropy(method.scores(real, text[: method.base]), real_labels)

@@ -27,6 +27,7 @@ from syncclip.training.settings import EvaluationSettings, TrainingSettings
 
 NO_TRACE = (
     "synthetic",
+    "teacher",
     "ahead",
     "cache_images",
     "cache_bytes",
@@ -43,8 +44,8 @@ NO_TRACE = (
     "keep_best",
     "max_failures",
 )
-"""Keys of `training` that leave no trace in a run's prompts or metrics. The place of the synthetic set is one of them;
-its content is identified by its own plan."""
+"""Keys of `training` that leave no trace in a run's prompts or metrics. The places of the synthetic set and of a
+teacher's files are among them; their content is identified by the set's plan and the teacher's digest."""
 
 ROUNDING = ("workers", "min_workers", "accumulate")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
@@ -88,6 +89,9 @@ class Recipe(Settings):
         if uses and ("real" if data == "oracle" else data) not in uses:
             choice = " or ".join(map(repr, uses))
             raise RefusalError("training.data", f"{method!r} can't learn from {data!r}; give it {choice}")
+        if self.uses_teacher and self.training.teacher is None:
+            reason = "learns from a teacher; write its files with `syncclip teach RUN SET`, and name their folder here"
+            raise RefusalError("training.teacher", f"{method!r} {reason}")
         return self
 
     @classmethod
@@ -204,6 +208,11 @@ class Recipe(Settings):
     def uses_synthetic(self) -> bool:
         """Whether a run of this recipe reads the synthetic set."""
         return bool(self.methods.of(self.training.method).data) and self.training.data in ("synthetic", "both")
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a run of this recipe reads a teacher's files, which tell of synthetic images."""
+        return self.uses_synthetic and self.methods.of(self.training.method).taught
 
     @property
     def shots(self) -> tuple[int, int]:

@@ -31,6 +31,7 @@ _METHODS = {
     "twostage": "2SFS",
     "mma": "MMA",
     "mmrl": "MMRL",
+    "promptkd": "PromptKD",
 }
 _LOOKS = {
     ("zeroshot", "none"): (0, "circle"),

@@ -24,6 +24,7 @@ from syncclip.shards.index import listed, read_index
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
+from syncclip.stream.teacher import Teacher
 from syncclip.training.loop import TrainJob, device_of
 from syncclip.training.run_folder import RunFolder
 
@@ -77,6 +78,7 @@ def build_stream(
     if not run.method.settings.data:
         return None
     synthetic = cache.sets(recipe, len(run.dataset.classnames)) if recipe.uses_synthetic else []
+    teacher = Teacher(str(training.teacher), shard_cache(training)) if recipe.uses_teacher else None
     return MixedStream(
         real_sources(recipe, run.dataset),
         synthetic,
@@ -93,6 +95,7 @@ def build_stream(
         world_size=world_size,
         corrupt_limit=training.corrupt_limit,
         cache_images=training.cache_images,
+        teacher=teacher,
     )
 
 
@@ -252,5 +255,7 @@ def build_job(
         run.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
         validate = partial(validation_accuracy, recipe, run)
     stream = build_stream(recipe, run, rank, world_size, cache)
+    if stream is not None and stream.teacher is not None:
+        run.method.meet_teacher(torch.from_numpy(stream.teacher.class_vectors()))
     learning = settings.learning_rate, validate, settings.optimisation
     return TrainJob(folder, run.method, stream, recipe.training, *learning)

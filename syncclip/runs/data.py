@@ -21,6 +21,7 @@ from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sources import MixedSource
+from syncclip.stream.teacher import read_teacher
 from syncclip.training.settings import MixedSet, TrainingSettings
 
 
@@ -68,6 +69,37 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
     require_content(plan, url)
     amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
     return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
+
+
+def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
+    """(length of the class vectors, digest) of the teacher that a run learns from, whose synthetic set is resolved.
+
+    Raises:
+        UserError: the run learns from several sets, or the teacher's files are of other classes, of other shards, or
+            not there for all images that are learned from.
+    """
+    training, url = recipe.training, str(recipe.training.teacher)
+    if not isinstance(training.synthetic, str):
+        raise UserError(
+            "training.teacher: a teacher's files are of one set, but training.synthetic lists several; make one of "
+            "them: `syncclip shards merge`"
+        )
+    told, plan = read_teacher(url), known.plan(training.synthetic)
+    assert plan is not None, "the set is resolved"
+    if told.classnames != tuple(plan.classnames):
+        raise UserError(
+            f"{url}: this teacher tells {len(told.classnames)} classes apart that are not the {plan.classes} of "
+            f"{training.synthetic}; name the files of another in training.teacher"
+        )
+    there, tars = {one.shard: one.tar_sha256 for one in told.shards}, known.committed(training.synthetic)
+    wanted = plan.shards(training.images_per_class)
+    if missing := [shard for shard in wanted if there.get(shard) != tars[shard].sha256]:
+        what = "of other images" if missing[0] in there else "not there"
+        raise UserError(
+            f"{url}: the teacher's probabilities of {len(missing)} of {len(wanted)} shards are {what} "
+            f"({few(map(shard_name, missing))}); write them with `syncclip teach RUN {training.synthetic} --out {url}`"
+        )
+    return told.dim, told.digest
 
 
 def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:

@@ -12,7 +12,7 @@ from syncclip.core.trust import trust, trusted
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.data import KnownSets, synthetic_part
+from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
 from syncclip.shards.index import know_listed, listed
 from syncclip.storage.places import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
@@ -73,15 +73,19 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
-    identity = ""
+    identity, known = "", known or KnownSets()
     if recipe.uses_synthetic:
         try:
-            recipe, identity = _with_sets(recipe, out, known or KnownSets())
+            recipe, identity = _with_sets(recipe, out, known)
         except UserError:
             load_dataset(recipe.dataset)  # if it is missing too, that is the mistake to report first
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
+    if recipe.uses_teacher:
+        recipe, identity = _with_teacher(recipe, identity, known)
+    else:
+        recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
     method = training.method.rpartition(":")[2]  # of one's own, the class alone: ':' has a meaning in paths and URLs
     parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
@@ -105,6 +109,20 @@ def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recip
     ]
     identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
     return recipe.with_values({"training.synthetic": sets}), identity
+
+
+def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Recipe, str]:
+    """The recipe with its teacher's place, and the length of its vectors where the method has room for them."""
+    name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
+    url = absolute(str(recipe.training.teacher))
+    recipe = recipe.with_values({"training.teacher": url})
+    dim, digest_of_teacher = teacher_part(recipe, known)
+    if "teacher_dim" in type(settings).model_fields:
+        key = f"methods.{name if name in type(recipe.methods).model_fields else 'own'}.teacher_dim"
+        if settings.model_dump()["teacher_dim"] not in (None, dim):
+            raise UserError(f"{key}: the class vectors in {url} have {dim} numbers each; leave the key out")
+        recipe = recipe.with_values({key: dim})
+    return recipe, digest([identity, digest_of_teacher])
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from syncclip.shards.samples import Rows
+from syncclip.stream.teacher import Probabilities
 
 
 @dataclass(frozen=True)
@@ -19,20 +21,24 @@ class Batch:
     labels: Tensor  # (N,) long, class ids
     domains: Tensor  # (N,) long, 0 real, 1 synthetic
     sizes: tuple[int, int, int]  # (real, seen, novel) images; their sum is N
+    teacher: Tensor | None = None  # (N, C) float32, its probabilities; zeros of images it was not asked about
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """To another process labels and domains go as plain bytes: for a tensor in shared memory a socket is opened."""
-        return _unpacked, (self.images, self.labels.numpy(), self.domains.numpy(), self.sizes)
+        """To another process all but images go as plain bytes: for a tensor in shared memory a socket is opened."""
+        teacher = None if self.teacher is None else self.teacher.numpy()
+        return _unpacked, (self.images, self.labels.numpy(), self.domains.numpy(), self.sizes, teacher)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        images, labels, domains = (t.to(device, non_blocking=True) for t in (self.images, self.labels, self.domains))
-        return Batch(images, labels, domains, self.sizes)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory."""
-        images, labels, domains = (t.pin_memory() for t in (self.images, self.labels, self.domains))
-        return Batch(images, labels, domains, self.sizes)
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        teacher = None if self.teacher is None else change(self.teacher)
+        return Batch(change(self.images), change(self.labels), change(self.domains), self.sizes, teacher)
 
 
 def empty_batch(images: int, like: Tensor) -> Tensor:
@@ -44,5 +50,8 @@ def empty_batch(images: int, like: Tensor) -> Tensor:
     return torch.empty_like(like.expand(images, *like.shape))
 
 
-def _unpacked(images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int]) -> Batch:
-    return Batch(images, torch.from_numpy(labels), torch.from_numpy(domains), sizes)
+def _unpacked(
+    images: Tensor, labels: Rows, domains: Rows, sizes: tuple[int, int, int], teacher: Probabilities | None
+) -> Batch:
+    known = None if teacher is None else torch.from_numpy(teacher)
+    return Batch(images, torch.from_numpy(labels), torch.from_numpy(domains), sizes, known)

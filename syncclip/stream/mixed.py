@@ -24,6 +24,7 @@ from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.samples import Rows
 from syncclip.stream.batch import Batch, empty_batch
 from syncclip.stream.sources import MixedSource, RealEpochs, SyntheticSampler, joined
+from syncclip.stream.teacher import Teacher
 
 REAL, SYNTHETIC = 0, 1  # domains
 
@@ -79,6 +80,7 @@ class MixedStream:
         world_size: int = 1,
         corrupt_limit: int = 16,
         cache_images: int = 256 << 20,
+        teacher: Teacher | None = None,
     ) -> None:
         """
         Args:
@@ -96,6 +98,7 @@ class MixedStream:
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
             corrupt_limit: Damaged images that may be replaced before it is an error.
             cache_images: Bytes that decoded images may take in memory; results do not depend on it.
+            teacher: Whose probabilities of synthetic images come with a batch; of the only synthetic set.
 
         Raises:
             UserError: A set or an image that is needed is missing, or the numbers do not fit each other.
@@ -103,10 +106,9 @@ class MixedStream:
         if batch < 1 or batch % world_size:
             raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
         assert 0 <= rank < world_size
-        self.data, self.batch_size, self.seed = data, batch, seed
-        self.rank, self.world_size = rank, world_size
+        self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
-        self._cache_images = cache_images
+        self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
         self._room: Room = empty_batch
         self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
         self._base = np.asarray(base, np.int64)
@@ -120,7 +122,6 @@ class MixedStream:
         self._round = order.steps(self._round_images(), batch)
         self.steps_per_epoch = self._steps(epochs_over)
         """Batches of an epoch."""
-        self._decoded = DecodedImages(cache_images)
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
@@ -195,19 +196,20 @@ class MixedStream:
         count = sum(len(rows) for _, rows, _, _ in groups)
         images: Tensor | None = None
         generator = torch.Generator()
-        labels, domains, filled = [], [], 0
+        labels, domains, read = [], [], list[int]()
         for number, (source, rows, shown, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
             seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number + view * len(groups), last=positions)
             for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
                 generator.manual_seed(seed >> 1)
-                image = self.transform(self._image(source, row, domain), generator)
+                found, row = self._image(source, row, domain)
+                image = self.transform(found, generator)
                 if images is None:
                     images = self._room(count, image)
                 assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
-                images[filled].copy_(image)  # at once, while it is in the processor's cache
-                filled += 1
+                images[len(read)].copy_(image)  # at once, while it is in the processor's cache
+                read.append(row)
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
         assert images is not None, "a batch shows something"
@@ -216,6 +218,7 @@ class MixedStream:
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
+            teacher=None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1])),
         )
 
     def repeated(self, step: int) -> int:
@@ -257,11 +260,11 @@ class MixedStream:
         bounds = np.full(self.batch_size, len(labels))
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
-    def _image(self, source: ImageSet, row: int, domain: int) -> Image.Image:
-        """The image of a row, or of the next sound row of its class."""
+    def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
+        """The image of a row, or of the next sound row of its class; and which row it is."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
-            return image
+            return image, row
         label = int(source.labels[row])
         rows = source.rows_of(label)
         if domain == REAL and self._epochs is not None:
@@ -270,7 +273,7 @@ class MixedStream:
         for candidate in np.roll(rows, -start)[1:].tolist():
             image = self._decoded_or_none(source, candidate, domain)
             if image is not None:
-                return image
+                return image, candidate
         raise UserError(f"class {label}: not one of its images ({len(rows)}) can be read; the log names them")
 
     def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:

@@ -42,6 +42,9 @@ class TrainingSettings(Settings):
         | None
     ) = None
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
+    teacher: str | None = added(None)
+    """Folder or URL of a teacher's files of that set, as `syncclip teach` writes them, for methods that learn from its
+    probabilities."""
     real: tuple[MixedSet, ...] = added(())
     """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
     images_per_class: int | None = Field(None, ge=1)

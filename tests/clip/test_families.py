@@ -22,6 +22,7 @@ from syncclip.methods import METHODS
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.zeroshot import ZeroShot
 from tests.clip.whole import whole_images, whole_texts
+from tests.methods.classes import NOT_LEARNED
 from tests.methods.parity import Batch
 from tests.worlds.families import CONTEXT, Family, families, make_family_folder
 
@@ -242,10 +243,13 @@ FITTING = [
 def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str) -> None:
     kind = METHODS[method]
     learner = kind(clip, [*NAMES, "a car"], 2, "a photo of a {}.", kind.Settings())
-    shown = Batch(images(), torch.tensor([1, 1, 3]), torch.tensor([0, 1, 1]), (1, 1, 1))
+    shown = Batch(
+        images(), torch.tensor([1, 1, 3]), torch.tensor([0, 1, 1]), (1, 1, 1), torch.rand(3, 4).softmax(dim=1)
+    )
+    learner.meet_teacher(torch.randn(learner.text_features().shape))
     if learner.prepares:
         learner.prepare([[shown]])
-    learned = {name: weight for name, weight in learner.named_parameters() if name != "classifier"}  # of a second stage
+    learned = {name: weight for name, weight in learner.named_parameters() if name not in NOT_LEARNED}
     with torch.no_grad():
         for weight in learned.values():
             weight += 0.1 * torch.rand_like(weight)  # half of what CLIP-LoRA learns waits for the other half to move

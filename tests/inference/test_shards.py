@@ -72,7 +72,8 @@ def answers(folder: Path) -> dict[str, bytes]:
 
 def in_this_process(run: str, url: str, out: str) -> ShardClassifier:
     sizes = {name: size for name, size in storage.sizes(url).items() if name.endswith(".tar")}
-    return ShardClassifier(_Job(run, url, out, sizes, "asked", 5, 4, 1, "cpu", (), {}, None))
+    asked = {"asked": "asked", "top": 5, "batch": 4, "threads": 1, "device": "cpu", "classes": (), "places": {}}
+    return ShardClassifier(_Job(run=run, url=url, out=out, sizes=sizes, lease=None, **asked))
 
 
 @pytest.mark.ray

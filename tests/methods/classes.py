@@ -8,6 +8,10 @@ import torch
 
 from tests.methods.parity import Batch
 
+NOT_LEARNED = ("class_vectors", "running_mean", "running_var", "narrow.bias", "classifier")
+"""Parameters without gradient: of PromptKD its teacher's, its statistics, and what batch norm takes away again; of 2SFS
+those of the second stage."""
+
 
 @dataclass
 class Classes:

@@ -49,6 +49,7 @@ class Batch(NamedTuple):
     labels: Tensor
     domains: Tensor
     sizes: tuple[int, int, int]
+    teacher: Tensor | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
@@ -20,7 +21,7 @@ from syncclip.methods.section import MethodsSettings
 from syncclip.methods.syncclip import SyncClip
 from tests.methods.classes import DATASET, batch
 
-FIXED = ("vpt", "probe", "tip")
+FIXED = ("vpt", "probe", "tip", "promptkd")
 """Methods that learn something, but no texts."""
 
 
@@ -63,6 +64,7 @@ def test_real_images_alone_cost_the_texts_of_base_classes_alone(
 @pytest.mark.parametrize("name", METHODS)
 def test_logits_are_over_all_classes(clip: PromptedClip, name: str) -> None:
     method = build_method(name, clip, DATASET)
+    method.meet_teacher(normalize(torch.randn(method.text_features().shape), dim=-1))  # whose class vectors one takes
     assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     assert torch.allclose(method.text_features().norm(dim=-1), torch.ones(5))
 
@@ -96,8 +98,8 @@ def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedCli
     assert method.tokens.embeddings.dtype == torch.float64
 
 
-# CoCoOp's texts are each image's own; a linear probe has none but those that it starts as.
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("cocoop", "probe")])
+# CoCoOp's texts are each image's own; a linear probe has none but those that it starts as, PromptKD none.
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("cocoop", "probe", "promptkd")])
 def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method, calls = build_method(name, clip, DATASET).eval(), []
     right = clip.encode_text

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
@@ -24,6 +25,7 @@ from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.probe import Probe
+from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.tip import Tip
@@ -46,13 +48,15 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "probe": ("probe", None),
     "constrained probe": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(slots=2)),
-    "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "cliplora": ("cliplora", ClipLora.Settings(dropout=0.0)),
     "cliplora by domain": ("cliplora", ClipLora.Settings(dropout=0.0, domain_rank=1, alignment_weight=2.0)),
     "twostage": ("twostage", None),
     "twostage in its second": ("twostage", None),
     "mma": ("mma", Mma.Settings(scale=0.5)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
+    "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
+    "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
+    "syncclip distilled": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
     "syncclip against all": ("syncclip", SyncClip.Settings(negatives="all", alignment_weight=2.0)),
 }
 
@@ -66,9 +70,12 @@ def build(folder: Path, name: str) -> Method:
     """In float64, so that what is left of a difference is the sharing's fault."""
     method, settings = METHODS[name]
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
-    built = build_method(method, clip, DATASET, settings, seed=1).double().train()
+    built = build_method(method, clip, DATASET, settings, seed=1)
     built.step_begins(9 if "second" in name else 0, 10)
-    return built
+    if built.settings.taught:
+        vectors = torch.randn(built.text_features().shape, generator=torch.Generator().manual_seed(5))
+        built.meet_teacher(normalize(vectors, dim=-1))
+    return built.double().train()
 
 
 def batch(rank: int = 0, world_size: int = 1) -> Batch:
@@ -80,7 +87,9 @@ def batch(rank: int = 0, world_size: int = 1) -> Batch:
     novel = torch.tensor([4, 5, 6, 4, 5, 6, 4, 5])[mine]
     each = len(shown)
     domains = torch.tensor([0] * each + [1] * 2 * each)
-    return Batch(images.flatten(0, 1), torch.cat([shown, shown, novel]), domains, (each, each, each))
+    teacher = torch.rand(3, IMAGES, len(NAMES), generator=generator, dtype=torch.float64).softmax(dim=2)[:, mine]
+    labels = torch.cat([shown, shown, novel])
+    return Batch(images.flatten(0, 1), labels, domains, (each, each, each), teacher.flatten(0, 1))
 
 
 def found(method: Method, rank: int = 0, world_size: int = 1) -> Found:

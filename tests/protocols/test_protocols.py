@@ -84,7 +84,7 @@ def published_settings(recipe: Recipe, arm: Arm) -> tuple[int, int, float]:
 
 def test_every_method_learns_from_each_kind_of_data_as_its_authors_have_it() -> None:
     recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
-    assert {arm.method for arm in recipe.study.arms} == set(METHODS)
+    assert {arm.method for arm in recipe.study.arms} == set(METHODS) - {"promptkd"}, "which needs a teacher"
     assert [(arm.method, arm.data) for arm in recipe.study.arms if arm.trained] == [
         (method, data) for method in PUBLISHED for data in ("real", "synthetic", "both")
     ]

@@ -1,0 +1,188 @@
+"""What a teacher says of a synthetic set, written once: its probabilities of every image, shard by shard, on Ray."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+from torch import Tensor
+
+from syncclip import storage
+from syncclip.core.determinism import deterministic
+from syncclip.core.settings import UserError
+from syncclip.inference.model import BATCH, load, read_ahead
+from syncclip.inference.passes import ShardJob, ShardMarker, ShardPass
+from syncclip.inference.shards import identity
+from syncclip.recipe.recipe import digest
+from syncclip.runs.classes import read_classes
+from syncclip.runs.resolve import finished_run
+from syncclip.sets.imported import read_whole_set
+from syncclip.shards.images import UnreadableImageError, decode_image
+from syncclip.shards.index import committed_shards
+from syncclip.shards.markers import Shard, sample_key, shard_name
+from syncclip.shards.tables import read_table, table_digests
+from syncclip.storage.places import absolute
+from syncclip.stream.teacher import AGAIN, TEACHER, VECTORS, Probabilities, TaughtShard, TeacherFiles
+from syncclip.synthesis.settings import ONE_ACTOR, Pool
+
+
+class Taught(NamedTuple):
+    """A set of which a teacher's files are all there."""
+
+    url: str
+    shards: int
+    images: int
+    unread: int
+
+
+class TeacherMarker(ShardMarker):
+    """Content of `00000.json`, beside the probabilities of a shard."""
+
+    bytes: int
+    """Of the file of probabilities, as `sha256`."""
+    sha256: str
+    tar_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job(ShardJob):
+    FILE, MARKER, VERB = ".safetensors", ".json", "read by the teacher"
+    Marker = TeacherMarker
+
+    shards: Mapping[str, Shard]
+
+    def fits(self, name: str, marker: TeacherMarker) -> bool:
+        return marker.tar_sha256 == self.shards[name].sha256
+
+
+def teach(
+    run: str,
+    url: str,
+    out: str | None = None,
+    *,
+    batch: int = BATCH,
+    pool: Pool = ONE_ACTOR,
+    places: Mapping[str, str | None] | None = None,
+) -> Taught:
+    """Write a teacher's probabilities of all images of a synthetic set, for `training.teacher`.
+
+    The teacher is a finished run; one of the method `zeroshot` is a CLIP of open_clip with the dataset's sentences.
+    Killed at any time, the same call goes on with the shards that have no file, and ends with the same bytes; so it
+    does where the set has grown.
+
+    Args:
+        run: folder or URL of the teacher's run, of the set's classes.
+        url: folder or URL of the set.
+        out: of the files; by default `teachers/<name of the run>` in the set's folder.
+        batch, pool, places: as `shards.classify_shards` takes them.
+
+    Raises:
+        UserError: there is no such run or whole set, or it is of other classes; files there are another teacher's; or
+            shards failed for good.
+    """
+    url, run = absolute(url), absolute(run)
+    plan, (recipe, folder) = read_whole_set(url), finished_run(run)
+    known = read_classes(recipe, folder).classnames
+    if known != list(plan.classnames):
+        raise UserError(
+            f"{run}: this teacher tells {len(known)} classes apart that are not the {plan.classes} of {url}; train "
+            "one on the set's dataset"
+        )
+    shards = {number: one for number, one in committed_shards(url).items() if number in plan.shards()}
+    digests = table_digests(url, shards)
+    named = {shard_name(number): one._replace(table_sha256=digests[number]) for number, one in shards.items()}
+    out = absolute(out or storage.join(url, "teachers", folder.name))
+    asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
+    with storage.lease(out, "teach") as hold:
+        job = _Job(
+            run=run,
+            url=url,
+            out=out,
+            sizes={name: one.bytes for name, one in named.items()},
+            asked=asked,
+            batch=batch,
+            threads=threads,
+            device=pool.device,
+            places=places or {},
+            lease=hold.token,
+            shards=named,
+        )
+        job.work_off(partial(ShardTeacher, job), pool, "teach")
+        done = job.done()
+        _finish(job, folder.name, known, [(named[name].shard, one) for name, one in done.items()])
+        storage.require(out, [TEACHER, VECTORS, *(name[:-4] + ending for name in done for ending in (job.FILE,))])
+    return Taught(out, len(done), sum(one.images for one in done.values()), sum(one.unread for one in done.values()))
+
+
+def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, TeacherMarker]]) -> None:
+    """Write the class vectors, and what tells of all files, where they aren't there yet."""
+    shards = tuple(TaughtShard(shard, one.images, one.bytes, one.sha256, one.tar_sha256) for shard, one in markers)
+    place = storage.join(job.out, TEACHER)
+    there = storage.read_document(place, TeacherFiles, AGAIN)
+    if there is not None and (there.digest, there.shards) == (job.asked, shards):
+        return
+    with deterministic(job.threads):
+        model = load(job.run, **job.places, device="cpu")
+        vectors, scale = model.text_features(), float(model.method.clip.logit_scale)
+    data = save({"class_vectors": vectors})
+    storage.write_bytes(storage.join(job.out, VECTORS), data)
+    told = TeacherFiles(
+        name=name,
+        digest=job.asked,
+        classnames=tuple(classnames),
+        logit_scale=scale,
+        dim=vectors.shape[1],
+        vectors_sha256=hashlib.sha256(data).hexdigest(),
+        shards=shards,
+    )
+    storage.write_sealed(place, told.model_dump_json().encode())
+
+
+class ShardTeacher(ShardPass):
+    """Writes probabilities."""
+
+    job: _Job
+
+    def compute(self, name: str) -> tuple[int, tuple[Probabilities, int]]:
+        job, shard, model = self.job, self.job.shards[name], self.model()
+        place = storage.join(job.url, name)
+        tar = storage.read_bytes(place, sha256=shard.sha256)
+        if hashlib.sha256(tar).hexdigest() != shard.sha256:
+            raise UserError(f"{place}: its bytes are not those of its marker; see `syncclip shards verify`")
+        rows = read_table(job.url, shard.shard, shard.table_sha256 or "").to_pylist()
+
+        def pixels(row: Mapping[str, int]) -> Tensor | None:
+            data = tar[row["jpg_offset"] : row["jpg_offset"] + row["jpg_size"]]
+            try:
+                return model.preprocess(decode_image(data, f"{place}:{sample_key(row['index'])}.jpg"))
+            except UnreadableImageError:
+                return None  # a training replaces it by another one
+
+        found = np.zeros((len(rows), len(model.classes)), np.float32)
+        unread, begin = 0, 0
+        for images in read_ahead(pixels, rows, job.batch):
+            there = [begin + number for number, one in enumerate(images) if one is not None]
+            if there:
+                found[there] = model.batch_probabilities(torch.stack([one for one in images if one is not None]))
+            begin, unread = begin + len(images), unread + len(images) - len(there)
+        return len(rows), (found, unread)
+
+    def write(self, name: str, content: tuple[Probabilities, int]) -> TeacherMarker:
+        job, (found, unread) = self.job, content
+        data = save({"probabilities": found})
+        storage.write_bytes(job.place(name, job.FILE), data)
+        return TeacherMarker(
+            asked=job.asked,
+            shard_bytes=job.sizes[name],
+            images=len(found),
+            unread=unread,
+            bytes=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            tar_sha256=job.shards[name].sha256,
+        )

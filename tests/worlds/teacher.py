@@ -1,0 +1,34 @@
+"""A teacher's files of the tiny world's set, written in this process: Ray takes longer to start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from syncclip import jobs
+from syncclip.core.settings import UserError
+from syncclip.inference.passes import ShardJob, ShardPass
+from syncclip.inference.teach import Taught, teach
+from syncclip.recipe.recipe import Recipe
+
+
+def teach_here(run: str, url: str, out: str, **asked: Any) -> Taught:
+    """As `teach`, without Ray."""
+    with patch.object(ShardJob, "work_off", _in_turn):
+        return teach(run, url, out, **asked)
+
+
+def _in_turn(job: ShardJob, worker: Callable[[], ShardPass], *_: object) -> None:
+    made = worker()
+    for number in job.left():
+        report = made.commit(made.generate(number))
+        if report.error:
+            raise UserError(job.failure(number, report.error, len(job.left())))
+
+
+def zero_shot(recipe: str, folder: Path, *overrides: str) -> str:
+    """A finished run of the plain CLIP, for a teacher."""
+    values = ["training.method=zeroshot", *overrides]
+    return jobs.run_here(Recipe.load(recipe, values), str(folder)).url
