@@ -33,7 +33,6 @@ from syncclip.methods.probe import Probe
 from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.tip import Tip
 from syncclip.methods.twostage import Norms, TwoStage
-from syncclip.methods.weight_settings import MmrlSettings
 
 
 class PlainProbe(Plain):
@@ -152,14 +151,14 @@ class PlainMmrl(Plain):
         return self.scores(own, text), self.scores(outputs @ self.method.projection, text), own
 
     def logits(self, images: Tensor) -> Tensor:
-        base, share = self.method.base, cast(MmrlSettings, self.method.settings).class_weight
+        base, share = self.method.base, self.method.settings.class_weight
         own, others, _ = self.both_scores(images, self.text_features())
         return torch.where(
             torch.arange(own.shape[1], device=own.device) < base, share * own + (1 - share) * others, own
         )
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        settings = cast(MmrlSettings, self.method.settings)
+        settings = self.method.settings
         with torch.no_grad():
             frozen_image = encode_images(self.clip, batch.images)
         own, others, features = self.both_scores(batch.images, text)

@@ -18,8 +18,8 @@ class Inserted:
     """K vectors behind the start token of a text or the class token of an image; they have no positions.
 
     Attributes:
-        vectors: (K, width) by block, counted from 0. Before the first of these blocks they are inserted; before each
-            further one they take the place of what has become of those before.
+        vectors: (K, width), or (B, K, width) for each image, by block, counted from 0. Before the first of these blocks
+            they are inserted; before each further one they take the place of what has become of those before.
     """
 
     vectors: Mapping[int, Tensor]
@@ -27,7 +27,7 @@ class Inserted:
     @property
     def count(self) -> int:
         """K."""
-        return len(next(iter(self.vectors.values())))
+        return next(iter(self.vectors.values())).shape[-2]
 
     def enter(self, x: Tensor, block: int) -> Tensor:
         """What enters a block: tokens (*, T, width), with the block's vectors among them if it has any."""

@@ -11,14 +11,12 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from syncclip.clip.inserted import Inserted, check_towers
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import UserError
 from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
-from syncclip.methods.prompts import INITIAL_STD
+from syncclip.methods.prompts import INITIAL_STD, checked_layers
+from syncclip.methods.syncclip import domain_terms
 from syncclip.methods.weight_settings import MmrlSettings
-
-FIRST_LAYER = 6  # of the published settings, on towers of 12 blocks
 
 
 class Mmrl(Method):
@@ -34,9 +32,13 @@ class Mmrl(Method):
     At test time base classes are decided by a s v t + (1 - a) s r t, novel ones by s v t alone, since r has learned
     what tells the base classes apart. The authors test either half by itself; `logits` over all classes has for each
     class what decides its half.
+
+    With `domain_tokens` k, the first k tokens are of the real domain alone, and synthetic images see k others in their
+    place in the vision tower; v then has the losses of `SyncClip` instead of its cross entropy. Test images are real.
     """
 
     Settings = MmrlSettings
+    settings: MmrlSettings
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MmrlSettings
@@ -48,6 +50,9 @@ class Mmrl(Method):
         self.class_weight = settings.class_weight
         self.weights = {
             "classification": settings.class_weight,
+            "real": settings.class_weight,
+            "synthetic": settings.class_weight * settings.synthetic_weight,
+            "alignment": settings.alignment_weight,
             "representation": 1 - settings.class_weight,
             "image": settings.regularisation_weight,
             "text": settings.regularisation_weight,
@@ -58,60 +63,48 @@ class Mmrl(Method):
         starts = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, of all layers alike
         self.to_vision, self.to_text = (nn.ModuleList(deepcopy(start) for _ in self.layers) for start in starts)
         self.projection = nn.Parameter(torch.randn(vision.width, text.dim) / vision.width**0.5)
+        if settings.domain_tokens:
+            self.synthetic_tokens = nn.Parameter(INITIAL_STD * torch.randn(settings.domain_tokens, settings.dim))
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        return normalize(self.clip.encode_text(self.texts[classes], inserted=self._tokens(self.to_text)), dim=-1)
+        inserted = self._inserted(self.shared_tokens, self.to_text)
+        return normalize(self.clip.encode_text(self.texts[classes], inserted=inserted), dim=-1)
 
-    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, D) of the class token, not normalised."""
-        return self.both_features(images)[:, 0]
+        return self.both_features(images, domains)[:, 0]
 
-    def both_features(self, images: Tensor) -> Tensor:
+    def both_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         """(B, 2, D) of the class token and of the learned tokens, not normalised."""
-        encoded = self.clip.encode_images(images, inserted=self._tokens(self.to_vision))
+        tokens: Tensor = self.shared_tokens
+        if domains is not None and (own := self.settings.domain_tokens):
+            others = torch.cat([self.synthetic_tokens, tokens[own:]])
+            tokens = torch.where(domains.bool()[:, None, None], others, tokens)
+        encoded = self.clip.encode_images(images, inserted=self._inserted(tokens, self.to_vision))
         width = len(self.projection)
         return torch.stack([encoded[:, :-width], encoded[:, -width:] @ self.projection], dim=1)
 
-    def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        own, others = (self.scores(features, text) for features in self.both_features(images).unbind(dim=1))
+    def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
+        own, others = (self.scores(features, text) for features in self.both_features(images, domains).unbind(dim=1))
         fused = self.class_weight * own + (1 - self.class_weight) * others
         return torch.cat([fused[:, : self.base], own[:, self.base :]], dim=1)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
         text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
-        own, others = self.work.images(self.both_features, batch.images).unbind(dim=1)
+        own, others = self.work.images(self.both_features, batch.images, batch.domains).unbind(dim=1)
         with torch.no_grad():
             frozen_image = self.clip.encode_images(batch.images)
-        return {
-            "classification": cross_entropy(self.scores(own, text), batch.labels),
+        if self.settings.domain_tokens:
+            first = domain_terms(self, batch, own, text, self.settings.negatives)
+        else:
+            first = {"classification": cross_entropy(self.scores(own, text), batch.labels)}
+        return first | {
             "representation": cross_entropy(self.scores(others, text), batch.labels),
             "image": 1 - cosine_similarity(own, frozen_image).mean(),
             "text": 1 - cosine_similarity(text, frozen_text).mean(),
         }
 
-    def _tokens(self, maps: nn.ModuleList) -> Inserted:
-        """The tokens in the width of a tower, by block."""
-        return Inserted(
-            {layer - 1: to_width(self.shared_tokens) for layer, to_width in zip(self.layers, maps, strict=True)}
-        )
-
-
-def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
-    """The blocks that the tokens enter, the first one being 1; None: the published ones, see `MmrlSettings.layers`.
-
-    Args:
-        towers: number of blocks of each.
-
-    Raises:
-        UserError: a tower has fewer blocks.
-    """
-    last = min(towers)
-    if layers is None:
-        return list(range(min(FIRST_LAYER, last), last + 1))
-    if max(layers) > last:
-        raise UserError(
-            f"methods.mmrl.layers: the tokens are to enter block {max(layers)}, but a tower has only {last}; give "
-            f"blocks up to {last}"
-        )
-    return list(layers)
+    def _inserted(self, tokens: Tensor, maps: nn.ModuleList) -> Inserted:
+        """Tokens (*, K, dim) in the width of a tower, by block."""
+        return Inserted({layer - 1: to_width(tokens) for layer, to_width in zip(self.layers, maps, strict=True)})

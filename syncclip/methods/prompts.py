@@ -17,6 +17,7 @@ from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
+FIRST_LAYER = 6  # of MMRL's published settings, on such towers
 RANDOM_TOKENS = 16  # of the published settings, for a context that starts at random
 
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
@@ -46,6 +47,26 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     if depth > layers:
         raise UserError(f"{key}: {depth} blocks are to have prompts, but this tower has {layers}; use at most {layers}")
     return depth
+
+
+def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
+    """The blocks that the tokens enter, the first one being 1; None: the published ones, see `MmrlSettings.layers`.
+
+    Args:
+        towers: number of blocks of each.
+
+    Raises:
+        UserError: a tower has fewer blocks.
+    """
+    last = min(towers)
+    if layers is None:
+        return list(range(min(FIRST_LAYER, last), last + 1))
+    if max(layers) > last:
+        raise UserError(
+            f"methods.mmrl.layers: the tokens are to enter block {max(layers)}, but a tower has only {last}; give "
+            f"blocks up to {last}"
+        )
+    return list(layers)
 
 
 def context_places(

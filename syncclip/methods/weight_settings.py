@@ -149,6 +149,24 @@ class MmrlSettings(MethodSettings):
     regularisation_weight: float = Field(0.5, ge=0)
     """lambda of the paper: how strongly class-token and text features are kept near the frozen ones. Published are 0.01
     to 7 by dataset, 0.5 on ImageNet."""
+    domain_tokens: int = Field(0, ge=0)
+    """How many of the tokens each domain has of its own in the vision tower, with the losses of SYNC-CLIP; 0: none, as
+    published."""
+    synthetic_weight: float = Field(0.4, ge=0)
+    """With `domain_tokens`: as in `methods.syncclip`."""
+    alignment_weight: float = Field(0.1, ge=0)
+    """With `domain_tokens`: as in `methods.syncclip`."""
+    negatives: Negatives = "hardest"
+    """With `domain_tokens`: as in `methods.syncclip`."""
+
+    @model_validator(mode="after")
+    def _domain_within_tokens(self) -> MmrlSettings:
+        if self.domain_tokens > self.tokens:
+            raise ValueError(
+                f"domain_tokens is {self.domain_tokens}, but they are part of the tokens, of which there are only "
+                f"{self.tokens}; lower domain_tokens or raise tokens"
+            )
+        return self
 
     @field_validator("layers")
     @classmethod

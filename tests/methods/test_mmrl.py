@@ -9,7 +9,8 @@ from torch.nn.functional import cross_entropy, normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.mmrl import Mmrl, checked_layers
+from syncclip.methods.mmrl import Mmrl
+from syncclip.methods.prompts import checked_layers
 from syncclip.methods.settings import Optimisation
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
@@ -54,7 +55,7 @@ def check(variant: Variant) -> None:
     variant.differs("normalised", "out.image_features", normalize(method.image_features(images), dim=-1))
     variant.differs("normalised", "out.rep_features", normalize(others, dim=-1))
     variant.differs("normalised", "out.text_features_base", text[:base])
-    raw = method.clip.encode_text(method.texts, inserted=method._tokens(method.to_text))
+    raw = method.clip.encode_text(method.texts, inserted=method._inserted(method.shared_tokens, method.to_text))
     variant.differs("raw", "out.text_features_raw_base", raw[:base])
     frozen = normalize(method.clip.encode_images(images), dim=-1)
     variant.differs("normalised", "out.frozen_image_features", frozen)
@@ -158,3 +159,42 @@ def test_the_published_settings_are_the_defaults() -> None:
     told = Mmrl.Settings()
     assert (told.learning_rate, told.tokens, told.dim, told.class_weight) == (0.001, 5, 512, 0.7)
     assert told.optimisation == Optimisation("adamw", weight_decay=5e-4)
+
+
+@pytest.fixture
+def domains(clip: PromptedClip) -> Mmrl:
+    settings = Mmrl.Settings(layers=(2, 3), tokens=3, dim=8, domain_tokens=2, class_weight=0.6)
+    method = build_method("mmrl", clip, DATASET, settings)
+    assert isinstance(method, Mmrl)
+    chance = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=chance)
+    return method
+
+
+def test_each_domain_has_tokens_of_its_own_beside_the_shared_ones(domains: Mmrl) -> None:
+    images = batch().images[:4]
+    mixed = domains.both_features(images, torch.tensor([0, 1, 0, 1]))
+    torch.testing.assert_close(mixed[::2], domains.both_features(images)[::2])
+    synthetic = domains.both_features(images, torch.ones(4))
+    torch.testing.assert_close(mixed[1::2], synthetic[1::2])
+    assert not torch.allclose(synthetic, domains.both_features(images), atol=1e-3)
+    with torch.no_grad():
+        domains.synthetic_tokens.copy_(domains.shared_tokens[:2])
+    torch.testing.assert_close(domains.both_features(images, torch.ones(4)), domains.both_features(images))
+
+
+def test_with_domains_the_losses_are_those_of_syncclip_beside_its_own(domains: Mmrl) -> None:
+    losses = domains.loss(batch())
+    assert set(losses) == {"real", "synthetic", "alignment", "representation", "image", "text", "total"}
+    first = 0.6 * (losses["real"] + 0.4 * losses["synthetic"]) + 0.1 * losses["alignment"]
+    others = 0.4 * losses["representation"] + 0.5 * (losses["image"] + losses["text"])
+    torch.testing.assert_close(losses["total"], first + others)
+    losses["total"].backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in domains.parameters())
+
+
+def test_more_tokens_of_a_domain_than_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="domain_tokens is 6, .* of which there are only 5"):
+        Mmrl.Settings(domain_tokens=6)

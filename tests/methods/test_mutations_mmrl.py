@@ -64,8 +64,8 @@ def one_block_later(patch: pytest.MonkeyPatch) -> None:
 
 
 def maps_of_the_other_blocks(patch: pytest.MonkeyPatch) -> None:
-    right = Mmrl._tokens
-    patch.setattr(Mmrl, "_tokens", lambda s, maps: right(s, [*reversed(maps)]))  # type: ignore[arg-type]
+    right = Mmrl._inserted
+    patch.setattr(Mmrl, "_inserted", lambda s, tokens, maps: right(s, tokens, [*reversed(maps)]))  # type: ignore[arg-type]
 
 
 def end_not_moved(patch: pytest.MonkeyPatch) -> None:
@@ -99,8 +99,8 @@ def frozen_projection(patch: pytest.MonkeyPatch) -> None:
     """The tokens' outputs pass the class token's projection."""
     right = Mmrl.both_features
 
-    def wrong(method: Mmrl, images: Tensor) -> Tensor:
-        encoded = method.clip.encode_images(images, inserted=method._tokens(method.to_vision))
+    def wrong(method: Mmrl, images: Tensor, *_: Any) -> Tensor:
+        encoded = method.clip.encode_images(images, inserted=method._inserted(method.shared_tokens, method.to_vision))
         outputs = encoded[:, -len(method.projection) :] @ method.clip.model.visual.proj
         return torch.stack([right(method, images)[:, 0], outputs], dim=1)
 

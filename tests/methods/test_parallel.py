@@ -54,6 +54,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "twostage in its second": ("twostage", None),
     "mma": ("mma", Mma.Settings(scale=0.5)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
+    "mmrl by domain": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8, domain_tokens=1, alignment_weight=2.0)),
     "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "syncclip distilled": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
