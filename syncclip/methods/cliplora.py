@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
+from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.parts import BlockPart, Matrix
 from syncclip.clip.prompted import PromptedClip
@@ -35,16 +36,24 @@ class LowRank(BlockPart):
         for matrix in self.a.values():
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
+    def dropped(self, name: Projection, x: Tensor) -> Tensor:  # noqa: ARG002
+        """(*, T, in) what of x enters a matrix's update."""
+        return dropout(x, self.chance, self.training)
+
     def update(self, name: Projection, x: Tensor) -> Tensor:
         """(*, T, out) that is added to what the frozen matrix makes of x (*, T, in)."""
-        found: Tensor = dropout(x, self.chance, self.training) @ self.a[name].T @ self.b[name].T
+        if not (self.training and self.chance and torch.is_grad_enabled()):
+            return self._update(name, x)
+        # What was dropped is drawn again for the gradient: kept for three matrices a block, it would be most of a step.
+        return cast(Tensor, checkpoint(self._update, name, x, use_reentrant=False))
+
+    def _update(self, name: Projection, x: Tensor) -> Tensor:
+        found: Tensor = self.dropped(name, x) @ self.a[name].T @ self.b[name].T
         return self.scale * found
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         frozen = super().linear(name, x, weight, bias)
-        if name not in self.a:
-            return frozen
-        return frozen + self.update(cast(Projection, name), x)
+        return frozen + self.update(cast(Projection, name), x) if name in self.a else frozen
 
 
 class DomainLowRank(BlockPart):

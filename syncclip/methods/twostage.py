@@ -58,23 +58,24 @@ class TwoStage(Adapted):
         )
         self.install(text, vision)
         self.classifier = nn.Parameter(torch.zeros(len(classnames), clip.text.dim))
-        self.second = False
+        self.second = self.switches = False
 
     def step_begins(self, step: int, steps: int) -> None:
-        self.second = step >= self.settings.optimisation.switch(steps)
+        switch = self.settings.optimisation.switch(steps)
+        self.second, self.switches = step >= switch, step == switch
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
+        text = super().text_features(classes)
+        if self.training and not self.second:
+            return text
         vectors = self.classifier[classes]
-        kept = vectors.any(dim=-1, keepdim=True)
-        if bool(kept.all()):
-            return normalize(vectors, dim=-1)
-        return torch.where(kept, normalize(vectors, dim=-1), super().text_features(classes))
+        return torch.where((vectors != 0).any(dim=-1, keepdim=True), normalize(vectors, dim=-1), text)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         count = self.candidates(batch)
         if not self.second:
             return super().terms(batch)
-        if not self.classifier.any():
+        if self.switches:
             self._begin(count)
         with torch.no_grad():
             features = self.loss_features(batch.images)

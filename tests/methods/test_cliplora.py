@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.cliplora import ClipLora
+from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.training.optimizers import rate_at
 from syncclip.training.settings import TrainingSettings
 from tests.methods import parity
@@ -59,10 +58,9 @@ def check_features(variant: Variant) -> None:
 def check_training(variant: Variant, patch: pytest.MonkeyPatch) -> None:
     """Features and loss with the stored masks, gradients, and the whole training by the authors' schedule."""
     method, told = build(variant).train(), variant.settings
-    drop(variant, patch, 1)
+    drop(method, variant, patch)
     raw = method.image_features(variant["in.images"])
     variant.differs("raw", "out.image_features_raw", raw)
-    drop(variant, patch, 1)
     loss = method.loss(variant.batch())["total"]
     variant.differs("loss", "loss.total", loss)
     variant.check_gradients(method, loss, ours)
@@ -73,34 +71,25 @@ def check_training(variant: Variant, patch: pytest.MonkeyPatch) -> None:
     ]
     same = rates == pytest.approx(variant["schedule.lr"].tolist(), rel=1e-12, abs=1e-12)
     assert same, f"{variant.name}: rates differ"
-    drop(variant, patch, steps)
     asked = method.settings.optimisation
     variant.check_course(method, asked, ours, LIMITS, torch.tensor(rates, dtype=torch.float64), "schedule.")
     method = build(variant).train()
-    drop(variant, patch, 5)
+    drop(method, variant, patch)
     variant.check_course(method, asked, ours, LIMITS)
 
 
-def drop(variant: Variant, patch: pytest.MonkeyPatch, times: int) -> None:
-    """Let the next so many passes draw the file's masks; without any, nothing is dropped."""
-    masks = _masks(variant, times)
+def drop(method: ClipLora, variant: Variant, patch: pytest.MonkeyPatch) -> None:
+    """Let a method in training drop what the file's masks do; without any, nothing is dropped."""
+    masks = variant.under("in.mask.", ours)
+    blocks = {id(part): block for block, part in enumerate(method.vision_parts)}
 
-    def dropout(x: Tensor, chance: float, training: bool) -> Tensor:
-        if not training:
+    def dropped(part: LowRank, name: str, x: Tensor) -> Tensor:
+        mask = masks.get(f"vision_parts.{blocks.get(id(part))}.a.{name}")
+        if not part.training or mask is None:
             return x
-        mask = next(masks, None)
-        return x if mask is None else x * mask[:, : x.shape[1]] / (1 - chance)
+        return x * mask[:, : x.shape[1]] / (1 - part.chance)
 
-    patch.setattr("syncclip.methods.cliplora.dropout", dropout)
-
-
-def _masks(variant: Variant, times: int) -> Iterator[Tensor]:
-    """Of the vision tower, in the order in which it draws them."""
-    found = variant.under("in.mask.", ours)
-    blocks = 1 + max((int(name.split(".")[1]) for name in found), default=-1)
-    order = [f"vision_parts.{block}.a.{matrix}" for block in range(blocks) for matrix in ("q", "k", "v", "out")]
-    for _ in range(times):
-        yield from (found[name] for name in order if name in found)
+    patch.setattr(LowRank, "dropped", dropped)
 
 
 @pytest.fixture(params=["both", "masked"])

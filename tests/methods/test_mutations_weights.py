@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from syncclip.clip.parts import BlockPart
-from syncclip.methods import cliplora, mma, twostage
+from syncclip.methods import mma, twostage
 from syncclip.methods.adapted import Adapted
-from syncclip.methods.cliplora import LowRank
+from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.mma import Adapter
 from syncclip.methods.settings import Optimisation
 from syncclip.methods.twostage import Norms, TwoStage
@@ -61,24 +61,26 @@ def text_left_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def mask_of_the_query_for_all(patch: pytest.MonkeyPatch) -> None:
-    """Query, key and value share a mask."""
-    kept: dict[int, Tensor] = {}
-
-    def wrong(part: LowRank, name: Any, x: Tensor) -> Tensor:
-        dropped = cliplora.dropout(x, part.chance, part.training)
-        first = kept.setdefault(id(part), dropped) if name != "q" else kept.update({id(part): dropped}) or dropped
-        dropped = first if first.shape == x.shape else dropped
-        return part.scale * (dropped @ part.a[name].T @ part.b[name].T)
-
-    patch.setattr(LowRank, "update", wrong)
+    """Query, key and value share a mask; see `drop_otherwise`."""
+    OTHERWISE.append(lambda right: lambda part, name, x: right(part, "q", x))
+    patch.setattr(test_cliplora, "drop", drop_otherwise)
 
 
 def masks_without_rescaling(patch: pytest.MonkeyPatch) -> None:
-    def wrong(part: LowRank, name: Any, x: Tensor) -> Tensor:
-        dropped = cliplora.dropout(x, part.chance, part.training) * (1 - part.chance)
-        return part.scale * (dropped @ part.a[name].T @ part.b[name].T)
+    OTHERWISE.append(lambda right: lambda part, name, x: right(part, name, x) * (1 - part.chance))
+    patch.setattr(test_cliplora, "drop", drop_otherwise)
 
-    patch.setattr(LowRank, "update", wrong)
+
+OTHERWISE: list[Callable[[Any], Any]] = []
+"""What the planted mistake makes of dropping; the last one counts."""
+
+
+def drop_otherwise(method: ClipLora, variant: Variant, patch: pytest.MonkeyPatch) -> None:
+    DROP(method, variant, patch)
+    patch.setattr(LowRank, "dropped", OTHERWISE[-1](LowRank.dropped))
+
+
+DROP = test_cliplora.drop
 
 
 def asking(settings: type[Any], **change: Any) -> Plant:

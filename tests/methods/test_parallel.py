@@ -72,7 +72,7 @@ def build(folder: Path, name: str) -> Method:
     method, settings = METHODS[name]
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
     built = build_method(method, clip, DATASET, settings, seed=1)
-    built.step_begins(9 if "second" in name else 0, 10)
+    built.step_begins(6 if "second" in name else 0, 10)
     if built.settings.taught:
         vectors = torch.randn(built.text_features().shape, generator=torch.Generator().manual_seed(5))
         built.meet_teacher(normalize(vectors, dim=-1))

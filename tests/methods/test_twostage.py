@@ -84,8 +84,7 @@ def check_second_stage(variant: Variant) -> None:
     assert not method.classifier[base:].any()
 
     method = build(variant, "stage1.param.", variant["stage2.param.classifier"])
-    method.step_begins(told["stage1_iters"], told["total_iters"])
-    method.second = True
+    method.step_begins(told["stage1_iters"] + 1, told["total_iters"])
     variant.differs("logits", "stage2.out.logits_train", method.logits(images)[:, :base])
     loss = method.loss(variant.batch())["total"]
     variant.differs("loss", "stage2.loss.total", loss)
@@ -157,7 +156,7 @@ def test_with_synthetic_images_every_class_gets_a_vector(clip: PromptedClip) -> 
     for sizes, kept in (((4, 0, 0), 3), ((4, 4, 4), 5)):
         method = build_method("twostage", clip, DATASET)
         assert isinstance(method, TwoStage)
-        method.step_begins(9, 10)
+        method.step_begins(6, 10)
         method.loss(batch(*sizes))["total"].backward()
         assert method.classifier.any(dim=-1).sum() == kept
         assert [name for name, p in method.named_parameters() if p.grad is not None] == ["classifier"]
