@@ -28,6 +28,7 @@ from syncclip.studies.suites import Part
 from syncclip.synthesis.plan import PLAN_NAME
 
 SYNTHETIC = "training.synthetic"
+TEACHER = "training.teacher"
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,16 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
     """Of a suite each dataset's name in it -> its recipe, which keeps its set in a folder of its own; else "" -> the
-    recipe. Where the recipe or one of its arms names a synthetic set, it is a folder of such sets for a suite."""
+    recipe. Where the recipe or one of its arms names a synthetic set, or a teacher's files, it is a folder of such for
+    a suite."""
     found = {}
     for name, dataset in suite_of(recipe.dataset).items():
-        values: dict[str, Any] = {SYNTHETIC: recipe.training.synthetic}
+        values: dict[str, Any] = {SYNTHETIC: recipe.training.synthetic, TEACHER: recipe.training.teacher}
         arms = [arm.model_dump(mode="json") for arm in recipe.study.arms]
         for given in (values, *(arm["overrides"] for arm in arms)):
-            if isinstance(given.get(SYNTHETIC), str):
-                given[SYNTHETIC] = storage.join(given[SYNTHETIC], name)
+            given |= {
+                key: storage.join(given[key], name) for key in (SYNTHETIC, TEACHER) if isinstance(given.get(key), str)
+            }
         values |= {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder, "study.arms": arms}
         found[name] = recipe.with_values(values)
     return found or {"": recipe}

@@ -164,6 +164,14 @@ def test_the_set_of_an_arm_is_that_of_the_dataset(suite_world: Path) -> None:
         assert other.training.synthetic == f"{suite_world}/others/{name}"
 
 
+def test_the_teacher_of_an_arm_is_that_of_the_dataset(suite_world: Path) -> None:
+    taught = f"{{training.teacher: {suite_world}/other, methods.syncclip.distillation_weight: 1.0}}"
+    values = (f"study.arms=[{{method: promptkd}}, {{method: syncclip, overrides: {taught}}}]", "training.teacher=/one")
+    for name, recipe in running.by_dataset(suite_recipe(suite_world, *values)).items():
+        own, other = (cell_recipe(recipe, Cell(arm, 1, 1), recipe.training.synthetic) for arm in recipe.study.arms)
+        assert (own.training.teacher, other.training.teacher) == (f"/one/{name}", f"{suite_world}/other/{name}")
+
+
 def test_settings_are_chosen_by_the_mean_over_datasets(
     suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
