@@ -185,3 +185,12 @@ def vision_tower(model: Any) -> VisionTower | None:
         known = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
         return TimmVision(trunk, visual.head) if known else None
     return None
+
+
+def no_vision_prompts(model: Any, backbone: str) -> UserError:
+    """What is said of a backbone whose `vision_tower` is None."""
+    kind = type(getattr(model.visual, "trunk", model.visual)).__name__
+    return UserError(
+        f"backbone.name: the vision tower of '{backbone}' is not a plain vision transformer (it is a {kind}), so it "
+        "cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that learns only in the text tower"
+    )
