@@ -28,6 +28,7 @@ from syncclip.methods.probe import Probe
 from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.stream.batch import Batch
 from syncclip.training import distributed
@@ -54,6 +55,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "twostage in its second": ("twostage", None),
     "mma": ("mma", Mma.Settings(scale=0.5)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
+    "tcp": ("tcp", Tcp.Settings(block=2)),
     "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "syncclip distilled": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
@@ -190,7 +192,7 @@ def test_gradients_of_several_processes_are_those_of_one(
 
 
 @pytest.mark.parametrize(
-    "name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "cliplora", "twostage", "mma", "mmrl"]
+    "name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "cliplora", "twostage", "mma", "mmrl", "tcp"]
 )
 def test_each_process_encodes_its_share_of_the_texts(shared: Read, name: str) -> None:
     for world_size, share in ((4, 2), (2, 4)):  # of 7, rounded up
@@ -204,7 +206,9 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 50])
-@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple", "mmrl", "cliplora by domain", "twostage", "mma"])
+@pytest.mark.parametrize(
+    "name", ["syncclip", "cocoop", "maple", "mmrl", "cliplora by domain", "twostage", "mma", "tcp"]
+)
 def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)
