@@ -63,7 +63,7 @@ class Tcp(Method):
     def class_prompts(self, classes: slice = slice(None)) -> Tensor:
         """(C, m, width) the vectors of each class's own."""
         made: Tensor = self.meta_net(self.frozen_texts()[classes])
-        return made.unflatten(-1, (-1, self.clip.text.width))
+        return made.view(len(made), -1, self.clip.text.width)
 
     def prompts(self, classes: slice = slice(None)) -> list[Tensor | None]:
         """What stands at the places, by block; see `PromptedClip.encode_text`."""

@@ -105,6 +105,14 @@ def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, famil
 
 
 @pytest.mark.parametrize("name", TEXT)
+def test_a_block_may_be_left_out_before_one_with_vectors_of_each_class(clip: PromptedClip, family: Family) -> None:
+    tokens = clip.text_places([f"x x {name}, a thing." for name in NAMES], 2)
+    shared, own = torch.randn(2, clip.text.width), torch.randn(len(NAMES), 2, clip.text.width)
+    found = clip.encode_text(tokens, [shared, None, own])
+    equal(found, whole_texts(clip, [f"x x {name}, a thing." for name in NAMES], family.start, [shared, None, own]))
+
+
+@pytest.mark.parametrize("name", TEXT)
 def test_each_class_and_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
     tokens = clip.text_context(NAMES, "", 3)
     prompts = torch.randn(2, len(NAMES), 3, clip.text.width)
