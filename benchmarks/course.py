@@ -113,6 +113,7 @@ class Course:
         base = (self.classes + 1) // 2 if domains > 1 else self.classes
         ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
         ours = ours.to(self.device)
+        ours.step_begins(0, 2)
         for module in ours.modules():
             if isinstance(module, FrozenTexts):
                 module()

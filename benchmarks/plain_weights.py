@@ -1,4 +1,4 @@
-"""As `plain.py`, of the methods that learn weights, heads, adapters or tokens of a space of their own."""
+"""As `plain.py`, of the other methods: most learn weights, heads, adapters or tokens of a space of their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
 )
 
-from benchmarks.plain import PLAIN, Plain
+from benchmarks.plain import PLAIN, Plain, PlainPrompted
 from benchmarks.towers import Texts, as_it_is, encode_images, encode_images_with, encode_text, encode_text_with
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.cliplora import ClipLora, LowRank
@@ -31,6 +31,8 @@ from syncclip.methods.mma import Adapter, Mma
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptkd import PromptKd
+from syncclip.methods.settings import TcpSettings
+from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.methods.twostage import Norms, TwoStage
 
@@ -171,6 +173,27 @@ class PlainMmrl(Plain):
         )
 
 
+class PlainTcp(PlainPrompted):
+    method: Tcp
+
+    def text_features(self, classes: slice = slice(None)) -> Tensor:
+        first, _, second = self.method.meta_net
+        hidden = first(self.method.frozen_texts()[classes])
+        own = second(hidden * torch.sigmoid(1.702 * hidden)).view(len(hidden), -1, self.clip.text.width)
+
+        def run(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
+            if at + 1 == self.method.block:
+                x = torch.cat([x[:, :1], own.to(x.dtype), x[:, 1 + own.shape[1] :]], dim=1)
+            return as_it_is(block, x, mask, at)
+
+        return normalize(encode_text(self.clip, self.texts, self.text_prompts(), classes, run), dim=-1)
+
+    def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
+        likeness = cosine_similarity(text, self.method.frozen_texts()[: len(text)], dim=1, eps=1e-7)
+        weight = cast(TcpSettings, self.method.settings).knowledge_weight
+        return super().loss_with(text, batch) + weight * (1 - likeness.mean())
+
+
 class PlainPromptKd(Plain):
     method: PromptKd
 
@@ -206,6 +229,7 @@ ALL: dict[str, type[Any]] = {
     "twostage": PlainTwoStage,
     "mma": PlainMma,
     "mmrl": PlainMmrl,
+    "tcp": PlainTcp,
     "promptkd": PlainPromptKd,
 }
 """Of every method in `METHODS`."""

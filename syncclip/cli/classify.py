@@ -73,7 +73,7 @@ def classify(
 
 
 def teach(
-    run: Run,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: folder or URL of a finished run.")],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
     out: Out = None,
     backbone: Backbone = None,

@@ -14,20 +14,23 @@ from syncclip.clip.backbone import Precision
 from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
+Prompts = Sequence[Tensor | None]
+"""Of the blocks of a tower, from the first on; see `PromptedClip.encode_text`."""
+
 
 def attend(
     block: Any,
-    query: Tensor,
+    query: Tensor | None,
     tokens: Tensor,
     head: Tensor | None = None,
     mask: Tensor | None = None,
     part: BlockPart | None = None,
 ) -> Tensor:
-    """The output of one block for `query`, some or all of `tokens`, which attend to `head` and `tokens`.
+    """The output of one block for `query`, some of `tokens`, which attend to `head` and `tokens`.
 
     Args:
         block: open_clip's `ResidualAttentionBlock`.
-        query, tokens: (*, Q, width) and (*, T, width).
+        query, tokens: (*, Q, width) and (*, T, width); without a query all tokens ask.
         head: (*, S, width), broadcast over the leading dimensions.
         mask: (Q, S + T), or (C, 1, S + T) with one query a text; added to the attention scores.
         part: what is learned inside the block.
@@ -37,9 +40,9 @@ def attend(
     """
     if part is not None:
         return attend_with(part, block, query, tokens, head, mask)
-    lead = query.shape[:-2]
+    lead = tokens.shape[:-2]
     keys = block.ln_1(tokens)
-    normed = keys if query is tokens else block.ln_1(query)
+    normed, query = (keys, tokens) if query is None else (block.ln_1(query), query)
     if head is not None:
         keys = torch.cat([block.ln_1(head).expand(*lead, -1, -1), keys], dim=-2)
     flat = keys.flatten(0, -3)
@@ -55,23 +58,42 @@ def attend(
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """x (*, C, L, width) with vectors (…, n, width), broadcast over the leading dimensions, at the slots (C, n)."""
+    """x (*, C, L, width) with vectors (…, m, width), broadcast over the leading dimensions, at the first m of the slots
+    (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
-    return x.scatter(-2, slots[..., None].expand(shape), vectors.to(x.dtype).expand(shape))
+    return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
-def check_prompts(tower: str, prompts: Sequence[Tensor], layers: int, tokens: int) -> None:
-    """Refuse more prompts than a tower has blocks; each has to have as many vectors as there are places.
+def of_each_class(vectors: Tensor | None) -> bool:
+    """Whether a block's vectors differ from class to class."""
+    return vectors is not None and vectors.dim() > 2 and vectors.shape[-3] > 1
+
+
+def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
+    """The leading dimensions of texts with these prompts, and the block, counted from 0, from which on their first
+    tokens differ from class to class; None if they never do."""
+    leads = (vectors.shape[:-2] for vectors in prompts if vectors is not None)
+    lead: torch.Size = torch.broadcast_shapes((classes,), *leads)  # type: ignore[no-untyped-call]
+    return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
+
+
+def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int, fewer: bool = False) -> None:
+    """Refuse more prompts than a tower has blocks; each has a vector for every place, or for the first ones.
+
+    Args:
+        tokens: places.
+        fewer: whether prompts may leave the last places to the words there.
 
     Raises:
         UserError: there are more.
     """
     if len(prompts) > layers:
         raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
-    assert all(vectors.shape[-2] == tokens for vectors in prompts), [tuple(vectors.shape) for vectors in prompts]
+    shapes = [tuple(vectors.shape) for vectors in prompts if vectors is not None]
+    assert all(shape[-2] == tokens or (fewer and shape[-2] < tokens) for shape in shapes), (shapes, tokens)
 
 
-def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor]) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor | None]) -> torch.autocast:
     """The autocast context in which a tower runs.
 
     bf16 has the range of float32, so nothing overflows or underflows. fp16 does not: it is for GPUs on which bf16 is
@@ -86,7 +108,7 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
     if precision == "fp16":
         if device.type != "cuda":
             raise UserError(f"backbone.precision: fp16 needs a GPU, and this is a {device.type}; use bf16 or fp32")
-        if torch.is_grad_enabled() and any(vectors.requires_grad for vectors in learned):
+        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in learned):
             raise UserError(
                 "backbone.precision: in fp16 the small gradients of what is learned vanish inside the towers; train in "
                 "bf16 or fp32, and keep fp16 for evaluation"

@@ -69,12 +69,17 @@ def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
 
 
 def attend_with(
-    part: BlockPart, block: Any, query: Tensor, tokens: Tensor, head: Tensor | None = None, mask: Tensor | None = None
+    part: BlockPart,
+    block: Any,
+    query: Tensor | None,
+    tokens: Tensor,
+    head: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """What `blocks.attend` computes, with a part inside the block; the arguments are the same."""
-    attention, lead = block.attn, query.shape[:-2]
-    normed = part.norm("ln_1", block.ln_1, query)
-    keys = normed if query is tokens else part.norm("ln_1", block.ln_1, tokens)
+    attention, lead = block.attn, tokens.shape[:-2]
+    keys = part.norm("ln_1", block.ln_1, tokens)
+    normed, query = (keys, tokens) if query is None else (part.norm("ln_1", block.ln_1, query), query)
     if head is not None:
         keys = torch.cat([part.norm("ln_1", block.ln_1, head).expand(*lead, -1, -1), keys], dim=-2)
     weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)

@@ -4,7 +4,8 @@ Conventions, as in the published code of CoOp, VPT and MaPLe:
 
 * text: [start][n vectors][name][.][end]; each prompted block has vectors of its own at these places.
 * vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
-* A list of prompts has one entry per prompted block, counted from the input.
+* A list of prompts has one entry per prompted block, counted from the input. In that of a text, None leaves what stands
+  at the places as the blocks before have made it; and so do fewer vectors than places with the last of them.
 
 What it saves: texts of similar length are cut to the longest of them, first tokens that all share are computed once,
 the last block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
@@ -22,23 +23,24 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.backbone import Backbone
-from syncclip.clip.blocks import attend, autocast, check_prompts, float32, place
+from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float32, place, spread
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import Parts, for_blocks, learned
-from syncclip.clip.text_tower import TextTower, text_tower
+from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
     PromptTokens,
     arrange,
+    check_phrase,
     frame,
     in_groups,
     of_like_length,
     shared_length,
     tokenize,
 )
-from syncclip.clip.vision_tower import VisionTower, vision_tower
-from syncclip.core.settings import Position, UserError
-from syncclip.core.text import counted, prompt_texts, spoken
+from syncclip.clip.vision_tower import VisionTower, no_vision_prompts, vision_tower
+from syncclip.core.settings import Position
+from syncclip.core.text import prompt_texts, spoken
 
 
 class PromptedClip(nn.Module):
@@ -61,11 +63,7 @@ class PromptedClip(nn.Module):
             UserError: they cannot.
         """
         if self._text is None:
-            raise UserError(
-                f"backbone.name: the text tower of '{self.backbone.name}' is not a plain CLIP transformer, "
-                "so it cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that learns only in the "
-                "vision tower"
-            )
+            raise no_text_prompts(self.backbone.name)
         return self._text
 
     @property
@@ -76,12 +74,7 @@ class PromptedClip(nn.Module):
             UserError: they cannot.
         """
         if self._vision is None:
-            kind = type(getattr(self.model.visual, "trunk", self.model.visual)).__name__
-            raise UserError(
-                f"backbone.name: the vision tower of '{self.backbone.name}' is not a plain vision transformer "
-                f"(it is a {kind}), so it cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that "
-                "learns only in the text tower"
-            )
+            raise no_vision_prompts(self.model, self.backbone.name)
         return self._vision
 
     @property
@@ -117,6 +110,16 @@ class PromptedClip(nn.Module):
         """Texts without places for learned vectors."""
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
+    def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
+        """Texts whose first n tokens are places for learned vectors, which may start as the first text's words there.
+
+        Raises:
+            UserError: a text does not fit the context.
+        """
+        (ids, _), (start, _) = self._tokenize(sentences), self._frame
+        initial = self.text.token_embedding(ids[0, start : start + n].to(self.device)).clone()
+        return self._embed(ids, torch.arange(start, start + n).repeat(len(ids), 1), initial)
+
     def text_context(
         self, classnames: Sequence[str], phrase: str, n: int | None, position: Position = "end"
     ) -> PromptTokens:
@@ -141,11 +144,7 @@ class PromptedClip(nn.Module):
         held, initial = n, None
         if phrase and n:
             held = int(self._tokenize([phrase])[1]) - start
-            if held < n:
-                raise UserError(
-                    f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens are to start from it; "
-                    f"use a longer phrase, an empty one, or {counted(held, 'text token')}"
-                )
+            check_phrase(phrase, held, n)
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
         # Names are counted alone: the last token of "St. (old)" and the full stop after it may be one in the sentence.
         names = self._tokenize([spoken(name) for name in classnames])[1] - start
@@ -153,14 +152,14 @@ class PromptedClip(nn.Module):
         return self._embed(ids, slots, initial)
 
     def encode_text(
-        self, tokens: PromptTokens, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
+        self, tokens: PromptTokens, prompts: Prompts = (), parts: Parts = (), inserted: Inserted | None = None
     ) -> Tensor:
         """Text features.
 
         Args:
             tokens: C texts with n places for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
-                (B, C, n, width) or (B, 1, n, width) for each of B images.
+                (B, C, n, width) or (B, 1, n, width) for each of B images; None: nothing is replaced before this block.
             parts: what is learned inside the blocks, one for each.
             inserted: vectors behind the start token of a causal tower (see `inserted.check_towers`), without prompts.
 
@@ -170,39 +169,40 @@ class PromptedClip(nn.Module):
         if not prompts and not len(parts) and inserted is None and self._text is None:
             return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
-        check_prompts("text", prompts, tower.layers, tokens.slots.shape[1])
+        check_prompts("text", prompts, tower.layers, tokens.slots.shape[1], fewer=True)
         blocks = [*zip(tower.blocks, for_blocks("text", parts, tower.layers), strict=True)]
         if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
             return in_groups(lambda rows, own: self.encode_text(rows, own, parts, inserted), tokens, prompts, groups)
         classes, length, width = tokens.embeddings.shape
-        lead: torch.Size = torch.broadcast_shapes((classes,), *(vectors.shape[:-2] for vectors in prompts))  # type: ignore[no-untyped-call]
-        per_class = any(vectors.dim() > 2 and vectors.shape[-3] > 1 for vectors in prompts)
-        shared = 0 if per_class else tokens.shared
+        lead, apart = spread(prompts, classes)
+        shared = 0 if apart == 0 else tokens.shared
         assert inserted is None or (shared and not prompts)
         run = partial(self._run, chance=len(parts) > 0)
 
         with self._autocast(prompts, parts, inserted):
             x = tokens.embeddings.expand(*lead, length, width)
-            if prompts:
+            if prompts and prompts[0] is not None:
                 x = place(x, prompts[0], tokens.slots)
             x = x + tower.positions(length)
             # First tokens that are the same for all classes attend, by the causal mask, only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, (block, part) in enumerate(blocks):
-                if 0 < i < len(prompts):
+                if i == apart and head is not None:  # from here on no two classes share a token
+                    x, head, shared = torch.cat([head.expand(*lead, -1, -1), x], dim=-2), None, 0
+                if 0 < i < len(prompts) and (vectors := prompts[i]) is not None:
                     if head is None:
-                        x = place(x, prompts[i], tokens.slots)
+                        x = place(x, vectors, tokens.slots)
                     else:
-                        head = place(head, prompts[i], tokens.slots[:1])
+                        head = place(head, vectors, tokens.slots[:1])
                 if inserted is not None and head is not None:
                     head = inserted.enter(head, i)
                 first = 0 if head is None else head.shape[-2]
                 whole = first + x.shape[-2]
                 if i + 1 < len(blocks):
-                    deeper = run(attend, block, x, x, head, tower.mask(slice(first, whole), whole), part)
+                    deeper = run(attend, block, None, x, head, tower.mask(slice(first, whole), whole), part)
                     if head is not None:
-                        head = run(attend, block, head, head, None, tower.mask(slice(0, first), first), part)
+                        head = run(attend, block, None, head, None, tower.mask(slice(0, first), first), part)
                     x = deeper
                 else:
                     read = tokens.read - shared
@@ -245,7 +245,7 @@ class PromptedClip(nn.Module):
                     x = tower.norm(x)
                 if inserted is not None:
                     x = inserted.enter(x, i)
-                query = x
+                query = None
                 if i + 1 == tower.layers:
                     query = tower.read(x[:, :seen]) if inserted is None else x[:, : 1 + inserted.count]
                 x = self._run(block, query, x, chance=len(parts) > 0)
@@ -287,8 +287,6 @@ class PromptedClip(nn.Module):
         embeddings = tower.token_embedding(ids.to(self.device)).detach()
         return PromptTokens(ids, embeddings, read, slots, shared, initial).to(self.device)
 
-    def _autocast(
-        self, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
-    ) -> torch.autocast:
+    def _autocast(self, prompts: Prompts = (), parts: Parts = (), inserted: Inserted | None = None) -> torch.autocast:
         behind = () if inserted is None else inserted.vectors.values()
         return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts), *behind])

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from syncclip.core.settings import UserError
+
 
 class TextTower:
     """The parts of a text transformer. Not a module, so that nothing is registered twice.
@@ -83,3 +85,11 @@ def text_tower(model: Any) -> TextTower | None:
     # With a class token after the text, or a padding mask, attention depends on each text's length.
     by_length = getattr(module, "cls_emb", None) is not None or getattr(module, "use_pad_mask", False)
     return tower if plain and not by_length and tower.pool in ("argmax", "eos", "last") else None
+
+
+def no_text_prompts(backbone: str) -> UserError:
+    """What is said of a backbone whose `text_tower` is None."""
+    return UserError(
+        f"backbone.name: the text tower of '{backbone}' is not a plain CLIP transformer, so it cannot take prompts; "
+        "use a ViT model such as 'ViT-B-16', or a method that learns only in the vision tower"
+    )

@@ -8,8 +8,9 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
+from syncclip.clip.blocks import Prompts, of_each_class
 from syncclip.core.settings import Position, UserError
-from syncclip.core.text import too_long
+from syncclip.core.text import counted, too_long
 
 # Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
 # start at random. The published code of IVLP, MaPLe and their followers does so, and published numbers depend on it.
@@ -87,9 +88,9 @@ def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def in_groups(
-    encode: Callable[[PromptTokens, list[Tensor]], Tensor],
+    encode: Callable[[PromptTokens, list[Tensor | None]], Tensor],
     tokens: PromptTokens,
-    prompts: Sequence[Tensor],
+    prompts: Prompts,
     groups: list[list[int]],
 ) -> Tensor:
     """Text features of all rows, (C, D) or (B, C, D), encoded one group after the other.
@@ -101,7 +102,7 @@ def in_groups(
     features = [
         encode(
             tokens.group(rows),
-            [each[..., rows, :, :] if each.dim() > 2 and each.shape[-3] > 1 else each for each in prompts],
+            [each[..., rows, :, :] if each is not None and of_each_class(each) else each for each in prompts],
         )
         for rows in groups
     ]
@@ -136,6 +137,22 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
             f"{too_long(worst, context)}; use fewer text tokens, a shorter template or a shorter class name"
         )
     return ids[:, :context], ends
+
+
+def check_phrase(phrase: str, held: int, n: int) -> None:
+    """Refuse a phrase of fewer than n tokens.
+
+    Args:
+        held: how many it has.
+
+    Raises:
+        UserError: they are fewer.
+    """
+    if held < n:
+        raise UserError(
+            f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens are to start from it; "
+            f"use a longer phrase, an empty one, or {counted(held, 'text token')}"
+        )
 
 
 def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,8 @@ from syncclip.clip.blocks import attend
 from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
-Block = Callable[[Tensor, Tensor], Tensor]
-"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first or all of the `tokens`."""
+Block = Callable[[Tensor | None, Tensor], Tensor]
+"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first of the `tokens`; None: for all of them."""
 
 
 class VisionTower(Protocol):
@@ -161,10 +161,10 @@ class TimmVision:
         return list(turns) if getattr(self.trunk, "rope_mixed", False) else [turns] * self.layers
 
 
-def _whole(block: Any, query: Tensor, tokens: Tensor, **positions: Tensor) -> Tensor:
+def _whole(block: Any, query: Tensor | None, tokens: Tensor, **positions: Tensor) -> Tensor:
     """The output for `query` of a block that computes all tokens."""
     after: Tensor = block(tokens, **positions)
-    return after[:, : query.shape[1]]
+    return after if query is None else after[:, : query.shape[1]]
 
 
 def vision_tower(model: Any) -> VisionTower | None:
@@ -185,3 +185,12 @@ def vision_tower(model: Any) -> VisionTower | None:
         known = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
         return TimmVision(trunk, visual.head) if known else None
     return None
+
+
+def no_vision_prompts(model: Any, backbone: str) -> UserError:
+    """What is said of a backbone whose `vision_tower` is None."""
+    kind = type(getattr(model.visual, "trunk", model.visual)).__name__
+    return UserError(
+        f"backbone.name: the vision tower of '{backbone}' is not a plain vision transformer (it is a {kind}), so it "
+        "cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that learns only in the text tower"
+    )

@@ -160,7 +160,8 @@ def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
     """
     texts = [module for module in method.modules() if isinstance(module, PromptTokens)]
     words = list(getattr(method, "text_prompts", ()))
-    if len(texts) != 1 or len(words) > 1:
+    others = len(list(method.parameters())) - len(words)  # the image tower is frozen, so they are the text tower's
+    if len(texts) != 1 or len(words) > 1 or others:
         raise UserError(
             "--to transformers: a class's vector is not that of one sentence with learned words at the input, which is "
             "all that a vocabulary can hold; use --to open_clip"

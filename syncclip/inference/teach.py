@@ -125,18 +125,18 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
     shards = tuple(TaughtShard(shard, one.images, one.bytes, one.sha256, one.tar_sha256) for shard, one in markers)
     place = storage.join(job.out, TEACHER)
     there = storage.read_document(place, TeacherFiles, AGAIN)
-    if there is not None and (there.digest, there.shards) == (job.asked, shards):
+    vectors_place = storage.join(job.out, VECTORS)
+    known = hashlib.sha256(storage.read_bytes(vectors_place)).hexdigest() if storage.exists(vectors_place) else ""
+    if there is not None and (there.digest, there.shards, there.vectors_sha256) == (job.asked, shards, known):
         return
     with deterministic(job.threads):
-        model = load(job.run, **job.places, device="cpu")
-        vectors, scale = model.text_features(), float(model.method.clip.logit_scale)
+        vectors = load(job.run, **job.places, device="cpu").text_features()
     data = save({"class_vectors": vectors})
-    storage.write_bytes(storage.join(job.out, VECTORS), data)
+    storage.write_bytes(vectors_place, data)
     told = TeacherFiles(
         name=name,
         digest=job.asked,
         classnames=tuple(classnames),
-        logit_scale=scale,
         dim=vectors.shape[1],
         vectors_sha256=hashlib.sha256(data).hexdigest(),
         shards=shards,

@@ -70,6 +70,11 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
                 f"methods.{name}.position is {position!r}, but the published code of {name} supports only 'end' and "
                 "would put the vectors elsewhere; train with position 'end' to export"
             )
+        if foreign := sorted(learned.keys() - layout.pairs.values()):
+            raise UserError(
+                f"{folder.url}: the published code of {name} has no place for {foreign[0]}; train without tokens of a "
+                f"domain (methods.{name}.domain_tokens=0), or share the run as it is, by `syncclip push`"
+            )
         words = None
         if hasattr(settings, "phrase"):
             words = FixedWords.of(method.clip, classes.classnames, settings)

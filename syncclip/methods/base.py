@@ -51,6 +51,8 @@ class Method(nn.Module):
     Attributes:
         Settings: the class of its settings, which also tells what it can learn from.
         base: number of classes that have real training images, which come first.
+        known: number of classes, from the first, that have been learned from real images; 0 among others than those of
+            the training.
         weights: of the loss terms; 1 where not given.
         work: how a training step is split; set by the training loop.
         prepares: how many views of its training images the method has to see before the first step, see `prepare`.
@@ -69,7 +71,7 @@ class Method(nn.Module):
         assert 0 < base <= len(classnames), (base, len(classnames))
         object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
         self.classnames = list(classnames)
-        self.base = base
+        self.base = self.known = base
         self.template = template
         self.settings = settings
         self.weights: Mapping[str, float] = {}

@@ -57,19 +57,21 @@ class LowRank(BlockPart):
 
 
 class DomainLowRank(BlockPart):
-    """A block's shared update and the one of each image's domain."""
+    """A block's shared update and the one of each image's domain; without domains all are real."""
 
-    def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor) -> None:
+    def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()
-        self.shared, self.real, self.synthetic = shared, real, synthetic
-        self.of_synthetic = domains.bool()[:, None, None]
+        self.shared, self.real, self.synthetic, self.domains = shared, real, synthetic, domains
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         common = self.shared.linear(name, x, weight, bias)
         if name not in self.shared.a:
             return common
         matrix = cast(Projection, name)
-        return common + torch.where(self.of_synthetic, self.synthetic.update(matrix, x), self.real.update(matrix, x))
+        own = self.real.update(matrix, x)
+        if self.domains is not None:
+            own = torch.where(self.domains.bool()[:, None, None], self.synthetic.update(matrix, x), own)
+        return common + own
 
 
 class ClipLora(Adapted):
@@ -98,8 +100,6 @@ class ClipLora(Adapted):
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
         if not self.settings.domain_rank:
             return super().image_features(images)
-        if domains is None:
-            domains = torch.zeros(len(images), dtype=torch.long, device=images.device)
         each = zip(self.vision_parts, self.real_parts, self.synthetic_parts, strict=True)
         parts = [DomainLowRank(*cast(tuple[LowRank, LowRank, LowRank], three), domains) for three in each]
         return self.clip.encode_images(images, parts=parts)

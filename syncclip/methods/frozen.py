@@ -30,6 +30,7 @@ class FrozenTexts(nn.Module):
         leave_out_long: omit templates that are too long for the context of this CLIP.
         directions: normalise features before their mean too, so that every sentence counts the same, as in CLIP's own
             ensemble.
+        raw: leave the mean as it is.
     """
 
     clip: PromptedClip
@@ -42,17 +43,18 @@ class FrozenTexts(nn.Module):
         templates: Sequence[Template],
         leave_out_long: bool = False,
         directions: bool = False,
+        raw: bool = False,
     ) -> None:
         super().__init__()
         object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
         self.names, self.templates, self.leave_out_long = [*map(spoken, classnames)], list(templates), leave_out_long
-        self.directions = directions
+        self.directions, self.raw = directions, raw
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """(C, D) without gradient, of length 1: the direction of the mean of a class's features.
+        """(C, D) without gradient: the mean of a class's features, at length 1 unless it is to stay `raw`.
 
-        These are not normalised, unless `directions` asks for it.
+        The features are not normalised, unless `directions` asks for it.
 
         Raises:
             TextTooLongError: a sentence does not fit the context; or, where those are omitted, none fits.
@@ -67,6 +69,7 @@ class FrozenTexts(nn.Module):
                 str(self.clip.logit_scale.dtype),
                 torch.get_num_threads(),
                 self.directions,
+                self.raw,
             )
             if key not in encoded:
                 # The first caller may be in inference mode, and a tensor created there can't be used in training.
@@ -77,7 +80,8 @@ class FrozenTexts(nn.Module):
                             f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this "
                             "CLIP's context; use shorter templates or shorter class names"
                         )
-                    encoded[key] = normalize(torch.stack(each).mean(dim=0), dim=-1)
+                    mean = torch.stack(each).mean(dim=0)
+                    encoded[key] = mean if self.raw else normalize(mean, dim=-1)
             self.features = encoded[key]
         return self.features
 
@@ -91,3 +95,9 @@ class FrozenTexts(nn.Module):
             raise
         features = self.clip.encode_text(texts)
         return normalize(features, dim=-1) if self.directions else features
+
+
+def feature_length(clip: PromptedClip) -> int:
+    """D, of text and image features alike."""
+    projection = clip.model.visual
+    return int(projection.output_dim) if hasattr(projection, "output_dim") else clip.text.dim

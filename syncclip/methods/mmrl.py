@@ -31,7 +31,7 @@ class Mmrl(Method):
 
     At test time base classes are decided by a s v t + (1 - a) s r t, novel ones by s v t alone, since r has learned
     what tells the base classes apart. The authors test either half by itself; `logits` over all classes has for each
-    class what decides its half.
+    class what decides its half. Other classes than those of the training are all decided by s v t.
 
     With `domain_tokens` k, the first k tokens are of the real domain alone, and synthetic images see k others in their
     place in the vision tower; v then has the losses of `SyncClip` instead of its cross entropy. Test images are real.
@@ -87,7 +87,7 @@ class Mmrl(Method):
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
         own, others = (self.scores(features, text) for features in self.both_features(images, domains).unbind(dim=1))
         fused = self.class_weight * own + (1 - self.class_weight) * others
-        return torch.cat([fused[:, : self.base], own[:, self.base :]], dim=1)
+        return torch.cat([fused[:, : self.known], own[:, self.known :]], dim=1)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)

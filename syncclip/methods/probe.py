@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method, TrainingBatch
+from syncclip.methods.frozen import FrozenTexts, feature_length
 from syncclip.methods.weight_settings import ProbeSettings
 
 
@@ -37,7 +37,6 @@ class Probe(Method):
     | m is of one crop of each image                            | of those 20                                    |
     """
 
-    start: Tensor
     multipliers: Tensor
 
     Settings = ProbeSettings
@@ -46,30 +45,36 @@ class Probe(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ProbeSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        names = [spoken(name) for name in classnames]
-        with torch.no_grad():
-            each = [clip.encode_text(clip.texts(fill(one, names))) for one in settings.templates or (template,)]
-        self.vectors = nn.Parameter(torch.stack(each).mean(dim=0))
+        self.start = FrozenTexts(clip, classnames, settings.templates or (template,), raw=True)
+        self.vectors = nn.Parameter(torch.zeros(len(classnames), feature_length(clip)))  # until the first step
+        self.begun = False
         self.constrained, self.prepares = settings.constraint, int(settings.constraint)
         if self.constrained:
-            self.register_buffer("start", self.vectors.detach().clone(), persistent=False)
-            self.register_buffer("multipliers", torch.zeros(len(names)), persistent=False)
+            self.register_buffer("multipliers", torch.zeros(len(classnames)), persistent=False)
+
+    def step_begins(self, step: int, steps: int) -> None:  # noqa: ARG002
+        self.begun = True
+        if step == 0:
+            with torch.no_grad():
+                self.vectors.copy_(self.start())
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        return normalize(self.vectors[classes], dim=-1)
+        vectors = self.vectors if self.begun or self.vectors.any() else self.start()
+        return normalize(vectors[classes], dim=-1)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         terms = super().terms(batch)
         if self.constrained:
             candidates = slice(self.candidates(batch))
-            moved = (self.vectors[candidates] - self.start[candidates]).square().sum(dim=1)
+            moved = (self.vectors[candidates] - self.start()[candidates]).square().sum(dim=1)
             terms["constraint"] = (self.multipliers[candidates] * moved).mean()
         return terms
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
         """Find the multipliers of the constraint."""
-        text, found = normalize(self.start, dim=-1), self.start.new_zeros(2, len(self.classnames))
+        start = self.start()
+        text, found = normalize(start, dim=-1), start.new_zeros(2, len(self.classnames))
         for batch in (batch for view in views for batch in view):
             counted, labels = batch.labels >= 0, batch.labels.clamp(min=0)
             scores = self.scores(self.loss_features(batch.images), text[: self.candidates(batch)])

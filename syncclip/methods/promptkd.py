@@ -32,8 +32,8 @@ class PromptKd(Method):
     Real ones of base classes, which a recipe may also give, take no part.
 
     Batch norm has the statistics of the step's images, on all ranks, in the loss, and the running ones in
-    `image_features`. Like the class vectors, these are parameters without gradient, which an optimiser leaves alone: so
-    checkpoints and results hold them.
+    `image_features`. Like the class vectors, these are parameters that no loss reaches: an optimiser leaves them alone,
+    and checkpoints and results hold them.
 
     Source: the paper and its published code.
     """

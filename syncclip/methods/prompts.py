@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import StringConstraints
 from torch import Tensor, nn
 
 from syncclip.clip.prompted import PromptedClip
@@ -19,8 +17,6 @@ INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
 FIRST_LAYER = 6  # of MMRL's published settings, on such towers
 RANDOM_TOKENS = 16  # of the published settings, for a context that starts at random
-
-Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
 
 
 def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = None) -> nn.ParameterList:

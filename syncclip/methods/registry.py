@@ -24,6 +24,7 @@ from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.section import own_method
 from syncclip.methods.settings import MethodSettings
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.methods.twostage import TwoStage
 from syncclip.methods.vpt import Vpt
@@ -45,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "twostage": TwoStage,
     "mma": Mma,
     "mmrl": Mmrl,
+    "tcp": Tcp,
     "promptkd": PromptKd,
 }
 

@@ -19,6 +19,7 @@ from syncclip.methods.settings import (
     MethodSettings,
     PromptSrcSettings,
     SyncClipSettings,
+    TcpSettings,
     VptSettings,
     ZeroShotSettings,
 )
@@ -66,6 +67,8 @@ class MethodsSettings(Settings):
     """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
     mmrl: MmrlSettings = MmrlSettings()
     """Tokens of a space that both towers share, in their later blocks (arXiv 2503.08497)."""
+    tcp: TcpSettings = TcpSettings()
+    """CoOp whose words become each class's own inside the text tower (arXiv 2311.18231)."""
     promptkd: PromptKdSettings = PromptKdSettings()
     """Visual tokens and a projector that learn a teacher's probabilities (arXiv 2403.02781)."""
     own: dict[str, Any] = Field(default={})

@@ -117,6 +117,32 @@ class KgCoOpSettings(CoOpSettings):
     """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
 
 
+class TcpSettings(ContextSettings):
+    """Section `methods.tcp`."""
+
+    learning_rate: float = Field(0.002, gt=0)
+    """Of Adam, at its peak after the warm-up."""
+    text_tokens: int = Field(4, ge=1)
+    """Learned vectors at the input, which all classes share."""
+    class_tokens: int = Field(4, ge=1)
+    """Vectors that each class has of its own further up; four in the published code, whatever the number above is."""
+    block: int | None = Field(None, ge=2)
+    """Before which block these take their places, a tower's first being 1; None: the ninth, or the last of a tower that
+    has fewer."""
+    behind: Template | None = None
+    """What stands behind the learned vectors, with `{}` for the class name; None: the name and what follows it in the
+    dataset's template."""
+    knowledge_weight: float = Field(8.0, ge=0)
+    """How strongly the texts are kept near the hand-written sentences."""
+    template: Template | None = None
+    """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """The eps of the published code, which is there for half precision."""
+        return Optimisation("adam", weight_decay=5e-4, eps=1e-3)
+
+
 class VptSettings(MethodSettings):
     """Section `methods.vpt`."""
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.frozen import FrozenTexts
+from syncclip.methods.frozen import FrozenTexts, feature_length
 from syncclip.methods.weight_settings import TipSettings
 
 
@@ -46,9 +46,7 @@ class Tip(Method):
         self.alpha, self.beta = settings.alpha, settings.beta
         self.prepares, self.trains = settings.views, settings.finetune
         self.texts = FrozenTexts(clip, classnames, settings.templates or [template], directions=True)
-        with torch.no_grad():
-            width = clip.encode_text(clip.texts(["a"])).shape[-1]
-        self.keys = nn.Parameter(torch.zeros(len(classnames), settings.slots, width))
+        self.keys = nn.Parameter(torch.zeros(len(classnames), settings.slots, feature_length(clip)))
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         features: Tensor = self.texts()

@@ -37,15 +37,24 @@ _PULLS = {
 }  # fmt: skip
 """MMRL's weight of what keeps features near the frozen ones (scripts of yunncheng/MMRL)."""
 
+_SENTENCES = {
+    "stanford_cars": {"behind": "{}, a type of car"},
+    "ucf101": {"behind": "person doing {}."},
+    "fgvc_aircraft": {"template": "a photo of an aircraft {}."},
+    "dtd": {"template": "a photo of a {}, a type of texture."},
+}
+"""TCP's, where they are not those of the dataset's template (`trainers/tcp.py` of its authors)."""
+
 
 def _of_weights(name: str) -> dict[str, dict[str, Any]]:
-    """Values of a dataset for methods that learn weights: their authors count steps, of 32 images, and not epochs."""
+    """Values of a dataset for the later methods: the authors of some count steps, of 32 images, and not epochs."""
     images = 16 * -(-DATASETS[name].classes // 2)
     found: dict[str, dict[str, Any]] = {
-        method: {"training.epochs": -(-each * 16 * 32 // images)}
+        method: {"training.epochs": -(-each * 16 // -(-images // 32))}
         for method, each in {"cliplora": 500, "twostage": 300}.items()
     }
     found["mmrl"] = {"methods.mmrl.regularisation_weight": _PULLS[name]}
+    found["tcp"] = {f"methods.tcp.{key}": sentence for key, sentence in _SENTENCES.get(name, {}).items()}
     if name == "eurosat":
         found["mmrl"] |= {"methods.mmrl.dim": 2048}
         found["tip"] = {"training.epochs": 100}

@@ -31,6 +31,7 @@ _METHODS = {
     "twostage": "2SFS",
     "mma": "MMA",
     "mmrl": "MMRL",
+    "tcp": "TCP",
     "promptkd": "PromptKD",
 }
 _LOOKS = {

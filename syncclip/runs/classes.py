@@ -152,6 +152,7 @@ def carry_over(recipe: Recipe, url: str, method: Method, whose: str) -> None:
             "learned words; train the run with a phrase or fewer text_tokens"
         )
     method.load_state_dict(prompts)
+    method.known = 0
 
 
 def _learns_for_each_class(recipe: Recipe, method: Method) -> bool:

@@ -32,6 +32,7 @@ class KnownSets:
         self.holds_set = cache(holds_set)
         self.plan = cache(read_set)
         self.committed = cache(committed_shards)
+        self.teacher = cache(read_teacher)
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
@@ -81,10 +82,10 @@ def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
     training, url = recipe.training, str(recipe.training.teacher)
     if not isinstance(training.synthetic, str):
         raise UserError(
-            "training.teacher: a teacher's files are of one set, but training.synthetic lists several; make one of "
-            "them: `syncclip shards merge`"
+            "training.teacher: a teacher's files are of one set, but training.synthetic is a list; name one set, "
+            "which `syncclip shards merge` makes of several"
         )
-    told, plan = read_teacher(url), known.plan(training.synthetic)
+    told, plan = known.teacher(url), known.plan(training.synthetic)
     assert plan is not None, "the set is resolved"
     if told.classnames != tuple(plan.classnames):
         raise UserError(

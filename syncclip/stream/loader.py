@@ -59,7 +59,8 @@ def batches(
 
 
 def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
-    """So many passes over the first epoch: the same images in the same order, in each cropped and flipped anew.
+    """So many passes over the first epoch, or over as many as show each real image: the same images in the same order,
+    in each cropped and flipped anew.
 
     A real image that a pass shows again has the label -1, so that each image can be counted once.
 
@@ -71,11 +72,13 @@ def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterato
 
 
 def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
-    calls = ((0, step, partial(stream.batch, 0, step, view)) for step in range(stream.steps_per_epoch))
+    each = stream.steps_per_epoch
+    places = (divmod(step, each) for step in range(max(each, stream.steps_per_round)))
+    calls = ((*place, partial(stream.batch, *place, view)) for place in places)
     with thread_pool(max(threads, 1), "stream") as pool:
-        for _, step, batch in _in_order(pool, calls, threads):
+        for epoch, step, batch in _in_order(pool, calls, threads):
             labels, real = batch.labels.clone(), batch.sizes[0]
-            labels[real - stream.repeated(step) : real] = -1
+            labels[real - stream.repeated(epoch * each + step) : real] = -1
             yield replace(batch, labels=labels)
 
 

@@ -119,7 +119,8 @@ class MixedStream:
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
-        self._round = order.steps(self._round_images(), batch)
+        self.steps_per_round = order.steps(self._round_images(), batch)
+        """Batches in which each real image is shown once, the last one filled up."""
         self.steps_per_epoch = self._steps(epochs_over)
         """Batches of an epoch."""
 
@@ -145,15 +146,15 @@ class MixedStream:
 
     def _steps(self, epochs_over: EpochsOver) -> int:
         if self.synthetic is None or epochs_over == "real":
-            return self._round
+            return self.steps_per_round
         passes = order.steps(len(self.synthetic), self.batch_size * (2 if len(self.novel) else 1))
-        return passes if epochs_over == "synthetic" else max(passes, self._round)
+        return passes if epochs_over == "synthetic" else max(passes, self.steps_per_round)
 
     def ids(self, epoch: int, step: int) -> BatchIds:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
-            number, place = divmod(self._global_step(epoch, step), self._round)
+            number, place = divmod(self._global_step(epoch, step), self.steps_per_round)
             batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, number, place)
             real = self._epochs.shown(number)[batch]
             labels = self.real.labels[real]
@@ -222,7 +223,7 @@ class MixedStream:
         )
 
     def repeated(self, step: int) -> int:
-        """How many of this rank's real images of a step of the first epoch, the last ones, it showed before."""
+        """How many of this rank's real images of a step, counted over epochs, the last ones, were shown before."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)

@@ -45,8 +45,6 @@ class TeacherFiles(Settings):
     digest: str
     """Of all that decides what it says: the run, what it learned, its CLIP's weights."""
     classnames: tuple[str, ...]
-    logit_scale: float
-    """Factor of its cosines before the softmax."""
     dim: int
     """Length of its class vectors."""
     vectors_sha256: str
@@ -98,7 +96,10 @@ class Teacher:
         from safetensors.numpy import load
 
         place = storage.join(self.url, VECTORS)
-        data = storage.read_bytes(place, sha256=self.told.vectors_sha256)
+        try:
+            data = storage.read_bytes(place, sha256=self.told.vectors_sha256)
+        except storage.MissingError as error:
+            raise _damage(place) from error
         if hashlib.sha256(data).hexdigest() != self.told.vectors_sha256:
             raise _damage(place)
         vectors: Probabilities = load(data)["class_vectors"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from syncclip import storage
 from syncclip.core import interruption
 from syncclip.core.determinism import deterministic
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
 from syncclip.methods.parallel import WorkSplit
@@ -107,7 +108,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             recorder = RunRecorder(job.run, settings, record, state, listener) if rank == 0 else None
         job.method.work = WorkSplit(rank, world_size, settings.accumulate)
         try:
-            _begin(job, learnable, state)
+            _begin(job, learnable, state, world_size, recorder is not None)
             if state.step < total:
                 with watched():
                     _train(job, learnable, state, rank, world_size, recorder)
@@ -124,15 +125,24 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     return record
 
 
-def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint) -> None:
-    """Put the state into the method; before the first step, show the method its images if it asks for them."""
+def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, speaks: bool) -> None:
+    """Put the state into the method; before the first step, show it its images if it asks. A stop loses what it saw."""
     _put(state.parameters, learnable)
     _put(state.memory, job.method.memory())
-    if state.step == 0 and job.stream is not None and job.method.prepares:
-        device = device_of(job.settings.device)
-        shown = views(job.stream, job.method.prepares, job.settings.ahead)
-        job.method.train()
-        job.method.prepare((batch.to(device) for batch in view) for view in shown)
+    count, device = job.method.prepares, device_of(job.settings.device)
+    if state.step or job.stream is None or not count:
+        return
+
+    def shown(stream: MixedStream) -> Iterator[Iterator[Batch]]:
+        for number, view in enumerate(views(stream, count, job.settings.ahead), start=1):
+            if any(distributed.gathered(interruption.requested(), world_size)):
+                raise StoppedError(f"interrupted before view {number} of {count}")
+            if speaks:
+                say(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
+            yield (batch.to(device) for batch in view)
+
+    job.method.train()
+    job.method.prepare(shown(job.stream))
 
 
 def _train(

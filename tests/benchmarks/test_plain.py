@@ -31,6 +31,7 @@ def build(name: str, clip: PromptedClip) -> tuple[Method, Plain, Batch]:
     """Ours, the plain one and a batch such as the method's authors train on."""
     settings = ClipLora.Settings(dropout=0.0) if name == "cliplora" else None  # what is dropped differs
     method = build_method(name, clip, Classes(), settings, seed=1)
+    method.step_begins(0, 2)
     chance = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for key, parameter in method.named_parameters():

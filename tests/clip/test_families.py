@@ -105,6 +105,14 @@ def test_text_prompts_are_words_of_the_models_own_pass(clip: PromptedClip, famil
 
 
 @pytest.mark.parametrize("name", TEXT)
+def test_a_block_may_be_left_out_before_one_with_vectors_of_each_class(clip: PromptedClip, family: Family) -> None:
+    tokens = clip.text_places([f"x x {name}, a thing." for name in NAMES], 2)
+    shared, own = torch.randn(2, clip.text.width), torch.randn(len(NAMES), 2, clip.text.width)
+    found = clip.encode_text(tokens, [shared, None, own])
+    equal(found, whole_texts(clip, [f"x x {name}, a thing." for name in NAMES], family.start, [shared, None, own]))
+
+
+@pytest.mark.parametrize("name", TEXT)
 def test_each_class_and_each_image_may_have_text_prompts_of_its_own(clip: PromptedClip, family: Family) -> None:
     tokens = clip.text_context(NAMES, "", 3)
     prompts = torch.randn(2, len(NAMES), 3, clip.text.width)
@@ -246,6 +254,7 @@ def test_every_method_learns_all_it_has_to_learn(clip: PromptedClip, method: str
     shown = Batch(
         images(), torch.tensor([1, 1, 3]), torch.tensor([0, 1, 1]), (1, 1, 1), torch.rand(3, 4).softmax(dim=1)
     )
+    learner.step_begins(0, 2)
     learner.meet_teacher(torch.randn(learner.text_features().shape))
     if learner.prepares:
         learner.prepare([[shown]])

@@ -10,7 +10,9 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 
+from syncclip.clip import prompted
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
+from syncclip.clip.blocks import Prompts
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import of_like_length
 from syncclip.core.settings import Position, UserError
@@ -29,16 +31,16 @@ def clip(backbone: Backbone) -> PromptedClip:
     return PromptedClip(backbone)
 
 
-def whole_text(clip: PromptedClip, ids: Tensor, slots: Tensor, prompts: list[Tensor]) -> Tensor:
+def whole_text(clip: PromptedClip, ids: Tensor, slots: Tensor, prompts: Prompts) -> Tensor:
     """Text features one class at a time over the full context: nothing cut, nothing shared."""
     model, features = clip.model, []
     ids = torch.nn.functional.pad(ids, (0, clip.context - ids.shape[1]))
     for c in range(len(ids)):
         x = model.token_embedding(ids[c : c + 1])
         for i, block in enumerate(model.transformer.resblocks):
-            if i < len(prompts):
+            if i < len(prompts) and (vectors := prompts[i]) is not None:
                 x = x.clone()
-                x[0, slots[c]] = prompts[i][c] if prompts[i].dim() == 3 else prompts[i]
+                x[0, slots[c]] = vectors[c] if vectors.dim() == 3 else vectors
             x = block(x + model.positional_embedding if i == 0 else x, attn_mask=model.attn_mask)
         features.append(model.ln_final(x)[0, ids[c].argmax()] @ model.text_projection)
     return torch.stack(features)
@@ -107,6 +109,59 @@ def test_each_class_may_have_prompts_of_its_own(clip: PromptedClip) -> None:
     prompts = [torch.randn(len(NAMES), 3, clip.text.width), torch.randn(3, clip.text.width)]
     expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [(), (1,), (2,), (1, 2)])
+@pytest.mark.parametrize("images", [0, 2])
+def test_a_block_may_leave_what_it_is_given_or_begin_with_vectors_of_each_class(
+    clip: PromptedClip, own: tuple[int, ...], images: int
+) -> None:
+    """Of three blocks; vectors of each class end what the texts share."""
+    tokens, width, count = clip.text_context(NAMES, "", 3), clip.text.width, len(NAMES)
+    first = torch.randn(*([images, 1] if images else []), 3, width).requires_grad_()
+    deeper = [torch.randn(count, 3, width).requires_grad_() if block in own else None for block in (1, 2)]
+    features = clip.encode_text(tokens, [first, *deeper])
+    each = [whole_text(clip, tokens.ids, tokens.slots, [one, *deeper]) for one in first.view(-1, 3, width)]
+    expected = torch.stack(each) if images else each[0]
+    torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    learned, weights = [first, *(one for one in deeper if one is not None)], torch.randn_like(expected)
+    pairs = zip(*(torch.autograd.grad((x * weights).sum(), learned) for x in (features, expected)), strict=True)
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-4)
+
+
+def test_groups_of_like_length_share_less_from_a_block_of_each_class_on(clip: PromptedClip) -> None:
+    names = [name for _ in range(20) for name in ["the old blue car in the rain", "cat", "a red sun", "dog"]]
+    tokens = clip.text_context(names, "", 2)
+    prompts = [torch.randn(2, clip.text.width), None, torch.randn(80, 2, clip.text.width)]
+    expected = whole_text(clip, tokens.ids, tokens.slots, prompts)
+    torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
+
+
+def test_fewer_vectors_than_places_stand_at_the_first_of_them(clip: PromptedClip) -> None:
+    tokens, few = clip.text_context(NAMES, "", 3), torch.randn(2, clip.text.width)
+    rest = clip.text.token_embedding(tokens.ids[:1, 3]).detach()
+    expected = clip.encode_text(tokens, [torch.cat([few, rest])])
+    torch.testing.assert_close(clip.encode_text(tokens, [few]), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("later", [1, 2])
+def test_what_texts_share_is_computed_once_up_to_vectors_of_each_class(
+    clip: PromptedClip, later: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, met = clip.text_context(NAMES, "", 3), []
+    right = prompted.attend
+    monkeypatch.setattr(
+        prompted,
+        "attend",
+        lambda block, asks, x, *others: (
+            met.append((x if asks is None else asks).shape[-2]) or right(block, asks, x, *others)
+        ),
+    )
+    own = torch.randn(len(NAMES), 3, clip.text.width)
+    clip.encode_text(tokens, [torch.randn(3, clip.text.width), *[None] * (later - 1), own])
+    whole, shared = tokens.ids.shape[1], tokens.shared
+    assert met == [whole - shared, shared] * later + [whole] * (2 - later) + [1]
 
 
 @pytest.mark.parametrize("classes", [1, len(NAMES)])

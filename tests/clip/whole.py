@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -55,12 +55,15 @@ def whole_images(model: Any, images: Tensor, prompts: list[Tensor]) -> Tensor:
     return features
 
 
-def whole_texts(clip: PromptedClip, sentences: list[str], start: int, prompts: list[Tensor]) -> Tensor:
+def whole_texts(clip: PromptedClip, sentences: list[str], start: int, prompts: Sequence[Tensor | None]) -> Tensor:
     """The model's own pass over the whole context, prompts put over the first words of each block's input."""
     tower = getattr(clip.model, "text", clip.model)
+    assert prompts[0] is not None
     n = prompts[0].shape[-2]
 
-    def put(x: Tensor, vectors: Tensor) -> Tensor:
+    def put(x: Tensor, vectors: Tensor | None) -> Tensor:
+        if vectors is None:
+            return x
         return torch.cat([x[:, :start], vectors.expand(len(x), -1, -1), x[:, start + n :]], dim=1)
 
     first = prompts[0] + tower.positional_embedding[start : start + n]

@@ -88,12 +88,17 @@ for line in sys.stdin:
 
 PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
+VECTORS = ("probe", "tcp")
+"""Methods that leave it as it is too, but whose class vectors no vocabulary of sentences can give."""
 HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
 BEYOND = "'tip' has scores beyond those of its class vectors, and {} has no place for them; use --to onnx or torch"
 OTHERS = {
     ("tip", "open_clip"): BEYOND,
     ("tip", "transformers"): BEYOND,
-    ("probe", "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip",
+    **{
+        (name, "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip"
+        for name in VECTORS
+    },
 }
 """Why a method is refused, where it is not for its image tower."""
 
@@ -212,7 +217,7 @@ def test_every_method_is_exact_for_other_libraries_or_refused(
     model = load(train(f"training.method={method}").url)
     for kind in ("open_clip", "transformers"):
         out = str(tmp_path / kind)
-        if method in PLAIN or (method, kind) == ("probe", "open_clip"):
+        if method in PLAIN or (method in VECTORS and kind == "open_clip"):
             place = export(model, kind, out)
             assert differs(model, place, kind, pixels_of(model, images, 200)) <= 1e-4
         else:
@@ -229,6 +234,17 @@ def test_a_cache_of_image_features_is_part_of_an_exported_program(
     assert differs(model, export(model, kind, str(tmp_path / "out")), kind, pixels_of(model, images, 200)) <= 1e-4
     with pytest.raises(UserError, match=BEYOND.format("vectors")):
         export(model, "vectors", str(tmp_path / "vectors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cliplora", "mmrl"])
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_what_real_images_have_of_their_own_is_part_of_an_exported_program(
+    train: Train, images: Path, tmp_path: Path, kind: Format, method: str, differs: Difference
+) -> None:
+    own = {"cliplora": "methods.cliplora.domain_rank=1", "mmrl": "methods.mmrl.domain_tokens=2"}[method]
+    model = load(train(f"training.method={method}", own).url)
+    assert differs(model, export(model, kind, str(tmp_path / "out")), kind, pixels_of(model, images, 200)) <= 1e-4
 
 
 @pytest.mark.slow

@@ -80,6 +80,14 @@ def test_a_calibrated_run_says_what_it_said_in_its_evaluation(tiny: TinyWorld, t
     agrees_with_the_evaluation(model, run, test_images(tiny))
 
 
+def test_other_classes_are_told_apart_as_those_that_no_real_image_taught(train: Train, images: Path) -> None:
+    other = load(train("training.method=mmrl").url).with_classes(["red circle", "blue cross", "green square"])
+    pixels = torch.stack([other.preprocess(file) for file in sorted(images.iterdir())])
+    with torch.no_grad():
+        own = other.method.scores(other.method.image_features(pixels), other.method.text_features())
+        torch.testing.assert_close(other.method.logits(pixels), own)
+
+
 def test_one_image_or_many_in_whatever_form(train: Train, images: Path) -> None:
     model = load(train("training.method=zeroshot").url)
     path = images / "03.png"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from safetensors.numpy import load_file
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.inference.teach import ShardTeacher, Taught, teach
+from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
-from syncclip.stream.teacher import TEACHER, VECTORS, read_teacher
+from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from tests.conftest import TinyWorld
@@ -53,7 +55,6 @@ def test_the_files_hold_what_the_model_says_of_each_image_in_the_order_of_the_ta
     assert done == Taught(str(tmp_path), 2, 12, 0)
     model, images, told = load(run), ShardSet(tiny_set), read_teacher(str(tmp_path))
     assert told.classnames == tuple(model.classes) and told.dim == model.text_features().shape[1]
-    assert told.logit_scale == pytest.approx(float(model.method.clip.logit_scale))
     np.testing.assert_array_equal(load_file(tmp_path / VECTORS)["class_vectors"], model.text_features())
     found = [load_file(tmp_path / f"0000{shard}.safetensors")["probabilities"] for shard in range(2)]
     places = images.samples.at(np.arange(12))
@@ -90,6 +91,21 @@ def test_what_is_there_is_not_made_again_and_what_is_missing_gives_the_same_byte
             (tmp_path / name).unlink()
         assert teach_here(run, tiny_set, str(tmp_path)) == done and files(tmp_path) == whole
     assert made == ["00001.tar", "00001.tar"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_bytes(b"?")], ids=["removed", "damaged"])
+def test_class_vectors_that_are_spoilt_are_written_again(
+    run: str, tiny_set: str, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    teach_here(run, tiny_set, str(tmp_path))
+    before = files(tmp_path)
+    spoil(tmp_path / VECTORS)
+    with pytest.raises(UserError, match=rf"{VECTORS}: missing, or not as it was written; remove it, and run the"):
+        Teacher(str(tmp_path), ShardCache(str(tmp_path / "cache"), 1 << 20)).class_vectors()
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    teach_here(run, tiny_set, str(tmp_path))
+    assert files(tmp_path) == before
 
 
 def test_a_set_that_has_grown_is_gone_on_with(tiny: TinyWorld, run: str, tmp_path: Path) -> None:

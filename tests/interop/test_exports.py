@@ -148,6 +148,13 @@ def test_a_run_that_was_not_evaluated_has_a_card_without_numbers(tmp_path: Path,
     assert ModelCard.load(card).data.eval_results is None
 
 
+def test_tokens_of_a_domain_have_no_place_in_the_published_code(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    values = ["training.method=mmrl", "methods.mmrl.domain_tokens=2", "training.epochs=1"]
+    run = jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}", *values]), str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"mmrl has no place for synthetic_tokens; train without tokens of a domain"):
+        export_prompts(run.url, str(tmp_path / "out"))
+
+
 def test_a_method_without_published_code_has_its_card_alone(tmp_path: Path, worlds: Path) -> None:
     recipe = published.recipe(worlds, IVLP, "training.method=syncclip.methods.ivlp:Ivlp", "training.data=real")
     run = jobs.run_here(recipe.with_values({"training.epochs": 1}), str(tmp_path / "run"))

@@ -102,6 +102,8 @@ def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedCli
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("cocoop", "probe", "promptkd")])
 def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method, calls = build_method(name, clip, DATASET).eval(), []
+    if name == "tcp":
+        method.frozen_texts()  # what a class's own vectors are made from
     right = clip.encode_text
     monkeypatch.setattr(clip, "encode_text", lambda *a, **named: calls.append(1) or right(*a, **named))
     with torch.no_grad():
@@ -165,3 +167,9 @@ def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
     assert build_method("zeroshot", clip, DATASET).logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     with pytest.raises(UserError, match="it cannot take prompts"):
         build_method("ivlp", clip, DATASET)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_for_a_gpu_alone_is_built_before_it_is_there(folder: Path, name: str) -> None:
+    clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder), precision="fp16")))
+    build_method(name, clip, DATASET)  # encodes nothing: half precision needs a GPU, to which it is moved later

@@ -198,3 +198,10 @@ def test_with_domains_the_losses_are_those_of_syncclip_beside_its_own(domains: M
 def test_more_tokens_of_a_domain_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match="domain_tokens is 6, .* of which there are only 5"):
         Mmrl.Settings(domain_tokens=6)
+
+
+def test_other_classes_than_those_of_the_training_are_decided_by_the_class_token_alone(domains: Mmrl) -> None:
+    images = batch().images[:4]
+    domains.known = 0
+    own = domains.scores(domains.image_features(images), domains.text_features())
+    torch.testing.assert_close(domains.logits(images), own)

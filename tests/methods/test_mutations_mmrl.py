@@ -137,9 +137,9 @@ def fused_for_novel_classes(patch: pytest.MonkeyPatch) -> None:
     right = Mmrl.logits_given
 
     def wrong(method: Mmrl, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        base, method.base = method.base, len(text)
+        known, method.known = method.known, len(text)
         found = right(method, text, images, domains)
-        method.base = base
+        method.known = known
         return found
 
     patch.setattr(Mmrl, "logits_given", wrong)

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from syncclip.methods import frozen, probe, tip
+from syncclip.methods import frozen, tip
 from syncclip.methods.probe import Probe
 from syncclip.methods.settings import Optimisation
 from syncclip.methods.tip import Tip
@@ -35,13 +35,13 @@ def normalised_start(patch: pytest.MonkeyPatch) -> None:
 
     def wrong(method: Probe, *given: Any) -> None:
         right(method, *given)
-        method.vectors = nn.Parameter(normalize(method.vectors.detach(), dim=-1))
+        method.start.raw = False
 
     patch.setattr(Probe, "__init__", wrong)
 
 
 def names_without_underscores(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(probe, "spoken", lambda name: name.replace("&#95;", " "))
+    patch.setattr(frozen, "spoken", lambda name: name.replace("&#95;", " "))
 
 
 def one_multiplier_for_all(patch: pytest.MonkeyPatch) -> None:

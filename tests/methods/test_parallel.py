@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from syncclip.methods.probe import Probe
 from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
 from syncclip.methods.syncclip import SyncClip
+from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
 from syncclip.stream.batch import Batch
 from syncclip.training import distributed
@@ -55,6 +57,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "mma": ("mma", Mma.Settings(scale=0.5)),
     "mmrl": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8)),
     "mmrl by domain": ("mmrl", Mmrl.Settings(layers=(2, 3), tokens=2, dim=8, domain_tokens=1, alignment_weight=2.0)),
+    "tcp": ("tcp", Tcp.Settings(block=2)),
     "promptkd": ("promptkd", PromptKd.Settings(teacher_dim=20, distillation_weight=5.0, temperature=2.0)),
     "syncclip": ("syncclip", SyncClip.Settings(alignment_weight=2.0)),
     "syncclip distilled": ("syncclip", SyncClip.Settings(distillation_weight=1.5, temperature=2.0)),
@@ -191,7 +194,7 @@ def test_gradients_of_several_processes_are_those_of_one(
 
 
 @pytest.mark.parametrize(
-    "name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "cliplora", "twostage", "mma", "mmrl"]
+    "name", ["coop", "kgcoop", "ivlp", "maple", "promptsrc", "syncclip", "cliplora", "twostage", "mma", "mmrl", "tcp"]
 )
 def test_each_process_encodes_its_share_of_the_texts(shared: Read, name: str) -> None:
     for world_size, share in ((4, 2), (2, 4)):  # of 7, rounded up
@@ -205,7 +208,9 @@ def test_one_process_alone_encodes_all_texts(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("pieces", [2, 3, 50])
-@pytest.mark.parametrize("name", ["syncclip", "cocoop", "maple", "mmrl", "cliplora by domain", "twostage", "mma"])
+@pytest.mark.parametrize(
+    "name", ["syncclip", "cocoop", "maple", "mmrl", "cliplora by domain", "twostage", "mma", "tcp"]
+)
 def test_images_in_pieces_give_the_gradients_of_the_whole(folder: Path, name: str, pieces: int) -> None:
     with exact():
         whole, piecewise = build(folder, name), build(folder, name)
@@ -225,3 +230,17 @@ def test_no_more_images_than_a_piece_pass_the_tower_at_once(folder: Path, monkey
         method.work = WorkSplit(pieces=4)
         found(method)
     assert sizes == [6] * 8  # each piece of the 24 once, and once more for the gradient
+
+
+@pytest.mark.parametrize(
+    "name", ["vpt", "ivlp", "syncclip", "cliplora", "cliplora by domain", "mma", "mmrl", "twostage"]
+)
+def test_images_in_pieces_whose_activations_are_computed_again_give_the_same(folder: Path, name: str) -> None:
+    with exact():
+        whole, piecewise = build(folder, name), build(folder, name)
+        piecewise.work = WorkSplit(pieces=2)
+        piecewise.clip.backbone = replace(piecewise.clip.backbone, checkpoint_activations=True)
+        (means, gradients), (others, accumulated) = found(whole), found(piecewise)
+    assert others == pytest.approx(means, rel=1e-12)
+    for one, other in zip(gradients, accumulated, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)

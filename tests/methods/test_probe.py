@@ -35,6 +35,7 @@ def build(found: Variant, start: bool = False) -> Probe:
     assert told["INIT"] == "ZS"
     settings = Probe.Settings(constraint={"none": False, "l2": True}[told["CONSTRAINT"]])
     method = Probe(parity.tiny_clip(), names(found), found.base, told["template"], settings)
+    method.step_begins(0, 1)
     if not start:
         method.load_state_dict(found.under("param.", ours))
     return method
@@ -79,15 +80,32 @@ def test_it_starts_as_the_zero_shot_classifier(clip: PromptedClip) -> None:
     torch.testing.assert_close(build_method("probe", clip, DATASET).logits(images), expected)
 
 
+def test_its_start_is_found_where_and_when_the_training_begins(clip: PromptedClip) -> None:
+    method = build_method("probe", clip, DATASET)
+    assert not method.vectors.any()
+    before = method.text_features()
+    method.step_begins(0, 9)
+    torch.testing.assert_close(method.vectors.detach(), method.start(), rtol=0, atol=0)
+    torch.testing.assert_close(method.text_features().detach(), before)
+    learned = method.vectors.detach() + 1
+    with torch.no_grad():
+        method.vectors.copy_(learned)
+    method.step_begins(1, 9)
+    assert torch.equal(method.vectors, learned)
+
+
 def test_it_starts_as_the_mean_of_several_sentences_each_at_its_own_length(clip: PromptedClip) -> None:
     templates = ("a photo of a {}.", "the {}")
-    found = build_method("probe", clip, DATASET, Probe.Settings(templates=templates)).vectors
+    method = build_method("probe", clip, DATASET, Probe.Settings(templates=templates))
+    method.step_begins(0, 1)
+    found = method.vectors
     each = [clip.encode_text(clip.texts(fill(template, DATASET.classnames))) for template in templates]
     torch.testing.assert_close(found.detach(), (each[0] + each[1]) / 2)
 
 
 def test_classes_without_images_keep_their_start_to_the_bit(clip: PromptedClip) -> None:
     method = build_method("probe", clip, DATASET)
+    method.step_begins(0, 1)
     start, optimizer = method.vectors.detach().clone(), torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     for _ in range(3):
         optimizer.zero_grad()
@@ -110,6 +128,7 @@ def test_the_loss_is_one_cross_entropy_among_the_candidates(
 
 def test_a_vectors_length_changes_no_score(clip: PromptedClip) -> None:
     method, images = build_method("probe", clip, DATASET).eval(), batch().images
+    method.step_begins(0, 1)
     with torch.no_grad():
         before = method.logits(images)
         method.vectors *= torch.tensor([[1.0], [3.0], [0.5], [2.0], [9.0]])

@@ -80,7 +80,7 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
 def test_published_figures_are_those_of_the_package() -> None:
     told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
-             "PromptSRC": "promptsrc", "MMA": "mma", "2SFS": "twostage", "MMRL": "mmrl",
+             "PromptSRC": "promptsrc", "MMA": "mma", "2SFS": "twostage", "MMRL": "mmrl", "TCP": "tcp",
              "VPT, on real images of `data-use": "vpt",
              "KgCoOp, on real images of `data-use": "kgcoop"}  # fmt: skip
     for name, method in names.items():

@@ -7,6 +7,7 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.datasets.catalog import DATASETS
 from syncclip.methods import METHODS
+from syncclip.methods.tcp import behind_of
 from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, TRAINED, Protocol, find_protocol, published
 from syncclip.protocols.run import recipe_of
 from syncclip.recipe.recipe import Recipe
@@ -73,6 +74,7 @@ PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-
     "twostage": (400, 32, 0.0002),  # 4,800 steps
     "mma": (5, 16, 0.0015),
     "mmrl": (10, 4, 0.001),
+    "tcp": (50, 32, 0.002),
 }
 
 
@@ -170,7 +172,8 @@ def test_harmonic_means_are_those_of_the_published_halves() -> None:
     for figures in published().figures:
         for method, numbers in figures.methods.items():
             harmonic = 2 * numbers["base"] * numbers["novel"] / (numbers["base"] + numbers["novel"])
-            assert numbers["hm"] == pytest.approx(harmonic, abs=0.006), method
+            # TCP's source has 79.51 of halves that give 79.504.
+            assert numbers["hm"] == pytest.approx(harmonic, abs=0.007 if method == "tcp" else 0.006), method
 
 
 def test_figures_are_of_methods_protocols_and_metrics_that_there_are() -> None:
@@ -195,12 +198,32 @@ def test_peers_are_of_other_names_than_the_figures_of_methods_here() -> None:
     assert best[0] == 84.35 and "teacher" in best[1] and "unlabelled images" in best[1]
 
 
-@pytest.mark.parametrize(("dataset", "steps"), [("dtd", 24), ("imagenet", 500), ("eurosat", 5)])
+@pytest.mark.parametrize(("dataset", "steps"), [("dtd", 12), ("imagenet", 250), ("eurosat", 3), ("oxford_pets", 10)])
 def test_where_authors_count_steps_the_epochs_make_as_many(dataset: str, steps: int) -> None:
+    """Steps of an epoch of 32 images, the last one filled up."""
     recipe = recipe_of(PROTOCOLS["base-to-novel"], dataset, "/data")
     arm = next(arm for arm in recipe.study.arms if arm.method == "twostage")
-    made = arm.overrides["training.epochs"] * steps * 16 / 32
+    made = arm.overrides["training.epochs"] * steps
     assert 4800 <= made < 4800 + steps
+
+
+@pytest.mark.parametrize(
+    ("dataset", "ids", "hand_written"),
+    [
+        ("stanford_cars", "x x x x name, a type of car", "a photo of a name."),
+        ("ucf101", "x x x x person doing name.", "a photo of a person doing name."),
+        ("fgvc_aircraft", "x x x x name, a type of aircraft.", "a photo of an aircraft name."),
+        ("dtd", "x x x x name texture.", "a photo of a name, a type of texture."),
+        ("oxford_pets", "x x x x name, a type of pet.", "a photo of a name, a type of pet."),
+        ("eurosat", "x x x x name.", "a centered satellite photo of name."),
+    ],
+)
+def test_tcp_has_the_sentences_of_its_authors(dataset: str, ids: str, hand_written: str) -> None:
+    recipe = recipe_of(PROTOCOLS["base-to-novel"], dataset, "/data")
+    arm = next(arm for arm in recipe.study.arms if arm.method == "tcp")
+    settings, template = recipe.with_values(arm.overrides).methods.tcp, DATASETS[dataset].template
+    assert f"x x x x {settings.behind or behind_of(template)}".format("name") == ids
+    assert (settings.template or template).format("name") == hand_written
 
 
 def test_what_is_not_known_is_empty() -> None:

@@ -52,6 +52,16 @@ def test_the_ranks_show_every_real_image_just_once_with_its_label(world: int, ep
     assert all(label >= 0 for rank in ranks for _, _, label, domain in rank if domain == 1)
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_where_an_epoch_is_shorter_than_a_round_a_view_still_shows_every_real_image_once(world: int) -> None:
+    ranks = [
+        stream(synthetic=stored(5, 1, 1), rank=rank, world_size=world, epochs_over="synthetic") for rank in range(world)
+    ]
+    assert ranks[0].steps_per_epoch < ranks[0].steps_per_round
+    known = [index for one in ranks for index, _, label, domain in passes(one)[0] if domain == 0 and label >= 0]
+    assert sorted(known) == list(range(12))
+
+
 def test_synthetic_images_are_all_new() -> None:
     assert all(label >= 0 for _, _, label, _ in passes(stream(data="synthetic"))[0])
     assert stream(data="synthetic").repeated(1) == 0 and stream().repeated(1) == 4

@@ -1,0 +1,175 @@
+"""The parity checks of TCP notice mistakes: each is planted, and must be caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from weakref import WeakKeyDictionary
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, relu
+
+from syncclip.clip import blocks, prompted
+from syncclip.clip.prompted import PromptedClip
+from syncclip.clip.tokens import PromptTokens
+from syncclip.methods import frozen, tcp
+from syncclip.methods.settings import Optimisation, TcpSettings
+from syncclip.methods.tcp import QuickGelu, Tcp
+from tests.methods import parity
+from tests.methods.mistakes import weigh
+from tests.methods.test_tcp import LIMITS, build, check, ours
+from tests.methods.variants import Variant
+
+pytestmark = pytest.mark.slow
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+
+def another_activation(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(QuickGelu, "forward", lambda _, x: relu(x))
+
+
+def exact_gelu(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(QuickGelu, "forward", lambda _, x: gelu(x))
+
+
+def one_block_later(patch: pytest.MonkeyPatch) -> None:
+    right = tcp.checked_block
+    patch.setattr(tcp, "checked_block", lambda block, layers: right(block, layers) + 1)
+
+
+def one_block_earlier(patch: pytest.MonkeyPatch) -> None:
+    """Blocks are counted from 0."""
+    right = tcp.checked_block
+    patch.setattr(tcp, "checked_block", lambda block, layers: right(block, layers) - 1)
+
+
+def in_each_block_from_there_on(patch: pytest.MonkeyPatch) -> None:
+    right = Tcp.prompts
+
+    def wrong(method: Tcp, classes: slice = slice(None)) -> list[Tensor | None]:
+        found = right(method, classes)
+        return [*found, *found[-1:] * (method.clip.text.layers - len(found))]
+
+    patch.setattr(Tcp, "prompts", wrong)
+
+
+def added_instead_of_replaced(patch: pytest.MonkeyPatch) -> None:
+    right = blocks.place
+
+    def wrong(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
+        return right(x, vectors, slots) if vectors.dim() == 2 else x + right(torch.zeros_like(x), vectors, slots)
+
+    patch.setattr(prompted, "place", wrong)
+
+
+def one_place_further(patch: pytest.MonkeyPatch) -> None:
+    right = blocks.place
+    patch.setattr(prompted, "place", lambda x, vectors, slots: right(x, vectors, slots + (vectors.dim() == 3)))
+
+
+def vectors_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    """The network's output is read as (width, n), not as (n, width)."""
+    right = Tcp.class_prompts
+
+    def wrong(method: Tcp, classes: slice = slice(None)) -> Tensor:
+        found = right(method, classes)
+        return found.reshape(len(found), found.shape[2], found.shape[1]).transpose(1, 2)
+
+    patch.setattr(Tcp, "class_prompts", wrong)
+
+
+def vectors_of_base_classes_alone(patch: pytest.MonkeyPatch) -> None:
+    """Novel classes keep the shared ones, here made from the mean of the base classes."""
+    right = Tcp.class_prompts
+
+    def wrong(method: Tcp, classes: slice = slice(None)) -> Tensor:
+        found = right(method)
+        known = torch.arange(len(found))[:, None, None] < method.base
+        return torch.where(known, found, found[: method.base].mean(dim=0))[classes]
+
+    patch.setattr(Tcp, "class_prompts", wrong)
+
+
+def no_context_at_the_input(patch: pytest.MonkeyPatch) -> None:
+    right = PromptedClip.encode_text
+
+    def wrong(clip: PromptedClip, tokens: PromptTokens, prompts: blocks.Prompts = ()) -> Tensor:
+        return right(clip, tokens, [None, *prompts[1:]] if prompts else ())
+
+    patch.setattr(PromptedClip, "encode_text", wrong)
+
+
+def ending_of_coop(patch: pytest.MonkeyPatch) -> None:
+    right = tcp.fill
+    patch.setattr(tcp, "fill", lambda sentence, names: right(f"{sentence.partition('{}')[0]}{{}}.", names))
+
+
+def hand_written_sentence_of_the_ending(patch: pytest.MonkeyPatch) -> None:
+    right = tcp.FrozenTexts
+    patch.setattr(
+        tcp, "FrozenTexts", lambda clip, names, _: right(clip, names, ["a photo of a {}, a type of aircraft."])
+    )
+
+
+def half_of_the_distance(patch: pytest.MonkeyPatch) -> None:
+    weigh(patch, Tcp, lambda weights: {"knowledge": weights["knowledge"] / 2})
+
+
+def detached_texts(patch: pytest.MonkeyPatch) -> None:
+    """The distance is reported, but pulls at nothing."""
+    right = tcp.cosine_similarity
+    patch.setattr(tcp, "cosine_similarity", lambda a, b, dim: right(a.detach(), b, dim=dim))
+
+
+MISTAKES = [
+    another_activation,
+    exact_gelu,
+    one_block_later,
+    one_block_earlier,
+    in_each_block_from_there_on,
+    added_instead_of_replaced,
+    one_place_further,
+    vectors_in_another_order,
+    vectors_of_base_classes_alone,
+    no_context_at_the_input,
+    ending_of_coop,
+    hand_written_sentence_of_the_ending,
+    half_of_the_distance,
+    detached_texts,
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_mistakes_all_is_well() -> Iterator[None]:
+    with parity.committed():
+        check(Variant("tcp", "main"))
+        yield
+
+
+@pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
+def test_parity_catches_a_planted_mistake(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "_ENCODED", WeakKeyDictionary())  # nothing is known that was encoded rightly
+    plant(monkeypatch)
+    with pytest.raises(AssertionError, match="differs by"):
+        check(Variant("tcp", "main"))
+
+
+@pytest.mark.parametrize(
+    "careless",
+    [
+        Optimisation("adam", weight_decay=5e-4),
+        Optimisation("adamw", weight_decay=5e-4, eps=1e-3),
+        Optimisation("adam", weight_decay=0.0, eps=1e-3),
+        Optimisation("sgd", weight_decay=5e-4),
+    ],
+    ids=["usual eps", "decay apart from the gradient", "no decay", "sgd"],
+)
+def test_parity_catches_another_optimiser(careless: Optimisation, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = Variant("tcp", "main")
+    with pytest.raises(AssertionError, match=r"tcp:main:? ?traj\."):
+        variant.check_course(build(variant), careless, ours, LIMITS)
+    monkeypatch.setattr(TcpSettings, "optimisation", careless)
+    with pytest.raises(AssertionError):
+        variant.check_optimisation(TcpSettings())
