@@ -56,6 +56,11 @@ class MethodSettings(Settings):
         """Whether the method learns from a teacher's probabilities of the synthetic images."""
         return False
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers, which are others where it is split otherwise."""
+        return False
+
 
 class ContextSettings(MethodSettings):
     """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""

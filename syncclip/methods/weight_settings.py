@@ -94,6 +94,10 @@ class ClipLoraSettings(MethodSettings):
     def optimisation(self) -> Optimisation:
         return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
 
+    @property
+    def draws(self) -> bool:
+        return self.dropout > 0
+
 
 class TwoStageSettings(MethodSettings):
     """Section `methods.twostage`."""

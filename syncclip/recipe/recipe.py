@@ -48,7 +48,8 @@ NO_TRACE = (
 teacher's files are among them; their content is identified by the set's plan and the teacher's digest."""
 
 ROUNDING = ("workers", "min_workers", "accumulate")
-"""Keys of `training` that change a run by the order of sums alone, so that it may go on with others."""
+"""Keys of `training` that change a run by the order of sums alone, so that it may go on with others; not where a method
+draws random numbers in a step, as CLIP-LoRA does."""
 
 PIPELINE_CLASS = "synthesis.generator.pipeline_class"
 
@@ -174,7 +175,8 @@ class Recipe(Settings):
 
         Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
         """
-        alone = {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        method = self.methods.of(self.training.method)
+        alone = {} if method.draws else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
         training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
         dataset = self.dataset.model_dump(mode="json", exclude={"resize"})
         if dataset["seed"] is None:
@@ -182,7 +184,7 @@ class Recipe(Settings):
         parts = {
             "dataset": dataset,
             "backbone": self.backbone.model_dump(mode="json"),
-            "method": self.methods.of(self.training.method).model_dump(mode="json"),
+            "method": method.model_dump(mode="json"),
             "training": training,
         }
         return digest(with_first_names(parts))

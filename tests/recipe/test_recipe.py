@@ -260,6 +260,13 @@ def test_what_does_not_decide_a_run_leaves_its_hash(override: str) -> None:
     assert Recipe.load("icons", [override]).hash == Recipe.load("icons").hash
 
 
+@pytest.mark.parametrize("override", ["training.workers=2", "training.accumulate=2"])
+def test_how_a_step_is_split_decides_the_run_of_a_method_that_draws_in_it(override: str) -> None:
+    dropping, plain = (["training.method=cliplora", f"methods.cliplora.dropout={share}"] for share in (0.25, 0))
+    assert Recipe.load("icons", [*dropping, override]).hash != Recipe.load("icons", dropping).hash
+    assert Recipe.load("icons", [*plain, override]).hash == Recipe.load("icons", plain).hash
+
+
 def test_with_values_gives_a_checked_copy() -> None:
     recipe = Recipe.load("icons")
     assert recipe.with_values({"training.seed": 5}).training.seed == 5
