@@ -42,6 +42,13 @@ def masks(variant: Variant) -> Iterator[Tensor]:
             yield found.get(f"vision_parts.{block}.a.{matrix}", torch.ones(1, 17, 1))
 
 
+@pytest.fixture(autouse=True)
+def committed() -> Iterator[None]:
+    """The example has no settings but those of the committed files."""
+    with parity.committed():
+        yield
+
+
 @pytest.fixture
 def both() -> Variant:
     return Variant("cliplora", "both")

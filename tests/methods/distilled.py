@@ -14,10 +14,10 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.ivlp import Ivlp
 from syncclip.methods.promptkd import PromptKd
 from tests.methods import parity, upstream
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
 FILE = "promptkd"
-VARIANTS = ("main", "unit")
+VARIANTS = variants_of(FILE)
 LAYERS = {"0": "narrow.", "1": "norm_", "3": "last."}
 """Of the published projector, by their place in it."""
 ZERO_GRADIENT = "narrow.bias"

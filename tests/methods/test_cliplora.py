@@ -17,7 +17,7 @@ from syncclip.training.optimizers import rate_at
 from syncclip.training.settings import TrainingSettings
 from tests.methods import parity
 from tests.methods.classes import DATASET, batch
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
 LIMITS = (5e-5, 2e-7)
 
@@ -92,7 +92,7 @@ def drop(method: ClipLora, variant: Variant, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LowRank, "dropped", dropped)
 
 
-@pytest.fixture(params=["both", "masked"])
+@pytest.fixture(params=variants_of("cliplora"))
 def variant(request: pytest.FixtureRequest) -> Variant:
     return Variant("cliplora", request.param)
 

@@ -15,12 +15,12 @@ from syncclip.methods.mma import Mma
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.classes import DATASET
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
 LIMITS = (2e-6, 1e-7)
 
 
-@pytest.fixture(params=["main", "one"])
+@pytest.fixture(params=variants_of("mma"))
 def variant(request: pytest.FixtureRequest) -> Variant:
     return Variant("mma", request.param)
 

@@ -15,9 +15,9 @@ from syncclip.methods.settings import Optimisation
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.classes import DATASET, Classes, batch
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
-VARIANTS = ("main", "one")
+VARIANTS = variants_of("mmrl")
 
 
 def ours(theirs: str) -> str:

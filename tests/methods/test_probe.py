@@ -12,9 +12,9 @@ from syncclip.methods import build_method
 from syncclip.methods.probe import Probe
 from tests.methods import parity
 from tests.methods.classes import DATASET, batch
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
-VARIANTS = ("lp", "clap")
+VARIANTS = variants_of("clap")
 LIMITS = 5e-6, 1e-6
 """On the largest and on the median difference of the vectors after five steps."""
 

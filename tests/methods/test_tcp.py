@@ -15,7 +15,7 @@ from syncclip.methods.tcp import Tcp, behind_of, checked_block
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.classes import DATASET, Classes, batch
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
 LIMITS = (2e-5, 2e-7)
 
@@ -73,12 +73,14 @@ def check(variant: Variant) -> None:
     variant.check_course(method, method.settings.optimisation, ours, LIMITS)
 
 
-def test_parity_of_features_logits_losses_gradients_and_steps() -> None:
-    check(Variant("tcp", "main"))
+@pytest.mark.parametrize("name", variants_of("tcp"))
+def test_parity_of_features_logits_losses_gradients_and_steps(name: str) -> None:
+    check(Variant("tcp", name))
 
 
-def test_parity_of_the_sentences() -> None:
-    variant = Variant("tcp", "main")
+@pytest.mark.parametrize("name", variants_of("tcp"))
+def test_parity_of_the_sentences(name: str) -> None:
+    variant = Variant("tcp", name)
     hand_written = fill(variant.settings["template"], map(spoken, variant.classnames))
     found = {
         "in.tokenized_prompts": build(variant).tokens,
@@ -89,9 +91,10 @@ def test_parity_of_the_sentences() -> None:
         assert not variant[key][:, texts.ids.shape[1] :].any()
 
 
-def test_parity_of_the_optimiser_and_of_its_first_step() -> None:
+@pytest.mark.parametrize("name", variants_of("tcp"))
+def test_parity_of_the_optimiser_and_of_its_first_step(name: str) -> None:
     """The file has no schedule; its settings tell the epochs, and the fifty of the paper begin with a warm-up."""
-    variant = Variant("tcp", "main")
+    variant = Variant("tcp", name)
     variant.check_optimisation(TcpSettings())
     told = variant.settings
     assert learning_rate(told["lr"], 0, told["MAX_EPOCH"], told["WARMUP_EPOCH"]) == 1e-5

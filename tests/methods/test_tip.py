@@ -17,9 +17,9 @@ from syncclip.training.optimizers import rate_at
 from syncclip.training.settings import TrainingSettings
 from tests.methods import parity
 from tests.methods.classes import DATASET, batch
-from tests.methods.variants import Rename, Variant
+from tests.methods.variants import Rename, Variant, variants_of
 
-VARIANTS = ("main",)
+VARIANTS = variants_of("tip")
 LIMITS = 1e-5, 1e-6
 """On the largest and on the median difference of the keys after some steps."""
 

@@ -19,12 +19,12 @@ from syncclip.training.optimizers import rate_at
 from syncclip.training.settings import TrainingSettings
 from tests.methods import parity
 from tests.methods.classes import DATASET, batch
-from tests.methods.variants import Variant
+from tests.methods.variants import Variant, variants_of
 
 LIMITS = (5e-5, 2e-7)
 
 
-@pytest.fixture(params=["all", "late"])
+@pytest.fixture(params=variants_of("twostage"))
 def variant(request: pytest.FixtureRequest) -> Variant:
     return Variant("twostage", request.param)
 

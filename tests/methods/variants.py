@@ -23,6 +23,12 @@ from tests.methods import parity
 Rename = Callable[[str], str]
 
 
+def variants_of(file: str) -> list[str]:
+    """The names of a file's variants: its header has settings of each."""
+    with safe_open(parity._path(file), "pt") as opened:
+        return [name for name, told in json.loads(opened.metadata()["info"]).items() if isinstance(told, dict)]
+
+
 class Variant:
     """One variant of a file.
 
