@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.recipe.recipe import Recipe
 from syncclip.studies import answers
 
 pytestmark = pytest.mark.slow
@@ -181,3 +183,31 @@ def test_the_gains_of_the_page_of_data_follow_from_the_answers() -> None:
         data = data.removesuffix(" images")
         gains = gains_of(found, 16, (f"{METHODS[method]}-{data}", None if data == "real" else 16))
         assert row == {title: gains[METRIC[title]] for title in row}, (method, data)
+
+
+def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
+    found = json.loads((STUDY / "methods" / "chosen.json").read_text())
+    page = "docs/results/methods/README.md"
+    rates = {row["method, on both"].strip("`"): row["rate: open HM"] for row in rows_of(page, "method, on both")}
+    for arm, tried in found["arms"].items():
+        pairs = sorted((*one["values"].values(), one["open_hm"]) for one in tried)
+        best = max(score for _, score in pairs)
+        shown = [f"**{rate:g}: {score:.1f}**" if score == best else f"{rate:g}: {score:.1f}" for rate, score in pairs]
+        assert rates.pop(arm.removesuffix("-both")) == ", ".join(shown)
+    assert not rates
+    chosen = Recipe.load("studies/methods").methods
+    for arm, tried in found["arms"].items():
+        (rate,) = max(tried, key=lambda one: one["open_hm"])["values"].values()
+        assert chosen.of(arm.removesuffix("-both")).learning_rate == rate
+    names = {
+        "SYNC-CLIP alone": "plain",
+        "weight 0.5": "w0.5-T1",
+        "weight 2": "w2-T1",
+        "weight 2, temperature 2": "w2-T2",
+        "weight 8": "w8-T1",
+        "PromptKD, rate 0.02": "promptkd",
+    }
+    taught = {names[row.pop("")]: row for row in rows_of(page, "")}
+    assert taught == {
+        arm: {heading: f"{one[METRIC[heading]]:.1f}" for heading in taught[arm]} for arm, one in found["taught"].items()
+    }
