@@ -11,6 +11,12 @@ import safetensors.torch
 import torch
 
 from syncclip.evaluation.predict import predict, results
+from syncclip.methods import MethodSettings
+from syncclip.methods.cliplora import ClipLora
+from syncclip.methods.mma import Mma
+from syncclip.methods.mmrl import Mmrl
+from syncclip.methods.tcp import Tcp
+from syncclip.methods.twostage import TwoStage
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training.loop import load_prompts, run
 from syncclip.training.ray_train import train_on_ray
@@ -42,6 +48,39 @@ def test_a_broken_training_ends_with_the_bits_of_an_unbroken_one(
     torch.rand(3)
     run(worlds.job(world, tmp_path / "broken", method, data=data))
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
+
+
+LATER: dict[str, MethodSettings] = {
+    "cliplora": ClipLora.Settings(domain_rank=1),
+    "twostage": TwoStage.Settings(),
+    "mma": Mma.Settings(scale=0.1),
+    "mmrl": Mmrl.Settings(layers=(2, 3), tokens=2, dim=8, domain_tokens=1),
+    "tcp": Tcp.Settings(block=2),
+}
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    for method, own in LATER.items():
+        run(worlds.job(world, folder / method, method, own=own))
+    return folder
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 8])
+@pytest.mark.parametrize("method", LATER)
+def test_a_training_by_another_optimiser_broken_anywhere_ends_with_the_same_bits(
+    world: Path, whole: Path, tmp_path: Path, method: str, step: int
+) -> None:
+    def listener(done: int, *_: object) -> None:
+        if done == step:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        run(worlds.job(world, tmp_path, method, own=LATER[method]), listener=listener)
+    torch.rand(3)
+    run(worlds.job(world, tmp_path, method, own=LATER[method]))
+    assert fakes.bits(tmp_path) == fakes.bits(whole / method)
 
 
 def test_reading_ahead_changes_no_bit(world: Path, tmp_path: Path) -> None:

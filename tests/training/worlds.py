@@ -90,7 +90,7 @@ def job(
         rank=rank,
         world_size=world_size,
     )
-    return TrainJob(fakes.folder(folder), built, stream, settings, rate=0.05)
+    return TrainJob(fakes.folder(folder), built, stream, settings, rate=0.05, optimisation=built.settings.optimisation)
 
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
