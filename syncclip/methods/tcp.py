@@ -31,12 +31,12 @@ class Tcp(Method):
 
     A class's sentence is [V1]...[Vn][name] and what follows, with learned vectors V that all classes share. Before one
     of the tower's later blocks, what has become of them is replaced by the class's own vectors: a small network maps
-    the feature of its hand-written sentence, of length 1 and frozen, to all of them at once (section 3.3 of the
-    paper). So novel classes have theirs too. The loss is that of KgCoOp: the cross entropy, plus the weighted mean
-    distance 1 - cosine of each candidate's text feature from that of its hand-written sentence.
+    the feature of its hand-written sentence, of length 1 and frozen, to all of them at once. So novel classes have
+    theirs too. The loss is that of KgCoOp: the cross entropy, plus the weighted mean distance 1 - cosine of each
+    candidate's text feature from that of its hand-written sentence.
 
-    Source: the paper and its published code. The paper's block is the code's ninth; the code mixes both kinds of
-    vectors with a weight, a constant 1, so that nothing of the shared ones is left.
+    Source: the paper and its published code, which mixes both kinds of vectors with a weight, a constant 1, so that
+    nothing of the shared ones is left.
     """
 
     Settings = TcpSettings

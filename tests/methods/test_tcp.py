@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks.plain_weights import PlainTcp
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.core.text import fill, spoken
@@ -129,6 +130,7 @@ def test_a_class_may_have_more_or_fewer_vectors_than_all_share(clip: PromptedCli
     method = build_method("tcp", clip, DATASET, TcpSettings(text_tokens=shared, class_tokens=own))
     assert isinstance(method, Tcp)
     assert method.text_prompts[0].shape[0] == shared and method.class_prompts().shape[1] == own
+    torch.testing.assert_close(method.text_features(), PlainTcp(method).text_features(), rtol=0, atol=1e-5)
     method.loss(batch())["total"].backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in method.parameters())
 
