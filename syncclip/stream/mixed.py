@@ -214,12 +214,13 @@ class MixedStream:
             labels.append(shown[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
         assert images is not None, "a batch shows something"
+        taught = None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1]))
         return Batch(
             images=images,
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
-            teacher=None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1])),
+            teacher=None if taught is None else torch.from_numpy(taught),
         )
 
     def repeated(self, step: int) -> int:

@@ -12,8 +12,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
@@ -105,12 +103,12 @@ class Teacher:
         vectors: Probabilities = load(data)["class_vectors"]
         return vectors
 
-    def of_batch(self, synthetic: ImageSet | None, rows: Sequence[int], real: int) -> Tensor | None:
+    def of_batch(self, synthetic: ImageSet | None, rows: Sequence[int], real: int) -> Probabilities | None:
         """(N, C) of a batch's images, of which the first are real: zeros for these; None if all are."""
         if synthetic is None:
             return None
-        found = torch.zeros(len(rows), len(self.told.classnames))
-        found[real:] = torch.from_numpy(self.probabilities(synthetic, rows[real:]))
+        found = np.zeros((len(rows), len(self.told.classnames)), np.float32)
+        found[real:] = self.probabilities(synthetic, rows[real:])
         return found
 
     def probabilities(self, images: ImageSet, rows: Sequence[int]) -> Probabilities:

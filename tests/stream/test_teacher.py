@@ -42,7 +42,6 @@ def write_teacher(url: str, images: ShardSet) -> str:
         name="teacher",
         digest="digest",
         classnames=tuple("abcde"),
-        logit_scale=10.0,
         dim=7,
         vectors_sha256=hashlib.sha256(vectors).hexdigest(),
         shards=tuple(shards),
