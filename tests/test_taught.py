@@ -199,7 +199,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
         r"teacher\.json can't be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
     )
     both = f"[{tiny_set}, {shutil.copytree(tiny_set, tmp_path / 'set')}]"
-    refused(r"files are of one set, but training\.synthetic lists several; make one of them: `", both, teacher)
+    refused(r"files are of one set, but training\.synthetic is a list; name one set, which `", both, teacher)
 
 
 def test_fewer_images_need_the_probabilities_of_their_shards_alone(
