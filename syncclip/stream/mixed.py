@@ -110,8 +110,7 @@ class MixedStream:
         self.transform, self.corruption = transform, Corruption(corrupt_limit)
         self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
         self._room: Room = empty_batch
-        self.novel = np.asarray(novel, np.int64) if data != "real" else _NONE
-        self._base = np.asarray(base, np.int64)
+        self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
             raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
         if not synthetic and data != "real":
