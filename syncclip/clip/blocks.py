@@ -77,12 +77,14 @@ def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
     return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
 
 
-def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int, fewer: bool = False) -> None:
-    """Refuse more prompts than a tower has blocks; each has a vector for every place, or for the first ones.
+def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> None:
+    """Refuse more prompts than a tower has blocks; each has a vector for every place.
+
+    Only where vectors that all share stand beside a class's own, as TCP's do, one of the two may be fewer, which leave
+    the last places to what is there.
 
     Args:
         tokens: places.
-        fewer: whether prompts may leave the last places to the words there.
 
     Raises:
         UserError: there are more.
@@ -90,7 +92,9 @@ def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int, fewer:
     if len(prompts) > layers:
         raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
     shapes = [tuple(vectors.shape) for vectors in prompts if vectors is not None]
-    assert all(shape[-2] == tokens or (fewer and shape[-2] < tokens) for shape in shapes), (shapes, tokens)
+    mixed = len({len(shape) for shape in shapes}) > 1
+    counts = {shape[-2] for shape in shapes}
+    assert counts <= {tokens} or (mixed and max(counts) == tokens), (shapes, tokens)
 
 
 def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor | None]) -> torch.autocast:

@@ -169,7 +169,7 @@ class PromptedClip(nn.Module):
         if not prompts and not len(parts) and inserted is None and self._text is None:
             return self._whole(self.model.encode_text, tokens.ids)
         tower = self.text
-        check_prompts("text", prompts, tower.layers, tokens.slots.shape[1], fewer=True)
+        check_prompts("text", prompts, tower.layers, tokens.slots.shape[1])
         blocks = [*zip(tower.blocks, for_blocks("text", parts, tower.layers), strict=True)]
         if tower.causal and len(groups := of_like_length(tokens.lengths)) > 1:
             return in_groups(lambda rows, own: self.encode_text(rows, own, parts, inserted), tokens, prompts, groups)

@@ -138,11 +138,22 @@ def test_groups_of_like_length_share_less_from_a_block_of_each_class_on(clip: Pr
     torch.testing.assert_close(clip.encode_text(tokens, prompts), expected, rtol=0, atol=1e-5)
 
 
-def test_fewer_vectors_than_places_stand_at_the_first_of_them(clip: PromptedClip) -> None:
+def test_fewer_vectors_beside_those_of_each_class_stand_at_the_first_places(clip: PromptedClip) -> None:
     tokens, few = clip.text_context(NAMES, "", 3), torch.randn(2, clip.text.width)
+    own = torch.randn(len(NAMES), 3, clip.text.width)
     rest = clip.text.token_embedding(tokens.ids[:1, 3]).detach()
-    expected = clip.encode_text(tokens, [torch.cat([few, rest])])
-    torch.testing.assert_close(clip.encode_text(tokens, [few]), expected, rtol=0, atol=1e-6)
+    expected = clip.encode_text(tokens, [torch.cat([few, rest]), own])
+    torch.testing.assert_close(clip.encode_text(tokens, [few, own]), expected, rtol=0, atol=1e-6)
+
+
+def test_other_prompts_have_a_vector_for_every_place(clip: PromptedClip) -> None:
+    tokens, width = clip.text_context(NAMES, "", 3), clip.text.width
+    for counts in ((2,), (3, 2), (2, 3)):
+        with pytest.raises(AssertionError):
+            clip.encode_text(tokens, [torch.randn(count, width) for count in counts])
+    for own in (2, 4):  # beside two that all share, neither fills the places
+        with pytest.raises(AssertionError):
+            clip.encode_text(tokens, [torch.randn(2, width), torch.randn(len(NAMES), own, width)])
 
 
 @pytest.mark.parametrize("later", [1, 2])
