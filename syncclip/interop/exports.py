@@ -70,7 +70,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
                 f"methods.{name}.position is {position!r}, but the published code of {name} supports only 'end' and "
                 "would put the vectors elsewhere; train with position 'end' to export"
             )
-        if foreign := sorted(learned.keys() - layout.pairs.values()):
+        if foreign := sorted(learned.keys() - {*layout.pairs.values(), layout.given}):
             raise UserError(
                 f"{folder.url}: the published code of {name} has no place for {foreign[0]}; train without tokens of a "
                 f"domain (methods.{name}.domain_tokens=0), or share the run as it is, by `syncclip push`"
@@ -243,12 +243,12 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     # A null is a default that follows from the tower; the published code has its own, for the published towers.
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
-    epochs = recipe.training.epochs
+    epochs, words = recipe.training.epochs, " and the words of all classes around them" * hasattr(settings, "phrase")
     return (
         f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
         f"{layout.repository}): evaluate there with this folder as `--model-dir`, `--load-epoch {epochs}`, and with "
         "these settings, which give its model the same shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        "It has the learned parameters and the words of all classes around them, in single precision. It lacks "
+        f"It has the learned parameters{words}, in single precision. It lacks "
         f"{'; '.join(left_out)}."
     )

@@ -21,8 +21,10 @@ from syncclip.interop.layouts import LAYOUTS, Layout, find_layout
 from syncclip.methods import build_method
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import CLASSES, RunClasses, describe
+from syncclip.runs.data import shard_cache
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.storage.places import absolute
+from syncclip.stream.teacher import Teacher
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord, versions
 
 
@@ -67,6 +69,8 @@ def import_prompts(
     folders = list(dict.fromkeys([layout.folder, *(other.folder for other in LAYOUTS.values())]))
     checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))
     learned = _learned(recipe.training.method, layout, checkpoint)
+    if layout.given is not None:
+        learned[layout.given] = _class_vectors(recipe)
     shape = {key: read(learned) for key, read in layout.shape.items()}
     recipe, classes, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
 
@@ -100,6 +104,17 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
     learned = layout.learned(checkpoint.state)
     checks.check_numbers(learned, checkpoint.place)
     return {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in learned.items()}
+
+
+def _class_vectors(recipe: Recipe) -> Tensor:
+    """(C, D_t) of the teacher whose files the recipe names.
+
+    Raises:
+        UserError: they aren't there, or tell other classes apart.
+    """
+    teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
+    teacher.told.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
+    return torch.from_numpy(teacher.class_vectors())
 
 
 def _fitted(

@@ -52,6 +52,8 @@ class Layout:
         config: their settings below `TRAINER` that decide the shape of the model to load into -> ours.
         root: the saved part of the model, to which the names in a file are relative; empty: all of it.
         left_out: what their own files also have, and ours lack.
+        convolutions: our linear layers that are convolutions of a single pixel there, with two more dimensions.
+        given: what we learn by and their files lack: a teacher's class vectors.
     """
 
     repository: str
@@ -61,6 +63,8 @@ class Layout:
     config: Mapping[str, str]
     root: str = ""
     left_out: tuple[str, ...] = (CLIP_WEIGHTS,)
+    convolutions: tuple[str, ...] = ()
+    given: str | None = None
 
     @cached_property
     def pairs(self) -> dict[str, str]:
@@ -82,7 +86,9 @@ class Layout:
         whole = self.whole(state)
         if not all(theirs in whole for theirs in self.names if "{" not in theirs):
             return {}
-        return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+        found = {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+        pixels = {name for name in self.convolutions if found[name].shape[2:] == (1, 1)}
+        return {name: tensor[..., 0, 0] if name in pixels else tensor for name, tensor in found.items()}
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
         """The words of all classes around the learned vectors; None where a file has none."""
@@ -95,7 +101,11 @@ class Layout:
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
         """The tensors of a file, from ours and the words around them."""
         theirs = {ours: theirs for theirs, ours in self.pairs.items()}
-        whole = {theirs[ours]: tensor for ours, tensor in learned.items()}
+        whole = {
+            theirs[ours]: tensor[..., None, None] if ours in self.convolutions else tensor
+            for ours, tensor in learned.items()
+            if ours != self.given
+        }
         if words is not None:
             whole |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
         return {name.removeprefix(self.root): tensor for name, tensor in whole.items()}
@@ -217,6 +227,26 @@ LAYOUTS = {
         config=_below(
             "MMRL", {"REP_LAYERS": "layers", "N_REP_TOKENS": "tokens", "REP_DIM": "dim", "SCALE": "class_weight"}
         ),
+    ),
+    "promptkd": Layout(
+        repository="zhengli97/PromptKD",
+        folder="VLPromptLearner",
+        names={
+            **VISION,
+            "VPT_image_trans.conv1.0.weight": "narrow.weight",
+            "VPT_image_trans.conv1.0.bias": "narrow.bias",
+            "VPT_image_trans.conv1.1.weight": "norm_weight",
+            "VPT_image_trans.conv1.1.bias": "norm_bias",
+            "VPT_image_trans.conv1.1.running_mean": "running_mean",
+            "VPT_image_trans.conv1.1.running_var": "running_var",
+            "VPT_image_trans.conv1.3.weight": "last.weight",
+            "VPT_image_trans.conv1.3.bias": "last.bias",
+        },
+        shape={**VISION_SHAPE, "teacher_dim": lambda learned: learned["last.bias"].shape[0]},
+        config=_below("PROMPTKD", VISION_CONFIG),
+        left_out=(CLIP_WEIGHTS, "the teacher, whose own checkpoint that code needs for the class vectors"),
+        convolutions=("narrow.weight", "last.weight"),
+        given="class_vectors",
     ),
 }
 """By our names of the methods."""

@@ -87,11 +87,7 @@ def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
         )
     told, plan = known.teacher(url), known.plan(training.synthetic)
     assert plan is not None, "the set is resolved"
-    if told.classnames != tuple(plan.classnames):
-        raise UserError(
-            f"{url}: this teacher tells {len(told.classnames)} classes apart that are not the {plan.classes} of "
-            f"{training.synthetic}; name the files of another in training.teacher"
-        )
+    told.require_classes(plan.classnames, url, training.synthetic)
     there, tars = {one.shard: one.tar_sha256 for one in told.shards}, known.committed(training.synthetic)
     wanted = plan.shards(training.images_per_class)
     if missing := [shard for shard in wanted if there.get(shard) != tars[shard].sha256]:

@@ -50,6 +50,22 @@ class TeacherFiles(Settings):
     shards: tuple[TaughtShard, ...]
     """In the order of their numbers."""
 
+    def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
+        """Refuse a teacher of other classes than those of a set or dataset.
+
+        Args:
+            url: of the teacher's files.
+            of: the set or dataset, in the message.
+
+        Raises:
+            UserError: they differ.
+        """
+        if self.classnames != tuple(classnames):
+            raise UserError(
+                f"{url}: this teacher tells {len(self.classnames)} classes apart that are not the {len(classnames)} "
+                f"of {of}; name the files of another in training.teacher"
+            )
+
 
 def probabilities_name(shard: int) -> str:
     """`00000.safetensors`."""

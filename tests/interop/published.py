@@ -30,6 +30,7 @@ FOLDERS = {
     "promptsrc": "VLPromptLearner",
     "syncclip": "SynCLIP",
     "mmrl": "MultiModalPromptLearner",
+    "promptkd": "VLPromptLearner",
 }
 """What each trainer registers its model as, which is how the folder of its checkpoints is called."""
 
@@ -37,7 +38,7 @@ ALONE = ("coop", "cocoop", "kgcoop")
 """Trainers that register the prompt learner alone; the others register the whole model."""
 
 METHODS = {
-    **{name: name for name in FOLDERS if name not in ("syncclip", "mmrl")},
+    **{name: name for name in FOLDERS if name not in ("syncclip", "mmrl", "promptkd")},
     "synclip": "syncclip",
     "synclip_shallow": "syncclip",
 }

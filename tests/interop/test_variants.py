@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import save
 from torch import Tensor
 
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.interop.exports import export_prompts
 from syncclip.interop.imports import import_prompts
+from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.runs.build import build_parts
+from syncclip.stream.teacher import TEACHER, VECTORS, TeacherFiles
 from syncclip.training.loop import load_prompts
+from tests.conftest import TinyWorld
 from tests.interop import published
+from tests.methods import distilled, parity
 from tests.methods.test_mmrl import VARIANTS
 from tests.methods.variants import Variant
+from tests.worlds.teacher import teach_here, zero_shot
 
 
 class MmrlCase:
@@ -94,3 +103,118 @@ def test_another_number_of_blocks_than_the_recipes_is_refused(tmp_path: Path, wo
 def test_its_folder_is_maples_but_not_its_parameters(tmp_path: Path, worlds: Path) -> None:
     with pytest.raises(UserError, match="not the parameters of 'maple'; it looks like 'mmrl'; set training.method"):
         MmrlCase("main").import_from(tmp_path, worlds, "training.method=maple")
+
+
+class PromptKdCase:
+    """One variant of PromptKD's file, with the teacher's files, which hold its class vectors."""
+
+    method = "promptkd"
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.variant = self.fixture = distilled.Distilled(name)
+        # as the file has them: 1x1 convolutions, and batch norm's running statistics beside its parameters
+        self.parameters = Variant("promptkd", name).under("param.") | {
+            f"VPT_image_trans.conv1.1.{key}": self.variant[f"in.{key}"] for key in ("running_mean", "running_var")
+        }
+        self.teacher = str(folder / "teacher")
+        self.write_teacher(self.variant.classnames)
+
+    def write_teacher(self, classnames: list[str]) -> None:
+        data = save({"class_vectors": self.variant.teacher().text_features().detach()})
+        storage.write_bytes(storage.join(self.teacher, VECTORS), data)
+        files = TeacherFiles(
+            name="teacher",
+            digest="digest",
+            classnames=tuple(classnames),
+            dim=self.variant.settings["teacher"]["dim"],
+            vectors_sha256=hashlib.sha256(data).hexdigest(),
+            shards=(),
+        )
+        storage.write_sealed(storage.join(self.teacher, TEACHER), files.model_dump_json().encode())
+
+    @property
+    def overrides(self) -> list[str]:
+        return [f"training.teacher={self.teacher}"]
+
+    def import_from(self, folder: Path, worlds: Path, *overrides: str, **changed: Tensor) -> str:
+        state = {**self.parameters, **published._frozen(cast(Any, self)), **changed}
+        state["VPT_image_trans.conv1.1.num_batches_tracked"] = torch.tensor(640)
+        del state["text_encoder.positional_embedding"]  # the student has no text tower
+        published.save(folder / "theirs", self.method, state)
+        recipe = published.recipe(worlds, cast(Any, self), *overrides)
+        return import_prompts(str(folder / "theirs"), recipe, str(folder / "run")).url
+
+
+@pytest.mark.parametrize("name", distilled.VARIANTS)
+def test_a_students_checkpoint_gives_its_logits_without_its_teacher_parity(
+    name: str, tmp_path: Path, worlds: Path
+) -> None:
+    case = PromptKdCase(name, tmp_path)
+    run = case.import_from(tmp_path, worlds)
+    shutil.rmtree(case.teacher)
+    method = build_parts(resolve.finished_run(run)[0]).method.eval()
+    load_prompts(run, method)
+    with torch.no_grad():
+        logits, base = method.logits(case.variant["in.images"]), case.variant.base
+    case.variant.differs("logits", "out.eval_logits_base", logits[:, :base])
+    case.variant.differs("logits", "out.eval_logits_novel", logits[:, base:])
+
+
+@pytest.mark.parametrize("name", distilled.VARIANTS)
+def test_a_student_goes_out_as_it_came_in_parity(name: str, tmp_path: Path, worlds: Path) -> None:
+    case = PromptKdCase(name, tmp_path)
+    run = case.import_from(tmp_path, worlds, "training.epochs=7")
+    card = Path(export_prompts(run, str(tmp_path / "out")).card).read_text()
+
+    path = tmp_path / "out" / published.FOLDERS["promptkd"] / "model.pth.tar-7"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    assert state.keys() == case.parameters.keys()
+    assert all(torch.equal(tensor, case.parameters[name]) for name, tensor in state.items())
+    told = case.variant.settings
+    shape = {f"TRAINER.PROMPTKD.{key}": told[key] for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION")}
+    config = re.search(r"```yaml\n(TRAINER.*?)```", card, re.DOTALL)
+    assert config is not None and yaml.safe_load(config[1]) == shape
+    assert "It has the learned parameters, in single precision. It lacks" in card and "the teacher, whose own" in card
+
+    again = import_prompts(str(tmp_path / "out"), resolve.finished_run(run)[0], str(tmp_path / "again"))
+    assert again.notes == [] and again.settings["teacher_dim"] == told["teacher"]["dim"]
+    prompts = "prompts.safetensors"
+    assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
+
+
+def test_a_trained_student_comes_back_with_the_same_teacher(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    teacher = teach_here(zero_shot(tiny.recipe, tmp_path / "teacher"), tiny_set, str(tmp_path / "said")).url
+    named = ["training.method=promptkd", f"training.synthetic={tiny_set}", f"training.teacher={teacher}"]
+    run = jobs.run_here(Recipe.load(tiny.recipe, named), str(tmp_path / "run"))
+    export_prompts(run.url, str(tmp_path / "out"))
+    again = import_prompts(str(tmp_path / "out"), Recipe.load(tiny.recipe, named), str(tmp_path / "again"))
+    prompts = "prompts.safetensors"
+    assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
+    found, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
+    assert found["counts"] == expected["counts"] and found["open_hm"] == expected["open_hm"]
+
+
+def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, worlds: Path) -> None:
+    case = PromptKdCase(distilled.VARIANTS[0], tmp_path)
+    case.write_teacher(case.variant.classnames[::-1])
+    count = len(case.variant.classnames)
+    with pytest.raises(UserError, match=rf"teacher tells {count} classes apart that are not the {count} of .*; name"):
+        case.import_from(tmp_path, worlds)
+    shutil.rmtree(case.teacher)
+    with pytest.raises(UserError, match=r"teacher: no teacher's files there, or not all of them; write them with"):
+        case.import_from(tmp_path, worlds)
+
+
+def test_a_projector_of_another_shape_or_to_another_width_is_named(tmp_path: Path, worlds: Path) -> None:
+    case = PromptKdCase(distilled.VARIANTS[0], tmp_path)
+    dim, width = case.variant.settings["teacher"]["dim"], parity.tiny_clip().text.dim
+    layer = "VPT_image_trans.conv1.0.weight"
+    with pytest.raises(UserError, match=rf"narrow\.weight is \({dim}, {width}, 3, 3\) there and \({dim}, {width}\)"):
+        case.import_from(tmp_path, worlds, **{layer: torch.zeros(dim, width, 3, 3)})
+    with pytest.raises(UserError, match=r"has teacher_dim \d+, but the recipe has methods\.promptkd\.teacher_dim=5"):
+        case.import_from(tmp_path, worlds, "methods.promptkd.teacher_dim=5")
+
+
+def test_a_student_is_not_a_run_of_visual_prompts(tmp_path: Path, worlds: Path) -> None:
+    with pytest.raises(UserError, match=r"not the parameters of 'vpt'; it looks like 'promptkd'; set training.method"):
+        PromptKdCase(distilled.VARIANTS[0], tmp_path).import_from(tmp_path, worlds, "training.method=vpt")
