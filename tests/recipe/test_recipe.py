@@ -29,6 +29,18 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
     assert Recipe.load(name).name == Path(name).name
 
 
+@pytest.mark.parametrize("name", shipped())
+def test_what_shipped_recipes_train_reaches_the_rate_that_they_name(name: str) -> None:
+    """Epochs that are all warm-up would leave it unused."""
+    recipe = Recipe.load(name)
+    for arm in recipe.study.arms:
+        values = {"training.method": arm.method, "training.data": arm.data, "training.teacher": "DIR", **arm.overrides}
+        one = recipe.with_values(values)
+        asked = one.methods.of(arm.method).optimisation
+        by_step = asked is not None and asked.by_step
+        assert by_step or not arm.trained or one.training.epochs > one.training.warmup_epochs, arm.name
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     source = written(tmp_path, "training: {epochs: 3, batch: 8}")
     recipe = Recipe.load(source, ["training.epochs=5"])
