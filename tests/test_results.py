@@ -55,8 +55,23 @@ METHODS = {
     "MaPLe": "maple",
     "PromptSRC": "promptsrc",
     "SYNC-CLIP": "syncclip",
+    "linear probe": "probe",
+    "Tip-Adapter": "tip",
+    "CLIP-LoRA": "cliplora",
+    "2SFS": "twostage",
+    "MMA": "mma",
+    "MMRL": "mmrl",
+    "TCP": "tcp",
+    "PromptKD": "promptkd",
 }
-"""What the page of data calls each method -> its name."""
+"""What the pages of data call each method -> its name; the first nine are those of `data_use`."""
+
+BESIDE = {
+    "SYNC-CLIP, taught": "syncclip-taught",
+    "CLIP-LoRA, updates of each domain": "cliplora-domains",
+    "MMRL, tokens of each domain": "mmrl-domains",
+}
+"""What the page of methods calls the arms that are no method's own."""
 
 Row = dict[str, str]
 
@@ -158,31 +173,54 @@ def test_the_page_of_ablations_follows_from_the_answers() -> None:
         assert row == {"SYNC-CLIP over it, HM": "", "open HM over it": ""} | expected, arm
 
 
+def arm_of(name: str) -> tuple[str, int | None]:
+    """An arm of the pages of data and its images: "SYNC-CLIP on both", "CoOp on real images", or one of `BESIDE`."""
+    if name in BESIDE:
+        return BESIDE[name], 16
+    method, _, data = name.partition(" on ")
+    data = data.removesuffix(" images")
+    if METHODS[method] == "zeroshot":
+        return "zeroshot", None
+    return f"{METHODS[method]}-{data}", None if data == "real" else 16
+
+
 @pytest.mark.parametrize("metric", ["HM", "open HM", "novel", "open novel"])
-def test_the_means_of_the_page_of_data_follow_from_the_answers(metric: str) -> None:
-    rows = rows_of("docs/results/data_use/README.md", metric)
+@pytest.mark.parametrize(("study", "methods"), [("data_use", 9), ("methods", 17)])
+def test_the_means_of_the_pages_of_data_follow_from_the_answers(study: str, methods: int, metric: str) -> None:
+    rows = rows_of(f"docs/results/{study}/README.md", metric)
 
-    assert [row[metric] for row in rows] == list(METHODS)
+    assert [row[metric] for row in rows] == list(METHODS)[:methods]
     for row in rows:
-        method = METHODS[row.pop(metric)]
+        method = row.pop(metric)
         for data, shown in row.items():
-            arm, amount = (
-                (method, None) if method == "zeroshot" else (f"{method}-{data}", None if data == "real" else 16)
-            )
-            assert shown == f"{mean_of(published('data_use'), arm, amount)[METRIC[metric]]:.1f}", (method, data)
+            if (method, data) == ("PromptKD", "real"):
+                assert shown == "–"
+                continue
+            mean = mean_of(published(study), *arm_of(f"{method} on {data}"))
+            assert shown == f"{mean[METRIC[metric]]:.1f}", (method, data)
 
 
-def test_the_gains_of_the_page_of_data_follow_from_the_answers() -> None:
-    found = published("data_use")
+@pytest.mark.parametrize(("study", "others"), [("data_use", 13), ("methods", 47)])
+def test_the_gains_of_the_pages_of_data_follow_from_the_answers(study: str, others: int) -> None:
+    found = published(study)
     heading = "SYNC-CLIP on both over"
-    rows = rows_of("docs/results/data_use/README.md", heading)
+    rows = rows_of(f"docs/results/{study}/README.md", heading)
 
-    assert found.differ == [] and len(rows) == 13
+    assert found.differ == [] and len(rows) == others
     for row in rows:
-        method, _, data = row.pop(heading).partition(" on ")
-        data = data.removesuffix(" images")
-        gains = gains_of(found, 16, (f"{METHODS[method]}-{data}", None if data == "real" else 16))
-        assert row == {title: gains[METRIC[title]] for title in row}, (method, data)
+        name = row.pop(heading)
+        gains = gains_of(found, 16, arm_of(name))
+        assert row == {title: gains[METRIC[title]] for title in row}, name
+
+
+def test_what_a_teacher_and_domains_are_worth_follows_from_the_answers() -> None:
+    rows = rows_of("docs/results/methods/README.md", "on both")
+
+    assert {row["on both"] for row in rows} > set(BESIDE)
+    for row in rows:
+        name = row.pop("on both")
+        mean = mean_of(published("methods"), *arm_of(name if name in BESIDE else f"{name} on both"))
+        assert row == {heading: f"{mean[METRIC[heading]]:.1f}" for heading in row}, name
 
 
 def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
@@ -200,20 +238,25 @@ def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
     assert not rates
 
 
-def test_the_page_of_chosen_settings_shows_what_a_teacher_was_worth() -> None:
-    found = json.loads((STUDY / "methods" / "chosen.json").read_text())["taught"]
-    rows = {row.pop("taught SYNC-CLIP"): row for row in rows_of("docs/results/methods/README.md", "taught SYNC-CLIP")}
+@pytest.mark.parametrize(
+    ("tried", "heading", "best"),
+    [
+        ("taught", "taught SYNC-CLIP", ["weight 1, synthetic_weight 0.5"]),
+        ("domains", "with domains", ["CLIP-LoRA, domain_rank 2", "MMRL, domain_tokens 2, rate 0.01"]),
+    ],
+)
+def test_the_page_of_chosen_settings_shows_what_teachers_and_domains_were_worth(
+    tried: str, heading: str, best: list[str]
+) -> None:
+    found = json.loads((STUDY / "methods" / "chosen.json").read_text())[tried]
+    rows = {row.pop(heading): row for row in rows_of("docs/results/methods/README.md", heading)}
+    shown = {heading: name for heading, name in METRIC.items() if name in found[best[0]]}
+
     assert rows == {
-        arm: {"seeds": str(one["seeds"])}
-        | {heading: f"{one[METRIC[heading]]:.1f}" for heading in METRIC if METRIC[heading] in one}
-        for arm, one in found.items()
+        name: {heading: f"{one[metric]:.1f}" for heading, metric in shown.items()}
+        | ({"seeds": str(one["seeds"])} if "seeds" in one else {})
+        for name, one in found.items()
     }
-    honest = {
-        arm: one for arm, one in found.items() if one["seeds"] > 1 and arm != "alone" and "real images" not in arm
-    }
-    assert max(honest, key=lambda arm: honest[arm]["open_hm"]) == "weight 1, synthetic_weight 0.5"
-    (taught,) = (arm for arm in Recipe.load("studies/methods").study.arms if arm.name == "syncclip-taught")
-    assert taught.overrides == {
-        "methods.syncclip.distillation_weight": 1.0,
-        "methods.syncclip.synthetic_weight": 0.5,
-    }
+    for chosen in best:
+        rivals = [one for name, one in found.items() if name[:4] == chosen[:4] and one.get("seeds", 2) > 1]
+        assert max(rivals, key=lambda one: one["open_hm"]) == found[chosen]
