@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -32,6 +32,16 @@ from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from syncclip.synthesis.worker import failed
+
+
+class Passed(NamedTuple):
+    """A folder of which all shards have their files."""
+
+    url: str
+    shards: int
+    images: int
+    unread: int
+    """Of these, those that could not be read."""
 
 
 class ShardMarker(Settings):
@@ -109,6 +119,11 @@ class ShardJob:
                 if self.fits(places[place], marker):
                     found[places[place]] = marker
         return found
+
+    def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
+        """What the markers of all shards tell."""
+        found = done.values()
+        return Passed(self.out, len(found), sum(one.images for one in found), sum(one.unread for one in found))
 
     def left(self) -> list[int]:
         """The shards that have no files yet."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.inference.answers import SCHEMA, classify
 from syncclip.inference.model import BATCH, Model
-from syncclip.inference.passes import ShardJob, ShardMarker, ShardPass
+from syncclip.inference.passes import Passed, ShardJob, ShardMarker, ShardPass
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run
@@ -24,15 +24,6 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 
 TABLE, MARKER = "_answers.parquet", "_answers.json"
 """What the files of a shard end with, in place of `.tar`."""
-
-
-class Classified(NamedTuple):
-    """A folder of shards whose tables are all there."""
-
-    url: str
-    shards: int
-    images: int
-    unread: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +44,7 @@ def classify_shards(
     batch: int = BATCH,
     pool: Pool = ONE_ACTOR,
     places: Mapping[str, str | None] | None = None,
-) -> Classified:
+) -> Passed:
     """Classify the images of all tars in a folder, on a pool of Ray's actors.
 
     Of `00000.tar` the table is `00000_answers.parquet`, its columns `answers.SCHEMA`, with images called
@@ -95,9 +86,8 @@ def classify_shards(
             lease=hold.token,
         )
         job.work_off(partial(ShardClassifier, job), pool, "classify")
-        done = job.done().values()
         storage.require(out, [name[:-4] + ending for name in sizes for ending in (TABLE, MARKER)])
-    return Classified(out, len(done), sum(one.images for one in done), sum(one.unread for one in done))
+        return job.passed(job.done())
 
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:

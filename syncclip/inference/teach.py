@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
 from syncclip.inference.model import BATCH, load, read_ahead
-from syncclip.inference.passes import ShardJob, ShardMarker, ShardPass
+from syncclip.inference.passes import Passed, ShardJob, ShardMarker, ShardPass
 from syncclip.inference.shards import identity
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import read_classes
@@ -30,15 +29,6 @@ from syncclip.shards.tables import read_table, table_digests
 from syncclip.storage.places import absolute
 from syncclip.stream.teacher import AGAIN, TEACHER, VECTORS, Probabilities, TaughtShard, TeacherFiles
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
-
-
-class Taught(NamedTuple):
-    """A set of which a teacher's files are all there."""
-
-    url: str
-    shards: int
-    images: int
-    unread: int
 
 
 class TeacherMarker(ShardMarker):
@@ -69,7 +59,7 @@ def teach(
     batch: int = BATCH,
     pool: Pool = ONE_ACTOR,
     places: Mapping[str, str | None] | None = None,
-) -> Taught:
+) -> Passed:
     """Write a teacher's probabilities of all images of a synthetic set, for `training.teacher`.
 
     The teacher is a finished run; one of the method `zeroshot` is a CLIP of open_clip with the dataset's sentences.
@@ -116,8 +106,8 @@ def teach(
         job.work_off(partial(ShardTeacher, job), pool, "teach")
         done = job.done()
         _finish(job, folder.name, known, [(named[name].shard, one) for name, one in done.items()])
-        storage.require(out, [TEACHER, VECTORS, *(name[:-4] + ending for name in done for ending in (job.FILE,))])
-    return Taught(out, len(done), sum(one.images for one in done.values()), sum(one.unread for one in done.values()))
+        storage.require(out, [TEACHER, VECTORS, *(name[:-4] + job.FILE for name in done)])
+        return job.passed(done)
 
 
 def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, TeacherMarker]]) -> None:

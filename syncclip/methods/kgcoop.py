@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.methods.base import TrainingBatch
+from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.coop import CoOp
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.settings import KgCoOpSettings
@@ -34,9 +34,18 @@ class KgCoOp(CoOp):
         self.frozen_texts = FrozenTexts(clip, classnames, [settings.template or template])
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        candidates = self.candidates(batch)
-        text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
-        return {
-            "classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels),
-            "knowledge": 1 - cosine_similarity(text, frozen_text, dim=-1).mean(),
-        }
+        return knowledge_terms(self, batch, self.frozen_texts())
+
+
+def knowledge_terms(method: Method, batch: TrainingBatch, frozen: Tensor) -> dict[str, Tensor]:
+    """The losses of KgCoOp, of any method that is kept near the texts of hand-written sentences.
+
+    Args:
+        frozen: (C, D) these, of all classes.
+    """
+    candidates = method.candidates(batch)
+    text = method.candidate_features(candidates)
+    return {
+        "classification": cross_entropy(method.scores(method.loss_features(batch.images), text), batch.labels),
+        "knowledge": 1 - cosine_similarity(text, frozen[:candidates], dim=-1).mean(),
+    }

@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.core.text import ARTICLE, fill, spoken
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
+from syncclip.methods.kgcoop import knowledge_terms
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import TcpSettings
 
@@ -73,12 +74,7 @@ class Tcp(Method):
         return normalize(self.clip.encode_text(self.tokens[classes], self.prompts(classes)), dim=-1)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        candidates = self.candidates(batch)
-        text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
-        return {
-            "classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels),
-            "knowledge": 1 - cosine_similarity(text, frozen_text, dim=-1).mean(),
-        }
+        return knowledge_terms(self, batch, self.frozen_texts())
 
 
 def behind_of(template: str) -> str:

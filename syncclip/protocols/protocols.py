@@ -10,6 +10,7 @@ from importlib import resources
 from typing import Any
 
 import yaml
+from pydantic import Field
 
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import did_you_mean
@@ -142,23 +143,8 @@ class Figures(Settings):
     setting: str
     source: str
     methods: dict[str, dict[str, float]]
-
-
-class Peer(Settings):
-    """What another method reaches, and what it used beside few labelled images of base classes."""
-
-    base: float
-    novel: float
-    hm: float
-    used: str = ""
-
-
-class Peers(Settings):
-    """What one source reports of such methods, as averages over all datasets."""
-
-    protocol: str
-    source: str
-    methods: dict[str, Peer]
+    used: dict[str, str] = Field(default={})
+    """Method -> what it used beside few labelled images of base classes."""
 
 
 class Gain(Settings):
@@ -177,7 +163,8 @@ class Published(Settings):
     """All that is known."""
 
     figures: list[Figures]
-    peers: list[Peers]
+    peers: list[Figures]
+    """Of methods that are not among those here."""
     gains: list[Gain]
 
     def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
@@ -190,8 +177,7 @@ class Published(Settings):
 
     def sources(self, protocol: str) -> Sequence[str]:
         """Where the figures of a protocol come from."""
-        found = [f"{one.source}; {one.setting}" for one in self.figures if one.protocol == protocol]
-        found += [one.source for one in self.peers if one.protocol == protocol]
+        found = [f"{one.source}; {one.setting}" for one in [*self.figures, *self.peers] if one.protocol == protocol]
         return [*found, *(one.source for one in self.gains if one.protocol == protocol)]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from syncclip import storage
 from syncclip.core import text
-from syncclip.protocols.protocols import AVERAGE, Protocol, published
+from syncclip.protocols.protocols import AVERAGE, HALVES, Protocol, published
 from syncclip.protocols.scores import ResultLine, Scores, summarise
 from syncclip.reports.page import render as render_page
 from syncclip.studies.summary import TextTable
@@ -166,10 +166,10 @@ def _peers(scores: Scores) -> Iterator[TextTable]:
     for peers in published().peers if scores.whole else ():
         if peers.protocol == scores.protocol.name:
             rows = [
-                [name, f"{one.base:.2f}", f"{one.novel:.2f}", f"{one.hm:.2f}", one.used]
+                [name, *(f"{one[key]:.2f}" for key in HALVES), peers.used.get(name, "")]
                 for name, one in peers.methods.items()
             ]
-            yield TextTable("Published by others", ["method", "base", "novel", "HM", "used besides"], rows)
+            yield TextTable("Published by others", ["method", *HALVES.values(), "used besides"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -20,7 +20,8 @@ import pytest
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
-from syncclip.inference.shards import MARKER, TABLE, Classified, ShardClassifier, _Job, classify_shards
+from syncclip.inference.passes import Passed
+from syncclip.inference.shards import MARKER, TABLE, ShardClassifier, _Job, classify_shards
 from syncclip.storage import faults, places
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
@@ -81,7 +82,7 @@ def in_this_process(run: str, url: str, out: str) -> ShardClassifier:
 @pytest.mark.usefixtures("ray_cluster")
 def test_any_number_of_actors_writes_what_the_model_says(run: str, tars: Path, tmp_path: Path) -> None:
     done = classify_shards(run, str(tars), batch=4)
-    assert done == Classified(str(tars), SHARDS, SHARDS * IMAGES, 1)
+    assert done == Passed(str(tars), SHARDS, SHARDS * IMAGES, 1)
     one = answers(tars)
     assert classify_shards(run, str(tars), str(tmp_path / "two"), batch=4, pool=Pool(2))[1:] == done[1:]
     assert answers(tmp_path / "two") == one and len(one) == 2 * SHARDS

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file
 
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
-from syncclip.inference.teach import ShardTeacher, Taught, teach
+from syncclip.inference.passes import Passed
+from syncclip.inference.teach import ShardTeacher, teach
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
@@ -52,7 +53,7 @@ def test_the_files_hold_what_the_model_says_of_each_image_in_the_order_of_the_ta
     run: str, tiny_set: str, tmp_path: Path
 ) -> None:
     done = teach_here(run, tiny_set, str(tmp_path))
-    assert done == Taught(str(tmp_path), 2, 12, 0)
+    assert done == Passed(str(tmp_path), 2, 12, 0)
     model, images, told = load(run), ShardSet(tiny_set), read_teacher(str(tmp_path))
     assert told.classnames == tuple(model.classes) and told.dim == model.text_features().shape[1]
     np.testing.assert_array_equal(load_file(tmp_path / VECTORS)["class_vectors"], model.text_features())
@@ -178,7 +179,7 @@ def test_any_number_of_actors_and_a_killed_one_write_the_same_bytes(
     url = str(shutil.copytree(tiny_set, tmp_path / "set"))
     done = teach(run, url, batch=4)
     one = Path(url) / "teachers" / json.loads((Path(run) / "run.json").read_text())["name"]
-    assert done == Taught(str(one), 2, 12, 0)
+    assert done == Passed(str(one), 2, 12, 0)
     monkeypatch.setattr("syncclip.inference.teach.ShardTeacher", DiesOnce)
     teach(run, url, str(tmp_path / "two"), batch=4, pool=Pool(2))
     (tmp_path / "two" / "died").unlink()

@@ -13,7 +13,7 @@ from torch.nn.functional import gelu, relu
 from syncclip.clip import blocks, prompted
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
-from syncclip.methods import frozen, tcp
+from syncclip.methods import frozen, kgcoop, tcp
 from syncclip.methods.settings import Optimisation, TcpSettings
 from syncclip.methods.tcp import QuickGelu, Tcp
 from tests.methods import parity
@@ -119,8 +119,8 @@ def half_of_the_distance(patch: pytest.MonkeyPatch) -> None:
 
 def detached_texts(patch: pytest.MonkeyPatch) -> None:
     """The distance is reported, but pulls at nothing."""
-    right = tcp.cosine_similarity
-    patch.setattr(tcp, "cosine_similarity", lambda a, b, dim: right(a.detach(), b, dim=dim))
+    right = kgcoop.cosine_similarity
+    patch.setattr(kgcoop, "cosine_similarity", lambda a, b, dim: right(a.detach(), b, dim=dim))
 
 
 MISTAKES = [

@@ -9,12 +9,12 @@ from unittest.mock import patch
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
-from syncclip.inference.passes import ShardJob, ShardPass
-from syncclip.inference.teach import Taught, teach
+from syncclip.inference.passes import Passed, ShardJob, ShardPass
+from syncclip.inference.teach import teach
 from syncclip.recipe.recipe import Recipe
 
 
-def teach_here(run: str, url: str, out: str, **asked: Any) -> Taught:
+def teach_here(run: str, url: str, out: str, **asked: Any) -> Passed:
     """As `teach`, without Ray."""
     with patch.object(ShardJob, "work_off", _in_turn):
         return teach(run, url, out, **asked)
