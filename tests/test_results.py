@@ -66,6 +66,13 @@ METHODS = {
 }
 """What the pages of data call each method -> its name; the first nine are those of `data_use`."""
 
+SET = {
+    "weight 1, synthetic_weight 0.5": {1.0, 0.5},
+    "CLIP-LoRA, domain_rank 2": {2, 1.0},
+    "MMRL, domain_tokens 2, rate 0.01": {2, 1.0, 0.01},
+}
+"""Of arms that the page tells of: the values that they set."""
+
 BESIDE = {
     "SYNC-CLIP, taught": "syncclip-taught",
     "CLIP-LoRA, updates of each domain": "cliplora-domains",
@@ -241,22 +248,28 @@ def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
 @pytest.mark.parametrize(
     ("tried", "heading", "best"),
     [
-        ("taught", "taught SYNC-CLIP", ["weight 1, synthetic_weight 0.5"]),
-        ("domains", "with domains", ["CLIP-LoRA, domain_rank 2", "MMRL, domain_tokens 2, rate 0.01"]),
+        ("taught", "taught SYNC-CLIP", {"weight 1, synthetic_weight 0.5": "syncclip-taught"}),
+        (
+            "domains",
+            "with domains",
+            {"CLIP-LoRA, domain_rank 2": "cliplora-domains", "MMRL, domain_tokens 2, rate 0.01": "mmrl-domains"},
+        ),
     ],
 )
 def test_the_page_of_chosen_settings_shows_what_teachers_and_domains_were_worth(
-    tried: str, heading: str, best: list[str]
+    tried: str, heading: str, best: dict[str, str]
 ) -> None:
     found = json.loads((STUDY / "methods" / "chosen.json").read_text())[tried]
     rows = {row.pop(heading): row for row in rows_of("docs/results/methods/README.md", heading)}
-    shown = {heading: name for heading, name in METRIC.items() if name in found[best[0]]}
+    shown = {heading: name for heading, name in METRIC.items() if name in next(iter(found.values()))}
+    arms = {arm.name: arm.overrides for arm in Recipe.load("studies/methods").study.arms}
 
     assert rows == {
         name: {heading: f"{one[metric]:.1f}" for heading, metric in shown.items()}
         | ({"seeds": str(one["seeds"])} if "seeds" in one else {})
         for name, one in found.items()
     }
-    for chosen in best:
+    for chosen, arm in best.items():
         rivals = [one for name, one in found.items() if name[:4] == chosen[:4] and one.get("seeds", 2) > 1]
         assert max(rivals, key=lambda one: one["open_hm"]) == found[chosen]
+        assert {*arms[arm].values()} == SET[chosen]

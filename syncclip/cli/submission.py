@@ -30,7 +30,7 @@ from syncclip.storage.places import absolute
 if TYPE_CHECKING:
     from syncclip.protocols.run import Request
 
-PATHS = re.compile(r"[^=]*(root|file|url|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
+PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """`key=text` of a path: by its key, which never holds another name, or by how the text begins."""
 
 PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")

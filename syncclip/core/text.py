@@ -162,6 +162,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return next(iter(begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
+def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
+    """` (class 1 is 'a', not 'b')`, for a message; nothing if one list begins with the other."""
+    pairs = enumerate(zip(classnames, others, strict=False))
+    return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The remedy for an unknown name: `did you mean 'x'?`, or all known names where none is near."""
     known = list(known)

@@ -35,7 +35,7 @@ from syncclip.synthesis.worker import failed
 
 
 class Passed(NamedTuple):
-    """A folder of which all shards have their files."""
+    """A folder in which every shard has its files."""
 
     url: str
     shards: int

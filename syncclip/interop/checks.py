@@ -22,11 +22,15 @@ def check_numbers(learned: Tensors, place: str) -> None:
         UserError: there are other tensors.
     """
     for name, tensor in learned.items():
-        plain = tensor.layout is torch.strided and tensor.is_floating_point() and not tensor.is_meta
+        plain = (
+            tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
+        )
         held = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
         vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
         if not (held and vectors and tensor.isfinite().all()):
             raise UserError(f"{place}: {name} must be vectors of finite numbers; use another checkpoint")
+        if name == "running_var" and (tensor < 0).any():
+            raise UserError(f"{place}: {name} must be variances, which are not negative; use another checkpoint")
 
 
 def check_asked(settings: MethodSettings, shape: Mapping[str, int | bool], place: str, section: str) -> None:

@@ -243,7 +243,8 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     # A null is a default that follows from the tower; the published code has its own, for the published towers.
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
-    epochs, words = recipe.training.epochs, " and the words of all classes around them" * hasattr(settings, "phrase")
+    words = " and the words of all classes around them" if hasattr(settings, "phrase") else ""
+    epochs = recipe.training.epochs
     return (
         f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
         f"{layout.repository}): evaluate there with this folder as `--model-dir`, `--load-epoch {epochs}`, and with "

@@ -69,9 +69,10 @@ def import_prompts(
     folders = list(dict.fromkeys([layout.folder, *(other.folder for other in LAYOUTS.values())]))
     checkpoint = read_checkpoint(find_checkpoint(source, folders, epoch))
     learned = _learned(recipe.training.method, layout, checkpoint)
-    if layout.given is not None:
-        learned[layout.given] = _class_vectors(recipe)
     shape = {key: read(learned) for key, read in layout.shape.items()}
+    if layout.given is not None:
+        recipe = recipe.with_values({"training.teacher": absolute(str(recipe.training.teacher))})
+        learned[layout.given] = _class_vectors(recipe, shape["teacher_dim"], checkpoint.place)
     recipe, classes, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
 
     data = safetensors.torch.save(learned)
@@ -103,18 +104,31 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
         raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")
     learned = layout.learned(checkpoint.state)
     checks.check_numbers(learned, checkpoint.place)
-    return {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in learned.items()}
+    return {
+        name: layout.ours(name, tensor).float().clone(memory_format=torch.contiguous_format)
+        for name, tensor in learned.items()
+    }
 
 
-def _class_vectors(recipe: Recipe) -> Tensor:
+def _class_vectors(recipe: Recipe, dim: int, place: str) -> Tensor:
     """(C, D_t) of the teacher whose files the recipe names.
 
+    Args:
+        dim: D_t as the checkpoint at `place` has it.
+
     Raises:
-        UserError: they aren't there, or tell other classes apart.
+        UserError: they aren't there, tell other classes apart, or are of another length.
     """
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
     teacher.told.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
-    return torch.from_numpy(teacher.class_vectors())
+    if teacher.told.dim != dim:
+        raise UserError(
+            f"{teacher.url}: this teacher's class vectors have {teacher.told.dim} numbers each, but the student in "
+            f"{place} makes {dim} of an image; name the files of the teacher that it learned from in training.teacher"
+        )
+    vectors = torch.from_numpy(teacher.class_vectors())
+    checks.check_numbers({"class_vectors": vectors}, teacher.url)
+    return vectors
 
 
 def _fitted(

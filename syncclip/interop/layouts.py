@@ -51,7 +51,7 @@ class Layout:
         shape: settings of our method, each with its value read from the tensors (by our names).
         config: their settings below `TRAINER` that decide the shape of the model to load into -> ours.
         root: the saved part of the model, to which the names in a file are relative; empty: all of it.
-        left_out: what their own files also have, and ours lack.
+        left_out: what their own files also have or that code needs besides, and ours lack.
         convolutions: our linear layers that are convolutions of a single pixel there, with two more dimensions.
         given: what we learn by and their files lack: a teacher's class vectors.
     """
@@ -86,9 +86,11 @@ class Layout:
         whole = self.whole(state)
         if not all(theirs in whole for theirs in self.names if "{" not in theirs):
             return {}
-        found = {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
-        pixels = {name for name in self.convolutions if found[name].shape[2:] == (1, 1)}
-        return {name: tensor[..., 0, 0] if name in pixels else tensor for name, tensor in found.items()}
+        return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+
+    def ours(self, name: str, tensor: Tensor) -> Tensor:
+        """A learned tensor as we have it."""
+        return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
         """The words of all classes around the learned vectors; None where a file has none."""
@@ -244,7 +246,11 @@ LAYOUTS = {
         },
         shape={**VISION_SHAPE, "teacher_dim": lambda learned: learned["last.bias"].shape[0]},
         config=_below("PROMPTKD", VISION_CONFIG),
-        left_out=(CLIP_WEIGHTS, "the teacher, whose own checkpoint that code needs for the class vectors"),
+        left_out=(
+            CLIP_WEIGHTS,
+            "the teacher, whose checkpoint that code reads for the class vectors, from teacher_model/<dataset>/"
+            "VLPromptLearner/model-best.pth.tar (it knows ViT-B-16 as the student and vectors of 768 numbers alone)",
+        ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
     ),

@@ -164,7 +164,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 def _peers(scores: Scores) -> Iterator[TextTable]:
     """What methods reach that are not among those here, where an average can be held against theirs."""
     for peers in published().peers if scores.whole else ():
-        if peers.protocol == scores.protocol.name:
+        if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [
                 [name, *(f"{one[key]:.2f}" for key in HALVES), peers.used.get(name, "")]
                 for name, one in peers.methods.items()

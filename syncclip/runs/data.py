@@ -12,7 +12,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError, with_first_names
-from syncclip.core.text import counted, few
+from syncclip.core.text import counted, few, first_difference
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.sets.imported import holds_set, read_set, require_content
@@ -155,11 +155,10 @@ def through(dataset: Dataset, cache: ShardCache) -> Dataset:
 
 def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:
     if list(found) != list(wanted):
-        pairs = enumerate(zip(found, wanted, strict=False))
-        first = next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
         raise UserError(
-            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.dataset.name!r}{first}; "
-            "take a set of this dataset, or name another with training.synthetic=DIR"
+            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.dataset.name!r}"
+            f"{first_difference(found, wanted)}; take a set of this dataset, or name another with "
+            "training.synthetic=DIR"
         )
 
 

@@ -112,8 +112,9 @@ def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recip
 
 
 def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Recipe, str]:
-    """The recipe with the length of its teacher's vectors, where the method has room for them, and its identity."""
+    """The recipe with its teacher's place, and the length of its vectors where the method has room for them."""
     name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
+    recipe = recipe.with_values({"training.teacher": absolute(str(recipe.training.teacher))})
     dim, digest_of_teacher = teacher_part(recipe, known)
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'own'}.teacher_dim"
@@ -154,7 +155,6 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
         "dataset.name": dataset.name if own else None,
         "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
         "backbone.pretrained": backbone.pretrained,
-        "training.teacher": recipe.training.teacher,
     }
     names |= {f"training.real.{place}.url": one.url for place, one in enumerate(recipe.training.real)}
     there = {key: name for key, name in names.items() if name and storage.is_local(name) and home_path(name).exists()}

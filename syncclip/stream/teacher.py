@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import first_difference
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
@@ -63,7 +64,7 @@ class TeacherFiles(Settings):
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: this teacher tells {len(self.classnames)} classes apart that are not the {len(classnames)} "
-                f"of {of}; name the files of another in training.teacher"
+                f"of {of}{first_difference(self.classnames, classnames)}; name the files of another in training.teacher"
             )
 
 

@@ -64,8 +64,8 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(5e-4, ge=0)
     """Of SGD; see torch."""
     warmup_epochs: int = Field(1, ge=0)
-    """First epochs, trained at `warmup_rate`; after them the method's learning rate follows a cosine. Where all epochs
-    are such, it is never reached."""
+    """First epochs, trained at `warmup_rate`; after them the method's learning rate follows a cosine. If every epoch is
+    one of these, that rate is never used."""
     warmup_rate: float = Field(1e-5, gt=0)
     """Learning rate of the warm-up."""
     scale: tuple[float, float] = (0.08, 1.0)

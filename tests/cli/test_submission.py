@@ -66,6 +66,7 @@ def test_only_a_study_imports_what_its_cells_run() -> None:
         ((), "results", "--out: results is a path"),
         ((BUCKET, "dataset.root=/data"), None, "dataset.root: /data is a path"),
         ((BUCKET, "training.synthetic=./set"), None, "training.synthetic: ./set is a path"),
+        ((BUCKET, "training.teacher=said"), None, "training.teacher: said is a path"),
         ((BUCKET, "dataset.name=birds"), None, "dataset.name: .*/birds is a path"),
     ],
 )

@@ -11,6 +11,7 @@ from syncclip.core.text import (
     duration,
     fill,
     filled,
+    first_difference,
     first_line,
     markdown_grid,
     nearest,
@@ -181,3 +182,8 @@ def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
     assert fill("a photo of a {}.", ["owl", "cat"]) == ["a photo of a owl.", "a photo of a cat."]
     assert fill("a photo of {a}.", ["owl", "cat"]) == ["a photo of an owl.", "a photo of a cat."]
     assert filled("a sentence of its own", "owl") == "a sentence of its own"
+
+
+def test_the_first_class_that_differs_is_named() -> None:
+    assert first_difference(["a", "b", "c"], ["a", "c", "b"]) == " (class 1 is 'b', not 'c')"
+    assert first_difference(["a"], ["a", "b"]) == ""

@@ -138,8 +138,8 @@ class PromptKdCase:
 
     def import_from(self, folder: Path, worlds: Path, *overrides: str, **changed: Tensor) -> str:
         state = {**self.parameters, **published._frozen(cast(Any, self)), **changed}
+        state = {key: tensor for key, tensor in state.items() if not key.startswith("text_encoder.")}  # it has none
         state["VPT_image_trans.conv1.1.num_batches_tracked"] = torch.tensor(640)
-        del state["text_encoder.positional_embedding"]  # the student has no text tower
         published.save(folder / "theirs", self.method, state)
         recipe = published.recipe(worlds, cast(Any, self), *overrides)
         return import_prompts(str(folder / "theirs"), recipe, str(folder / "run")).url
@@ -174,7 +174,10 @@ def test_a_student_goes_out_as_it_came_in_parity(name: str, tmp_path: Path, worl
     shape = {f"TRAINER.PROMPTKD.{key}": told[key] for key in ("N_CTX_VISION", "PROMPT_DEPTH_VISION")}
     config = re.search(r"```yaml\n(TRAINER.*?)```", card, re.DOTALL)
     assert config is not None and yaml.safe_load(config[1]) == shape
-    assert "It has the learned parameters, in single precision. It lacks" in card and "the teacher, whose own" in card
+    assert (
+        "It has the learned parameters, in single precision. It lacks" in card
+        and "the teacher, whose checkpoint" in card
+    )
 
     again = import_prompts(str(tmp_path / "out"), resolve.finished_run(run)[0], str(tmp_path / "again"))
     assert again.notes == [] and again.settings["teacher_dim"] == told["teacher"]["dim"]
@@ -182,12 +185,17 @@ def test_a_student_goes_out_as_it_came_in_parity(name: str, tmp_path: Path, worl
     assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
 
 
-def test_a_trained_student_comes_back_with_the_same_teacher(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+def test_a_trained_student_comes_back_with_the_same_teacher(
+    tiny: TinyWorld, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     teacher = teach_here(zero_shot(tiny.recipe, tmp_path / "teacher"), tiny_set, str(tmp_path / "said")).url
     named = ["training.method=promptkd", f"training.synthetic={tiny_set}", f"training.teacher={teacher}"]
     run = jobs.run_here(Recipe.load(tiny.recipe, named), str(tmp_path / "run"))
     export_prompts(run.url, str(tmp_path / "out"))
-    again = import_prompts(str(tmp_path / "out"), Recipe.load(tiny.recipe, named), str(tmp_path / "again"))
+    monkeypatch.chdir(tmp_path)  # from where the teacher's files have a shorter name
+    recipe = Recipe.load(tiny.recipe, [*named[:-1], "training.teacher=said"])
+    again = import_prompts(str(tmp_path / "out"), recipe, str(tmp_path / "again"))
+    assert Recipe.load(str(tmp_path / "again" / "recipe.yaml")).training.teacher == teacher
     prompts = "prompts.safetensors"
     assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
     found, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
@@ -197,8 +205,11 @@ def test_a_trained_student_comes_back_with_the_same_teacher(tiny: TinyWorld, tin
 def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, worlds: Path) -> None:
     case = PromptKdCase(distilled.VARIANTS[0], tmp_path)
     case.write_teacher(case.variant.classnames[::-1])
-    count = len(case.variant.classnames)
-    with pytest.raises(UserError, match=rf"teacher tells {count} classes apart that are not the {count} of .*; name"):
+    count, first, last = len(case.variant.classnames), case.variant.classnames[0], case.variant.classnames[-1]
+    sentence = (
+        f"tells {count} classes apart that are not the {count} of .* \\(class 0 is '{last}', not '{first}'\\); name"
+    )
+    with pytest.raises(UserError, match=sentence):
         case.import_from(tmp_path, worlds)
     shutil.rmtree(case.teacher)
     with pytest.raises(UserError, match=r"teacher: no teacher's files there, or not all of them; write them with"):
@@ -208,9 +219,18 @@ def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, w
 def test_a_projector_of_another_shape_or_to_another_width_is_named(tmp_path: Path, worlds: Path) -> None:
     case = PromptKdCase(distilled.VARIANTS[0], tmp_path)
     dim, width = case.variant.settings["teacher"]["dim"], parity.tiny_clip().text.dim
-    layer = "VPT_image_trans.conv1.0.weight"
+    layer, last = "VPT_image_trans.conv1.0.weight", "VPT_image_trans.conv1.3.bias"
     with pytest.raises(UserError, match=rf"narrow\.weight is \({dim}, {width}, 3, 3\) there and \({dim}, {width}\)"):
         case.import_from(tmp_path, worlds, **{layer: torch.zeros(dim, width, 3, 3)})
+    other = rf"teacher: this teacher's class vectors have {dim} numbers each, but the student in .* makes 100000 of an"
+    with pytest.raises(UserError, match=other):  # before anything of that size is made
+        case.import_from(tmp_path, worlds, **{last: torch.zeros(100_000)})
+    with pytest.raises(
+        UserError, match=r"running_var must be variances, which are not negative; use another checkpoint"
+    ):
+        case.import_from(tmp_path, worlds, **{"VPT_image_trans.conv1.1.running_var": -torch.ones(dim)})
+    with pytest.raises(UserError, match=r"narrow\.weight must be vectors of finite numbers; use another checkpoint"):
+        case.import_from(tmp_path, worlds, **{layer: torch.zeros(dim, width, 1, 1).to_sparse_csr()})
     with pytest.raises(UserError, match=r"has teacher_dim \d+, but the recipe has methods\.promptkd\.teacher_dim=5"):
         case.import_from(tmp_path, worlds, "methods.promptkd.teacher_dim=5")
 

@@ -8,6 +8,7 @@ import yaml
 from syncclip.core.settings import UserError
 from syncclip.recipe.files import shipped
 from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.study import Arm
 
 
 def refusal(source: str, *overrides: str) -> str:
@@ -33,7 +34,7 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
 def test_what_shipped_recipes_train_reaches_the_rate_that_they_name(name: str) -> None:
     """Epochs that are all warm-up would leave it unused."""
     recipe = Recipe.load(name)
-    for arm in recipe.study.arms:
+    for arm in (Arm(method=recipe.training.method, data=recipe.training.data), *recipe.study.arms):
         values = {"training.method": arm.method, "training.data": arm.data, "training.teacher": "DIR", **arm.overrides}
         one = recipe.with_values(values)
         asked = one.methods.of(arm.method).optimisation
