@@ -11,7 +11,7 @@ import pytest
 
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import answers
+from syncclip.studies import analysis, answers
 
 pytestmark = pytest.mark.slow
 
@@ -207,17 +207,52 @@ def test_the_means_of_the_pages_of_data_follow_from_the_answers(study: str, meth
             assert shown == f"{mean[METRIC[metric]]:.1f}", (method, data)
 
 
-@pytest.mark.parametrize(("study", "others"), [("data_use", 13), ("methods", 47)])
-def test_the_gains_of_the_pages_of_data_follow_from_the_answers(study: str, others: int) -> None:
-    found = published(study)
+def test_the_gains_of_the_page_of_data_follow_from_the_answers() -> None:
+    found = published("data_use")
     heading = "SYNC-CLIP on both over"
-    rows = rows_of(f"docs/results/{study}/README.md", heading)
+    rows = rows_of("docs/results/data_use/README.md", heading)
 
-    assert found.differ == [] and len(rows) == others
+    assert found.differ == [] and len(rows) == 13
     for row in rows:
         name = row.pop(heading)
         gains = gains_of(found, 16, arm_of(name))
         assert row == {title: gains[METRIC[title]] for title in row}, name
+
+
+@pytest.mark.parametrize("metric", ["HM", "open HM"])
+def test_the_gains_of_the_page_of_methods_follow_from_the_answers(metric: str) -> None:
+    found = published("methods")
+    heading = f"{metric} of SYNC-CLIP on both, above"
+    rows = rows_of("docs/results/methods/README.md", heading)
+
+    assert found.differ == [] and [row[heading] for row in rows] == list(METHODS)
+    for row in rows:
+        method = row.pop(heading)
+        for data, shown in row.items():
+            if (method, data) in (("SYNC-CLIP", "both"), ("PromptKD", "real")):
+                assert shown == "–"
+            else:
+                assert shown == gains_of(found, 16, arm_of(f"{method} on {data}"))[METRIC[metric]], (method, data)
+
+
+def test_what_a_teacher_and_domains_add_follows_from_the_answers() -> None:
+    """Differences of other arms than the one that the study is about."""
+    url = str(STUDY / "methods")
+    study = Recipe.load(f"{url}/recipe.yaml").study
+    rows = rows_of("docs/results/methods/README.md", "what is added")
+
+    assert len(rows) == 7
+    for row in rows:
+        ours, theirs = map(arm_of, row.pop("what is added").split(" over "))
+        arms = [arm for arm in study.arms if arm.name in (ours[0], theirs[0])]
+        asked = study.model_copy(update={"focus": ours[0], "arms": arms})
+        pairs = analysis.comparisons(answers.read(url, arms), asked)
+        assert row == {
+            title: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
+            for title in row
+            for pair in pairs
+            if (pair.metric, pair.unit, pair.against) == (METRIC[title], "classes", theirs[0])
+        }
 
 
 def test_what_a_teacher_and_domains_are_worth_follows_from_the_answers() -> None:
