@@ -19,12 +19,14 @@ ended=$(mktemp -d)
 trap 'rm -rf "$ended"' EXIT
 # Before the time is over, Slurm signals this script alone (--signal=B:TERM), and Ray must outlive the command: it alone
 # is told, and finishes what is in flight. The shell runs a trap only while it waits for a command in the background.
-trap 'asked=143; [ ! -e "$ended/command" ] || kill -TERM "$(cat "$ended/command")" || true' TERM
+# The command may not have started yet: whichever of the two comes second takes the notice away and tells it.
+tell='rm "$1/notice" 2>/dev/null && kill -TERM "$(cat "$1/command")"'
+trap 'asked=143; touch "$ended/notice"; [ ! -e "$ended/command" ] || bash -c "$tell" _ "$ended" || true' TERM
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
   env PATH="$SLURM_SUBMIT_DIR/cluster/slurm/again:$PATH" \
   ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus="${SLURM_CPUS_PER_TASK:-1}" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --object-store-memory=1000000000 -- \
-  bash -c '"${@:2}" & echo $! >"$1/command"; wait $! && touch "$1/well"' _ "$ended" "$@" &
+  bash -c '"${@:2}" & echo $! >"$1/pid"; mv "$1/pid" "$1/command"; '"$tell"'; wait $! && touch "$1/well"' _ "$ended" "$@" &
 until wait $! && status=0 || status=$?; ! kill -0 $! 2>/dev/null; do :; done
 [ "${asked:-$status}" = 0 ] || exit "${asked:-$status}"
 [ -e "$ended/well" ] || { echo "syncclip: Ray did not start on all nodes; what it said stands above" >&2; exit 1; }

@@ -22,6 +22,8 @@ PROGRAMS = {
     "hostname": 'echo "10.0.0.7 172.17.0.1"',
 }
 WELL = 'echo "ray $1" >>"$LOG"; [ $1 = stop ] && exit; while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+UNTOLD = "for _ in {1..1200}; do sleep 0.05; done; echo never told"
+"""A command that works for a minute."""
 NOT_STARTED = 'echo "Failed to start Ray"; exit 0'
 """As `ray symmetric-run` ends where a node has no room for it."""
 
@@ -81,13 +83,22 @@ def test_a_command_that_fails_fails_the_job(tmp_path: Path) -> None:
 def test_a_notice_reaches_the_command_alone_which_finishes_what_is_in_flight(tmp_path: Path) -> None:
     ready, folder = tmp_path / "ready", tmp_path / "job"
     folder.mkdir()
-    body = f'trap "echo finished; exit 143" TERM; touch {ready}; while :; do sleep 0.05; done'
+    body = f'trap "echo finished; exit 143" TERM; touch {ready}; {UNTOLD}'
     with start(folder, WELL, "bash", "-c", body) as job:
         while not ready.exists():
             assert job.poll() is None
         job.terminate()
         output, _ = job.communicate()
     assert (job.returncode, output) == (143, "finished\n")
+
+
+def test_a_notice_that_comes_before_the_command_reaches_it_too(tmp_path: Path) -> None:
+    early = WELL.replace("exec", "kill -TERM $PPID; sleep 0.3; exec")
+
+    status, output, _ = run(tmp_path, early, "bash", "-c", f'trap "echo finished; exit 143" TERM; {UNTOLD}')
+
+    assert status == 143
+    assert output in ("", "finished\n")  # it may be told before its first line
 
 
 def test_a_ray_that_did_not_start_fails_the_job(tmp_path: Path) -> None:
