@@ -105,7 +105,7 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
     learned = layout.learned(checkpoint.state)
     checks.check_numbers(learned, checkpoint.place)
     return {
-        name: layout.ours(name, tensor).float().clone(memory_format=torch.contiguous_format)
+        name: layout.as_ours(name, tensor).float().clone(memory_format=torch.contiguous_format)
         for name, tensor in learned.items()
     }
 

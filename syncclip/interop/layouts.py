@@ -88,8 +88,8 @@ class Layout:
             return {}
         return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
 
-    def ours(self, name: str, tensor: Tensor) -> Tensor:
-        """A learned tensor as we have it."""
+    def as_ours(self, name: str, tensor: Tensor) -> Tensor:
+        """A file's tensor, by our name, in our shape: (out, in) of a convolution's (out, in, 1, 1)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
@@ -102,11 +102,10 @@ class Layout:
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
         """The tensors of a file, from ours and the words around them."""
-        theirs = {ours: theirs for theirs, ours in self.pairs.items()}
         whole = {
-            theirs[ours]: tensor[..., None, None] if ours in self.convolutions else tensor
-            for ours, tensor in learned.items()
-            if ours != self.given
+            theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
+            for theirs, ours in self.pairs.items()
+            if ours in learned
         }
         if words is not None:
             whole |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}

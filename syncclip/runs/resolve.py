@@ -114,14 +114,13 @@ def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recip
 def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Recipe, str]:
     """The recipe with its teacher's place, and the length of its vectors where the method has room for them."""
     name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
-    recipe = recipe.with_values({"training.teacher": absolute(str(recipe.training.teacher))})
+    url = absolute(str(recipe.training.teacher))
+    recipe = recipe.with_values({"training.teacher": url})
     dim, digest_of_teacher = teacher_part(recipe, known)
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'own'}.teacher_dim"
         if settings.model_dump()["teacher_dim"] not in (None, dim):
-            raise UserError(
-                f"{key}: the class vectors in {recipe.training.teacher} have {dim} numbers each; leave the key out"
-            )
+            raise UserError(f"{key}: the class vectors in {url} have {dim} numbers each; leave the key out")
         recipe = recipe.with_values({key: dim})
     return recipe, digest([identity, digest_of_teacher])
 
