@@ -23,9 +23,11 @@ def publish(study: Path, target: Path) -> None:
     for file in sorted(path for path in files if not path.name.startswith(".")):
         place = str(target / file.name)
         if file.suffix in TEXTS:
-            storage.write_sealed(place, storage.read_bytes(str(file)).replace(here, b""))
+            text, owner = storage.read_sealed(str(file)), storage.read_owner(str(file))
+            storage.write_sealed(place, text.replace(here, b""), owner=owner)
         else:
             storage.copy(str(file), place)
+    storage.write_contents(str(target), storage.read_owner(str(target / outputs.STATE)))
 
 
 if __name__ == "__main__":

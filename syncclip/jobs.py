@@ -65,10 +65,11 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
     asked = plan(recipe)
     with nullcontext() if has_all(asked, url) else storage.lease(url, "synth"):
         summary = synthesise_set(asked, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
-        storage.write_sealed(storage.join(url, SET_RECIPE), recipe.to_yaml().encode())
+        storage.write_sealed(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)
         storage.require(url, (*files_of(asked), SET_RECIPE))
+        storage.write_contents(url, summary.owner)
     if not summary.work.images:
         say(f"all {summary.images:,} images are there already: {url}")
     return summary
@@ -104,7 +105,9 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
         workers = recipe.evaluation.workers or recipe.training.workers
         # On a cluster, the machine of this process may be small, or have no GPU.
         shared = workers > 1 or cluster_address() is not None
-        return _evaluated(recipe, folder, workers=workers if shared else None)
+        run = _evaluated(recipe, folder, workers=workers if shared else None)
+        storage.write_contents(folder.url, folder.owner)
+        return run
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
@@ -115,7 +118,10 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
     Args:
         cache: what earlier runs of this process loaded.
     """
-    return run_resolved(*resolve_run(recipe, out), cache)
+    recipe, folder = resolve_run(recipe, out)
+    run = run_resolved(recipe, folder, cache)
+    storage.write_contents(folder.url, folder.owner)
+    return run
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
@@ -160,6 +166,7 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
     if dataset is None:
         with storage.lease(folder.url, "evaluate"):
             results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
+            storage.write_contents(folder.url, folder.owner)
     else:
         other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
         place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset

@@ -36,13 +36,15 @@ def progress(url: str) -> list[str]:
     from syncclip import storage
     from syncclip.shards.markers import committed
     from syncclip.studies.status import read_study_status
+    from syncclip.synthesis.plan import read_plan
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import run_lines
 
     if (study := read_study_status(url)) is not None:
         return [url, *study.lines()]
     for place in (url, storage.join(url, "synthetic")):
-        if (found := read_status(place)) is not None:
+        plan = read_plan(place)
+        if (found := read_status(place, plan.owner if plan else None)) is not None:
             return [place, *found.lines()]
     if (lines := run_lines(url)) is not None:
         return [url, *lines]

@@ -31,10 +31,8 @@ def checked(folder: str) -> Verification:
 
     found = verify(folder, text.show)
     text.show(f"{folder}: {counted(found.files, 'file')} read, {counted(len(found.problems), 'problem')}")
-    if found.without:
-        text.show(
-            f"{len(found.without):,} carry no digest, of an earlier version or from elsewhere: {few(found.without)}"
-        )
+    if found.foreign:
+        text.show(f"{len(found.foreign):,} not written by syncclip, so not checked: {few(found.foreign)}")
     return found
 
 

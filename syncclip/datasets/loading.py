@@ -45,7 +45,7 @@ def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
     place = _place(settings)
     if settings.name in DATASETS or not storage.exists(file := storage.join(place, SUITE_FILE)):
         return {}
-    suite = storage.read_document(file, Suite, "name the folders of its datasets in it")
+    suite = storage.read_document(file, Suite, "name the folders of its datasets in it", sealed=False)
     assert suite is not None, "it was there a moment ago"
     return {one: settings.model_copy(update={"name": f"{settings.name.rstrip('/')}/{one}"}) for one in suite.datasets}
 

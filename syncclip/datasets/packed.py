@@ -74,24 +74,26 @@ def load_packed(file: str) -> Dataset:
     Raises:
         UserError: `dataset.json` is broken, a split lacks images that were packed, or shows other classes.
     """
-    packed = storage.read_document(file, PackedDataset, "pack the dataset again.")
-    assert packed is not None, "`find_packed` only names files that are there"
     url = file.rpartition("/")[0]
+    by_hand = not storage.exists(storage.join(url, PACKING))  # as others write it, around shards of their own
+    owner = None if by_hand else storage.read_owner(storage.join(url, PACKING))
+    packed = storage.read_document(file, PackedDataset, "pack the dataset again.", owner, sealed=not by_hand)
+    assert packed is not None, "`find_packed` only names files that are there"
     name = packed.name or url.rpartition("/")[2]
     counts = packed.splits or dict.fromkeys(SPLITS)
-    shown = {split: _shown(name, packed, url, split) for split in counts}
+    shown = {split: _shown(name, packed, url, split, owner) for split in counts}
 
     @cache
     def opened(split: Split) -> ShardSet:
         images = _opened(storage.join(url, split), counts[split])
         part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
-        if part and storage.exists(storage.join(url, PACKING)):  # else others' shards, that may count otherwise
+        if part and not by_hand:  # else others' shards, that may count otherwise
             raise UserError(f"{there}: not there, though only a part of the training split was packed; {LOST}")
         return images
 
     whole = None
     if storage.exists(there := storage.join(url, WHOLE_TRAIN)):
-        table = storage.read_table(there, ["label"], "pack the dataset again")
+        table = storage.read_table(there, ["label"], "pack the dataset again", owner=owner)
         whole = table["label"].to_numpy().astype(np.int64)
     if packed.whole is not None and (whole is None or len(whole) != packed.whole):
         raise UserError(f"{there}: doesn't list the {packed.whole} training images that shots are chosen from; {LOST}")
@@ -107,10 +109,15 @@ def load_packed(file: str) -> Dataset:
     )
 
 
-def _shown(name: str, packed: PackedDataset, url: str, split: Split) -> frozenset[int]:
+def owner_of_split(owner: str, split: str) -> str:
+    """Identity of the files of one split, see `storage.seals`."""
+    return storage.identity(f"{owner}/{split}")
+
+
+def _shown(name: str, packed: PackedDataset, url: str, split: Split, owner: str | None) -> frozenset[int]:
     """The classes of a split, by the markers of its shards."""
     place = storage.join(url, split)
-    shards = committed(place).values()
+    shards = committed(place, owner=None if owner is None else owner_of_split(owner, split)).values()
     found, count = sum(stats.count for stats in shards), (packed.splits or {}).get(split)
     if not found:
         raise UserError(f"{place}: no image is there, {DAMAGED}")
@@ -179,11 +186,13 @@ def pack(
         chosen = [choose_rows(labels, k, seed, classes) for k, seed in itertools.product(shots, seeds)]
         rows["train"] = np.unique(np.concatenate(chosen))
     with storage.lease(url, "shards pack"):
-        _claim(dataset, url, shots, seeds, resize)
+        owner = _claim(dataset, url, shots, seeds, resize)
         total = sum(map(len, rows.values()))
         with Progress(total, "images", "pack") as progress:
             for split, images in dataset.splits.items():
-                _write_split(images, rows[split], storage.join(url, split), dataset.classnames, resize, progress)
+                place = storage.join(url, split)
+                of_split = owner_of_split(owner, split)
+                _write_split(images, rows[split], place, dataset.classnames, resize, progress, of_split)
         counts: dict[Split, int] = {split: len(of_split) for split, of_split in rows.items()}
         described = PackedDataset(
             name=dataset.name,
@@ -191,10 +200,11 @@ def pack(
             template=dataset.template,
             splits=counts,
             only=None if dataset.only is None else dataset.candidates,
-            whole=_write_whole(dataset.splits["train"], url) if _in_part(dataset, rows) else None,
+            whole=_write_whole(dataset.splits["train"], url, owner) if _in_part(dataset, rows) else None,
         )
-        storage.write_document(storage.join(url, PACKED_FILE), described)
+        storage.write_document(storage.join(url, PACKED_FILE), described, owner)
         storage.require(url, [PACKED_FILE])
+        storage.write_contents(url, owner)
         load_packed(storage.join(url, PACKED_FILE))  # refuses what is not all there
         return counts
 
@@ -203,16 +213,21 @@ def _in_part(dataset: Dataset, rows: Mapping[Split, Ids]) -> bool:
     return "train" in rows and len(rows["train"]) < len(dataset.splits["train"])
 
 
-def _write_whole(train: ImageSet, url: str) -> int:
+def _write_whole(train: ImageSet, url: str, owner: str) -> int:
     """List the labels of the whole training split; returns their number."""
     import pyarrow as pa  # late: to read a recipe takes no table
 
-    storage.write_table(storage.join(url, WHOLE_TRAIN), pa.table({"label": pa.array(train.labels, pa.int32())}))
+    table = pa.table({"label": pa.array(train.labels, pa.int32())})
+    storage.write_table(storage.join(url, WHOLE_TRAIN), table, owner)
     return len(train)
 
 
-def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> None:
-    """Record in the folder what is packed there; refuse a folder with other content."""
+def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
+    """Record in the folder what is packed there; refuse a folder with other content.
+
+    Returns:
+        Identity of the files in it, see `storage.seals`.
+    """
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
@@ -226,7 +241,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
     }
     place = storage.join(url, PACKING)
     if storage.exists(place):
-        there = with_present_names(parse_json(storage.read_bytes(place), place, dict, "pack into another folder"))
+        there = with_present_names(parse_json(storage.read_sealed(place), place, dict, "pack into another folder"))
         differs = [key for key in mine if there.get(key) != mine[key]]
         if differs:
             key = differs[0]
@@ -236,16 +251,25 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
             )
     elif storage.listdir(url):
         raise UserError(f"{url}: not empty, and not begun by `shards pack`; choose another folder.")
-    storage.write_sealed(place, (json.dumps(mine, indent=1) + "\n").encode())
+    text = json.dumps(mine, indent=1) + "\n"
+    owner = storage.identity(text)
+    storage.write_sealed(place, text.encode(), owner=owner)
+    return owner
 
 
 def _write_split(
-    images: ImageSet, rows: Ids, url: str, classnames: Sequence[str], resize: int | None, progress: Progress
+    images: ImageSet,
+    rows: Ids,
+    url: str,
+    classnames: Sequence[str],
+    resize: int | None,
+    progress: Progress,
+    owner: str,
 ) -> None:
     storage.sweep(url)
     names = [images.name(int(row)) for row in rows]
     start = len(os.path.commonpath(names)) + 1 if len(names) > 1 else 0
-    there = committed(url)
+    there = committed(url, owner=owner)
     forget_index(url)
 
     def sample(place: int) -> Sample:
@@ -263,9 +287,9 @@ def _write_split(
         for shard, first in enumerate(range(0, len(rows), SHARD_IMAGES)):
             places = range(first, min(first + SHARD_IMAGES, len(rows)))
             if shard not in there:
-                write_shard(url, shard, readers.map(sample, places))
+                write_shard(url, shard, readers.map(sample, places), owner=owner)
             progress.update(len(places))
-    index_set(url)
+    index_set(url, owner)
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:

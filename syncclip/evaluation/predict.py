@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
-SCORE = "base_score"
-"""The column of predictions that those of earlier versions are without."""
-
 WORST_PAIRS = 10
 """Pairs of classes that results name as most often taken for each other."""
 
@@ -66,12 +63,10 @@ class Predictions:
         return cls(**{name: column[order] for name, column in columns.items()})
 
     @classmethod
-    def read(cls, url: str) -> Predictions:
-        """The predictions that `save_evaluation` wrote."""
-        columns = [name for name in cls.__dataclass_fields__ if name != SCORE]
-        table = storage.read_table(url, columns, "evaluate the run again", optional=[SCORE])
-        found = {name: table[name].to_numpy() for name in table.column_names}
-        return cls(**{SCORE: np.full(len(table), np.nan), **found})
+    def read(cls, url: str, owner: str | None = None) -> Predictions:
+        """The predictions that `save_evaluation` wrote; `owner` is the identity of the run, see `storage.seals`."""
+        table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
+        return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
 
 def predict(
@@ -237,20 +232,29 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
     ]
 
 
-def save_evaluation(run_url: str, numbers: dict[str, Any], predictions: Predictions) -> None:
-    """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all."""
-    storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)))
+def save_evaluation(
+    run_url: str, numbers: dict[str, Any], predictions: Predictions, owner: str = storage.NOBODY
+) -> None:
+    """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all.
+
+    Args:
+        owner: identity of the run, see `storage.seals`.
+    """
+    storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
-    storage.write_sealed(storage.join(run_url, RESULTS), text.encode())
+    storage.write_sealed(storage.join(run_url, RESULTS), text.encode(), owner=owner)
 
 
-def read_results(url: str) -> dict[str, Any]:
-    """What `results.json` at `url` holds.
+def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
+    """The content of `results.json` at `url`.
+
+    Args:
+        owner: identity of the run, see `storage.seals`.
 
     Raises:
-        UserError: it is damaged.
+        UserError: it is damaged, or another run's.
     """
-    found = parse_json(storage.read_bytes(url), url, dict, remedy := "evaluate the run again")
+    found = parse_json(storage.read_sealed(url, owner), url, dict, remedy := "evaluate the run again")
     counts = found.get("counts", {})
     numbers = [found[key] for key in METRIC_HEADINGS if found.get(key) is not None]
     numbers += counts.values() if isinstance(counts, dict) else [counts]

@@ -152,7 +152,7 @@ class Model:
         new = {"classnames": names, "base_count": len(names), "only": None, "template": template}
         others = self.told.model_copy(update=new)
         method = build_for(self.recipe, self.method.clip, others)
-        carry_over(self.recipe, self.url, method, "other classes")
+        carry_over(self.recipe, self._folder, method, "other classes")
         return Model(self.recipe, self._folder, others, method.to(self.device))
 
     @property
@@ -198,7 +198,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
         >>> model.base, len(model.classes), [label.name in model.classes for label in labels]
         (7, 14, [True, True, True])
     """
-    copy = fetched(run, FILES[:2], FILES[2:])
+    copy = fetched(run, FILES[:3], FILES[3:])
     recipe, folder = finished_run(copy or run)
     if copy is not None:  # of a stranger, whose server would be asked with the user's keys
         recipe = recipe.with_values({"storage.options": {}})

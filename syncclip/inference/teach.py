@@ -25,7 +25,7 @@ from syncclip.sets.imported import read_whole_set
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import Shard, sample_key, shard_name
-from syncclip.shards.tables import read_table, table_digests
+from syncclip.shards.tables import read_table
 from syncclip.storage.places import absolute
 from syncclip.stream.teacher import AGAIN, TEACHER, VECTORS, Probabilities, TaughtShard, TeacherFiles
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
@@ -84,9 +84,8 @@ def teach(
             f"{run}: this teacher tells {len(known)} classes apart that are not the {plan.classes} of {url}; train "
             "one on the set's dataset"
         )
-    shards = {number: one for number, one in committed_shards(url).items() if number in plan.shards()}
-    digests = table_digests(url, shards)
-    named = {shard_name(number): one._replace(table_sha256=digests[number]) for number, one in shards.items()}
+    shards = {number: one for number, one in committed_shards(url, plan.owner).items() if number in plan.shards()}
+    named = {shard_name(number): one for number, one in shards.items()}
     out = absolute(out or storage.join(url, "teachers", folder.name))
     asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
     with storage.lease(out, "teach") as hold:
@@ -145,7 +144,7 @@ class ShardTeacher(ShardPass):
         tar = storage.read_bytes(place, sha256=shard.sha256)
         if hashlib.sha256(tar).hexdigest() != shard.sha256:
             raise UserError(f"{place}: its bytes are not those of its marker; see `syncclip shards verify`")
-        rows = read_table(job.url, shard.shard, shard.table_sha256 or "").to_pylist()
+        rows = read_table(job.url, shard.shard, shard.table_sha256).to_pylist()
 
         def pixels(row: Mapping[str, int]) -> Tensor | None:
             data = tar[row["jpg_offset"] : row["jpg_offset"] + row["jpg_size"]]

@@ -111,14 +111,14 @@ def write_run(
             if storage.exists(folder.path(file)):
                 storage.copy(folder.path(file), storage.join(out, file))
         if record is not None:
-            storage.write_document(storage.join(out, RECORD), record)
-        # written anew, since earlier versions left secrets in it
-        storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode())
-    storage.write_document(storage.join(out, CLASSES), classes)
-    results = read_results(there) if storage.exists(there := folder.path(RESULTS)) else {}
+            storage.write_document(storage.join(out, RECORD), record, folder.owner)
+        storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
+    storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
+    results = read_results(there, folder.owner) if storage.exists(there := folder.path(RESULTS)) else {}
     card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
-    storage.write_sealed(storage.join(out, CARD), card.encode())
+    storage.write_sealed(storage.join(out, CARD), card.encode(), owner=folder.owner)
     storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
+    storage.write_contents(out, folder.owner)
 
 
 def _model_card(

@@ -83,8 +83,8 @@ def import_prompts(
     with storage.lease(url, "prompts import"):
         run.open()
         run.write_recipe()
-        storage.write_sealed(run.path(PROMPTS), data)
-        storage.write_document(run.path(CLASSES), classes)
+        storage.write_sealed(run.path(PROMPTS), data, owner=run.owner)
+        storage.write_document(run.path(CLASSES), classes, run.owner)
         origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
         run.write(
             RunRecord(
@@ -92,6 +92,7 @@ def import_prompts(
             )
         )
         storage.require(url, (RECIPE, PROMPTS, CLASSES, RECORD))
+        storage.write_contents(url, run.owner)
     return ImportedRun(url, name, checkpoint.place, shape, notes)
 
 

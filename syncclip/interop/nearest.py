@@ -76,7 +76,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
         UserError: there is no finished run, or it learns no text vectors.
     """
     recipe, folder = finished_run(run)
-    learned = read_prompts(folder.url)
+    learned = read_prompts(folder)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
         raise UserError(f"{run}: method {recipe.training.method!r} learns no text vectors; there is nothing to show")

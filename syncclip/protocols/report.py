@@ -24,10 +24,11 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     """Write `<protocol>.parquet`, `.md` and `.html` below `url`, print the tables, and return where the page is."""
     scores = summarise(protocol, table)
     shown = grids(scores)
-    storage.write_table(storage.join(url, f"{protocol.name}.parquet"), table)
-    storage.write_sealed(storage.join(url, f"{protocol.name}.md"), markdown(scores).encode())
+    owner = storage.identity(f"{protocol.name} {table.to_csv(index=False)}")
+    storage.write_table(storage.join(url, f"{protocol.name}.parquet"), table, owner)
+    storage.write_sealed(storage.join(url, f"{protocol.name}.md"), markdown(scores).encode(), owner=owner)
     page = storage.join(url, f"{protocol.name}.html")
-    storage.write_sealed(page, render(scores).encode())
+    storage.write_sealed(page, render(scores).encode(), owner=owner)
     for grid in shown:
         text.show(text.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
     for sentence in sentences(scores):

@@ -183,6 +183,7 @@ def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | Non
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
     """What makes the folder of a dataset one that `syncclip report` reads."""
-    findings.write_state(recipe, url, runs, [])
+    state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
-    storage.write_table(storage.join(url, outputs.TABLE), table)
+    storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
+    findings.write_state(recipe, url, state)

@@ -90,7 +90,7 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
             for test in [dataset, *recipe.evaluation.transfer]:
                 results = {}
                 if run.status == "done":
-                    results = run.results if test == dataset else transfer_results(run.url, test)
+                    results = run.results if test == dataset else transfer_results(run.folder, test)
                 rows.append(
                     {
                         "trained_on": dataset,

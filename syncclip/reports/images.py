@@ -173,7 +173,7 @@ def reject_strips(found: Inputs) -> list[RejectStrip]:
     if found.synthetic is None or not any(name.endswith("_rejects.parquet") for name in found.set_files):
         return []
     try:
-        rejects = read_rejects(found.synthetic.url, THUMBNAILS)
+        rejects = read_rejects(found.synthetic.url, THUMBNAILS, found.owner)
         reasons = sorted(rejects, key=lambda reason: -found.rejects[reason])
         tiles = [[Image.open(io.BytesIO(one.jpeg)) for one in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)

@@ -24,6 +24,7 @@ from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
 from syncclip.studies import outputs
 from syncclip.training.metrics_file import digest_of
+from syncclip.training.run_folder import METRICS, RECORD
 
 Kind = Literal["study", "run", "set"]
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Inputs:
         results: cell name -> its results.json; a single run is the cell "".
         record: run.json of a run; `history`: its metrics.jsonl.
         plan: plan.json of the synthetic set.
+        owner: identity of the set, see `storage.seals`.
         shards, images, seconds, rejects: of the set, by the markers of its shards; `seconds` of one generator.
     """
 
@@ -80,6 +82,7 @@ class Inputs:
     plan: dict[str, Any] = field(default_factory=dict)
     synthetic: ShardSet | None = None
     set_files: list[str] = field(default_factory=list)
+    owner: str = storage.NOBODY
     shards: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -113,10 +116,15 @@ def read_inputs(url: str) -> Inputs:
         raise UserError(f"cannot report on {url}: {there}; give the folder of a study, a run or a synthetic set")
     found = Inputs(url, kind)
 
-    def read(name: str, parse: Callable[[bytes], T], otherwise: T) -> T:
+    roots = {"study": outputs.STATE, "run": RECORD, "set": ""}
+    owner = storage.read_owner(storage.join(url, root)) if (root := roots[kind]) in names else None
+    if kind != "set":
+        storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # without it there is nothing to report
+
+    def read(name: str, parse: Callable[[bytes], T], otherwise: T, owner: str | None = owner) -> T:
         if name not in names:
             return otherwise
-        return _parsed(found, name, lambda: parse(storage.read_bytes(storage.join(url, name))), otherwise)
+        return _parsed(found, name, lambda: parse(storage.read_sealed(storage.join(url, name), owner)), otherwise)
 
     none: tuple[str, dict[str, Any]] = ("", {})
     found.recipe_text, found.recipe = read("recipe.yaml", _recipe, none)
@@ -128,21 +136,26 @@ def read_inputs(url: str) -> Inputs:
         found.worth = read(outputs.WORTH, TypeAdapter(outputs.Worth).validate_json, None)
         found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
         found.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
-        found.features = read(outputs.FEATURES, _frame, None)
+        of_shift = storage.identity(found.shift.key) if found.shift else None
+        found.features = read(outputs.FEATURES, _frame, None, of_shift)
         found.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, found.cost)
         cells = storage.join(url, outputs.CELLS)
         places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
+        hashes = {cell.cell: cell.hash for cell in found.state.cells} if found.state else {}
+        owners = {place: storage.identity(hashes.get(name, "")) for place, name in places.items()}
 
         def leave_out(place: str, error: storage.DamagedError) -> None:
             found.notes.append(f"{str(error).partition(';')[0]}; {places[place]} is left out.")
 
-        for place, data in storage.read_many(list(places), leave_out).items():  # all at once
+        for place, data in storage.read_many(list(places), leave_out, owners).items():  # all at once
             name = places[place]
             found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
     elif kind == "run":
         found.results = {"": read("results.json", _results, {})}
         found.record = read("run.json", _OBJECT.validate_json, {})
-        found.history = read("metrics.jsonl", partial(_history, found.record), [])
+        if METRICS in names:
+            lines = partial(storage.read_bytes, storage.join(url, METRICS))
+            found.history = _parsed(found, METRICS, lambda: _history(found.record, lines()), [])
     _read_set(found)
     _read_dataset(found)
     return found
@@ -167,10 +180,11 @@ def _read_set(found: Inputs) -> None:
         if plan is None:
             continue
         try:
-            values = _OBJECT.validate_json(storage.read_bytes(storage.join(place, plan)))
+            values = _OBJECT.validate_json(storage.read_sealed(storage.join(place, plan)))
             found.plan = {RENAMED.get(key, key): value for key, value in values.items()}
             if any(name.endswith("_stats.json") for name in names):
-                images, stats = ShardSet(place), list(markers(place))
+                found.owner = storage.read_owner(storage.join(place, plan))
+                images, stats = ShardSet(place), list(markers(place, owner=found.owner))
                 found.shards, found.images = len(stats), sum(one.count for one in stats)
                 found.seconds = math.fsum(one.seconds for one in stats)
                 found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
@@ -210,7 +224,7 @@ def _reason(error: Exception) -> str:
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
     """The lines of a run's metrics, which a finished run's record has a digest of."""
-    if record.get("metrics_sha256") not in (None, digest_of([data])):
+    if (record.get("logs") or {}).get(METRICS) not in (None, digest_of([data])):
         raise ValueError("its lines are not those that were written")
     return [*map(_OBJECT.validate_json, data.splitlines())]
 

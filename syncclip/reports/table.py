@@ -185,7 +185,9 @@ def quality_table(found: Inputs) -> PageTable | None:
     from syncclip.sets.quality import SetQuality  # needs torch, which the other reports don't
 
     try:
-        quality = SetQuality.model_validate_json(storage.read_bytes(storage.join(found.synthetic.url, _QUALITY)))
+        quality = SetQuality.model_validate_json(
+            storage.read_sealed(storage.join(found.synthetic.url, _QUALITY), found.owner)
+        )
     except (OSError, ValueError):
         found.notes.append(f"{_QUALITY} of the synthetic set could not be read and is left out.")
         return None

@@ -18,8 +18,8 @@ from syncclip.training.loop import load_prompts, read_prompts
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CLASSES = "classes.json"
-FILES = (RECIPE, PROMPTS, CLASSES, RECORD, RESULTS)
-"""What a run is of use by to others; the first two are needed."""
+FILES = (RECIPE, PROMPTS, RECORD, CLASSES, RESULTS)
+"""The files of a run that others need; the first three are required."""
 
 
 class RunClasses(Settings):
@@ -75,7 +75,7 @@ def describe(
 
 def stored_classes(folder: RunFolder) -> RunClasses | None:
     """What a run's folder says it tells apart; None of a run that was not evaluated, or of an earlier version."""
-    return storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again")
+    return storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
 
 
 def clip_of(recipe: Recipe) -> str:
@@ -118,7 +118,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
             "bring that back, or name its place with `backbone` (on the command line, --backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
-    load_prompts(folder.url, method)
+    load_prompts(folder, method)
     return method, classes
 
 
@@ -130,8 +130,8 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
     return build_method(name, clip, classes, recipe.methods.of(name), recipe.training.seed)
 
 
-def carry_over(recipe: Recipe, url: str, method: Method, whose: str) -> None:
-    """Put the prompts of the run at `url` into its method built for other classes.
+def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
+    """Put the prompts of a run into its method built for other classes.
 
     Args:
         whose: the other classes, for a message.
@@ -141,14 +141,14 @@ def carry_over(recipe: Recipe, url: str, method: Method, whose: str) -> None:
     """
     if _learns_for_each_class(recipe, method):
         raise UserError(
-            f"{url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
+            f"{run.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
             f"which does not carry over to {whose}; use a run whose prompts all classes share"
         )
-    prompts = read_prompts(url)
+    prompts = read_prompts(run)
     ours, theirs = ({key: tuple(value.shape) for key, value in one.items()} for one in (method.state_dict(), prompts))
     if other_shapes := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
         raise UserError(
-            f"{storage.join(url, PROMPTS)}: {other_shapes[0]} doesn't fit {whose}, whose names leave other room for "
+            f"{run.path(PROMPTS)}: {other_shapes[0]} doesn't fit {whose}, whose names leave other room for "
             "learned words; train the run with a phrase or fewer text_tokens"
         )
     method.load_state_dict(prompts)

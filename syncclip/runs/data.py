@@ -61,7 +61,7 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
             f"training.images_per_class is {wanted}, but {url} holds "
             f"{counted(plan.images_per_class, 'image')} per class; generate more with {again}"
         )
-    there, shards = known.committed(url), plan.shards(wanted)
+    there, shards = known.committed(url, plan.owner), plan.shards(wanted)
     if missing := [shard for shard in shards if shard not in there]:
         raise UserError(
             f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short "
@@ -88,7 +88,7 @@ def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
     told, plan = known.teacher(url), known.plan(training.synthetic)
     assert plan is not None, "the set is resolved"
     told.require_classes(plan.classnames, url, training.synthetic)
-    there, tars = {one.shard: one.tar_sha256 for one in told.shards}, known.committed(training.synthetic)
+    there, tars = {one.shard: one.tar_sha256 for one in told.shards}, known.committed(training.synthetic, plan.owner)
     wanted = plan.shards(training.images_per_class)
     if missing := [shard for shard in wanted if there.get(shard) != tars[shard].sha256]:
         what = "of other images" if missing[0] in there else "not there"

@@ -43,8 +43,8 @@ def scored(
         cache: of what earlier runs of this process loaded.
         workers: of a cluster, which share the images; None: this process takes all of them. The results are the same.
     """
-    found = results_at(folder.url, recipe) or score(recipe, folder, cache, workers)
-    for name in missing_transfers(recipe, folder.url):
+    found = results_of(recipe, folder) or score(recipe, folder, cache, workers)
+    for name in missing_transfers(recipe, folder):
         transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), cache, workers)
     return found
 
@@ -54,10 +54,11 @@ def score(
 ) -> dict[str, Any]:
     """Evaluate a finished run on its own dataset, and write the results into its folder."""
     parts = build_parts(recipe, cache)
-    load_prompts(folder.url, parts.method)
+    load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
-    storage.write_document(folder.path(CLASSES), describe(recipe, parts.dataset, parts.backbone, parts.temperature))
-    return _evaluate(recipe, folder, parts, folder.url, workers)
+    classes = describe(recipe, parts.dataset, parts.backbone, parts.temperature)
+    storage.write_document(folder.path(CLASSES), classes, folder.owner)
+    return _evaluate(recipe, folder, parts, None, workers)
 
 
 def transfer(
@@ -74,53 +75,75 @@ def transfer(
     """
     elsewhere = recipe.model_copy(update={"dataset": other})
     parts = build_parts(elsewhere, cache)
-    carry_over(recipe, folder.url, parts.method, f"those of {parts.dataset.name!r}")
+    carry_over(recipe, folder, parts.method, f"those of {parts.dataset.name!r}")
     if (known := stored_classes(folder)) is not None:
         parts = replace(parts, temperature=known.temperature)
-    return _evaluate(elsewhere, folder, parts, transfer_url(folder.url, other.name), workers)
+    return _evaluate(elsewhere, folder, parts, other.name, workers)
 
 
-def transfer_results(run_url: str, name: str) -> dict[str, Any]:
+def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
     """What `transfer` wrote about one dataset."""
-    return read_results(storage.join(transfer_url(run_url, name), RESULTS))
+    return read_results(storage.join(transfer_url(folder.url, name), RESULTS), results_owner(folder, name))
 
 
-def results_at(url: str, recipe: Recipe) -> dict[str, Any] | None:
-    """The results in a folder; None where there are none for the recipe's evaluation settings, or no predictions."""
+def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
+    """Identity of a run's results and predictions, see `storage.seals`; on another dataset, if one is named."""
+    if transfer is None:
+        return folder.owner
+    return storage.identity(f"{folder.owner}/{transfer_url('', transfer)}")
+
+
+def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
+    """The results of a run; None where there are none for the recipe's evaluation settings, or no predictions.
+
+    Args:
+        transfer: name of another dataset that it was tested on.
+    """
+    url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
-    found = read_results(storage.join(url, RESULTS))
+    found = read_results(storage.join(url, RESULTS), results_owner(folder, transfer))
     same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
     return found if same and ("temperature" in found) == recipe.evaluation.calibrate else None
 
 
-def missing_transfers(recipe: Recipe, run_url: str) -> Sequence[str]:
+def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
     """Those datasets of `evaluation.transfer` that the run was not tested on."""
-    return [name for name in recipe.evaluation.transfer if results_at(transfer_url(run_url, name), recipe) is None]
+    return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
     """Whether nothing is left to be done of a resolved run: it is trained, and tested on all that the recipe names."""
-    tested = results_at(folder.url, recipe) is not None and not missing_transfers(recipe, folder.url)
-    return folder.finished(folder.open()) and tested
+    if not folder.finished(folder.open()):
+        return False
+    return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
 
 
-def _evaluate(recipe: Recipe, folder: RunFolder, parts: RunParts, url: str, workers: int | None) -> dict[str, Any]:
-    """Predict the images of the split, here or on the workers of a cluster, and write what comes of it to `url`."""
+def _evaluate(
+    recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
+) -> dict[str, Any]:
+    """Predict the images of the split, here or on the workers of a cluster, and write predictions and results.
+
+    Args:
+        dataset: name of another dataset than the run's own; its results have a folder of their own.
+    """
+    url = folder.url if dataset is None else transfer_url(folder.url, dataset)
+    owner = results_owner(folder, dataset)
     evaluation, method = recipe.evaluation, parts.method
     images = len(parts.dataset.split(evaluation.split))
     if workers is None or not images:
         found = predictions(recipe, parts, evaluation.split)
     else:
-        found = shared_predictions(recipe, storage.read_bytes(folder.path(PROMPTS)), workers, images, parts.temperature)
+        prompts = storage.read_sealed(folder.path(PROMPTS), folder.owner)
+        found = shared_predictions(recipe, prompts, workers, images, parts.temperature)
     numbers = results(found, method.classnames, len(parts.dataset.base), evaluation.bins)
     record = folder.record()
     facts = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
     facts |= {"temperature": parts.temperature} if evaluation.calibrate else {}
     numbers = {**facts, **numbers}
-    save_evaluation(url, numbers, found)
-    numbers = read_results(storage.join(url, RESULTS))
-    if url == folder.url:
+    save_evaluation(url, numbers, found, owner)
+    numbers = read_results(storage.join(url, RESULTS), owner)
+    if dataset is None:
         show_results(folder, recipe.training, numbers, say)
     return numbers
 

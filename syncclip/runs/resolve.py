@@ -29,9 +29,12 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
         begun = "the run there is not finished" if storage.exists(place) else "no run there"
         raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
-    recipe = Recipe.load(place, overrides, own=False)
-    record = RunFolder(run, recipe.name, recipe.hash).record()
-    return recipe, RunFolder(run, record.name if record is not None else recipe.name, recipe.hash)
+    record = RunFolder(run, "", "").record()
+    if record is None:
+        raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
+    folder = RunFolder(run, record.name, record.recipe_hash)
+    storage.read_sealed(place, folder.owner)  # another run's recipe would build another method
+    return Recipe.load(place, overrides, own=False), folder
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:

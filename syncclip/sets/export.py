@@ -20,7 +20,7 @@ from syncclip.core.threads import thread_pool
 from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
 from syncclip.shards.markers import ShardStats, committed, shard_name
-from syncclip.shards.tables import read_table, table_digests
+from syncclip.shards.tables import read_table
 from syncclip.storage.places import absolute
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 
@@ -36,7 +36,6 @@ class ExportedSet:
     url: str
     known: Plan | ImportedSet
     shards: dict[int, ShardStats]
-    digests: dict[int, str]
     """Of their tables."""
     folders: list[str]
     """A folder's name for each class."""
@@ -48,7 +47,7 @@ class ExportedSet:
 
     def table(self, shard: int) -> pa.Table:
         """The table of a shard."""
-        return read_table(self.url, shard, self.digests[shard])
+        return read_table(self.url, shard, self.shards[shard].table_sha256)
 
 
 class Image(NamedTuple):
@@ -78,9 +77,9 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
         raise UserError(f"--to {to}: there is no such layout; there are {', '.join(LAYOUTS)}")
     out = absolute(out)
     known = read_whole_set(url)
-    there = committed(url)
+    there = committed(url, owner=known.owner)
     shards = {shard: there[shard] for shard in known.shards()}
-    source = ExportedSet(url, known, shards, table_digests(url, shards), folder_names(known.classnames))
+    source = ExportedSet(url, known, shards, folder_names(known.classnames))
     with storage.lease(out, "shards export"):
         _claim(source, out, to)
         with Progress(source.images, "images", "export") as progress:

@@ -66,6 +66,11 @@ class ImportedSet(Settings):
         return self
 
     @property
+    def owner(self) -> str:
+        """Identity of the set's files, see `storage.seals`."""
+        return storage.identity(self.model_dump_json(exclude={"content"}))
+
+    @property
     def classes(self) -> int:
         """Number of classes, C."""
         return len(self.classnames)
@@ -110,7 +115,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     known = read_set(url)
     if known is None:
         raise UserError(f"{url}: no synthetic set there; name one that `synth` or `shards import` made.")
-    there = committed_shards(url)
+    there = committed_shards(url, known.owner)
     if missing := [shard for shard in known.shards() if shard not in there]:
         raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
     require_content(known, url)
@@ -159,7 +164,7 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
                 samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
                 sound = [sample for sample in samples if sample is not None]
                 lost = len(samples) - len(sound)
-                write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
+                write_shard(url, shard, sound, {"unreadable": lost} if lost else None, owner=found.owner)
                 progress.update(len(rows))
         return finish(found, url)
 
@@ -179,17 +184,19 @@ def claim(found: ImportedSet, url: str) -> None:
 
 def finish(found: ImportedSet, url: str) -> ImportedSet:
     """Record in a folder that all is written, and what: from then on it is a set."""
-    finished = found.model_copy(update={"content": content_of(url)})
+    finished = found.model_copy(update={"content": content_of(url, found.owner)})
     _write(finished, url)
-    index_set(url)
+    index_set(url, found.owner)
+    storage.write_contents(url, found.owner)
     if read_whole_set(url) != finished:
         raise UserError(f"{url}: shards were removed while the set was written; run the same command again")
     return finished
 
 
-def content_of(url: str) -> str:
-    """Digest of the committed tars of a set."""
-    return hashlib.sha256("".join(one.sha256 for one in committed_shards(url).values()).encode()).hexdigest()
+def content_of(url: str, owner: str | None = None) -> str:
+    """Digest of the committed tars of a set; `owner` is the identity that they must have, see `storage.seals`."""
+    shards = committed_shards(url, owner).values()
+    return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
 
 def require_content(found: Plan | ImportedSet, url: str) -> None:
@@ -198,7 +205,7 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
     Raises:
         UserError: some were exchanged or removed.
     """
-    if isinstance(found, ImportedSet) and content_of(url) != found.content:
+    if isinstance(found, ImportedSet) and content_of(url, found.owner) != found.content:
         raise UserError(
             f"{url}: its shards are not those of its {IMPORTED}, some were exchanged or removed; copy the set again, "
             "or make it anew"
@@ -295,4 +302,4 @@ def _read(url: str) -> ImportedSet | None:
 
 
 def _write(found: ImportedSet, url: str) -> None:
-    storage.write_document(storage.join(url, IMPORTED), found)
+    storage.write_document(storage.join(url, IMPORTED), found, found.owner)

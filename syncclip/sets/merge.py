@@ -64,13 +64,13 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
     with storage.lease(url, "shards merge"):
         claim(found, url)
         bounds = np.searchsorted(index[order], np.arange(len(found.shards()) + 1) * found.shard_size)
-        there = committed(url)
+        there = committed(url, owner=found.owner)
         with Progress(len(order), "images", "merge") as progress:
             for shard in found.shards():
                 places = order[bounds[shard] : bounds[shard + 1]]
                 if shard not in there:
                     samples = [_sample(sources[sets[place]], int(rows[place]), int(index[place])) for place in places]
-                    write_shard(url, shard, samples)
+                    write_shard(url, shard, samples, owner=found.owner)
                 progress.update(len(places))
         return finish(found, url)
 

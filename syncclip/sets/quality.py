@@ -138,8 +138,9 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         prompts=prompts,
         classes=classes,
     )
-    storage.write_document(storage.join(url, STATS_NAME), quality)
+    storage.write_document(storage.join(url, STATS_NAME), quality, plan.owner)
     storage.require(url, [STATS_NAME])
+    storage.write_contents(url, plan.owner)
     return quality
 
 

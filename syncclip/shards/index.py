@@ -47,17 +47,20 @@ class Index(Settings):
     """In the order of their numbers."""
 
 
-def committed_shards(url: str) -> dict[int, Shard]:
+def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
     """Shard -> what its marker tells, of the shards that exist, in order: by the index, or else by every marker.
+
+    Args:
+        owner: identity that they must have, see `storage.seals`.
 
     Raises:
         DamagedError: there is no index, and a marker is not as it was written.
     """
     _listed.pop(url, None)
-    index = read_index(url)
+    index = read_index(url, owner=owner)
     if index is not None:
         _listed[url] = index.sha256
-    return shards_by_markers(url) if index is None else {one.shard: one for one in index.shards}
+    return shards_by_markers(url, owner) if index is None else {one.shard: one for one in index.shards}
 
 
 def open_samples(
@@ -87,7 +90,7 @@ def open_samples(
     return read_samples(url, corruption)
 
 
-def index_set(url: str) -> None:
+def index_set(url: str, owner: str = storage.NOBODY) -> None:
     """Write the index of a set to which nothing will be added for now; nothing happens where a table is damaged."""
     try:
         shards, samples = read_samples(url, Corruption(0))
@@ -95,17 +98,17 @@ def index_set(url: str) -> None:
         raise
     except UserError:  # whoever reads the set is told
         return
-    write_index(url, list(shards.values()), samples)
+    write_index(url, list(shards.values()), samples, owner)
 
 
-def write_index(url: str, shards: list[Shard], samples: SampleTable) -> None:
-    """Write what `open_samples` will read."""
+def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str = storage.NOBODY) -> None:
+    """Write what `open_samples` will read; `owner` is the identity of what the set belongs to."""
     from safetensors.numpy import save
 
     data = save({one.name: getattr(samples, one.name) for one in fields(SampleTable)})
     storage.write_bytes(storage.join(url, COLUMNS), data)
     index = Index(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), shards=tuple(shards))
-    storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode())
+    storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode(), owner=owner)
 
 
 def forget_index(url: str) -> None:
@@ -124,14 +127,15 @@ def know_listed(known: Mapping[str, str]) -> None:
     _listed.update(known)
 
 
-def read_index(url: str, known: str = "") -> Index | None:
+def read_index(url: str, known: str = "", owner: str | None = None) -> Index | None:
     """The index of a set, if there is one that fits its files: a document and a listing, however large the set is.
 
     Args:
         known: digest of an index that is known to fit.
+        owner: identity that it must have, see `storage.seals`.
     """
     try:
-        index = storage.read_document(storage.join(url, INDEX), Index, "remove it")
+        index = storage.read_document(storage.join(url, INDEX), Index, "remove it", owner)
     except storage.UnreachableError:
         raise
     except UserError as error:

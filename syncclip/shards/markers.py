@@ -10,7 +10,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, first_complaint
+from syncclip.storage.seals import NOBODY
 
 FORMAT = 1
 CHUNK = 256
@@ -29,10 +30,11 @@ class ShardStats(BaseModel):
     count: int  # samples in the tar
     bytes: int  # of the tar
     sha256: str  # of the tar
-    table_sha256: str | None = None  # of the table; None of a marker that an earlier version wrote
+    table_sha256: str
     per_class: dict[int, int]  # label -> samples
     rejects: dict[str, int] = {}  # reason -> images that a filter sent back
     seconds: float = 0.0  # wall time of making the shard
+    owner: str = NOBODY  # identity of the plan or dataset that it belongs to
     format: int = FORMAT
 
 
@@ -43,8 +45,7 @@ class Shard(NamedTuple):
     images: int
     bytes: int
     sha256: str
-    table_sha256: str | None
-    """None of a marker that an earlier version wrote; "" of a table that doesn't fit its tar."""
+    table_sha256: str
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
@@ -72,42 +73,54 @@ def sample_key(index: int) -> str:
     return f"{index:09d}"
 
 
-def committed(url: str, report: Report | None = None) -> dict[int, ShardStats]:
+def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
     """Shard -> marker of the shards that exist, in order; see `markers`, which needs less memory."""
-    return {stats.shard: stats for stats in markers(url, report)}
+    return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
-def markers(url: str, report: Report | None = None) -> Iterator[ShardStats]:
+def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
     """The markers of the shards that exist, in order; none for a missing folder.
 
-    One exists if its marker parses, its tar has the marker's byte count and its table is there. Anything else (no
-    marker, a cut-off one, a short tar) is as if it had never been written. A marker that was changed since is an error
-    that names it, lest its images be lost or others in silence. One listing, and `CHUNK` markers in memory.
+    A shard exists if it has a marker, its tar has the marker's byte count and its table is there. A marker that was
+    changed, cut short or exchanged since is an error that names it, because its images would be lost or replaced
+    silently. One listing, and `CHUNK` markers in memory.
 
     Args:
-        report: takes number and error of a damaged marker, whose shard is then left out; None: the error is raised.
+        report: called with number and error of a damaged marker, whose shard is then left out; None: the error is
+            raised.
+        owner: identity that the shards must have, see `storage.seals`; None: all the same.
 
     Raises:
         UserError: A marker is of a newer format than this version reads.
         DamagedError: A marker is not as it was written.
     """
     sizes, folder, asked_again = _listing(url), storage.join(url, ""), False
-    there = marked(sizes)
+    there, first_owner = marked(sizes), ""
     for first in range(0, len(there), CHUNK):
         chunk = there[first : first + CHUNK]
         places = {folder + stats_name(shard): shard for shard in chunk}
         told = None if report is None else partial(_report, places, report)
-        texts = storage.read_many(list(places), told)
+        texts = storage.read_many(list(places), told, owner)
         for shard in chunk:
             name = stats_name(shard)
+            if (text := texts.get(folder + name)) is None:
+                continue
             try:
-                stats = ShardStats.model_validate_json(texts.get(folder + name, b""))
-            except ValidationError:
-                continue
-            if stats.shard != shard:
-                continue
+                stats = ShardStats.model_validate_json(text)
+            except ValidationError as error:
+                raise UserError(
+                    f"{url}/{name} can't be read by this version of syncclip ({first_complaint(error)}); upgrade it"
+                ) from error
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
+            first_owner = first_owner or stats.owner
+            if stats.shard != shard or stats.owner != first_owner:
+                what = f"shard {stats.shard}" if stats.shard != shard else "another set than the shards before it"
+                exchanged = storage.DamagedError(f"{url}/{name} belongs to {what}: it was exchanged")
+                if report is None:
+                    raise exchanged
+                report(shard, exchanged)
+                continue
             if sizes.get(shard_name(shard)) != stats.bytes and not (asked_again or storage.is_local(url)):
                 sizes, asked_again = storage.sizes(url), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:

@@ -84,7 +84,7 @@ class ShardSet(ImageSet):
         self.shards, self.samples = open_samples(url, self.cache, self.corruption, resolved)
         self.labels = self.samples.label
         shards = self.shards
-        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256 or ""))
+        self._table = lru_cache(maxsize=8)(lambda shard: read_table(url, shard, shards[shard].table_sha256))
 
     def rows_of(self, label: int) -> Rows:
         return self.samples.rows_of(label).astype(np.int64)

@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.shards.images import Corruption
 from syncclip.shards.markers import Shard, markers, shard_name, table_name
-from syncclip.shards.tables import parse_table, table_digests
+from syncclip.shards.tables import parse_table
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer[Any]]
@@ -97,13 +97,13 @@ def narrowed(numbers: Numbers) -> Numbers:
     return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
-def shards_by_markers(url: str) -> dict[int, Shard]:
+def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
     """Shard -> what its marker tells, of the shards that exist, in order.
 
     Raises:
         DamagedError: a marker is not as it was written.
     """
-    return {one.shard: Shard.of(one) for one in markers(url)}
+    return {one.shard: Shard.of(one) for one in markers(url, owner=owner)}
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
@@ -118,8 +118,6 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
         counts[one.shard] = _hash(one.per_class)
     if not shards:
         raise UserError(f"{url}: no committed shard there; make the set first, or check the path")
-    digests = table_digests(url, shards)
-    shards = {shard: one._replace(table_sha256=digests[shard]) for shard, one in shards.items()}
     columns = _room(list(shards.values()))
     readable, end = 0, 0
     for shard, part in _tables(url, shards, counts):
@@ -165,7 +163,7 @@ def _tables(url: str, shards: Mapping[int, Shard], counts: Mapping[int, int]) ->
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
-        found = storage.read_many(list(urls.values()))
+        found = storage.read_many(list(urls.values()), sealed=False)
         for shard, place in urls.items():
             yield shard, _columns(found.get(place, b""), shards[shard], counts[shard])
 
@@ -173,7 +171,7 @@ def _tables(url: str, shards: Mapping[int, Shard], counts: Mapping[int, int]) ->
 def _columns(data: bytes, shard: Shard, counts: int) -> Rows | str:
     """(6, count) the columns of `SampleTable` for one shard, or why the table cannot be that of this shard."""
     try:
-        table = parse_table(data, shard.table_sha256 or "", _COLUMNS)
+        table = parse_table(data, shard.table_sha256, _COLUMNS)
     except (OSError, ValueError) as error:
         return f"unreadable table: {error}"
     index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _COLUMNS)

@@ -1,8 +1,4 @@
-"""Tables of shards, never read unless they are known to be right: by the digest in the shard's marker, or by the tar.
-
-Earlier versions wrote markers without that digest. Their tables are compared with their tars once; `tables.json` beside
-them then holds the digests, where it can be written.
-"""
+"""Tables of shards, each verified by the checksum in its shard's marker, and how they are compared with the tar."""
 
 from __future__ import annotations
 
@@ -10,32 +6,20 @@ import hashlib
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any
 
 from syncclip import storage
-from syncclip.core.progress import say
-from syncclip.core.settings import Settings, UserError
-from syncclip.core.text import counted
-from syncclip.shards.markers import Shard, ShardStats, shard_name, table_name
+from syncclip.core.settings import UserError
+from syncclip.shards.markers import table_name
 from syncclip.shards.tars import open_tar
 
 if TYPE_CHECKING:  # it takes long to import, and many a command reads no table
     import pyarrow as pa
 
-CHECKED = "tables.json"
 MEMBERS = ("cls", "jpg", "json", "txt")
 """Members of a sample; .json only where there is provenance."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
-_READERS = 16
-
-
-class CheckedTables(Settings):
-    """Content of `tables.json`: shard -> sha256 of a table that fits its tar."""
-
-    tables: dict[int, str]
 
 
 @cache
@@ -81,40 +65,6 @@ def read_table(url: str, shard: int, digest: str) -> pa.Table:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{place}: unreadable table: {error}; see `syncclip shards verify`") from error
-
-
-def table_digests(url: str, shards: Mapping[int, Shard | ShardStats]) -> dict[int, str]:
-    """Shard -> the digest that its table must have; "" of a table that doesn't fit its tar, which no table has."""
-    known = {shard: stats.table_sha256 for shard, stats in shards.items() if stats.table_sha256 is not None}
-    if len(known) == len(shards):
-        return known
-    place = storage.join(url, CHECKED)
-    found = storage.read_document(place, CheckedTables, "remove it")
-    earlier = found.tables if found is not None else {}
-    known |= {shard: earlier[shard] for shard in shards if shard not in known and shard in earlier}
-    if missing := [shard for shard in shards if shard not in known]:
-        say(f"{url}: comparing {counted(len(missing), 'table')} of an earlier version with the tars, this once")
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="tables") as readers:
-            digests = list(readers.map(lambda shard: _fitting(url, shard, shards[shard].sha256), missing))
-        checked = {shard: digest for shard, digest in zip(missing, digests, strict=True) if digest}
-        with suppress(UserError):  # a place that may not be written to: compared each time
-            storage.write_document(place, CheckedTables(tables=dict(sorted({**earlier, **checked}.items()))))
-        known |= dict(zip(missing, digests, strict=True))
-    return known
-
-
-def _fitting(url: str, shard: int, tar_sha256: str) -> str:
-    """The digest of a table that fits its tar; "" of another."""
-    try:
-        data = storage.read_bytes(storage.join(url, table_name(shard)))
-        digest = hashlib.sha256(data).hexdigest()
-        rows = parse_table(data, digest).to_pylist()
-        with storage.open_read(storage.join(url, shard_name(shard)), tar_sha256) as tar:
-            return "" if next(faults(shard_name(shard), tar, rows), None) else digest
-    except storage.UnreachableError:
-        raise
-    except (OSError, ValueError):
-        return ""
 
 
 def faults(name: str, file: IO[bytes], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

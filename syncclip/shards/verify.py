@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
-from syncclip.shards.tables import faults, parse_table, table_digests
+from syncclip.shards.tables import faults, parse_table
 
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     sentence: str
 
 
-def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator[Problem]:
+def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
     """Read a whole set, one shard in memory at a time, and report what is wrong with it.
 
     Compared with each other: sha256 of the tar and of the table, the tar's members and their names, the table with its
@@ -33,12 +33,13 @@ def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator
 
     Args:
         checked: called before each shard.
+        owner: identity that the shards must have, see `storage.seals`; None: all the same.
 
     Raises:
         UserError: a marker is of a newer format than this version reads, or the place can't be read.
     """
     damaged: dict[int, str] = {}
-    exist = committed(url, lambda shard, error: damaged.update({shard: str(error)}))
+    exist = committed(url, lambda shard, error: damaged.update({shard: str(error)}), owner)
     begun: dict[int, str] = {}
     for name in storage.sizes(url):
         if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*exist, *damaged}:
@@ -47,15 +48,13 @@ def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
     for shard, name in sorted(begun.items()):
         yield Problem(shard, f"{name}: no valid marker, so this shard does not exist; the next `synth` makes it anew")
-    owner: dict[int, int] = {}
-    digests = table_digests(url, exist)
+    shard_of: dict[int, int] = {}
     for shard, stats in exist.items():
         checked()
         archive = storage.read_bytes(storage.join(url, shard_name(shard)), sha256=stats.sha256)
         try:
-            data = storage.read_bytes(storage.join(url, table_name(shard)), sha256=digests[shard] or None)
-            digest = digests[shard] or hashlib.sha256(data).hexdigest()  # that differs from its tar shows below how
-            rows = parse_table(data, digest).to_pylist()
+            data = storage.read_bytes(storage.join(url, table_name(shard)), sha256=stats.table_sha256)
+            rows = parse_table(data, stats.table_sha256).to_pylist()
         except storage.UnreachableError:
             raise
         except (OSError, ValueError) as error:
@@ -66,7 +65,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None) -> Iterator
         wrong = list(_wrong(shard, archive, stats, rows))
         yield from (Problem(shard, sentence) for sentence in wrong)
         for row in () if wrong else rows:
-            if (other := owner.setdefault(row["index"], shard)) != shard:
+            if (other := shard_of.setdefault(row["index"], shard)) != shard:
                 yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is in {shard_name(other)} too")
 
 

@@ -35,6 +35,7 @@ def write_shard(
     samples: Iterable[Sample],
     rejects: Mapping[str, int] | None = None,
     seconds: float = 0.0,
+    owner: str = storage.NOBODY,
 ) -> ShardStats:
     """Write a shard of the set at `url` and commit it. The shard is made in memory.
 
@@ -48,6 +49,7 @@ def write_shard(
         samples: In ascending order of their index.
         rejects: Reason -> images that the filters sent back while this shard was made; kept in the marker.
         seconds: What making the shard took; kept in the marker.
+        owner: Identity of the plan or dataset that it belongs to, see `storage.seals`.
 
     Returns:
         The marker as written.
@@ -75,8 +77,9 @@ def write_shard(
         per_class=dict(sorted(Counter(sample.label for sample in samples).items())),
         rejects=dict(sorted((rejects or {}).items())),
         seconds=round(seconds, 3),
+        owner=owner,
     )
-    storage.write_sealed(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode())
+    storage.write_sealed(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode(), owner=owner)
     return stats
 
 

@@ -9,18 +9,20 @@ Promises, which the commit markers of the shards build on:
 * A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
 * A user's mistake (no permission, no space, a missing file, no credentials) is one sentence.
 * What a folder's writer holds (see `leases`) no other writes.
-* A flipped bit in a sealed file is told by the file's name when it is read; see `seals`.
+* A sealed file that was changed, cut short or exchanged is reported by name when it is read; see `seals`.
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
+from syncclip.storage.contents import read_contents, write_contents
 from syncclip.storage.documents import (
     copy,
-    has_seal,
     parse_tensors,
     read_bytes,
     read_document,
     read_many,
+    read_owner,
     read_parquet,
+    read_sealed,
     read_table,
     write_document,
     write_sealed,
@@ -43,9 +45,10 @@ from syncclip.storage.files import (
 from syncclip.storage.leases import LostLeaseError, lease
 from syncclip.storage.leftovers import sweep
 from syncclip.storage.places import StorageSettings, configure, give, is_local, join, local_path
-from syncclip.storage.seals import DamagedError
+from syncclip.storage.seals import NOBODY, DamagedError, identity
 
 __all__ = [
+    "NOBODY",
     "DamagedError",
     "LostLeaseError",
     "MissingError",
@@ -58,7 +61,7 @@ __all__ = [
     "file_sha256",
     "give",
     "glob",
-    "has_seal",
+    "identity",
     "is_local",
     "join",
     "lease",
@@ -68,15 +71,19 @@ __all__ = [
     "parse_tensors",
     "publish",
     "read_bytes",
+    "read_contents",
     "read_document",
     "read_many",
+    "read_owner",
     "read_parquet",
+    "read_sealed",
     "read_table",
     "remove",
     "require",
     "sizes",
     "sweep",
     "write_bytes",
+    "write_contents",
     "write_document",
     "write_sealed",
     "write_table",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +13,7 @@ from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.storage import files
 from syncclip.storage.faults import MissingError
-from syncclip.storage.seals import BLANK, KEY, MARK, DamagedError, content, is_sealed, sealed
+from syncclip.storage.seals import KEY, NOBODY, DamagedError, blank, content, owner_of, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,65 +28,93 @@ MOST_ROWS = 1 << 28
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """The bytes [start, end) of a file, fewer where it ends before that; without either all, but for a text's seal.
+    """The bytes [start, end) of a file that may have no seal, fewer where it ends before that.
+
+    Without start and end, the whole file; a seal that it has must be valid, and is removed from a text.
 
     Args:
-        sha256: of the whole file, where it is known: what S3 answers is proved by it at once; whether the file itself
-            is damaged is for the caller to find.
+        sha256: of the whole file, where it is known: the bytes that S3 returns are compared with it; whether the file
+            itself is damaged is for the caller to find.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is read whole, and its seal is another's; see `seals`.
+        DamagedError: it is read whole, and its seal does not match; see `seals`.
     """
     data = files.read_bytes(url, start, end, sha256)
-    return content(url, data) if start is None and end is None else data
+    return content(url, data, required=False) if start is None and end is None else data
 
 
-def read_many(urls: Sequence[str], report: Report | None = None) -> dict[str, bytes]:
-    """URL -> what `read_bytes` gives, of several small files of one filesystem, fetched at once.
-
-    Those that are gone are left out.
+def read_sealed(url: str, owner: str | None = None) -> bytes:
+    """The content of a file that syncclip wrote with a seal.
 
     Args:
-        report: takes the URL of a file with a wrong seal, and its error; it is left out. None: the error is raised.
+        owner: identity that it must have, see `seals`; None: any.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: it was changed, cut short, or belongs to another owner.
     """
-    found = {}
+    return content(url, files.read_bytes(url), owner)
+
+
+def read_many(
+    urls: Sequence[str],
+    report: Report | None = None,
+    owner: str | Mapping[str, str] | None = None,
+    sealed: bool = True,
+) -> dict[str, bytes]:
+    """URL -> content of several small files of one filesystem, fetched at once; missing ones are left out.
+
+    Args:
+        report: called with the URL and error of each damaged file, which is left out. None: the error is raised.
+        owner: as in `read_sealed`; of all, or URL -> that of each.
+        sealed: whether each must have a seal.
+    """
+    contents = {}
     for url, data in files.read_many(urls).items():
         try:
-            found[url] = content(url, data)
+            contents[url] = content(url, data, owner[url] if isinstance(owner, Mapping) else owner, sealed)
         except DamagedError as error:  # noqa: PERF203  each by itself
             if report is None:
                 raise
             report(url, error)
-    return found
+    return contents
 
 
-def has_seal(url: str) -> bool:
-    """Read a file whole, and tell whether it has a seal.
+def read_owner(url: str) -> str:
+    """Identity of what a sealed file belongs to, see `seals`.
 
     Raises:
-        DamagedError: it is another's.
+        MissingError: there is no such file.
+        DamagedError: its seal is missing or does not match.
     """
     data = files.read_bytes(url)
     content(url, data)
-    return is_sealed(data)
+    return owner_of(data) or NOBODY
 
 
 def copy(url: str, target: str) -> None:
-    """Write a small file again elsewhere, as it is; a damaged one is not copied (`DamagedError`)."""
+    """Copy a small sealed file unchanged; a damaged one is not copied (`DamagedError`)."""
     data = files.read_bytes(url)
     content(url, data)
     files.write_bytes(target, data)
 
 
-def read_document(url: str, kind: type[Document], remedy: str) -> Document | None:
+def read_document(
+    url: str, kind: type[Document], remedy: str, owner: str | None = None, sealed: bool = True
+) -> Document | None:
     """The document at `url`; None where there is none.
 
+    Args:
+        remedy: what to do, the end of the message where the document can't be read.
+        owner: as in `read_sealed`.
+        sealed: whether it must have a seal; False for documents that users write themselves.
+
     Raises:
-        UserError: it is damaged, or of another version; ends with `remedy`, what to do.
+        UserError: it is damaged, or of another version.
     """
     try:
-        return kind.model_validate_json(read_bytes(url))
+        return kind.model_validate_json(content(url, files.read_bytes(url), owner, sealed))
     except MissingError:
         return None
     except ValidationError as error:
@@ -95,21 +123,22 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
         ) from error
 
 
-def write_document(url: str, document: BaseModel) -> None:
+def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
     """Write a document, whole or not at all, and sealed; its URLs without secrets."""
-    write_sealed(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json")
+    write_sealed(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
-def write_sealed(url: str, data: bytes, kind: str | None = None) -> None:
+def write_sealed(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
     """Write a file that is checked wherever it is read whole; see `seals`.
 
     Args:
-        kind: as `seals.sealed` takes it; by default the ending of the file's name.
+        kind: as `seals.sealed` takes it; by default the file name's extension.
+        owner: identity of what it belongs to.
     """
-    files.write_bytes(url, sealed(data, kind or url.rpartition(".")[2]))
+    files.write_bytes(url, sealed(data, kind or url.rpartition(".")[2], owner))
 
 
-def write_table(url: str, table: pa.Table | pd.DataFrame) -> None:
+def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
     """Write a sealed parquet table, whole or not at all; of a data frame without its index."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -117,8 +146,8 @@ def write_table(url: str, table: pa.Table | pd.DataFrame) -> None:
     if not isinstance(table, pa.Table):
         table = pa.Table.from_pandas(table, preserve_index=False)
     buffer = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: MARK + BLANK}), buffer)
-    write_sealed(url, buffer.getvalue(), "parquet")
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: blank(owner)}), buffer)
+    write_sealed(url, buffer.getvalue(), "parquet", owner)
 
 
 def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
@@ -136,14 +165,16 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
         raise UserError(f"{source} is not a safetensors file ({first_line(error)}); {remedy}") from error
 
 
-def read_table(url: str, columns: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> pa.Table:
-    """Columns of a table in a file; the optional ones as far as they are there.
+def read_table(
+    url: str, columns: Sequence[str], remedy: str, optional: Sequence[str] = (), owner: str | None = None
+) -> pa.Table:
+    """Columns of a sealed table; the optional ones as far as they are there.
 
     Raises:
         UserError: it is missing, damaged, or has no such columns; ends with `remedy`, what to do.
     """
     try:
-        return read_parquet(read_bytes(url), columns=columns, optional=optional)
+        return read_parquet(read_sealed(url, owner), columns=columns, optional=optional)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -1,9 +1,10 @@
-"""Seals: the digest of a file in the file itself, so that a flipped bit is told by the file's name and never used.
+"""Checksums that files carry themselves, with the identity of what they belong to.
 
-A sealed file holds `seal-sha256:` and 64 hex digits once: the sha256 of its bytes with zeros in place of these digits.
-In JSON it is the value of a last key `seal`, in YAML a first comment, as YAML that is cut off is still YAML, in
-Markdown and HTML a last one, in parquet a key of the footer's metadata, in safetensors of the header's. A file without
-it is of an earlier version, or a user's own.
+A sealed file contains `seal-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
+with zeros in their place, so that a changed file is never used. The others identify the owner (a run, a study, a
+synthetic set, a packed dataset), so that a file of another owner is never used in place of this one's. In JSON they are
+the value of a last key `seal`, in YAML a first comment (YAML that is cut short is still YAML), in Markdown and HTML a
+last comment, in parquet a key of the footer's metadata, in safetensors a key of the header's.
 """
 
 from __future__ import annotations
@@ -14,96 +15,109 @@ import re
 from syncclip.core.settings import UserError
 
 MARK = b"seal-sha256:"
-BLANK = b"0" * 64
 KEY = "seal"
+NOBODY = "0" * 16
+"""Identity in files that belong to no run, study or set."""
+_DIGITS = b"0" * 64
+_SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Bytes at the end and at the beginning of a file that its seal is looked for in."""
+"""Bytes at the end and at the start of a file in which its seal is searched for."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
-_OF_TEXT = re.compile(
-    rb'(?:,?\n "seal": "%(seal)s"|(?<=\[)"%(seal)s"|# %(seal)s\n|<!-- %(seal)s -->\n)'
-    % {b"seal": MARK + rb"[0-9a-f]{64}"}
+_SEAL = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
+_IN_TEXT = re.compile(
+    rb'(?:,?\n "seal": "%(seal)s"|(?<=\[)"%(seal)s"|# %(seal)s\n|<!-- %(seal)s -->\n)' % {b"seal": _SEAL}
 )
+KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
+"""File name extensions of what can be sealed."""
+_REMEDY = "restore it, or remove it and run the command that wrote it again"
 
 
 class DamagedError(UserError):
-    """A file that is not as it was written."""
+    """A file that was changed, cut short or exchanged since it was written."""
 
 
-def sealed(data: bytes, kind: str) -> bytes:
+def identity(text: str) -> str:
+    """The 16 hex digits that stand for an owner in its files, from a text that no other owner has."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def blank(owner: str = NOBODY) -> bytes:
+    """A seal whose checksum is still zeros."""
+    assert len(owner) == len(NOBODY), owner
+    return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
+
+
+def sealed(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     """The bytes of a file with its seal.
 
     Args:
-        data: the file without one; of a parquet file, with a blank one.
-        kind: json, yaml, md, html, safetensors or parquet.
+        data: the file without a seal; a parquet file contains a `blank` one already.
+        kind: one of `KINDS`.
+        owner: `identity` of what the file belongs to.
     """
-    blank = _with_blank(data, kind)
-    place = _find(blank)
-    assert place is not None and blank[place : place + 64] == BLANK, "the seal is near an end of the file"
-    return blank[:place] + _digest(blank, place) + blank[place + 64 :]
+    whole = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
+    start = _find(whole)
+    assert start is not None and whole[start : start + 64] == _DIGITS, "the seal is near an end of the file"
+    return whole[:start] + _checksum(whole, start) + whole[start + 64 :]
 
 
-def content(url: str, data: bytes) -> bytes:
-    """A file's content once its seal is found right: a text without the seal, any other file as it is.
+def content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
+    """The content of a file whose seal is valid: a text without the seal, any other file unchanged.
 
-    Tars have none, whatever they hold.
+    Args:
+        url: named in messages; its extension decides whether a seal is searched for.
+        owner: `identity` that the file must have; None: any.
+        required: whether a file without a seal is an error; False for files that users write themselves.
 
     Raises:
-        DamagedError: seal and bytes differ, or the seal's own mark is damaged.
+        DamagedError: the seal is missing, does not match the bytes, or names another owner.
     """
-    if url.endswith(".tar"):
+    if url.rpartition(".")[2] not in KINDS:
         return data
-    place = _find(data)
-    in_first_line = bool(data) and (_YAML.startswith(data) or (place == len(_YAML) and len(data) <= place + 64))
-    if in_first_line and url.endswith(".yaml"):
-        raise _damage(url)  # cut off there
-    if place is None:
-        if _has_spoilt_mark(data):
-            raise _damage(url)
+    start = _find(data)
+    cut_short = bool(data) and _YAML.startswith(data)  # within the first line of YAML
+    if start is None and not required and not cut_short:
         return data
-    if len(data) < place + 64 or data[place + 64 :] in (b"", b'"', b'"\n'):
-        return data  # cut off at its seal: a document is refused by its parser, of a text nothing else is missing
-    if data[place : place + 64] != _digest(data, place):
-        raise _damage(url)
-    found = _OF_TEXT.search(data, max(0, place - 32))
-    return data if found is None else data[: found.start()] + data[found.end() :]
+    if start is None or len(data) < start + _SIZE:
+        raise DamagedError(f"{url} is not as it was written: its checksum is missing; {_REMEDY}")
+    if data[start : start + 64] != _checksum(data, start):
+        raise DamagedError(f"{url} is not as it was written: its checksum does not match; {_REMEDY}")
+    if owner is not None and _owner(data, start) != owner:
+        raise DamagedError(
+            f"{url} is not as it was written: it belongs to another run, study or set and was exchanged; {_REMEDY}"
+        )
+    match = _IN_TEXT.search(data, max(0, start - 32))
+    return data if match is None else data[: match.start()] + data[match.end() :]
 
 
-def is_sealed(data: bytes) -> bool:
-    """Whether a file has a seal, right or wrong."""
-    return _find(data) is not None
+def owner_of(data: bytes) -> str | None:
+    """The identity in a file's seal; None without a seal."""
+    start = _find(data)
+    return None if start is None else _owner(data, start)
+
+
+def _owner(data: bytes, start: int) -> str:
+    return data[start + 65 : start + _SIZE].decode(errors="replace")
 
 
 def _find(data: bytes) -> int | None:
-    """Where the digest begins."""
-    place = data.rfind(MARK, max(0, len(data) - _TAIL))
-    if place < 0:
-        place = data.find(MARK, 0, _HEAD)
-    return None if place < 0 else place + len(MARK)
+    """Offset of the checksum."""
+    start = data.rfind(MARK, max(0, len(data) - _TAIL))
+    if start < 0:
+        start = data.find(MARK, 0, _HEAD)
+    return None if start < 0 else start + len(MARK)
 
 
-def _digest(data: bytes, place: int) -> bytes:
+def _checksum(data: bytes, start: int) -> bytes:
     view, digest = memoryview(data), hashlib.sha256()
-    for part in (view[:place], BLANK, view[place + 64 :]):
+    for part in (view[:start], _DIGITS, view[start + 64 :]):
         digest.update(part)
     return digest.hexdigest().encode()
 
 
-def _has_spoilt_mark(data: bytes) -> bool:
-    """Whether a digest follows what is the mark but for a letter or two: else a flip in it would undo the seal."""
-    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of them is whole
-        for place in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
-            mark = data[place - before : place - before + len(MARK)] if place >= before else b""
-            if len(mark) == len(MARK) and sum(a != b for a, b in zip(mark, MARK, strict=True)) <= 2:
-                return True
-    return False
-
-
-def _with_blank(data: bytes, kind: str) -> bytes:
-    """The file with a seal of zeros."""
-    seal = MARK + BLANK
-    if kind == "parquet":
-        return data
+def _with_blank(data: bytes, kind: str, seal: bytes) -> bytes:
+    """A text or safetensors file with a seal put in."""
     if kind == "safetensors":  # its header, a JSON object after its own length, is padded to eight bytes
         size = 8 + int.from_bytes(data[:8], "little")
         header = data[8:size].rstrip()
@@ -115,15 +129,9 @@ def _with_blank(data: bytes, kind: str) -> bytes:
         return b"# %s\n%s" % (seal, data)
     if kind in ("md", "html"):
         return b"%s<!-- %s -->\n" % (data, seal)
+    assert kind == "json", kind
     if (closing := _CLOSING.search(data)) is None:
         assert data.split() == [b"[]"], "a JSON object, or a list of objects"
         return data.replace(b"[", b'["%s"' % seal)
     head = data[: closing.start()]
     return b'%s%s\n "seal": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", seal, closing[0])
-
-
-def _damage(url: str) -> DamagedError:
-    return DamagedError(
-        f"{url} is not as it was written: it was damaged, or edited; restore it, or remove it and run the command that "
-        "wrote it again; if you edited it yourself, remove the line of its seal, and it is read as it is"
-    )

@@ -73,7 +73,11 @@ class JobStatus(Settings):
 
 @contextmanager
 def keep_status_file(
-    url: str, status: JobStatus, interval: float = INTERVAL, clock: Callable[[], float] = time.time
+    url: str,
+    status: JobStatus,
+    owner: str = storage.NOBODY,
+    interval: float = INTERVAL,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
     """Keep the file at `url` up to date while the block runs, and record there how the block ended.
 
@@ -81,6 +85,7 @@ def keep_status_file(
     says "running", and its last sign of life grows old. The job goes on where the file can't be written.
 
     Args:
+        owner: identity of what the job works on, see `storage.seals`.
         interval: seconds between two writes.
         clock: seconds since the epoch; tests pass their own.
     """
@@ -88,7 +93,7 @@ def keep_status_file(
     def write() -> None:
         status.seen = round(clock(), 3)
         try:
-            storage.write_document(url, status)
+            storage.write_document(url, status, owner)
         except Exception as error:  # what matters is the job
             logger.debug("no status at %s: %s", url, error)
 

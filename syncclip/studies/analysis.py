@@ -8,7 +8,6 @@ from typing import get_args
 
 import numpy as np
 
-from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
@@ -18,6 +17,7 @@ from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, Fits, Worth
 from syncclip.studies.scores import Answers
 from syncclip.studies.worth import Exchange, exchange, marginal
+from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
@@ -86,7 +86,7 @@ class Evidence:
         return self._made[key]
 
 
-def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int) -> Evidence:
+def gather(finished: Sequence[tuple[Cell, RunFolder]], arms: Sequence[Arm], base: int) -> Evidence:
     """Read the predictions of finished cells of one dataset.
 
     Args:
@@ -95,10 +95,7 @@ def gather(finished: Sequence[tuple[Cell, str]], arms: Sequence[Arm], base: int)
     """
     return Evidence(
         arms,
-        {
-            (cell.arm.name, cell.images_per_class, cell.seed): (_answers(storage.join(url, PREDICTIONS), base),)
-            for cell, url in finished
-        },
+        {(cell.arm.name, cell.images_per_class, cell.seed): (_answers(run, base),) for cell, run in finished},
     )
 
 
@@ -108,8 +105,8 @@ def joined(parts: Sequence[Evidence], arms: Sequence[Arm]) -> Evidence:
     return Evidence(arms, {key: tuple(one for part in parts for one in part.cells[key]) for key in whole})
 
 
-def _answers(place: str, base: int) -> Answers:
-    found = Predictions.read(place)
+def _answers(run: RunFolder, base: int) -> Answers:
+    found = Predictions.read(run.path(PREDICTIONS), run.owner)
     half, opened = found.half_prediction == found.label, found.open_prediction == found.label
     return Answers(half[None], opened[None], found.base_score[None], found.label, base)
 

@@ -39,8 +39,8 @@ TOLERANCE = 1e-6
 """By how many points a number may be off on another machine, where sums are taken in another order."""
 
 
-def write(evidence: Evidence, url: str) -> None:
-    """Write the table into a study's folder."""
+def write(evidence: Evidence, url: str, owner: str) -> None:
+    """Write the table into a study's folder; `owner` is the identity of the study, see `storage.seals`."""
     parts = [
         pa.table(
             {
@@ -58,7 +58,8 @@ def write(evidence: Evidence, url: str) -> None:
         for (arm, amount, seed), answers in evidence.cells.items()
         for dataset, one in enumerate(answers)
     ]
-    storage.write_table(storage.join(url, outputs.ANSWERS), pa.concat_tables(parts) if parts else SCHEMA.empty_table())
+    table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
+    storage.write_table(storage.join(url, outputs.ANSWERS), table, owner)
 
 
 def _order(scores: np.ndarray) -> np.ndarray:
@@ -69,8 +70,8 @@ def _order(scores: np.ndarray) -> np.ndarray:
     return places
 
 
-def read(url: str, arms: Sequence[Arm]) -> Evidence:
-    """The evidence of a study's folder.
+def read(url: str, arms: Sequence[Arm], owner: str) -> Evidence:
+    """The evidence of a study's folder; `owner` is the identity of the study, see `storage.seals`.
 
     Raises:
         UserError: it has no such table, or that is damaged.
@@ -78,7 +79,7 @@ def read(url: str, arms: Sequence[Arm]) -> Evidence:
     place = storage.join(url, outputs.ANSWERS)
     if not storage.exists(place):
         raise UserError(f"{url}: there is no {outputs.ANSWERS}, which a study writes when it ends; run it again")
-    table = storage.read_table(place, SCHEMA.names, "run the study again").to_pandas()
+    table = storage.read_table(place, SCHEMA.names, "run the study again", owner=owner).to_pandas()
     cells: dict[tuple[str, int | None, int | None], tuple[Answers, ...]] = {}
     keys = ["arm", "images_per_class", "seed"]
     groups: Any = table.groupby(keys, sort=False, dropna=False)
@@ -119,24 +120,27 @@ def recompute(url: str) -> Recomputed:
     Raises:
         UserError: there is no study, or it has no answers.
     """
+    owner = storage.read_owner(storage.join(url, outputs.STATE))
+    storage.read_sealed(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    evidence = read(url, recipe.study.arms)
+    evidence = read(url, recipe.study.arms, owner)
     rows = [
         {"arm": arm, "images_per_class": amount, "seed": seed, **_scores(answers)}
         for (arm, amount, seed), answers in evidence.cells.items()
     ]
     keys = ["arm", "images_per_class", "seed"]
     table = pd.DataFrame(rows, columns=[*keys, *METRICS])
-    stored = storage.read_table(storage.join(url, outputs.TABLE), [*keys, *METRICS], "run the study again").to_pandas()
+    place = storage.join(url, outputs.TABLE)
+    stored = storage.read_table(place, [*keys, *METRICS], "run the study again", owner=owner).to_pandas()
     pairs = analysis.comparisons(evidence, recipe.study)
-    fit = outputs.read_json(storage.join(url, outputs.FIT))
+    fit = outputs.read_json(storage.join(url, outputs.FIT), owner)
     seen = fit.get("seen")
     if not isinstance(seen, dict) or not all(isinstance(share, float | int) for share in seen.values()):
         raise UserError(f"{url}: {outputs.FIT} tells no shares that were seen; run the study again")
     series = analysis.series(evidence, recipe.study)
     curves = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
-    stored_worth = outputs.read_json(storage.join(url, outputs.WORTH))
-    classes = len(outputs.read_json(storage.join(url, outputs.STATE)).get("classnames", ()))
+    stored_worth = outputs.read_json(storage.join(url, outputs.WORTH), owner)
+    classes = len(outputs.read_json(storage.join(url, outputs.STATE), owner).get("classnames", ()))
     speed = stored_worth.get("images_per_hour")
     if not isinstance(speed, float | int | None):
         raise UserError(f"{url}: {outputs.WORTH} tells no speed of generation; run the study again")
@@ -145,7 +149,7 @@ def recompute(url: str) -> Recomputed:
         outputs.TABLE: ([*_by_cell(table, keys)], [*_by_cell(stored, keys)]),
         outputs.COMPARISONS: (
             [asdict(one) for one in pairs],
-            outputs.read_list(storage.join(url, outputs.COMPARISONS)),
+            outputs.read_list(storage.join(url, outputs.COMPARISONS), owner),
         ),
         outputs.FIT: (outputs.plain(curves), fit),
         outputs.WORTH: (outputs.plain(worth), stored_worth),

@@ -70,13 +70,12 @@ class CellRun:
     @property
     def seconds(self) -> float | None:
         """What the cell took, None where it was not finished here."""
-        place = storage.join(self.url, TIMING)
-        return _seconds_in(place) if storage.exists(place) else None
+        return _seconds_of(self.folder)
 
     @property
     def results(self) -> dict[str, Any]:
         """The numbers of a finished cell."""
-        return read_results(storage.join(self.url, RESULTS))
+        return read_results(storage.join(self.url, RESULTS), self.folder.owner)
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
@@ -157,9 +156,9 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
                     jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
             except StoppedError:
                 stopped = True
-            place = folder.path(TIMING)
-            before = _seconds_in(place) if storage.exists(place) else 0.0
-            write_json(place, {"seconds": round(before + time.monotonic() - start, 3)})
+            seconds = (_seconds_of(folder) or 0.0) + time.monotonic() - start
+            write_json(folder.path(TIMING), {"seconds": round(seconds, 3)}, folder.owner)
+            storage.write_contents(folder.url, folder.owner)
     except Exception as problem:
         if debugging():
             raise
@@ -167,8 +166,10 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.monotonic() - start, "error": error, "stopped": stopped}
 
 
-def _seconds_in(place: str) -> float:
-    seconds = read_json(place).get("seconds")
+def _seconds_of(folder: RunFolder) -> float | None:
+    if not storage.exists(place := folder.path(TIMING)):
+        return None
+    seconds = read_json(place, folder.owner).get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
@@ -184,6 +185,7 @@ def run_cells(
     label: str = "study",
     task: Callable[[dict[str, Any]], dict[str, Any]] = run_cell,
     out: str | None = None,
+    owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
     """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
 
@@ -196,6 +198,7 @@ def run_cells(
         label: of the progress line.
         task: what runs a cell; the same signature as `run_cell`.
         out: the study's folder, in which its status is kept; None for no status.
+        owner: identity of the study, see `storage.seals`.
 
     Returns:
         The runs with their new status, in the order given, and what they took.
@@ -214,7 +217,7 @@ def run_cells(
         status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
         status.give([], slots)
         if out is not None:
-            stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status))
+            stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
         stop = stack.enter_context(telling())
         for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
             storage.leases.check(run.url)

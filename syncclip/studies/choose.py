@@ -81,9 +81,11 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
             "arms": {name: _best(tried, runs) for name, tried in values.items()},
         }
         chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["arms"].items()})
-        outputs.write_json(storage.join(url, outputs.CHOICES), record)
-        storage.write_sealed(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode())
+        owner = storage.identity(chosen.to_yaml())
+        outputs.write_json(storage.join(url, outputs.CHOICES), record, owner)
+        storage.write_sealed(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode(), owner=owner)
         storage.require(url, (outputs.CHOICES, outputs.RECIPE))
+        storage.write_contents(url, owner)
         return Choice(chosen, record)
 
 

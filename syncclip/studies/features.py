@@ -22,6 +22,7 @@ from syncclip.shards.samples import Rows
 from syncclip.stream.mixed import REAL, SYNTHETIC
 from syncclip.studies.bootstrap import Floats
 from syncclip.training.loop import load_prompts
+from syncclip.training.run_folder import RunFolder
 
 DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
@@ -35,7 +36,9 @@ class ChosenImages:
     images: torch.Tensor
 
 
-def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) -> tuple[dict[str, Shift], pd.DataFrame]:
+def feature_map(
+    recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
+) -> tuple[dict[str, Shift], pd.DataFrame]:
     """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
 
     Under the trained one, real images get the prompts of real images and synthetic ones those of synthetic
@@ -43,7 +46,7 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
 
     Args:
         recipe: of the run.
-        run_url: the finished run.
+        run: the finished run.
         synthetic_url: the set; the images that the run may have learnt from come first in it.
         limit: images of each domain, the same number of each class as far as they go.
 
@@ -51,7 +54,7 @@ def feature_map(recipe: Recipe, run_url: str, synthetic_url: str, limit: int) ->
         The shift under each model, and the map: model, domain, label, row, x, y.
     """
     parts = build_parts(recipe)
-    load_prompts(run_url, parts.method)
+    load_prompts(run, parts.method)
     frozen = build_method("zeroshot", PromptedClip(parts.backbone), parts.dataset)
     real, synthetic = parts.dataset.split(recipe.evaluation.split), ShardSet(synthetic_url)
     samples = {REAL: _sample(real, limit, parts), SYNTHETIC: _sample(synthetic, limit, parts)}

@@ -42,12 +42,11 @@ class Findings:
     pairs: Sequence[outputs.Comparison] = ()
 
 
-def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequence[int]) -> None:
-    """Write recipe.yaml, and study.json: the grid, and how far it is."""
-    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) -> outputs.StudyState:
+    """The grid of a study, and how far it is."""
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
-    state = outputs.StudyState(
+    return outputs.StudyState(
         name=recipe.name,
         dataset=dataset.name,
         classnames=dataset.classnames,
@@ -61,12 +60,23 @@ def write_state(recipe: Recipe, url: str, runs: Sequence[CellRun], dropped: Sequ
         seeds=settings.seeds,
         cells=[
             outputs.CellState(
-                run.cell.name, run.cell.arm.name, run.cell.images_per_class, run.cell.seed, run.status, run.error
+                run.cell.name,
+                run.cell.arm.name,
+                run.cell.images_per_class,
+                run.cell.seed,
+                run.status,
+                run.error,
+                run.folder.recipe_hash,
             )
             for run in runs
         ],
     )
-    outputs.write_json(storage.join(url, outputs.STATE), state)
+
+
+def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
+    """Write recipe.yaml, and study.json."""
+    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode(), owner=state.owner)
+    outputs.write_json(storage.join(url, outputs.STATE), state, state.owner)
 
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
@@ -97,7 +107,12 @@ def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
 
 
 def write(
-    recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet | None, work: StudyStatus
+    recipe: Recipe,
+    url: str,
+    runs: Sequence[CellRun],
+    synthetic: SyntheticSet | None,
+    work: StudyStatus,
+    state: outputs.StudyState,
 ) -> Findings:
     """Write the findings of the finished cells; repeating it writes the same bytes, but for the cost.
 
@@ -107,31 +122,35 @@ def write(
         runs: all cells.
         synthetic: the set, None where no arm learns from one.
         work: what running the cells took this time.
+        state: the grid, written last.
     """
     table = cell_table(runs, recipe.evaluation.split)
-    storage.write_table(storage.join(url, outputs.TABLE), table)
-    finished = [(run.cell, run.url) for run in runs if run.status == "done"]
+    storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
+    finished = [(run.cell, run.folder) for run in runs if run.status == "done"]
     dataset = load_dataset(recipe.dataset)
     evidence = analysis.gather(finished, recipe.study.arms, len(dataset.base))
     if synthetic is not None:
-        _write_shift(recipe, url, runs, synthetic)
-    before = outputs.read_cost(url).synthesis
-    cost = outputs.Cost(_synthesis_cost(synthetic, before), training_cost(url, runs, work))
-    return write_conclusions(recipe, url, Findings(table, evidence), shares_seen(runs), cost, len(dataset.classnames))
+        _write_shift(recipe, url, runs, synthetic, state.owner)
+    before = outputs.read_cost(url, state.owner)
+    cost = outputs.Cost(_synthesis_cost(synthetic, before.synthesis), training_cost(before.training, runs, work))
+    conclusions = Findings(table, evidence), shares_seen(runs), cost, len(dataset.classnames)
+    return write_conclusions(recipe, url, state, *conclusions)
 
 
 def write_conclusions(
     recipe: Recipe,
     url: str,
+    state: outputs.StudyState,
     found: Findings,
     seen: Mapping[str, float],
     cost: outputs.Cost,
     classes: int,
     datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> Findings:
-    """Write the answers and what follows from them: curves, comparisons, worth and tables; and the cost.
+    """Write the answers and what follows from them: curves, comparisons, worth and tables; the cost; last the state.
 
     Args:
+        state: the grid.
         found: without comparisons.
         seen: see `shares_seen`.
         classes: of the dataset, or of all of a suite's.
@@ -151,10 +170,12 @@ def write_conclusions(
         outputs.COST: cost,
         outputs.WORTH: worth,
     }.items():
-        outputs.write_json(storage.join(url, name), value)
-    answers.write(evidence, url)
+        outputs.write_json(storage.join(url, name), value, state.owner)
+    answers.write(evidence, url, state.owner)
     text = summary.markdown(recipe, found.table, fits.curves, pairs, datasets)
-    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode())
+    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode(), owner=state.owner)
+    write_state(recipe, url, state)
+    storage.write_contents(url, state.owner)
     return Findings(found.table, evidence, pairs)
 
 
@@ -168,7 +189,7 @@ def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
     return {arm: fmean(of_arm[max(of_arm)]) for arm, of_arm in shares.items()}
 
 
-def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet) -> None:
+def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet, owner: str) -> None:
     """Map the focus arm's first seed at its largest amount; what was mapped already is not mapped again."""
     focus = recipe.study.focus_arm.name
     fit = [run for run in runs if run.status == "done" and run.cell.arm.name == focus and run.cell.arm.synthetic]
@@ -177,11 +198,15 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
     run = max(fit, key=lambda one: (one.cell.images_per_class or 0, -recipe.study.seeds.index(one.cell.seed or 0)))
     key = digest([run.folder.recipe_hash, recipe.evaluation.split, recipe.study.map_images, synthetic.images_per_class])
     place, table_place = (storage.join(url, name) for name in (outputs.SHIFT, outputs.FEATURES))
-    if storage.exists(place) and storage.exists(table_place) and outputs.read_json(place).get("key") == key:
-        return
-    shifts, table = feature_map(run.recipe, run.url, synthetic.url, recipe.study.map_images)
+    of_shift = storage.identity(key)
+    if storage.exists(place) and storage.exists(table_place) and storage.read_owner(table_place) == of_shift:
+        earlier = outputs.read_json(place)
+        if earlier.get("key") == key:
+            outputs.write_json(place, earlier, owner)  # where the study was extended, its identity is another
+            return
+    shifts, table = feature_map(run.recipe, run.folder, synthetic.url, recipe.study.map_images)
     counts = table[table["model"] == "frozen"]["domain"].value_counts()
-    storage.write_table(table_place, table)
+    storage.write_table(table_place, table, of_shift)
     outputs.write_json(
         place,
         outputs.StudyShift(
@@ -194,13 +219,16 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
             key=key,
             **shifts,
         ),
+        owner,
     )
 
 
-def training_cost(url: str, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
-    """What the cells took. Wall time and busy share are those of the calls that did the work, added up."""
+def training_cost(old: outputs.TrainingCost, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
+    """What the cells took, with what was spent before.
+
+    Wall time and busy share are those of the calls that did the work, added up.
+    """
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
-    old = outputs.read_cost(url).training
     old_wall = 3600 * (old.wall_hours or 0.0)
     wall = old_wall + work.wall_seconds
     workers = work.workers or old.workers or 0

@@ -88,6 +88,8 @@ class CellState:
     seed: int | None
     status: Status
     error: str | None
+    hash: str
+    """Of the run's recipe, see `training.run_folder.RunRecord`; of a suite's cell, of those of all datasets."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ class StudyState:
     seeds: list[int]
     cells: list[CellState]
     datasets: list[str] = field(default_factory=list)
+
+    @property
+    def owner(self) -> str:
+        """Identity of the study's files, see `storage.seals`: the grid and its runs, but not how far it is."""
+        cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
+        return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
 
 @dataclass(frozen=True)
@@ -229,10 +237,21 @@ class Cost:
     training: TrainingCost = field(default_factory=TrainingCost)
 
 
-def read_cost(url: str) -> Cost:
-    """What cost.json in a study's folder says; nothing was spent where there is none."""
+def read_cost(url: str, owner: str) -> Cost:
+    """The content of cost.json in a study's folder, or of the study that this one extends; zero without the file.
+
+    Args:
+        owner: identity of the study, see `storage.seals`.
+
+    Raises:
+        DamagedError: it belongs to neither.
+    """
     place = storage.join(url, COST)
-    return TypeAdapter(Cost).validate_json(storage.read_bytes(place)) if storage.exists(place) else Cost()
+    if not storage.exists(place):
+        return Cost()
+    earlier = storage.read_owner(storage.join(url, STATE))
+    known = earlier if storage.read_owner(place) == earlier else owner
+    return TypeAdapter(Cost).validate_json(storage.read_sealed(place, known))
 
 
 def added_synthesis(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
@@ -259,17 +278,17 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
 
 
-def write_json(url: str, value: Any) -> None:
-    """Write what `plain` takes as JSON, whole or not at all."""
+def write_json(url: str, value: Any, owner: str) -> None:
+    """Write what `plain` takes as JSON, whole or not at all; `owner` as of `storage.write_sealed`."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json")
+    storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json", owner)
 
 
-def read_json(url: str) -> dict[str, Any]:
-    """Read a mapping that `write_json` wrote."""
-    return parse_json(storage.read_bytes(url), url, dict, "run the study again")
+def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
+    """Read a mapping that `write_json` wrote; `owner` as of `storage.read_sealed`."""
+    return parse_json(storage.read_sealed(url, owner), url, dict, "run the study again")
 
 
-def read_list(url: str) -> list[Any]:
-    """Read a list that `write_json` wrote."""
-    return parse_json(storage.read_bytes(url), url, list, "run the study again")
+def read_list(url: str, owner: str | None = None) -> list[Any]:
+    """Read a list that `write_json` wrote; `owner` as of `storage.read_sealed`."""
+    return parse_json(storage.read_sealed(url, owner), url, list, "run the study again")

@@ -83,10 +83,10 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         announce("study", recipes)
         parts = parts_of(recipes, url, out is not None)
         for part in parts.values():
-            findings.write_state(part.recipe, part.url, part.runs, part.dropped)
-        if "" not in parts:
-            suites.write_state(recipe, url, parts)
-        ended, work = run_cells(in_order(parts), recipe.study, out=url)
+            _begin(part.recipe, part.url, part.state)
+        state = parts[""].state if "" in parts else suites.state_of(recipe, parts)
+        _begin(recipe, url, state)
+        ended, work = run_cells(in_order(parts), recipe.study, out=url, owner=state.owner)
         parts = with_ended(parts, ended)
         found = _write(recipe, url, parts, work)
         failed = {
@@ -96,6 +96,12 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
             if run.status == "failed"
         }
         return Study(url, found.table, found.pairs, failed, len(ended))
+
+
+def _begin(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
+    """Write the grid of a new study; that of one that is extended stays with its findings until there are new ones."""
+    if not storage.exists(storage.join(url, outputs.STATE)):
+        findings.write_state(recipe, url, state)
 
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
@@ -175,9 +181,8 @@ def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatu
     with Progress(len(parts) + suite, "analyses", "study") as progress:
         for name, part in parts.items():
             progress.update(0, now=name or recipe.name)
-            findings.write_state(part.recipe, part.url, part.runs, part.dropped)
             alone = work if not name else StudyStatus.begin(cells=len(part.runs), done=len(part.runs))
-            found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone)
+            found[name] = findings.write(part.recipe, part.url, part.runs, part.synthetic, alone, part.state)
             storage.require(part.url, outputs.ALWAYS)
             progress.update()
         progress.update(0, now=recipe.name)

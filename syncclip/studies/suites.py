@@ -10,7 +10,7 @@ import pandas as pd
 from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import HARMONIC, harmonic_mean
-from syncclip.recipe.recipe import Recipe
+from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, findings, outputs
 from syncclip.studies.cells import CellRun
 from syncclip.studies.findings import Findings, SyntheticSet
@@ -34,6 +34,11 @@ class Part:
     dropped: Sequence[int]
     runs: Sequence[CellRun]
 
+    @property
+    def state(self) -> outputs.StudyState:
+        """The grid on this dataset, and how far it is."""
+        return findings.state_of(self.recipe, self.runs, self.dropped)
+
 
 def write(
     recipe: Recipe, url: str, parts: Mapping[str, Part], found: Mapping[str, Findings], work: StudyStatus
@@ -49,29 +54,29 @@ def write(
     Returns:
         With the table of mean cells.
     """
-    write_state(recipe, url, parts)
+    state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
     tables = {name: one.table for name, one in found.items()}
     every = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
     table = mean_cells(every, len(parts))
-    storage.write_table(storage.join(url, outputs.DATASETS), every)
-    storage.write_table(storage.join(url, outputs.TABLE), table)
+    storage.write_table(storage.join(url, outputs.DATASETS), every, state.owner)
+    storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
     evidence = analysis.joined([one.evidence for one in found.values()], recipe.study.arms)
-    synthesis = outputs.added_synthesis([outputs.read_cost(part.url).synthesis for part in parts.values()])
-    cost = outputs.Cost(synthesis, findings.training_cost(url, runs, work))
+    costs = [outputs.read_cost(part.url, part.state.owner).synthesis for part in parts.values()]
+    before = outputs.read_cost(url, state.owner)
+    cost = outputs.Cost(outputs.added_synthesis(costs), findings.training_cost(before.training, runs, work))
     classes = sum(len(load_dataset(part.recipe.dataset).classnames) for part in parts.values())
     mine = Findings(table, evidence)
-    mine = findings.write_conclusions(recipe, url, mine, findings.shares_seen(runs), cost, classes, tables)
+    mine = findings.write_conclusions(recipe, url, state, mine, findings.shares_seen(runs), cost, classes, tables)
     storage.require(url, (*outputs.ALWAYS, outputs.DATASETS))
     return mine
 
 
-def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:
-    """Write recipe.yaml, and study.json: the grid, and how far it is on all datasets."""
-    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode())
+def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
+    """The grid of a suite's study, and how far it is on all datasets."""
     first = next(iter(parts.values()))
     datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
-    state = outputs.StudyState(
+    return outputs.StudyState(
         name=recipe.name,
         dataset=recipe.dataset.name,
         classnames=[name for one in datasets for name in one.classnames],
@@ -86,7 +91,6 @@ def write_state(recipe: Recipe, url: str, parts: Mapping[str, Part]) -> None:
         cells=[_cell_state(run.cell.name, parts) for run in first.runs],
         datasets=list(parts),
     )
-    outputs.write_json(storage.join(url, outputs.STATE), state)
 
 
 def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
@@ -96,9 +100,9 @@ def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
     done = all(run.status == "done" for run in runs.values())
     cell = next(iter(runs.values())).cell
     status: outputs.Status = "failed" if errors else "done" if done else "waiting"
-    return outputs.CellState(
-        name, cell.arm.name, cell.images_per_class, cell.seed, status, "; ".join(errors) if errors else None
-    )
+    error = "; ".join(errors) if errors else None
+    hashes = digest([run.folder.recipe_hash for run in runs.values()])
+    return outputs.CellState(name, cell.arm.name, cell.images_per_class, cell.seed, status, error, hashes)
 
 
 def mean_cells(every: pd.DataFrame, datasets: int) -> pd.DataFrame:

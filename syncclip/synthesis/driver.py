@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -91,8 +91,8 @@ def synthesise_set(
         todo = [shard for shard in images if shard not in there]
         if not todo:
             summary = _read_back(asked, url)
-            _index_earlier(url)
-            mark_complete(url, summary.images, summary.planned)
+            _ensure_index(url, plan.owner)
+            mark_complete(url, summary.images, summary.planned, plan.owner)
             return summary
         hold = held.enter_context(storage.lease(url, "synth"))  # also where shards seemed to be there and are damaged
         located = locate(plan.generator, plan.weights)
@@ -106,11 +106,11 @@ def synthesise_set(
         return _read_back(asked, url, _generate(job, _worker(job, located), show, observe))
 
 
-def _index_earlier(url: str) -> None:
-    """Write the index of a whole set that an earlier version made, unless the set is here only to be read."""
-    if read_index(url) is None:
+def _ensure_index(url: str, owner: str) -> None:
+    """Write the index of a whole set without one, as after a kill, unless the set may only be read."""
+    if read_index(url, owner=owner) is None:
         with suppress(UserError), storage.lease(url, "synth"):
-            index_set(url)
+            index_set(url, owner)
 
 
 def files_of(asked: Plan) -> Iterator[str]:
@@ -161,7 +161,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
     placed = plan.model_copy(update=places).model_dump_json()
     source, options = located.source, configured()
     token = os.environ.get(TOKEN) if plan.generator.endpoint else None
-    return partial(ShardWorker, placed, job.url, job.pool.device, source, options, trusted(), job.lease, token)
+    place = job.url, job.pool.device, source, options, trusted()
+    return partial(ShardWorker, placed, *place, job.lease, token, plan.owner)
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
@@ -177,17 +178,17 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
         with _watched(job, status, show, observe) as take:
             check_capacity(job.pool, job.plan.threads)
             generating = True
-            for report in _rounds(job.url, job.images, job.todo, job.pool.retries, run):
+            for report in _rounds(job, run):
                 take(report)
     except BaseException as error:
         # What never started binds the folder to no settings. But where generating on a cluster was interrupted, or the
         # cluster broke, actors may still be at a shard: without the plan, what they commit would be of no use.
         over = not generating or isinstance(error, UserError) or cluster_address() is None
-        if job.new and over and not committed(job.url):
+        if job.new and over and not committed(job.url, owner=job.plan.owner):
             storage.remove(storage.join(job.url, PLAN_NAME))
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
-    index_set(job.url)
+    index_set(job.url, job.plan.owner)
     return Work(images=status.fresh, seconds=seconds, busy=busy, computed=status.computed)
 
 
@@ -196,9 +197,9 @@ def _watched(
     job: _Job, status: SynthesisStatus, show: bool, observe: Observer | None
 ) -> Iterator[Callable[[Report], None]]:
     """Ray, and what takes its reports: status file, metrics, progress line, and the check of what filters reject."""
-    monitor = RejectionMonitor(job.plan, markers(job.url))
+    monitor = RejectionMonitor(job.plan, markers(job.url, owner=job.plan.owner))
     with ExitStack() as stack:
-        stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status))
+        stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status, job.plan.owner))
         line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
         stack.enter_context(ray_session())
         metrics = SynthesisMetrics(job.url)
@@ -219,17 +220,12 @@ def _watched(
         yield take
 
 
-def _rounds(
-    url: str,
-    shards: Collection[int],
-    todo: Sequence[int],
-    retries: int,
-    run: Callable[[Sequence[int]], Iterator[Report]],
-) -> Iterator[Report]:
-    """Run `todo`, then what is still without a marker, until nothing is or `retries` rounds brought nothing."""
+def _rounds(job: _Job, run: Callable[[Sequence[int]], Iterator[Report]]) -> Iterator[Report]:
+    """Run what is to be done, then what is still without a marker, until nothing is or no round brought anything."""
+    url, shards = job.url, job.images
 
     def left() -> list[int]:
-        there = {stats.shard for stats in markers(url)}
+        there = {stats.shard for stats in markers(url, owner=job.plan.owner)}
         return [shard for shard in shards if shard not in there]
 
     def failure(shard: int, cause: str, left: int) -> str:
@@ -238,7 +234,7 @@ def _rounds(
             f"are committed in {url} and stay, and the same command goes on from there"
         )
 
-    return rounds(todo, left, failure, retries, run)
+    return rounds(job.todo, left, failure, job.pool.retries, run)
 
 
 def check_capacity(

@@ -6,6 +6,7 @@ of each class are a prefix. Shards are cut at the amounts that were asked for, s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -159,6 +160,16 @@ class Plan(Settings):
             first += count
         raise IndexError(f"shard {shard} of {first}")
 
+    @property
+    def owner(self) -> str:
+        """Identity of the set's files, see `storage.seals`: all that decides its images, but not how many there are."""
+        values = self.normalized().model_dump(mode="json", exclude={"amounts"})
+        return storage.identity(without_secrets(json.dumps(values, sort_keys=True)))
+
+    def normalized(self) -> Plan:
+        """The plan as it is stored: without what is particular to a machine."""
+        return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
+
     def extended(self, images_per_class: int) -> Plan:
         """The plan for at least so many images per class; the shards that it has already stay as they are."""
         if images_per_class <= self.images_per_class:
@@ -249,8 +260,7 @@ def write_plan(plan: Plan, url: str) -> Plan:
     After a crash the folder holds the old plan or the new one; both fit its shards.
     """
     assert plan.generator.batch_size != "auto", "it is measured before the plan is written"
-    told = plan.model_copy(update={"generator": plan.generator.model_copy(update=MACHINE)})
-    storage.write_document(storage.join(url, PLAN_NAME), told)
+    storage.write_document(storage.join(url, PLAN_NAME), plan.normalized(), plan.owner)
     return plan
 
 

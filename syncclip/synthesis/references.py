@@ -92,12 +92,13 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
     After a crash each shard of them is there or isn't, and the same call writes those that are missing.
     """
     place = _place(digests(images), url)
-    there = committed(place)
+    owner = storage.identity(place.rpartition("/")[2])
+    there = committed(place, owner=owner)
     rows = [(label, data) for label, of_class in enumerate(images) for data in of_class]
     samples = [Sample(index, label, data, dataset.prompt(label)) for index, (label, data) in enumerate(rows)]
     for shard, start in enumerate(range(0, len(samples), SHARD_IMAGES)):
         if shard not in there:
-            write_shard(place, shard, samples[start : start + SHARD_IMAGES])
+            write_shard(place, shard, samples[start : start + SHARD_IMAGES], owner=owner)
 
 
 def _place(guides: Sequence[Sequence[str]], url: str) -> str:

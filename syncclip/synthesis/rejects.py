@@ -39,7 +39,7 @@ _TABLE = pa.schema(
         ("jpeg", pa.binary()),
     ]
 )
-_NAME = re.compile(r"\d{5,}_rejects\.parquet")
+REJECTS = re.compile(r"(\d{5,})_rejects\.parquet")
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,32 @@ def rejects_name(shard: int) -> str:
     return f"{shard:05d}_rejects.parquet"
 
 
-def write_rejects(url: str, shard: int, rejects: Sequence[Reject]) -> None:
-    """Lay a shard's thumbnails beside it, if there are any; the same rejects give the same bytes."""
+def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
+    """Write a shard's thumbnails beside it, if there are any; the same rejects give the same bytes.
+
+    Args:
+        owner: identity of the plan, see `storage.seals`.
+    """
     if rejects:
         table = pa.Table.from_pylist([asdict(one) for one in rejects], _TABLE)
-        storage.write_table(storage.join(url, rejects_name(shard)), table)
+        storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
-def read_rejects(url: str, most: int) -> dict[str, list[Reject]]:
-    """Reason -> at most `most` rejects of the set at `url`, those of different classes first; {} where none are."""
+def owner_of_shard(owner: str, shard: int) -> str:
+    """Identity of what belongs to one shard of a plan."""
+    return storage.identity(f"{owner}/{shard}")
+
+
+def read_rejects(url: str, most: int, owner: str) -> dict[str, list[Reject]]:
+    """Reason -> at most `most` rejects of the set at `url`, those of different classes first; {} where none are.
+
+    Args:
+        owner: identity of the plan, see `storage.seals`.
+    """
     folder = storage.join(url, "")
-    texts = storage.read_many([folder + name for name in storage.sizes(url) if _NAME.fullmatch(name)])
+    shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
+    owners = {place: owner_of_shard(owner, shard) for place, shard in shards.items()}
+    texts = storage.read_many(list(shards), owner=owners)
     found: dict[str, list[Reject]] = {}
     for data in texts.values():
         for row in storage.read_parquet(data, _TABLE).to_pylist():

@@ -136,23 +136,28 @@ class SynthesisStatus(JobStatus):
         return [*lines, self.last_sign_of_life("synth")]
 
 
-def read_status(url: str) -> SynthesisStatus | None:
+def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
     """The status of the set at `url`; None where there is none.
+
+    Args:
+        owner: identity of its plan, see `storage.seals`.
 
     Raises:
         UserError: another version wrote it.
     """
-    return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, "use the version that wrote it")
+    return storage.read_document(
+        storage.join(url, STATUS_NAME), SynthesisStatus, "use the version that wrote it", owner
+    )
 
 
-def mark_complete(url: str, images: int, planned: int) -> None:
+def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
     """Mark a set complete whose driver died between its last shard and its last status."""
     with contextlib.suppress(UserError, OSError):
-        status = read_status(url)
+        status = read_status(url, owner)
         if status is not None and status.state != "complete":
             ended: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
             update = {**ended, "remaining": 0.0, "seen": round(time.time(), 3)}
-            storage.write_document(storage.join(url, STATUS_NAME), status.model_copy(update=update))
+            storage.write_document(storage.join(url, STATUS_NAME), status.model_copy(update=update), owner)
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)

@@ -30,6 +30,8 @@ class SetSummary(Settings):
     """What a set holds. All but `work` follows from plan and markers, so that every run sums up the same set alike."""
 
     url: str = Field(exclude=True)
+    owner: str = Field(exclude=True)
+    """Identity of the set's files, see `storage.seals`."""
     complete: bool
     """Whether every shard of the plan is committed."""
     images: int
@@ -59,7 +61,7 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     shards = images = planned = size = 0
     seconds = 0.0
     of_plan = plan.shards()
-    for stats in markers(url):  # one after the other: all markers of a large set are a gigabyte
+    for stats in markers(url, owner=plan.owner):  # one after the other: all markers of a large set are a gigabyte
         if stats.shard in of_plan:
             per_class.update(stats.per_class)
             rejects.update(stats.rejects)
@@ -71,6 +73,7 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     counts = [per_class[label] for label in range(plan.classes)]
     summary = SetSummary(
         url=url,
+        owner=plan.owner,
         complete=shards == len(of_plan),
         images=images,
         dropped=planned - images,
@@ -87,6 +90,6 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     )
     text = (summary.model_dump_json(indent=1) + "\n").encode()
     place = storage.join(url, SUMMARY_NAME)
-    if not storage.exists(place) or storage.read_bytes(place) != text:
-        storage.write_sealed(place, text)
+    if not storage.exists(place) or storage.read_sealed(place, plan.owner) != text:
+        storage.write_sealed(place, text, owner=plan.owner)
     return summary

@@ -59,11 +59,13 @@ class ShardWorker:
         trusted: Sequence[str] = (),
         lease: str | None = None,
         token: str | None = None,
+        owner: str = storage.NOBODY,
     ) -> None:
         trust(*trusted)  # as the process does that makes the actor
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
         self._options, self._lease, self._token = dict(options), lease, token
+        self._owner = owner
         self._tools: tuple[AnyGenerator, list[Filter]] | None = None
         self._references: ReferenceImages | None = None
 
@@ -93,8 +95,9 @@ class ShardWorker:
                     begun = time.time()
                 report = report._replace(**_told(made))
                 with working_for(self.url, self._lease):
-                    write_rejects(self.url, report.shard, made.gallery)
-                    write_shard(self.url, report.shard, made.samples, made.rejects, begun - report.started)
+                    write_rejects(self.url, report.shard, made.gallery, self._owner)
+                    seconds = begun - report.started
+                    write_shard(self.url, report.shard, made.samples, made.rejects, seconds, self._owner)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()

@@ -78,7 +78,8 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
         metrics=checkpoint.metrics,
     )
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
-    storage.write_sealed(_path(folder, checkpoint.step, "json"), marker.model_dump_json(exclude_none=True).encode())
+    text, owner = marker.model_dump_json(exclude_none=True), storage.identity(recipe_hash)
+    storage.write_sealed(_path(folder, checkpoint.step, "json"), text.encode(), owner=owner)
     if old := steps(folder)[:-keep]:
         good = best(folder)
         _remove(folder, [step for step in old if good is None or step != good[0]])
@@ -128,7 +129,7 @@ def best(folder: str) -> tuple[int, float] | None:
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
-            score = Marker.model_validate_json(storage.read_bytes(_path(folder, step, "json"))).score
+            score = Marker.model_validate_json(storage.read_sealed(_path(folder, step, "json"))).score
             scored += [(step, score)] if score is not None else []
     return max(scored, key=lambda found: (found[1], -found[0]), default=None)
 
@@ -176,7 +177,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
 
 def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
     path = _path(folder, step, "json")
-    marker = Marker.model_validate_json(storage.read_bytes(path))
+    marker = Marker.model_validate_json(storage.read_sealed(path))
     if marker.recipe_hash != recipe_hash:
         raise UserError(
             f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "

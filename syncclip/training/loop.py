@@ -239,30 +239,31 @@ def _reading_notes(stream: MixedStream | None) -> list[str]:
     return notes
 
 
-def load_prompts(run_url: str, method: Method) -> None:
+def load_prompts(run: RunFolder, method: Method) -> None:
     """Put the prompts of a finished run into a method built from the same recipe.
 
     Raises:
         UserError: the run has no prompts yet, or those of another method or backbone.
     """
-    saved = read_prompts(run_url)
+    saved = read_prompts(run)
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
-        path = storage.join(run_url, PROMPTS)
-        raise UserError(f"{path} holds prompts of another method or backbone; evaluate with the run's own recipe")
+        raise UserError(
+            f"{run.path(PROMPTS)} holds prompts of another method or backbone; evaluate with the run's own recipe"
+        )
     _put(saved, learnable)
 
 
-def read_prompts(run_url: str) -> dict[str, Tensor]:
+def read_prompts(run: RunFolder) -> dict[str, Tensor]:
     """The prompts of a finished run, by their names.
 
     Raises:
         UserError: the run has none yet, or they are damaged; the sentence names the file.
     """
-    path = storage.join(run_url, PROMPTS)
+    path = run.path(PROMPTS)
     if not storage.exists(path):
-        raise UserError(f"{run_url} holds no {PROMPTS}; train first (syncclip train), or check the path")
-    saved = storage.parse_tensors(storage.read_bytes(path), path, "train again in another folder")
+        raise UserError(f"{run.url} holds no {PROMPTS}; train first (syncclip train), or check the path")
+    saved = storage.parse_tensors(storage.read_sealed(path, run.owner), path, "train again in another folder")
     if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite; train again in another folder")
     return saved

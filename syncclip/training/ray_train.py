@@ -249,7 +249,7 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
     from ray.exceptions import RayError
 
     status = TrainingStatus.begin()
-    with keep_status_file(folder.path(STATUS), status), Progress(None, "steps", "train") as progress:
+    with keep_status_file(folder.path(STATUS), status, folder.owner), Progress(None, "steps", "train") as progress:
 
         def look_at_run() -> None:
             nonlocal heard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.metrics_file import MetricsFile, digest_of, lines_until
 from syncclip.training.optimizers import state_of
-from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
+from syncclip.training.run_folder import CHECKPOINTS, EVENTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
@@ -150,10 +151,12 @@ class RunRecorder:
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = (), seen: float | None = None) -> None:
         """Write the prompts and, last, that the run is finished, and what share of the synthetic images it saw."""
         self._metrics.sync()
+        self._trackers.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
-        storage.write_sealed(self._run.path(PROMPTS), safetensors.torch.save(tensors))
+        storage.write_sealed(self._run.path(PROMPTS), safetensors.torch.save(tensors), owner=self._run.owner)
         self._record.status, self._record.steps, self._record.seen = "finished", self._record.total_steps, seen
-        self._record.seconds, self._record.metrics_sha256 = self._seconds(), self._metrics.digest
+        self._record.seconds = self._seconds()
+        self._record.logs = {METRICS: self._metrics.digest, **self._events()}
         self._record.notes.extend(notes)
         if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
             by, value = self._settings.keep_best, abs(best[1])
@@ -164,6 +167,13 @@ class RunRecorder:
         """Let go of the files; called also after an error."""
         self._metrics.close()
         self._trackers.close(self._record.status == "finished")
+
+    def _events(self) -> dict[str, str]:
+        """File -> sha256 of TensorBoard's events."""
+        if "tensorboard" not in self._settings.trackers:
+            return {}
+        names = [name for name in storage.sizes(self._run.url) if EVENTS in name]
+        return {name: hashlib.sha256(storage.read_bytes(self._run.path(name))).hexdigest() for name in sorted(names)}
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
         """How good the state is, higher being better; None where the settings don't ask."""

@@ -18,6 +18,8 @@ from syncclip.core.settings import UserError
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
+EVENTS = ".tfevents."
+"""Part of the names of TensorBoard's files."""
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 """Keys of a recipe that may make a run another one; the settings of a study or an evaluation do not."""
 
@@ -33,7 +35,7 @@ class RunRecord(BaseModel):
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
-    metrics_sha256: str | None = None  # of a finished run's metrics.jsonl
+    logs: dict[str, str] = {}  # of a finished run, file -> sha256 of metrics.jsonl and TensorBoard's events
     origin: str | None = None  # of prompts that were not learned here: the checkpoint that they are from
     notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
     error: str | None = None
@@ -54,6 +56,11 @@ class RunFolder:
     name: str
     recipe_hash: str
     recipe_text: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Identity of the run's files, see `storage.seals`."""
+        return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
         """The path of something in the folder."""
@@ -91,18 +98,18 @@ class RunFolder:
 
     def write(self, record: RunRecord) -> None:
         """Replace `run.json`; after a crash either the old or the new one is there."""
-        storage.write_document(self.path(RECORD), record)
+        storage.write_document(self.path(RECORD), record, self.owner)
 
     def write_recipe(self) -> None:
         """Write the resolved recipe beside the results, where one was given."""
         if self.recipe_text:
-            storage.write_sealed(self.path(RECIPE), self.recipe_text.encode())
+            storage.write_sealed(self.path(RECIPE), self.recipe_text.encode(), owner=self.owner)
 
     def _changes(self) -> str:
         path = self.path(RECIPE)
         if not self.recipe_text or not storage.exists(path):
             return ""
-        found = differences(storage.read_bytes(path).decode(), self.recipe_text)
+        found = differences(storage.read_sealed(path).decode(), self.recipe_text)
         changes = [change for change in found if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
 

@@ -64,7 +64,8 @@ def run_lines(url: str) -> list[str] | None:
     record = RunFolder(url, "", "").record()
     if record is None:
         return None
-    status = storage.read_document(storage.join(url, STATUS), TrainingStatus, "use the version that wrote it")
+    owner = storage.identity(record.recipe_hash)
+    status = storage.read_document(storage.join(url, STATUS), TrainingStatus, "use the version that wrote it", owner)
     if status is not None and record.status == "running":
         return status.lines()
     lines = [f"{record.status}: {record.steps:,} of {counted(record.total_steps, 'step')}"]

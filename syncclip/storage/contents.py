@@ -1,0 +1,45 @@
+"""`contents.json`: names of the files that a finished command left in a folder, so that a removed one is noticed."""
+
+from __future__ import annotations
+
+import re
+
+from syncclip.core.settings import Settings
+from syncclip.storage.documents import read_document, write_document
+from syncclip.storage.files import sizes
+from syncclip.storage.places import join
+from syncclip.storage.seals import NOBODY
+
+CONTENTS = "contents.json"
+_SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
+"""Files of shards, which their plan and their markers account for."""
+
+
+class Contents(Settings):
+    """Content of `contents.json`."""
+
+    files: tuple[str, ...]
+    """Names of the folder's own files, sorted; without hidden ones and those of shards."""
+
+
+def write_contents(url: str, owner: str = NOBODY) -> None:
+    """Record which files a folder has, at the end of a command that wrote there.
+
+    Args:
+        url: of the folder.
+        owner: identity of what it holds, see `seals`.
+    """
+    names = (name for name in sizes(url) if not name.startswith(".") and not _SHARD.fullmatch(name))
+    files = tuple(sorted(name for name in names if name != CONTENTS))
+    if read_contents(url, owner) != files:
+        write_document(join(url, CONTENTS), Contents(files=files), owner)
+
+
+def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
+    """The names that were recorded; None where no command has finished.
+
+    Raises:
+        DamagedError: the record was changed, cut short or exchanged.
+    """
+    document = read_document(join(url, CONTENTS), Contents, "remove it and run the command that wrote it again", owner)
+    return None if document is None else document.files
