@@ -135,7 +135,7 @@ def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
     generate(recipe, [], sets[NONE])
     place = storage.join(out, "thresholds.json")
     if not storage.exists(place):
-        write_json(place, thresholds(recipe, sets[NONE], asked.share))
+        write_json(place, thresholds(recipe, sets[NONE], asked.share), storage.NOBODY)
     cuts = read_json(place)
     for name, filters in arms(asked.filters, cuts).items():
         sets[name] = storage.join(out, "sets", name)

@@ -35,13 +35,18 @@ def progress(url: str) -> list[str]:
     """
     from syncclip import storage
     from syncclip.shards.markers import committed
-    from syncclip.studies.status import read_study_status
+    from syncclip.studies.outputs import STATE
+    from syncclip.studies.status import PROGRESS, read_study_status
     from syncclip.synthesis.plan import read_plan
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import run_lines
 
     if (study := read_study_status(url)) is not None:
-        return [url, *study.lines()]
+        state = storage.join(url, STATE)
+        owner = storage.read_owner(state) if storage.exists(state) else None
+        other = owner not in (None, storage.read_owner(storage.join(url, PROGRESS)))
+        note = f"{PROGRESS} is of another grid than {STATE}: the study is being extended, or a file was exchanged"
+        return [url, *study.lines(), *([note] if other else [])]
     for place in (url, storage.join(url, "synthetic")):
         plan = read_plan(place)
         if (found := read_status(place, plan.owner if plan else None)) is not None:

@@ -93,7 +93,7 @@ def classify_shards(
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
     """What decides a finished run's answers, but for how it is asked: its recipe, prompts, classes and CLIP."""
     prompts = hashlib.sha256(storage.read_sealed(folder.path(PROMPTS), folder.owner)).hexdigest()
-    return [recipe.hash, prompts, read_classes(recipe, folder).model_dump(mode="json")]
+    return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 
 
 class ShardClassifier(ShardPass):

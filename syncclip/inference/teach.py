@@ -78,7 +78,7 @@ def teach(
     """
     url, run = absolute(url), absolute(run)
     plan, (recipe, folder) = read_whole_set(url), finished_run(run)
-    known = read_classes(recipe, folder).classnames
+    known = read_classes(folder).classnames
     if known != list(plan.classnames):
         raise UserError(
             f"{run}: this teacher tells {len(known)} classes apart that are not the {plan.classes} of {url}; train "

@@ -20,8 +20,10 @@ from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
+from syncclip.sets.imported import read_set
 from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
+from syncclip.storage.contents import CONTENTS
 from syncclip.studies import outputs
 from syncclip.training.metrics_file import digest_of
 from syncclip.training.run_folder import METRICS, RECORD
@@ -59,7 +61,7 @@ class Inputs:
         results: cell name -> its results.json; a single run is the cell "".
         record: run.json of a run; `history`: its metrics.jsonl.
         plan: plan.json of the synthetic set.
-        owner: identity of the set, see `storage.seals`.
+        owner, folder_owner: identity of the set, and of what the folder holds, see `storage.seals`.
         shards, images, seconds, rejects: of the set, by the markers of its shards; `seconds` of one generator.
     """
 
@@ -83,6 +85,7 @@ class Inputs:
     synthetic: ShardSet | None = None
     set_files: list[str] = field(default_factory=list)
     owner: str = storage.NOBODY
+    folder_owner: str = storage.NOBODY
     shards: int = 0
     images: int = 0
     seconds: float = 0.0
@@ -116,10 +119,10 @@ def read_inputs(url: str) -> Inputs:
         raise UserError(f"cannot report on {url}: {there}; give the folder of a study, a run or a synthetic set")
     found = Inputs(url, kind)
 
-    roots = {"study": outputs.STATE, "run": RECORD, "set": ""}
+    roots = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
     owner = storage.read_owner(storage.join(url, root)) if (root := roots[kind]) in names else None
-    if kind != "set":
-        storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # without it there is nothing to report
+    found.folder_owner = owner or storage.NOBODY
+    storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # without it there is nothing to report
 
     def read(name: str, parse: Callable[[bytes], T], otherwise: T, owner: str | None = owner) -> T:
         if name not in names:
@@ -158,7 +161,18 @@ def read_inputs(url: str) -> Inputs:
             found.history = _parsed(found, METRICS, lambda: _history(found.record, lines()), [])
     _read_set(found)
     _read_dataset(found)
+    _note_missing(found, url)
     return found
+
+
+def _note_missing(found: Inputs, url: str) -> None:
+    """Note files that a finished command left in the folder and that are not there any more."""
+    try:
+        lost = sorted({*(storage.read_contents(url) or ())} - {*storage.sizes(url)})
+    except UserError as error:
+        found.notes.append(f"{first_line(error)}.")
+        return
+    found.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in lost]
 
 
 def _read_set(found: Inputs) -> None:
@@ -186,6 +200,9 @@ def _read_set(found: Inputs) -> None:
                 found.owner = storage.read_owner(storage.join(place, plan))
                 images, stats = ShardSet(place), list(markers(place, owner=found.owner))
                 found.shards, found.images = len(stats), sum(one.count for one in stats)
+                if (known := read_set(place)) is not None and (planned := len(known.shards())) > len(stats):
+                    lost = f"{planned - len(stats)} of its {planned} shards are missing or damaged"
+                    found.notes.append(f"The synthetic set at {place} is not complete: {lost}.")
                 found.seconds = math.fsum(one.seconds for one in stats)
                 found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
                 found.synthetic = images

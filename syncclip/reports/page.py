@@ -75,7 +75,9 @@ def write_report(folder: str) -> StudyReport:
     found = read_inputs(folder)
     numbers = Numbers() if found.kind == "set" else gather_numbers(found)
     url = storage.join(found.url, "report.html")
-    storage.write_sealed(url, render_page(found, numbers).encode())
+    storage.write_sealed(url, render_page(found, numbers).encode(), owner=found.folder_owner)
+    if storage.read_contents(found.url) is not None:
+        storage.write_contents(found.url, found.folder_owner)
     return StudyReport(url, terminal_table(found, numbers))
 
 

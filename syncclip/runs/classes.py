@@ -10,7 +10,7 @@ from syncclip import storage
 from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import Settings, Template, UserError
-from syncclip.datasets import Dataset, load_dataset
+from syncclip.datasets import Dataset
 from syncclip.evaluation.predict import RESULTS
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
@@ -73,31 +73,21 @@ def describe(
     )
 
 
-def stored_classes(folder: RunFolder) -> RunClasses | None:
-    """What a run's folder says it tells apart; None of a run that was not evaluated, or of an earlier version."""
-    return storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
-
-
 def clip_of(recipe: Recipe) -> str:
     """Name and tag of a recipe's CLIP."""
     return ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
 
 
-def read_classes(recipe: Recipe, folder: RunFolder) -> RunClasses:
-    """What a run tells apart: as its folder says, or, of a run of an earlier version, its dataset.
+def read_classes(folder: RunFolder) -> RunClasses:
+    """What a run tells apart, as its folder says.
 
     Raises:
-        UserError: the file is damaged; or there is none, and the dataset is not there either.
+        UserError: the file is damaged, or missing because the run was never evaluated.
     """
-    if (found := stored_classes(folder)) is not None:
-        return found
-    try:
-        return describe(recipe, load_dataset(recipe.dataset))
-    except UserError as error:
-        raise UserError(
-            f"{folder.url}: this run of an earlier version doesn't hold its class names, and its dataset is not there "
-            f"({error}); bring the dataset back and evaluate the run once"
-        ) from error
+    found = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
+    if found is None:
+        raise UserError(f"{folder.path(CLASSES)} is missing; evaluate the run once: `syncclip evaluate {folder.url}`")
+    return found
 
 
 def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
@@ -108,7 +98,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
             mean nothing.
     """
     storage.configure(recipe.storage.options)
-    classes, backbone = read_classes(recipe, folder), load_backbone(recipe.backbone)
+    classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
     now = backbone.preprocess_settings
     others = [key for key, value in classes.preprocess.items() if key in now and now[key] != value]
     if others or classes.clip_sha256 not in (None, backbone.sha256):

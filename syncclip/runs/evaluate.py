@@ -20,7 +20,7 @@ from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
-from syncclip.runs.classes import CLASSES, carry_over, describe, stored_classes
+from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
@@ -76,8 +76,7 @@ def transfer(
     elsewhere = recipe.model_copy(update={"dataset": other})
     parts = build_parts(elsewhere, cache)
     carry_over(recipe, folder, parts.method, f"those of {parts.dataset.name!r}")
-    if (known := stored_classes(folder)) is not None:
-        parts = replace(parts, temperature=known.temperature)
+    parts = replace(parts, temperature=read_classes(folder).temperature)
     return _evaluate(elsewhere, folder, parts, other.name, workers)
 
 

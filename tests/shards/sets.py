@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
+from syncclip import storage
 from syncclip.shards.verify import problems
 from syncclip.shards.writer import Sample, write_shard
 
@@ -39,13 +40,20 @@ def sample(index: int, classes: int) -> Sample:
 
 
 def write_set(
-    url: str, classes: int, rounds: int, rounds_per_shard: int = 1, without: Iterable[int] = (), first: int = 0
+    url: str,
+    classes: int,
+    rounds: int,
+    rounds_per_shard: int = 1,
+    without: Iterable[int] = (),
+    first: int = 0,
+    owner: str = storage.NOBODY,
 ) -> None:
     """`rounds` images of each class, in shards of `rounds_per_shard` rounds, index-major, `without` some samples."""
     missing = set(without)
     for shard, start in enumerate(range(first, rounds, rounds_per_shard), first // rounds_per_shard):
         indices = range(start * classes, min(rounds, start + rounds_per_shard) * classes)
-        write_shard(url, shard, [sample(index, classes) for index in indices if index not in missing])
+        samples = [sample(index, classes) for index in indices if index not in missing]
+        write_shard(url, shard, samples, owner=owner)
 
 
 def verify(url: str) -> list[str]:

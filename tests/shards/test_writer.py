@@ -51,6 +51,7 @@ def test_the_marker_says_what_was_written(tmp_path: Path) -> None:
         "rejects": {"blank": 2},
         "seconds": 1.25,
         "format": 1,
+        "owner": "0" * 16,
     }
     assert committed(str(tmp_path)) == {3: stats}
 
@@ -84,12 +85,12 @@ def test_a_writer_killed_before_the_marker_leaves_no_shard(
 ) -> None:
     calls: list[str] = []
 
-    def dying(write: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
-        def killed(url: str, data: bytes) -> None:
+    def dying(write: Callable[..., None]) -> Callable[..., None]:
+        def killed(url: str, data: bytes, **options: str) -> None:
             if len(calls) == written:
                 raise Killed
             calls.append(url)
-            write(url, data)
+            write(url, data, **options)
 
         return killed
 

@@ -45,7 +45,7 @@ def test_a_job_begins_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lacking", ["began", "seen"])
 def test_a_file_without_a_time_is_refused(tmp_path: Path, lacking: str) -> None:
     place = tmp_path / "told.json"
-    place.write_text(begun().model_dump_json(exclude={lacking}))
+    storage.write_sealed(str(place), begun().model_dump_json(exclude={lacking}).encode())
     with pytest.raises(UserError, match=f"{lacking}: Field required"):
         storage.read_document(str(place), JobStatus, "use the version that wrote it")
 
@@ -63,7 +63,7 @@ def test_it_is_written_while_the_block_waits(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_to_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
-    def refuse(url: str, document: object) -> None:
+    def refuse(url: str, *_: object) -> None:
         tries.append(url)
         raise OSError("reset")
 

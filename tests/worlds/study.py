@@ -63,7 +63,7 @@ def make_set(recipe: Recipe, url: str) -> str:
             Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index // len(CLASSES))), e.prompt)
             for e in entries
         ]
-        write_shard(url, shard, samples, seconds=0.5)
+        write_shard(url, shard, samples, seconds=0.5, owner=plan.owner)
     assert storage.exists(storage.join(url, "plan.json"))
     return url
 

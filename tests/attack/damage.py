@@ -1,0 +1,391 @@
+"""Damage to every file of a set, a run, a study and a packed dataset: detected, harmless, or silent.
+
+Damage is a flipped bit, truncation, zeros, extension, removal, or exchange with the same file of a sibling (another
+seed, configuration, shard or study). `python -m tests.attack.damage` makes the folders, damages them thoroughly and
+prints the table of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from syncclip import storage
+from syncclip.cli.status import progress
+from syncclip.core.settings import UserError
+from syncclip.datasets import DatasetSettings
+from syncclip.datasets.loading import read_dataset
+from syncclip.datasets.packed import pack
+from syncclip.recipe.recipe import Recipe
+from syncclip.reports.images import reject_strips
+from syncclip.reports.inputs import read_inputs
+from syncclip.reports.page import write_report
+from syncclip.reports.table import quality_table
+from syncclip.runs import evaluate
+from syncclip.runs.classes import read_classes
+from syncclip.runs.resolve import finished_run, resolve_run
+from syncclip.sets.imported import SET_RECIPE, read_set, read_whole_set
+from syncclip.sets.quality import measure_quality
+from syncclip.shards.index import index_set
+from syncclip.shards.reader import ShardSet
+from syncclip.storage.status_file import keep_status_file
+from syncclip.studies import answers, findings
+from syncclip.studies.analysis import gather
+from syncclip.studies.cells import prepare, run_cell
+from syncclip.studies.grid import cells
+from syncclip.studies.status import PROGRESS, StudyStatus
+from syncclip.studies.verify import verify
+from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.rejects import Reject, write_rejects
+from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
+from syncclip.synthesis.summary import summarise
+from syncclip.training import checkpoints
+from syncclip.training.loop import read_prompts
+from syncclip.training.metrics_file import digest_of, lines_until
+from syncclip.training.run_folder import RunFolder
+from tests.worlds.study import make_set, study_recipe, study_world
+
+FLIP = "flipped bit"
+CUTS = ("empty", "half", "1 byte less", "100 bytes less", "4,096 bytes less")
+FILLS = ("all zeros", "last 512 bytes zeros", "1 byte more", "512 bytes more")
+REMOVED, EXCHANGED = "removed", "exchanged"
+KINDS = (FLIP, *CUTS, *FILLS, REMOVED, EXCHANGED)
+
+
+@dataclass
+class Victim:
+    """A folder that is damaged.
+
+    Attributes:
+        siblings: folders whose files are put in place of this one's: of another seed, configuration, shard or study.
+        commands: name -> what a command returns that reads the folder; raises UserError where it refuses, and says in
+            a text that begins with "note:" what it left out.
+    """
+
+    folder: Path
+    siblings: Sequence[Path]
+    commands: dict[str, Callable[[], object]] = field(default_factory=dict)
+
+
+def make_folders(root: Path) -> dict[str, Victim]:
+    """A set, a run, a study with its runs, and a packed dataset, each with every kind of file; without Ray."""
+    world = study_world(root / "world")
+    recipe = study_recipe(world, "study.images_per_class=[2,4]", "study.seeds=[1]", "training.checkpoint_every=1")
+    recipe = recipe.with_values({"training.trackers": ["tensorboard"]})
+    sets = {seed: _set(recipe.with_values({"synthesis.seed": seed}), root / f"set{seed}") for seed in (0, 1)}
+    study = _study(recipe, sets[0], root / "study")
+    other = _study(recipe.with_values({"study.seeds": [2], "study.images_per_class": [2]}), sets[0], root / "study2")
+    run = root / "study" / "cells" / "syncclip-both-4-seed1"
+    runs = [root / "study" / "cells" / "syncclip-both-2-seed1", other / "cells" / "syncclip-both-2-seed2"]
+    dataset = read_dataset(recipe.dataset)
+    packed = [root / "packed", root / "packed2"]
+    for place, seeds in zip(packed, ((1,), (2,)), strict=True):
+        pack(dataset, str(place), shots=(1, 2), seeds=seeds)
+    return {
+        "set": Victim(sets[0], [sets[1]], _of_set(recipe, sets[0])),
+        "run": Victim(run, runs, _of_run(run)),
+        "study": Victim(study, [other], _of_study(recipe, study, sets[0])),
+        "packed": Victim(packed[0], [packed[1]], _of_packed(packed[0])),
+    }
+
+
+def _set(recipe: Recipe, place: Path) -> Path:
+    url = make_set(recipe, str(place))
+    plan = read_set(url)
+    assert isinstance(plan, Plan)
+    storage.write_sealed(f"{url}/{SET_RECIPE}", recipe.to_yaml().encode(), owner=plan.owner)
+    summarise(plan, url)
+    measure_quality(recipe, url)
+    index_set(url, plan.owner)
+    for shard in (0, 1):
+        write_rejects(url, shard, [Reject("blank", shard, shard, 0, 0.5, _thumbnail())], plan.owner)
+    with keep_status_file(f"{url}/{STATUS_NAME}", SynthesisStatus.begin(images=1, planned=2), plan.owner):
+        pass
+    storage.write_contents(url, plan.owner)
+    return place
+
+
+def _thumbnail() -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _study(recipe: Recipe, synthetic: Path, place: Path) -> Path:
+    study, url = str(place), str(synthetic)
+    recipe = recipe.with_values({"training.synthetic": url})
+    for run in prepare(recipe, cells(recipe.study), study, url):
+        assert run_cell(run.spec)["error"] is None
+    runs = prepare(recipe, cells(recipe.study), study, url)
+    state = findings.state_of(recipe, runs, [])
+    with keep_status_file(
+        f"{study}/{PROGRESS}", StudyStatus.begin(cells=len(runs), done=len(runs)), state.owner, clock=lambda: 1.0
+    ):
+        pass
+    work = StudyStatus.begin(cells=len(runs), done=0)
+    findings.write(recipe, study, runs, findings.SyntheticSet(url, 4), work, state)
+    write_report(study)
+    return place
+
+
+def _of_set(recipe: Recipe, place: Path) -> dict[str, Callable[[], object]]:
+    url = str(place)
+    wanted = recipe.with_values({"training.synthetic": url, "training.images_per_class": 4})
+
+    def train() -> object:
+        resolve_run(wanted, url + "-run")
+        images = ShardSet(url)
+        lost = [f"note: {name}" for name in images.corruption.names]
+        rows = range(len(images))
+        return lost, [images.image(row).tobytes() for row in rows], images.labels.tolist(), [*map(images.text, rows)]
+
+    def report() -> object:
+        inputs = read_inputs(url)
+        tables = repr(quality_table(inputs)), repr(reject_strips(inputs))
+        return [f"note: {note}" for note in inputs.notes], inputs.plan, inputs.images, inputs.rejects, tables
+
+    return {
+        "train": train,
+        "report": report,
+        "merge": lambda: read_whole_set(url).classnames,
+        "status": lambda: _without_times(progress(url)),
+    }
+
+
+def _without_times(lines: Sequence[str]) -> list[str]:
+    lines = [line for line in lines if "sign of life" not in line]
+    return [f"note: {line}" if "no record of how" in line or "was exchanged" in line else line for line in lines]
+
+
+def _of_run(place: Path) -> dict[str, Callable[[], object]]:
+    url = str(place)
+
+    def classify() -> object:
+        recipe, folder = finished_run(url)
+        prompts = sorted((name, value.tolist()) for name, value in read_prompts(folder).items())
+        return recipe.hash, prompts, read_classes(folder)
+
+    def evaluated() -> object:
+        recipe, folder = finished_run(url)
+        results = evaluate.results_of(recipe, folder)
+        return results or "note: not evaluated", gather([(_cell(), folder)], [_cell().arm], 2).cells
+
+    def report() -> object:
+        inputs = read_inputs(url)
+        return [f"note: {note}" for note in inputs.notes], inputs.results, inputs.record, inputs.history, inputs.recipe
+
+    def resume() -> object:
+        notes: list[str] = []
+        if (record := RunFolder(url, "", "").record()) is None:
+            raise UserError("no run there")
+        metrics, folder = f"{url}/metrics.jsonl", f"{url}/checkpoints"
+        state = checkpoints.newest(
+            folder, record.recipe_hash, notes.append, lambda step: digest_of(lines_until(metrics, step))
+        )
+        assert state is not None
+        parameters = sorted((name, value.tolist()) for name, value in state.parameters.items())
+        return [f"note: {note}" for note in notes], state.step, parameters
+
+    return {
+        "classify": classify,
+        "evaluate": evaluated,
+        "report": report,
+        "resume": resume,
+        "status": lambda: _without_times(progress(url)),
+    }
+
+
+def _cell() -> Any:
+    from syncclip.recipe.study import Arm
+    from syncclip.studies.grid import Cell
+
+    return Cell(Arm(method="syncclip", data="both", name="any"), 4, 1)
+
+
+def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callable[[], object]]:
+    url = str(place)
+    recipe = recipe.with_values({"training.synthetic": str(synthetic)})
+
+    def report() -> object:
+        inputs = read_inputs(url)
+        parts = inputs.state, inputs.fits, inputs.worth, inputs.comparisons, inputs.shift, inputs.cost, inputs.results
+        tables = [None if table is None else table.to_csv() for table in (inputs.table, inputs.features)]
+        return [f"note: {note}" for note in inputs.notes], parts, tables, inputs.recipe
+
+    def resume() -> object:
+        runs = prepare(recipe, cells(recipe.study), url, str(synthetic))
+        return [(run.cell.name, run.status, run.results, run.seconds) for run in runs]
+
+    def recompute() -> object:
+        found = answers.recompute(url)
+        return [f"note: {sentence}" for sentence in found.differ], found.means.to_csv()
+
+    return {
+        "report": report,
+        "recompute": recompute,
+        "study": resume,
+        "status": lambda: _without_times(progress(url)),
+    }
+
+
+def _of_packed(place: Path) -> dict[str, Callable[[], object]]:
+    def train() -> object:
+        dataset = read_dataset(DatasetSettings(name=str(place)))
+        splits = {name: dataset.split(name) for name in ("train", "val", "test")}
+        lost = [f"note: {name}" for images in splits.values() for name in images.corruption.names]
+        images = {
+            name: [(images.image(row).tobytes(), int(images.labels[row])) for row in range(len(images))]
+            for name, images in splits.items()
+        }
+        return lost, images, dataset.classnames, dataset.template, dataset.few_shot(1, 1).tolist()
+
+    return {"train": train}
+
+
+@dataclass
+class Tally:
+    """What became of the damage to files of one kind, by kind of damage.
+
+    Attributes:
+        tried, verified: damages that were tried, and those that `verify` reported.
+        refused, harmless: of those that a command met: reported by name, and without effect on its result.
+        silent: neither; each with file and damage.
+    """
+
+    files: int = 0
+    tried: int = 0
+    verified: int = 0
+    refused: int = 0
+    harmless: int = 0
+    silent: list[str] = field(default_factory=list)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """Every file in a folder and below that has content, hidden ones aside."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path for path in paths if path.stat().st_size)
+
+
+def kind_of(name: str) -> str:
+    """What files are counted together: those of shards and checkpoints by their ending, the rest by name."""
+    return re.sub(r"events\.out\..*", "events.out.*", re.sub(r"^\d{5,}|(?<=step-)\d+", "*", name))
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """The data with one bit flipped."""
+    copy = bytearray(data)
+    copy[place // 8] ^= 1 << place % 8
+    return bytes(copy)
+
+
+def damages(victim: Victim, file: Path, flips: int, seed: int) -> Iterator[tuple[str, bytes | None]]:
+    """(kind, content) of each damage to a file; None: it is removed. Without those that change nothing."""
+    data = file.read_bytes()
+    draw = random.Random(seed)
+    yield from ((FLIP, flipped(data, draw.randrange(8 * len(data)))) for _ in range(flips))
+    cut = dict(zip(CUTS, (b"", data[: len(data) // 2], data[:-1], data[:-100], data[:-4096]), strict=True))
+    tail = min(512, len(data))
+    fill = bytes(len(data)), data[:-tail] + bytes(tail), data + b"x", data + bytes(512)
+    yield from (
+        (kind, content) for kind, content in {**cut, **dict(zip(FILLS, fill, strict=True))}.items() if content != data
+    )
+    yield REMOVED, None
+    seen = {data}
+    for other in _alike(victim, file):
+        if (content := other.read_bytes()) not in seen:
+            seen.add(content)
+            yield EXCHANGED, content
+
+
+def _alike(victim: Victim, file: Path) -> Iterator[Path]:
+    """Files of the same kind elsewhere: of sibling folders, and of siblings in the folder itself."""
+    inside = file.relative_to(victim.folder)
+    for sibling in victim.siblings:
+        if (sibling / inside).is_file():
+            yield sibling / inside
+        elif len(inside.parts) > 2:  # a cell that the sibling doesn't have: any of its cells'
+            yield from sorted(sibling.glob(f"{inside.parts[0]}/*/{Path(*inside.parts[2:])}"))[:1]
+    name = re.sub(r"\d+", "*", file.name)
+    yield from [path for path in sorted(file.parent.glob(name)) if path != file][:2]
+    if len(inside.parts) > 2:
+        yield from [path for path in sorted(file.parent.parent.glob(f"*/{file.name}")) if path != file][:2]
+
+
+def attack(
+    victim: Victim, flips: int, thorough: bool = True, only: Callable[[Path], bool] = lambda _: True
+) -> dict[str, Tally]:
+    """Damage each file of a folder, one at a time, and count by kind of file what becomes of it.
+
+    Args:
+        flips: bits of a file that are flipped, one after the other.
+        thorough: every damage is tried on every command, not on `verify` alone.
+        only: which files are damaged.
+    """
+    tallies: dict[str, Tally] = {}
+    whole = {name: command() for name, command in victim.commands.items()}
+    again = {name: command() for name, command in victim.commands.items()}
+    assert repr(whole) == repr(again), "commands return the same where nothing changed"
+    for number, file in enumerate(filter(only, files_of(victim.folder))):
+        data, tally = file.read_bytes(), tallies.setdefault(kind_of(file.name), Tally())
+        tally.files += 1
+        for kind, content in damages(victim, file, flips, number):
+            try:
+                if content is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(content)
+                tally.tried += 1
+                if verify(str(victim.folder), lambda _: None).problems:
+                    tally.verified += 1
+                else:
+                    tally.silent.append(f"verify: {file}: {kind}")
+                for name, command in victim.commands.items() if thorough else ():
+                    _count(f"{name}: {file}: {kind}", command, whole[name], tally)
+            finally:
+                file.write_bytes(data)
+    return tallies
+
+
+def _count(what: str, command: Callable[[], object], whole: object, tally: Tally) -> None:
+    try:
+        result = command()
+    except UserError:
+        tally.refused += 1
+        return
+    if repr(result) == repr(whole):
+        tally.harmless += 1
+    elif _notes(result) - _notes(whole):
+        tally.refused += 1
+    else:
+        tally.silent.append(what)
+
+
+def _notes(result: object) -> set[str]:
+    """What a result says was left out."""
+    return {*re.findall(r"note: [^']*", repr(result))}
+
+
+def table(victims: dict[str, Victim], flips: int) -> Iterator[str]:
+    """The lines of a Markdown table."""
+    yield "| of a | files | damages | found by `verify` | met by a command: reported | same result | unnoticed |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, victim in victims.items():
+        for kind, tally in sorted(attack(victim, flips).items()):
+            numbers = tally.tried, tally.verified, tally.refused, tally.harmless, len(tally.silent)
+            yield f"| {name}: `{kind}` | {tally.files} | " + " | ".join(f"{n:,}" for n in numbers) + " |"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as root:
+        for line in table(make_folders(Path(root)), flips=20):
+            print(line, flush=True)
