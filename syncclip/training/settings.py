@@ -115,7 +115,7 @@ class TrainingSettings(Settings):
     log_every: int = Field(1, ge=1)
     """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
-    """Where the numbers are shown as well, beside metrics.jsonl; `syncclip[tracking]` brings the libraries."""
+    """Where the numbers are shown as well, beside metrics.jsonl; the `tracking` extra installs the libraries."""
     tracking_project: str = added("syncclip")
     """Name of MLflow's experiment, or Weights & Biases' project."""
     mlflow_uri: str | None = added(None)
