@@ -14,7 +14,7 @@ demo: $(VENV)/installed  ## End to end on the embedded world: generate, train, c
 check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
 	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault or attack)"
 
-test: $(VENV)/installed-dev browser machines  ## All tests, several at once; ARGS="-n 0 tests/shards -k order" narrows them
+test: $(VENV)/installed-dev browser machines  ## All tests, several at once; as root first installs Chromium, sshd, Slurm and Prometheus by apt-get; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not (browser or attack)"; fi; \
 	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
@@ -78,7 +78,7 @@ browser:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium fonts-liberation >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs Chromium, and it can't be installed here."; exit 1; }
 
-# Programs that turn this machine into several hosts and nodes, and monitor them. Only root installs them.
+# Programs that turn this machine into several hosts and nodes, and monitor them. `make test` installs them as root.
 MACHINES := openssh-server openssh-client rsync iproute2 procps slurm-wlm munge prometheus promtool
 HAS_MACHINES = [ -x /usr/sbin/sshd ] && [ -x /usr/sbin/slurmctld ] && [ -x /usr/sbin/munged ] && \
 	[ -n "$$(type -P rsync)" ] && [ -n "$$(type -P prometheus)" ] && [ -n "$$(type -P promtool)" ]

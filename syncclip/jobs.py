@@ -90,7 +90,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
     Examples:
         >>> from syncclip import Recipe, train
-        >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=1"])
+        >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=2"])
         >>> run = train(recipe, "runs/first")
         >>> 0 < run.results["novel"] < 100, run.url.endswith("runs/first")
         (True, True)

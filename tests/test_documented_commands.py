@@ -56,3 +56,60 @@ def test_a_command_that_is_shown_is_accepted(line: str) -> None:
 def test_the_pages_show_most_commands() -> None:
     shown = {line.partition(" ")[0] for line in commands()}
     assert {"init", "plan", "synth", "train", "study", "reproduce", "shards", "datasets", "submit"} <= shown
+
+
+def blocks(kind: str) -> Iterator[str]:
+    """Lines of the fenced blocks of a kind in every page of the repository, continued lines joined."""
+    for page in [*PAGES, *ROOT.glob("*.md"), *(ROOT / "cluster").rglob("*.md"), *(ROOT / "infra").rglob("*.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        yield from re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+
+
+SOURCES = [
+    file
+    for pattern in ("*.md", "docs/**/*.md", "syncclip/**/*.py", "examples/*.ipynb", "cluster/**/*", "infra/**/*")
+    for file in sorted(ROOT.glob(pattern))
+    if file.is_file() and "__pycache__" not in file.parts
+]
+
+
+def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
+    """The package is on no index, so each command names a checkout."""
+    wrong = re.compile(r"pip install (?:-\S+ )*[\"']?syncclip\b")
+
+    assert [file for file in SOURCES if wrong.search(file.read_text(encoding="utf-8"))] == []
+    assert wrong.search("pip install -U 'syncclip[s3]'") and wrong.search("pip install syncclip")
+
+
+def test_where_every_ray_of_an_account_is_ended_a_page_says_so() -> None:
+    typed = [line for block in blocks("bash") for line in block.splitlines() if re.match(r" *ray stop\b", line)]
+
+    assert typed and all("every Ray of your account" in line for line in typed)
+    for file in (ROOT / "cluster").glob("*.yaml"):
+        if "ray stop" in (text := file.read_text()) and "type: local" in text:
+            assert "every Ray of the account" in " ".join(text.replace("\n#", "").split())
+
+
+def documented_trainings() -> Iterator[tuple[str, list[str]]]:
+    """(recipe, overrides) of every training and study that pages, docstrings and notebooks show."""
+    for line in commands():
+        words = shlex.split(line)
+        words = words[1:] if words[0] == "submit" else words
+        if words[0] in ("train", "study", "choose") and len(words) > 1:
+            yield words[1], [word for word in words[2:] if re.match(r"[\w.]+=", word)]
+    for file in [*ROOT.glob("syncclip/**/*.py"), *ROOT.glob("examples/*.ipynb")]:
+        text = file.read_text(encoding="utf-8")
+        for epochs in re.findall(r"(?<!\w)training\.epochs=\d+", text):
+            yield "travel", [epochs]
+    for block in blocks("yaml"):
+        for epochs, warmup in re.findall(r"epochs: (\d+)\b(?:.*warmup_epochs: (\d+))?", block):
+            yield "travel", [f"training.epochs={epochs}", *([f"training.warmup_epochs={warmup}"] if warmup else [])]
+    yield from ((file.stem, []) for file in ROOT.glob("syncclip/recipe/shipped/*.yaml"))
+
+
+@pytest.mark.parametrize(("recipe", "overrides"), documented_trainings())
+def test_a_training_that_is_shown_reaches_its_learning_rate(recipe: str, overrides: list[str]) -> None:
+    own = recipe.endswith(".yaml")
+    training = (Recipe.of_defaults(overrides) if own else Recipe.load(recipe, overrides)).training
+
+    assert training.epochs > training.warmup_epochs

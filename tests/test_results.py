@@ -7,6 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from syncclip.evaluation.metrics import METRIC_HEADINGS
@@ -308,3 +309,63 @@ def test_the_page_of_chosen_settings_shows_what_teachers_and_domains_were_worth(
         rivals = [one for name, one in found.items() if name[:4] == chosen[:4] and one.get("seeds", 2) > 1]
         assert max(rivals, key=lambda one: one["open_hm"]) == found[chosen]
         assert {*arms[arm].values()} == SET[chosen]
+
+
+AMOUNTS = (1, 2, 4, 8, 16, 32, 64)
+
+
+@cache
+def drawn(metric: str, picked: int = 16) -> dict[str, str]:
+    """What the pages say of SYNC-CLIP over real images alone, allowing for the choice among seven amounts.
+
+    Returns:
+        Texts of the `simultaneous` interval of the picked amount (the deviation of every amount in units of its
+        spread stays below the 95 % quantile of the largest one), of the `average` of the seven, and of the `share` of
+        the gap to IVLP on real images of all classes.
+    """
+    settings = Recipe.load(f"{STUDY}/recipe.yaml", own=False).study
+    evidence = answers.read(str(STUDY), settings.arms)
+    arms = {arm.name: arm for arm in settings.arms}
+
+    def of(arm: str, amount: int | None) -> tuple[float, np.ndarray]:
+        seeds, draws = evidence.drawn((arms[arm], amount), settings.seeds, "classes", settings.draws)[metric]
+        return float(seeds.mean()), draws
+
+    (real, of_real), (every, of_every) = of("ivlp-real", None), of("ivlp-oracle", None)
+    ours = [of("syncclip-both", amount) for amount in AMOUNTS]
+    gains, draws = np.array([mean - real for mean, _ in ours]), np.stack([one - of_real for _, one in ours])  # (7, R)
+    spread = draws.std(axis=1)
+    reach = np.quantile((abs(draws - gains[:, None]) / spread[:, None]).max(axis=0), 0.95)
+    at = AMOUNTS.index(picked)
+
+    def text(estimate: float, low: float, high: float) -> str:
+        return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+
+    share, shares = gains[at] / (every - real), np.quantile(draws[at] / (of_every - of_real), [0.025, 0.975])
+    return {
+        "simultaneous": text(gains[at], gains[at] - reach * spread[at], gains[at] + reach * spread[at]),
+        "average": text(gains.mean(), *np.quantile(draws.mean(axis=0), [0.025, 0.975])),
+        "share": f"{share:.2f}, 95 % interval {shares[0]:.2f} to {shares[1]:.2f}",
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_pages_allow_for_the_choice_of_an_amount_on_test_images(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    simultaneous, average = (
+        {metric: drawn(metric)[kind] for metric in ("novel", "hm", "open_hm")} for kind in ("simultaneous", "average")
+    )
+
+    assert "novel {novel}, HM {hm}, open HM {open_hm}".format(**simultaneous) in text
+    assert "{novel} on novel classes, {hm} in HM and {open_hm} in open HM".format(**average) in text
+    assert f"({drawn('hm')['share']}" in text
+    assert max(AMOUNTS, key=lambda n: mean_of(published(), "syncclip-both", n)["hm"]) == 16
+
+
+def test_the_readme_says_what_its_picture_shows() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    gain = gains_of(published(), 64, ("ivlp-real", None))["open_novel"]
+    headline = re.search(r"<h1>(.*?)</h1>", (STUDY / "report.html").read_text(encoding="utf-8"))
+
+    assert headline and gain.split()[0] in headline[1] and "may be chance" in headline[1]
+    assert f"64, where the gain on novel classes among all classes is {gain} and may be chance" in text

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,15 +82,34 @@ def quiet() -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def capacity() -> dict[str, float]:
+def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether a node with these labels satisfies a label selector, whose values are "value" or "!value"."""
+    return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
+
+
+def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
+    """CPUs, GPUs and other resources of the live nodes that satisfy a label selector."""
+    import ray
+
+    total = {"CPU": 0.0, "GPU": 0.0}
+    for node in ray.nodes():
+        if node["Alive"] and matches(node["Labels"], selector):
+            for name, amount in node["Resources"].items():
+                total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
     """CPUs, GPUs and other resources that the joined cluster has, or would have with every machine that it may start.
 
     A cluster that grows on demand is its head alone until something asks for more. Its limits are known on a head that
     `ray up` started; on Kubernetes they aren't, and count as infinite.
-    """
-    import ray
 
-    there: dict[str, float] = {"CPU": 0.0, "GPU": 0.0, **ray.cluster_resources()}
+    Args:
+        selector: a label selector; counts only the nodes that satisfy it.
+    """
+    selector = selector or {}
+    there = current_resources(selector)
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
         return dict.fromkeys(there, math.inf)
     config = BOOTSTRAP.expanduser()
@@ -101,7 +120,7 @@ def capacity() -> dict[str, float]:
     promised = dict.fromkeys(there, 0.0)
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
         machines = node.get("max_workers") or 0
-        if not machines:
+        if not machines or not matches(node.get("labels") or {}, selector):
             continue
         for name in promised:
             # a type without resources reports them only once it runs

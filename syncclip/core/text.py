@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import html
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import regex
@@ -26,6 +28,16 @@ CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Regular expression of what CLIP's tokenizers take for a word."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
+
+
+def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> str:
+    """The command that installs an optional dependency group of this package, as part of a message.
+
+    The package is on no index: the command names the checkout that it runs from, or "." where it runs from none.
+    """
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install -e '.[{extra}]' # in a checkout of syncclip"
 
 
 def printable(text: str, keep: str = "") -> str:

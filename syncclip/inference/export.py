@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
-from syncclip.core.text import first_line
+from syncclip.core.text import first_line, install_command
 from syncclip.inference import folders
 from syncclip.inference.model import Model, computing
 from syncclip.methods import Method
@@ -126,7 +126,7 @@ def _onnx(classifier: Classifier, file: Path) -> None:
         import onnx  # noqa: F401  (what torch writes with)
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--to onnx: {first_line(error)}; run `pip install 'syncclip[export]'`") from error
+        raise UserError(f"--to onnx: {first_line(error)}; run `{install_command('export')}`") from error
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

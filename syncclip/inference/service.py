@@ -18,7 +18,7 @@ from syncclip import storage
 from syncclip.core.interruption import GRACE, at_once
 from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.core.settings import Settings, UserError, explain
-from syncclip.core.text import first_line
+from syncclip.core.text import first_line, install_command
 from syncclip.core.trust import trust, trusted
 from syncclip.inference.model import load
 from syncclip.runs.resolve import finished_run
@@ -30,7 +30,7 @@ try:
 
     from syncclip.inference.endpoints import Service
 except ImportError as missing:
-    raise UserError(f"serve: {first_line(missing)}; run `pip install 'syncclip[serve]'`") from missing
+    raise UserError(f"serve: {first_line(missing)}; run `{install_command('serve')}`") from missing
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -42,6 +42,7 @@ NO_TRACE = (
     "checkpoint_minutes",
     "keep_checkpoints",
     "keep_best",
+    "label_selector",
     "max_failures",
 )
 """Keys of `training` that leave no trace in a run's prompts or metrics. The places of the synthetic set and of a

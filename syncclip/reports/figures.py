@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fit in accuracies: the curve with its forecast, what it says, its formula for the error, and where it begins:
-    the accuracy without synthetic images, None where no arm shows it."""
+    """A fit in accuracies: the curve with its forecast, what it says, its formula for the error, and where its line
+    begins: the accuracy without synthetic images, None where no arm shows it, or where a single amount was measured,
+    which is a point without a line."""
 
     curve: list[CurvePoint]
     text: str
@@ -80,13 +81,16 @@ def fitted_curves(
         for metric, curve in stored.curves.get(arm.id, {}).items():
             if metric not in METRICS:
                 continue
+            if len([n for n in curve.amounts if n]) < 2:  # a point: nothing was measured between it and another
+                curve = replace(curve, verdict="too few amounts", line=(), forecast=(), reason="")
             said = _sentences(curve, stored.models.get(arm.id, {}).get(metric, ()), coverage(stored.level))
             if worth is not None and worth.arm == arm.id:
                 said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
             formula = "{:.1f} + {:.1f} · (1 + n)^(−{:.2f})".format(*law) if law else ""
+            begins = curve.amounts[0] == 0 and curve.verdict != "too few amounts"
             found.setdefault(arm.id, {})[metric] = FittedCurve(
-                _points(curve, law), " ".join(said), formula, 100 - curve.means[0] if curve.amounts[0] == 0 else None
+                _points(curve, law), " ".join(said), formula, 100 - curve.means[0] if begins else None
             )
     return found
 

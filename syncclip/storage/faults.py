@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import cut, printable
+from syncclip.core.text import cut, install_command, printable
 from syncclip.storage.places import is_local, is_web, remote
 
 PAUSES = (1.0, 4.0, 15.0)
@@ -126,7 +126,8 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         where = f"choose a place that you may {verb}" if local else where
         return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {where}")
     if isinstance(error, ImportError):
-        extra = 'pip install "syncclip[s3]"' if url.startswith("s3") else "install the fsspec driver of its scheme"
+        group = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
+        extra = f"run `{install_command(group)}`" if group else "install the fsspec driver of its scheme"
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
         return UserError(f"{cannot}: {FULL[error.errno]}; choose another place or free some space")

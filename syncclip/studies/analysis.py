@@ -23,6 +23,8 @@ SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
 """The draws of an analysis are always the same, so repeating it gives the same file."""
 
+ON_REAL_ALONE = {"syncclip": "ivlp"}
+"""Method -> what it is on real images alone."""
 
 Point = tuple[Arm, int | None]
 """An arm at an amount of images per class; None where it learns from no synthetic ones."""
@@ -129,8 +131,8 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
 
 
 def origin(evidence: Evidence, arm: Arm) -> Arm | None:
-    """The arm that shows what an arm reaches without synthetic images: of the same shots, and of the same method, or
-    else the first there is; the untrained one for an arm without real images."""
+    """The arm that shows what an arm reaches without synthetic images: of the same shots and of the same method, or of
+    the one that this method is on real images alone; the untrained one for an arm without real images."""
     if not arm.real:
         return next((one for one in evidence.arms if not one.trained and evidence.points(one)), None)
     alone = [
@@ -139,7 +141,8 @@ def origin(evidence: Evidence, arm: Arm) -> Arm | None:
         if one.data == "real" and one.trained and evidence.points(one)
         and one.overrides.get(SHOTS) == arm.overrides.get(SHOTS)
     ]  # fmt: skip
-    return next((one for one in alone if one.method == arm.method), alone[0] if alone else None)
+    methods = (arm.method, ON_REAL_ALONE.get(arm.method))
+    return next((one for method in methods for one in alone if one.method == method), None)
 
 
 def _series(

@@ -213,7 +213,7 @@ def run_cells(
     outcomes: dict[str, CellRun] = {}
     names = told_apart(runs)
     with Progress(len(runs), "cells", label, done=done) as progress, ray_session(), ExitStack() as stack:
-        slots = _slots(settings, first=True)
+        slots = _slots(settings, waiting[0].recipe.training.label_selector, first=True)
         status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
         status.give([], slots)
         if out is not None:
@@ -250,12 +250,15 @@ def _finished(
     """(run, seconds, error) of each cell as it ends; every few seconds, status and progress learn what is running."""
     import ray
 
-    remote = ray.remote(task).options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries)
+    selector = waiting[0].recipe.training.label_selector
+    remote = ray.remote(task).options(
+        num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries, label_selector=selector or None
+    )
     coming = list(reversed(waiting))
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
         while running or (coming and not requested()):
-            slots = _slots(settings)  # another number whenever a machine joins or is lost
+            slots = _slots(settings, selector)  # another number whenever a machine joins or is lost
             while coming and len(running) < slots and not requested():
                 run = coming.pop()
                 running[remote.remote({**run.spec, "stop": stop})] = (run, time.monotonic())
@@ -279,13 +282,14 @@ def _finished(
                 ray.cancel(reference, force=True)
 
 
-def _slots(settings: StudySettings, first: bool = False) -> int:
+def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = False) -> int:
     """Cells that may run at the same time, at least one; asking for so many is what makes a cluster grow.
 
     Args:
+        selector: `training.label_selector` of the cells.
         first: refuse what the cluster can't hold; later on, the machine that could may come back.
     """
-    there = capacity()
+    there = capacity(selector)
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
         if wanted > there[name]:
             raise UserError(

@@ -68,7 +68,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         >>> from syncclip import Recipe, study
         >>> arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: both}]"
         >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.focus=ivlp-both"]
-        >>> values = [arms, *grid, "training.epochs=1", "training.synthetic=runs/set"]
+        >>> values = [arms, *grid, "training.epochs=2", "training.synthetic=runs/set"]
         >>> done = study(Recipe.load("travel", values), "runs/study")
         >>> done.cells, done.failed, sorted(done.table["arm"].unique())
         (5, {}, ['ivlp-both', 'zeroshot'])

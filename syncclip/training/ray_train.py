@@ -11,7 +11,7 @@ from typing import Any
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cluster_address, local_cpus, quiet, ray_session
+from syncclip.core.ray_session import capacity, cluster_address, current_resources, local_cpus, quiet, ray_session
 from syncclip.core.ray_stop import heed_sigterm, heeding, telling, told
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
@@ -99,18 +99,19 @@ def _scaling(settings: TrainingSettings) -> Any:
     """What each worker takes of the cluster; refused at once where it could never be had."""
     from ray.train import ScalingConfig
 
-    there = capacity()
+    there, everywhere = capacity(settings.label_selector), capacity()
     cpus, gpus = there["CPU"], there["GPU"]
     least = settings.min_workers or settings.workers
     key = "min_workers" if settings.min_workers else "workers"
     if least > cpus:
         raise UserError(
-            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')}; use at most "
-            f"{counted(int(cpus), 'worker')}"
+            f"training.{key} is {least}, but the cluster has {counted(int(cpus), 'CPU')}"
+            f"{_where(settings.label_selector, cpus < everywhere['CPU'])}; use at most {counted(int(cpus), 'worker')}"
         )
     if settings.device == "cuda" and least > gpus:
         raise UserError(
             f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
+            + _where(settings.label_selector, gpus < everywhere["GPU"])
         )
     # Where it is unknown what the cluster may become, a GPU is waited for only if it was asked for.
     sure = least <= gpus < math.inf
@@ -120,24 +121,34 @@ def _scaling(settings: TrainingSettings) -> Any:
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": 1} | ({"GPU": 1} if use_gpu else {}),
+        label_selector=settings.label_selector or None,
     )
 
 
 def _lack(scaling: Any) -> str:
     """What keeps the workers from running, if the cluster as it stands has no room for them; "" where it has."""
-    import ray
     from ray.util import placement_group_table
 
-    there, takes = ray.cluster_resources(), scaling.resources_per_worker
+    selector, takes = scaling.label_selector or {}, scaling.resources_per_worker
     workers = scaling.num_workers
     least, most = (workers, workers) if isinstance(workers, int) else workers
-    room = min(int(there.get(name, 0) // each) for name, each in takes.items())
+    room, everywhere = (
+        min(int(there.get(name, 0) // each) for name, each in takes.items())
+        for there in (current_resources(selector), current_resources({}))
+    )
     if room < least:
-        return f"the cluster has room for {room} of {counted(least, 'worker')}; training waits for machines"
+        where = _where(selector, room < everywhere)
+        return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training waits for machines"
     waiting = [list(one["bundles"].values()) for one in placement_group_table().values() if one["state"] == "PENDING"]
     if any(least <= len(asked) <= most and all(one == takes for one in asked) for asked in waiting):
         return f"the cluster is in use by others; training waits for room for {counted(least, 'worker')}"
     return ""
+
+
+def _where(selector: Mapping[str, str], narrows: bool) -> str:
+    """A label selector as part of a message, if it `narrows` what is there: " on nodes with gpu!=t4"."""
+    terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
+    return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
 
 
 def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingSettings) -> None:

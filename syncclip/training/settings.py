@@ -8,6 +8,10 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings, UserError, added
 
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")]
+LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
+
 
 class MixedSet(Settings):
     """One of several sets that a training mixes: `{url: sets/a, weight: 2}`, or just its folder or URL."""
@@ -78,6 +82,10 @@ class TrainingSettings(Settings):
     min_workers: int | None = added(None, ge=1)
     """As few are enough: a training goes on with the workers that the cluster has room for, up to `workers`. None: as
     many as `workers`."""
+    label_selector: dict[LabelKey, LabelValue] = added({"ray.io/market-type": "!spot"})
+    """Labels that a Ray node requires to train or to run a cell of a study: label -> value, or "!value" for any other
+    value or none. The default avoids nodes labelled as spot, and selects every node where none has labels; {}: any
+    node. Generation ignores it."""
     max_failures: int = added(2, ge=0)
     """Times that lost workers are replaced before a run is given up."""
     accumulate: int = added(1, ge=1)
@@ -107,7 +115,7 @@ class TrainingSettings(Settings):
     log_every: int = Field(1, ge=1)
     """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
-    """Where the numbers are shown as well, beside metrics.jsonl; `syncclip[tracking]` brings the libraries."""
+    """Where the numbers are shown as well, beside metrics.jsonl; the `tracking` extra installs the libraries."""
     tracking_project: str = added("syncclip")
     """Name of MLflow's experiment, or Weights & Biases' project."""
     mlflow_uri: str | None = added(None)

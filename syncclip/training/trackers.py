@@ -18,6 +18,7 @@ from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
+from syncclip.core.text import install_command
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 
@@ -184,7 +185,7 @@ class Trackers:
                     self._open[name] = make()
                 except ImportError as error:
                     missing = f"{name} is not installed ({error}), so nothing is shown there"
-                    self._report(f"{missing}; pip install 'syncclip[tracking]'")
+                    self._report(f"{missing}; run `{install_command('tracking')}`")
                 except Exception as error:  # whatever a library raises, a training is worth more than its display
                     self._warn(name, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,24 @@ def read(name: str) -> Config:
     return dict(yaml.safe_load((CLUSTER / f"{name}.yaml").read_text()))
 
 
-def launches(types: dict[str, Config], demand: dict[str, float], count: int, broken: str = "") -> dict[str, int]:
+def launches(
+    types: dict[str, Config],
+    demand: dict[str, float],
+    count: int,
+    broken: str = "",
+    selector: Mapping[str, str] | None = None,
+) -> dict[str, int]:
     """Node type -> machines that Ray's second autoscaler starts for `count` equal demands, from none.
 
     Args:
         types: `available_node_types`, with resources.
         broken: a node type that the cloud has just refused to give.
+        selector: label -> "value" or "!value", of every demand.
     """
     from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
     from ray.autoscaler.v2.utils import ResourceRequestUtil
+    from ray.core.generated.common_pb2 import LabelSelectorOperator
 
     configs = {
         name: NodeTypeConfig(
@@ -34,14 +43,19 @@ def launches(types: dict[str, Config], demand: dict[str, float], count: int, bro
             max_worker_nodes=node.get("max_workers", 0),
             priority=node.get("priority", 0),
             resources=node["resources"],
+            labels=node.get("labels", {}),
         )
         for name, node in types.items()
     }
     available = {name: 0.0 if name == broken else 1.0 for name in types}
+    operators = {True: LabelSelectorOperator.LABEL_OPERATOR_NOT_IN, False: LabelSelectorOperator.LABEL_OPERATOR_IN}
+    terms = [(key, operators[text[0] == "!"], [text.removeprefix("!")]) for key, text in (selector or {}).items()]
     request = SchedulingRequest(
         disable_launch_config_check=True,
         node_type_configs=configs,
-        resource_requests=ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(demand)] * count),
+        resource_requests=ResourceRequestUtil.group_by_count(
+            [ResourceRequestUtil.make(demand, label_selectors=[terms] if terms else None)] * count
+        ),
         cloud_resource_availabilities=available,
         recoverable_resource_availabilities=available,
     )

@@ -23,6 +23,7 @@ from ray.autoscaler._private.providers import _NODE_PROVIDERS, _get_node_provide
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 
+from syncclip.training.settings import TrainingSettings
 from tests.cluster.configs import CLUSTER, Config, launches, read
 from tests.cluster.google import Google, strict_schema
 
@@ -214,3 +215,25 @@ def test_where_spot_has_none_machines_come_on_demand(name: str) -> None:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_no_more_machines_come_than_the_pools_hold(name: str) -> None:
     assert launches(pools(name), ACTOR, 64) == {"generate-spot": 8, "generate-on-demand": 2}
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("name", CLOUDS)
+def test_training_brings_machines_on_demand_only(name: str, count: int) -> None:
+    selector = TrainingSettings().label_selector
+    for broken in ("", "generate-on-demand"):
+        started = launches(pools(name), ACTOR, count, broken=broken, selector=selector)
+        assert started == {"generate-on-demand": min(count, 2)}
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_each_pool_is_labelled_as_what_it_costs(name: str) -> None:
+    markets = {pool: node["labels"]["ray.io/market-type"] for pool, node in read(name)["available_node_types"].items()}
+
+    assert markets == {"head": "on-demand", "generate-spot": "spot", "generate-on-demand": "on-demand"}
+
+
+def test_training_is_placed_anywhere_where_machines_have_no_labels() -> None:
+    types = read("rehearsal")["available_node_types"]
+
+    assert launches(types, {"CPU": 1.0}, 2, selector=TrainingSettings().label_selector) == {"generate": 2}

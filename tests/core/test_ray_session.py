@@ -167,14 +167,15 @@ def promise(folder: Path, monkeypatch: pytest.MonkeyPatch, types: str) -> None:
     file = folder / "ray_bootstrap_config.yaml"
     file.write_text(f"available_node_types:\n{types}")
     monkeypatch.setattr(ray_session, "BOOTSTRAP", file)
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0, "memory": 10.0})
+    head = {"Alive": True, "Labels": {}, "Resources": {"CPU": 2.0, "memory": 10.0}}
+    monkeypatch.setattr("ray.nodes", lambda: [head, {**head, "Alive": False}])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.delenv("RAY_USAGE_STATS_KUBERAY_IN_USE", raising=False)
 
 
 GPUS = """
   head: {max_workers: 0, resources: {CPU: 2}}
-  draw-spot: {max_workers: 8, resources: {CPU: 8, GPU: 1}}
+  draw-spot: {max_workers: 8, resources: {CPU: 8, GPU: 1}, labels: {ray.io/market-type: spot}}
   draw-on-demand: {max_workers: 2, resources: {CPU: 8, GPU: 1}}
 """
 
@@ -183,6 +184,15 @@ def test_a_cluster_counts_with_the_machines_that_it_may_start(tmp_path: Path, mo
     promise(tmp_path, monkeypatch, GPUS)
 
     assert ray_session.capacity() == {"CPU": 80, "GPU": 10, "memory": 10}
+
+
+@pytest.mark.parametrize(("value", "gpus"), [("!spot", 2), ("spot", 8), ("on-demand", 0), ("!on-demand", 10)])
+def test_capacity_counts_the_machines_that_a_selector_accepts(
+    value: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promise(tmp_path, monkeypatch, GPUS)
+
+    assert ray_session.capacity({"ray.io/market-type": value})["GPU"] == gpus
 
 
 def test_machines_of_which_nothing_is_known_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from syncclip.core.progress import Progress, say
@@ -13,6 +16,7 @@ from syncclip.core.text import (
     filled,
     first_difference,
     first_line,
+    install_command,
     markdown_grid,
     nearest,
     percent,
@@ -187,3 +191,13 @@ def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
 def test_the_first_class_that_differs_is_named() -> None:
     assert first_difference(["a", "b", "c"], ["a", "c", "b"]) == " (class 1 is 'b', not 'c')"
     assert first_difference(["a"], ["a", "b"]) == ""
+
+
+@pytest.mark.parametrize("name", ["syncclip", "my code", "näher"])
+def test_a_missing_extra_is_installed_from_the_checkout(name: str, tmp_path: Path) -> None:
+    checkout = tmp_path / name
+    checkout.mkdir()
+    assert install_command("s3", checkout).endswith("pip install -e '.[s3]' # in a checkout of syncclip")
+    (checkout / "pyproject.toml").touch()
+    words = shlex.split(install_command("s3", checkout))
+    assert words == ["pip", "install", "-e", f"{checkout}[s3]"]

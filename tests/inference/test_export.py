@@ -311,6 +311,6 @@ def test_an_unknown_format_and_a_missing_library_are_one_sentence(
     with pytest.raises(UserError, match="no format .tflite.; choose one of onnx, torch, open_clip, trans"):
         export(model, "tflite", str(tmp_path / "out"))  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"--to onnx: .*onnxscript.*pip install 'syncclip\[export\]'"):
+    with pytest.raises(UserError, match=r"--to onnx: .*onnxscript.*run `pip install -e .*\[export\]'?`"):
         export(model, "onnx", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

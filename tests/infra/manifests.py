@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 KUBERNETES = Path(__file__).parents[2] / "infra" / "kubernetes"
-OVERLAYS = ("cpu-rehearsal", "nvidia")
+OVERLAYS = ("cpu-rehearsal", "nvidia", "on-premises")
 JOBS = ("synth", "train", "study")
 
 Manifest = dict[str, Any]

@@ -22,6 +22,7 @@ from syncclip.cli.app import app
 from syncclip.core.settings import UserError
 from syncclip.inference.service import TOKEN, ServiceSettings
 from syncclip.recipe.recipe import Recipe
+from tests.cluster.configs import launches
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
 
 VERSION = "1.37"
@@ -145,6 +146,31 @@ def test_the_autoscaler_goes_from_no_gpu_to_eight_on_spot_and_one_on_demand() ->
     assert (types["train"]["min_workers"], types["train"]["max_workers"]) == (0, 1)
     assert types[config["head_node_type"]]["resources"]["CPU"] == 0
     assert config["idle_timeout_minutes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "demand", "generation", "training"),
+    [
+        ("nvidia", {"CPU": 1, "GPU": 1}, {"generate": 1}, {"train": 1}),
+        ("on-premises", {"CPU": 1, "GPU": 1}, {"generate": 1}, {"generate": 1}),
+        ("cpu-rehearsal", {"CPU": 1}, {"generate": 1}, {"generate": 1}),
+    ],
+)
+def test_training_avoids_the_group_that_is_labelled_as_spot(
+    name: str, demand: dict[str, float], generation: dict[str, int], training: dict[str, int], tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(of_kind(overlay(name), "ConfigMap")["syncclip-recipe"]["data"]["recipe.yaml"])
+    selector = Recipe.load(str(tmp_path / "recipe.yaml")).training.label_selector
+    types = autoscaling(name)["available_node_types"]
+
+    assert launches(types, demand, 1) == generation
+    assert launches(types, demand, 1, selector=selector) == training
+
+
+def test_pods_on_premises_require_no_label_of_a_cloud() -> None:
+    for spec in pods(cluster("on-premises")).values():
+        assert not spec.keys() & {"affinity", "nodeSelector"}
+    assert autoscaling("on-premises")["available_node_types"]["generate"]["resources"]["GPU"] == 1
 
 
 def test_the_rehearsal_asks_for_no_gpu() -> None:

@@ -53,6 +53,13 @@ def test_a_curve_that_was_measured_without_images_begins_there() -> None:
     assert fit_of(amounts=[0, 1, 4], means=[62, 50, 44]).begin == 38
 
 
+@pytest.mark.parametrize("amounts", [[0, 64], [16], [1]])
+def test_an_arm_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
+    shown = fit_of(amounts=amounts, means=[60.0, 50.0][: len(amounts)], reason="2 amounts")
+    assert (shown.begin, shown.curve) == (None, [])
+    assert shown.text == "too few amounts for a curve."
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -41,6 +41,9 @@ WRONG = {
 SHAPES = "document.querySelectorAll('[data-figure={}] [data-plot] :is(path, rect, circle, line)').length"
 
 
+PUBLISHED = (Path(__file__).parents[2] / "docs/results/report.html").as_uri()
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Addresses of the report of a study, a run and a set."""
@@ -68,6 +71,34 @@ def test_every_figure_of_a_study_draws_and_nothing_logs_an_error(
     assert errors == []
     assert [address for address in requests if not address.startswith("data:")] == [pages["study"]]
     assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
+
+
+CLIPPED = """[...document.querySelectorAll('[data-plot] svg text')].filter(t => {
+    const box = t.getBoundingClientRect(), around = t.ownerSVGElement.getBoundingClientRect();
+    return box.left < around.left - 1 || box.right > around.right + 1;
+}).map(t => t.textContent)"""
+HIDDEN = """[...document.querySelectorAll('[data-plot] svg, [data-plot] svg :is(g, path, rect, circle, line, text)')]
+    .filter(e => getComputedStyle(e).display === 'none').length"""
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1400])
+@pytest.mark.parametrize("kind", ["study", "run", "published"])
+def test_no_label_of_a_figure_is_clipped(browser: int, pages: dict[str, str], kind: str, width: int) -> None:
+    async def work(page: Page) -> Any:
+        await page.run("document.fonts.ready.then(() => null)")
+        return await page.run(CLIPPED)
+
+    assert visit(browser, pages.get(kind, PUBLISHED), work, width) == []
+
+
+@pytest.mark.parametrize("kind", ["study", "run", "set", "published"])
+def test_print_hides_nothing_of_a_figure(browser: int, pages: dict[str, str], kind: str) -> None:
+    async def work(page: Page) -> tuple[int, int]:
+        on_screen = await page.run(HIDDEN)
+        await page.send("Emulation.setEmulatedMedia", media="print")
+        return on_screen, await page.run(HIDDEN)
+
+    assert visit(browser, pages.get(kind, PUBLISHED), work) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", ["study", "run", "set"])

@@ -85,6 +85,23 @@ def test_of_several_such_arms_that_of_the_same_method_counts() -> None:
     assert curve(Evidence([*found.arms, own], cells), settings) == ([0, 1, 2, 4, 64], pytest.approx(60))
 
 
+@pytest.mark.parametrize(
+    ("method", "others", "begins"),
+    [
+        ("probe", ["ivlp"], 1),
+        ("probe", ["ivlp", "probe"], 0),
+        ("kgcoop", ["coop"], 1),
+        ("syncclip", ["coop", "ivlp"], 0),
+    ],
+)
+def test_an_arm_of_another_method_is_no_beginning_of_a_curve(method: str, others: list[str], begins: int) -> None:
+    found, settings = evidence({4: 0.5})
+    arms = [*(Arm(method=one, data="real") for one in others), Arm(method=method, name="syncclip-both")]
+    cells = {key: one for key, one in found.cells.items() if key[0] == "syncclip-both"}
+    cells |= {(arm.name, None, seed): answers(0.4) for arm in arms[:-1] for seed in (1, 2)}
+    assert curve(Evidence(arms, cells), settings)[0][0] == begins
+
+
 def test_without_such_an_arm_a_curve_begins_at_the_smallest_amount() -> None:
     assert curve(*evidence({1: 0.2}, own=4)) == ([1, 2, 4, 64], pytest.approx(35))
 

@@ -24,7 +24,7 @@ from tests.worlds.study import make_set, study_recipe, study_world
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     there = {"CPU": 16.0, "GPU": 2.0}
-    monkeypatch.setattr(cells, "capacity", lambda: dict(there))
+    monkeypatch.setattr(cells, "capacity", lambda _: dict(there))
     return there
 
 
@@ -35,21 +35,21 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def test_the_scarcer_of_cores_and_shares_of_gpus_bounds_the_cells(
     cluster: dict[str, float], cpus: float, gpus: float, room: int
 ) -> None:
-    assert cells._slots(StudySettings(cpus=cpus, gpus=gpus), first=True) == room
+    assert cells._slots(StudySettings(cpus=cpus, gpus=gpus), {}, first=True) == room
 
 
 def test_room_follows_the_machines_and_never_ends(cluster: dict[str, float]) -> None:
     settings = StudySettings(cpus=4, gpus=0.5)
-    assert cells._slots(settings, first=True) == 4
+    assert cells._slots(settings, {}, first=True) == 4
     cluster.update(CPU=32.0, GPU=4.0)
-    assert cells._slots(settings) == 8
+    assert cells._slots(settings, {}) == 8
     cluster.update(CPU=2.0, GPU=0.0)  # what is given out waits for the machine to come back
-    assert cells._slots(settings) == 1
+    assert cells._slots(settings, {}) == 1
 
 
 def test_a_cell_that_no_machine_could_hold_is_refused_at_the_start(cluster: dict[str, float]) -> None:
     with pytest.raises(UserError, match=r"study\.gpus is 3, but the cluster has 2 GPUs"):
-        cells._slots(StudySettings(gpus=3), first=True)
+        cells._slots(StudySettings(gpus=3), {}, first=True)
 
 
 def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_wall_time_and_failures_are_those_of_the_cells_alone(monkeypatch: pytest
 
     facts: list[dict[str, object]] = []
     monkeypatch.setattr(cells, "ray_session", slow_ray)
-    monkeypatch.setattr(cells, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(cells, "capacity", lambda _: {"CPU": 2.0, "GPU": 0.0})
     monkeypatch.setattr(cells, "_finished", all_fail)
     monkeypatch.setattr(cells.Progress, "update", lambda _, n=1, **given: facts.append(given))
     recipe = Recipe.load("icons")

@@ -146,9 +146,31 @@ def test_as_many_workers_are_replaced_as_the_recipe_says(tmp_path: Path) -> None
 def test_a_training_tells_for_how_many_workers_it_waits(
     workers: int | tuple[int, int], lack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 9.0, "GPU": 3.0})
+    nodes = [{"Alive": True, "Labels": {}, "Resources": {"CPU": 3.0, "GPU": 1.0}}] * 3
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
     monkeypatch.setattr("ray.util.placement_group_table", dict)
-    scaling = SimpleNamespace(num_workers=workers, resources_per_worker={"CPU": 2, "GPU": 1})
+    scaling = SimpleNamespace(num_workers=workers, resources_per_worker={"CPU": 2, "GPU": 1}, label_selector=None)
+    assert lack in ray_train._lack(scaling)
+    assert bool(lack) == bool(ray_train._lack(scaling))
+
+
+@pytest.mark.parametrize(
+    ("selector", "lack"),
+    [
+        ({"ray.io/market-type": "!spot"}, ""),
+        ({"ray.io/market-type": "spot"}, "room for 1 of 2 workers on nodes with ray.io/market-type=spot"),
+        ({"ray.io/market-type": "!spot", "zone": "a"}, "0 of 2 workers on nodes with ray.io/market-type!=spot,zone=a"),
+    ],
+)
+def test_a_training_reports_that_it_waits_for_labelled_nodes(
+    selector: dict[str, str], lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[dict[str, str]] = [{}, {"ray.io/market-type": "on-demand"}, {"ray.io/market-type": "spot"}]
+    nodes = [{"Alive": True, "Labels": one, "Resources": {"CPU": 1.0}} for one in labels]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray.util.placement_group_table", dict)
+    scaling = SimpleNamespace(num_workers=2, resources_per_worker={"CPU": 1}, label_selector=selector)
+
     assert lack in ray_train._lack(scaling)
     assert bool(lack) == bool(ray_train._lack(scaling))
 
@@ -203,7 +225,7 @@ def test_more_workers_than_cpus_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_gpus_that_the_cluster_lacks_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_train, "capacity", lambda: {"CPU": 4.0, "GPU": 1.0})
+    monkeypatch.setattr(ray_train, "capacity", lambda *_: {"CPU": 4.0, "GPU": 1.0})
     monkeypatch.setattr(ray_train, "ray_session", contextlib.nullcontext)
     with pytest.raises(UserError, match=r"training\.device is cuda with 2 workers, but the cluster has 1 GPU"):
         train_on_ray(_never, {}, fakes.folder(tmp_path), fakes.settings(workers=2, device="cuda"))

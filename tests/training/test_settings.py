@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from ray._private import label_utils
 
 from syncclip.training.settings import TrainingSettings
 
@@ -32,6 +33,20 @@ def test_what_a_cluster_may_have_room_for_must_share_the_batch() -> None:
 
 
 def test_settings_of_today_are_written_as_before() -> None:
-    new = {"accumulate", "min_workers", "max_failures", "checkpoint_minutes", "keep_best"}
+    new = {"accumulate", "min_workers", "max_failures", "checkpoint_minutes", "keep_best", "label_selector"}
     assert not new & TrainingSettings().model_dump().keys()
     assert TrainingSettings(accumulate=2).model_dump()["accumulate"] == 2
+
+
+@pytest.mark.parametrize("selector", [{}, {"gpu": "!t4"}, {"ray.io/market-type": "on-demand"}, {"zone": "a.b_c-1"}])
+def test_a_label_selector_is_one_that_ray_takes(selector: dict[str, str]) -> None:
+    assert TrainingSettings(label_selector=selector).label_selector == selector
+    assert label_utils.validate_label_selector(selector) is None
+
+
+@pytest.mark.parametrize(
+    "selector", [{"a b": "c"}, {"a": "!!c"}, {"a": ""}, {"a": "in(b, c)"}, {"-a": "b"}, {"a": "b-"}]
+)
+def test_another_label_selector_is_refused(selector: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="label_selector"):
+        TrainingSettings(label_selector=selector)

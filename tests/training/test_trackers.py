@@ -16,6 +16,7 @@ import fsspec
 import pytest
 
 from syncclip import storage
+from syncclip.core.text import install_command
 from syncclip.training import loop, trackers
 from syncclip.training.settings import TrainingSettings
 from tests.ray_head import free_ports
@@ -99,7 +100,7 @@ def test_a_server_that_goes_away_is_told_once(tmp_path: Path, monkeypatch: pytes
 
 def test_a_library_that_is_missing_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "pip install 'syncclip[tracking]'" in train(tmp_path, trackers=["wandb"])[0]
+    assert install_command("tracking") in train(tmp_path, trackers=["wandb"])[0]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ figure("bars", (part) => {
     const pick = (arm, metric) => series(arm, metric).find((point) => point.n === state.amount || point.n === 0);
     const [base, novel, mean] = pairs[state.protocol];
     const shown = [...arms.values()].filter((arm) => pick(arm, base));
-    const [left, right] = narrow ? [0, width - 46] : [190, width - 112];
+    const [left, right] = narrow ? [0, width - 46] : [widest(part, shown.map((arm) => arm.label)) + 14, width - 112];
     const [thick, gap] = narrow ? [15, 3] : [17, 4];
     const head = narrow ? 24 : 6;
     const step = head + 2 * thick + gap + (narrow ? 12 : 20);
@@ -89,7 +89,8 @@ figure("differences", (part) => {
   return (width) => {
     const narrow = width < 720;
     const shown = payload.comparisons.filter((entry) => entry.metric === state.metric);
-    const [left, right] = narrow ? [10, width - 10] : [330, width - 168];
+    const titles = shown.map((entry) => sides(entry, "short").join(" over "));
+    const [left, right] = narrow ? [10, width - 10] : [widest(part, titles) + 18, width - 168];
     const step = narrow ? 58 : 44;
     const top = 30;
     const height = top + shown.length * step + 34;

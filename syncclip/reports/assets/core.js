@@ -237,6 +237,12 @@ const canvas = (part, width, height, description, focusable = false) => {
   return image;
 };
 const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
+/** Pixels that the longest of several labels takes, in the weight of `svg .strong`; some more, as the page's font may not be loaded yet. */
+const widest = (part, labels) => {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `600 14px ${getComputedStyle(part.root).fontFamily}`;
+  return Math.ceil(Math.max(0, ...labels.map((label) => pen.measureText(label).width)) * 1.04) + 6;
+};
 const line = (x1, y1, x2, y2, attributes = {}) => svg("line", { x1, y1, x2, y2, ...attributes });
 /** An interval: a line with two feet. */
 const whisker = (x1, y1, x2, y2, foot, colour) => {

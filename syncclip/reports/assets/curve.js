@@ -31,7 +31,7 @@ figure("curve", (part) => {
     const reach = Math.max(most, ...shown.map((arm) => { const fit = fitOf(arm); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
     const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
     const height = narrow ? 330 : 450;
-    const area = { left: 40, right: width - (narrow ? 10 : 168), top: 26, bottom: height - 48 };
+    const area = { left: 40, right: width - (narrow ? 10 : widest(part, shown.map((arm) => arm.short)) + 26), top: 26, bottom: height - 48 };
     // Over 1 + n, so that the curve has a place for its beginning at 0.
     const scale = logarithmic([(1 + least) * (least === most ? 0.5 : 0.82), 1 + Math.max(end, most * 1.25)], [area.left, area.right]);
     const x = (n) => scale(1 + n);

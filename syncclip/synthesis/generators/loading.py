@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError
-from syncclip.core.text import first_line, nearest
+from syncclip.core.text import first_line, install_command, nearest
 from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
 from syncclip.storage.private import make_private
@@ -213,9 +213,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
     if not hasattr(pipeline, "load_lora_weights"):
         raise UserError(f"synthesis.generator.loras: a {name} takes no LoRA weights; remove them")
     if importlib.util.find_spec("peft") is None:
-        raise UserError(
-            "synthesis.generator.loras: LoRA weights need peft; install it with pip install 'syncclip[lora]'"
-        )
+        raise UserError(f"synthesis.generator.loras: LoRA weights need peft; run `{install_command('lora')}`")
     adapters = [f"lora{number}" for number in range(len(settings.loras))]
     for adapter, lora in zip(adapters, located.loras, strict=True):
         misfit = f"LoRA weights {lora.weights!r} don't fit the {name} {settings.pipeline!r}"
@@ -242,7 +240,7 @@ def set_attention(pipeline: Any, attention: Literal["sdpa", "xformers"], device:
     """
     if attention == "xformers":
         if not xformers_installed():
-            raise UserError(f"{KEY}: xformers is not installed; pip install 'syncclip[gpu]', or use attention=sdpa")
+            raise UserError(f"{KEY}: xformers is not installed; run `{install_command('gpu')}`, or use attention=sdpa")
         if not device.startswith("cuda"):
             raise UserError(f"{KEY}: xformers runs on NVIDIA GPUs only, and this is {device}; use attention=sdpa")
     network = denoiser(pipeline)

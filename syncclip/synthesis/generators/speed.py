@@ -16,7 +16,7 @@ from typing import Any
 from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.settings import UserError
-from syncclip.core.text import first_line
+from syncclip.core.text import first_line, install_command
 from syncclip.core.trust import COMPILED, require_trust
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
@@ -70,9 +70,7 @@ def _tell(name: str, what: str) -> None:
 def _quantize(network: Any, device: str) -> None:
     """Let large layers multiply in int8: weights by their rows, inputs token by token."""
     if importlib.util.find_spec("torchao") is None:
-        raise UserError(
-            "synthesis.generator.speed: max needs torchao; install it with pip install 'syncclip[fast]', or use fast"
-        )
+        raise UserError(f"synthesis.generator.speed: max needs torchao; run `{install_command('fast')}`, or use fast")
     from torch.nn import Linear
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 

@@ -121,7 +121,7 @@ def test_a_pipeline_without_a_denoiser_is_refused(family: Family) -> None:
 
 def test_max_without_torchao_is_refused_with_the_cure(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"max needs torchao; install it with pip install 'syncclip\[fast\]', or use"):
+    with pytest.raises(UserError, match=r"max needs torchao; run `pip install -e .*\[fast\]'?`, or use"):
         Generator(family("flux", speed="max"))
 
 

@@ -1,0 +1,89 @@
+"""Figures that pages quote from benchmarks/RESULTS.md and of the chaos run, worked out from the tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    """Text of a page, with single blanks."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Cells of the rows of every table under a heading of RESULTS.md."""
+    section = RESULTS.partition(heading)[2]
+    assert section, heading
+    lines = re.split(r"^#", section, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+
+
+def numbers(*cells: str) -> list[float]:
+    return [float(one.replace(",", "")) for cell in cells for one in re.findall(r"\d[\d,]*(?:\.\d+)?", cell)]
+
+
+def span(values: list[float], unit: str = "") -> str:
+    return f"{min(values):.1f}{unit} to {max(values):.1f}{unit}"
+
+
+def method(classes: int, name: str) -> tuple[float, float]:
+    """Time of the plain step over ours, and its memory over ours."""
+    (row,) = (
+        row for row in rows(f": {classes} classes, batch {8 if name == 'syncclip' else 4}") if row[0] == f"{name}¹"
+    )
+    ours, plain = numbers(row[4], row[5])
+    return numbers(row[3])[0], plain / ours
+
+
+def quotes() -> Iterator[tuple[str, str]]:
+    """(page, what it has to say)."""
+    shares = [one for row in rows("orchestration overhead")[2:5] for one in numbers(row[1])]
+    loop = numbers(RESULTS.partition("pool ÷ loop, with one actor:")[2].splitlines()[0])
+    yield "README.md", f"takes {100 * min(shares):.0f} % of an actor's time"
+    yield "README.md", f"takes [{span(loop)} times as long]"
+    yield "docs/synthesis.md", f"({min(shares):.2f} and more)"
+    yield "docs/synthesis.md", f"({span(loop, '×')})"
+
+    loader = rows("the loader against a bare decode loop")
+    readers = {
+        name: [one for row in loader if row[1] == name for one in numbers(*row[4:6])] for name in ("webdataset", "ray")
+    }
+    yield "README.md", f"It reads {span(readers['webdataset'])} times as fast as `webdataset`"
+    yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
+    yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
+
+    (training,) = (row for row in rows("# How a training of ten million") if row[:2] == ["disk", "a training"])
+    yield "README.md", f"a training begins after {numbers(training[2])[0]:.1f} s of processor time"
+    planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
+    assert {round(one) for one in planned} == {1}
+    yield "README.md", "ten million images are planned in a second"
+    streaming = [numbers(row[5])[0] for row in rows("streaming from an S3 that fails")[2:]]
+    assert all(abs(one - 1) < 0.05 for one in streaming)
+    yield "README.md", "just as fast from an S3 that fails one request in twenty"
+    yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
+
+    time, memory = method(1000, "syncclip")
+    yield "README.md", f"1/{time:.1f} of the time and 1/{memory:.1f} of the memory of the published formulation"
+    time, memory = method(100, "cocoop")
+    yield "README.md", f"CoCoOp's at 100 classes 1/{time:.1f} and 1/{memory:.1f}"
+    steps = {n: numbers(rows(f": {n} classes, batch 8")[2][1])[0] for n in (100, 1000)}
+    yield "docs/scaling.md", f"{steps[1000]:.0f} s against {steps[100]:.0f} s"
+
+    chaos = page("docs/synthesis.md").partition("killed with -9 |")[2]
+    killed = re.match(r" (\d+) actors, (\d+) drivers \(with 4 actors\), (\d+) other workers, the counter", chaos)
+    failed, storm = re.search(r"requests failed \| (\d+)", chaos), re.search(r"in the storm \| (\d+) \| (\d+)", chaos)
+    assert killed and failed and storm
+    yield "README.md", f"{sum(map(int, killed.groups())) + 1} processes killed with -9 and {failed[1]} failed requests"
+    yield "README.md", f"took {storm[1]} s, {storm[2]} were predicted"
+
+
+@pytest.mark.parametrize(("name", "words"), quotes())
+def test_a_page_quotes_what_was_measured(name: str, words: str) -> None:
+    assert words in page(name)
