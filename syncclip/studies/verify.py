@@ -14,6 +14,8 @@ from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.datasets.packed import FIRST_PACKED_FILE, PACKED_FILE, PACKING, load_packed
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.inference.shards import predictions_among, problems_of_predictions
+from syncclip.inference.teach import problems_of_teacher, teacher_files_among
 from syncclip.runs.classes import CLASSES
 from syncclip.sets.export import EXPORT
 from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
@@ -85,7 +87,10 @@ def _folders(url: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[str]]]
 
 def _problems(folder: str, names: list[str], found: Verification, progress: Progress, first: bool) -> Iterator[str]:
     """What is wrong in one folder, one sentence each."""
-    of_shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+    derived = predictions_among(names) | teacher_files_among(names)
+    yield from problems_of_predictions(folder, names)
+    yield from problems_of_teacher(folder, names)
+    of_shards = {name: int(match[1]) for name in names if name not in derived and (match := _SHARD.fullmatch(name))}
     broken: set[int] = set()
     if of_shards:
         for problem in problems(folder, lambda: progress.update(2)):
@@ -110,7 +115,7 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
         yield from (f"{folder}: {problem.sentence}" for problem in missing)
     if first:
         found.shards = sorted(broken)
-    checked = {name for name, shard in of_shards.items() if shard in broken or not name.endswith(".json")}
+    checked = {name for name, shard in of_shards.items() if shard in broken or not name.endswith(".json")} | derived
     found.files += len(checked)
     yield from _missing(folder, names)
     for name in sorted({*names} - checked):
