@@ -44,7 +44,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
     recipe, record, api = _public(recipe), folder.record(), HfApi()
     if record is not None:
         notes, origin = [_PATHS.sub("", note) for note in record.notes], _PATH.sub("", record.origin or "") or None
-        record = record.model_copy(update={"notes": notes, "origin": origin, "metrics_sha256": None})
+        record = record.model_copy(update={"notes": notes, "origin": origin})
     classes = classes.model_copy(update={"clip": clip_of(recipe)})
     with scratch_folder() as scratch:
         write_run(str(scratch), folder, recipe, record, classes, method.state_dict(), name=name)

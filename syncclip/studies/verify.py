@@ -8,21 +8,26 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from syncclip import storage
+from syncclip.core.manifest import MANIFEST
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.datasets.packed import FIRST_PACKED_FILE, PACKED_FILE, PACKING, load_packed
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.inference.export import is_export_without_manifest
 from syncclip.inference.shards import predictions_among, problems_of_predictions
 from syncclip.inference.teach import problems_of_teacher, teacher_files_among
+from syncclip.interop.dassl import BEST
+from syncclip.interop.exports import CARD
 from syncclip.runs.classes import CLASSES
-from syncclip.sets.export import EXPORT
 from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
 from syncclip.sets.repair import absent
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index
 from syncclip.shards.samples import shards_by_markers
 from syncclip.shards.verify import problems
+from syncclip.storage.exports import exported_files, problems_of_export
 from syncclip.studies import outputs
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
 from syncclip.synthesis.filters.assets import digest_of
@@ -69,8 +74,18 @@ def verify(url: str, tell: Callable[[str], None]) -> Verification:
     if not any(names for _, names in folders):
         raise UserError(f"{url}: there is no file; give the folder of a set, a run, a study or a packed dataset")
     with Progress(sum(len(names) for _, names in folders), "files", "verify") as progress:
+        exported: set[str] = set()
+        runs = {folder for folder, names in folders if RECORD in names}
         for folder, names in folders:
-            for sentence in _problems(folder, names, found, progress, folder == url):
+            if MANIFEST in names:
+                exported |= exported_files(folder)
+            own = [name for name in names if storage.join(folder, name) not in exported]
+            found.files += len(names) - len(own)
+            progress.update(len(names) - len(own))
+            of_run = folder.rpartition("/")[0] in runs
+            for sentence in chain(
+                _problems_of_export(folder, names, of_run), _problems(folder, own, found, progress, folder == url)
+            ):
                 found.problems.append(sentence)
                 tell(sentence)
     return found
@@ -83,6 +98,14 @@ def _folders(url: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[str]]]
         if name not in sizes:
             below = storage.join(url, name)
             yield from _folders(below, storage.sizes(below))
+
+
+def _problems_of_export(folder: str, names: list[str], of_run: bool) -> Iterator[str]:
+    """What is wrong with an export in a folder; `of_run`: the folder above is that of a run."""
+    if MANIFEST in names:
+        yield from problems_of_export(folder)
+    elif is_export_without_manifest(names) or (of_run and BEST in names):
+        yield f"{storage.join(folder, MANIFEST)} is missing, though this is an export; export again into a new folder"
 
 
 def _problems(folder: str, names: list[str], found: Verification, progress: Progress, first: bool) -> Iterator[str]:
@@ -101,7 +124,7 @@ def _problems(folder: str, names: list[str], found: Verification, progress: Prog
     marked = shards_by_markers(folder).values() if index is not None else ()
     if index is not None and [one[:4] for one in index.shards] != [one[:4] for one in marked]:
         yield f"{folder}: {INDEX} is not that of these shards, some were exchanged; remove it, a mere shortcut"
-    if of_shards or (not {PLAN_NAME, IMPORTED}.isdisjoint(names) and EXPORT not in names):
+    if of_shards or (not {PLAN_NAME, IMPORTED}.isdisjoint(names)):
         try:
             missing = absent(folder, broken)
             if not broken and not missing and (known := read_set(folder)) is not None:
@@ -216,7 +239,8 @@ def _expected(folder: str, names: list[str]) -> Iterator[tuple[str, str]]:
             yield f"{match[1]}.safetensors", "its marker is there"
     if INDEX in names:
         yield COLUMNS, f"{INDEX} holds its digest"
-    if RESULTS in names and storage.has_seal(storage.join(folder, RESULTS)):  # earlier versions wrote none
+    shared = CARD in names and METRICS not in names  # a copy for others, which has no predictions
+    if RESULTS in names and not shared and storage.has_seal(storage.join(folder, RESULTS)):
         yield PREDICTIONS, f"{RESULTS} rests on it"
     if SET_RECIPE in names and IMPORTED not in names:
         yield PLAN_NAME, "a synthesis has one"
