@@ -59,14 +59,14 @@ class Export:
         Raises:
             MissingError: a file was removed meanwhile.
         """
-        folders: dict[str, list[str]] = {}
-        for path in self._files:
-            folder, _, name = path.rpartition("/")
-            folders.setdefault(folder, []).append(name)
-        for folder, names in folders.items():
-            files.require(join(self.url, folder) if folder else self.url, names)
         update = {"files": dict(sorted(self._files.items()))}
         documents.write_document(join(self.url, MANIFEST), self._manifest.model_copy(update=update))
+        folders: dict[str, list[str]] = {self.url: [MANIFEST]}
+        for path in self._files:
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(join(self.url, folder) if folder else self.url, []).append(name)
+        for folder, names in folders.items():
+            files.require(folder, names)
 
 
 @contextmanager
