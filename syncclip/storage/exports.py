@@ -19,7 +19,7 @@ from syncclip.storage import documents, files, leases
 from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.places import join
 
-REMEDY = "remove the folder and export again"
+REMEDY = "export again into a new folder"
 
 
 class Export:

@@ -15,7 +15,8 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import Dataset
+from syncclip.datasets.dataset import Dataset, DatasetSettings
+from syncclip.datasets.loading import read_dataset
 from syncclip.sets import export
 from syncclip.sets.card import shared
 from syncclip.sets.export import export_set, folder_names
@@ -280,3 +281,25 @@ def test_a_damaged_export_is_not_imported(url: str, tmp_path: Path, to: str) -> 
     with pytest.raises(UserError, match=f"{file} is not as it was exported: it was damaged or exchanged"):
         import_set(source, dataset, f"{tmp_path}/again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.fault
+def test_an_exported_folder_as_a_dataset_is_compared_with_its_manifest(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_set(url, str(out), "folder")
+    settings = DatasetSettings(name=str(out))
+    images = read_dataset(settings).split("test")
+    assert all(images.read(row) for row in range(len(images)))
+    file, other = Path(images.name(0)), Path(images.name(1))
+    whole = file.read_bytes()
+    for data in (whole[:-1], b"", bytes(len(whole)), other.read_bytes()):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=f"{file} is not as it was exported"):
+            read_dataset(settings).split("test").read(0)
+    file.unlink()
+    with pytest.raises(UserError, match=r"out, by its manifest: 1 of the 12 images that it lists are not on disk"):
+        read_dataset(settings)
+    file.write_bytes(whole)
+    flip(out / "export.json")
+    with pytest.raises(UserError, match=r"out/export\.json"):
+        read_dataset(settings)
