@@ -12,6 +12,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
-from tests.object_store import faulty_bucket
+from tests.object_store import faulty_bucket, s3_bucket
 from tests.worlds.dataset import make_image
 from tests.worlds.teacher import classify_here
 
@@ -269,6 +270,27 @@ def test_predictions_in_another_folder_are_verified_without_their_tars(run: str,
     assert verified(out) == []
     zero_table(out)
     assert [f"{out}/a{TABLE} is not as it was written" in problem for problem in verified(out)] == [True]
+
+
+def test_a_tar_of_a_bucket_that_has_changed_is_classified_again(run: str, plain: Path) -> None:
+    with s3_bucket() as bucket:
+        for name in ("a.tar", "b.tar"):
+            storage.write_bytes(f"{bucket}/{name}", (plain / name).read_bytes())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("syncclip.storage.places.options_of", _with(places.configured()))
+            classify_here(run, bucket)
+            before = storage.read_bytes(f"{bucket}/a{MARKER}")
+            assert verify(bucket, print).problems == []
+            exchange_tar(plain)
+            storage.write_bytes(f"{bucket}/a.tar", (plain / "a.tar").read_bytes())
+            (problem,) = verify(bucket, print).problems
+            assert problem == f"{bucket}/a.tar is not the tar that {bucket}/a{TABLE} was computed from"
+            classify_here(run, bucket)
+            assert storage.read_bytes(f"{bucket}/a{MARKER}") != before and verify(bucket, print).problems == []
+
+
+def _with(options: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
+    return lambda url: {"use_listings_cache": False, **options}
 
 
 def test_a_tar_of_a_set_is_compared_with_its_commit_marker(run: str, tiny_set: str, tmp_path: Path) -> None:
