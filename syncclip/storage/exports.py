@@ -91,7 +91,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
         elif found.to != to:
             other = f"an export to {found.to!r}"
         elif differ := [name for name in source if found.source.get(name) != source[name]]:
-            other = f"the export of another {differ[0]}"
+            other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
         if other:
             raise UserError(f"{url} holds {other} already; choose another --out, or remove the folder")
         export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
