@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.inference.answers import SCHEMA, classify_sources
+from syncclip.inference.markers import problems_of_files
 from syncclip.inference.model import BATCH, Model
-from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions, problems_of_files
+from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
 from syncclip.inference.sources import tar_images
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes

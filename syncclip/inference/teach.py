@@ -17,16 +17,9 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
+from syncclip.inference.markers import ShardMarker, parse_marker, problems_of_files
 from syncclip.inference.model import BATCH, load, read_ahead
-from syncclip.inference.passes import (
-    Passed,
-    ShardJob,
-    ShardMarker,
-    ShardPass,
-    ShardPredictions,
-    parse_marker,
-    problems_of_files,
-)
+from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
 from syncclip.inference.shards import identity
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import read_classes

@@ -208,8 +208,7 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
 
 def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:
     """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
-    for place in (source, source.rstrip("/").rpartition("/")[0] or "."):  # tars of an export lie in its folder `data`
-        require_export(place)
+    require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # tars of an export lie in its folder `data`
     if tars := _tars(source):
         members = index_tars(tars)
         labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from syncclip.core.manifest import MANIFEST, ExportedFile, Manifest
@@ -140,11 +141,11 @@ def exported_files(url: str) -> set[str]:
     return {join(url, path) for path in (MANIFEST, *found)}
 
 
-def require_export(url: str) -> None:
-    """Compare an export with its manifest before it is used; a folder without a manifest passes.
+def require_export(*folders: str) -> None:
+    """Compare exports with their manifests before they are used; a folder without a manifest passes.
 
     Raises:
-        UserError: the export is unfinished, or a file of it is damaged or missing.
+        UserError: an export is unfinished, or a file of it is damaged or missing.
     """
-    for problem in problems_of_export(url):
+    for problem in chain(*map(problems_of_export, folders)):
         raise UserError(f"{problem}; {REMEDY}")
