@@ -21,6 +21,8 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack
+from syncclip.inference.export import export
+from syncclip.inference.model import load
 from syncclip.interop.exports import export_prompts
 from syncclip.interop.imports import import_prompts
 from syncclip.protocols.run import Request, reproduce
@@ -156,6 +158,7 @@ KINDS = {
         "prompts import",
         lambda world, folder: import_prompts(world.place("checkpoint"), published.recipe(world.folder, CASE), folder),
     ),
+    "export": Kind("export", lambda world, folder: export(load(world.place("run")), "vectors", folder)),
     "prompts export": Kind("prompts export", lambda world, folder: export_prompts(world.place("run"), folder)),
 }
 

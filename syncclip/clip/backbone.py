@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
+from syncclip.core.manifest import require_whole_folder
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import CLIP
@@ -107,7 +108,8 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     """Load a CLIP on the CPU.
 
     Raises:
-        UserError: the name or tag is unknown, or the weights are neither here nor available.
+        UserError: the name or tag is unknown, or the weights are neither here nor available; or it is a folder of
+            `syncclip export` that is damaged or unfinished.
     """
     import open_clip  # late: it takes seconds, which reading settings should not
     from transformers import dynamic_module_utils
@@ -177,7 +179,9 @@ def _source(settings: BackboneSettings) -> str:
     if name == EMBEDDED:
         return _local(CLIP, "run `make icons` to build it, or install the package again")
     if name.startswith("local-dir:") or Path(name).is_dir():
-        return _local(Path(name.removeprefix("local-dir:")), "give a folder with open_clip_config.json and weights")
+        folder = Path(name.removeprefix("local-dir:"))
+        require_whole_folder(folder)
+        return _local(folder, "give a folder with open_clip_config.json and weights")
     if name.startswith(SCHEMAS):
         return name
     known = open_clip.list_models()

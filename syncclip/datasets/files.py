@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,13 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 class FolderSet(ImageSet):
     """Labelled image files, read when asked for. A million take some 100 MB of memory, as paths are kept as text."""
 
-    def __init__(self, files: Iterable[tuple[str | Path, int]]) -> None:
-        files = list(files)
+    def __init__(self, files: Iterable[tuple[str | Path, int]], checksums: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            files: paths and labels.
+            checksums: path -> sha256 that its file must have, where it is known.
+        """
+        files, self._checksums = list(files), checksums or {}
         self._files = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], dtype=np.int64)
 
@@ -27,12 +33,16 @@ class FolderSet(ImageSet):
         """The file's bytes.
 
         Raises:
-            UserError: the file is gone or not readable.
+            UserError: the file is gone or not readable, or it has another checksum.
         """
+        path = self._files[row]
         try:
-            return Path(self._files[row]).read_bytes()
+            data = Path(path).read_bytes()
         except OSError as error:
-            raise UserError(f"{self._files[row]}: cannot be read ({error.strerror or error}).") from error
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        if path in self._checksums and hashlib.sha256(data).hexdigest() != self._checksums[path]:
+            raise UserError(f"{path} is not as it was exported: it was damaged or exchanged; export the set again.")
+        return data
 
     def name(self, row: int) -> str:
         """An image's name in messages: its path."""

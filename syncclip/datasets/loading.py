@@ -14,13 +14,14 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import as_clip_reads, nearest, spoken
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
-from syncclip.datasets.files import FolderSet
+from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
 from syncclip.shards.reader import ImageSet
+from syncclip.storage.exports import read_manifest
 
 SHIPPED = {"icons": "icons/dataset"}
 """Datasets and suites that come with the package, and their folders in it."""
@@ -138,7 +139,11 @@ def _own(settings: DatasetSettings, place: str) -> Dataset:
             names, files = load_table(tables, settings.classnames, settings.split_seed)
         else:
             names, files = load_folder(path, settings.split_seed)
-        splits = {split: FolderSet(of_split) for split, of_split in files.items()}
+        manifest = read_manifest(place) if path.is_dir() else None
+        exported = {str(path / name): file.sha256 for name, file in (manifest.files or {} if manifest else {}).items()}
+        if manifest is not None:
+            require_files(list(exported), f"{place}, by its manifest")
+        splits = {split: FolderSet(of_split, exported) for split, of_split in files.items()}
     else:
         raise UserError(f"{place}: has neither {PACKED_FILE} nor tars; a remote dataset must be packed as shards.")
     return Dataset(name, [spoken(one) for one in names], TEMPLATE, splits)

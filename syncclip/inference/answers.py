@@ -62,16 +62,29 @@ def classify(
     names: Iterable[str],
     top: int = 5,
     batch: int = BATCH,
-    unreadable: type[UserError] | tuple[()] = (),
 ) -> Iterator[Answer]:
     """What a model says of the images that names stand for (see `find_images`), in their order, as they are computed.
 
     Args:
         top: classes of each image.
         batch: images in one forward pass; the files of as many more are read ahead.
+    """
+    return classify_sources(model, find_images(names), top, batch)
+
+
+def classify_sources(
+    model: Model,
+    images: Iterable[Source],
+    top: int = 5,
+    batch: int = BATCH,
+    unreadable: type[UserError] | tuple[()] = (),
+) -> Iterator[Answer]:
+    """As `classify`, of images that were found already.
+
+    Args:
         unreadable: of an image that can't be read, the error that is raised, in place of a row with its reason.
     """
-    for found in read_ahead(partial(_pixels, model, unreadable), find_images(names), batch):
+    for found in read_ahead(partial(_pixels, model, unreadable), images, batch):
         pixels = [content for _, content in found if isinstance(content, Tensor)]
         labels = iter(model.labels(model.batch_probabilities(torch.stack(pixels)), top) if pixels else ())
         for name, content in found:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from syncclip import storage
+from syncclip.core.manifest import MANIFEST
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, install_command
 from syncclip.inference import folders
 from syncclip.inference.model import Model, computing
 from syncclip.methods import Method
+from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import CLASSES
+from syncclip.storage.exports import exporting
+from syncclip.training.run_folder import PROMPTS
 
 Format = Literal["onnx", "torch", "open_clip", "transformers", "vectors"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -62,6 +67,8 @@ class Classifier(nn.Module):
 def export(model: Model, to: Format, out: str) -> str:
     """Write a model in a format that others load, and `classes.json` beside it, which has the names of the classes.
 
+    `export.json`, completed last, holds the checksums of all files and identifies the run; see `storage.exports`.
+
     onnx: input `images` (B, 3, S, S) float32, output `logits` (B, C). torch: the same as `torch.export.load` reads it.
     vectors: `class_vectors` (C, D) of length 1 and `logit_scale`, for image features through the same image tower.
     open_clip: the frozen CLIP as its "local-dir:" loads it, beside these vectors. transformers: the same as a pipeline
@@ -75,7 +82,8 @@ def export(model: Model, to: Format, out: str) -> str:
 
     Raises:
         UserError: the format is unknown or can't represent the run, its library is missing, or the method's scores
-            are not of class vectors that are the same for all images.
+            are not of class vectors that are the same for all images; or the folder holds something else, such as the
+            export of another run or in another format.
     """
     if to not in FORMATS:
         raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
@@ -94,8 +102,8 @@ def export(model: Model, to: Format, out: str) -> str:
             f"--to vectors: {model.recipe.training.method!r} classifies by more than one feature of an image; use --to "
             "onnx or torch"
         )
-    place, device, backbone = storage.join(out, FILES[to]), model.device, model.method.clip.backbone
-    with scratch_folder() as folder, computing():
+    device, backbone = model.device, model.method.clip.backbone
+    with exporting(out, to, _source(model), "export") as written, scratch_folder() as folder, computing():
         try:
             model.method.clip.backbone = replace(backbone, precision="fp32")
             _WRITERS[to](
@@ -104,11 +112,28 @@ def export(model: Model, to: Format, out: str) -> str:
         finally:
             model.method.clip.backbone = backbone
             model.method.to(device)
+        written.begin()
+        storage.write_document(storage.join(out, CLASSES), model.told)
+        written.record_small(CLASSES)
         for file in sorted(folder.iterdir()):  # the weights of a large ONNX model are a file of their own
-            storage.publish(file, storage.join(out, file.name))
-    storage.write_document(storage.join(out, CLASSES), model.told)
-    storage.require(out, (FILES[to], CLASSES))
-    return place
+            written.publish(file, file.name)
+    return storage.join(out, FILES[to])
+
+
+def _source(model: Model) -> dict[str, str]:
+    """What identifies the exported model."""
+    prompts = storage.read_bytes(storage.join(model.url, PROMPTS))
+    return {
+        "run": model.run_hash,
+        "prompts": hashlib.sha256(prompts).hexdigest(),
+        "classes": digest(model.told.model_dump(mode="json")),
+    }
+
+
+def is_export_without_manifest(names: Collection[str]) -> bool:
+    """Whether a folder's files are those of an export whose manifest was removed."""
+    of_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
+    return of_export and MANIFEST not in names
 
 
 def _program(classifier: Classifier) -> torch.export.ExportedProgram:

@@ -60,6 +60,7 @@ class Model:
 
     Attributes:
         url: of the run.
+        run_hash: of the run's recipe.
         classes: names of the classes, by label.
         base: how many of them, the first ones, had real training images.
         recipe: of the run.
@@ -71,6 +72,7 @@ class Model:
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
         self.url, self.classes, self.base = folder.url, list(classes.classnames), classes.base_count
         self.recipe, self.told, self._folder = recipe, classes, folder
+        self.run_hash = folder.recipe_hash
         self.method = method.eval()
         self.others = torch.ones(len(self.classes), dtype=torch.bool)
         self.others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False

@@ -1,4 +1,4 @@
-"""A model's pass over the shards of a folder or bucket, on Ray: files beside each tar, its marker last.
+"""A model's pass over the shards of a folder or bucket, on Ray: a file of predictions beside each tar, its marker last.
 
 A row of the pool is a shard, whose images an actor's own threads decode while it computes. What the files hold follows
 from the run and the shard, so neither the number of actors nor a kill changes a byte of them.
@@ -6,6 +6,7 @@ from the run and the shard, so neither the number of actors nor a kill changes a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -13,16 +14,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import ValidationError
 
 from syncclip import storage
-from syncclip.core.progress import Progress
+from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import ray_session
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import UserError
+from syncclip.core.threads import thread_pool
 from syncclip.core.trust import trust, trusted
+from syncclip.inference.markers import ShardMarker, differences, parse_marker
 from syncclip.inference.model import Model, load
 from syncclip.shards.markers import CHUNK
 from syncclip.storage.leases import working_for
@@ -32,6 +34,9 @@ from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from syncclip.synthesis.worker import failed
+
+READERS = 4
+"""Shards that are compared with their markers at once."""
 
 
 class Passed(NamedTuple):
@@ -44,41 +49,35 @@ class Passed(NamedTuple):
     """Of these, those that could not be read."""
 
 
-class ShardMarker(Settings):
-    """Content of a shard's marker: what was asked, of which shard, and what came of it."""
+class ShardPredictions(NamedTuple):
+    """A shard's predictions in memory."""
 
-    format: Literal[1] = 1
-    asked: str
-    """Digest of the run, and of what it was asked."""
-    shard_bytes: int
+    data: bytes
+    """Content of their file."""
     images: int
     unread: int
-    """Of these, those that could not be read."""
-
-
-def _leave_out(place: str, damage: UserError) -> None:
-    """Of a damaged marker: as if it had never been written."""
+    tar_sha256: str
+    """Of the tar that was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """What actors are told. Shards go by their place in `sizes`, name -> bytes of each tar.
+    """What actors are told. A shard's number is its position in `tars`.
 
     Attributes:
         FILE, MARKER: what the files of a shard end with, in place of `.tar`.
-        Marker: what the marker holds.
         VERB: what is done with a shard.
+        tars: name -> sha256 in the tar's commit marker; None: it has no commit marker.
     """
 
     FILE: ClassVar[str]
     MARKER: ClassVar[str]
-    Marker: ClassVar[type[ShardMarker]] = ShardMarker
     VERB: ClassVar[str]
 
     run: str
     url: str
     out: str
-    sizes: Mapping[str, int]
+    tars: Mapping[str, str | None]
     asked: str
     batch: int
     threads: int
@@ -92,49 +91,76 @@ class ShardJob:
         """Where a file of a shard is."""
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
-    def fits(self, name: str, marker: Any) -> bool:
-        """Whether a marker is that of the tar as it is now."""
-        return bool(marker.shard_bytes == self.sizes[name])
+    def done(self, report: Callable[[str], object] | None = None) -> dict[str, ShardMarker]:
+        """Shard -> marker, of the shards with a marker and a file of the size in it. Reads the markers alone.
 
-    def done(self) -> dict[str, Any]:
-        """Shard -> marker of those whose files are there, of the tar as it is now.
+        Args:
+            report: called with a sentence for each marker that is damaged, or whose file is missing or too short.
 
         Raises:
-            UserError: files there answer something else.
+            UserError: predictions there are of another run, of other classes or settings.
         """
-        there, found = storage.sizes(self.out), dict[str, Any]()
-        stems = [name for name in self.sizes if {name[:-4] + self.FILE, name[:-4] + self.MARKER} <= there.keys()]
-        for first in range(0, len(stems), CHUNK):
-            places = {self.place(name, self.MARKER): name for name in stems[first : first + CHUNK]}
-            for place, text in storage.read_many(list(places), _leave_out).items():
+        report = report or (lambda _: None)
+        there, found = storage.sizes(self.out), dict[str, ShardMarker]()
+        marked = [name for name in self.tars if name[:-4] + self.MARKER in there]
+        for first in range(0, len(marked), CHUNK):
+            places = {self.place(name, self.MARKER): name for name in marked[first : first + CHUNK]}
+            texts = storage.read_many(list(places), partial(_report_marker, report))
+            for place, text in texts.items():
+                name = places[place]
                 try:
-                    marker = self.Marker.model_validate_json(text)
-                except ValidationError:
-                    continue  # of an earlier version, or cut off
+                    marker = parse_marker(text, place, name)
+                except storage.DamagedError as error:
+                    report(str(error))
+                    continue
                 if marker.asked != self.asked:
                     raise UserError(
-                        f"{place}: these answers are of another run, other classes or settings; choose another --out, "
-                        f"or remove the files *{self.FILE} and *{self.MARKER}"
+                        f"{place}: these predictions are of another run, other classes or settings; choose another "
+                        f"--out, or remove the files *{self.FILE} and *{self.MARKER}"
                     )
-                if self.fits(places[place], marker):
-                    found[places[place]] = marker
+                if there.get(name[:-4] + self.FILE) == marker.bytes:
+                    found[name] = marker
+                else:
+                    report(f"{self.place(name, self.FILE)} is missing, or not as it was written")
         return found
 
+    def recheck(self) -> None:
+        """Compare the tars and the predictions of earlier calls with the markers' checksums, before any work.
+
+        A marker of other content is removed, so that its shard is computed again. Every file of predictions is read,
+        and every tar without a commit marker.
+
+        Raises:
+            UserError: see `done`.
+        """
+        done = self.done(lambda problem: say(f"{problem}; its shard is {self.VERB} again"))
+        if not done:
+            return
+        with Progress(len(done), "shards", "check") as line, thread_pool(READERS, "check") as readers:
+            for name, problems in zip(done, readers.map(self._problems, done, done.values()), strict=True):
+                for problem in problems:
+                    say(f"{problem}; {name} is {self.VERB} again")
+                    storage.remove(self.place(name, self.MARKER))
+                line.update()
+
+    def _problems(self, name: str, marker: ShardMarker) -> list[str]:
+        return list(differences(marker, self.place(name, self.FILE), storage.join(self.url, name), self.tars[name]))
+
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """What the markers of all shards tell."""
+        """The sums of all markers."""
         found = done.values()
         return Passed(self.out, len(found), sum(one.images for one in found), sum(one.unread for one in found))
 
     def left(self) -> list[int]:
         """The shards that have no files yet."""
         done = self.done()
-        return [number for number, name in enumerate(self.sizes) if name not in done]
+        return [number for number, name in enumerate(self.tars) if name not in done]
 
     def failure(self, number: int, cause: str, left: int) -> str:
         """What is said of a shard that failed for good."""
-        count = len(self.sizes)
+        count = len(self.tars)
         return (
-            f"{storage.join(self.url, list(self.sizes)[number])} could not be {self.VERB}: {cause}; {count - left} of "
+            f"{storage.join(self.url, list(self.tars)[number])} could not be {self.VERB}: {cause}; {count - left} of "
             f"{count} shards have their files in {self.out}, and the same command goes on from there"
         )
 
@@ -144,10 +170,11 @@ class ShardJob:
         Raises:
             UserError: shards failed for good.
         """
+        self.recheck()
         if todo := self.left():
             check_capacity(pool, self.threads, "--actors", "--num-gpus")
             step = partial(run_round, worker=worker, pool=pool, threads=self.threads)
-            with Progress(len(self.sizes), "shards", what, done=len(self.sizes) - len(todo)) as line, ray_session():
+            with Progress(len(self.tars), "shards", what, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
                 for report in rounds(todo, self.left, self.failure, pool.retries, step):
                     storage.leases.check(self.out)
@@ -160,34 +187,43 @@ class ShardPass(ABC):
 
     def __init__(self, job: ShardJob) -> None:
         trust(*job.code)  # as the process does that makes the actor
-        self.job, self.names = job, list(job.sizes)
+        self.job, self.names = job, list(job.tars)
         self._model: Model | None = None
 
     @abstractmethod
-    def compute(self, name: str) -> tuple[int, Any]:
-        """Images of a shard, and what the model says of them."""
+    def compute(self, name: str) -> ShardPredictions:
+        """The model's predictions for a shard's images.
 
-    @abstractmethod
-    def write(self, name: str, content: Any) -> ShardMarker:
-        """Write a shard's file; its marker, which is not written yet."""
+        Raises:
+            UserError: the tar is not the one that its commit marker describes.
+        """
 
-    def generate(self, shard: int) -> tuple[Report, Any]:
-        """What the model says of a shard's images, in memory."""
+    def generate(self, shard: int) -> tuple[Report, ShardPredictions | None]:
+        """A shard's predictions, in memory; None where they failed."""
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
-            images, content = self.compute(self.names[shard])
+            content = self.compute(self.names[shard])
         except Exception as error:
             return failed(report, error), None
-        return report._replace(images=images), content
+        return report._replace(images=content.images), content
 
-    def commit(self, uncommitted: tuple[Report, Any]) -> Report:
-        """Write a shard's file, its marker last."""
+    def commit(self, uncommitted: tuple[Report, ShardPredictions | None]) -> Report:
+        """Write a shard's file of predictions, then its marker."""
         (report, content), begun, job = uncommitted, time.time(), self.job
         if content is not None:
             name = self.names[report.shard]
+            marker = ShardMarker(
+                asked=job.asked,
+                tar=name,
+                tar_sha256=content.tar_sha256,
+                bytes=len(content.data),
+                sha256=hashlib.sha256(content.data).hexdigest(),
+                images=content.images,
+                unread=content.unread,
+            )
             try:
                 with working_for(job.out, job.lease):
-                    marker = self.write(name, content)
+                    storage.write_bytes(job.place(name, job.FILE), content.data)
                     storage.write_document(job.place(name, job.MARKER), marker)
             except Exception as error:
                 report = failed(report, error)
@@ -205,3 +241,7 @@ class ShardPass(ABC):
     def loaded(self) -> Model:
         """The run's model."""
         return load(self.job.run, **self.job.places, device=self.job.device)
+
+
+def _report_marker(report: Callable[[str], object], place: str, _: storage.DamagedError) -> None:
+    report(f"{place} is not as it was written")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from syncclip import storage
@@ -113,10 +113,20 @@ def _in_folder(url: str) -> Iterator[Source]:
             yield _alone(place)
 
 
+def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
+    """The images of an open tar, which is called `name`; its damage is a source that can't be read."""
+    return _guarded(partial(_members, file), name)
+
+
 def _in_tar(url: str) -> Iterator[Source]:
     """The images of a WebDataset shard, or of any tar; each is `shard.tar/000000017.jpg`."""
+    with storage.open_read(url) as file:
+        yield from _members(file, url)
+
+
+def _members(file: IO[bytes], url: str) -> Iterator[Source]:
     try:
-        with storage.open_read(url) as file, open_tar(file) as tar:
+        with open_tar(file) as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
                 if not member.isfile() or _ending(member.name) not in EXTENSIONS:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,40 +17,40 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.determinism import deterministic
 from syncclip.core.settings import UserError
+from syncclip.inference.markers import ShardMarker, parse_marker, problems_of_files
 from syncclip.inference.model import BATCH, load, read_ahead
-from syncclip.inference.passes import Passed, ShardJob, ShardMarker, ShardPass
+from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
 from syncclip.inference.shards import identity
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run
 from syncclip.sets.imported import read_whole_set
+from syncclip.shards.cache import ShardCache
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import Shard, sample_key, shard_name
 from syncclip.shards.tables import read_table
 from syncclip.storage.places import absolute
-from syncclip.stream.teacher import AGAIN, TEACHER, VECTORS, Probabilities, TaughtShard, TeacherFiles
+from syncclip.stream.teacher import (
+    AGAIN,
+    TEACHER,
+    VECTORS,
+    Probabilities,
+    TaughtShard,
+    Teacher,
+    TeacherFiles,
+    read_teacher,
+)
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 
-
-class TeacherMarker(ShardMarker):
-    """Content of `00000.json`, beside the probabilities of a shard."""
-
-    bytes: int
-    """Of the file of probabilities, as `sha256`."""
-    sha256: str
-    tar_sha256: str
+_SHARD = re.compile(r"[0-9]{5,18}\.(safetensors|json)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job(ShardJob):
     FILE, MARKER, VERB = ".safetensors", ".json", "read by the teacher"
-    Marker = TeacherMarker
 
     shards: Mapping[str, Shard]
-
-    def fits(self, name: str, marker: TeacherMarker) -> bool:
-        return marker.tar_sha256 == self.shards[name].sha256
 
 
 def teach(
@@ -93,7 +95,7 @@ def teach(
             run=run,
             url=url,
             out=out,
-            sizes={name: one.bytes for name, one in named.items()},
+            tars={name: one.sha256 for name, one in named.items()},
             asked=asked,
             batch=batch,
             threads=threads,
@@ -109,7 +111,7 @@ def teach(
         return job.passed(done)
 
 
-def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, TeacherMarker]]) -> None:
+def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, ShardMarker]]) -> None:
     """Write the class vectors, and what tells of all files, where they aren't there yet."""
     shards = tuple(TaughtShard(shard, one.images, one.bytes, one.sha256, one.tar_sha256) for shard, one in markers)
     place = storage.join(job.out, TEACHER)
@@ -133,12 +135,50 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
     storage.write_sealed(place, told.model_dump_json().encode())
 
 
+def teacher_files_among(names: Collection[str]) -> set[str]:
+    """Of the files of a folder, those of a teacher."""
+    shards = {name for name in names if _SHARD.fullmatch(name)}
+    whole = {name.rpartition(".")[0] for name in shards if name.endswith(_Job.FILE)}
+    if TEACHER not in names and not any(name in shards for name in (stem + _Job.MARKER for stem in whole)):
+        return set()
+    return shards | ({TEACHER, VECTORS} & {*names})
+
+
+def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
+    """What is wrong with the teacher's files among a folder's files, a sentence each; each of them is read."""
+    if not (files := teacher_files_among(names)):
+        return
+    yield from problems_of_files(url, files - {TEACHER, VECTORS}, (_Job.FILE, _Job.MARKER), {})
+    whole = storage.join(url, TEACHER)
+    if TEACHER not in names:
+        yield f"{whole} is missing, so these files are unfinished; run the same `syncclip teach` again"
+        return
+    try:
+        found = read_teacher(url)
+    except UserError as error:
+        yield str(error)
+        return
+    try:
+        Teacher(url, ShardCache()).class_vectors()
+    except UserError as error:
+        yield str(error)
+    for one in found.shards:
+        place = storage.join(url, f"{one.shard:05d}{_Job.MARKER}")
+        with suppress(storage.DamagedError, storage.MissingError):  # reported above
+            marker = parse_marker(storage.read_bytes(place), place, shard_name(one.shard))
+            if (marker.asked, marker.sha256, marker.tar_sha256) != (found.digest, one.sha256, one.tar_sha256):
+                yield f"{place} and {whole} are of different passes: files were exchanged"
+    shards = {f"{one.shard:05d}" for one in found.shards}
+    for name in sorted(shards - {file.rpartition(".")[0] for file in files}):
+        yield f"{storage.join(url, name)}{_Job.FILE} is missing, though {whole} lists it"
+
+
 class ShardTeacher(ShardPass):
     """Writes probabilities."""
 
     job: _Job
 
-    def compute(self, name: str) -> tuple[int, tuple[Probabilities, int]]:
+    def compute(self, name: str) -> ShardPredictions:
         job, shard, model = self.job, self.job.shards[name], self.model()
         place = storage.join(job.url, name)
         tar = storage.read_bytes(place, sha256=shard.sha256)
@@ -153,25 +193,11 @@ class ShardTeacher(ShardPass):
             except UnreadableImageError:
                 return None  # a training replaces it by another one
 
-        found = np.zeros((len(rows), len(model.classes)), np.float32)
+        found: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
         unread, begin = 0, 0
         for images in read_ahead(pixels, rows, job.batch):
             there = [begin + number for number, one in enumerate(images) if one is not None]
             if there:
                 found[there] = model.batch_probabilities(torch.stack([one for one in images if one is not None]))
             begin, unread = begin + len(images), unread + len(images) - len(there)
-        return len(rows), (found, unread)
-
-    def write(self, name: str, content: tuple[Probabilities, int]) -> TeacherMarker:
-        job, (found, unread) = self.job, content
-        data = save({"probabilities": found})
-        storage.write_bytes(job.place(name, job.FILE), data)
-        return TeacherMarker(
-            asked=job.asked,
-            shard_bytes=job.sizes[name],
-            images=len(found),
-            unread=unread,
-            bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            tar_sha256=job.shards[name].sha256,
-        )
+        return ShardPredictions(save({"probabilities": found}), len(rows), unread, shard.sha256)

@@ -24,6 +24,7 @@ from torch import Tensor
 from syncclip import storage
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
+from syncclip.storage.exports import Export, require_export
 
 BEST, LAST = "model-best.pth.tar", "checkpoint"
 _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
@@ -77,8 +78,10 @@ def read_checkpoint(place: str) -> DasslCheckpoint:
     Besides tensors and plain values it may only contain the schedulers that Dassl saves whole; they are ignored.
 
     Raises:
-        UserError: not a file of torch's, one that needs code to run, or one without a state dict of tensors.
+        UserError: not a file of torch's, one that needs code to run, or one without a state dict of tensors; or it lies
+            in an export of ours that is damaged or unfinished.
     """
+    require_export(place.rpartition("/")[0] or ".")
     if storage.is_local(place):
         loaded = _load(storage.local_path(place), place)
     else:
@@ -92,11 +95,8 @@ def read_checkpoint(place: str) -> DasslCheckpoint:
     return DasslCheckpoint(place, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
 
-def write_checkpoint(folder: str, state: Mapping[str, Tensor], epoch: int) -> str:
-    """Write what Dassl writes after its last epoch, without optimiser and scheduler; returns the checkpoint's path.
-
-    After a crash each file is either complete or as it was before.
-    """
+def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> str:
+    """Write what Dassl writes after its last epoch, without optimiser and scheduler; returns the checkpoint's path."""
     tensors = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     buffer = io.BytesIO()
     torch.save(
@@ -105,8 +105,8 @@ def write_checkpoint(folder: str, state: Mapping[str, Tensor], epoch: int) -> st
     name = f"model.pth.tar-{epoch}"
     files = {name: buffer.getvalue(), BEST: buffer.getvalue(), LAST: f"{name}\n".encode()}
     for file, data in files.items():
-        storage.write_bytes(storage.join(folder, file), data)
-    return storage.join(folder, name)
+        out.write(file, data)
+    return storage.join(out.url, name)
 
 
 class _Inert:

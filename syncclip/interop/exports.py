@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from syncclip.methods import find_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import CLASSES, RunClasses, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
+from syncclip.storage.exports import exporting
 from syncclip.storage.places import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
 
@@ -81,7 +83,11 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         state = layout.saved(learned, words)
     with storage.lease(out, "prompts export"):
         if layout is not None:
-            checkpoint = write_checkpoint(storage.join(out, layout.folder), state, recipe.training.epochs)
+            prompts = storage.read_bytes(folder.path(PROMPTS))
+            source = {"run": recipe.hash, "prompts": hashlib.sha256(prompts).hexdigest()}
+            with exporting(storage.join(out, layout.folder), name, source, "prompts export") as written:
+                written.begin()
+                checkpoint = write_checkpoint(written, state, recipe.training.epochs)
         write_run(out, folder, recipe, record, classes, learned, layout)
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
@@ -111,7 +117,7 @@ def write_run(
             if storage.exists(folder.path(file)):
                 storage.copy(folder.path(file), storage.join(out, file))
         if record is not None:
-            storage.write_document(storage.join(out, RECORD), record, folder.owner)
+            storage.write_document(storage.join(out, RECORD), record.model_copy(update={"logs": {}}), folder.owner)
         storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
     storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
     results = read_results(there, folder.owner) if storage.exists(there := folder.path(RESULTS)) else {}

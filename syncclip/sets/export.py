@@ -21,11 +21,10 @@ from syncclip.sets.card import CARD, dataset_card, provenance_type
 from syncclip.sets.imported import SET_RECIPE, ImportedSet, content_of, read_whole_set
 from syncclip.shards.markers import ShardStats, committed, shard_name
 from syncclip.shards.tables import read_table
+from syncclip.storage.exports import Export, exporting
 from syncclip.storage.places import absolute
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 
-EXPORT = "export.json"
-"""What is being exported; written first, so that nothing else is ever mixed into the folder."""
 WRITERS = 8
 
 
@@ -62,7 +61,8 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     """Write a whole set in a layout that others read; how many images.
 
     A shard is in memory (or in a temporary file) at a time. Killed at any time, the same call goes on: files appear
-    whole or not at all, and those that are there are not written again.
+    whole or not at all, and those that are there are not written again. `export.json`, completed last, holds the
+    checksums of all files; see `storage.exports`.
 
     Args:
         url: folder or URL of the set.
@@ -80,10 +80,10 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     there = committed(url, owner=known.owner)
     shards = {shard: there[shard] for shard in known.shards()}
     source = ExportedSet(url, known, shards, folder_names(known.classnames))
-    with storage.lease(out, "shards export"):
-        _claim(source, out, to)
+    with exporting(out, to, {"set": content_of(url, known.owner)}, "shards export") as written:
+        written.begin()
         with Progress(source.images, "images", "export") as progress:
-            LAYOUTS[to](source, out, progress, licence)
+            LAYOUTS[to](source, written, progress, licence)
     return source.images
 
 
@@ -94,27 +94,23 @@ def folder_names(classnames: tuple[str, ...]) -> list[str]:
     return [f"{name} {label}" if name in twice else name for label, name in enumerate(names)]
 
 
-def _folder(source: ExportedSet, out: str, progress: Progress, _: str) -> None:
+def _folder(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
     """A folder of folders, one a class."""
-    deque(_written(source, out, progress), maxlen=0)
+    deque(_written(source, out, "", progress), maxlen=0)
 
 
-def _split_file(source: ExportedSet, out: str, progress: Progress, _: str) -> None:
+def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
     """A split file as CoOp's readers take it, with all images in `train`, and the images beside it in `images`."""
     names = source.known.classnames
-    train = [
-        (image.path, image.label, names[image.label])
-        for image in _written(source, storage.join(out, "images"), progress)
-    ]
+    train = [(image.path, image.label, names[image.label]) for image in _written(source, out, "images", progress)]
     name = re.sub(r"\W+", "_", source.known.dataset).strip("_") or "synthetic"
     content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
-    storage.write_bytes(storage.join(out, f"split_zhou_{name}.json"), content.encode())
-    storage.require(out, [f"split_zhou_{name}.json"])
+    out.write(f"split_zhou_{name}.json", content.encode())
 
 
-def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: str) -> None:
+def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
     """The tars as they are, named as the hub's datasets name them, with a card last."""
-    folder = storage.join(out, "data")
+    folder = storage.join(out.url, "data")
     storage.sweep(folder)
     there = storage.sizes(folder)
     kind: pa.DataType = pa.null()
@@ -122,19 +118,21 @@ def _hugging_face(source: ExportedSet, out: str, progress: Progress, licence: st
         name = _train_name(source, place)
         if there.get(name) != stats.bytes or not _is_same(storage.join(folder, name), stats.sha256):
             _copy(source, shard, storage.join(folder, name))
+        out.record(f"data/{name}", stats.bytes, stats.sha256)
         kind = provenance_type(source.table(shard)["provenance"], kind)
         progress.update(stats.count)
     for name in (PLAN_NAME, "imported.json"):
         if storage.exists(storage.join(source.url, name)):
-            storage.copy(storage.join(source.url, name), storage.join(out, name))
+            storage.copy(storage.join(source.url, name), storage.join(out.url, name))
+            out.record_small(name)
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
     card = dataset_card(source.known, list(source.shards.values()), kind, licence, text)
-    storage.write_sealed(storage.join(out, CARD), card.encode())
-    storage.require(folder, [_train_name(source, place) for place in range(len(source.shards))])
+    storage.write_sealed(storage.join(out.url, CARD), card.encode())
+    out.record_small(CARD)
 
 
-LAYOUTS: dict[str, Callable[[ExportedSet, str, Progress, str], None]] = {
+LAYOUTS: dict[str, Callable[[ExportedSet, Export, Progress, str], None]] = {
     "folder": _folder,
     "huggingface": _hugging_face,
     "split-zhou": _split_file,
@@ -143,14 +141,6 @@ LAYOUTS: dict[str, Callable[[ExportedSet, str, Progress, str], None]] = {
 
 def _train_name(source: ExportedSet, place: int) -> str:
     return f"train-{place:05d}-of-{len(source.shards):05d}.tar"
-
-
-def _claim(source: ExportedSet, out: str, to: str) -> None:
-    place = storage.join(out, EXPORT)
-    mine = (json.dumps({"to": to, "set": content_of(source.url)}, indent=1) + "\n").encode()
-    if storage.read_bytes(place) != mine if storage.exists(place) else storage.listdir(out):
-        raise UserError(f"{out}: holds something else already; choose another folder")
-    storage.write_sealed(place, mine)
 
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
@@ -163,16 +153,18 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
         yield Image(path, row["label"], archive[start : start + row["jpg_size"]])
 
 
-def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Image]:
-    """Write all images below `out`, but for those that are there, and give each once it is there."""
+def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -> Iterator[Image]:
+    """Write all images into the folder `below`, except those that are there, and yield each once it is there."""
+    folder = storage.join(out.url, below) if below else out.url
     for name in source.folders:
-        storage.sweep(storage.join(out, name))
-    there = _there(source, out)
+        storage.sweep(storage.join(folder, name))
+    there = _there(source, folder)
 
     def write(image: Image) -> Image:
-        place = storage.join(out, image.path)
-        if there.get(image.path) != len(image.data) or not _is_same(place, hashlib.sha256(image.data).hexdigest()):
+        place, digest = storage.join(folder, image.path), hashlib.sha256(image.data).hexdigest()
+        if there.get(image.path) != len(image.data) or not _is_same(place, digest):
             storage.write_bytes(place, image.data)
+        out.record(f"{below}/{image.path}".lstrip("/"), len(image.data), digest)
         return image
 
     with thread_pool(WRITERS, "export") as writers:
@@ -180,16 +172,16 @@ def _written(source: ExportedSet, out: str, progress: Progress) -> Iterator[Imag
             for image in writers.map(write, _images(source, shard)):
                 progress.update(1)
                 yield image
-    if missing := source.images - len(_there(source, out)):
-        raise UserError(f"{out}: {missing:,} of its images were removed meanwhile; run the same command again")
+    if missing := source.images - len(_there(source, folder)):
+        raise UserError(f"{out.url}: {missing:,} of its images were removed meanwhile; run the same command again")
 
 
-def _there(source: ExportedSet, out: str) -> dict[str, int]:
+def _there(source: ExportedSet, folder: str) -> dict[str, int]:
     """Path -> bytes of what is in the folders of the classes."""
     return {
-        f"{folder}/{name}": size
-        for folder in source.folders
-        for name, size in storage.sizes(storage.join(out, folder)).items()
+        f"{name}/{file}": size
+        for name in source.folders
+        for file, size in storage.sizes(storage.join(folder, name)).items()
     }
 
 

@@ -29,6 +29,7 @@ from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.storage.exports import require_export
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 from syncclip.synthesis.seeds import MAX_IMAGES
 
@@ -214,6 +215,7 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
 
 def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:
     """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
+    require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # tars of an export lie in its folder `data`
     if tars := _tars(source):
         members = index_tars(tars)
         labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]

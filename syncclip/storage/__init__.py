@@ -16,6 +16,7 @@ Promises, which the commit markers of the shards build on:
 from syncclip.storage.contents import read_contents, write_contents
 from syncclip.storage.documents import (
     copy,
+    has_seal,
     parse_tensors,
     read_bytes,
     read_document,
@@ -61,6 +62,7 @@ __all__ = [
     "file_sha256",
     "give",
     "glob",
+    "has_seal",
     "identity",
     "is_local",
     "join",

@@ -13,7 +13,7 @@ from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.storage import files
 from syncclip.storage.faults import MissingError
-from syncclip.storage.seals import KEY, NOBODY, DamagedError, blank, content, owner_of, sealed
+from syncclip.storage.seals import KEY, KINDS, NOBODY, DamagedError, blank, content, owner_of, sealed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,19 @@ def read_owner(url: str) -> str:
     data = files.read_bytes(url)
     content(url, data)
     return owner_of(data) or NOBODY
+
+
+def has_seal(url: str) -> bool:
+    """Whether a file has a seal, which must match.
+
+    Raises:
+        DamagedError: it does not.
+    """
+    if url.rpartition(".")[2] not in KINDS:
+        return False
+    data = files.read_bytes(url)
+    content(url, data, required=False)
+    return owner_of(data) is not None
 
 
 def copy(url: str, target: str) -> None:

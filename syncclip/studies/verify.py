@@ -1,4 +1,4 @@
-"""The check of a folder, whatever it holds (sets, runs, studies, packed datasets): every file against its checksum.
+"""The check of a folder: every file of a set, run, study, packed dataset, export or of predictions by its checksum.
 
 A file that syncclip writes is damaged where its checksum is missing or wrong, and exchanged where its seal names
 another owner than the files beside it, whose owner follows from a root: `plan.json` or `imported.json` of a set,
@@ -12,15 +12,22 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from pydantic import TypeAdapter, ValidationError
 
 from syncclip import storage
+from syncclip.core.formats import parse_json
+from syncclip.core.manifest import MANIFEST
 from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
 from syncclip.datasets.packed import PACKED_FILE, PACKING, WHOLE_TRAIN, load_packed, owner_of_split
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
+from syncclip.inference.export import is_export_without_manifest
+from syncclip.inference.shards import predictions_among, problems_of_predictions
+from syncclip.inference.teach import problems_of_teacher, teacher_files_among
+from syncclip.interop.dassl import BEST
 from syncclip.interop.exports import CARD
 from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TRANSFER, results_owner
@@ -32,6 +39,7 @@ from syncclip.shards.markers import markers
 from syncclip.shards.samples import shards_by_markers
 from syncclip.shards.verify import problems
 from syncclip.storage.contents import CONTENTS
+from syncclip.storage.exports import exported_files, problems_of_export
 from syncclip.studies import outputs
 from syncclip.studies.cells import TIMING
 from syncclip.studies.status import PROGRESS
@@ -135,10 +143,19 @@ def verify(url: str, tell: Callable[[str], None]) -> Verification:
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise UserError(f"{url}: there is no file; give the folder of a set, a run, a study or a packed dataset")
+        raise UserError(
+            f"{url}: there is no file; give the folder of a set, a run, a study, a packed dataset, an export or of "
+            "predictions"
+        )
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
+        exported: set[str] = set()
         for folder in folders:
-            for sentence in _problems(folder, result, progress):
+            exported |= exported_files(folder.url) if MANIFEST in folder.names else set()
+            own = [name for name in folder.names if folder.place(name) not in exported]
+            result.files += len(folder.names) - len(own)
+            progress.update(len(folder.names) - len(own))
+            found = chain(_problems_of_export(folder), _problems(replace(folder, names=own), result, progress))
+            for sentence in found:
                 result.problems.append(sentence)
                 tell(sentence)
     return result
@@ -177,19 +194,34 @@ def _owner(url: str, root: str) -> str:
     return storage.read_owner(place)
 
 
+def _problems_of_export(folder: _Folder) -> Iterator[str]:
+    """The problems of an export in a folder, one sentence each."""
+    of_run = folder.parent is not None and RECORD in folder.parent.names
+    if MANIFEST in folder.names:
+        yield from problems_of_export(folder.url)
+    elif is_export_without_manifest(list(folder.names)) or (of_run and BEST in folder.names):
+        yield f"{folder.place(MANIFEST)} is missing, though this is an export; export again into a new folder"
+
+
 def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iterator[str]:
     """The problems of one folder, one sentence each."""
-    shards = {name: int(match[1]) for name in folder.names if (match := _SHARD.fullmatch(name))}
+    derived = predictions_among(folder.names) | teacher_files_among(folder.names)
+    yield from problems_of_predictions(folder.url, folder.names)
+    yield from problems_of_teacher(folder.url, folder.names)
+    own = [name for name in folder.names if name not in derived]
+    shards = {name: int(match[1]) for name in own if (match := _SHARD.fullmatch(name))}
     broken: set[int] = set()
     if shards or {PLAN_NAME, IMPORTED} & folder.owners.keys():
         yield from _shard_problems(folder, bool(shards), broken, result, progress)
-    checked = {name for name, shard in shards.items() if shard in broken or not name.endswith(".json")}
+    checked = {name for name, shard in shards.items() if shard in broken or not name.endswith(".json")} | derived
     result.files += len(checked)
     yield from _missing(folder)
     for name in sorted({*folder.names} - checked):
         try:
             if not _check(folder, name):
                 result.foreign.append(folder.place(name))
+        except storage.MissingError:
+            continue  # removed since it was listed, as by a run that goes on
         except storage.UnreachableError:
             raise
         except UserError as error:
@@ -253,7 +285,9 @@ def _check(folder: _Folder, name: str) -> bool:
     if _is_ours(folder, name):
         _require_owner(folder, name)
         return True
-    return False
+    if name.endswith(".json"):  # captions, or someone else's
+        parse_json(storage.read_bytes(place), place, object)
+    return storage.has_seal(place)
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
@@ -339,7 +373,8 @@ def _expected(folder: _Folder) -> Iterator[tuple[str, str]]:
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "a checkpoint has a marker"
             yield f"{match[1]}.safetensors", "its marker is there"
-    if RESULTS in names or PREDICTIONS in names:
+    shared = CARD in names and METRICS not in names  # a copy for others, which has no predictions
+    if PREDICTIONS in names or (RESULTS in names and not shared):
         yield PREDICTIONS, "a tested run has them"
         yield RESULTS, "a tested run has them"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):

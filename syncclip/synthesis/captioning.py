@@ -10,7 +10,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from syncclip import storage
-from syncclip.core.progress import Progress
+from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import cluster_address, ray_session
 from syncclip.core.settings import Settings, UserError
 from syncclip.storage.leases import working_for
@@ -61,23 +61,32 @@ class _Job:
         """Where the part of a class is."""
         return storage.join(self.url + PARTS, hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
 
-    def parts(self) -> dict[str, Part]:
-        """Class -> its part, of those that are there and were asked for like this."""
+    def parts(self, report: Callable[[str], object] | None = None) -> dict[str, Part]:
+        """Class -> its part, of those that are whole and of this writer.
+
+        Args:
+            report: called with a sentence for each part that is damaged, or another class's.
+        """
+        report = report or (lambda _: None)
         there = storage.sizes(self.url + PARTS)
-        places = [place for name in self.names if (place := self.place(name)).rpartition("/")[2] in there]
+        places = {place: name for name in self.names if (place := self.place(name)).rpartition("/")[2] in there}
+        texts = storage.read_many(list(places), lambda *_: None)
         found: dict[str, Part] = {}
-        for text in storage.read_many(places, lambda *_: None).values():
+        for place, name in places.items():
             try:
-                part = Part.model_validate_json(text)
+                part = Part.model_validate_json(texts.get(place, b""))
             except ValidationError:
-                continue  # of another version
-            if part.writer == self.settings:
-                found[part.classname] = part
+                report(f"{place} is not as it was written; the captions of class {name!r} are written again")
+                continue
+            if part.classname != name:
+                report(f"{place} holds captions of class {part.classname!r}; those of {name!r} are written again")
+            elif part.writer == self.settings:
+                found[name] = part
         return found
 
-    def left(self) -> list[int]:
-        """The classes that have no part yet."""
-        parts = self.parts()
+    def left(self, report: Callable[[str], object] | None = None) -> list[int]:
+        """The classes that have no part yet; `report` as in `parts`."""
+        parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
     def failure(self, number: int, cause: str, left: int) -> str:
@@ -111,7 +120,7 @@ def write_captions(
         missing = [name for name in names if name not in there.sentences]
         with storage.lease(url + PARTS, "captions") as hold:
             job = _Job(settings, missing, url, None if alone else pool.device, threads, hold.token)
-            todo = job.left()
+            todo = job.left(say)
             with Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line:
                 for report in _reports(job, todo, pool, alone):
                     line.update(0 if report.error else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from syncclip import storage
 from syncclip.core.progress import say
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
+from syncclip.core.versions import package_version
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -117,14 +117,7 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """The versions that a run's bits depend on."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
-    return {"python": platform.python_version()} | {package: _version(package) for package in packages}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a working folder without being installed
-        return "not installed"
+    return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
 
 def differences(old: str, new: str) -> list[str]:

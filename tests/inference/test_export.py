@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +19,22 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from syncclip import jobs, storage
+from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.inference.export import FORMATS, Format, export
 from syncclip.inference.model import Model, load
+from syncclip.interop.imports import import_prompts
 from syncclip.methods import METHODS
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import CLASSES as CLASSES_FILE
 from syncclip.runs.classes import RunClasses
+from syncclip.storage.exports import Export
+from syncclip.studies.verify import verify
+from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
 from tests.worlds.dataset import CLASSES
+from tests.worlds.derived import CHEAP, make_exports, make_prompts_export
 
 WITHOUT_US = """
 import sys
@@ -280,8 +288,7 @@ def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, t
 
 def test_vectors_are_for_features_that_one_has_already(train: Train, images: Path, tmp_path: Path) -> None:
     model = load(train("training.method=kgcoop").url)
-    export(model, "vectors", str(tmp_path))
-    held = load_file(tmp_path / "class_vectors.safetensors")
+    held = load_file(export(model, "vectors", str(tmp_path / "out")))
     features = model.image_features(sorted(images.iterdir()))
     scores = np.exp(held["logit_scale"] * features @ held["class_vectors"].T)
     probabilities = scores / scores.sum(axis=1, keepdims=True)
@@ -314,3 +321,118 @@ def test_an_unknown_format_and_a_missing_library_are_one_sentence(
     with pytest.raises(UserError, match=r"--to onnx: .*onnxscript.*run `pip install -e .*\[export\]'?`"):
         export(model, "onnx", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exports of a run of CoOp, and below `other` those of a run of another seed."""
+    root, found = tmp_path_factory.mktemp("exported"), {}
+    for name, seed in (("", 1), ("other/", 2)):
+        values = ["training.method=coop", "training.data=real", "training.epochs=1", f"training.seed={seed}"]
+        run = jobs.run_here(Recipe.load(tiny.recipe, values), str(root / f"run{seed}")).url
+        found |= {name + to: folder for to, folder in make_exports(run, root / f"exports{seed}").items()}
+        found[f"{name}prompts"] = make_prompts_export(run, root / f"exports{seed}" / "prompts")
+    return found
+
+
+def halve(file: Path, _: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file: Path, _: Path) -> None:
+    file.write_bytes(b"")
+
+
+def flip(file: Path, _: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+def remove(file: Path, _: Path) -> None:
+    file.unlink()
+
+
+def exchange(file: Path, other: Path) -> None:
+    """By the same file of the other run's export."""
+    file.write_bytes(other.read_bytes())
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", [halve, empty, flip, remove, exchange])
+@pytest.mark.parametrize("to", [*CHEAP, "prompts"])
+def test_verify_reports_damage_of_any_file_of_an_export(
+    exported: dict[str, Path], tmp_path: Path, to: str, damage: Callable[[Path, Path], None]
+) -> None:
+    folder = Path(shutil.copytree(exported[to], tmp_path / "out"))
+    assert verify(str(folder), print).problems == [] and not verify(str(folder), print).without
+    below = folder / "prompt_learner" if to == "prompts" else folder  # beside it lie the files of a run
+    for file in sorted(path for path in below.rglob("*") if path.is_file()):
+        whole, path = file.read_bytes(), file.relative_to(tmp_path / "out")
+        other = exported[f"other/{to}"] / path
+        if damage is exchange and (not other.exists() or other.read_bytes() == whole):
+            continue
+        damage(file, other)
+        assert verify(str(folder), lambda _: None).problems, path
+        file.write_bytes(whole)
+
+
+@pytest.mark.fault
+def test_a_damaged_export_is_refused_by_the_commands_that_read_it(
+    exported: dict[str, Path], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    clip = Path(shutil.copytree(exported["open_clip"], tmp_path / "clip"))
+    load_backbone(BackboneSettings(name=str(clip)))
+    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+        whole = (clip / name).read_bytes()
+        flip(clip / name, clip)
+        with pytest.raises(UserError, match=rf"{name} is missing or not as it was exported"):
+            load_backbone(BackboneSettings(name=str(clip)))
+        (clip / name).write_bytes(whole)
+    prompts = Path(shutil.copytree(exported["prompts"], tmp_path / "prompts"))
+    recipe = Recipe.load(tiny.recipe, ["training.method=coop"])
+    checkpoint = next((prompts / "prompt_learner").glob("model.pth.tar-*"))
+    flip(checkpoint, checkpoint)
+    with pytest.raises(UserError, match=r"model\.pth\.tar-\d+ is not as it was exported"):
+        import_prompts(str(prompts), recipe, str(tmp_path / "imported"))
+
+
+def test_a_folder_holds_the_export_of_one_run_in_one_format(
+    exported: dict[str, Path], train: Train, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(exported["vectors"], tmp_path / "out"))
+    model = load(train("training.method=coop").url)
+    with pytest.raises(UserError, match=r"out holds the export of another run already; choose another --out"):
+        export(model, "vectors", str(out))
+    with pytest.raises(UserError, match=r"out holds an export to 'vectors' already; choose another --out"):
+        export(model, "torch", str(out))
+    with pytest.raises(UserError, match=r"run holds checkpoints, classes.json, .* already"):
+        export(model, "torch", model.url)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == {
+        file.name: file.read_bytes() for file in exported["vectors"].iterdir()
+    }
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_an_export_that_is_killed_is_unfinished_and_completed_by_the_same_command(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    model, out, calls = load(train("training.method=coop").url), str(tmp_path / "out"), []
+    publish = Export.publish
+
+    def killed(*given: Any) -> None:
+        if len(calls) == written:
+            raise KeyboardInterrupt
+        calls.append(given)
+        publish(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Export, "publish", killed)
+        export(model, "open_clip", out)
+    (problem,) = verify(out, print).problems
+    assert problem == f"{out}: this export to 'open_clip' is unfinished; run the command that wrote it again"
+    with pytest.raises(UserError, match="unfinished"):
+        load_backbone(BackboneSettings(name=out))
+    export(model, "open_clip", out)
+    assert verify(out, print).problems == []

@@ -22,6 +22,7 @@ from syncclip.inference.teach import ShardTeacher, teach
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
+from syncclip.studies.verify import verify
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 from tests.conftest import TinyWorld
@@ -108,6 +109,44 @@ def test_class_vectors_that_are_spoilt_are_written_again(
     assert files(tmp_path) == before
 
 
+def flip(folder: Path, name: str) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 4
+    (folder / name).write_bytes(data)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["00000.safetensors", "00000.json", VECTORS, TEACHER])
+@pytest.mark.parametrize("damage", ["flipped", "emptied", "removed", "exchanged"])
+def test_verify_reports_a_damaged_file_and_teach_writes_it_again(
+    tiny: TinyWorld, run: str, tiny_set: str, tmp_path: Path, name: str, damage: str
+) -> None:
+    out = tmp_path / "out"
+    teach_here(run, tiny_set, str(out))
+    before = files(out)
+    assert verify(str(out), lambda _: None).problems == []
+    if damage == "flipped":
+        flip(out, name)
+    elif damage == "emptied":
+        (out / name).write_bytes(b"")
+    elif damage == "removed":
+        (out / name).unlink()
+    elif name.startswith("0"):
+        shutil.copy(out / name.replace("00000", "00001"), out / name)
+    else:  # the same file of another teacher
+        other = zero_shot(tiny.recipe, tmp_path / "run", "methods.zeroshot.templates=['a {}.']")
+        teach_here(other, tiny_set, str(tmp_path / "other"))
+        shutil.copy(tmp_path / "other" / name, out / name)
+    problems = verify(str(out), lambda _: None).problems
+    assert any(str(out / name.partition(".")[0]) in problem for problem in problems)
+    if name == TEACHER and damage in ("flipped", "emptied"):
+        with pytest.raises(UserError, match=str(out / TEACHER)):
+            read_teacher(str(out))
+        (out / TEACHER).unlink()
+    teach_here(run, tiny_set, str(out))
+    assert files(out) == before and verify(str(out), lambda _: None).problems == []
+
+
 def test_a_set_that_has_grown_is_gone_on_with(tiny: TinyWorld, run: str, tmp_path: Path) -> None:
     from syncclip.recipe.recipe import Recipe
 
@@ -145,7 +184,7 @@ def test_another_teacher_in_the_same_folder_is_refused(
     out = tmp_path / "out"
     teach_here(run, tiny_set, str(out))
     other = zero_shot(tiny.recipe, tmp_path / "run", "methods.zeroshot.templates=['a {}.']")
-    with pytest.raises(UserError, match=r"out/00000\.json: these answers are of another run, .*; choose another --out"):
+    with pytest.raises(UserError, match=r"out/00000\.json: these predictions are of another run, .*; choose another"):
         teach_here(other, tiny_set, str(out))
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from syncclip import storage
+from syncclip.core.manifest import Manifest
 from syncclip.core.settings import UserError
 from syncclip.interop.dassl import find_checkpoint, read_checkpoint, write_checkpoint
+from syncclip.storage.exports import Export
 from tests.interop.published import checkpoint
 
 FOLDERS = ["SynCLIP", "VLPromptLearner"]
@@ -22,6 +24,11 @@ def saved(path: Path, content: Any) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
     return str(path)
+
+
+def unfinished(url: str) -> Export:
+    """An export that is being written."""
+    return Export(url, Manifest(to="coop", source={}, version="1"))
 
 
 def test_dassls_own_objects_are_passed_over(tmp_path: Path) -> None:
@@ -48,7 +55,7 @@ def test_a_file_of_another_machine_is_read() -> None:
     storage.write_bytes("memory://published/model.pth.tar-1", Path(__file__).read_bytes())
     with pytest.raises(UserError, match="memory://published/model.pth.tar-1: not a checkpoint that torch can read"):
         read_checkpoint(find_checkpoint("memory://published", ["prompt_learner"]))
-    write_checkpoint("memory://published", STATE, epoch=1)
+    write_checkpoint(unfinished("memory://published"), STATE, epoch=1)
     assert torch.equal(read_checkpoint("memory://published/model.pth.tar-1").state["ctx"], STATE["ctx"])
 
 
@@ -126,7 +133,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_written_files_have_dassls_names_and_torch_reads_them_without_trust(tmp_path: Path) -> None:
-    path = write_checkpoint(str(tmp_path), {"ctx": STATE["ctx"].expand(2, 3)[:1]}, epoch=20)
+    path = write_checkpoint(unfinished(str(tmp_path)), {"ctx": STATE["ctx"].expand(2, 3)[:1]}, epoch=20)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-20"]
     assert (tmp_path / "checkpoint").read_text() == "model.pth.tar-20\n"
     content = torch.load(path, weights_only=True)

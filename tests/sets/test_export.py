@@ -15,12 +15,14 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.datasets.dataset import Dataset
+from syncclip.datasets.dataset import Dataset, DatasetSettings
+from syncclip.datasets.loading import read_dataset
 from syncclip.sets import export
 from syncclip.sets.card import shared
 from syncclip.sets.export import export_set, folder_names
 from syncclip.sets.imported import import_set
 from syncclip.shards.reader import ShardSet
+from syncclip.studies.verify import Verification, verify
 from tests.object_store import faulty_bucket
 from tests.sets.test_merge import make_set
 from tests.shards.readers import read_by_open_clip
@@ -206,7 +208,10 @@ def test_what_can_not_be_exported_is_told_in_one_sentence(url: str, tmp_path: Pa
     with pytest.raises(UserError, match="1 of its 3 shards are not there; complete it first"):
         export_set(f"{tmp_path}/gap", out, to)
     assert not Path(out).exists()
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(
+        UserError,
+        match=r"set holds 00000.parquet, 00000.tar, 00000_stats.json, … already",
+    ):
         export_set(url, url, to)
     with Path(url, "00002.tar").open("r+b") as tar:
         tar.seek(1000)
@@ -235,3 +240,66 @@ def test_from_bucket_to_bucket_with_faults_the_export_is_the_same(url: str, tmp_
         assert sum(proxy.spoilt.values()) > 3
         for name in files(tmp_path / "out"):
             assert storage.read_bytes(f"{bucket}/out/{name}") == storage.read_bytes(f"{tmp_path}/out/{name}"), name
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", [flip, halve, Path.unlink])
+@pytest.mark.parametrize("to", ["folder", "huggingface", "split-zhou"])
+def test_verify_reports_damage_of_any_file_of_an_export(
+    url: str, tmp_path: Path, to: str, damage: Callable[[Path], None]
+) -> None:
+    out = tmp_path / "out"
+    export_set(url, str(out), to)
+    assert verify(str(out), print) == Verification(files=len(files(out)))
+    for file in [path for path in sorted(out.rglob("*")) if path.is_file()]:
+        if to != "huggingface" and (damage, file.name) == (Path.unlink, "export.json"):
+            continue  # the images that are left are anyone's
+        whole = file.read_bytes()
+        damage(file)
+        assert verify(str(out), lambda _: None).problems, file
+        file.write_bytes(whole)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("to", ["huggingface", "split-zhou"])
+def test_a_damaged_export_is_not_imported(url: str, tmp_path: Path, to: str) -> None:
+    export_set(url, f"{tmp_path}/out", to)
+    source = f"{tmp_path}/out/data" if to == "huggingface" else f"{tmp_path}/out"
+    dataset = Dataset(name="b", classnames=list(NAMES), template="a {}", splits={})
+    file = sorted(path for path in Path(source).rglob("*") if path.suffix in (".tar", ".jpg"))[-1]
+    flip(file)
+    with pytest.raises(UserError, match=f"{file} is not as it was exported: it was damaged or exchanged"):
+        import_set(source, dataset, f"{tmp_path}/again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.fault
+def test_an_exported_folder_as_a_dataset_is_compared_with_its_manifest(url: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_set(url, str(out), "folder")
+    settings = DatasetSettings(name=str(out))
+    images = read_dataset(settings).split("test")
+    assert all(images.read(row) for row in range(len(images)))
+    file, other = Path(images.name(0)), Path(images.name(1))
+    whole = file.read_bytes()
+    for data in (whole[:-1], b"", bytes(len(whole)), other.read_bytes()):
+        file.write_bytes(data)
+        with pytest.raises(UserError, match=f"{file} is not as it was exported"):
+            read_dataset(settings).split("test").read(0)
+    file.unlink()
+    with pytest.raises(UserError, match=r"out, by its manifest: 1 of the 12 images that it lists are not on disk"):
+        read_dataset(settings)
+    file.write_bytes(whole)
+    flip(out / "export.json")
+    with pytest.raises(UserError, match=r"out/export\.json"):
+        read_dataset(settings)

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.studies.verify import verify
 from syncclip.synthesis import captioning
 from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
 from syncclip.synthesis.prompts.files import read_captions
@@ -115,3 +117,55 @@ def test_a_class_of_which_nothing_can_be_written_is_told_and_the_others_are_kept
         write_captions(asked(model), CLASSES, url)
     mute.clear()
     assert list(write_captions(asked(model), CLASSES, url).sentences) == list(CLASSES)
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "minus 1": lambda data: data[:-1],
+    "minus 100": lambda data: data[:-100],
+    "zeros": lambda data: bytes(len(data)),
+    "last block zeros": lambda data: data[:-64] + bytes(64),
+    "extended": lambda data: data + b"\0",
+    "flipped": lambda data: data[:90] + bytes([data[90] ^ 1]) + data[91:],
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_refused_and_reported(model: str, tmp_path: Path, damage: str) -> None:
+    url = tmp_path / "captions.json"
+    write_captions(asked(model), CLASSES, str(url))
+    assert verify(str(tmp_path), print).problems == []
+    url.write_bytes(DAMAGES[damage](url.read_bytes()))
+    with pytest.raises(UserError, match=str(url)):
+        read_captions(str(url))
+    with pytest.raises(UserError, match=str(url)):
+        write_captions(asked(model), CLASSES, str(url))
+    assert any(str(url) in problem for problem in verify(str(tmp_path), print).problems)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", [*DAMAGES, "exchanged", "removed"])
+def test_a_damaged_part_is_reported_and_written_again(
+    model: str, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, whole = tmp_path / "captions.json", tmp_path / "whole.json"
+    write_captions(asked(model), CLASSES, str(whole))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(captioning, "_whole", interrupt)
+        write_captions(asked(model), CLASSES, str(url))
+    parts = tmp_path / f"captions.json{PARTS}"
+    part, other, _ = sorted(parts.iterdir())
+    if damage == "removed":
+        part.unlink()
+    else:
+        part.write_bytes(other.read_bytes() if damage == "exchanged" else DAMAGES[damage](part.read_bytes()))
+    capsys.readouterr()
+    write_captions(asked(model), CLASSES, str(url))
+    assert url.read_bytes() == whole.read_bytes()
+    assert (str(part) in capsys.readouterr().err) == (damage != "removed")
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

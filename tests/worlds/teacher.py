@@ -10,6 +10,7 @@ from unittest.mock import patch
 from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.inference.passes import Passed, ShardJob, ShardPass
+from syncclip.inference.shards import classify_shards
 from syncclip.inference.teach import teach
 from syncclip.recipe.recipe import Recipe
 
@@ -20,7 +21,14 @@ def teach_here(run: str, url: str, out: str, **asked: Any) -> Passed:
         return teach(run, url, out, **asked)
 
 
+def classify_here(run: str, url: str, out: str | None = None, **asked: Any) -> Passed:
+    """As `classify_shards`, without Ray."""
+    with patch.object(ShardJob, "work_off", _in_turn):
+        return classify_shards(run, url, out, **asked)
+
+
 def _in_turn(job: ShardJob, worker: Callable[[], ShardPass], *_: object) -> None:
+    job.recheck()
     made = worker()
     for number in job.left():
         report = made.commit(made.generate(number))

@@ -1,0 +1,151 @@
+"""Writing exports: under the folder's lock, with a manifest of checksums that is completed last; and their check.
+
+A folder holds the export of one run or set in one format. Its manifest says that the export is unfinished before the
+first file is changed, so a killed export is never taken for a whole one; the same command completes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+from syncclip.core.manifest import MANIFEST, ExportedFile, Manifest
+from syncclip.core.settings import UserError
+from syncclip.core.text import few
+from syncclip.core.versions import package_version
+from syncclip.storage import documents, files, leases
+from syncclip.storage.faults import MissingError, UnreachableError
+from syncclip.storage.places import join
+
+REMEDY = "export again into a new folder"
+
+
+class Export:
+    """An export that is being written, see `exporting`. Its methods may be called from several threads."""
+
+    def __init__(self, url: str, manifest: Manifest) -> None:
+        self.url, self._manifest = url, manifest
+        self._files: dict[str, ExportedFile] = {}
+
+    def begin(self) -> None:
+        """Mark the export as unfinished, before its first file is written."""
+        documents.write_document(join(self.url, MANIFEST), self._manifest)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file of the export."""
+        files.write_bytes(join(self.url, path), data)
+        self.record(path, len(data), hashlib.sha256(data).hexdigest())
+
+    def publish(self, source: Path, path: str) -> None:
+        """Copy a local file into the export."""
+        files.publish(source, join(self.url, path))
+        with source.open("rb") as content:
+            self.record(path, source.stat().st_size, files.file_sha256(content))
+
+    def record(self, path: str, size: int, sha256: str) -> None:
+        """List a file in the manifest that was written by other means."""
+        self._files[path] = ExportedFile(size, sha256)
+
+    def record_small(self, path: str) -> None:
+        """List a file that was written by other means, and compute its checksum by reading it."""
+        data = files.read_bytes(join(self.url, path))
+        self.record(path, len(data), hashlib.sha256(data).hexdigest())
+
+    def finish(self) -> None:
+        """Complete the manifest.
+
+        Raises:
+            MissingError: a file was removed meanwhile.
+        """
+        update = {"files": dict(sorted(self._files.items()))}
+        documents.write_document(join(self.url, MANIFEST), self._manifest.model_copy(update=update))
+        folders: dict[str, list[str]] = {self.url: [MANIFEST]}
+        for path in self._files:
+            folder, _, name = path.rpartition("/")
+            folders.setdefault(join(self.url, folder) if folder else self.url, []).append(name)
+        for folder, names in folders.items():
+            files.require(folder, names)
+
+
+@contextmanager
+def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Iterator[Export]:
+    """Hold the folder of an export, and complete its manifest at the end of the block.
+
+    The block calls `Export.begin` before it writes, and passes each file to the export.
+
+    Args:
+        to: format or layout.
+        source: identifies what is exported.
+        command: that exports, as a user calls it.
+
+    Raises:
+        UserError: the folder holds something else, such as another run's export; or another command writes there.
+    """
+    with leases.lease(url, command):
+        found = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
+        other = ""
+        if found is None:
+            other = few(files.listdir(url))
+        elif found.to != to:
+            other = f"an export to {found.to!r}"
+        elif differ := [name for name in source if found.source.get(name) != source[name]]:
+            other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
+        if other:
+            raise UserError(f"{url} holds {other} already; choose another --out, or remove the folder")
+        export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
+        yield export
+        export.finish()
+
+
+def read_manifest(url: str) -> Manifest | None:
+    """The manifest of a finished export; None of a folder without one.
+
+    Raises:
+        UserError: it is damaged, or the export is unfinished.
+    """
+    found = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
+    if found is not None and found.files is None:
+        raise UserError(f"{url}: this export to {found.to!r} is unfinished; run the command that wrote it again")
+    return found
+
+
+def problems_of_export(url: str) -> Iterator[str]:
+    """What is wrong with the export in a folder, a sentence each; every file of it is read."""
+    try:
+        manifest = read_manifest(url)
+    except UnreachableError:
+        raise
+    except UserError as error:
+        yield str(error)
+        return
+    for path, file in ((manifest.files if manifest is not None else None) or {}).items():
+        place = join(url, path)
+        try:
+            with files.open_read(place, file.sha256) as content:
+                if files.file_sha256(content) != file.sha256:
+                    yield f"{place} is not as it was exported: it was damaged or exchanged"
+        except MissingError:
+            yield f"{place} is missing, though {join(url, MANIFEST)} lists it"
+
+
+def exported_files(url: str) -> set[str]:
+    """The paths or URLs of the files that an export's manifest lists, and of itself; none where it is unreadable."""
+    try:
+        manifest = read_manifest(url)
+    except UserError:
+        return {join(url, MANIFEST)}
+    found = (manifest.files if manifest is not None else None) or {}
+    return {join(url, path) for path in (MANIFEST, *found)}
+
+
+def require_export(*folders: str) -> None:
+    """Compare exports with their manifests before they are used; a folder without a manifest passes.
+
+    Raises:
+        UserError: an export is unfinished, or a file of it is damaged or missing.
+    """
+    for problem in chain(*map(problems_of_export, folders)):
+        raise UserError(f"{problem}; {REMEDY}")

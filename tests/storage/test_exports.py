@@ -1,0 +1,156 @@
+"""Exports: a folder holds one, its manifest is completed last, and every file is compared with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from syncclip import storage
+from syncclip.core.manifest import MANIFEST, require_whole_folder
+from syncclip.core.settings import UserError
+from syncclip.storage.exports import Export, exporting, problems_of_export, read_manifest, require_export
+
+FILES = {"classes.json": b'{"a": 1}\n', "deep/weights.bin": bytes(range(256)) * 40, "other.bin": b"other" * 2000}
+
+
+def write(url: str, files: dict[str, bytes] = FILES, to: str = "onnx", run: str = "a") -> None:
+    with exporting(url, to, {"run": run, "prompts": "p"}, "export") as out:
+        out.begin()
+        for path, data in files.items():
+            out.write(path, data)
+
+
+def test_a_manifest_lists_size_and_sha256_of_each_file(tmp_path: Path) -> None:
+    write(str(tmp_path))
+    manifest = json.loads((tmp_path / MANIFEST).read_bytes())
+    assert (manifest["to"], manifest["source"]) == ("onnx", {"run": "a", "prompts": "p"})
+    assert manifest["files"]["other.bin"] == [
+        10_000,
+        "a75d5c7d993389d9b6e5f7adc0a059aba20dc25e11c00f8164c4ec72e966047f",
+    ]
+    assert sorted(manifest["files"]) == sorted(FILES) and list(problems_of_export(str(tmp_path))) == []
+    require_export(str(tmp_path)), require_whole_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("to", "run", "told"), [("vectors", "a", "an export to 'onnx'"), ("onnx", "b", "the export of another run")]
+)
+def test_another_export_is_refused_and_changes_nothing(tmp_path: Path, to: str, run: str, told: str) -> None:
+    write(str(tmp_path))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"holds {told} already; choose another --out, or remove the folder"):
+        write(str(tmp_path), {"classes.json": b"{}"}, to, run)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    write(str(tmp_path))
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"holds mine.txt already; choose another --out"):
+        write(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("write_number", range(4))
+def test_an_export_that_is_cut_off_is_unfinished_until_the_same_command_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_number: int
+) -> None:
+    """At each write, over a whole export of the same run and in an empty folder."""
+    whole, fresh = tmp_path / "whole", tmp_path / "fresh"
+    write(str(whole))
+    for folder in (whole, fresh):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Export, "write", dying(Export.write, write_number))
+            write(str(folder))
+        assert [
+            "unfinished; run the command that wrote it again" in one for one in problems_of_export(str(folder))
+        ] == [True]
+        with pytest.raises(UserError, match="unfinished"):
+            require_whole_folder(folder)
+        with pytest.raises(UserError, match="holds the export of another run already"):
+            write(str(folder), run="b")
+        write(str(folder))
+        assert list(problems_of_export(str(folder))) == []
+
+
+def dying(call: Callable[..., None], after: int) -> Callable[..., None]:
+    """The same function, interrupted at its call number `after`; at the end of the block, if that is the last one."""
+    calls: list[None] = []
+
+    def called(*given: object) -> None:
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(None)
+        call(*given)
+        if len(calls) == len(FILES) == after:
+            raise KeyboardInterrupt
+
+    return called
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "flip": flip,
+    "empty": lambda file: file.write_bytes(b""),
+    "half": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "minus 1": lambda file: file.write_bytes(file.read_bytes()[:-1]),
+    "zeros": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "extended": lambda file: file.write_bytes(file.read_bytes() + b"\0"),
+    "removed": Path.unlink,
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("path", FILES)
+def test_a_damaged_file_is_reported_and_refused(tmp_path: Path, path: str, damage: str) -> None:
+    write(str(tmp_path))
+    DAMAGES[damage](tmp_path / path)
+    assert [str(tmp_path / path) in problem for problem in problems_of_export(str(tmp_path))] == [True]
+    for check in (lambda: require_export(str(tmp_path)), lambda: require_whole_folder(tmp_path)):
+        with pytest.raises(UserError, match=path):
+            check()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", ["flip", "half", "minus 1", "zeros"])
+def test_a_damaged_manifest_is_reported(tmp_path: Path, damage: str) -> None:
+    write(str(tmp_path))
+    DAMAGES[damage](tmp_path / MANIFEST)
+    assert [str(tmp_path / MANIFEST) in problem for problem in problems_of_export(str(tmp_path))] == [True]
+
+
+def test_a_manifest_of_another_export_is_reported(tmp_path: Path) -> None:
+    write(str(tmp_path / "a")), write(str(tmp_path / "b"), {**FILES, "other.bin": b"b"}, run="b")
+    shutil.copy(tmp_path / "b" / MANIFEST, tmp_path / "a" / MANIFEST)
+    (problem,) = problems_of_export(f"{tmp_path}/a")
+    assert problem.startswith(f"{tmp_path}/a/other.bin is not as it was exported")
+
+
+def test_two_exports_into_one_folder_at_a_time_are_refused(tmp_path: Path) -> None:
+    with exporting(str(tmp_path), "onnx", {"run": "a"}, "export") as out:
+        out.begin()
+        code = "from tests.storage.test_exports import write; import sys; write(sys.argv[1])"
+        assert "writes there" in refusal_of(code, str(tmp_path))
+        out.write("a", b"a")
+    assert read_manifest(str(tmp_path)) is not None and storage.exists(str(tmp_path / "a"))
+
+
+def refusal_of(code: str, *given: str) -> str:
+    """What another process says."""
+    import os
+    import subprocess
+    import sys
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run([sys.executable, "-c", code, *given], env=environment, capture_output=True, text=True).stderr
