@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,6 +62,7 @@ def classify(
         return
     if num_gpus:
         raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
+    from syncclip.datasets.files import skipped_files
     from syncclip.inference import answers
     from syncclip.inference.model import load
 
@@ -69,7 +71,12 @@ def classify(
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
-    _show(model, answers.classify(model, images, top, batch), out)
+    skipped = Counter[str]()
+    try:
+        _show(model, answers.classify(model, images, top, batch, skipped=skipped), out)
+    finally:
+        if skipped:
+            say(f"classify: {skipped_files(skipped)}")
 
 
 def teach(

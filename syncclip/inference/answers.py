@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -63,6 +64,7 @@ def classify(
     top: int = 5,
     batch: int = BATCH,
     unreadable: type[UserError] | tuple[()] = (),
+    skipped: Counter[str] | None = None,
 ) -> Iterator[Answer]:
     """What a model says of the images that names stand for (see `find_images`), in their order, as they are computed.
 
@@ -70,8 +72,9 @@ def classify(
         top: classes of each image.
         batch: images in one forward pass; the files of as many more are read ahead.
         unreadable: of an image that can't be read, the error that is raised, in place of a row with its reason.
+        skipped: counts, by extension, the files that are not images.
     """
-    for found in read_ahead(partial(_pixels, model, unreadable), find_images(names), batch):
+    for found in read_ahead(partial(_pixels, model, unreadable), find_images(names, skipped), batch):
         pixels = [content for _, content in found if isinstance(content, Tensor)]
         labels = iter(model.labels(model.batch_probabilities(torch.stack(pixels)), top) if pixels else ())
         for name, content in found:

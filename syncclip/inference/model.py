@@ -18,12 +18,13 @@ from torch.nn.functional import normalize
 
 from syncclip import storage
 from syncclip.core.settings import UserError, with_one_place
+from syncclip.core.text import first_line
 from syncclip.core.threads import thread_pool
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, RunClasses, build_for, build_trained, carry_over
 from syncclip.runs.resolve import finished_run
-from syncclip.shards.images import decode_image
+from syncclip.shards.images import decode_image, to_rgb
 from syncclip.storage.hub import fetched
 from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
@@ -227,7 +228,10 @@ def open_image(image: ImageLike) -> Image.Image:
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        try:
+            return to_rgb(image)
+        except (OSError, ValueError) as error:
+            raise UserError(f"unreadable PIL image: {first_line(error)}") from error
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.dim() == 3 else image
     if isinstance(array, np.ndarray) and array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,)):
         return Image.fromarray(array).convert("RGB")

@@ -7,6 +7,7 @@ and any WebDataset whose samples carry class ids. Files are kept as they are; on
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +25,7 @@ from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
-from syncclip.shards.images import UnreadableImageError, decode_image
+from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
@@ -122,7 +123,14 @@ def holds_set(url: str) -> bool:
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
-def import_set(source: str, dataset: Dataset, url: str, images: str | None = None) -> ImportedSet:
+def import_set(
+    source: str,
+    dataset: Dataset,
+    url: str,
+    images: str | None = None,
+    unreadable: Corruption | None = None,
+    skipped: Counter[str] | None = None,
+) -> ImportedSet:
     """Take over a synthetic set. Images that cannot be read leave a gap and are counted in their shard's marker.
 
     Killed at any time, the same call writes the same shards.
@@ -133,12 +141,15 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         dataset: whose class ids the set uses, in its first order.
         url: folder or URL to write to.
         images: where the images of a split file are; looked for beside it where not given.
+        unreadable: counts the images that cannot be read, by name.
+        skipped: counts the members of tars that are not used, by extension.
 
     Raises:
         UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
             another set.
     """
-    source_images, texts = _open(source, dataset, images)
+    source_images, texts = _open(source, dataset, images, skipped)
+    unreadable = unreadable or Corruption(limit=None)
     classes = len(dataset.classnames)
     counts = np.bincount(source_images.labels, minlength=classes)
     rounds = -(-SHARD_IMAGES // classes)
@@ -156,7 +167,9 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         with Progress(len(order), "images", "import") as progress:
             for shard in found.shards():
                 rows = order[index[order] // found.shard_size == shard]
-                samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
+                samples = [
+                    _sample(source_images, texts, dataset, int(index[row]), int(row), unreadable) for row in rows
+                ]
                 sound = [sample for sample in samples if sample is not None]
                 lost = len(samples) - len(sound)
                 write_shard(url, shard, sound, {"unreadable": lost} if lost else None)
@@ -205,10 +218,12 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
         )
 
 
-def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:
+def _open(
+    source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
+) -> tuple[ImageSet, Sequence[str]]:
     """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
     if tars := _tars(source):
-        members = index_tars(tars)
+        members = index_tars(tars, skipped)
         labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]
         return TarSet(tars, members, labels), [member.text for member in members]
     file = _split_file(source)
@@ -278,13 +293,16 @@ def index_major(labels: Rows, classes: int) -> Rows:
     return ranks(labels) * classes + labels
 
 
-def _sample(images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
+def _sample(
+    images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
+) -> Sample | None:
     """The sample of a row; None where the image cannot be read."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
         decode_image(data, name)
-    except UnreadableImageError:
+    except UnreadableImageError as error:
+        unreadable.skip(name, error.reason)
         return None
     source = without_secrets("/".join(name.split("/")[-2:]))
     return Sample(index, label, data, texts[row] or dataset.prompt(label), {"source": source})
