@@ -80,7 +80,7 @@ def classify(
 
 
 def teach(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: folder or URL of a finished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: a finished run, as for `classify`.")],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
     out: Out = None,
     backbone: Backbone = None,
@@ -172,7 +172,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Show it to nobody else.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Onto this branch.")] = None,
 ) -> None:
-    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("owner/name")`."""
+    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("hf://owner/name")`."""
     from syncclip.interop import hub
 
     text.show(hub.push(run, repo, private, revision))

@@ -17,7 +17,7 @@ from syncclip.inference.model import BATCH, Model
 from syncclip.inference.passes import Passed, ShardJob, ShardMarker, ShardPass
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes
-from syncclip.runs.resolve import finished_run
+from syncclip.runs.resolve import readable_run
 from syncclip.storage.places import absolute
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.training.run_folder import PROMPTS, RunFolder
@@ -51,7 +51,7 @@ def classify_shards(
     `00000.tar/000000017.jpg`. Killed at any time, the same call goes on with the shards that have none.
 
     Args:
-        run: folder or URL of a finished run.
+        run: of a finished run, as `load` takes it.
         url: of the tars; one that every machine sees, where several work.
         out: folder or URL of the tables; by default beside the tars.
         classes: instead of the run's own.
@@ -63,11 +63,11 @@ def classify_shards(
     Raises:
         UserError: there is no tar or no run; tables there answer something else; or shards failed for good.
     """
-    url, run = absolute(url), absolute(run)
+    url = absolute(url)
     sizes = {name: size for name, size in sorted(storage.sizes(url).items()) if name.endswith(".tar")}
     if not sizes:
         raise UserError(f"{url}: no tar is in this folder; give the folder of the shards, or leave out --actors")
-    recipe, folder = finished_run(run)
+    recipe, folder, run = readable_run(run)
     asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
     with storage.lease(out, "classify") as hold:
