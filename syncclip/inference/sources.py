@@ -14,15 +14,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from fsspec.asyn import sync
-
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, size
 from syncclip.datasets.files import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
 from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
-from syncclip.storage.faults import SILENCE, explained, persistently
 from syncclip.storage.places import is_web, scheme
 
 LIST = "-"
@@ -81,7 +78,7 @@ class _Finder:
         """The images that one name stands for."""
         ending = _ending(name)
         if not is_web(name) and any(sign in name for sign in "*?[") and not storage.exists(name):
-            matches = self._matching(*_split_pattern(name))
+            matches = self._matching(*_split_pattern(name), set())
             if (first := next(matches, None)) is None:
                 raise UserError(f"{name}: no image, table or tar has such a name; quote the pattern, or correct it")
             yield first
@@ -95,7 +92,9 @@ class _Finder:
         else:
             yield from self._in_folder(name, set())
 
-    def _matching(self, folder: str, parts: Sequence[str], places: Collection[int] = (0,)) -> Iterator[Source]:
+    def _matching(
+        self, folder: str, parts: Sequence[str], read: set[tuple[int, ...]], places: Collection[int] = (0,)
+    ) -> Iterator[Source]:
         """The images, tables and tars that match a pattern. Each folder is listed once, however many `**` there are.
 
         Names that begin with a dot match only a dot, and `**` does not follow links.
@@ -103,12 +102,19 @@ class _Finder:
         Args:
             folder: "" is the working folder.
             parts: of the pattern below it.
+            read: local folders, with the places that were matched in them; links lead to none a second time.
             places: parts that a name in the folder may match.
         """
         places = {*places}
         for place, part in enumerate(parts):
             if place in places and part == "**":
                 places.add(place + 1)  # it may stand for no folder
+        if storage.is_local(folder) and storage.local_path(folder or ".").is_dir():
+            status = storage.local_path(folder or ".").stat()
+            if (key := (status.st_dev, status.st_ino, *sorted(places))) in read:
+                self._skipped[READ_BEFORE] += 1
+                return
+            read.add(key)
         for name, is_folder in _entries(folder or "."):
             path = storage.join(folder, name) if folder else name
             linked = is_folder and storage.is_local(path) and storage.local_path(path).is_symlink()
@@ -121,7 +127,7 @@ class _Finder:
             }
             if is_folder:
                 if matched:
-                    yield from self.guarded(partial(self._matching, parts=parts, places=matched), path)
+                    yield from self.guarded(partial(self._matching, parts=parts, read=read, places=matched), path)
             elif len(parts) in matched or ({len(parts) - 1} & matched and parts[-1] == "**"):
                 if has_image_extension(name) or _ending(name) in (*KINDS, ".tar"):
                     yield from self.guarded(self.named, path)
@@ -214,31 +220,11 @@ def _alone(name: str) -> Source:
             local = storage.is_local(name) and storage.local_path(name).is_file()
             if local and (count := storage.local_path(name).stat().st_size) > MOST_IMAGE:
                 raise _too_large(name, count)
-            return _from_web(name) if is_web(name) else storage.read_bytes(name)
+            return storage.read_bytes(name)
         except Exception as error:
             raise _as_user_error(error) from error
 
     return Source(name, read)
-
-
-def _from_web(url: str) -> bytes:
-    """The body of a server's response, which may be endless."""
-
-    async def read(fs: Any, path: str) -> bytes:
-        data = bytearray()
-        async with (await fs.set_session()).get(fs.encode_url(path)) as response:
-            fs._raise_not_found_for_status(response, path)
-            async for piece in response.content.iter_chunked(1 << 20):
-                data += piece
-                if len(data) > MOST_IMAGE:
-                    break
-        return bytes(data)
-
-    with explained(url, "read"):
-        data: bytes = persistently(url, lambda fs, path: sync(fs.loop, read, fs, path, timeout=SILENCE))
-    if len(data) > MOST_IMAGE:
-        raise _too_large(url, len(data))
-    return data
 
 
 def _in_table(url: str) -> Iterator[Source]:
