@@ -61,7 +61,6 @@ NAMES = [
     *(
         "",
         " ",
-        ".",
         "~",
         "~nobody-has-this-name/x.jpg",
         "a\0b.jpg",
