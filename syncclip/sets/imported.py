@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -21,14 +20,11 @@ from syncclip.core.order import ranks
 from syncclip.core.progress import Progress
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET, Settings, UserError, added
-from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
-from syncclip.datasets.files import FolderSet, require_files
-from syncclip.datasets.layouts import split_entries
+from syncclip.sets.sources import open_source
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
-from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 from syncclip.synthesis.seeds import MAX_IMAGES
@@ -148,7 +144,7 @@ def import_set(
         UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
             another set.
     """
-    source_images, texts = _open(source, dataset, images, skipped)
+    source_images, texts = open_source(source, dataset, images, skipped)
     unreadable = unreadable or Corruption(limit=None)
     classes = len(dataset.classnames)
     counts = np.bincount(source_images.labels, minlength=classes)
@@ -216,76 +212,6 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
             f"{url}: its shards are not those of its {IMPORTED}, some were exchanged or removed; copy the set again, "
             "or make it anew"
         )
-
-
-def _open(
-    source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
-) -> tuple[ImageSet, Sequence[str]]:
-    """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
-    if tars := _tars(source):
-        members = index_tars(tars, skipped)
-        labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]
-        return TarSet(tars, members, labels), [member.text for member in members]
-    file = _split_file(source)
-    entries = split_entries(file)["train"]
-    folder = Path(images) if images is not None else _beside(file, entries[0][0])
-    labels = [_checked(label, dataset, f"{file}: {path}") for path, label, _ in entries]
-    files = [f"{folder}/{path}" for path, _, _ in entries]
-    require_files(files, str(file))
-    names = {label: name for _, label, name in entries}
-    other = [
-        f"{dataset.classnames[label]!r} is {name!r}"
-        for label, name in names.items()
-        if spoken(name).lower() != dataset.classnames[label].lower()
-    ]
-    if 2 * len(other) > len(names):
-        raise UserError(
-            f"{file}: shows other classes than {dataset.name!r}, or numbers them otherwise: {len(other)} of "
-            f"{len(names)} names differ ({few(other)}); name the dataset that it was made for."
-        )
-    return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
-
-
-def _tars(source: str) -> list[str]:
-    if storage.is_local(source) and not storage.local_path(source).is_dir():
-        return []
-    return tars_in(source) or tars_in(storage.join(source, "train"))
-
-
-def _split_file(source: str) -> Path:
-    place = storage.local_path(source) if storage.is_local(source) else None
-    if place is None or not place.exists():
-        raise UserError(f"{source}: no such folder, or no tars in it; give a split file, its folder, or tars.")
-    if place.is_file():
-        return place
-    found = sorted(place.glob("split_*.json")) or sorted(place.glob("*.json"))
-    if len(found) != 1:
-        listed = (
-            f"several split files ({few(file.name for file in found)})" if found else "neither tars nor a split file"
-        )
-        raise UserError(f"{source}: holds {listed}; name the one to be read.")
-    return found[0]
-
-
-def _beside(file: Path, first: str) -> Path:
-    """The folder that holds the first image of a split file: the file's own, or one in it."""
-    for folder in [file.parent, *sorted(one for one in file.parent.iterdir() if one.is_dir())]:
-        if (folder / first).is_file():
-            return folder
-    raise UserError(f"{file}: {first} is neither beside it nor in a folder beside it; name the folder with --images.")
-
-
-def _checked(label: str | int, dataset: Dataset, place: str) -> int:
-    if not isinstance(label, int):
-        raise UserError(
-            f"{place}: the class is given as {label!r}; class ids are numbers, as those of {dataset.name!r}."
-        )
-    if not 0 <= label < len(dataset.classnames):
-        raise UserError(
-            f"{place}: label {label} is out of range; {dataset.name!r} has {len(dataset.classnames)} classes "
-            f"(0 to {len(dataset.classnames) - 1})."
-        )
-    return label
 
 
 def index_major(labels: Rows, classes: int) -> Rows:
