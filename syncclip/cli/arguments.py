@@ -33,7 +33,7 @@ Synthetic = Annotated[
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A folder, a URL, or owner/name[@revision] on the Hugging Face hub.")
+    str, typer.Argument(metavar="RUN", help="A folder, a URL, or hf://owner/name[@revision] on the Hugging Face hub.")
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,6 +62,7 @@ def classify(
         return
     if num_gpus:
         raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
+    from syncclip.datasets.files import skipped_files
     from syncclip.inference import answers
     from syncclip.inference.model import load
 
@@ -69,11 +71,16 @@ def classify(
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
-    _show(model, answers.classify(model, images, top, batch), out)
+    skipped = Counter[str]()
+    try:
+        _show(model, answers.classify(model, images, top, batch, skipped=skipped), out)
+    finally:
+        if skipped:
+            say(f"classify: {skipped_files(skipped)}")
 
 
 def teach(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: folder or URL of a finished run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: a finished run, as for `classify`.")],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
     out: Out = None,
     backbone: Backbone = None,
@@ -165,7 +172,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Show it to nobody else.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Onto this branch.")] = None,
 ) -> None:
-    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("owner/name")`."""
+    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("hf://owner/name")`."""
     from syncclip.interop import hub
 
     text.show(hub.push(run, repo, private, revision))

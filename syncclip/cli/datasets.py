@@ -36,6 +36,7 @@ def check_command(
     """Report what is there, what is missing, and how counts compare; exit status 1 if anything is wrong."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
+    from syncclip.datasets.files import skipped_files
 
     checks = [check(one, root, images) for one in (DATASETS if name == "all" else [name])]
     headings = ["name", *COUNTED, "state"]
@@ -51,5 +52,7 @@ def check_command(
     for one in checks:
         for problem in one.problems:
             text.show(f"{one.name}: {problem}")
+        if one.skipped:
+            text.show(f"{one.name}: {skipped_files(one.skipped)}")
     if any(one.problems for one in checks):
         raise typer.Exit(1)

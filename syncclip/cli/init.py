@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage
+from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError
 from syncclip.core.text import prompt_texts, too_long
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
+from syncclip.datasets.files import skipped_files
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
@@ -95,6 +97,8 @@ def write_first_recipe(
     body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(given.dataset, dataset))
     storage.write_bytes(place, (_facts(dataset) + body).encode())
     Recipe.load(place)
+    if dataset.skipped:
+        say(f"init: {skipped_files(dataset.skipped)}")
     return place
 
 

@@ -10,6 +10,7 @@ import syncclip
 from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
 from syncclip.cli.verify import checked
 from syncclip.core import text
+from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 
@@ -97,15 +98,24 @@ def import_command(
     ] = None,
 ) -> None:
     """Import a synthetic set that others made, to use with training.synthetic=DIR."""
+    from collections import Counter
+
     from syncclip import storage
+    from syncclip.datasets.files import skipped_files
     from syncclip.datasets.loading import read_dataset
     from syncclip.sets.imported import import_set
+    from syncclip.shards.images import Corruption
 
     recipe = syncclip.Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
-    found = import_set(source, read_dataset(recipe.dataset), out, images)
+    unreadable, skipped = Corruption(limit=None), Counter[str]()
+    found = import_set(source, read_dataset(recipe.dataset), out, images, unreadable, skipped)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
     fewest = f"{min(found.counts)} to {max(found.counts)} a class"
+    if skipped:
+        say(f"shards import: {skipped_files(skipped)}")
+    if unreadable.names:
+        say(f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}")
     text.show(f"{count} of {classes}, {fewest}; use them with training.synthetic={out}")
 
 

@@ -24,7 +24,7 @@ from syncclip.core.secrets import harmless, without_secrets
 from syncclip.core.settings import UserError
 from syncclip.core.trust import require_trust
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.resolve import finished_run, with_absolute_paths
+from syncclip.runs.resolve import readable_run, with_absolute_paths
 from syncclip.storage.places import absolute
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def classification(run: str, shards: str, out: str | None, actors: int, num_gpus
     Raises:
         UserError: there is no finished run; or see `submission`.
     """
-    recipe, _ = finished_run(run)
+    recipe, _, run = readable_run(run)
     _check_options(recipe)
     for key, name in recipe.code.items():
         require_trust(name, f"{run}: {key}: ")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from syncclip import storage
@@ -26,12 +26,14 @@ class Check:
         found, expected: number of candidate classes and of images per split; None where there is no such split,
             nothing was found, or nothing is known of the dataset.
         problems: one sentence each.
+        skipped: number of files by extension that lie among the images and are not read.
     """
 
     name: str
     found: dict[str, int | None]
     expected: dict[str, int | None]
     problems: list[str]
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, what: str) -> str:
         """A count as text: `2,820`, or `12 of 2,820` where another one is expected."""
@@ -72,7 +74,8 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         for what in COUNTED
         if entry is not None and found[what] != expected[what]
     ]
-    return Check(name, found, expected, [*problems, *_empty(dataset), *(_broken(dataset) if images else ())])
+    problems += [*_empty(dataset), *(_broken(dataset) if images else ())]
+    return Check(name, found, expected, problems, dataset.skipped)
 
 
 def require_root(root: str | None) -> None:

@@ -106,6 +106,7 @@ class Dataset:
         open_part: opens the split, and gives the rows of the whole that it has, ascending.
         trained: ids of the classes that have training images, as far as is known before the split is opened; None: as
             its labels show.
+        skipped: number of files by extension that lie among the images and are not read.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Dataset:
     whole_train: Ids | None = field(default=None, repr=False)
     open_part: Callable[[], Ids] | None = field(default=None, repr=False)
     trained: frozenset[int] | None = field(default=None, repr=False)
+    skipped: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import few
+from syncclip.core.text import counted, few
+from syncclip.shards.images import EXTENSIONS
 from syncclip.shards.reader import ImageSet
-
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 class FolderSet(ImageSet):
@@ -49,20 +49,45 @@ class FolderSet(ImageSet):
         return self._files[row]
 
 
-def images_in(folder: Path) -> list[str]:
+def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
     """The image files of a folder, sorted by name; hidden files and files of other extensions are skipped.
 
     Sorted because the file system's own order, which some published choices depend on, differs between machines.
 
+    Args:
+        skipped: counts what is skipped (see `skipped_files`), but for hidden files.
+
     Raises:
         UserError: one is a link in a loop.
     """
+    found = []
     with os.scandir(folder) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if not entry.name.startswith(".") and Path(entry.name).suffix.lower() in EXTENSIONS and _is_file(entry)
-        )
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if has_image_extension(entry.name) and _is_file(entry):
+                found.append(entry.path)
+            else:
+                skipped["folder" if entry.is_dir() else extension(entry.name)] += 1
+    return sorted(found)
+
+
+def extension(name: str) -> str:
+    """`.jpg` of a file's name, in lower case; "no extension" where it has none."""
+    return Path(name).suffix.lower() or "no extension"
+
+
+def has_image_extension(name: str) -> bool:
+    """Whether a file of this name is taken for an image where a folder or a tar is searched."""
+    return extension(name) in EXTENSIONS
+
+
+def skipped_files(skipped: Mapping[str, int]) -> str:
+    """What was skipped, by extension, the most frequent first: `skipped 12 files: 10 .heic, 2 .txt`."""
+    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return f"skipped {counted(sum(skipped.values()), 'file')}: " + ", ".join(
+        f"{count:,} {kind}" for kind, count in kinds
+    )
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

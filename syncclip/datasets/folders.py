@@ -7,15 +7,17 @@ or the subfolders are `train`, `test` and optionally `val`, each with class fold
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from pathlib import Path
 
 from syncclip.core.settings import UserError
 from syncclip.datasets.dataset import Split
-from syncclip.datasets.files import folders_in, images_in
+from syncclip.datasets.files import extension, folders_in, has_image_extension, images_in
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, Labelled, names_and_splits
 
 
-def load_folder(path: Path, split_seed: int) -> tuple[list[str], dict[Split, Labelled[str]]]:
+def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """Class names and files of a folder of class folders, or of split folders with class folders in each.
 
     Class names are the folder names; ids follow their order. Hidden files and files without an image's extension are
@@ -23,12 +25,18 @@ def load_folder(path: Path, split_seed: int) -> tuple[list[str], dict[Split, Lab
 
     Args:
         split_seed: of the random split where the folder has none, and of a missing validation split.
+        skipped: counts the files that are not read, by extension.
 
     Raises:
         UserError: no class folder, only one, a class without the images that it needs, or a link in a loop.
     """
     named = split_folders(folders_in(path)) or {None: path}
-    found = [(split, folder, images_in(folder)) for split, root in named.items() for folder in folders_in(root)]
+    found = [
+        (split, folder, images_in(folder, skipped)) for split, root in named.items() for folder in folders_in(root)
+    ]
+    for root in {path, *named.values()}:
+        names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
+        skipped.update(extension(name) + " outside class folders" * has_image_extension(name) for name in names)
     classes = sorted({folder.name for _, folder, _ in found})
     if not classes:
         raise UserError(

@@ -6,6 +6,7 @@ Caltech's `BACKGROUND_Google`, pickles of CoOp's few-shot choices) are never ope
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,18 +35,20 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
     if not (folder / entry.images).is_dir():
         raise UserError(f"{folder / entry.images}: the folder of the images is missing; {_where(entry)}")
     only: list[int] | None = None
+    skipped: Counter[str] = Counter()
     if entry.layout == "split file":
         names, splits = read_split_file(folder / entry.names, folder / entry.images)
     elif entry.layout == "name lists":
         names, splits = _read_name_lists(entry, folder)
     else:
-        names, splits, only = _read_class_folders(entry, folder)
+        names, splits, only = _read_class_folders(entry, folder, skipped)
     return Dataset(
         name=entry.name,
         classnames=[spoken(name) for name in names],
         template=entry.template,
         splits={split: FolderSet(files) for split, files in splits.items()},
         only=only,
+        skipped=skipped,
     )
 
 
@@ -117,7 +120,7 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
 
 
 def _read_class_folders(
-    entry: CatalogEntry, folder: Path
+    entry: CatalogEntry, folder: Path, skipped: Counter[str]
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
     """ImageNet and its variants: class names, files, and the candidate ids, None for all.
 
@@ -143,7 +146,7 @@ def _read_class_folders(
                 f"{place}: {len(without):,} of {len(names):,} classes of {entry.names} have no folder there "
                 f"({few([names[label] for label in without])}); unpack the dataset again."
             )
-        splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in images_in(one)]
+        splits[split] = [(path, label) for label, one in sorted(folders.items()) for path in images_in(one, skipped)]
     return names, splits, sorted(folders) if entry.partial and without else None
 
 

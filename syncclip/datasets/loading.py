@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -130,15 +131,16 @@ def _own(settings: DatasetSettings, place: str) -> Dataset:
         raise UserError(f"{place}: a table must end in {', '.join(KINDS)}; or give the folder of the images.")
     name = str(path.resolve() if storage.is_local(place) else path).rpartition("/")[2]
     splits: Mapping[Split, ImageSet]
+    skipped: Counter[str] = Counter()
     if not path.is_file() and (tars := find_tars(place)):
-        names, splits = load_webdataset(place, tars, settings.classnames, settings.split_seed)
+        names, splits = load_webdataset(place, tars, settings.classnames, settings.split_seed, skipped)
     elif storage.is_local(place):
         tables: dict[Split | None, Path] = {None: path} if path.is_file() else find_metadata(path)
         if tables:
             name = Path(name).stem
             names, files = load_table(tables, settings.classnames, settings.split_seed)
         else:
-            names, files = load_folder(path, settings.split_seed)
+            names, files = load_folder(path, settings.split_seed, skipped)
         manifest = read_manifest(place) if path.is_dir() else None
         exported = {str(path / name): file.sha256 for name, file in (manifest.files or {} if manifest else {}).items()}
         if manifest is not None:
@@ -146,7 +148,7 @@ def _own(settings: DatasetSettings, place: str) -> Dataset:
         splits = {split: FolderSet(of_split, exported) for split, of_split in files.items()}
     else:
         raise UserError(f"{place}: has neither {PACKED_FILE} nor tars; a remote dataset must be packed as shards.")
-    return Dataset(name, [spoken(one) for one in names], TEMPLATE, splits)
+    return Dataset(name, [spoken(one) for one in names], TEMPLATE, splits, skipped=skipped)
 
 
 def _place(settings: DatasetSettings) -> str:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
+from syncclip.core.text import cut, size
 from syncclip.datasets.dataset import Split
 from syncclip.datasets.files import folders_in, require_files
 from syncclip.datasets.folders import split_folders
@@ -28,6 +32,12 @@ COLUMNS = {
     "split": ("split",),
 }
 """What is read, and possible names of its column, of which the first found counts. Name and split are optional."""
+
+BATCH_ROWS = 4096
+MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
+"""Bytes and rows that any parquet table may decode to."""
+MOST_EXPANSION = 64
+"""How many times the size of its file a larger parquet table may decode to; it may have a row for each byte."""
 
 Row = tuple[str, ImageRecord]
 """An image's file, and what the table states about it."""
@@ -86,30 +96,28 @@ def _check_unique(rows: list[Row]) -> None:
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:
-    records = read_records(str(file), file.suffix)
+    header, columns, values = read_columns(str(file), file.suffix, *COLUMNS.values())
+    records = list(values)
     if not records:
         return []
-    columns = {wanted: next((name for name in names if name in records[0]), None) for wanted, names in COLUMNS.items()}
-    for needed in ("path", "label"):
-        if columns[needed] is None:
+    for needed, column in zip(("path", "label"), columns, strict=False):
+        if column is None:
             raise UserError(
                 f"{file}: no column for the {needed}, which is called {' or '.join(map(repr, COLUMNS[needed]))}; "
-                f"there are {', '.join(records[0])}."
+                f"there are {', '.join(header)}."
             )
     # A CSV file has texts only: labels are ids if every one of them is a number.
-    labels = [str(record.get(str(columns["label"]))) for record in records]
-    numbers = all(label.removeprefix("-").isdecimal() for label in labels)
+    numbers = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
     rows = []
-    for number, record in enumerate(records, start=1):
+    for number, (path, label, name, stated) in enumerate(records, start=1):
         place = f"{file}, row {number}"
-        path, label, name, stated = (record.get(str(column)) for column in columns.values())
         if path in (None, "") or label in (None, ""):
             raise UserError(f"{place}: path or label is empty; fill it in or remove the row.")
         if not isinstance(path, str):
-            raise UserError(f"{place}: {columns['path']!r} is not a path; images must be files beside the table.")
+            raise UserError(f"{place}: {columns[0]!r} is not a path; images must be files beside the table.")
         if not isinstance(label, str | int) or isinstance(label, bool):
             raise UserError(f"{place}: label {label!r} is neither a name nor a whole number.")
-        if columns["split"] is None:
+        if columns[3] is None:
             folder = path.partition("/")[0] if "/" in path else ""
             stated = folder if folder in SPLIT_FOLDERS else None
         if stated and str(stated) not in SPLIT_FOLDERS:
@@ -121,32 +129,113 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
     return rows
 
 
-def read_records(url: str, kind: str) -> list[dict[str, Any]]:
-    """The rows of a table, as they are in its file.
+def read_columns(
+    url: str, kind: str, *alternatives: Sequence[str]
+) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
+    """Some columns of a table, without the others.
 
     Args:
         kind: one of `KINDS`.
+        alternatives: for each wanted column its possible names, of which the first that the table has counts.
+
+    Returns:
+        Names of all columns; of each wanted one, None where there is none; and the rows, each with the values of the
+        wanted columns (None for a missing one), which are read as they are iterated.
 
     Raises:
-        UserError: it can't be read as such.
+        UserError: it can't be read as such, or a parquet file would become far larger than it is. While rows are
+            iterated, too.
     """
-    try:
+    with _readable_as(url, kind):
         data = storage.read_bytes(url)
         if kind == ".parquet":
-            records: list[dict[str, Any]] = storage.read_parquet(data).to_pylist()
-            return records
+            return _parquet_columns(data, url, alternatives)
         text = data.decode("utf-8-sig")
         if kind == ".jsonl":
-            return [
+            objects = (
                 parse_json(line, f"{url}, line {number}", dict, "correct it")
                 for number, line in enumerate(text.split("\n"), start=1)
                 if line.strip()
-            ]
-        return list(csv.DictReader(text.splitlines()))
+            )
+            first: dict[str, Any] = next(objects, {})
+            header, names = list(first), _chosen(alternatives, first)
+            rows: Iterable[list[Any]] = ([one.get(str(name)) for name in names] for one in chain([first], objects))
+            return header, names, _converted(rows if first else (), url, kind)
+        lines = csv.reader(text.splitlines())
+        header = next(lines, [])
+        names = _chosen(alternatives, header)
+        places = [header.index(name) if name is not None else sys.maxsize for name in names]
+        cells = ([line[place] if place < len(line) else None for place in places] for line in lines if line)
+        return header, names, _converted(cells, url, kind)
+
+
+def _chosen(alternatives: Sequence[Sequence[str]], header: Collection[str]) -> list[str | None]:
+    return [next((name for name in names if name in header), None) for names in alternatives]
+
+
+def _parquet_columns(
+    data: bytes, url: str, alternatives: Sequence[Sequence[str]]
+) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
+    """See `read_columns`. A few kilobytes can stand for gigabytes of text, by compression or by a dictionary."""
+    import pyarrow as pa  # late: to read a recipe takes no table
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    schema, metadata = file.schema_arrow, file.metadata
+    names = _chosen(alternatives, schema.names)
+    wanted = [name for name in names if name is not None]
+    for name in wanted:
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(
+                f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; images must be files"
+            )
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    decoded = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+    most = max(MOST_FREE, MOST_EXPANSION * len(data))
+    if metadata.num_rows > max(MOST_FREE_ROWS, len(data)) or decoded > most:
+        raise UserError(
+            f"{url}: {metadata.num_rows:,} rows, {size(decoded)} in a file of {size(len(data))}, are more than is "
+            "decoded; split the table, or write it without compression"
+        )
+
+    def rows() -> Iterator[list[Any]]:
+        left = most
+        texts = [name for name in wanted if not pa.types.is_primitive(schema.field(name).type)]
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
+        for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
+            batch.validate(full=True)  # also that all text is text
+            columns: dict[str | None, list[Any]] = {None: [None] * batch.num_rows}
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if isinstance(column, pa.DictionaryArray):
+                    if not pa.types.is_primitive(column.dictionary.type):
+                        left -= pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+                    if left < 0:
+                        raise UserError(f"{url}: its text is over {size(most)}, more than is decoded; split the table")
+                    column = column.dictionary_decode()
+                columns[name] = column.to_pylist()
+            yield from map(list, zip(*(columns[name] for name in names), strict=True))
+
+    return schema.names, names, _converted(rows(), url, ".parquet")
+
+
+@contextmanager
+def _readable_as(url: str, kind: str) -> Iterator[None]:
+    """Turn a parser's errors into one sentence."""
+    try:
+        yield
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, csv.Error) as error:
         raise UserError(f"{url}: not readable as {kind[1:]} ({' '.join(str(error).split())}).") from error
+
+
+def _converted(rows: Iterable[list[Any]], url: str, kind: str) -> Iterator[list[Any]]:
+    with _readable_as(url, kind):
+        yield from rows
 
 
 def _metadata(folder: Path) -> Path | None:

@@ -6,6 +6,7 @@ line in `classnames.txt` beside the tars as in CLIP_benchmark's datasets, or are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from syncclip import storage
@@ -29,7 +30,11 @@ def find_tars(url: str) -> dict[Split | None, list[str]]:
 
 
 def load_webdataset(
-    url: str, tars: dict[Split | None, list[str]], classnames: Sequence[str] | None, split_seed: int
+    url: str,
+    tars: dict[Split | None, list[str]],
+    classnames: Sequence[str] | None,
+    split_seed: int,
+    skipped: Counter[str] | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
     """Class names and images of the tars of a folder or prefix, whose headers are scanned each time.
 
@@ -39,13 +44,14 @@ def load_webdataset(
         tars: as `find_tars` found them.
         classnames: names by id.
         split_seed: of the random split where the tars have none, and of a missing validation split.
+        skipped: counts the members of tars that are not read, by extension.
 
     Raises:
         UserError: a damaged tar, a sample without image or class, an id out of range, a class with too few images.
     """
     split_of = {tar: split for split, of_split in tars.items() for tar in of_split}
     urls = list(split_of)
-    members = index_tars(urls)
+    members = index_tars(urls, skipped)
     if classnames is None and storage.exists(listed := storage.join(url, NAMES_FILE)):
         classnames = [line for _, line in text_lines(storage.read_bytes(listed), listed)]
     records = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,14 +63,16 @@ def classify(
     names: Iterable[str],
     top: int = 5,
     batch: int = BATCH,
+    skipped: Counter[str] | None = None,
 ) -> Iterator[Answer]:
     """What a model says of the images that names stand for (see `find_images`), in their order, as they are computed.
 
     Args:
         top: classes of each image.
         batch: images in one forward pass; the files of as many more are read ahead.
+        skipped: counts, by extension, the files that are not images.
     """
-    return classify_sources(model, find_images(names), top, batch)
+    return classify_sources(model, find_images(names, skipped), top, batch)
 
 
 def classify_sources(

@@ -18,13 +18,13 @@ from torch.nn.functional import normalize
 
 from syncclip import storage
 from syncclip.core.settings import UserError, with_one_place
+from syncclip.core.text import first_line
 from syncclip.core.threads import thread_pool
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.classes import FILES, RunClasses, build_for, build_trained, carry_over
-from syncclip.runs.resolve import finished_run
-from syncclip.shards.images import decode_image
-from syncclip.storage.hub import fetched
+from syncclip.runs.classes import RunClasses, build_for, build_trained, carry_over
+from syncclip.runs.resolve import readable_run
+from syncclip.shards.images import decode_image, to_rgb
 from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
@@ -183,8 +183,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
     """The model of a finished run, from its folder alone.
 
     Args:
-        run: folder or URL; or `owner/name` on the Hugging Face hub, with `@revision` where it isn't the main branch. Of
-            such a run the files are kept in the hub's cache, and no storage options are used.
+        run: folder or URL, or `hf://owner/name` on the Hugging Face hub, see `readable_run`.
         backbone: where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training.
         pretrained: the same of `backbone.pretrained`.
         device: auto (a GPU where there is one), cpu or cuda.
@@ -200,10 +199,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
         >>> model.base, len(model.classes), [label.name in model.classes for label in labels]
         (7, 14, [True, True, True])
     """
-    copy = fetched(run, FILES[:3], FILES[3:])
-    recipe, folder = finished_run(copy or run)
-    if copy is not None:  # of a stranger, whose server would be asked with the user's keys
-        recipe = recipe.with_values({"storage.options": {}})
+    recipe, folder, _ = readable_run(run)
     places = {"backbone.name": backbone, "backbone.pretrained": pretrained}
     recipe = recipe.with_values({key: value for key, value in places.items() if value is not None})
     method, classes = build_trained(recipe, folder)
@@ -229,7 +225,10 @@ def open_image(image: ImageLike) -> Image.Image:
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        try:
+            return to_rgb(image)
+        except (OSError, ValueError) as error:
+            raise UserError(f"unreadable PIL image: {first_line(error)}") from error
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.dim() == 3 else image
     if isinstance(array, np.ndarray) and array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,)):
         return Image.fromarray(array).convert("RGB")

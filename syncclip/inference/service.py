@@ -21,7 +21,7 @@ from syncclip.core.settings import Settings, UserError, explain
 from syncclip.core.text import first_line, install_command
 from syncclip.core.trust import trust, trusted
 from syncclip.inference.model import load
-from syncclip.runs.resolve import finished_run
+from syncclip.runs.resolve import readable_run
 from syncclip.storage.places import configured
 
 try:
@@ -50,7 +50,7 @@ class ServiceSettings(Settings):
     """What a service answers with; `args` of an application in a file of Ray Serve."""
 
     run: str
-    """The finished run: a folder or a URL."""
+    """The finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face hub."""
     backbone: str | None = None
     """Where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training."""
     pretrained: str | None = None
@@ -121,7 +121,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
     Raises:
         UserError: the run or its CLIP is not there, the port is taken, Ray has too few GPUs or already serves.
     """
-    settings = settings.model_copy(update={"run": finished_run(settings.run)[1].url})
+    settings = settings.model_copy(update={"run": readable_run(settings.run)[2]})
     if cluster_address() is None:
         _check_port(host, port)
         os.environ.setdefault("RAY_worker_niceness", "0")  # of the replicas, for whose answers people wait; Ray's is 15

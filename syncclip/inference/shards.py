@@ -21,7 +21,7 @@ from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredicti
 from syncclip.inference.sources import tar_images
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes
-from syncclip.runs.resolve import finished_run
+from syncclip.runs.resolve import readable_run
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import marked, shard_name
 from syncclip.storage.places import absolute
@@ -58,7 +58,7 @@ def classify_shards(
     whose tar or table has other content than its marker records.
 
     Args:
-        run: folder or URL of a finished run.
+        run: of a finished run, as `load` takes it.
         url: of the tars; one that every machine sees, where several work.
         out: folder or URL of the tables; by default beside the tars.
         classes: instead of the run's own.
@@ -71,11 +71,11 @@ def classify_shards(
         UserError: there is no tar or no run; a tar is not the one that its commit marker describes; tables there are of
             another run, other classes or settings; or shards failed for good.
     """
-    url, run = absolute(url), absolute(run)
+    url = absolute(url)
     tars = _tars(url, storage.sizes(url))
     if not tars:
         raise UserError(f"{url}: no tar is in this folder; give the folder of the shards, or leave out --actors")
-    recipe, folder = finished_run(run)
+    recipe, folder, run = readable_run(run)
     asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
     with storage.lease(out, "classify") as hold:

@@ -23,7 +23,7 @@ from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredicti
 from syncclip.inference.shards import identity
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import read_classes
-from syncclip.runs.resolve import finished_run
+from syncclip.runs.resolve import readable_run
 from syncclip.sets.imported import read_whole_set
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.images import UnreadableImageError, decode_image
@@ -69,7 +69,7 @@ def teach(
     does where the set has grown.
 
     Args:
-        run: folder or URL of the teacher's run, of the set's classes.
+        run: the teacher's run, of the set's classes, as `load` takes it.
         url: folder or URL of the set.
         out: of the files; by default `teachers/<name of the run>` in the set's folder.
         batch, pool, places: as `shards.classify_shards` takes them.
@@ -78,8 +78,8 @@ def teach(
         UserError: there is no such run or whole set, or it is of other classes; files there are another teacher's; or
             shards failed for good.
     """
-    url, run = absolute(url), absolute(run)
-    plan, (recipe, folder) = read_whole_set(url), finished_run(run)
+    url = absolute(url)
+    plan, (recipe, folder, run) = read_whole_set(url), readable_run(run)
     known = read_classes(folder).classnames
     if known != list(plan.classnames):
         raise UserError(

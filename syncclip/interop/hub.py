@@ -11,7 +11,7 @@ from syncclip.interop.exports import CARD, write_run
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
-from syncclip.storage.hub import NAME, asking
+from syncclip.storage.hub import NAME, PREFIX, asking
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
@@ -38,7 +38,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
     name = repo if revision is None else f"{repo}@{revision}"
     if NAME.fullmatch(name) is None:
-        raise UserError(f"{name!r} is no place on the hub; write owner/name, and a branch behind --revision")
+        raise UserError(f"{name!r} is no repository on the hub; write owner/name, and a branch behind --revision")
     recipe, folder = finished_run(run)
     method, classes = build_trained(recipe, folder)
     recipe, record, api = _public(recipe), folder.record(), HfApi()
@@ -47,7 +47,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
         record = record.model_copy(update={"notes": notes, "origin": origin, "logs": {}})
     classes = classes.model_copy(update={"clip": clip_of(recipe)})
     with scratch_folder() as scratch:
-        write_run(str(scratch), folder, recipe, record, classes, method.state_dict(), name=name)
+        write_run(str(scratch), folder, recipe, record, classes, method.state_dict(), name=PREFIX + name)
         files = {path.name: path for path in scratch.iterdir()}
         with asking(f"{repo}:"):
             url = api.create_repo(repo, private=private or None, exist_ok=True)

@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import counted, first_line, thousands
 from syncclip.datasets import SPLITS
 from syncclip.reports.inputs import Inputs
-from syncclip.shards.images import thumbnails
+from syncclip.shards.images import decode_image, thumbnails
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.synthesis.rejects import SIDE as REJECT_SIDE
 from syncclip.synthesis.rejects import read_rejects
@@ -175,7 +175,7 @@ def reject_strips(found: Inputs) -> list[RejectStrip]:
     try:
         rejects = read_rejects(found.synthetic.url, THUMBNAILS, found.owner)
         reasons = sorted(rejects, key=lambda reason: -found.rejects[reason])
-        tiles = [[Image.open(io.BytesIO(one.jpeg)) for one in rejects[reason]] for reason in reasons]
+        tiles = [[decode_image(one.jpeg, "a reject") for one in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)
     except Exception as error:  # damaged files make parsers raise nearly anything
         found.notes.append(f"The thumbnails of rejects could not be read and are left out ({error}).")

@@ -12,8 +12,10 @@ from syncclip.core.trust import trust, trusted
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
+from syncclip.runs.classes import FILES
 from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
 from syncclip.shards.index import know_listed, listed
+from syncclip.storage.hub import NAME, PREFIX, fetched, pinned
 from syncclip.storage.places import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
@@ -22,19 +24,43 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     """The recipe of the finished run in a folder or URL, and the folder.
 
     Raises:
-        UserError: no run is there, or it isn't finished.
+        UserError: no run is there, or it isn't finished; or it is named on the Hugging Face hub, where nothing can be
+            written.
     """
+    if run.startswith(PREFIX):
+        raise UserError(
+            f"{run}: this command needs the run's own folder; `hf download` the repository, and name its copy"
+        )
+    hint = f"; of a run on the Hugging Face hub, write {PREFIX}{run}" if NAME.fullmatch(run) else ""
     run = absolute(run)
     place = storage.join(run, RECIPE)
     if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
         begun = "the run there is not finished" if storage.exists(place) else "no run there"
-        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`")
+        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`{hint}")
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
     storage.read_sealed(place, folder.owner)  # another run's recipe would build another method
     return Recipe.load(place, overrides, own=False), folder
+
+
+def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
+    """The recipe and folder of a finished run that is only read, and the name by which any machine finds the same run.
+
+    Args:
+        run: folder or URL; or `hf://owner/name` on the Hugging Face hub, with `@revision` where it isn't the main
+            branch. The latter's files are kept in the hub's cache, and its storage options are not used.
+
+    Raises:
+        UserError: there is no finished run.
+    """
+    copy = fetched(run, FILES[:3], FILES[3:])
+    recipe, folder = finished_run(copy or run)
+    if copy is None:
+        return recipe, folder, folder.url
+    # A stranger's server would be asked with the user's keys.
+    return recipe.with_values({"storage.options": {}}), folder, pinned(run, copy)
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:

@@ -7,8 +7,8 @@ and any WebDataset whose samples carry class ids. Files are kept as they are; on
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -20,16 +20,12 @@ from syncclip.core.order import ranks
 from syncclip.core.progress import Progress
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET, Settings, UserError, added
-from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
-from syncclip.datasets.files import FolderSet, require_files
-from syncclip.datasets.layouts import split_entries
-from syncclip.shards.images import UnreadableImageError, decode_image
+from syncclip.sets.sources import open_source
+from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
-from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.storage.exports import require_export
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 from syncclip.synthesis.seeds import MAX_IMAGES
 
@@ -128,7 +124,14 @@ def holds_set(url: str) -> bool:
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
-def import_set(source: str, dataset: Dataset, url: str, images: str | None = None) -> ImportedSet:
+def import_set(
+    source: str,
+    dataset: Dataset,
+    url: str,
+    images: str | None = None,
+    unreadable: Corruption | None = None,
+    skipped: Counter[str] | None = None,
+) -> ImportedSet:
     """Take over a synthetic set. Images that cannot be read leave a gap and are counted in their shard's marker.
 
     Killed at any time, the same call writes the same shards.
@@ -139,12 +142,15 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         dataset: whose class ids the set uses, in its first order.
         url: folder or URL to write to.
         images: where the images of a split file are; looked for beside it where not given.
+        unreadable: counts the images that cannot be read, by name.
+        skipped: counts the members of tars that are not used, by extension.
 
     Raises:
         UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
             another set.
     """
-    source_images, texts = _open(source, dataset, images)
+    source_images, texts = open_source(source, dataset, images, skipped)
+    unreadable = unreadable or Corruption(limit=None)
     classes = len(dataset.classnames)
     counts = np.bincount(source_images.labels, minlength=classes)
     rounds = -(-SHARD_IMAGES // classes)
@@ -162,7 +168,9 @@ def import_set(source: str, dataset: Dataset, url: str, images: str | None = Non
         with Progress(len(order), "images", "import") as progress:
             for shard in found.shards():
                 rows = order[index[order] // found.shard_size == shard]
-                samples = [_sample(source_images, texts, dataset, int(index[row]), int(row)) for row in rows]
+                samples = [
+                    _sample(source_images, texts, dataset, int(index[row]), int(row), unreadable) for row in rows
+                ]
                 sound = [sample for sample in samples if sample is not None]
                 lost = len(samples) - len(sound)
                 write_shard(url, shard, sound, {"unreadable": lost} if lost else None, owner=found.owner)
@@ -213,87 +221,21 @@ def require_content(found: Plan | ImportedSet, url: str) -> None:
         )
 
 
-def _open(source: str, dataset: Dataset, images: str | None) -> tuple[ImageSet, Sequence[str]]:
-    """The images of a source, with ids of the dataset's classes, and a text for each ("" for none)."""
-    require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # tars of an export lie in its folder `data`
-    if tars := _tars(source):
-        members = index_tars(tars)
-        labels = [_checked(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]
-        return TarSet(tars, members, labels), [member.text for member in members]
-    file = _split_file(source)
-    entries = split_entries(file)["train"]
-    folder = Path(images) if images is not None else _beside(file, entries[0][0])
-    labels = [_checked(label, dataset, f"{file}: {path}") for path, label, _ in entries]
-    files = [f"{folder}/{path}" for path, _, _ in entries]
-    require_files(files, str(file))
-    names = {label: name for _, label, name in entries}
-    other = [
-        f"{dataset.classnames[label]!r} is {name!r}"
-        for label, name in names.items()
-        if spoken(name).lower() != dataset.classnames[label].lower()
-    ]
-    if 2 * len(other) > len(names):
-        raise UserError(
-            f"{file}: shows other classes than {dataset.name!r}, or numbers them otherwise: {len(other)} of "
-            f"{len(names)} names differ ({few(other)}); name the dataset that it was made for."
-        )
-    return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
-
-
-def _tars(source: str) -> list[str]:
-    if storage.is_local(source) and not storage.local_path(source).is_dir():
-        return []
-    return tars_in(source) or tars_in(storage.join(source, "train"))
-
-
-def _split_file(source: str) -> Path:
-    place = storage.local_path(source) if storage.is_local(source) else None
-    if place is None or not place.exists():
-        raise UserError(f"{source}: no such folder, or no tars in it; give a split file, its folder, or tars.")
-    if place.is_file():
-        return place
-    found = sorted(place.glob("split_*.json")) or sorted(place.glob("*.json"))
-    if len(found) != 1:
-        listed = (
-            f"several split files ({few(file.name for file in found)})" if found else "neither tars nor a split file"
-        )
-        raise UserError(f"{source}: holds {listed}; name the one to be read.")
-    return found[0]
-
-
-def _beside(file: Path, first: str) -> Path:
-    """The folder that holds the first image of a split file: the file's own, or one in it."""
-    for folder in [file.parent, *sorted(one for one in file.parent.iterdir() if one.is_dir())]:
-        if (folder / first).is_file():
-            return folder
-    raise UserError(f"{file}: {first} is neither beside it nor in a folder beside it; name the folder with --images.")
-
-
-def _checked(label: str | int, dataset: Dataset, place: str) -> int:
-    if not isinstance(label, int):
-        raise UserError(
-            f"{place}: the class is given as {label!r}; class ids are numbers, as those of {dataset.name!r}."
-        )
-    if not 0 <= label < len(dataset.classnames):
-        raise UserError(
-            f"{place}: label {label} is out of range; {dataset.name!r} has {len(dataset.classnames)} classes "
-            f"(0 to {len(dataset.classnames) - 1})."
-        )
-    return label
-
-
 def index_major(labels: Rows, classes: int) -> Rows:
     """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
     return ranks(labels) * classes + labels
 
 
-def _sample(images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int) -> Sample | None:
+def _sample(
+    images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
+) -> Sample | None:
     """The sample of a row; None where the image cannot be read."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
         decode_image(data, name)
-    except UnreadableImageError:
+    except UnreadableImageError as error:
+        unreadable.skip(name, error.reason)
         return None
     source = without_secrets("/".join(name.split("/")[-2:]))
     return Sample(index, label, data, texts[row] or dataset.prompt(label), {"source": source})

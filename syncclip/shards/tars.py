@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-MOST_TEXT, MOST_IMAGE = 1 << 20, 1 << 29
+MOST_TEXT, MOST_IMAGE = 1 << 20, 1 << 27
 """Bytes of a member that is no image (its long name or its text), and of an image."""
 
 BEFORE_A_MEMBER = (b"x", b"g", b"X", b"L", b"K")
@@ -26,6 +27,36 @@ def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
             yield tar
     except (EOFError, IndexError, OverflowError, RecursionError, UnicodeError) as error:  # tarfile's, of false headers
         raise tarfile.ReadError(f"false header ({error})") from error
+
+
+def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
+    """The name of each file of an open tar, and the member with its content: for a hard or symbolic link, the file that
+    it points to; None where that is not in the tar. Memory does not grow with the tar, unless it contains links.
+    """
+    files: dict[str, tarfile.TarInfo] | None = None
+    while (member := tar.next()) is not None:
+        tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
+        name = member.name
+        if member.islnk() or member.issym():
+            files = _files(tar.fileobj) if files is None else files
+            followed = {name}
+            while member is not None and (member.islnk() or member.issym()):
+                folder = posixpath.dirname(member.name) if member.issym() else ""
+                target = posixpath.normpath(posixpath.join(folder, member.linkname))
+                member = None if target in followed else files.get(target)
+                followed.add(target)
+        if member is None or member.isfile():
+            yield name, member
+
+
+def _files(file: Any) -> dict[str, tarfile.TarInfo]:
+    """The files and links of a tar by name; reading continues where it was."""
+    place = file.tell()
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+        found = {posixpath.normpath(member.name): member for member in tar if not member.isdir()}
+    file.seek(place)
+    return found
 
 
 class _Header(tarfile.TarInfo):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, few, size
 from syncclip.shards.cache import ShardCache, ShardFile
+from syncclip.shards.images import FORMATS, READABLE
 from syncclip.shards.reader import ImageSet
-from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, open_tar
+from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, files_in, open_tar
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
+IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
+"""Kinds of members that are images; of several in a sample, the first in this order counts."""
 LABEL_KEYS = ("label", "cls", "class")
 """Where a sample has no `.cls` member: the keys of its `.json` that may hold the class."""
 
@@ -43,17 +46,21 @@ def tars_in(url: str) -> list[str]:
     ]
 
 
-def index_tars(urls: Sequence[str]) -> list[Member]:
-    """Read the headers of all tars, and the small members with classes; images are skipped.
+def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
+    """Read the headers of all tars, and the small members with classes; images are not read.
+
+    Args:
+        skipped: counts, by extension, the members that are not used.
 
     Raises:
         UserError: a tar is damaged, or a sample has no image or no class.
     """
     found: list[Member] = []
+    skipped = Counter() if skipped is None else skipped
     for number, url in enumerate(urls):
         before = len(found)
         try:
-            found.extend(_members(number, url))
+            found.extend(_members(number, url, skipped))
         except tarfile.TarError as error:
             raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
         if len(found) == before:
@@ -90,17 +97,21 @@ class TarSet(ImageSet):
         return self._members[row].text
 
 
-def _members(number: int, url: str) -> Iterator[Member]:
+def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
     with storage.open_read(url) as file, open_tar(file) as tar:
         key, keys = "", set[str]()
         parts: dict[str, tarfile.TarInfo] = {}
-        for member in tar:
-            path = PurePosixPath(member.name)
+        for name, member in files_in(tar):
+            path = PurePosixPath(name)
             stem, _, kind = path.name.partition(".")
-            if not member.isfile() or not stem:  # a name that begins with a dot is an operating system's
-                continue
+            if not stem or (member is None and kind.lower() not in (*IMAGES, "cls")):
+                continue  # a name that begins with a dot is an operating system's
+            if member is None:
+                raise UserError(
+                    f"{url}: {cut(name)!r} is a link to a file that is not in the tar; pack it with that file."
+                )
             if (of := str(path.with_name(stem))) != key and parts:
-                yield _member(number, url, key, parts, tar)
+                yield _member(number, url, key, parts, tar, skipped)
                 parts = {}
             if of in keys if of != key else kind.lower() in parts:
                 raise UserError(f"{url}: two samples have the key {cut(of)!r}; give each a key of its own.")
@@ -108,16 +119,20 @@ def _members(number: int, url: str) -> Iterator[Member]:
             keys.add(key)
             parts[kind.lower()] = member
         if parts:
-            yield _member(number, url, key, parts, tar)
+            yield _member(number, url, key, parts, tar, skipped)
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
             raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
 
 
-def _member(number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile) -> Member:
-    image = next((parts[kind] for kind in IMAGES if kind in parts), None)
-    if image is None:
-        raise UserError(f"{url}: sample {key!r} has no image (.jpg, .png or .webp), only {few(parts)}.")
+def _member(
+    number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile, skipped: Counter[str]
+) -> Member:
+    shown = next((kind for kind in IMAGES if kind in parts), None)
+    if shown is None:
+        raise UserError(f"{url}: sample {key!r} has no image ({READABLE}), only {few(parts)}.")
+    image = parts[shown]
+    skipped.update(f".{kind}" for kind in parts if kind not in (shown, "cls", "json", "txt"))
     if large := [one for one in parts.values() if one.size > (MOST_IMAGE if one is image else MOST_TEXT)]:
         raise UserError(f"{url}: {cut(large[0].name)!r} has {size(large[0].size)}, more than is read; remove it.")
     label = _text(tar, parts.get("cls"))

@@ -6,11 +6,18 @@ import hashlib
 from functools import partial
 from typing import IO, Any, cast
 
+from fsspec.asyn import sync
+
+from syncclip.core.settings import UserError
+from syncclip.core.text import size as bytes_text
 from syncclip.storage import answers
 from syncclip.storage.faults import SILENCE, persistently
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
+
+MOST_WEB = 1 << 27
+"""Bytes of a response of a web server that states no size, or is read at once."""
 
 
 def whole(url: str, sha256: str | None = None) -> bytes:
@@ -78,5 +85,26 @@ def at_once(fs: Any) -> dict[str, Any]:
 
 
 def _ask(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
+    if type(fs).__name__ == "HTTPFileSystem":
+        return cast(bytes, sync(fs.loop, _from_web, fs, path, start or 0, end, timeout=SILENCE))
     bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
     return cast(bytes, fs.cat_file(path, start=start, end=end, **bound, **at_once(fs)))
+
+
+async def _from_web(fs: Any, path: str, start: int, end: int | None) -> bytes:
+    """Bytes of a web server's response, which may be endless, or ignore the range that was requested."""
+    ranged = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+    data, most = bytearray(), MOST_WEB if end is None else end - start
+    async with (await fs.set_session()).get(fs.encode_url(path), headers=ranged) as response:
+        fs._raise_not_found_for_status(response, path)
+        before = 0 if response.status == 206 else start
+        async for piece in response.content.iter_chunked(1 << 20):
+            data += piece[before:]
+            before = max(0, before - len(piece))
+            if len(data) > most:
+                if end is None:
+                    raise UserError(
+                        f"{path}: the server sends more than {bytes_text(most)}; download the file, and name the copy"
+                    )
+                break
+    return bytes(data[:most])

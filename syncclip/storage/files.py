@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob as _glob
 import hashlib
 import io
 import os
@@ -48,15 +47,6 @@ def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
 def listdir(url: str) -> list[str]:
     """Names of the files and folders in a folder, sorted; [] where there is no such folder."""
     return [name for name, _ in _entries(url)]
-
-
-def glob(url: str) -> list[str]:
-    """Paths or URLs of the files that match a pattern (`*`, `?`, `[ab]`; `**` for any folders), sorted."""
-    with explained(url, "list"):
-        if is_local(url):
-            found = _glob.glob(str(local_path(url)), recursive=True)  # noqa: PTH207  (a Path takes no absolute pattern)
-            return sorted(path for path in found if Path(path).is_file())
-        return sorted(persistently(url, lambda fs, path: [fs.unstrip_protocol(one) for one in fs.glob(path)]))
 
 
 def require(url: str, names: Iterable[str]) -> None:

@@ -10,37 +10,46 @@ from pathlib import Path
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import few, first_line
-from syncclip.storage.files import exists
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 """`owner/name`, or `owner/name@revision` of a branch, a tag or a commit."""
+
+PREFIX = "hf://"
+"""What a name on the hub begins with wherever a path or a URL may stand in its place."""
 
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
 def fetched(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """The folder in the hub's cache with some files of a repository; None where `name` is a path or a URL.
+    """The folder in the hub's cache with some files of a repository; None where `name` does not begin with `PREFIX`.
 
-    Where a local folder has the name, that is meant. Without a network, what was fetched before is used.
+    Without a network, what was fetched before is used.
 
     Args:
-        name: see `NAME`.
+        name: `PREFIX` and a `NAME`; or any path or URL.
         needed: files that the repository must hold.
         others: files that come with them where they are there. Nothing else is fetched.
 
     Raises:
         UserError: there is no such repository, it has not all that is needed, or the hub can't be reached.
     """
-    found = NAME.fullmatch(name)
-    if found is None or exists(name):
+    if not name.startswith(PREFIX):
         return None
+    found = NAME.fullmatch(name.removeprefix(PREFIX))
+    if found is None:
+        raise UserError(f"{name}: not a repository of the Hugging Face hub; write {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
-    with asking(f"{name}: there is no such folder, and"):
+    with asking(f"{name}:"):
         folder = snapshot_download(found["repo"], revision=found["revision"], allow_patterns=[*needed, *others])
     if missing := [file for file in needed if not Path(folder, file).is_file()]:
         raise UserError(f"{name}: no run of syncclip is in that repository of the hub, as it has no {few(missing)}")
     return folder
+
+
+def pinned(name: str, folder: str) -> str:
+    """The name of the very commit that `fetched` put into a folder."""
+    return f"{name.partition('@')[0]}@{Path(folder).name}"
 
 
 @contextmanager

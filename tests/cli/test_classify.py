@@ -10,8 +10,9 @@ import pytest
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train, images, train
+from tests.shards.sets import write_set
 from tests.worlds.dataset import CLASSES
-from tests.worlds.hub import Hub
+from tests.worlds.hub import Hub, Repository
 
 __all__ = ["images", "train"]  # fixtures
 
@@ -80,8 +81,41 @@ def test_a_run_is_shared_and_used_by_its_name_on_the_hub(
     run = train("training.method=zeroshot").url
     assert Outcome(capsys, "push", run, "alice/shapes", "--private").out == f"{hub.url}/alice/shapes\n"
     arguments = (str(images / "00.png"), "--backbone", tiny.backbone)
-    found = Outcome(capsys, "classify", "alice/shapes", *arguments)
+    found = Outcome(capsys, "classify", "hf://alice/shapes", *arguments)
     assert found.status == 0 and all(line.startswith("classify: ") for line in found.err.splitlines())
     assert found.out == Outcome(capsys, "classify", run, *arguments).out
-    assert "the hub has no such repository" in Outcome(capsys, "classify", "alice/gone", *arguments).refusal
-    assert "'shapes' is no place on the hub" in Outcome(capsys, "push", run, "shapes").refusal
+    assert "the hub has no such repository" in Outcome(capsys, "classify", "hf://alice/gone", *arguments).refusal
+    assert "'shapes' is no repository on the hub" in Outcome(capsys, "push", run, "shapes").refusal
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("classify", "alice/shapes", "a.png"),
+        ("classify", "alice/shapes", "folder", "--actors", "1"),
+        ("export", "alice/shapes", "--to", "onnx", "--out", "out"),
+        ("evaluate", "alice/shapes"),
+        ("push", "alice/shapes", "alice/other"),
+    ],
+    ids=lambda command: " ".join(command[:1] + command[3:4]),
+)
+def test_a_missing_folder_is_not_looked_for_on_the_hub(
+    command: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hub: Hub,
+) -> None:
+    hub.repositories["alice/shapes"] = one = Repository()
+    one.commit("main", {"recipe.yaml": b"{}", "prompts.safetensors": b"of a stranger"})
+    monkeypatch.chdir(tmp_path)
+    write_set("folder", classes=2, rounds=1)
+    refusal = Outcome(capsys, *command).refusal
+    assert "alice/shapes: no run there" in refusal and "on the Hugging Face hub, write hf://alice/shapes" in refusal
+    assert hub.fetched == []
+
+
+def test_a_command_that_writes_into_a_run_takes_none_of_the_hub(capsys: pytest.CaptureFixture[str], hub: Hub) -> None:
+    for command in (("evaluate", "hf://alice/shapes"), ("push", "hf://alice/shapes", "alice/other")):
+        assert "hf://alice/shapes: this command needs" in Outcome(capsys, *command).refusal
+    assert hub.fetched == []

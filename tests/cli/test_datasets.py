@@ -138,4 +138,14 @@ def test_a_broken_image_stops_a_first_recipe(capsys: pytest.CaptureFixture[str],
     for file in (folder / "red_circle").iterdir():
         file.write_bytes(b"broken")
     outcome = Outcome(capsys, "init", str(folder), "--out", str(tmp_path / "r.yaml"))
-    assert "unreadable image: not a JPEG, PNG or WebP image" in outcome.refusal
+    assert "unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image" in outcome.refusal
+
+
+def test_skipped_files_are_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    for name in ("a.heic", "b.heic", "c.txt"):
+        (next(path for path in folder.iterdir() if path.is_dir()) / name).write_text("no image")
+    checked = Outcome(capsys, "datasets", "check", str(folder))
+    assert checked.status == 0 and f"{folder}: skipped 3 files: 2 .heic, 1 .txt\n" in checked.out
+    first = Outcome(capsys, "init", str(folder), "--out", str(tmp_path / "first.yaml"))
+    assert first.status == 0 and "init: skipped 3 files: 2 .heic, 1 .txt\n" in first.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_link_that_leads_back_is_refused(tmp_path: Path, target: str) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "loop").symlink_to(target)
     with pytest.raises(UserError, match=f"{folder / 'loop'}: this link points to a folder that contains it"):
-        folders.load_folder(folder, split_seed=0)
+        folders.load_folder(folder, 0, Counter())
 
 
 def test_a_link_to_a_class_folder_elsewhere_is_followed(tmp_path: Path) -> None:
@@ -150,3 +151,27 @@ def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path, name: s
     (folder / "red_circle").rename(folder / name)
     with pytest.raises(UserError, match="which no text encoder can read"):
         load_folder(folder)
+
+
+def test_files_that_are_skipped_are_counted_by_extension(tmp_path: Path) -> None:
+    folder = folder_of_folders(tmp_path / "mine", per_class=4)
+    first, second = sorted(path for path in folder.iterdir() if path.is_dir())[:2]
+    for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".hidden.heic"):
+        (first / name).write_text("no image")
+    (second / "more").mkdir()
+    (folder / "stray.jpg").write_bytes(b"")
+    (folder / "licence.txt").write_text("free")
+    expected = {".heic": 2, ".txt": 2, "no extension": 1, "folder": 1, ".jpg outside class folders": 1}
+    dataset = load_folder(folder)
+    assert dataset.skipped == expected and sum(map(len, dataset.splits.values())) == 4 * len(CLASSES)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_formats_beside_jpeg_and_png_are_images(kind: str, tmp_path: Path) -> None:
+    for label in range(2):
+        (tmp_path / str(label)).mkdir()
+        for number in range(3):
+            make_image(label, number).convert("L").save(tmp_path / str(label) / f"{number}.{kind.lower()}", kind)
+    dataset = load_folder(tmp_path)
+    assert dataset.skipped == {} and sum(map(len, dataset.splits.values())) == 6
+    assert dataset.split("test").image(0).size == make_image(0, 0).size

@@ -280,7 +280,7 @@ def test_a_file_that_is_no_image_is_named_where_it_is_used(tmp_path: Path) -> No
     made = miniature(tmp_path, "dtd")
     file = tmp_path / made.items["test"][2][0]
     file.write_text("about")
-    with pytest.raises(UserError, match=f"{file}: unreadable image: not a JPEG, PNG or WebP image"):
+    with pytest.raises(UserError, match=f"{file}: unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"):
         load(tmp_path, "dtd").split("test").image(2)
 
 

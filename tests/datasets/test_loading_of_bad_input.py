@@ -79,7 +79,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     "images not on disk": (five_gone, "5 of the 35 images that it lists are not on disk ("),
     "a broken image": (first_image(HALF), ".jpg: unreadable image: "),
     "an empty image": (first_image(b""), ".jpg: unreadable image: "),
-    "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG or WebP image"),
+    "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
     "a class without an image": (
         entries(lambda item: None if item[1] == 1 else item),
         f"{SPLIT_FILE}: class(es) 1 have no image",

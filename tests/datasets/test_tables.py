@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from syncclip.inference.sources import find_images
 from tests.worlds.dataset import CLASSES, make_image, paths_of
 from tests.worlds.tables import Record, write_images, write_table
 
@@ -193,3 +195,81 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("about")
     with pytest.raises(UserError, match="not readable as|a table must end in"):
         load(tmp_path / name)
+
+
+def bomb(file: Path, rows: int, column: Any, **how: Any) -> Path:
+    """A parquet file that repeats a column of a few rows in `rows` rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    indices = pa.array(np.zeros(rows, np.int32))
+    paths = pa.DictionaryArray.from_arrays(indices, column)
+    labels = pa.DictionaryArray.from_arrays(indices, pa.array(["cat"]))
+    pq.write_table(pa.table({"path": paths, "label": labels}), file, compression="zstd", **how)
+    return file
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("rows", "text", "part"),
+    [
+        (10_000, "a" * 1_000_000, "its text is over 33.6 MB, more than is decoded"),
+        (2_000_000, "a.png", r"2,000,000 rows, .* in a file of .* kB, are more than is decoded"),
+        (1, "a" * 100_000_000, r"1 rows, 100.0 MB in a file of .* kB, are more than is decoded"),
+    ],
+    ids=["dictionary", "rows", "compression"],
+)
+def test_a_small_parquet_file_does_not_become_gigabytes(rows: int, text: str, part: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    file = bomb(tmp_path / "mine.parquet", rows, pa.array([text]))
+    del text
+    assert file.stat().st_size < 300_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(UserError, match=rf"mine\.parquet: {part}"):
+        load(file)
+    with pytest.raises(UserError, match=part):
+        [source.read() for source in find_images([str(file)])]
+    assert pa.total_allocated_bytes() - before < 50_000_000
+
+
+@pytest.mark.fault
+def test_a_column_that_is_no_text_is_refused_unread(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for column, name in (
+        (pa.array([{"bytes": b"x"}]), "struct"),
+        (pa.array([b"x"], pa.binary(1)), "fixed_size_binary"),
+    ):
+        pq.write_table(pa.table({"image": column, "label": ["cat"]}), tmp_path / "mine.parquet")
+        with pytest.raises(UserError, match=rf"column 'image' is {name}.*, neither text nor a number"):
+            load(tmp_path / "mine.parquet")
+
+
+@pytest.mark.fault
+def test_a_wide_header_is_not_repeated_in_each_row(tmp_path: Path) -> None:
+    import tracemalloc
+
+    (tmp_path / "mine.csv").write_text("path,label," + "a," * 100_000 + "\n" + "x,cat\n" * 1_000)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="1,000 of the 1,000 images that it lists are not on disk"):
+        load(tmp_path / "mine.csv")
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000, "as dictionaries, these would be 5 GB"
+    tracemalloc.stop()
+
+
+def test_parquet_columns_of_other_types_of_text_are_read(tmp_path: Path) -> None:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pd.DataFrame(write_images(tmp_path))
+    expected = load(write_table(tmp_path / "plain.parquet", rows.to_dict("records")))
+    rows.astype("category").to_parquet(tmp_path / "categories.parquet")
+    large = pa.Table.from_pandas(rows).cast(pa.schema([(name, pa.large_string()) for name in rows]))
+    pq.write_table(large, tmp_path / "large.parquet", row_group_size=7)
+    for name in ("categories", "large"):
+        found = load(tmp_path / f"{name}.parquet")
+        assert found.classnames == expected.classnames
+        assert paths_of(found.split("test")) == paths_of(expected.split("test"))

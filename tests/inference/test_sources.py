@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_what_is_missing_or_damaged_is_a_source_that_refuses_and_the_others_go_o
     (folder / "loop").symlink_to(folder)
     found = list(find_images(["gone.png", "gone/*.png", str(folder / "gone.csv"), "", str(folder), f"{folder}/*"]))
     reasons = [reason for source in found if (reason := refused(source)) is not None]
-    for word in ("gone.png", "has such a name", "gone.csv", "empty name", "not a sound tar", "a folder that it is in"):
+    for word in ("gone.png", "has such a name", "gone.csv", "empty name", "not a sound tar"):
         assert any(word in one for one in reasons), (word, reasons)
     read = [Path(source.name).name for source in found if refused(source) is None]
     assert [name for name in read if name.endswith(("png", "PNG"))] == ["a.PNG", "b.png", "c.png", "a.PNG", "b.png"]
@@ -128,6 +129,67 @@ def test_a_file_or_member_of_gigabytes_is_not_read(folder: Path, monkeypatch: py
 def test_a_list_on_standard_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder}/b.png\n\n-\n{folder}/more\n"))
     assert names("-") == ["b.png", "c.png"]
+
+
+def test_folders_hold_images_of_all_formats_and_other_files_are_counted(folder: Path) -> None:
+    for name in ("d.GIF", "e.bmp", "f.tif", "g.tiff", "h.jfif", "i.heic", "j.heic", "k.csv", "Makefile"):
+        (folder / name).write_bytes(b"?")
+    skipped = Counter[str]()
+    found = [Path(one.name).name for one in find_images([str(folder)], skipped)]
+    assert found == ["a.PNG", "b.png", "d.GIF", "e.bmp", "f.tif", "g.tiff", "h.jfif", "c.png"]
+    assert skipped == {".heic": 2, ".csv": 1, "no extension": 1, ".txt": 1}
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE], ids=["hard", "symbolic"])
+def test_links_in_a_tar_are_images_too(folder: Path, kind: bytes) -> None:
+    content = (folder / "b.png").read_bytes()
+    with tarfile.open(folder / "l.tar", "w") as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+        for name, target in {"b.png": "a.png", "c.png": "gone.png", "d.txt": "a.png", "e.heic": "a.png"}.items():
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    skipped = Counter[str]()
+    first, linked, broken = find_images([str(folder / "l.tar")], skipped)
+    assert first.read() == linked.read() == content and linked.name.endswith("l.tar/b.png")
+    assert "a link to a file that is not in the tar" in (refused(broken) or "")
+    assert skipped == {".heic": 1}
+
+
+@pytest.mark.parametrize("target", [".", "loop", "..", "more"])
+def test_a_link_to_a_folder_hides_no_image_and_none_comes_twice(folder: Path, target: str) -> None:
+    (folder / "loop").symlink_to(target)
+    (folder / "more" / "up").symlink_to("..")
+    found = names(str(folder))
+    assert [name for name in found if name.lower().endswith("png")] == ["a.PNG", "b.png", "c.png"]
+
+
+def test_each_folder_is_listed_once_whatever_the_pattern(folder: Path) -> None:
+    for number in range(6):
+        (folder / f"link{number}").symlink_to(".")
+    assert names(f"{folder}/**/**/**/**/**/**/**/*.png") == ["b.png", "c.png"]
+    (missing,) = find_images([f"{folder}/" + "**/" * 60 + "nothing"])
+    assert "no image, table or tar has such a name" in (refused(missing) or "")
+    assert names(f"{folder}/link0/link1/*.png") == ["b.png"], "links that a pattern names are followed"
+    (folder / ("a" * 100 + ".png")).write_bytes(b"?")
+    assert names(f"{folder}/" + "*a" * 40 + "*.png") == ["a" * 100 + ".png"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("http://[/x.jpg", "http://[::1/x.jpg", "http://host:port/x.jpg", "https:///x.jpg", "s3://", "s3:///x.jpg"),
+        *("nonsense://a/b.jpg", "memory://a/b.jpg", "zip://x.jpg", "tar://x.jpg", "reference://x", "filecache://x.jpg"),
+        *("dir://x.jpg", "data:image/png;base64,x", "data://x.jpg", "github://x/y.jpg", "generic://x.jpg", "[", "[]"),
+        *("a\0b.jpg", "~nobody-has-this-name/x.jpg", "x" * 5000, "/dev/zero", "/dev/null.jpg", "\ud800.jpg", "*" * 300),
+    ],
+)
+def test_an_odd_line_is_a_row_and_the_list_goes_on(name: str, folder: Path) -> None:
+    *odd, last = find_images([name, str(folder / "b.png")])
+    assert odd and all(refused(one) for one in odd)
+    assert last.read() == (folder / "b.png").read_bytes()
 
 
 class Server(http.server.SimpleHTTPRequestHandler):

@@ -17,10 +17,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from syncclip import jobs, storage
+from syncclip.cli.submission import classification
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.interop.hub import push
 from syncclip.recipe.recipe import Recipe
+from syncclip.runs.resolve import readable_run
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images
@@ -30,6 +32,7 @@ from tests.worlds.shared import only_read
 __all__ = ["images"]  # a fixture
 
 REPO = "alice/birds"
+HUB_NAME = f"hf://{REPO}"
 SHARED = ["README.md", "classes.json", "prompts.safetensors", "recipe.yaml", "results.json", "run.json"]
 PROJECT = Path(__file__).parents[2]
 SAY = """
@@ -70,7 +73,7 @@ def test_another_process_says_the_same_of_the_same_images(
 ) -> None:
     assert push(trained["ivlp"], REPO) == f"{hub.url}/{REPO}"
     files, out = sorted(map(str, images.iterdir())), tmp_path / "said.npy"
-    elsewhere(hub, tmp_path / "other-home", "-c", SAY, REPO, tiny.backbone, str(out), *files)
+    elsewhere(hub, tmp_path / "other-home", "-c", SAY, HUB_NAME, tiny.backbone, str(out), *files)
     np.testing.assert_allclose(np.load(out), load(trained["ivlp"]).probabilities(files), rtol=0, atol=1e-6)
 
 
@@ -80,7 +83,7 @@ def test_a_method_that_learns_nothing_travels_too(
     push(trained["zeroshot"], REPO)
     files = sorted(images.iterdir())
     expected = load(trained["zeroshot"]).probabilities(files)
-    np.testing.assert_array_equal(load(REPO, tiny.backbone).probabilities(files), expected)
+    np.testing.assert_array_equal(load(HUB_NAME, tiny.backbone).probabilities(files), expected)
 
 
 def test_what_travels_is_known_file_by_file(hub: Hub, mine: Path) -> None:
@@ -176,11 +179,11 @@ def test_a_private_one_is_for_those_who_may(
 ) -> None:
     push(str(mine), REPO, private=True)
     assert hub.repositories[REPO].private
-    assert load(REPO, tiny.backbone).classes == load(str(mine)).classes
+    assert load(HUB_NAME, tiny.backbone).classes == load(str(mine)).classes
     shutil.rmtree(hub.home)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="has no such repository, or a private one"):
-        load(REPO, tiny.backbone)
+        load(HUB_NAME, tiny.backbone)
 
 
 def test_what_was_to_be_private_is_not_put_where_all_see_it(hub: Hub, mine: Path) -> None:
@@ -195,15 +198,15 @@ def test_a_branch_is_made_and_loaded(hub: Hub, mine: Path, trained: dict[str, st
     push(trained["zeroshot"], REPO)
     assert push(str(mine), REPO, revision="second") == f"{hub.url}/{REPO}/tree/second"
     push(str(mine), REPO, revision="second")
-    assert 'syncclip.load("alice/birds@second")' in hub.repositories[REPO].files("second")["README.md"].decode()
-    for name, method in ((REPO, "zeroshot"), (f"{REPO}@second", "ivlp")):
+    assert 'syncclip.load("hf://alice/birds@second")' in hub.repositories[REPO].files("second")["README.md"].decode()
+    for name, method in ((HUB_NAME, "zeroshot"), (f"{HUB_NAME}@second", "ivlp")):
         assert load(name, tiny.backbone).recipe.training.method == method
 
 
 @pytest.mark.parametrize(
     ("repo", "token", "reason"),
     [
-        ("birds", True, "'birds' is no place on the hub; write owner/name"),
+        ("birds", True, "'birds' is no repository on the hub; write owner/name"),
         ("alice/bi..rds", True, "alice/bi..rds: it can be no name on the hub"),
         (
             "bob/birds",
@@ -245,7 +248,7 @@ def test_a_flipped_bit_on_the_hub_is_told(hub: Hub, mine: Path, tiny: TinyWorld,
     files[file] = files[file][:middle] + bytes([files[file][middle] ^ 1]) + files[file][middle + 1 :]
     hub.repositories[REPO].commit("main", files)
     with pytest.raises(storage.DamagedError, match=re.escape(file)):
-        load(REPO, tiny.backbone)
+        load(HUB_NAME, tiny.backbone)
 
 
 def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: TinyWorld) -> None:
@@ -259,7 +262,7 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
     }
     hub.repositories[REPO].commit("main", files)
     with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' names code to be run.*add --trust {name}"):
-        load(REPO, tiny.backbone)
+        load(HUB_NAME, tiny.backbone)
     assert "of_a_stranger_on_the_hub.py" not in hub.fetched and "of_a_stranger_on_the_hub" not in sys.modules
 
 
@@ -271,5 +274,14 @@ def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tin
     hub.repositories[REPO].commit("main", {**files, "recipe.yaml": yaml.safe_dump(recipe).encode()})
     storage.configure({})
     storage.give({})  # whatever earlier tests used
-    assert load(REPO, tiny.backbone).recipe.storage.options == {}
+    assert load(HUB_NAME, tiny.backbone).recipe.storage.options == {}
     assert storage.places.configured() == {}
+
+
+def test_every_machine_reads_the_commit_that_was_found_first(hub: Hub, mine: Path) -> None:
+    push(str(mine), REPO)
+    first = hub.repositories[REPO].branches["main"]
+    assert readable_run(HUB_NAME)[2] == readable_run(f"{HUB_NAME}@main")[2] == f"{HUB_NAME}@{first}"
+    job = classification(HUB_NAME, "s3://bucket/photos", None, 2, 0, shared=True)
+    assert f"{HUB_NAME}@{first}" in job.arguments
+    assert readable_run(str(mine))[2] == str(mine)

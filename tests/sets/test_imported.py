@@ -195,3 +195,16 @@ def test_the_command_tells_how_to_use_the_set(
     outcome = Outcome(capsys, "shards", "import", source, tiny.dataset, "--out", str(tmp_path / "set"))
     assert outcome.status == 0
     assert f"24 images of 6 classes, 3 to 5 a class; use them with training.synthetic={tmp_path / 'set'}" in outcome.out
+
+
+def test_the_command_names_unreadable_images_and_counts_members_that_it_skips(
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
+) -> None:
+    made = samples(count=2)
+    made[3] |= {"png": b"no image", "heic": b"?"}
+    tar(tmp_path / "tars" / "0.tar", made)
+    outcome = Outcome(capsys, "shards", "import", str(tmp_path / "tars"), tiny.dataset, "--out", str(tmp_path / "set"))
+    assert outcome.status == 0
+    assert "shards import: skipped 1 file: 1 .heic\n" in outcome.err
+    name = f"{tmp_path}/tars/0.tar:s0000003"
+    assert f"shards import: 1 image could not be read: {name}\n" in outcome.err

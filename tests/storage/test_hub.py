@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from syncclip.core.settings import UserError
-from syncclip.storage.hub import fetched
+from syncclip.storage.hub import fetched, pinned
 from tests.worlds.hub import Hub, Repository
 
 FILES = {"recipe.yaml": b"name: one\n", "prompts.safetensors": b"eight bytes", "README.md": b"# One\n", "run.py": b"1"}
@@ -23,7 +23,7 @@ def birds(hub: Hub) -> Repository:
     return one
 
 
-def fetch(name: str = "alice/birds") -> Path:
+def fetch(name: str = "hf://alice/birds") -> Path:
     folder = fetched(name, ["recipe.yaml", "prompts.safetensors"], ["run.json"])
     assert folder is not None
     return Path(folder)
@@ -43,30 +43,38 @@ def test_what_was_asked_for_is_fetched_and_nothing_else(hub: Hub, birds: Reposit
 def test_a_branch_or_a_commit_can_be_named(birds: Repository) -> None:
     first = birds.branches["main"]
     birds.commit("other/one", {**FILES, "recipe.yaml": b"name: two\n"})
-    assert (fetch("alice/birds@other/one") / "recipe.yaml").read_bytes() == b"name: two\n"
-    assert (fetch(f"alice/birds@{first}") / "recipe.yaml").read_bytes() == FILES["recipe.yaml"]
+    assert (fetch("hf://alice/birds@other/one") / "recipe.yaml").read_bytes() == b"name: two\n"
+    assert (fetch(f"hf://alice/birds@{first}") / "recipe.yaml").read_bytes() == FILES["recipe.yaml"]
 
 
-@pytest.mark.parametrize("name", ["birds", "./alice/birds", "/alice/birds", "s3://alice/birds", "a/b/c", "", "a b/c"])
+@pytest.mark.parametrize(
+    "name", ["birds", "alice/birds", "alice/birds@v1", "./alice/birds", "/alice/birds", "s3://alice/birds", "a/b/c", ""]
+)
 def test_paths_and_urls_are_no_names_on_the_hub(hub: Hub, name: str) -> None:
-    assert fetched(name, ["recipe.yaml"]) is None
+    hub.repositories["alice/birds"] = Repository()
+    assert fetched(name, ["recipe.yaml"]) is None and hub.fetched == []
 
 
-def test_a_folder_of_that_name_is_meant_first(
-    birds: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert fetch().name == birds.branches["main"]
-    (tmp_path / "alice" / "birds").mkdir(parents=True)
-    assert fetched("alice/birds", ["recipe.yaml"]) is None
+@pytest.mark.parametrize(
+    "name", ["hf://", "hf://birds", "hf://datasets/alice/birds", "hf://alice/birds/x", "hf://a b/c"]
+)
+def test_what_cannot_be_a_repository_is_refused(hub: Hub, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: not a repository of the Hugging Face hub; write hf://owner/name\["):
+        fetched(name, ["recipe.yaml"])
+
+
+def test_the_commit_that_was_fetched_has_a_name_of_its_own(birds: Repository) -> None:
+    first = birds.branches["main"]
+    for name in ("hf://alice/birds", "hf://alice/birds@main"):
+        assert pinned(name, str(fetch(name))) == f"hf://alice/birds@{first}"
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("alice/bird", "there is no such folder, and the hub has no such repository, or a private one; check the name"),
-        ("alice/birds@v9", "the repository on the hub has no such revision; check what follows the @"),
-        ("alice/bi..rds", "it can be no name on the hub; write owner/name"),
+        ("hf://alice/bird", "the hub has no such repository, or a private one; check the name"),
+        ("hf://alice/birds@v9", "the repository on the hub has no such revision; check what follows the @"),
+        ("hf://alice/bi..rds", "it can be no name on the hub; write owner/name"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(birds: Repository, name: str, reason: str) -> None:
@@ -87,8 +95,10 @@ def test_a_private_one_needs_the_token(birds: Repository, monkeypatch: pytest.Mo
 def test_another_model_is_refused(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     hub.repositories["alice/bert"] = bert = Repository()
     bert.commit("main", {"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(UserError, match=r"alice/bert: no run of syncclip is in .*, as it has no recipe\.yaml, prompts"):
-        fetch("alice/bert")
+    with pytest.raises(
+        UserError, match=r"hf://alice/bert: no run of syncclip is in .*, as it has no recipe\.yaml, prompts"
+    ):
+        fetch("hf://alice/bert")
     assert hub.fetched == [] and capfd.readouterr().err == ""
 
 
@@ -96,13 +106,15 @@ def test_without_a_network_what_was_fetched_before_is_used(birds: Repository, mo
     folder = fetch()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert fetch() == folder
-    with pytest.raises(UserError, match=r"alice/bird: .* the hub can't be reached \(.*refused.*\); check path and net"):
-        fetch("alice/bird")
+    with pytest.raises(
+        UserError, match=r"hf://alice/bird: the hub can't be reached \(.*refused.*\); check path and net"
+    ):
+        fetch("hf://alice/bird")
 
 
 def test_the_library_is_left_as_it_was(birds: Repository) -> None:
     level, bars = logging.getLogger("huggingface_hub").level, are_progress_bars_disabled()
     fetch()
     with pytest.raises(UserError):
-        fetch("alice/bird")
+        fetch("hf://alice/bird")
     assert (logging.getLogger("huggingface_hub").level, are_progress_bars_disabled()) == (level, bars)

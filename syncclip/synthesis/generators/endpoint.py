@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from PIL import Image
 from syncclip.core.secrets import redacted, remember_options
 from syncclip.core.settings import UserError
 from syncclip.core.text import few, first_line
+from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.storage.faults import UnreachableError
 from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSettings
 
@@ -87,11 +87,14 @@ class Endpoint:
 
     def _image(self, data: Any) -> Image.Image:
         (one,) = data
-        image = Image.open(io.BytesIO(base64.b64decode(one["b64_json"], validate=True)))
+        try:
+            image = decode_image(base64.b64decode(one["b64_json"], validate=True), "its image")
+        except UnreadableImageError as error:
+            raise ValueError(str(error)) from error
         if (size := "{}x{}".format(*image.size)) != self._asked["size"]:
             what = f"{self.settings.pipeline} makes images of {size} pixels, not of {self._asked['size']}"
             raise UserError(f"{what}; set synthesis.generator.width and height to what its model can")
-        return image.convert("RGB")
+        return image
 
     def _ask(self, path: str, read: Callable[[Any], Any], body: object = None) -> Any:
         """What `read` makes of an answer's data."""
