@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from contextlib import suppress
-from urllib.parse import urlsplit
 
 
 def host_of(header: str) -> str:
     """The name or address in a Host header, without port and brackets; empty where it is malformed."""
-    with suppress(ValueError):
-        return urlsplit(f"//{header}").hostname or ""
-    return ""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]*)?", header)
+    return (match[1] or match[2]) if match else ""
 
 
 def is_loopback(host: str) -> bool:
