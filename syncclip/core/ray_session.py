@@ -51,6 +51,9 @@ QUIET_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Ray Train's controller polls every 2 s and `report` waits for it; short epochs would spend their time there.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
+    # Ray needs none: `watched` sees whether its processes exist.
+    "RAY_health_check_failure_threshold": "1000000",
 }
 """Read by Ray while it is imported or started; a value that the user has set stays."""
 
