@@ -59,6 +59,7 @@ class Decoder:
             self._pipe.send_bytes(body)
             while shape := json.loads(self._pipe.recv_bytes()):
                 if isinstance(shape, str):
+                    complete = True
                     raise UserError(shape)
                 yield Image.frombytes("RGB", (shape[0], shape[1]), self._pipe.recv_bytes())
             complete = True
