@@ -43,6 +43,8 @@ READING, WORKING = 1024, 128
 """Upper bounds on requests of a proxy whose body is being received, and on those passed to replicas."""
 HEAD_SECONDS, BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0, 60.0
 """Total deadlines: to receive the header, to receive the body or to send the answer, to compute the answer."""
+UNPACED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
+"""Beyond this size a body is received at this rate, so that large uploads do not delay other requests."""
 HEAD_BYTES = 64 << 10
 """Upper bound on the bytes of a header."""
 LINGER_SECONDS = 2.0
@@ -226,14 +228,18 @@ class _DisconnectedError(Exception):
 
 
 class _Incoming:
-    """A `receive` that knows whether the whole request has been received."""
+    """A `receive` that limits the rate of large bodies and knows whether the whole request has been received."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self.complete = receive, False
+        self._receive, self._bytes, self.complete = receive, 0, False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self.complete = not message.get("more_body", False)
+        count = len(message.get("body", b""))
+        self._bytes += count
+        if self._bytes > UNPACED_BYTES:
+            await asyncio.sleep(count / BYTES_PER_SECOND)
         return message
 
     async def discard(self) -> None:

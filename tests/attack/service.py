@@ -45,6 +45,8 @@ class Result:
     health_longest: float = 0.0
     memory_quiet: int = 0
     memory_peak: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Peak of each kind of process."""
     works_afterwards: bool = False
     attackers: dict[str, int] = field(default_factory=dict)
     """Answers to attackers, by kind and status; 0: the connection was closed."""
@@ -139,15 +141,16 @@ async def _attack(port: int, seconds: float) -> Counter[str]:
     return told
 
 
-def _memory(service: Served) -> int:
+def _memory(service: Served) -> Counter[str]:
     """Bytes of the proxy, the replicas and their decoders."""
-    total = 0
+    found: Counter[str] = Counter()
     for process in psutil.Process(service.command.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            if any(name in line for name in ("::ServeReplica", "::ProxyActor", "syncclip.inference.decoding")):
-                total += process.memory_info().rss
-    return total
+            for kind in ("ServeReplica", "ProxyActor", "inference.decoding"):
+                if kind in line:
+                    found[kind] += process.memory_info().rss
+    return found
 
 
 def _measure(service: Served, seconds: float, result: Result) -> list[float]:
@@ -159,7 +162,9 @@ def _measure(service: Served, seconds: float, result: Result) -> list[float]:
             begun = time.monotonic()
             assert service.ask("/healthz")[0] == 200
             result.health_longest = max(result.health_longest, time.monotonic() - begun)
-            result.memory_peak = max(result.memory_peak, _memory(service))
+            memory = _memory(service)
+            result.memory_peak = max(result.memory_peak, sum(memory.values()))
+            result.peaks = {kind: max(count, result.peaks.get(kind, 0)) for kind, count in memory.items()}
 
     watcher = threading.Thread(target=watch)
     watcher.start()
