@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ import typer
 from syncclip.cli.arguments import Folder
 from syncclip.cli.classify import Backbone, Pretrained
 from syncclip.core import interruption, text
+from syncclip.core.hosts import is_loopback
 from syncclip.core.settings import UserError
 
 LOOK_SECONDS = 0.2
@@ -33,14 +32,11 @@ def serve(
         float | None, typer.Option("--num-cpus", min=0.1, help="CPUs of each; by default its share of this machine's.")
     ] = None,
     num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of each; 0.5: two share one.")] = 0,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images from web addresses that requests name.")
-    ] = False,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
     """Answer over HTTP what images show, with a page to drop one on, until Ctrl-C."""
-    if not token and not _only_here(host):
+    if not token and not is_loopback(host):
         raise UserError(f"--host {host}: others reach it; set SYNCCLIP_SERVE_TOKEN, or --token, to what they must know")
     from syncclip.core.ray_session import cluster_address, local_cpus
     from syncclip.inference import service
@@ -52,7 +48,6 @@ def serve(
         backbone=backbone,
         pretrained=pretrained,
         top=top,
-        allow_urls=allow_urls,
         replicas=replicas,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -61,10 +56,3 @@ def serve(
         text.show(address)
         while not interruption.requested():
             time.sleep(LOOK_SECONDS)
-
-
-def _only_here(host: str) -> bool:
-    """Whether no other machine reaches what listens there."""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

@@ -51,6 +51,9 @@ QUIET_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     # Ray Train's controller polls every 2 s and `report` waits for it; short epochs would spend their time there.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
+    # Ray needs none: `watched` sees whether its processes exist.
+    "RAY_health_check_failure_threshold": "1000000",
 }
 """Read by Ray while it is imported or started; a value that the user has set stays."""
 
@@ -130,7 +133,7 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
 
 
 @contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
+def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
     """Ray, ready for use inside the `with` block.
 
     Uses the Ray that this process has already initialised; else joins the cluster that RAY_ADDRESS names (it is
@@ -140,6 +143,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
 
     Args:
         cpus: CPUs of a Ray that is started here, by default all of this machine's; ignored where one is joined.
+        variables: environment variables of this job's workers, for Ray's own use of them.
 
     Raises:
         ValueError: the cluster of RAY_ADDRESS can't be reached, or is of another version of Ray or Python.
@@ -159,12 +163,12 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
             stack.enter_context(native_words_dropped())
         if address != "local":
             _knock(address)
-            _join(address, level)
+            _join(address, level, variables)
             stack.callback(_shut_down)
         else:
             folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # as Ray itself decides
             with kept_apart(stack.enter_context(scratch_folder())):
-                daemons = _start(cpus if cpus is not None else local_cpus(), level, folder)
+                daemons = _start(cpus if cpus is not None else local_cpus(), level, folder, variables)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
         handle_again()
@@ -219,12 +223,12 @@ _starting = False
 os.register_at_fork(after_in_child=_in_session_of_its_own)
 
 
-def _join(address: str, level: int) -> None:
+def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None:
     """Join a cluster; other versions of Ray or Python than its own are reported with both."""
     import ray
 
     try:
-        ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=own_paths())
+        ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=own_paths(variables))
     except RuntimeError as error:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if "Version mismatch" not in str(error) or len(versions) != 2:
@@ -237,7 +241,7 @@ def _join(address: str, level: int) -> None:
         ) from error
 
 
-def _start(cpus: int, level: int, folder: Path | None) -> list[psutil.Process]:
+def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, str] | None) -> list[psutil.Process]:
     """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again.
 
     Ray leaves the daemons of a start that failed: they are killed, or they would slow down the next one.
@@ -259,7 +263,7 @@ def _start(cpus: int, level: int, folder: Path | None) -> list[psutil.Process]:
                 include_dashboard=False,
                 logging_level=level,
                 log_to_driver=debugging(),
-                job_config=own_paths(),
+                job_config=own_paths(variables),
                 **place,
             )
         except Exception as error:

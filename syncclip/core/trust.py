@@ -130,10 +130,13 @@ def mark_around(folder: Path) -> Path | None:
     return next((mark for mark in marks if mark.exists()), None)
 
 
-def own_paths() -> Any:
+def own_paths(variables: Mapping[str, str] | None = None) -> Any:
     """A job's configuration for `ray.init` by which workers find modules where this process finds them.
 
     Left to itself, Ray puts the working folder before all other places, where a stranger's `torch.py` may lie.
+
+    Args:
+        variables: environment variables of the job's workers.
     """
     from ray.job_config import JobConfig
 
@@ -144,6 +147,6 @@ def own_paths() -> Any:
             known = {str(Path(one or ".").absolute()) for one in sys.path}
             super().extend(path for path in paths if path in known)
 
-    config = JobConfig()
+    config = JobConfig(runtime_env={"env_vars": dict(variables)} if variables else None)
     config._py_driver_sys_path = SearchPath()
     return config

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import http.client
 import logging
 import math
 import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
@@ -29,6 +30,7 @@ try:
     from ray.serve.schema import LoggingConfig
 
     from syncclip.inference.endpoints import Service
+    from syncclip.inference.front import ANSWER_SECONDS, CALLBACK, TOKEN, proxy_variables
 except ImportError as missing:
     raise UserError(f"serve: {first_line(missing)}; run `{install_command('serve')}`") from missing
 
@@ -36,11 +38,14 @@ if TYPE_CHECKING:
     from ray.serve import Application
     from starlette.types import ASGIApp
 
-NAME, TOKEN = "syncclip", "SYNCCLIP_SERVE_TOKEN"
-"""Of the application in Ray Serve, and of the variable that holds the token."""
+NAME = "syncclip"
+"""Name of the application in Ray Serve."""
 
-ONGOING, QUEUED = 64, 1024
-"""Requests in a replica at a time, each with its body in memory, and those that wait for one; more get a 503."""
+ONGOING = 64
+"""Upper bound on requests in a replica; the front of each proxy bounds those that wait."""
+
+KEEP_ALIVE_SECONDS = 5
+"""After which an idle connection is closed."""
 
 STARTS = 3
 """Of a replica on a cluster, where a store may be away for a moment; a command whose run is not there ends at once."""
@@ -57,8 +62,6 @@ class ServiceSettings(Settings):
     """The same of `backbone.pretrained`."""
     top: int = Field(5, ge=1)
     """Classes of an answer, where a request says nothing else."""
-    allow_urls: bool = False
-    """Whether requests may name an image by its web address."""
     replicas: int = Field(1, ge=1)
     num_cpus: float = Field(1, gt=0)
     """Of each replica."""
@@ -82,16 +85,17 @@ def app(args: dict[str, Any]) -> Application:
     token = os.environ.get(TOKEN)
     if not token:
         raise UserError(f"{TOKEN}: the service would be open to whoever reaches it; set a token, as from a Secret")
-    return application(settings, token)
+    if os.environ.get(CALLBACK[0]) != CALLBACK[1]:
+        raise UserError(f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod, so that the proxies check the token")
+    return application(settings)
 
 
-def application(settings: ServiceSettings, token: str | None, starts: int = STARTS) -> Application:
-    """The service as an application of Ray Serve; without a token whoever reaches it may use it.
+def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
+    """The service as an application of Ray Serve, to be used behind a `Front`.
 
     Args:
         starts: of a replica that fails to start, at most.
     """
-    secret = None if token is None else hashlib.sha256(token.encode()).digest()  # what Ray keeps tells no token
     options, names = configured(), trusted()
 
     def build() -> ASGIApp:
@@ -99,13 +103,12 @@ def application(settings: ServiceSettings, token: str | None, starts: int = STAR
         trust(*names)
         device = "auto" if settings.num_gpus else "cpu"
         model = load(settings.run, settings.backbone, settings.pretrained, device)
-        return Service(model, settings.top, settings.allow_urls).app(secret)
+        return Service(model, settings.top).app()
 
     deployment = serve.deployment(
         name="classifier",
         num_replicas=settings.replicas,
         max_ongoing_requests=ONGOING,
-        max_queued_requests=QUEUED,
         max_constructor_retry_count=starts,
         graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
@@ -125,7 +128,8 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
     if cluster_address() is None:
         _check_port(host, port)
         os.environ.setdefault("RAY_worker_niceness", "0")  # of the replicas, for whose answers people wait; Ray's is 15
-    with ray_session(max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))):
+    cpus = max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))
+    with ray_session(cpus, proxy_variables(token)):
         if not debugging():
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
         status = serve.status()
@@ -135,15 +139,18 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         if gpus > capacity().get("GPU", 0.0):
             raise UserError(f"--num-gpus: {gpus:g} are asked for, and Ray has fewer; take less, or 0 to use the CPU")
         with at_once(serve.shutdown), _ended():
-            _start(application(settings, token, starts=1), host, port)
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            _start(application(settings, starts=1), host, port)
+            _check_front(address)
             try:
-                yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                yield address
             finally:
                 serve.delete(NAME)  # it finishes what is in flight, which an end of all of Serve does not
 
 
 def _start(target: Application, host: str, port: int) -> None:
-    serve.start("HeadOnly", {"host": host, "port": port}, logging_config=LoggingConfig(enable_access_log=False))
+    options = {"host": host, "port": port, "keep_alive_timeout_s": KEEP_ALIVE_SECONDS}
+    serve.start("HeadOnly", options, logging_config=LoggingConfig(enable_access_log=False))
     try:
         serve.run(target, name=NAME)
     except RuntimeError as error:
@@ -151,6 +158,16 @@ def _start(target: Application, host: str, port: int) -> None:
         if (reason := re.search(r"UserError: (.*)", told)) is None:
             raise RuntimeError(told or str(error)) from error
         raise UserError(reason[1]) from error
+
+
+def _check_front(address: str) -> None:
+    """Make sure that Ray Serve's proxy has loaded the front, which hides Serve's own `/-/routes`."""
+    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=ANSWER_SECONDS)) as connection:
+        connection.request("GET", "/-/routes", headers={"host": "localhost"})
+        if connection.getresponse().status not in (401, 404):
+            raise UserError(
+                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; use the same syncclip on all its machines"
+            )
 
 
 @contextmanager

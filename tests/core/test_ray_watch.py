@@ -73,3 +73,35 @@ def test_a_cluster_whose_head_is_lost_ends_a_command_with_one_sentence(tiny: Tin
     (sentence,) = said
     assert f"the Ray cluster at {head.to_join['RAY_ADDRESS']} " in sentence
     assert sentence.endswith("the same command goes on from what is committed")
+
+
+BUSY = """
+import sys, time
+import psutil, ray
+from syncclip.core.ray_session import ray_session
+with ray_session(1):
+    family = psutil.Process().children(recursive=True)
+    paused = [one for one in family if sys.argv[1] in one.name() or any(sys.argv[1] in word for word in one.cmdline())]
+    assert paused
+    for one in paused:
+        one.suspend()
+    time.sleep(10)
+    for one in paused:
+        one.resume()
+    time.sleep(5)
+    print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("part", ["raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent"])
+def test_a_local_ray_that_does_not_answer_for_a_while_is_not_lost(part: str) -> None:
+    """As on an overloaded machine; health checks are made 50 times as strict, to fail within seconds."""
+    strict = {"RAY_health_check_period_ms": "200", "RAY_health_check_timeout_ms": "200"}
+    strict |= {"RAY_health_check_initial_delay_ms": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", BUSY, part]
+    done = subprocess.run(command, env={**environment, **strict}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")

@@ -8,11 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.ray_head import free_ports
 
@@ -37,6 +40,16 @@ class Served:
             said = connection.getresponse()
             text = said.read().decode()
             return said.status, json.loads(text) if said.headers["content-type"] == "application/json" else text
+
+    def metrics(self) -> list[Any]:
+        """Samples at the metrics port of the service's Ray; none while it is too busy to answer."""
+        [raylet] = [one for one in psutil.Process(self.command.pid).children() if one.name() == "raylet"]
+        [socket] = [word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--raylet_socket_name=")]
+        [port] = [file.read_text() for file in Path(socket).parents[1].glob("metrics_export_port_*")]
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as reply:
+            families = text_string_to_metric_families(reply.read().decode())
+            return [sample for family in families for sample in family.samples]
+        return []
 
     def replicas(self) -> list[psutil.Process]:
         """Its processes that hold a model."""

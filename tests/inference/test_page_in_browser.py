@@ -16,6 +16,7 @@ import uvicorn
 
 from syncclip import jobs
 from syncclip.inference.endpoints import Service
+from syncclip.inference.front import Front
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
 from tests.browser import Page, serious, visit
@@ -62,7 +63,7 @@ def answering(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(model: Model) -> Iterator[str]:
-    with answering(Service(model, top=5).app(None)) as one:
+    with answering(Front(Service(model, top=5).app(), None)) as one:
         yield one
 
 
@@ -146,5 +147,5 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser: int, model: Mode
         assert await page.run("document.getElementById('key').hidden")
         assert all("401" in one for one in page.errors) and len(page.errors) == 1, "the browser's own, of the answer"
 
-    with answering(Service(model).app(hashlib.sha256(TOKEN.encode()).digest())) as address:
+    with answering(Front(Service(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
         visit(browser, address, work, width=400)

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from syncclip import jobs
 from syncclip.core.settings import UserError
+from syncclip.inference.front import CALLBACK, TOKEN
 from syncclip.inference.model import Model, load
-from syncclip.inference.service import TOKEN, app
+from syncclip.inference.service import app
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.inference.served import PATIENCE, Served, served
@@ -68,9 +68,7 @@ def test_a_thousand_requests_of_many_clients_are_all_answered_in_batches(
         assert [share for _, share in one] == pytest.approx([share for _, share in other], abs=1e-6)
 
     def counted() -> dict[str, float]:
-        status, text = service.ask("/metrics")
-        assert status == 200
-        samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+        samples = service.metrics()
         alone = sum(one.value for one in samples if one.labels.get("le") in ("1", "1.0") and "batch" in one.name)
         batches = sum(one.value for one in samples if one.name == "ray_syncclip_serve_batch_images_count")
         asked = sum(
@@ -93,7 +91,7 @@ def test_a_thousand_requests_of_many_clients_are_all_answered_in_batches(
 @pytest.mark.fault
 def test_what_is_too_large_is_refused_before_it_has_come(service: Served, model: Model, images: Path) -> None:
     """The connection stays open, and whoever sends gets an answer to what he has not sent."""
-    head = b"POST /classify HTTP/1.1\r\nhost: here\r\ncontent-type: image/png\r\n"
+    head = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
     told = head + b"content-length: 300000000\r\n\r\n"
     mega = 1 << 20
     silent = head + b"transfer-encoding: chunked\r\n\r\n" + (b"%x\r\n%s\r\n" % (mega, bytes(mega))) * 40
@@ -103,7 +101,7 @@ def test_what_is_too_large_is_refused_before_it_has_come(service: Served, model:
             said = b""
             while b'"}' not in said and (more := client.recv(1 << 16)):
                 said += more
-        assert said.startswith(b"HTTP/1.1 413 ") and b'{"error":"the body is larger than 33.6 MB' in said
+        assert said.startswith(b"HTTP/1.1 413 ") and b'{"error":"the body is larger than the limit of 33.6 MB' in said
     image = images / "00.png"
     assert says_what_the_model_says(service.ask("/classify", image.read_bytes()), model, image)
 
@@ -117,6 +115,10 @@ def test_refusals_come_through_and_the_next_request_is_answered(service: Served,
         image = images / "05.png"
         assert says_what_the_model_says(service.ask("/classify", image.read_bytes()), model, image)
     assert service.ask("/healthz") == (200, {"status": "ok"})
+    assert service.ask("/-/healthz") == (200, {"status": "ok"})
+    for path in ("/-/routes", "/-/routes/", "//-/routes", "/%2D/routes"):
+        assert service.ask(path)[0] == 404
+    assert service.ask("/classify", b"x", host="rebound.example.org")[0] == 421
 
 
 @pytest.mark.ray
@@ -167,4 +169,7 @@ def test_an_application_of_a_file_has_its_settings_checked(monkeypatch: pytest.M
     with pytest.raises(UserError, match=f"{TOKEN}: the service would be open to whoever reaches it"):
         app({"run": "runs/first"})
     monkeypatch.setenv(TOKEN, "open sesame")
+    with pytest.raises(UserError, match=f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod"):
+        app({"run": "runs/first"})
+    monkeypatch.setenv(*CALLBACK)
     assert type(app({"run": "runs/first", "num_cpus": 2})).__name__ == "Application"

@@ -20,7 +20,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from syncclip.cli.app import app
 from syncclip.core.settings import UserError
-from syncclip.inference.service import TOKEN, ServiceSettings
+from syncclip.inference.front import CALLBACK, TOKEN
+from syncclip.inference.service import ServiceSettings
 from syncclip.recipe.recipe import Recipe
 from tests.cluster.configs import launches
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
@@ -257,8 +258,10 @@ def test_ray_serve_takes_the_services_file_and_finds_its_application(monkeypatch
         build(application.args)
     group = one["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     (container,) = group["template"]["spec"]["containers"]
-    (variable,) = container["env"]
-    monkeypatch.setenv(variable["name"], "open sesame")
+    variables = {one["name"]: one.get("value", "open sesame") for one in container["env"]}
+    assert variables == {TOKEN: "open sesame", CALLBACK[0]: CALLBACK[1]}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert type(build(application.args)).__name__ == "Application"
     asked = ServiceSettings.model_validate(application.args)
     assert asked.replicas * asked.num_cpus <= group["replicas"] * int(container["resources"]["requests"]["cpu"])

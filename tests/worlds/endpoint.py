@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -116,6 +117,9 @@ class _Answers(BaseHTTPRequestHandler):
         data = buffer.getvalue()
         if fault == "torn image":
             data = data[: len(data) // 2]
+        elif fault in ("EPS", "TIFF", "BMP"):
+            image_of(body["prompt"], body["seed"], (width, height)).save(buffer := io.BytesIO(), fault)
+            data = buffer.getvalue()
         whole = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
         match fault:
             case "dropped":
@@ -126,11 +130,34 @@ class _Answers(BaseHTTPRequestHandler):
                 self.end_headers()
                 self.wfile.write(whole[: len(whole) // 2])
                 self.close_connection = True
+            case "dripping head" | "dripping body" | "dripping chunks":
+                head = b"HTTP/1.1 200 OK\r\n" + b"Transfer-Encoding: chunked\r\n\r\n" * (fault == "dripping chunks")
+                head += b"Connection: close\r\nContent-Length: 1000000\r\n\r\n" * (fault == "dripping body")
+                self.wfile.write(head)
+                with suppress(OSError):
+                    while True:
+                        self.wfile.write(b"1\r\nx\r\n" if fault == "dripping chunks" else b"x")
+                        time.sleep(0.1)
+                self.close_connection = True
+            case "zipped":
+                self.answer(gzip.compress(whole), **{"Content-Encoding": "gzip"})
+            case "large" | "large chunks":
+                self.send_response(200)
+                chunked = fault == "large chunks"
+                self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(1 << 24))))
+                self.end_headers()
+                with suppress(OSError):
+                    for _ in range(256):
+                        self.wfile.write((b"10000\r\n%s\r\n" if chunked else b"%s") % bytes(1 << 16))
+                    self.wfile.write(b"0\r\n\r\n" * chunked)
+                self.close_connection = True
             case "slow":
                 time.sleep(8)
                 self.answer(whole)
             case "garbage":
                 self.answer(b"<html>\nwelcome</html>")
+            case "words":
+                self.answer("\x1b[2J\x9b\u202e\x07".encode(), 400)
             case "error":
                 self.answer({"error": {"message": "out of memory"}})
             case "two images":

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import logging
 import os
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import urllib3
 from PIL import Image
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from syncclip.core.secrets import redacted, remember_options
+from syncclip.core.secrets import remember_options
 from syncclip.core.settings import UserError
-from syncclip.core.text import few, first_line
+from syncclip.core.text import cut, few, first_line, printable, size
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.storage.faults import UnreachableError
 from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSettings
@@ -26,16 +31,66 @@ IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision"
 BUSY = frozenset({408, 429, *range(500, 600)})
 """Statuses that mean: not now."""
 RETRIES, PAUSE, LONGEST, SILENCE = 6, 1.0, 60, 600.0
-"""Further tries, the pause in seconds that is doubled before each, the longest, and what an answer may take."""
+"""Further tries, the pause in seconds that is doubled before each, the longest, and the total time of an answer."""
+MOST_BYTES = 256 << 20
+"""Upper bound on the size of an answer."""
 REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it takes")
 REMEDIES |= dict.fromkeys((400, 413, 422), "change what synthesis.generator asks for")
 REMEDIES |= dict.fromkeys(BUSY, "look into its log, or try again later; what is committed stays")
 
 
+class _Response(http.client.HTTPResponse):
+    """A response whose body has a size limit."""
+
+    def read(self, amt: int | None = None) -> bytes:
+        data = super().read(MOST_BYTES + 1 if amt is None else amt)
+        if len(data) > MOST_BYTES:
+            raise UserError(f"the endpoint's answer is larger than {size(MOST_BYTES)}; correct the endpoint")
+        if amt is None and self.length:
+            raise http.client.IncompleteRead(data, self.length)
+        return data
+
+
+class _Connection(HTTPConnection):
+    """A connection on which an answer, from its first byte to its last, has a total time limit."""
+
+    response_class = _Response
+
+    def getresponse(self) -> Any:
+        late = threading.Event()
+        end = threading.Timer(SILENCE, self._end, [self.sock, late])  # closing drops `self.sock`
+        end.daemon = True
+        end.start()
+        try:
+            response = super().getresponse()
+        finally:
+            end.cancel()
+        if late.is_set():  # a header that was cut off looks complete
+            raise TimeoutError(f"no complete answer within {SILENCE:g} s")
+        return response
+
+    @staticmethod
+    def _end(sock: socket.socket, late: threading.Event) -> None:
+        late.set()
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # the thread that reads sees the end of the connection
+
+
+class _SecureConnection(_Connection, HTTPSConnection): ...
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
 class Endpoint:
     """Takes the place of a `Generator`: a server is asked for the images of a batch at once, by one request each.
 
-    Busy or away, it is asked again for about a minute; silent, for `SILENCE` at each try. Its bytes are its own affair.
+    Busy or away, it is asked again for about a minute; slow, for `SILENCE` at each try. Its bytes are its own affair.
 
     Args:
         fingerprint: what `check` gave when the plan was made.
@@ -56,6 +111,7 @@ class Endpoint:
         wait = urllib3.Timeout(connect=10, read=SILENCE)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = urllib3.PoolManager(headers=headers, retries=again, timeout=wait, maxsize=256)
+        self._http.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
         given = settings.model_dump(include={*SENT}, exclude_none=True)
         self._asked = {SENT[key]: value for key, value in given.items()} | {"n": 1, "response_format": "b64_json"}
         self._asked |= {"size": f"{settings.width}x{settings.height}", "output_format": "png"}
@@ -74,7 +130,8 @@ class Endpoint:
         found = hashlib.sha256(json.dumps([name, told.get(name)]).encode()).hexdigest()[:16]
         if name not in told or self.fingerprint not in ("", found):
             meant = f"the {name} that " + ("the set was started with" if self.fingerprint else "is asked for")
-            raise UserError(f"{where} serves {few(told)}, not {meant}; serve it, or correct synthesis.generator.model")
+            served = few(cut(printable(str(one))) for one in told)
+            raise UserError(f"{where} serves {served}, not {meant}; serve it, or correct synthesis.generator.model")
         return found
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], *_: object) -> Callable[[], list[Image.Image]]:
@@ -91,8 +148,8 @@ class Endpoint:
             image = decode_image(base64.b64decode(one["b64_json"], validate=True), "its image")
         except UnreadableImageError as error:
             raise ValueError(str(error)) from error
-        if (size := "{}x{}".format(*image.size)) != self._asked["size"]:
-            what = f"{self.settings.pipeline} makes images of {size} pixels, not of {self._asked['size']}"
+        if (pixels := "{}x{}".format(*image.size)) != self._asked["size"]:
+            what = f"{self.settings.pipeline} makes images of {pixels} pixels, not of {self._asked['size']}"
             raise UserError(f"{what}; set synthesis.generator.width and height to what its model can")
         return image
 
@@ -101,11 +158,13 @@ class Endpoint:
         url = self.settings.pipeline.rstrip("/") + path
         remedy = "start it, or correct synthesis.generator.pipeline, which mostly is http://HOST:PORT/v1"
         try:
-            answer = self._http.request("POST" if body else "GET", url, json=body, redirect=False)
+            answer = self._http.request("POST" if body else "GET", url, json=body, redirect=False, decode_content=False)
         except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: the token fits into no header
-            raise UnreachableError(f"{url} can't be asked: {first_line(error)}; {remedy}") from error
-        said = redacted(answer.data[:10_000].decode(errors="replace"))  # then cut: half a token would be unknown
-        told = f"{url} answers {answer.status}: {' '.join(said[:200].split())}"
+            raise UnreachableError(f"{url} can't be asked: {printable(first_line(error))}; {remedy}") from error
+        said = printable(
+            " ".join(answer.data[:10_000].decode(errors="replace").split())
+        )  # then cut: half a token would be unknown
+        told = f"{url} answers {answer.status}: {said[:200]}"
         if answer.status != 200:
             kind = UnreachableError if answer.status in BUSY else UserError
             raise kind(f"{told}; {REMEDIES.get(answer.status, remedy)}")
@@ -114,4 +173,6 @@ class Endpoint:
         except UserError:
             raise
         except Exception as error:  # whatever it holds
-            raise UnreachableError(f"{told}: this is no answer of the API ({first_line(error)}); {remedy}") from error
+            raise UnreachableError(
+                f"{told}: this is no answer of the API ({printable(first_line(error))}); {remedy}"
+            ) from error

@@ -124,6 +124,36 @@ def test_silence_is_not_waited_for_without_end(server: Server, monkeypatch: pyte
     assert server.asked[103] == 2
 
 
+@pytest.mark.parametrize("fault", ["dripping head", "dripping body", "dripping chunks"])
+def test_an_answer_has_a_total_time(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(endpoint, "SILENCE", 2)
+    server.order = lambda seed, before: fault if seed == 103 and not before else None
+    assert are_their_own(make(server))
+    assert server.asked[103] == 2
+
+
+@pytest.mark.parametrize("fault", ["large", "large chunks"])
+def test_an_answer_has_a_total_size(server: Server, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(endpoint, "MOST_BYTES", 1 << 20)
+    server.order = lambda seed, before: fault if seed == 103 else None
+    with pytest.raises(UserError, match=r"answer is larger than 1\.0 MB"):
+        make(server)
+    assert server.asked[103] == 1
+
+
+@pytest.mark.parametrize("name", ["\x1b[2Jpainter", "a\nb\r\x07", "\u202etnirp", "\x9b31m"])
+def test_a_servers_words_do_nothing_to_a_terminal(server: Server, name: str) -> None:
+    server.model["id"] = name
+    with pytest.raises(UserError, match="serves .*, not the tiny/painter that is asked for") as refusal:
+        make(server)
+    assert str(refusal.value).isprintable()
+    server.model = {"id": MODEL, "created": 1, "root": name}
+    server.order = lambda seed, before: "words"
+    with pytest.raises(UserError) as refusal:
+        make(server)
+    assert str(refusal.value).isprintable()
+
+
 @pytest.mark.parametrize(("told", "longest"), [("1", 60), ("3600", 1)])
 def test_retry_after_is_obeyed_within_limits(
     server: Server, monkeypatch: pytest.MonkeyPatch, told: str, longest: int
@@ -154,6 +184,7 @@ def test_retry_after_is_obeyed_within_limits(
         ("two images", UnreachableError, "answers 200: .*: this is no answer of the API"),
         ("elsewhere", UnreachableError, "answers 200: .*: this is no answer of the API"),
         ("torn image", UnreachableError, "answers 200: .*: this is no answer of the API"),
+        *[(kind, UnreachableError, "this is no answer of the API") for kind in ("EPS", "TIFF", "BMP", "zipped")],
         ("small", UserError, "makes images of 32x32 pixels, not of 64x64; set synthesis.generator.width and height"),
     ],
 )
