@@ -148,10 +148,10 @@ def classification(run: str, shards: str, out: str | None, actors: int, num_gpus
     options = {"RUN": run, "SHARDS": shards, **({"--out": out} if out else {})}
     own = dict(_texts({"backbone": with_absolute_paths(recipe).backbone.model_dump(mode="json")}))
     options |= _absolute({**options, **own}, options, shared)
-    arguments = ["classify", options["RUN"], options["SHARDS"], "--actors", str(actors)]
+    arguments = [word for name in recipe.code.values() for word in ("--trust", name)]
+    arguments += ["classify", options["RUN"], options["SHARDS"], "--actors", str(actors)]
     arguments += ["--num-gpus", f"{num_gpus:g}"] if num_gpus else []
     arguments += ["--out", options["--out"]] if out else []
-    arguments += [word for name in recipe.code.values() for word in ("--trust", name)]
     return Submission(f"syncclip-classify-{recipe.name}-{digest(arguments)[:8]}", tuple(arguments), recipe)
 
 
