@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from syncclip.core.secrets import without_secrets
+from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.storage import files
@@ -97,7 +97,7 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
 
 def write_document(url: str, document: BaseModel) -> None:
     """Write a document, whole or not at all, and sealed; its URLs without secrets."""
-    write_sealed(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json")
+    write_sealed(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json")
 
 
 def write_sealed(url: str, data: bytes, kind: str | None = None) -> None:

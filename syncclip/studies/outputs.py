@@ -44,7 +44,7 @@ from pydantic import AliasChoices, Field, TypeAdapter
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
-from syncclip.core.secrets import without_secrets
+from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import DATASET
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
@@ -262,7 +262,7 @@ def plain(value: Any) -> Any:
 def write_json(url: str, value: Any) -> None:
     """Write what `plain` takes as JSON, whole or not at all."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json")
+    storage.write_sealed(url, f"{json_without_secrets(text)}\n".encode(), "json")
 
 
 def read_json(url: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.secrets import without_secrets
+from syncclip.core.secrets import value_without_secrets
 from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
@@ -265,7 +265,7 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
         late = key == "weights" or key.endswith(".digest")  # empty until the first shard is generated
         if old == new or key in free or (late and not (old and new)):
             continue
-        if isinstance(old, str) and isinstance(new, str) and without_secrets(old) == without_secrets(new):
+        if isinstance(old, str) and isinstance(new, str) and value_without_secrets(old) == value_without_secrets(new):
             continue  # the stored one was written without
         if key == "classnames":
             changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
