@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from syncclip.core.formats import MOST_JSON, check_size, readable
 from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
+
+MOST_HEADER = 4 << 20
+"""Bytes of what names the tensors of a safetensors file, some 100 for each."""
 
 MOST_ROWS = 1 << 28
 """More than any table of ours has; a few bytes can tell of far more."""
@@ -86,9 +90,13 @@ def read_document(url: str, kind: type[Document], remedy: str) -> Document | Non
         UserError: it is damaged, or of another version; ends with `remedy`, what to do.
     """
     try:
-        return kind.model_validate_json(read_bytes(url))
+        data = read_bytes(url)
+        with readable(url, "JSON", remedy):
+            check_size(data, MOST_JSON)
     except MissingError:
         return None
+    try:
+        return kind.model_validate_json(data)
     except ValidationError as error:
         raise UserError(
             f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"
@@ -130,6 +138,7 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
+        check_size(data[8 : 8 + int.from_bytes(data[:8], "little")], MOST_HEADER)
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
         return tensors
     except (safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import value_without_secrets
-from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
+from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_complaint
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
@@ -51,8 +51,8 @@ class Plan(Settings):
 
     format: int = FORMAT
     dataset: Annotated[str, DATASET]
-    classnames: tuple[str, ...]
-    template: str
+    classnames: Annotated[tuple[ShortText, ...], MANY]
+    template: ShortText
     prompts: PromptSettings
     generator: GeneratorSettings
     weights: str = ""
@@ -65,9 +65,9 @@ class Plan(Settings):
     jpeg_quality: int
     threads: int
     shard_size: int = Field(ge=1)
-    amounts: tuple[int, ...]
+    amounts: Annotated[tuple[int, ...], MANY]
     """Images per class, each time that more were asked for; ascending."""
-    guides: tuple[tuple[str, ...], ...] = added(())
+    guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
     """For each class the digests of the real images that its images start from; see `guides.digests`."""
 
     @model_validator(mode="after")
