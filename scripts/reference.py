@@ -52,7 +52,8 @@ COMMANDS = """\
 Each answers `--help`; `syncclip --help` lists them all. RECIPE is a YAML file or a recipe of the package
 (`syncclip recipe ls`), SECTION.KEY=VALUE one of [its keys](recipe.md). DIR and FILE are paths, or URLs that
 fsspec opens. The exit status is 0 where all is done, 1 where data are broken, 2 where something has to be typed
-otherwise, and 128 + the number of the signal that ended it.
+otherwise, and 128 + the number of the signal that ended it. Options of all commands go before the command:
+`syncclip --debug train icons`.
 
 This page is made by `python -m scripts.reference` from the command itself, and a test holds it against it.
 """

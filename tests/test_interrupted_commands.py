@@ -25,7 +25,7 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
     """`syncclip` with these arguments, in a group of its own and with no other cluster."""
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
     return subprocess.Popen(
-        [sys.executable, "-m", "syncclip", *arguments, "--grace", "120"],
+        [sys.executable, "-m", "syncclip", "--grace", "120", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,8 +10,7 @@ import errno
 import os
 import re
 import threading
-from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.main import get_command
@@ -24,7 +23,7 @@ from syncclip.core.ray_watch import EXIT_STATUS, LostRayError, cause_of
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
-from syncclip.core.trust import NAME, trust
+from syncclip.core.trust import names_in, trust
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -57,21 +56,24 @@ app.add_typer(datasets.app, name="benchmarks", hidden=True)  # its name in earli
 
 @app.callback(help=QUESTION, invoke_without_command=True)
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,  # noqa: ARG001
-    grace: Annotated[  # noqa: ARG001
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,
+    grace: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", help="For what is in flight, when interrupted.")
     ] = GRACE,
-    trusted: Annotated[  # noqa: ARG001
+    trusted: Annotated[
         list[str] | None,
         typer.Option("--trust", metavar="NAME", help="Run this code, module:Class, though a file of others names it."),
     ] = None,
-    storage: Annotated[  # noqa: ARG001
+    stores: Annotated[
         list[str] | None,
         typer.Option("--storage", metavar="KEY=VALUE", help="An option of the store, as a recipe's `storage.options`."),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Options of every command; `run` looks for all but `--version` itself, as they may stand anywhere."""
+    """Apply the options that precede the command, where no pattern of file names can add one."""
+    if debug:
+        os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
         from importlib import metadata
 
@@ -80,19 +82,28 @@ def options(
         except metadata.PackageNotFoundError:  # a working folder, as inside a submitted job
             typer.echo("syncclip (not installed)")
         raise typer.Exit
+    if not 0 <= grace <= threading.TIMEOUT_MAX:
+        raise UserError(f"--grace: {grace} is no number of seconds; give one, such as --grace 20")
+    context.with_resource(listening(grace))
+    for name in trusted or ():
+        if names_in(name) != [name]:
+            raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
+        trust(name, anywhere=True)
+    if stores:
+        from syncclip import storage
+        from syncclip.recipe.recipe import Recipe
+
+        context.obj = [f"storage.options.{pair}" for pair in stores]  # for `with_storage`
+        storage.give(Recipe.of_defaults(context.obj).storage.options)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; returns the exit status. Its options may stand anywhere."""
-    if "--debug" in arguments:
-        arguments = [argument for argument in arguments if argument != "--debug"]
-        os.environ["SYNCCLIP_DEBUG"] = "1"
+    """Run the command; returns the exit status."""
     remember_arguments(arguments)
     command = get_command(app)
     try:
-        grace, arguments = _grace(arguments)
-        arguments = _with_storage(command, _with_trust(arguments))
-        with listening(grace) as listener:
+        _refuse_file_names(arguments)
+        with listening() as listener:
             try:
                 # Not by calling `app`: typer would end quietly at an interrupt.
                 with command.make_context("syncclip", arguments) as context:
@@ -115,55 +126,15 @@ def run(arguments: list[str]) -> int:
         return 2
 
 
-def _grace(arguments: list[str]) -> tuple[float, list[str]]:
-    """The seconds of the last `--grace`, and the other arguments."""
-    given, others = _taken(arguments, "--grace")
-    grace = given[-1] if given else str(GRACE)
-    with suppress(ValueError):
-        if 0 <= float(grace) <= threading.TIMEOUT_MAX:
-            return float(grace), others
-    raise UserError(f"--grace: {grace!r} is no number of seconds; give one, such as --grace 20")
-
-
-def _with_trust(arguments: list[str]) -> list[str]:
-    """The arguments without `--trust`, after each of which code is named that is trusted from here on."""
-    names, others = _taken(arguments, "--trust")
-    for name in names:
-        if not NAME.fullmatch(name):
-            raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
-        trust(name, anywhere=True)
-    return others
-
-
-def _with_storage(command: Any, arguments: list[str]) -> list[str]:
-    """The arguments without `--storage`: as overrides of a command that takes some, for others as this process's."""
-    given, others = _taken(arguments, "--storage")
-    if not given:
-        return arguments
-    for word in others:
-        command = getattr(command, "commands", {}).get(word, command)
-    overrides = [f"storage.options.{pair}" for pair in given]
-    if any(parameter.name == "overrides" for parameter in command.params):
-        return [*others, *overrides]
-    from syncclip import storage
-    from syncclip.recipe.recipe import Recipe
-
-    storage.give(Recipe.of_defaults(overrides).storage.options)
-    return others
-
-
-def _taken(arguments: list[str], option: str) -> tuple[list[str], list[str]]:
-    """The values of an option that may stand anywhere, and the other arguments."""
-    values, others = [], []
-    following = iter(arguments)
-    for argument in following:
-        if argument == option:
-            values.append(next(following, ""))
-        elif argument.startswith(f"{option}="):
-            values.append(argument.removeprefix(f"{option}="))
-        else:
-            others.append(argument)
-    return values, others
+def _refuse_file_names(arguments: list[str]) -> None:
+    """Refuse an argument that is an option and also a file's name: a shell pattern such as `*` may have produced it."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for argument in options:
+        if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
+            raise UserError(
+                f"{argument!r} is an option and the name of a file here; write ./{argument} for the file, or put -- "
+                "before all file names"
+            )
 
 
 def sentence(error: BaseException) -> str | None:
@@ -173,6 +144,9 @@ def sentence(error: BaseException) -> str | None:
         if text.startswith("No such command"):
             group = getattr(getattr(error, "ctx", None), "info_name", None)
             return _no_such_command(re.split(r"[\"']", text)[1], group)
+        option = getattr(error, "option_name", None)
+        if option in {name for one in get_command(app).params for name in one.opts}:
+            return f"{option} goes before the command: syncclip {option} ..."
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):

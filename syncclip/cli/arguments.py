@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
 
 import syncclip
+from syncclip.core.settings import UserError
 
 # Of what may be given any number of times; the command gets a list.
 SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
 
+
+def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
+    """A command's overrides, and those of `--storage`.
+
+    Raises:
+        UserError: an override that names code is also a file's name, which a shell pattern may have produced.
+    """
+    for override in overrides:
+        if ":" in override and "=" in override and os.path.lexists(override):
+            raise UserError(f"{override!r} is an override and the name of a file here; rename the file")
+    return [*overrides, *(context.obj or ())]
+
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (travel, icons) or a YAML file.")]
 Overrides = Annotated[
     list[str],
-    typer.Argument(**SEVERAL, metavar="SECTION.KEY=VALUE", help="Recipe values that replace the file's."),
+    typer.Argument(
+        **SEVERAL,
+        metavar="SECTION.KEY=VALUE",
+        callback=with_storage,
+        help="Recipe values that replace the file's.",
+    ),
 ]
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="The file to write: a path or a URL.")]

@@ -21,6 +21,7 @@ from syncclip.cli.arguments import (
     RecipeName,
     Root,
     Synthetic,
+    with_storage,
 )
 from syncclip.core import text
 from syncclip.core.text import counted
@@ -38,6 +39,7 @@ def init(
         typer.Argument(
             **SEVERAL,
             metavar="dataset.KEY=VALUE",
+            callback=with_storage,
             help="What the data does not contain: dataset.classnames, dataset.template ...",
         ),
     ],

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import syncclip
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
-from syncclip.core.secrets import harmless, without_secrets
+from syncclip.core.secrets import harmless, shareable
 from syncclip.core.settings import UserError
 from syncclip.core.trust import require_trust
 from syncclip.recipe.recipe import Recipe, digest
@@ -148,10 +148,10 @@ def classification(run: str, shards: str, out: str | None, actors: int, num_gpus
     options = {"RUN": run, "SHARDS": shards, **({"--out": out} if out else {})}
     own = dict(_texts({"backbone": with_absolute_paths(recipe).backbone.model_dump(mode="json")}))
     options |= _absolute({**options, **own}, options, shared)
-    arguments = ["classify", options["RUN"], options["SHARDS"], "--actors", str(actors)]
+    arguments = [word for name in recipe.code.values() for word in ("--trust", name)]
+    arguments += ["classify", options["RUN"], options["SHARDS"], "--actors", str(actors)]
     arguments += ["--num-gpus", f"{num_gpus:g}"] if num_gpus else []
     arguments += ["--out", options["--out"]] if out else []
-    arguments += [word for name in recipe.code.values() for word in ("--trust", name)]
     return Submission(f"syncclip-classify-{recipe.name}-{digest(arguments)[:8]}", tuple(arguments), recipe)
 
 
@@ -180,7 +180,8 @@ def _check_options(recipe: Recipe) -> None:
 
 def _absolute(texts: Mapping[str, str], options: Mapping[str, str | None], shared: bool) -> dict[str, str]:
     """Of texts by their option or key, those that are paths of this machine, made absolute."""
-    if url := next((key for key, text in texts.items() if without_secrets(text) != text), None):
+    named = {key: {key.rpartition(".")[2]: text} for key, text in texts.items()}
+    if url := next((key for key, value in named.items() if shareable(value) != value), None):
         raise UserError(f"{url}: the URL holds a password, a signature or a token, {SHOWN}; leave it out of the URL")
     paths = {
         key: absolute(text)

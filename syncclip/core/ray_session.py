@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import socket
 import threading
 import time
@@ -13,11 +14,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncclip.core.interruption import at_once, handle_again
 from syncclip.core.ray_watch import lives, native_words_dropped, place_of, watched, witnessed
 from syncclip.core.scratch import kept_apart, scratch_folder
+from syncclip.core.settings import UserError
 from syncclip.core.trust import own_paths
 
 if TYPE_CHECKING:
@@ -167,13 +169,57 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
             stack.callback(_shut_down)
         else:
             folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # as Ray itself decides
-            with kept_apart(stack.enter_context(scratch_folder())):
+            private = stack.enter_context(scratch_folder())
+            stack.enter_context(_guarded(private))
+            with kept_apart(private):
                 daemons = _start(cpus if cpus is not None else local_cpus(), level, folder, variables)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
         handle_again()
         stack.enter_context(watched(address, witness, daemons))
         yield
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Have a local Ray listen on loopback alone, and answer those only who read a token in a private folder.
+
+    Left to itself, Ray listens on all of the machine's addresses, and writes its token so that other users can read it.
+    """
+    from ray import __version__, _raylet
+    from ray._private import ray_constants
+
+    native: Any = _raylet
+    if not hasattr(native, "AuthenticationTokenLoader"):
+        raise UserError(
+            f"Ray {__version__} is installed, which knows no token; run pip install -U 'ray[default,train,data]>=2.52'"
+        )
+
+    def refresh() -> None:
+        native.AuthenticationTokenLoader.instance().reset_cache()
+        native.Config.initialize("")
+
+    token, clusters = folder / "token", ray_constants.ENABLE_RAY_CLUSTER
+    token.touch(0o600, exist_ok=False)
+    token.write_text(secrets.token_hex(32))
+    given = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    }
+    before = {name: os.environ.pop(name, None) for name in (*given, "RAY_AUTH_TOKEN")}
+    os.environ.update(given)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # with which nodes of other machines are not expected
+    refresh()
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        refresh()
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Passwords, keys and tokens: which settings may be written down, and what is masked wherever a text leaves a process.
 
 Of storage options those on a list are harmless; all others count as secret. Of a URL that is the part before the `@`
-and each parameter whose name tells of a signature, a token or a key. What has been seen of either is masked by its
-value, too, in whatever library's words it turns up.
+and each parameter whose name tells of a signature, a token or a key; of a tracker's URL also its path. What has been
+seen of either is masked by its value, too, in whatever library's words it turns up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
@@ -42,16 +43,35 @@ HARMLESS = frozenset(
 
 MASK = "***"
 USERINFO = re.compile(
-    r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/])[^\s\"<>@]{0,128})@"
+    r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/\s]|\s)[^\n\"<>@]{0,128})@"
 )
-"""Also of a password with a `/`, which no URL may hold; but not what follows a port, nor `github://owner:repository@`,
+"""Also of a password with a `/` or a blank, which no URL may hold; but not what follows a port, nor `github://owner:repository@`,
 nor the container of `abfs://container@account`."""
 
-PARAMETER = re.compile(
-    r"((?:[?&;#]|%3f|%26|%23)(?:[\w.%-]{0,64}(?:token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie)[\w.%-]{0,64}?"
-    r"|sig|pwd|pass|pw|code|jwt|sas|pat|hmac|policy)(?:=|%3d))[^&;#\s'\"<>]+",
-    re.IGNORECASE,
+WHOLE_USERINFO = re.compile(
+    r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
 )
+"""The same at the beginning of a value that is a URL as a whole, whose user and password may hold any character."""
+
+DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
+NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
+WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
+"""A parameter behind a delimiter, in a text and in a value that is a URL as a whole."""
+
+SECRET_NAME = re.compile(
+    r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
+    r"|sig|pwd|pass|pw|code|jwt|sas|pat|hmac|policy",
+    re.IGNORECASE | re.DOTALL,
+)
+
+URL = re.compile(r"\w[\w+.-]*://")
+HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+WORD = re.compile(r"[a-z][a-z._-]{0,11}|v?\d{1,2}(?:\.\d{1,2})?")
+"""A part of a path that can hardly be a token."""
+
+TRACKER = "mlflow_uri"
+"""The setting that names a tracker's server."""
+
 BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
 """What is missing of a URL that begins with user and password, as proxies may."""
 
@@ -74,12 +94,40 @@ def harmless(options: Any) -> Any:
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
         return [harmless(one) for one in options]
-    return without_secrets(BARE.sub("http://", options)) if isinstance(options, str) else options
+    return value_without_secrets(BARE.sub("http://", options)) if isinstance(options, str) else options
 
 
 def without_secrets(text: str) -> str:
     """A text whose URLs have neither users with passwords nor signatures and tokens."""
-    return PARAMETER.sub(rf"\1{MASK}", USERINFO.sub("", text)) if "://" in text or "=" in text or "%3" in text else text
+    return _masked(USERINFO.sub("", text), NAMED) if "://" in text or "=" in text or "%3" in text else text
+
+
+def json_without_secrets(text: str) -> str:
+    """The text of a JSON document whose strings hold no secrets."""
+
+    def clean(string: re.Match[str]) -> str:
+        if not any(sign in string[0] for sign in ("://", "=", "%3", "\\")):
+            return string[0]
+        value = json.loads(string[0])
+        return string[0] if (found := value_without_secrets(value)) == value else json.dumps(found, ensure_ascii=False)
+
+    return re.sub(r'"(?:[^"\\]|\\.)*"', clean, text)
+
+
+def tracker_address(url: str) -> str | None:
+    """What may be written down of a tracker's URL: scheme, host, port and a path of plain words; None: nothing.
+
+    Its user, query and fragment are left out, and a path that may hold a token.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme in ("file", "sqlite") or not (separator or "@" in url):
+        return url  # a path of this machine
+    split = re.match(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL)
+    assert split is not None, "each part may be empty"
+    host, path = split[1].rpartition("@")[2], split[2]
+    if "@" in path + split[3] or not URL.fullmatch(scheme + separator) or not HOST.fullmatch(host):
+        return None
+    return f"{scheme}://{host}{path if all(map(WORD.fullmatch, filter(None, path.split('/')))) else ''}"
 
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,10 +141,38 @@ def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clean(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _clean(inner) for key, inner in value.items()}
+        return {
+            key: tracker_address(inner) if key == TRACKER and isinstance(inner, str) else _clean(inner)
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_clean(inner) for inner in value]
-    return without_secrets(value) if isinstance(value, str) else value
+    return value_without_secrets(value) if isinstance(value, str) else value
+
+
+def value_without_secrets(value: str) -> str:
+    """A setting, of which a URL's user and parameters may hold any character, without secrets."""
+    if URL.match(value) is None:
+        return without_secrets(value)
+    return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
+
+
+def _masked(text: str, named: re.Pattern[str]) -> str:
+    """A text with a mask in place of each secret parameter's value."""
+    pieces, end = [], 0
+    for value in _parameters(text, named):
+        if value.start(2) >= end:
+            pieces += [text[end : value.start(2)], MASK]
+            end = value.end(2)
+    return "".join([*pieces, text[end:]])
+
+
+def _parameters(text: str, named: re.Pattern[str] = NAMED) -> Iterator[re.Match[str]]:
+    """The parameters of a text's URLs whose names, percent-encoded or not, tell of a secret; group 2 is the value."""
+    for delimiter in DELIMITER.finditer(text):
+        parameter = named.match(text, delimiter.end())
+        if parameter is not None and SECRET_NAME.fullmatch(unquote(unquote(parameter[1]))):
+            yield parameter
 
 
 def redacted(text: str) -> str:
@@ -112,10 +188,12 @@ def remember_options(options: Any) -> None:
 
 def remember_arguments(arguments: Sequence[str]) -> None:
     """Note the secrets of a command's arguments, in URLs or storage options, before any of them is read or refused."""
-    remember_urls(arguments)
+    remember_urls([*arguments, *(argument.partition("=")[2] for argument in arguments)])
     for argument in arguments:
         key, _, text = argument.partition("=")
-        if re.match(r"-*storage(\.options)?(\.|$)", key) is None:
+        if key.endswith(TRACKER):
+            remember_tracker(text)
+        if re.match(r"-*storage(?!\.root$)(\.options)?(\.|$)", key) is None:
             continue
         try:
             value = yaml.safe_load(text)
@@ -130,7 +208,37 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 def remember_urls(values: Any) -> None:
     """Note the secrets of all URLs among nested values, as those of a recipe."""
-    _note(_of_urls(json.dumps(values, default=lambda _: None, ensure_ascii=False)))
+    _note(chain(_of_trackers(values), *map(_of_urls, _texts(values))))
+
+
+def remember_tracker(url: str) -> None:
+    """Note all of a tracker's URL that `tracker_address` leaves out."""
+    _note(_of_tracker(url))
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Mapping | list | tuple):
+        for inner in values.values() if isinstance(values, Mapping) else values:
+            yield from _texts(inner)
+
+
+def _of_trackers(values: Any) -> Iterator[str]:
+    for key, inner in values.items() if isinstance(values, Mapping) else ():
+        yield from _of_tracker(inner) if key == TRACKER and isinstance(inner, str) else _of_trackers(inner)
+
+
+def _of_tracker(url: str) -> Iterator[str]:
+    known = tracker_address(url)
+    if known == url:
+        return
+    rest = url.partition("://")[2] or url
+    if "@" in rest:
+        userinfo, _, rest = rest.rpartition("@")
+        yield from _of_userinfo(userinfo)
+    path = rest[len(re.split(r"[/?#]", rest)[0]) :]
+    yield from (path, *(one for one in re.split(r"[/?#&;=]", path) if not WORD.fullmatch(one)))
 
 
 def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
@@ -150,11 +258,15 @@ def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
 
 
 def _of_urls(text: str) -> Iterator[str]:
-    for userinfo in USERINFO.findall(text):
-        user, _, password = unquote(userinfo[:-1]).partition(":")
-        yield from (password or user, base64.b64encode(f"{user}:{password}".encode(errors="replace")).decode())
-    for parameter in PARAMETER.finditer(text):
-        yield parameter[0][len(parameter[1]) :]
+    whole = WHOLE_USERINFO.match(text)
+    for userinfo in [*USERINFO.findall(text), *([] if whole is None else [whole[0].partition("://")[2]])]:
+        yield from _of_userinfo(userinfo[:-1])
+    yield from (parameter[2] for parameter in _parameters(text, NAMED if URL.match(text) is None else WHOLE_NAMED))
+
+
+def _of_userinfo(userinfo: str) -> Iterator[str]:
+    user, _, password = unquote(userinfo).partition(":")
+    yield from (password or user, base64.b64encode(f"{user}:{password}".encode(errors="replace")).decode())
 
 
 def _note(secrets: Iterable[str]) -> None:

@@ -78,7 +78,17 @@ def with_one_place(template: str) -> str:
     return template
 
 
-Template = Annotated[str, AfterValidator(with_one_place)]
+MOST_CLASSES = 50_000
+"""Of a dataset; ImageNet-21k has 21,841. A prompt learner keeps some 100 kB for each."""
+
+LONGEST_TEXT = 1_000
+"""Characters of a class name or a template, far more than a text encoder reads."""
+
+MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
+"""Of a list with a value for each class, of which pydantic would keep a complaint about each."""
+
+ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
+Template = Annotated[ShortText, AfterValidator(with_one_place)]
 
 Position = Literal["end", "middle", "front"]
 """Where a class name stands among learned words."""
@@ -145,6 +155,8 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
         return path, detail["msg"].removeprefix("Value error, ")
     if kind == "too_short":
         return path, f"{shown} is too short; give at least {context['min_length']}"
+    if kind in ("too_long", "string_too_long"):
+        return path, f"too long; at most {context['max_length']:,} are allowed"
     if kind == "string_pattern_mismatch":
         return path, f"{shown} is not allowed; use letters, digits, '.', '_' and '-' only"
     for prefix, words in KINDS.items():

@@ -94,8 +94,8 @@ def require_trust(name: str | None, place: str = "") -> None:
         of_results = f", as {_marks[name]} shows its folder to be" if name in _marks else ""
         raise UserError(
             f"{place}{name!r} names code to be run, which only the command line or a recipe of your own may do, one "
-            f"that lies in no folder of results or downloads{of_results}; if you know that code and trust it, add "
-            f"--trust {name}"
+            f"that lies in no folder of results or downloads{of_results}; if you know that code and trust it, run "
+            f"syncclip --trust {name} ..."
         )
 
 

@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import MANY, MOST_CLASSES, Settings, ShortText, UserError
 from syncclip.core.text import ARTICLE, few, filled
 from syncclip.shards.reader import ImageSet
 
@@ -37,9 +37,9 @@ class DatasetSettings(Settings):
     """Real training images of each base class."""
     seed: int | None = None
     """Of the few-shot choice; None: the training's seed."""
-    template: str | None = None
+    template: ShortText | None = None
     """Prompt template with `{}` for the class name, or `{a}` for it with its article; None: the dataset's own."""
-    classnames: list[str] | None = None
+    classnames: Annotated[list[ShortText], MANY] | None = None
     """Class names by id; None: the dataset's own."""
     base: Literal["first", "drawn", "all"] | list[int | str] = "first"
     """Which classes are base: the first half of the ids, half of them drawn by `base_seed`, all, or these ids or
@@ -124,6 +124,11 @@ class Dataset:
         if len(self.classnames) < 2:
             raise UserError(
                 f"dataset {self.name!r} has {len(self.classnames)} class; base and novel classes need at least 2."
+            )
+        if len(self.classnames) > MOST_CLASSES:
+            raise UserError(
+                f"dataset {self.name!r} has {len(self.classnames):,} classes; at most {MOST_CLASSES:,} are supported: "
+                "choose some of them."
             )
         for label, name in enumerate(self.classnames):
             if not name.replace("_", " ").strip() or not name.isprintable():

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -21,7 +22,7 @@ from pydantic import BaseModel, Field
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.progress import Progress
-from syncclip.core.settings import UserError, added, with_present_names
+from syncclip.core.settings import MANY, ShortText, UserError, added, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
 from syncclip.shards.images import decode_image
 from syncclip.shards.index import forget_index, index_set
@@ -50,11 +51,11 @@ class PackedDataset(BaseModel):
     """Content of `dataset.json`."""
 
     name: str | None = None
-    classnames: list[str] = Field(min_length=1)
-    template: str = TEMPLATE
+    classnames: Annotated[list[ShortText], MANY] = Field(min_length=1)
+    template: ShortText = TEMPLATE
     splits: dict[Split, int] | None = None
     """Number of images of each split; None: there are all three splits, of unknown size."""
-    only: list[int] | None = None
+    only: Annotated[list[int], MANY] | None = None
     """Ids of the candidate classes; None: all."""
     whole: int | None = added(None)
     """Images of the whole training split, where `train.parquet` lists it; None: there is no such file, or an earlier

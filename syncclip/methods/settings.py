@@ -69,7 +69,7 @@ class ContextSettings(MethodSettings):
     """Of SGD, at its peak after the warm-up."""
     phrase: Phrase = ""
     """Words that the vectors start as; empty: random."""
-    text_tokens: int | None = Field(None, ge=1)
+    text_tokens: int | None = Field(None, ge=1, le=1024)
     """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
     room for."""
 
@@ -127,9 +127,9 @@ class TcpSettings(ContextSettings):
 
     learning_rate: float = Field(0.002, gt=0)
     """Of Adam, at its peak after the warm-up."""
-    text_tokens: int = Field(4, ge=1)
+    text_tokens: int = Field(4, ge=1, le=1024)
     """Learned vectors at the input, which all classes share."""
-    class_tokens: int = Field(4, ge=1)
+    class_tokens: int = Field(4, ge=1, le=1024)
     """Vectors that each class has of its own further up; four in the published code, whatever the number above is."""
     block: int | None = Field(None, ge=2)
     """Before which block these take their places, a tower's first being 1; None: the ninth, or the last of a tower that
@@ -151,7 +151,7 @@ class TcpSettings(ContextSettings):
 class VptSettings(MethodSettings):
     """Section `methods.vpt`."""
 
-    visual_tokens: int = Field(8, ge=1)
+    visual_tokens: int = Field(8, ge=1, le=1024)
     """Learned vectors among the image tokens of each prompted block."""
     visual_depth: int | None = Field(None, ge=1)
     """Prompted blocks; 1: shallow; None: all."""
@@ -162,9 +162,9 @@ class VptSettings(MethodSettings):
 class IvlpSettings(MethodSettings):
     """Section `methods.ivlp`."""
 
-    visual_tokens: int = Field(4, ge=1)
+    visual_tokens: int = Field(4, ge=1, le=1024)
     """Learned vectors among the image tokens of each prompted block."""
-    text_tokens: int = Field(4, ge=1)
+    text_tokens: int = Field(4, ge=1, le=1024)
     """Learned vectors among the text tokens of each prompted block."""
     visual_depth: int | None = Field(None, ge=1)
     """Prompted blocks; None: 9, or all of a tower that has fewer."""
@@ -179,7 +179,7 @@ class MapleSettings(MethodSettings):
 
     learning_rate: float = Field(0.0035, gt=0)
     """Of SGD, at its peak after the warm-up."""
-    text_tokens: int = Field(2, ge=1)
+    text_tokens: int = Field(2, ge=1, le=1024)
     """Learned vectors in each prompted block, of either tower."""
     depth: int | None = Field(None, ge=1)
     """Prompted blocks of each tower; None: 9, or all of one that has fewer."""
@@ -207,7 +207,7 @@ class PromptSrcSettings(IvlpSettings):
 class SyncClipSettings(IvlpSettings):
     """Section `methods.syncclip`."""
 
-    domain_tokens: int = Field(2, ge=0)
+    domain_tokens: int = Field(2, ge=0, le=1024)
     """k of the paper: how many of the visual tokens each domain has of its own; 0: none."""
     synthetic_weight: float = Field(0.4, ge=0)
     """Of both cross entropies on synthetic images (L_SCE); 0 leaves them out."""

@@ -43,7 +43,7 @@ class TipSettings(MethodSettings):
     """Weight of the cache's scores beside the zero-shot ones."""
     beta: float = Field(1.0, ge=0)
     """How much nearer keys count more."""
-    slots: int = Field(16, ge=1)
+    slots: int = Field(16, ge=1, le=1024)
     """Keys of a class. Of more images than that, several share one, as their mean."""
     views: int = Field(10, ge=1)
     """Crops and flips of an image whose mean feature is its key."""
@@ -71,7 +71,7 @@ class ClipLoraSettings(MethodSettings):
     """Matrices of each attention that are updated: of query, key, value and output."""
     towers: Towers = "both"
     """Which of them are updated."""
-    domain_rank: int = Field(0, ge=0)
+    domain_rank: int = Field(0, ge=0, le=16384)
     """Rank of an update of its own that each domain has in the vision tower beside the shared one, with the losses of
     SYNC-CLIP; 0: none, and one cross entropy, as published."""
     synthetic_weight: float = Field(0.4, ge=0)
@@ -123,7 +123,7 @@ class MmaSettings(MethodSettings):
 
     learning_rate: float = Field(0.0015, gt=0)
     """Of SGD, at its peak after the warm-up."""
-    width: int = Field(32, ge=1)
+    width: int = Field(32, ge=1, le=16384)
     """Of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
     """Of what an adapter adds to its block's output."""
@@ -143,9 +143,9 @@ class MmrlSettings(MethodSettings):
     layers: tuple[int, ...] | None = Field(None, min_length=1)
     """Blocks that the tokens enter, a tower's first being 1; None: the sixth to the last of the shorter tower, or only
     its last if it has fewer than six."""
-    tokens: int = Field(5, ge=1)
+    tokens: int = Field(5, ge=1, le=1024)
     """K of the paper: learned tokens, shared by all layers and both towers."""
-    dim: int = Field(512, ge=1)
+    dim: int = Field(512, ge=1, le=16384)
     """Length of a token in the shared space, from which each layer maps it to a tower's width."""
     class_weight: float = Field(0.7, ge=0, le=1)
     """alpha of the paper: the class token's share in the loss, and in the scores of base classes; the learned tokens
@@ -153,7 +153,7 @@ class MmrlSettings(MethodSettings):
     regularisation_weight: float = Field(0.5, ge=0)
     """lambda of the paper: how strongly class-token and text features are kept near the frozen ones. Published are 0.01
     to 7 by dataset, 0.5 on ImageNet."""
-    domain_tokens: int = Field(0, ge=0)
+    domain_tokens: int = Field(0, ge=0, le=1024)
     """How many of the tokens each domain has of its own in the vision tower, with the losses of SYNC-CLIP; 0: none, as
     published."""
     synthetic_weight: float = Field(0.4, ge=0)
@@ -191,7 +191,7 @@ class PromptKdSettings(MethodSettings):
     data = ("synthetic", "both")
     learning_rate: float = Field(0.005, gt=0)
     """Of SGD, at its peak after the warm-up."""
-    visual_tokens: int = Field(4, ge=1)
+    visual_tokens: int = Field(4, ge=1, le=1024)
     """Learned vectors among the image tokens of each prompted block."""
     visual_depth: int | None = Field(None, ge=1)
     """Prompted blocks; None: 9, or all of a tower that has fewer."""

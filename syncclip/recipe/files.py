@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
-from syncclip.core.formats import DEEPEST, MOST_NODES, check_yaml, readable
+from syncclip.core.formats import DEEPEST, MOST_NODES, check_yaml, parse_yaml, readable
 from syncclip.core.progress import say
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import RENAMED, UserError, with_present_names
@@ -25,6 +24,9 @@ from syncclip.core.trust import mark_around, names_in, suspect, texts_in, trust
 _NAME = re.compile(r"[\w.\[\]-]+")
 
 COMMAND_LINE = "command line"
+
+MOST_LAYERS = 100
+"""Files that a recipe may extend, those that they extend in turn counted each time."""
 
 SHIPPED = Path(__file__).parent / "shipped"
 """Recipes that come with the package; each is called by its path in this folder without `.yaml`."""
@@ -182,6 +184,8 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
         if place in [*within, url]:
             raise UserError(f"{label}: extends: {base!r} extends it in turn; let one of them extend nothing")
         found += _layers(place, below, last.own, [*within, url])
+        if len(found) > MOST_LAYERS or len(within) > MOST_LAYERS:
+            raise UserError(f"{label}: extends more than {MOST_LAYERS} recipes in turn; put some together")
     return [*found, last]
 
 
@@ -214,12 +218,12 @@ def _parse(text: str, label: str) -> _Layer:
     for old, new in RENAMED.items():
         text = text.replace(f"${{{old}.", f"${{{new}.")
     with readable(label):
-        root = check_yaml(text)
-        if isinstance(root, yaml.SequenceNode) or (root and isinstance(root.value, str) and root.tag[-5:] != ":null"):
-            held = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
+        parsed = parse_yaml(text, label)
+        if not isinstance(parsed, dict | None):
+            held = "a list" if isinstance(parsed, list) else "a single value"
             raise UserError(f"{label}: holds {held}; a recipe holds sections such as 'training:'")
         try:
-            config = OmegaConf.create(text)
+            config = OmegaConf.create(parsed or {})
         except OmegaConfBaseException as error:
             raise UserError(f"{label}: {first_line(error)}") from error
     # A section whose keys are all commented out is None to YAML and means "nothing changed" to its author: it must not

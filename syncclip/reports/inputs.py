@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
 import yaml
-from omegaconf import OmegaConf
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from syncclip import storage
+from syncclip.core.formats import parse_yaml
 from syncclip.core.secrets import shareable
 from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
@@ -272,7 +272,7 @@ def _cells(data: bytes) -> pd.DataFrame | None:
 def _recipe(data: bytes) -> tuple[str, dict[str, Any]]:
     """The recipe as it is written, and its values."""
     text = data.decode()
-    values = OmegaConf.to_container(OmegaConf.create(text))
+    values = parse_yaml(text, "recipe.yaml")
     if not isinstance(values, dict):
         raise ValueError("it is not a mapping")
     plain = {str(key): value for key, value in values.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import Backbone, load_backbone
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import Settings, Template, UserError
+from syncclip.core.settings import MANY, Settings, ShortText, Template, UserError
 from syncclip.datasets import Dataset
 from syncclip.evaluation.predict import RESULTS
 from syncclip.methods import Method, build_method
@@ -28,11 +28,11 @@ class RunClasses(Settings):
     format: Literal[1] = 1
     dataset: str
     """Its name; the dataset itself is not needed."""
-    classnames: list[str] = Field(min_length=1)
+    classnames: Annotated[list[ShortText], MANY] = Field(min_length=1)
     template: Template
     base_count: int = Field(ge=1)
     """How many of the classes, the first ones, are base classes."""
-    only: list[int] | None = None
+    only: Annotated[list[int], MANY] | None = None
     """Labels that a prediction may have, the others being those of a larger dataset; None: all."""
     clip: str
     """Name and tag of the CLIP."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from syncclip.core.formats import check_yaml, readable
+from syncclip.core.formats import parse_yaml
 from syncclip.core.settings import with_present_names
 from syncclip.core.text import counted, markdown_text
 from syncclip.sets.imported import ImportedSet
@@ -77,9 +77,8 @@ def provenance_type(column: pa.ChunkedArray, known: pa.DataType) -> pa.DataType:
 
 def shared(recipe: str) -> str:
     """The sections of a recipe that decide a set, without the folders of the machine that generated it."""
-    with readable("the set's recipe"):
-        check_yaml(recipe)
-        values = {key: value for key, value in with_present_names(yaml.safe_load(recipe)).items() if key in SHARED}
+    parsed = parse_yaml(recipe, "the set's recipe")
+    values = {key: value for key, value in with_present_names(parsed).items() if key in SHARED}
     if isinstance(values.get("dataset"), dict):
         values["dataset"].pop("root", None)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -19,7 +19,7 @@ from syncclip import storage
 from syncclip.core.order import ranks
 from syncclip.core.progress import Progress
 from syncclip.core.secrets import without_secrets
-from syncclip.core.settings import DATASET, Settings, UserError, added
+from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added
 from syncclip.datasets.dataset import Dataset
 from syncclip.sets.sources import open_source
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
@@ -45,8 +45,8 @@ class ImportedSet(Settings):
     format: int = 1
     source: str
     dataset: Annotated[str, DATASET]
-    classnames: tuple[str, ...]
-    counts: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    classnames: Annotated[tuple[ShortText, ...], MANY]
+    counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], MANY] = Field(min_length=1)
     """Images of each class in the source."""
     shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from syncclip.core.secrets import without_secrets
+from syncclip.core.formats import MOST_JSON, check_size, readable
+from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.storage import files
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
+
+MOST_HEADER = 4 << 20
+"""Bytes of what names the tensors of a safetensors file, some 100 for each."""
 
 MOST_ROWS = 1 << 28
 """More than any table of ours has; a few bytes can tell of far more."""
@@ -127,9 +131,13 @@ def read_document(
         UserError: it is damaged, or of another version.
     """
     try:
-        return kind.model_validate_json(content(url, files.read_bytes(url), owner, sealed))
+        data = content(url, files.read_bytes(url), owner, sealed)
+        with readable(url, "JSON", remedy):
+            check_size(data, MOST_JSON)
     except MissingError:
         return None
+    try:
+        return kind.model_validate_json(data)
     except ValidationError as error:
         raise UserError(
             f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"
@@ -138,7 +146,7 @@ def read_document(
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
     """Write a document, whole or not at all, and sealed; its URLs without secrets."""
-    write_sealed(url, (without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
+    write_sealed(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
 def write_sealed(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
@@ -172,6 +180,7 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
     import safetensors.torch
 
     try:
+        check_size(data[8 : 8 + int.from_bytes(data[:8], "little")], MOST_HEADER)
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
         return tensors
     except (safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from syncclip import storage
-from syncclip.core.settings import Settings, UserError
+from syncclip.core.settings import MANY, Settings, ShortText, UserError
 from syncclip.core.text import first_difference
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import UnreadableImageError
@@ -43,7 +43,7 @@ class TeacherFiles(Settings):
     """Of the teacher's run."""
     digest: str
     """Of all that decides what it says: the run, what it learned, its CLIP's weights."""
-    classnames: tuple[str, ...]
+    classnames: Annotated[tuple[ShortText, ...], MANY]
     dim: int
     """Length of its class vectors."""
     vectors_sha256: str

@@ -44,7 +44,7 @@ from pydantic import AliasChoices, Field, TypeAdapter
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
-from syncclip.core.secrets import without_secrets
+from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import DATASET
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
@@ -281,7 +281,7 @@ def plain(value: Any) -> Any:
 def write_json(url: str, value: Any, owner: str) -> None:
     """Write what `plain` takes as JSON, whole or not at all; `owner` as of `storage.write_sealed`."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_sealed(url, f"{without_secrets(text)}\n".encode(), "json", owner)
+    storage.write_sealed(url, f"{json_without_secrets(text)}\n".encode(), "json", owner)
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:

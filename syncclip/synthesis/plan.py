@@ -18,8 +18,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.secrets import without_secrets
-from syncclip.core.settings import DATASET, Settings, UserError, added, first_complaint
+from syncclip.core.secrets import json_without_secrets, value_without_secrets
+from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_complaint
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
@@ -52,8 +52,8 @@ class Plan(Settings):
 
     format: int = FORMAT
     dataset: Annotated[str, DATASET]
-    classnames: tuple[str, ...]
-    template: str
+    classnames: Annotated[tuple[ShortText, ...], MANY]
+    template: ShortText
     prompts: PromptSettings
     generator: GeneratorSettings
     weights: str = ""
@@ -66,9 +66,9 @@ class Plan(Settings):
     jpeg_quality: int
     threads: int
     shard_size: int = Field(ge=1)
-    amounts: tuple[int, ...]
+    amounts: Annotated[tuple[int, ...], MANY]
     """Images per class, each time that more were asked for; ascending."""
-    guides: tuple[tuple[str, ...], ...] = added(())
+    guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
     """For each class the digests of the real images that its images start from; see `guides.digests`."""
 
     @model_validator(mode="after")
@@ -164,7 +164,7 @@ class Plan(Settings):
     def owner(self) -> str:
         """Identity of the set's files, see `storage.seals`: all that decides its images, but not how many there are."""
         values = self.normalized().model_dump(mode="json", exclude={"amounts"})
-        return storage.identity(without_secrets(json.dumps(values, sort_keys=True)))
+        return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def normalized(self) -> Plan:
         """The plan as it is stored: without what is particular to a machine."""
@@ -275,7 +275,7 @@ def differences(stored: Plan, asked: Plan) -> list[str]:
         late = key == "weights" or key.endswith(".digest")  # empty until the first shard is generated
         if old == new or key in free or (late and not (old and new)):
             continue
-        if isinstance(old, str) and isinstance(new, str) and without_secrets(old) == without_secrets(new):
+        if isinstance(old, str) and isinstance(new, str) and value_without_secrets(old) == value_without_secrets(new):
             continue  # the stored one was written without
         if key == "classnames":
             changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]

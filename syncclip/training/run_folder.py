@@ -7,10 +7,10 @@ import platform
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
 from pydantic import BaseModel
 
 from syncclip import storage
+from syncclip.core.formats import parse_yaml
 from syncclip.core.progress import say
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
@@ -122,7 +122,7 @@ def versions() -> dict[str, str]:
 
 def differences(old: str, new: str) -> list[str]:
     """The keys in which two YAML recipes differ, as `section.key: old -> new`, in the order of the keys."""
-    before, after = (_flat(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    before, after = (_flat(parse_yaml(text, RECIPE)) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
         for key in sorted(before.keys() | after.keys())

@@ -119,7 +119,7 @@ class TrainingSettings(Settings):
     tracking_project: str = added("syncclip")
     """Name of MLflow's experiment, or Weights & Biases' project."""
     mlflow_uri: str | None = added(None)
-    """MLflow's server; None: MLFLOW_TRACKING_URI."""
+    """MLflow's server; None: MLFLOW_TRACKING_URI. Files hold neither its user nor a path that may be a token."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between two checkpoints."""
     checkpoint_minutes: float | None = added(None, gt=0)

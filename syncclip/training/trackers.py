@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from syncclip import storage
 from syncclip.core.scratch import scratch_folder
-from syncclip.core.secrets import redacted
+from syncclip.core.secrets import redacted, remember_tracker
 from syncclip.core.settings import UserError
 from syncclip.core.text import install_command
 from syncclip.training.run_folder import RunFolder
@@ -90,6 +90,7 @@ class Mlflow:
         place = settings.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if place is None:
             raise ValueError("name its server by training.mlflow_uri or MLFLOW_TRACKING_URI")
+        remember_tracker(place)
         self._client = MlflowClient(place)
         experiment = self._experiment(settings.tracking_project)
         tags = {

@@ -52,10 +52,10 @@ def options() -> dict[str, Any]:
 
 
 URLS = {
-    "training.mlflow_uri": f"http://me:{value('training.mlflow_uri')}@127.0.0.1:9",
+    "training.mlflow_uri": f"http://me:{value('training.mlflow_uri')}@127.0.0.1:9/{value('path of a tracker')}/x",
     "dataset.root": f"http://me:{value('dataset.root')}@127.0.0.1:9/data",
     "training.synthetic": f"http://127.0.0.1:9/set?X-Amz-Signature={value('training.synthetic')}",
-    "storage.root": f"http://me:{value('storage.root')}@127.0.0.1:9/runs",
+    "storage.root": f"http://me:a b'{value('storage.root')}@127.0.0.1:9/runs",
 }
 """Recipe keys with a URL that holds one."""
 
@@ -65,7 +65,7 @@ VALUES = sorted(
         *map(value, ("client_kwargs.aws_access_key_id", "client_kwargs.aws_secret_access_key", "header", "proxy")),
         *map(value, ("client_kwargs.aws_session_token", "cookie of a session", "userinfo of client_kwargs")),
         *map(value, ("SSECustomerKey", "endpoint_url", "service account", "deeply nested", "signature")),
-        *map(value, URLS),
+        *map(value, (*URLS, "path of a tracker")),
     }
 )
 

@@ -15,7 +15,7 @@ import yaml
 
 from syncclip import jobs
 from syncclip.cli import app
-from syncclip.core.trust import forget
+from syncclip.core.trust import forget, trusted
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.sets.test_repair import generate_here
@@ -133,9 +133,31 @@ def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
         assert key in said and f"as {tmp_path / 'plan.json'} shows" in said
 
 
-@pytest.mark.parametrize("command", [f"evaluate . --trust {NAME}", f"--trust={NAME} evaluate ."])
-def test_the_very_name_can_be_trusted_anywhere_on_the_command_line(downloaded: Path, command: str) -> None:
-    assert app.run(["evaluate", ".", "--trust", "planted:Other"]) == 2
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classify", ".", f"--trust={NAME}.jpg"],
+        ["classify", ".", "a.jpg", f"--trust={NAME}", "z.jpg"],
+        ["classify", ".", "--", f"--trust={NAME}"],
+        ["classify", ".", "--", "--trust", NAME],
+        ["evaluate", ".", "--trust", NAME],
+        ["shards", "merge", "synthetic", f"--trust={NAME}", "--out", "../m"],
+        ["report", "--", f"--trust={NAME}"],
+    ],
+)
+def test_no_file_name_grants_trust(downloaded: Path, words: list[str]) -> None:
+    """As a shell passes the files of `*`, here for names that the shell's user never saw."""
+    for word in words:
+        if word.startswith("--trust="):
+            (downloaded / word).touch()
+    assert app.run(words) != 0
+    assert trusted() == ()
+    assert not (downloaded.parent / "canary").exists()
+
+
+@pytest.mark.parametrize("command", [f"--trust {NAME} evaluate .", f"--trust={NAME} evaluate ."])
+def test_the_very_name_can_be_trusted_on_the_command_line(downloaded: Path, command: str) -> None:
+    assert app.run(["--trust", "planted:Other", "evaluate", "."]) == 2
     assert not (downloaded.parent / "canary").exists()
     forget()
     assert app.run(command.split()) == 0

@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.cli import app
+from syncclip.core.trust import trusted
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
@@ -127,7 +128,46 @@ def test_links_in_a_loop_are_told_in_one_sentence(
 def test_debug_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCCLIP_DEBUG", "0")
     with pytest.raises(ValueError, match="there is no recipe"):
-        app.run(["synth", "icon", "--debug"])
+        app.run(["--debug", "synth", "icon"])
+
+
+@pytest.mark.parametrize("option", ["--trust", "--storage", "--debug", "--grace"])
+def test_an_option_of_all_commands_goes_before_the_command(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert Outcome(capsys, "plan", "icons", option, "a:b").refusal.startswith(f"{option} goes before the command")
+    assert "SYNCCLIP_DEBUG" not in os.environ
+    assert trusted() == ()
+
+
+@pytest.mark.parametrize("grace", ["nan", "-1", "1e30", "soon"])
+def test_a_grace_is_a_number_of_seconds(capsys: pytest.CaptureFixture[str], grace: str) -> None:
+    assert "--grace" in Outcome(capsys, "--grace", grace, "plan", "icons").refusal
+
+
+def test_a_place_of_compiled_code_can_be_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+    Outcome(capsys, "--trust", "compile_cache:s3://bucket/code", "--trust", "a.b:C", "plan", "icons")
+    assert trusted() == ("compile_cache:s3://bucket/code", "a.b:C")
+
+
+@pytest.mark.parametrize("name", ["--class=cat.jpg", "--pretrained=theirs.jpg", "-x.jpg"])
+def test_an_option_that_a_file_name_gives_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).touch()
+    assert f"{name!r} is an option and the name of a file here" in Outcome(capsys, "classify", "run", name).refusal
+    for words in (["--", name], [f"./{name}"]):
+        assert "run" in Outcome(capsys, "classify", "run", *words).refusal
+
+
+def test_an_override_that_a_file_name_gives_trusts_no_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "training.method=evil:X").touch()
+    for command in ("status", "evaluate", "train"):
+        said = Outcome(capsys, command, "icons", "training.method=evil:X").refusal
+        assert said == "'training.method=evil:X' is an override and the name of a file here; rename the file"
+    assert trusted() == ()
 
 
 def test_an_interrupt_is_no_mistake(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,16 +202,16 @@ def test_the_command_of_the_package_is_the_module(tmp_path: Path) -> None:
 def test_options_of_the_store_reach_commands_with_a_recipe_and_without(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each says by which address it looked, wherever in the command that was given."""
+    """Each refusal names the address that was asked."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     address = "endpoint_url=http://127.0.0.1:9"
     try:
         for words in (
-            ("report", "s3://bucket/study", "--storage", address),
+            ("--storage", address, "report", "s3://bucket/study"),
             ("--storage", address, "prompts", "show", "s3://bucket/run"),
-            ("status", "s3://bucket/set", f"--storage={address}"),
-            ("shards", "ls", "s3://bucket/set", "--storage", address, "--storage", "anon=false"),
+            (f"--storage={address}", "status", "s3://bucket/set"),
+            ("--storage", address, "--storage", "anon=false", "shards", "ls", "s3://bucket/set"),
         ):
             assert "127.0.0.1:9" in Outcome(capsys, *words).refusal
             storage.give({})
@@ -182,5 +222,5 @@ def test_options_of_the_store_reach_commands_with_a_recipe_and_without(
 
 def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        "'storage.options.nonsense' is no override" in Outcome(capsys, "report", "x", "--storage", "nonsense").refusal
+        "'storage.options.nonsense' is no override" in Outcome(capsys, "--storage", "nonsense", "report", "x").refusal
     )

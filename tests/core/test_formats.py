@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
-from syncclip.core.formats import DEEPEST, check_yaml, parse_json, readable
+from syncclip.core.formats import DEEPEST, MOST_NODES, NODE_BYTES, check_yaml, parse_json, parse_yaml, readable
 from syncclip.core.settings import UserError
 
 
@@ -66,3 +68,43 @@ def test_yaml_that_is_too_deep_or_grows_by_its_aliases_is_refused(text: str) -> 
 def test_yaml_with_aliases_of_honest_size_is_read() -> None:
     assert check_yaml(bomb(5, 3)) is not None
     assert check_yaml("") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + "a," * MOST_NODES + "]",
+        "- a\n" * (MOST_NODES + 1),
+        "x" * (NODE_BYTES * MOST_NODES + 1),
+        "{" * (NODE_BYTES * MOST_NODES + 1),
+    ],
+    ids=["list", "lines", "text", "braces"],
+)
+def test_yaml_that_is_too_large_is_refused_before_it_becomes_values(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml, "load", lambda *_: pytest.fail("it was loaded"))
+    with pytest.raises(UserError, match=r"^a\.yaml.*not readable as YAML \("):
+        parse_yaml(text, "a.yaml")
+
+
+def test_json_that_is_too_large_is_refused_before_it_becomes_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncclip.core.formats.MOST_JSON", 1000)
+    assert parse_json("[" + "1," * 498 + "1]", "a.json", list)
+    assert "(1,001 bytes, at most 1,000 are read)" in refusal_of_json("[" + "1," * 499 + "1]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1e-3", "1e5", "1.5E+3", ".5", "1_000", "-.inf", "0x1f", "0o17", "012", "1:30", "yes", "~", "''"),
+        *("2020-01-01", "2020-01-01 10:00:00", "1.2.3", "e5", ".", "+1.", "1e", "[1, {a: no}]", "{1: a, 2.5: b}"),
+        *("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3", "${x}", "a photo of a {}."),
+    ],
+)
+def test_yaml_is_read_as_omegaconf_reads_it(text: str) -> None:
+    expected = OmegaConf.to_container(OmegaConf.create(f"v:\n  w: {text}" if "\n" not in text else text))
+    assert parse_yaml(f"v:\n  w: {text}" if "\n" not in text else text, "a.yaml") == expected
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^a\.yaml, line 3: not readable as YAML \(found duplicate key b\)"):
+        parse_yaml("a:\n  b: 1\n  b: 2\n", "a.yaml")

@@ -84,6 +84,53 @@ def test_a_local_ray_starts_quietly_in_private_and_is_shut_down(long: bool) -> N
     assert done.stderr == ""
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_local_ray_listens_on_loopback_and_asks_for_a_token_that_others_cannot_read() -> None:
+    code = """
+import os, psutil, ray, subprocess, sys
+from pathlib import Path
+from syncclip.core.ray_session import ray_session
+os.umask(0)
+for _ in range(2):
+    with ray_session(cpus=1):
+        me = psutil.Process()
+        family = [me, *me.children(recursive=True)]
+        places = {one.laddr.ip for p in family for one in p.net_connections("tcp") if one.status == "LISTEN"}
+        token = Path(ray.get(ray.remote(lambda: os.environ["RAY_AUTH_TOKEN_PATH"]).remote()))
+        print(*(one.removeprefix("::ffff:") for one in places))
+        print(oct(token.stat().st_mode & 0o777), oct(token.parent.stat().st_mode & 0o777), len(token.read_text()))
+        address = ray.get_runtime_context().gcs_address
+        code = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print('joined')"
+        for other in ("0" * 64, ""):
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH")}
+            environment["RAY_AUTH_MODE"] = "token" if other else "disabled"
+            environment |= {"RAY_AUTH_TOKEN": other} if other else {}
+            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+            print("joined" in done.stdout)
+    print(token.exists(), os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN"))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SYNCCLIP_"))}
+    environment |= {"RAY_AUTH_TOKEN": "of the user's cluster"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert set(lines[0].split()) == {"127.0.0.1"}
+    assert lines[1:5] == ["0o600 0o700 64", "False", "False", "False None of the user's cluster"]
+    assert lines[5:] == lines[:5]
+
+
+def test_a_ray_without_tokens_is_refused_with_the_version_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("ray._raylet.AuthenticationTokenLoader")
+    with (
+        pytest.raises(UserError, match=r"^Ray [\d.]+ is installed, which knows no token; run pip install -U .*2\.52"),
+        ray_session._guarded(tmp_path),
+    ):
+        pass
+
+
 class Daemons:
     """Stands in for a local Ray: a daemon for each start, each with a worker that doesn't end with it."""
 

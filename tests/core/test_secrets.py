@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from syncclip.core import secrets
 from syncclip.core.secrets import (
     harmless,
+    json_without_secrets,
     redacted,
     remember_arguments,
     remember_options,
@@ -55,6 +57,8 @@ def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
         ("EndpointSuffix=x;AccountKey=ab==;A=b", "EndpointSuffix=x;AccountKey=***;A=b"),
         ("https://me:p/w@host/a", "https://host/a"),
         ("http://me:it's@host/a", "http://host/a"),
+        ("no http://me:pa ss@host/a", "no http://host/a"),
+        ("http://host: ask me@home; http://host:80 or me@home", "http://host: ask me@home; http://host:80 or me@home"),
         ("https://h/#access_token=ab", "https://h/#access_token=***"),
         ("https://h/a?code=ab&n=1", "https://h/a?code=***&n=1"),
         ("s3://bucket/a@2x.png and a@b.org", "s3://bucket/a@2x.png and a@b.org"),
@@ -65,6 +69,62 @@ def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
 )
 def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None:
     assert without_secrets(text) == clean
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        ("https://me:a b@host/a", "https://host/a"),
+        ("https://me: a'b\"c<d>@host/a", "https://host/a"),
+        ("https://me:a/c d@host/a", "https://host/a"),
+        ("https://me:a@b@host/a@2x", "https://host/a@2x"),
+        ("https://me:a\nb@host", "https://host"),
+        ("https://to ken@host/a", "https://host/a"),
+        ("abfs://container@account/a", "abfs://container@account/a"),
+        ("github://owner:repository@main/a", "github://owner:repository@main/a"),
+        ("http://host:9000/a@2x.png", "http://host:9000/a@2x.png"),
+        ("https://h/a?to%6ben=a&n=1", "https://h/a?to%6ben=***&n=1"),
+        ("https://h/a?to%256Ben=a", "https://h/a?to%256Ben=***"),
+        ("https://h/a?url=x%26token%3Da", "https://h/a?url=x%26token%3D***"),
+        ("https://h/a?token=a b;c", "https://h/a?token=***"),
+        ("a photo of a {}; see https://h: a@b", "a photo of a {}; see https://h: a@b"),
+    ],
+)
+def test_a_value_that_is_a_url_loses_secrets_of_any_characters(value: str, clean: str) -> None:
+    assert shareable({"root": value}) == {"root": clean}
+    document = json.dumps({"a": [value, 1.0], "b\\": "\u00e9"}, ensure_ascii=False, indent=1)
+    assert json.loads(json_without_secrets(document)) == {"a": [clean, 1.0], "b\\": "\u00e9"}
+    assert value != clean or json_without_secrets(document) == document
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("https://host/api/Zx81hq7fTT/mlflow", "https://host"),
+        ("https://host:5000/T0/B0/abc?x=1#y", "https://host:5000"),
+        ("https://host/%74oken/a", "https://host"),
+        ("https://host/mlflow?token", "https://host/mlflow"),
+        ("https://host/api/2.0/mlflow", "https://host/api/2.0/mlflow"),
+        ("http://me:a b@host:5000/", "http://host:5000/"),
+        ("http://me:a/b@host", None),
+        ("http://me:a#b@host", None),
+        ("me:pw@host", None),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("file:///home/me/a@b", "file:///home/me/a@b"),
+        ("./mlruns", "./mlruns"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_of_a_trackers_url_nothing_that_may_be_a_token_is_written(url: str, written: str | None) -> None:
+    assert shareable({"training": {"mlflow_uri": url}}) == {"training": {"mlflow_uri": written}}
+
+
+def test_what_a_trackers_url_hides_is_masked_in_messages() -> None:
+    remember_urls({"training": {"mlflow_uri": "https://host/api/Zx81hq7fTT/mlflow?key"}})
+    remember_arguments(["training.mlflow_uri=https://me:a b81@host/hooks/Yx81hq7fTT"])
+    assert redacted("/api/Zx81hq7fTT/2.0, Zx81hq7fTT, mlflow: hooks/Yx81hq7fTT, a b81, a%20b81") == (
+        "/api/***/2.0, ***, mlflow: hooks/***, ***, ***"
+    )
 
 
 def test_a_header_is_masked() -> None:
@@ -88,8 +148,9 @@ def test_secrets_of_arguments_are_known_before_any_is_read() -> None:
         "storage.options.secret={of-the-option",
         "training.seed=of-none",
     ]
-    remember_arguments(arguments)
+    remember_arguments([*arguments, "storage.root=s3://bucket/runs"])
     assert redacted("of-the-url, of-the-option, of-none") == "***, ***, of-none"
+    assert redacted("s3://bucket/runs/one") == "s3://bucket/runs/one"
 
 
 def test_a_short_value_is_masked_as_a_word_only() -> None:

@@ -27,7 +27,7 @@ def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
     trust("one.module:Class")
     require_trust("one.module:Class")
     require_trust("coop")
-    with pytest.raises(UserError, match=r"^there: 'one\.module:Other' names code .* add --trust one\.module:Other$"):
+    with pytest.raises(UserError, match=r"^there: 'one\.module:Other' names code .* --trust one\.module:Other \.\.\.$"):
         require_trust("one.module:Other", "there: ")
     assert trusted() == ("one.module:Class",)
 

@@ -15,6 +15,9 @@ from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSetti
 from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings, DescriptionSettings, StrategySettings
 
+MOST_SENTENCES = 1_000_000
+"""Of a YAML file; JSON may hold more."""
+
 SHAPE = "a class name with a list of sentences for each class, as in {cat: [a cat in the sun, a cat on a sofa]}"
 
 
@@ -95,7 +98,7 @@ def _parsed(url: str) -> Any:
         if url.endswith(".json"):
             return parse_json(data, url, object, each=_once)
         with readable(url):
-            check_yaml(data)
+            check_yaml(data, MOST_SENTENCES)
             return yaml.load(data, _Loader)
     except _TwiceError as error:
         raise UserError(f"{url}: {error}; put their sentences together, or correct one of the names") from error
