@@ -11,6 +11,7 @@ from syncclip.interop.exports import CARD, write_run
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
+from syncclip.storage.contents import CONTENTS
 from syncclip.storage.hub import NAME, PREFIX, asking
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
@@ -55,7 +56,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
                 raise UserError(f"{repo}: is public; make it private on its page, or choose another name")
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
-            gone = {CARD, *FILES}.intersection(api.list_repo_files(repo, revision=revision)) - files.keys()
+            gone = {CARD, CONTENTS, *FILES}.intersection(api.list_repo_files(repo, revision=revision)) - files.keys()
             changes: list[Any] = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
             changes += map(CommitOperationDelete, sorted(gone))
             api.create_commit(repo, changes, commit_message=f"Run {folder.name}", revision=revision)

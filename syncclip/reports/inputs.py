@@ -200,9 +200,7 @@ def _read_set(found: Inputs) -> None:
                 found.owner = storage.read_owner(storage.join(place, plan))
                 images, stats = ShardSet(place), list(markers(place, owner=found.owner))
                 found.shards, found.images = len(stats), sum(one.count for one in stats)
-                if (known := read_set(place)) is not None and (planned := len(known.shards())) > len(stats):
-                    lost = f"{planned - len(stats)} of its {planned} shards are missing or damaged"
-                    found.notes.append(f"The synthetic set at {place} is not complete: {lost}.")
+                _note_missing_shards(found, place)
                 found.seconds = math.fsum(one.seconds for one in stats)
                 found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
                 found.synthetic = images
@@ -210,6 +208,17 @@ def _read_set(found: Inputs) -> None:
         except Exception as error:
             found.notes.append(f"The synthetic set at {place} could not be read and is left out ({_reason(error)}).")
         break
+
+
+def _note_missing_shards(found: Inputs, place: str) -> None:
+    try:
+        known = read_set(place)
+    except UserError:
+        return  # of a plan that is not understood, only what is shown is read
+    planned = 0 if known is None else len(known.shards())
+    if planned > found.shards:
+        lost = f"{planned - found.shards} of its {planned} shards are missing or damaged"
+        found.notes.append(f"The synthetic set at {place} is not complete: {lost}.")
 
 
 def _read_dataset(found: Inputs) -> None:

@@ -365,7 +365,7 @@ def test_verify_reports_damage_of_any_file_of_an_export(
     exported: dict[str, Path], tmp_path: Path, to: str, damage: Callable[[Path, Path], None]
 ) -> None:
     folder = Path(shutil.copytree(exported[to], tmp_path / "out"))
-    assert verify(str(folder), print).problems == [] and not verify(str(folder), print).without
+    assert verify(str(folder), print).problems == [] and not verify(str(folder), print).foreign
     below = folder / "prompt_learner" if to == "prompts" else folder  # beside it lie the files of a run
     for file in sorted(path for path in below.rglob("*") if path.is_file()):
         whole, path = file.read_bytes(), file.relative_to(tmp_path / "out")

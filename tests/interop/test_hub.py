@@ -23,17 +23,27 @@ from syncclip.inference.model import load
 from syncclip.interop.hub import push
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import readable_run
+from syncclip.storage.seals import NOBODY, owner_of, sealed
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images
 from tests.worlds.hub import Hub
+from tests.worlds.resealed import reseal
 from tests.worlds.shared import only_read
 
 __all__ = ["images"]  # a fixture
 
 REPO = "alice/birds"
 HUB_NAME = f"hf://{REPO}"
-SHARED = ["README.md", "classes.json", "prompts.safetensors", "recipe.yaml", "results.json", "run.json"]
+SHARED = [
+    "README.md",
+    "classes.json",
+    "contents.json",
+    "prompts.safetensors",
+    "recipe.yaml",
+    "results.json",
+    "run.json",
+]
 PROJECT = Path(__file__).parents[2]
 SAY = """
 import sys, numpy, syncclip
@@ -121,7 +131,7 @@ def test_neither_secrets_nor_folders_nor_servers_of_the_author_travel(hub: Hub, 
     recipe["training"] |= {"mlflow_uri": "http://alice:hidden-7@inner", "tracking_project": "inner"}
     recipe["dataset"]["root"] = "s3://bucket/data"
     recipe["backbone"]["name"] = f"local-dir:{tiny.backbone}"
-    (mine / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    reseal(mine / "recipe.yaml", yaml.safe_dump(recipe).encode())
     record = json.loads((mine / "run.json").read_text())
     record.pop("seal")
     record["origin"] = "/home/alice/secret work/model.pth.tar-5, epoch 5"
@@ -129,7 +139,7 @@ def test_neither_secrets_nor_folders_nor_servers_of_the_author_travel(hub: Hub, 
         "step 4 of /home/alice/runs/first/checkpoints/4 is damaged, see 'https://there/a/b'",
         "s3://bucket/c/4: gone",
     ]
-    (mine / "run.json").write_text(json.dumps(record))
+    reseal(mine / "run.json", json.dumps(record).encode())
     push(str(mine), REPO)
     files = hub.repositories[REPO].files()
     written = b"\n".join(files.values()).decode(errors="replace")
@@ -257,7 +267,7 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["training"]["method"] = name
     files |= {
-        "recipe.yaml": yaml.safe_dump(recipe).encode(),
+        "recipe.yaml": sealed(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY),
         "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')",
     }
     hub.repositories[REPO].commit("main", files)

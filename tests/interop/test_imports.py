@@ -13,6 +13,7 @@ from syncclip.core.settings import UserError
 from syncclip.interop.imports import ImportedRun, import_prompts
 from syncclip.runs import resolve
 from syncclip.runs.build import build_parts
+from syncclip.runs.resolve import finished_run
 from syncclip.training.loop import load_prompts
 from tests.interop import published
 from tests.interop.published import Case
@@ -50,7 +51,7 @@ def road(tmp_path: Path, worlds: Path) -> Road:
 
 def check_logits(run: ImportedRun, case: Case) -> None:
     method = build_parts(resolve.finished_run(run.url)[0]).method
-    load_prompts(run.url, method)
+    load_prompts(finished_run(run.url)[1], method)
     with torch.no_grad():
         parity.differs("logits", str(case), method.logits(case.fixture["in.images"]), case.logits)
 

@@ -21,6 +21,7 @@ from syncclip.interop.imports import import_prompts
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.runs.build import build_parts
+from syncclip.runs.resolve import finished_run
 from syncclip.stream.teacher import TEACHER, VECTORS, TeacherFiles
 from syncclip.training.loop import load_prompts
 from tests.conftest import TinyWorld
@@ -64,7 +65,7 @@ def test_a_published_checkpoint_gives_its_logits_parity(name: str, tmp_path: Pat
     case = MmrlCase(name)
     run = case.import_from(tmp_path, worlds)
     method = build_parts(resolve.finished_run(run)[0]).method
-    load_prompts(run, method)
+    load_prompts(finished_run(run)[1], method)
     with torch.no_grad():
         logits, base = method.logits(case.variant["in.images"]), case.variant.base
     case.variant.differs("logits", "out.eval_decision_base", logits[:, :base])
@@ -153,7 +154,7 @@ def test_a_students_checkpoint_gives_its_logits_without_its_teacher_parity(
     run = case.import_from(tmp_path, worlds)
     shutil.rmtree(case.teacher)
     method = build_parts(resolve.finished_run(run)[0]).method.eval()
-    load_prompts(run, method)
+    load_prompts(finished_run(run)[1], method)
     with torch.no_grad():
         logits, base = method.logits(case.variant["in.images"]), case.variant.base
     case.variant.differs("logits", "out.eval_logits_base", logits[:, :base])

@@ -63,7 +63,7 @@ def paint(root: str, name: str, url: str) -> None:
     for shard in plan.shards():
         entries = map(plan.entry, plan.shard_range(shard))
         samples = [Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index)), e.prompt) for e in entries]
-        write_shard(url, shard, samples)
+        write_shard(url, shard, samples, owner=plan.owner)
 
 
 @pytest.fixture(scope="module")

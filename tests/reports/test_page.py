@@ -20,6 +20,7 @@ from syncclip.reports.images import image_strips
 from syncclip.reports.inputs import Inputs
 from syncclip.studies import outputs
 from tests.studies import fabricated
+from tests.worlds.resealed import reseal_json, reseal_table
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def payload_of(page: str) -> dict:
 def test_the_differences_say_what_was_resampled(study: Path, units: list[str], said: str) -> None:
     place = str(study / outputs.COMPARISONS)
     pairs = outputs.read_list(place)
-    outputs.write_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
+    reseal_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
     assert f"share seeds, classes and test images; {said} are resampled" in page_of(study)
 
 
@@ -115,7 +116,7 @@ def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
 
 @pytest.mark.parametrize("column", ["cell", "arm", "method", "data", "images_per_class"])
 def test_a_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
-    pd.read_parquet(study / outputs.TABLE).drop(columns=column).to_parquet(study / outputs.TABLE, index=False)
+    reseal_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
     assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
 
 
@@ -143,13 +144,13 @@ def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
         (table["seed"].isna() | (table["seed"] == 1))
         & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
     ]
-    few.to_parquet(study / outputs.TABLE, index=False)
+    reseal_table(study / outputs.TABLE, few)
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
 def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
-    table.iloc[:0].to_parquet(study / outputs.TABLE, index=False)
+    reseal_table(study / outputs.TABLE, table.iloc[:0])
     assert "No run of this study is finished yet." in page_of(study)
 
 
@@ -157,7 +158,7 @@ def test_unfinished_runs_are_told(study: Path) -> None:
     state = outputs.read_json(str(study / outputs.STATE))
     state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
     state["cells"][1]["error"] = "no space left on <device>"
-    outputs.write_json(str(study / outputs.STATE), state)
+    reseal_json(study / outputs.STATE, state)
     page = page_of(study)
     assert "1 is still to be run and 1 failed" in page
     assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
@@ -201,7 +202,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
     rows = json.loads(storage.read_bytes(str(study / outputs.COMPARISONS)))
-    outputs.write_json(str(study / outputs.COMPARISONS), [row | {"level": 0.9} for row in rows])
+    reseal_json(study / outputs.COMPARISONS, [row | {"level": 0.9} for row in rows])
     page = page_of(study)
     assert "90 % interval" in page and "Paired differences with 90 % intervals" in page
 

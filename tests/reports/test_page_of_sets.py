@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from syncclip import storage
 from syncclip.reports import report
 from syncclip.sets.quality import STATS_NAME, ClassQuality, SetQuality, ShiftNumbers
 from syncclip.synthesis.prompts.settings import PromptCoverage
@@ -45,7 +46,7 @@ def page_of(folder: Path) -> str:
 
 
 def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Path) -> None:
-    (drawn / STATS_NAME).write_text(QUALITY.model_dump_json())
+    storage.write_document(str(drawn / STATS_NAME), QUALITY)
     page = page_of(drawn)
     assert 'href="#set"' in page
     for label, number in (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
@@ -51,7 +51,9 @@ def test_a_set_is_opened_once_for_runs_on_it_and_anew_when_it_has_changed(
         values = [f"training.synthetic={place}", "training.epochs=1", "training.method=ivlp", f"training.seed={seed}"]
         recipe = Recipe.load(tiny.recipe, values)
         if seed == 3:
-            write_shard(place, 9, [Sample(99, 0, (ShardSet(place)).read(0), "")])
+            write_shard(
+                place, 9, [Sample(99, 0, (ShardSet(place)).read(0), "")], owner=storage.read_owner(f"{place}/plan.json")
+            )
         jobs.run_here(recipe, str(tmp_path / "alone" / str(seed)))
         jobs.run_here(recipe, str(tmp_path / "shared" / str(seed)), cache=cache)
         assert bits(tmp_path / "alone" / str(seed)) == bits(tmp_path / "shared" / str(seed))
@@ -68,7 +70,12 @@ def test_a_set_that_has_changed_since_its_runs_were_resolved_is_opened_anew(
     resolved = [resolve_run(recipe, str(tmp_path / str(seed))) for seed, recipe in enumerate(recipes)]
     for run, opened in zip(resolved, (1, 1, 2), strict=True):
         if opened == 2:
-            write_shard(place, 9, [Sample(99, 0, ShardSet(place, resolved=True).read(0), "")])
+            write_shard(
+                place,
+                9,
+                [Sample(99, 0, ShardSet(place, resolved=True).read(0), "")],
+                owner=storage.read_owner(f"{place}/plan.json"),
+            )
         jobs.run_resolved(*run, cache)
         assert cache.loads["sets"] == opened
 

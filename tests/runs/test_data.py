@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -116,7 +116,7 @@ def test_a_real_set_of_other_classes_is_refused(tiny: TinyWorld, tmp_path: Path)
 
 def test_an_empty_set_is_refused(tiny: TinyWorld, copy: Path) -> None:
     for shard in range(2):
-        write_shard(str(copy), shard, [])
+        write_shard(str(copy), shard, [], owner=owner_of(copy))
     with pytest.raises(UserError, match="there is no image in 2 shards"):
         opened(recipe_of(tiny, f"training.synthetic={copy}"))
 
@@ -131,6 +131,11 @@ def jpeg(size: tuple[int, int], says: tuple[int, int]) -> bytes:
     return bytes(data)
 
 
+def owner_of(folder: Path) -> str:
+    """Identity of a set, by its plan."""
+    return storage.read_owner(str(folder / "plan.json"))
+
+
 def rewrite(folder: Path, change: Callable[[Sample], Sample]) -> None:
     """Write the second shard anew, with other samples."""
     images = ShardSet(str(folder))
@@ -139,7 +144,7 @@ def rewrite(folder: Path, change: Callable[[Sample], Sample]) -> None:
         Sample(int(images.samples.index[row]), int(images.labels[row]), images.read(row), images.text(row))
         for row in rows
     ]
-    write_shard(str(folder), 1, [change(sample) for sample in samples])
+    write_shard(str(folder), 1, [change(sample) for sample in samples], owner=owner_of(folder))
 
 
 def with_image(data: bytes) -> Callable[[Sample], Sample]:
@@ -162,7 +167,13 @@ SKIPPED: list[tuple[str, Callable[[Path], None], str, int, str]] = [
         "900000000 pixels",
     ),
     ("a damaged table", lambda at: (at / "00001.parquet").write_bytes(b"PAR1") and None, ".parquet", 6, "unreadable"),
-    ("an empty shard", lambda at: write_shard(str(at), 1, []) and None, "00001.tar", 0, "an empty shard"),
+    (
+        "an empty shard",
+        lambda at: write_shard(str(at), 1, [], owner=owner_of(at)) and None,
+        "00001.tar",
+        0,
+        "an empty shard",
+    ),
 ]
 
 

@@ -36,7 +36,7 @@ def make_set(url: str, counts: tuple[int, ...], first: int = 0, classnames: tupl
     ]
     for shard in known.shards():
         of_shard = [one for one in samples if one.index // known.shard_size == shard]
-        write_shard(url, shard, of_shard)
+        write_shard(url, shard, of_shard, owner=known.owner)
     finish(known, url)
     return url
 
@@ -92,11 +92,11 @@ def test_a_merge_that_was_killed_is_no_set_and_goes_on_with_what_is_missing(
     quiet = {path.name: path.read_bytes() for path in (tmp_path / "quiet").iterdir()}
     written: list[int] = []
 
-    def killed(url: str, shard: int, samples: list[Sample]) -> None:
+    def killed(url: str, shard: int, samples: list[Sample], owner: str) -> None:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(shard)
-        write_shard(url, shard, samples)
+        write_shard(url, shard, samples, owner=owner)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(merge, "write_shard", killed)

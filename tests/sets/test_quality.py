@@ -40,10 +40,11 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> str:
     url = str(tmp_path_factory.mktemp("set"))
     settings = SynthesisSettings(images_per_class=3, shard_size=18)
     plan = draft(settings, dataset="shapes", classnames=CLASSES, template="a photo of a {}.")
-    storage.write_bytes(storage.join(url, PLAN_NAME), plan.model_dump_json().encode())
+    storage.write_document(storage.join(url, PLAN_NAME), plan, plan.owner)
     variants = {index: 2 if index == TWICE else index for index in range(18)}
     images = [encoded(make_image(index % 6, variants[index])) for index in range(18)]
-    write_shard(url, 0, [Sample(index, index % 6, data, PROMPTS[index % 6]) for index, data in enumerate(images)])
+    samples = [Sample(index, index % 6, data, PROMPTS[index % 6]) for index, data in enumerate(images)]
+    write_shard(url, 0, samples, owner=plan.owner)
     return url
 
 

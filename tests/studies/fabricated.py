@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter
 
+from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
 from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
@@ -75,7 +76,7 @@ def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = N
     """A synthetic set of six images of each class, with rejects in its markers."""
     folder.mkdir(parents=True)
     plan = {"dataset": "shapes", "classnames": names, "generator": {"pipeline": "shapes"}, "amounts": [6]}
-    (folder / "plan.json").write_text(json.dumps(plan))
+    storage.write_sealed(str(folder / "plan.json"), json.dumps(plan).encode())
     for shard in range(2):
         samples = []
         for place in range(3 * len(names)):
@@ -101,35 +102,32 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     synthetic = make_set(folder / "synthetic", names, source)
     rows = _cells(folder, names, generator)
     table = pd.DataFrame(rows)
-    table.to_parquet(folder / outputs.TABLE, index=False)
-    outputs.write_json(
-        str(folder / outputs.STATE),
-        outputs.StudyState(
-            name="shapes",
-            dataset="shapes",
-            classnames=names,
-            base=(len(names) + 1) // 2,
-            split="test",
-            synthetic=str(synthetic),
-            focus="syncclip-both",
-            arms=[outputs.ArmState(name, method, data) for name, method, data, *_ in ARMS],
-            images_per_class=list(AMOUNTS),
-            dropped=[],
-            seeds=list(SEEDS),
-            cells=[
-                outputs.CellState(row["cell"], row["arm"], row["images_per_class"], row["seed"], "done", None)
-                for row in rows
-            ],
-        ),
+    state = outputs.StudyState(
+        name="shapes",
+        dataset="shapes",
+        classnames=names,
+        base=(len(names) + 1) // 2,
+        split="test",
+        synthetic=str(synthetic),
+        focus="syncclip-both",
+        arms=[outputs.ArmState(name, method, data) for name, method, data, *_ in ARMS],
+        images_per_class=list(AMOUNTS),
+        dropped=[],
+        seeds=list(SEEDS),
+        cells=[
+            outputs.CellState(row["cell"], row["arm"], row["images_per_class"], row["seed"], "done", None, row["cell"])
+            for row in rows
+        ],
     )
-    (folder / outputs.RECIPE).write_text(
-        f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
-    )
-    outputs.write_json(
-        str(folder / outputs.FIT), {"level": 0.95, "draws": 400, "split": "test", "curves": _curves(table, generator)}
-    )
-    outputs.write_json(str(folder / outputs.COMPARISONS), _comparisons(table))
-    _features(folder, len(names), generator)
+    owner = state.owner
+    outputs.write_json(str(folder / outputs.STATE), state, owner)
+    storage.write_table(str(folder / outputs.TABLE), table, owner)
+    recipe = f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
+    storage.write_sealed(str(folder / outputs.RECIPE), recipe.encode(), owner=owner)
+    fits = {"level": 0.95, "draws": 400, "split": "test", "curves": _curves(table, generator)}
+    outputs.write_json(str(folder / outputs.FIT), fits, owner)
+    outputs.write_json(str(folder / outputs.COMPARISONS), _comparisons(table), owner)
+    _features(folder, len(names), generator, owner)
     outputs.write_json(
         str(folder / outputs.COST),
         {
@@ -143,6 +141,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
             },
             "training": {"cells": len(rows), "hours": 0.9, "wall_hours": 0.47, "workers": 2, "busy_share": 0.97},
         },
+        owner,
     )
     return folder
 
@@ -162,11 +161,11 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
         "openworld_auc": 31.4,
     }
     results = {**scores, "per_class": _per_class(names, scores, generator)}
-    (folder / "results.json").write_text(json.dumps(results))
-    (folder / "run.json").write_text(json.dumps({"name": "shapes", "status": "finished", "seconds": 65.0}))
-    (folder / "recipe.yaml").write_text(
-        f"name: shapes\ndataset:\n  name: {dataset}\ntraining:\n  method: syncclip\n  data: both\n"
-    )
+    storage.write_sealed(str(folder / "results.json"), json.dumps(results).encode())
+    record = {"name": "shapes", "status": "finished", "seconds": 65.0}
+    storage.write_sealed(str(folder / "run.json"), json.dumps(record).encode())
+    recipe = f"name: shapes\ndataset:\n  name: {dataset}\ntraining:\n  method: syncclip\n  data: both\n"
+    storage.write_sealed(str(folder / "recipe.yaml"), recipe.encode())
     lines = [
         {
             "step": step,
@@ -219,7 +218,8 @@ def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> li
                 )
                 (folder / outputs.CELLS / cell).mkdir(parents=True)
                 results = {**scores, "per_class": _per_class(names, scores, generator, tastes)}
-                (folder / outputs.CELLS / cell / "results.json").write_text(json.dumps(results))
+                place = str(folder / outputs.CELLS / cell / "results.json")
+                storage.write_sealed(place, json.dumps(results).encode(), owner=storage.identity(cell))
     return rows
 
 
@@ -295,7 +295,7 @@ def _comparison(
     }
 
 
-def _features(folder: Path, classes: int, generator: np.random.Generator) -> None:
+def _features(folder: Path, classes: int, generator: np.random.Generator, owner: str) -> None:
     centres = generator.normal(0, 0.35, (classes, 2))
     rows = []
     for model, gap in (("frozen", 0.55), ("trained", 0.16)):
@@ -304,7 +304,7 @@ def _features(folder: Path, classes: int, generator: np.random.Generator) -> Non
                 label = place % classes
                 x, y = centres[label] + generator.normal(0, 0.12, 2) + (gap if domain == "synthetic" else 0)
                 rows.append({"model": model, "domain": domain, "label": label, "row": place, "x": x, "y": y})
-    pd.DataFrame(rows).to_parquet(folder / outputs.FEATURES, index=False)
+    storage.write_table(str(folder / outputs.FEATURES), pd.DataFrame(rows), storage.identity(""))
     state = outputs.StudyShift(
         cell="syncclip-both-64-seed1",
         arm="syncclip-both",
@@ -316,4 +316,4 @@ def _features(folder: Path, classes: int, generator: np.random.Generator) -> Non
         frozen=Shift(0.231, 0.84, 41.0, 0.318, {}),
         trained=Shift(0.084, 0.37, 68.5, 0.121, {}),
     )
-    outputs.write_json(str(folder / outputs.SHIFT), state)
+    outputs.write_json(str(folder / outputs.SHIFT), state, owner)

@@ -10,9 +10,10 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.studies import answers, outputs
+from syncclip.studies import outputs
 from syncclip.studies.answers import recompute
 from syncclip.studies.run import Study
+from tests.worlds.resealed import reseal_json, reseal_table
 
 
 @pytest.fixture(params=["", "second"], ids=["suite", "dataset"])
@@ -38,7 +39,7 @@ def test_a_number_that_was_changed_is_told_with_its_place(copy: Path) -> None:
     place = copy / outputs.COMPARISONS
     pairs = outputs.read_list(str(place))
     pairs[3]["low"] += 0.1
-    outputs.write_json(str(place), pairs)
+    reseal_json(place, pairs)
     (sentence,) = recompute(str(copy)).differ
     assert sentence.startswith("comparisons.json[3]: low is ")
 
@@ -47,7 +48,7 @@ def test_what_the_files_hold_beyond_the_answers_is_told(copy: Path) -> None:
     place = copy / outputs.FIT
     fit = outputs.read_json(str(place))
     fit["curves"]["another"] = fit["curves"]["syncclip-both"]
-    outputs.write_json(str(place), fit)
+    reseal_json(place, fit)
     assert any("curves: another is " in sentence for sentence in recompute(str(copy)).differ)
 
 
@@ -55,15 +56,15 @@ def test_a_changed_worth_is_told(copy: Path) -> None:
     place = copy / outputs.WORTH
     worth = outputs.read_json(str(place))
     worth["marginal"]["novel"][0]["points_per_hour"]["low"] -= 1
-    outputs.write_json(str(place), worth)
+    reseal_json(place, worth)
     (sentence,) = recompute(str(copy)).differ
     assert sentence.startswith("worth.json: marginal: novel[0]: points_per_hour: low is ")
 
 
 def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) -> None:
     table = storage.read_parquet(storage.read_bytes(str(copy / outputs.ANSWERS))).to_pandas()
-    storage.write_table(str(copy / outputs.ANSWERS), table[:0])
-    storage.write_table(str(copy / outputs.TABLE), pd.read_parquet(copy / outputs.TABLE)[:0])
+    reseal_table(copy / outputs.ANSWERS, table[:0])
+    reseal_table(copy / outputs.TABLE, pd.read_parquet(copy / outputs.TABLE)[:0])
     found = recompute(str(copy))
     assert found.comparisons == [] and len(found.means) == 0
 
@@ -73,36 +74,26 @@ def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
     row = table.index[(table["arm"] == "zeroshot") & table["novel"]][0]
     table.loc[row, "half"] = not table.loc[row, "half"]
-    storage.write_table(place, table)
+    reseal_table(place, table)
     found = recompute(str(copy)).differ
     assert any(sentence.startswith("study.parquet") for sentence in found)
 
 
 @pytest.mark.parametrize("content", [{}, {"seen": 5}, {"seen": {"a": "b"}}])
 def test_a_fit_without_what_it_stands_on_is_refused(copy: Path, content: dict[str, object]) -> None:
-    outputs.write_json(str(copy / outputs.FIT), content)
+    reseal_json(copy / outputs.FIT, content)
     with pytest.raises(UserError, match=r"fit\.json tells no shares that were seen"):
         recompute(str(copy))
 
 
 def test_a_table_without_a_metric_is_refused(copy: Path) -> None:
     place = str(copy / outputs.TABLE)
-    storage.write_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
+    reseal_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
     with pytest.raises(UserError, match=r"study\.parquet.*there is no column 'novel'"):
         recompute(str(copy))
 
 
-def test_a_study_of_an_earlier_version_has_no_answers(copy: Path) -> None:
+def test_a_study_without_answers_is_an_error(copy: Path) -> None:
     (copy / outputs.ANSWERS).unlink()
     with pytest.raises(UserError, match=r"there is no answers\.parquet"):
         recompute(str(copy))
-
-
-def test_answers_of_earlier_predictions_have_no_order(copy: Path) -> None:
-    evidence = answers.read(str(copy), [])
-    place = str(copy / outputs.ANSWERS)
-    table = pd.DataFrame(storage.read_parquet(storage.read_bytes(place)).to_pandas()).assign(order=-1)
-    storage.write_table(place, table)
-    unknown = answers.read(str(copy), [])
-    assert all(pd.isna(one.base_score).all() for cell in unknown.cells.values() for one in cell)
-    assert not any(pd.isna(one.base_score).any() for cell in evidence.cells.values() for one in cell)

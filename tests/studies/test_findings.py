@@ -48,8 +48,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         answer = run_cell(run.spec)
         assert answer["error"] is None
         ended.append(replace(run, status="done"))
-    findings.write_state(recipe, url, ended, dropped)
-    table = findings.write(recipe, url, ended, drawn, WORK).table
+    state = findings.state_of(recipe, ended, dropped)
+    table = findings.write(recipe, url, ended, drawn, WORK, state).table
     return Finished(url, table)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from syncclip import storage
 from syncclip.cli.app import run
 from syncclip.core.settings import UserError
 from syncclip.storage import status_file
@@ -69,13 +70,13 @@ def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    (tmp_path / PROGRESS).write_text("{}")
+    storage.write_sealed(str(tmp_path / PROGRESS), b"{}")
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_study_status(str(tmp_path))
 
 
 def test_both_commands_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / PROGRESS).write_text(FAR.model_dump_json())
+    storage.write_document(str(tmp_path / PROGRESS), FAR)
     for command in (["status", str(tmp_path)], ["study", "icons", "--status", "--out", str(tmp_path)]):
         assert run(command) == 0
         assert "9 done, 1 failed, 2 running, 12 waiting, of 24 cells" in capsys.readouterr().out

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,10 @@ from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.verify import Verification, verify
+from syncclip.training.run_folder import RunRecord
+from syncclip.training.status import TrainingStatus
 from tests.conftest import TinyWorld
+from tests.worlds.resealed import reseal
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,22 @@ def trained(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def other(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run of another seed."""
+    place = tmp_path_factory.mktemp("verify") / "other"
+    values = ["training.data=real", "training.checkpoint_every=1", "training.seed=7"]
+    jobs.run_here(Recipe.load(tiny.recipe, values), str(place))
+    return place
+
+
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def problems(folder: Path) -> list[str]:
@@ -44,8 +58,7 @@ def flip(file: Path, place: int) -> None:
 
 
 def test_a_sound_run_has_no_problem_and_each_file_a_digest(run: Path) -> None:
-    files = [path for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    assert verify(str(run), print) == Verification(files=len(files))
+    assert verify(str(run), print) == Verification(files=len(files_of(run)))
 
 
 @pytest.mark.fault
@@ -58,44 +71,57 @@ def test_a_flip_is_told_by_the_name_of_its_file(run: Path, pattern: str) -> None
     assert [sentence for sentence in problems(run) if str(file) in sentence]
 
 
-def test_without_tensorboard_its_events_are_among_the_files_without_digest(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (events,) = run.glob("events.*")
-    assert str(events) not in verify(str(run), print).without
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.tensorflow_stub.pywrap_tensorflow", None)
-    found = verify(str(run), print)
-    assert found.problems == [] and str(events) in found.without
+@pytest.mark.fault
+@pytest.mark.parametrize("pattern", ["events.*", "metrics.jsonl", "results.json", "checkpoints/*.json"])
+@pytest.mark.parametrize("length", [0, -1, -100])
+def test_a_file_that_was_cut_short_is_reported_by_name(run: Path, pattern: str, length: int) -> None:
+    file = sorted(run.glob(pattern))[-1]
+    file.write_bytes(file.read_bytes()[:length])
+    assert [sentence for sentence in problems(run) if str(file) in sentence]
 
 
 @pytest.mark.fault
-def test_the_events_of_a_killed_run_end_anywhere(run: Path) -> None:
+def test_the_events_of_a_run_that_is_not_finished_end_anywhere(run: Path) -> None:
+    record = RunRecord.model_validate_json(storage.read_sealed(str(run / "run.json")))
+    reseal(run / "run.json", record.model_copy(update={"status": "running", "logs": {}}).model_dump_json().encode())
     (events,) = run.glob("events.*")
     events.write_bytes(events.read_bytes()[:-3])
     assert problems(run) == []
 
 
 @pytest.mark.fault
+@pytest.mark.parametrize("name", ["contents.json", "training.json", "classes.json", "metrics.jsonl", "results.json"])
+def test_a_file_that_was_removed_is_missed(run: Path, name: str) -> None:
+    (run / "training.json").write_bytes(b"")
+    storage.write_document(
+        str(run / "training.json"), TrainingStatus.begin(), storage.read_owner(str(run / "run.json"))
+    )
+    storage.write_contents(str(run), storage.read_owner(str(run / "run.json")))
+    assert problems(run) == []
+    (run / name).unlink()
+    assert any(f"{run}/{name} is missing, though" in sentence for sentence in problems(run))
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["prompts.safetensors", "recipe.yaml", "predictions.parquet", "run.json"])
+def test_a_file_of_another_run_is_reported_by_name(run: Path, other: Path, name: str) -> None:
+    shutil.copy(other / name, run / name)
+    assert any("it belongs to another run, study or set" in sentence for sentence in problems(run))
+
+
+@pytest.mark.fault
 def test_what_a_record_says_is_there_is_missed(run: Path, tmp_path: Path) -> None:
-    (run / "classes.json").rename(tmp_path / "kept.json")
-    (sentence,) = problems(run)
-    assert sentence.startswith(f"{run}/classes.json is missing, though a run has it")
-    (tmp_path / "kept.json").rename(run / "classes.json")
     (run / "prompts.safetensors").unlink()
-    assert problems(run) == [f"{run}/prompts.safetensors is missing, though the run is finished"]
-    state: dict[str, object] = {"cells": [{"cell": "a", "status": "done"}, {"cell": "b", "status": "failed"}]}
-    storage.write_sealed(str(tmp_path / "study.json"), json.dumps(state).encode())
-    (run / "prompts.safetensors").write_bytes(b"")
-    sentences = problems(tmp_path)
-    assert f"{tmp_path}/study.parquet is missing, though the study has ended" in sentences
-    assert f"{tmp_path}/cells/a is missing or has no results.json, though the study says that it is done" in sentences
+    assert f"{run}/prompts.safetensors is missing, though the run is finished" in problems(run)
+    assert problems(run)[0].startswith(f"{run}/prompts.safetensors is missing")
 
 
-def test_a_file_without_a_digest_is_counted_and_no_problem(run: Path) -> None:
-    (run / "recipe.yaml").write_bytes(storage.read_bytes(str(run / "recipe.yaml")))
+def test_a_file_of_ours_without_a_checksum_is_a_problem_and_one_of_others_is_counted(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
-    found = verify(str(run), print)
-    assert (found.problems, found.without) == ([], [f"{run}/notes.txt", f"{run}/recipe.yaml"])
+    assert verify(str(run), print) == Verification(files=len(files_of(run)), foreign=[f"{run}/notes.txt"])
+    (run / "recipe.yaml").write_bytes(storage.read_bytes(str(run / "recipe.yaml")))
+    (problem,) = problems(run)
+    assert problem.startswith(f"{run}/recipe.yaml is not as it was written: its checksum is missing")
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.shards.images import decode_image
@@ -80,7 +81,8 @@ def test_missing_and_other_images_than_planned_are_refused(
     shutil.rmtree(place)
     turned = [of_class[::-1] for of_class in images]
     flat = [(label, data) for label, of_class in enumerate(turned) for data in of_class]
-    write_shard(str(place), 0, [Sample(index, label, data, "") for index, (label, data) in enumerate(flat)])
+    samples = [Sample(index, label, data, "") for index, (label, data) in enumerate(flat)]
+    write_shard(str(place), 0, samples, owner=storage.identity(place.name))
     with pytest.raises(UserError, match=r"00000.tar:000000000.jpg has changed; restore it"):
         ReferenceImages(plan, str(tmp_path)).of([plan.entry(0)])
 

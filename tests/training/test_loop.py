@@ -200,7 +200,8 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_without_a_digest_of_its_metr
 
 def test_the_record_of_a_finished_run_holds_the_digest_of_its_metrics(tmp_path: Path) -> None:
     run(fakes.job(tmp_path))
-    assert record(tmp_path).metrics_sha256 == hashlib.sha256((tmp_path / "metrics.jsonl").read_bytes()).hexdigest()
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    assert record(tmp_path).logs == {"metrics.jsonl": hashlib.sha256(lines).hexdigest()}
 
 
 def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
@@ -357,7 +358,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
 def test_prompts_of_a_run_are_put_into_a_method(tmp_path: Path) -> None:
     trained, fresh = fakes.job(tmp_path), fakes.job(tmp_path, seed=2)
     run(trained)
-    load_prompts(str(tmp_path), fresh.method)
+    load_prompts(trained.run, fresh.method)
     assert torch.equal(fresh.method.weight, trained.method.weight)
 
 
@@ -368,24 +369,25 @@ def test_prompts_that_are_no_numbers_or_were_changed_are_refused_by_their_file(t
     whole = place.read_bytes()
     place.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(UserError, match=r"prompts\.safetensors is not as it was written"):
-        load_prompts(str(tmp_path), trained.method)
+        load_prompts(trained.run, trained.method)
     tensors = {**safetensors.torch.load(whole), "unused": torch.tensor([1.0, torch.nan, 1.0])}
-    storage.write_sealed(str(place), safetensors.torch.save(tensors))
+    storage.write_sealed(str(place), safetensors.torch.save(tensors), owner=trained.run.owner)
     with pytest.raises(UserError, match=r"prompts\.safetensors: unused holds numbers that are not finite"):
-        load_prompts(str(tmp_path), trained.method)
+        load_prompts(trained.run, trained.method)
 
 
 def test_prompts_of_another_method_are_refused(tmp_path: Path) -> None:
-    run(fakes.job(tmp_path))
+    trained = fakes.job(tmp_path)
+    run(trained)
     other = fakes.FakeMethod()
     other.weight = nn.Parameter(torch.zeros(1))
     with pytest.raises(UserError, match="another method or backbone"):
-        load_prompts(str(tmp_path), other)
+        load_prompts(trained.run, other)
 
 
 def test_prompts_that_are_not_there_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no prompts\.safetensors; train first"):
-        load_prompts(str(tmp_path), fakes.FakeMethod())
+        load_prompts(fakes.job(tmp_path).run, fakes.FakeMethod())
 
 
 WAITING_TRAINING = """

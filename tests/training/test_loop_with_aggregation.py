@@ -118,6 +118,6 @@ def test_the_trained_method_has_the_averaged_prompts(world: Path, whole: Path, t
     trained = job(world, tmp_path)
     run(trained)
     loaded = job(world, tmp_path).method
-    load_prompts(str(whole), loaded)
+    load_prompts(job(world, whole).run, loaded)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(trained.method.logits(images), loaded.logits(images))

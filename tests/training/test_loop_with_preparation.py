@@ -127,7 +127,7 @@ def test_a_cache_that_is_not_trained_is_a_finished_run_without_steps(world: Path
     assert (whole / "cache" / "metrics.jsonl").read_bytes() == b""
     trained, loaded = job(world, tmp_path, "cache"), job(world, tmp_path, "cache")
     run(trained)
-    load_prompts(str(whole / "cache"), loaded.method)
+    load_prompts(job(world, whole / "cache", "cache").run, loaded.method)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(trained.method.logits(images), loaded.method.logits(images))
 

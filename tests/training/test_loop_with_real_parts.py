@@ -122,7 +122,7 @@ def test_prompts_that_are_loaded_evaluate_like_those_that_were_trained(world: Pa
     trained = worlds.job(world, tmp_path, "syncclip")
     run(trained)
     dataset, loaded, transform = worlds.parts(world, "syncclip", seed=7)
-    load_prompts(str(tmp_path), loaded)
+    load_prompts(trained.run, loaded)
     numbers = [
         results(predict(method, dataset.split("test"), method.base, transform), method.classnames, method.base)
         for method in (trained.method, loaded)

@@ -26,8 +26,8 @@ def generate_here(recipe: Recipe, url: str) -> str:
     generator, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
     for shard in plan.shards():
         made = generate_shard(plan, shard, generator, filters)
-        write_shard(url, shard, made.samples, made.rejects)
+        write_shard(url, shard, made.samples, made.rejects, owner=plan.owner)
     torch.set_num_threads(threads)
-    index_set(url)
+    index_set(url, plan.owner)
     summarise(plan, url)
     return url
