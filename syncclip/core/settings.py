@@ -96,7 +96,7 @@ KINDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "a text",
+    "string": "a text (put it in quotes in YAML)",
     "list": "a list, such as [1, 2]",
     "tuple": "a list, such as [1, 2]",
     "dict": "keys with values",

@@ -19,7 +19,8 @@ from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, Use
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.section import MethodsSettings
-from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
+from syncclip.recipe.files import read, shipped, with_present_keys
+from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
@@ -104,7 +105,7 @@ class Recipe(Settings):
                 file may use OmegaConf's interpolation, such as `${training.seed}`, omit whatever has a default, and
                 begin with `extends: RECIPE`, another recipe whose values apply where it has none of its own; in a
                 list of such, later ones win.
-            overrides: "section.key=value"; the value is read as YAML.
+            overrides: "section.key=value"; a text is taken as it is, other values are YAML (see `split_overrides`).
             base: a recipe that is extended as if it came first in the file's list.
             own: whether the user has named this very file, so that it may name code to be run (see `core.trust`). What
                 lies in a folder of results, or is not on this machine, may not in any case.
@@ -113,7 +114,7 @@ class Recipe(Settings):
             UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
                 holds file, key, reason and remedy.
         """
-        given = split_overrides(overrides)
+        given = split_overrides(overrides, cls)
         trust(*names_in(given))
         values, label, is_own = read(source, base, own)
         recipe = _checked(values, given, label)
@@ -139,8 +140,9 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        given = {"dataset.root": root, **(values or {}), **split_overrides(overrides)}
-        trust(*names_in(split_overrides(overrides)))
+        own = split_overrides(overrides, cls)
+        trust(*names_in(own))
+        given = {"dataset.root": root, **(values or {}), **own}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
@@ -154,7 +156,7 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        given = split_overrides(overrides)
+        given = split_overrides(overrides, cls)
         trust(*names_in(given))
         return cls().with_values(given)
 
