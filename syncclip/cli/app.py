@@ -18,6 +18,7 @@ from typer.main import get_command
 
 from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
+from syncclip.core.own_code import own_code_error
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.ray_watch import EXIT_STATUS, LostRayError, cause_of
@@ -175,6 +176,7 @@ def sentence(error: BaseException) -> str | None:
             return _no_such_command(re.split(r"[\"']", text)[1], group)
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
+    error = own_code_error(error) or error
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
     for loop in (error, error.__context__):  # pathlib raises an error of its own after it

@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import regex
 
@@ -24,6 +25,7 @@ JOINERS = "\u200c\u200d"
 """Letters of some scripts, and the parts of emoji, are spelled with them."""
 CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Regular expression of what CLIP's tokenizers take for a word."""
+_ASCII = "".join(map(chr, range(32, 127)))
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
 
@@ -45,6 +47,11 @@ def printable(text: str, keep: str = "") -> str:
         else one
         for one in text
     )
+
+
+def as_ascii(text: str) -> str:
+    """A text for an interface that takes ASCII alone: all but its printable ASCII characters are percent-encoded."""
+    return quote(text, safe=_ASCII, errors="surrogateescape")
 
 
 def cut(text: str, length: int = CUT) -> str:

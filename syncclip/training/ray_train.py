@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
+from syncclip.core.own_code import OwnCodeError, own_code_reported
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cluster_address, local_cpus, quiet, ray_session
-from syncclip.core.ray_stop import heed_sigterm, heeding, telling, told
+from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, quiet, ray_session
+from syncclip.core.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
@@ -200,17 +202,23 @@ def _worker(config: dict[str, Any]) -> None:
 def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int) -> None:
     job: TrainJob | None = None
     try:
-        with distributed.agreed(world_size):
+        if (failure := noted_failure(config["stop"])) is not None:
+            raise OwnCodeError(failure)
+        with distributed.agreed(world_size), own_code_reported():
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        with heeding(config["stop"]):
+        with heeding(config["stop"]), own_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
         if not told(config["stop"]):  # another machine may take the place of the one that goes away
             raise
     except UserError as error:
+        if debugging():
+            traceback.print_exception(error)
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
+            if isinstance(error, OwnCodeError):
+                note_failure(config["stop"], str(error))
             raise
         if rank == 0:
             try:

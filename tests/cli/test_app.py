@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.cli import app
+from syncclip.core import trust
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunFolder, RunRecord
@@ -184,3 +185,21 @@ def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixt
     assert (
         "'storage.options.nonsense' is no override" in Outcome(capsys, "report", "x", "--storage", "nonsense").refusal
     )
+
+
+def test_a_bug_in_own_code_is_one_line_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "buggy.py").write_text(
+        "from syncclip.methods.ivlp import Ivlp\n\nclass Buggy(Ivlp):\n"
+        "    def __init__(self, *given):\n        raise KeyError('prompt')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def study(*_: object) -> None:
+        trust.trust("buggy:Buggy")
+        trust.module_of("buggy:Buggy").Buggy()
+
+    monkeypatch.setattr("syncclip.studies.run.study", study)
+    assert Outcome(capsys, "demo").refusal == f"{tmp_path}/buggy.py, line 5, in __init__: KeyError: 'prompt'"

@@ -5,6 +5,7 @@ import pytest
 from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
 from syncclip.core.text import (
+    as_ascii,
     counted,
     cut,
     did_you_mean,
@@ -187,3 +188,17 @@ def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
 def test_the_first_class_that_differs_is_named() -> None:
     assert first_difference(["a", "b", "c"], ["a", "c", "b"]) == " (class 1 is 'b', not 'c')"
     assert first_difference(["a"], ["a", "b"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/run #1?a=%[*", "s3://bucket/run #1?a=%[*"),
+        ("/home/josé", "/home/jos%C3%A9"),
+        ("日", "%E6%97%A5"),
+        ("a\nb\x7f", "a%0Ab%7F"),
+        ("\udcff", "%FF"),
+    ],
+)
+def test_ascii_alone_is_left_of_a_text(text: str, expected: str) -> None:
+    assert as_ascii(text) == expected
