@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from syncclip import storage
 from syncclip.core.interruption import GRACE, at_once
 from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
-from syncclip.core.settings import Settings, UserError, explain
+from syncclip.core.settings import Settings, UserError, check_token, explain
 from syncclip.core.text import first_line
 from syncclip.core.trust import trust, trusted
 from syncclip.inference.model import load
@@ -91,6 +91,7 @@ def application(settings: ServiceSettings, token: str | None, starts: int = STAR
     Args:
         starts: of a replica that fails to start, at most.
     """
+    check_token(TOKEN, token or "")
     secret = None if token is None else hashlib.sha256(token.encode()).digest()  # what Ray keeps tells no token
     options, names = configured(), trusted()
 

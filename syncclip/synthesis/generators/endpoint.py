@@ -16,7 +16,7 @@ import urllib3
 from PIL import Image
 
 from syncclip.core.secrets import redacted, remember_options
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, check_token
 from syncclip.core.text import few, first_line
 from syncclip.storage.faults import UnreachableError
 from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSettings
@@ -51,6 +51,7 @@ class Endpoint:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each further try
         token = (token or os.environ.get(TOKEN, "")).strip()
         remember_options({TOKEN: token})
+        check_token(TOKEN, token)
         again = urllib3.Retry(RETRIES, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
         again = again.new(backoff_factor=PAUSE, backoff_jitter=PAUSE, backoff_max=LONGEST, retry_after_max=LONGEST)
         wait = urllib3.Timeout(connect=10, read=SILENCE)
