@@ -89,7 +89,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
     Examples:
         >>> from syncclip import Recipe, train
-        >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=1"])
+        >>> recipe = Recipe.load("travel", ["training.synthetic=runs/set", "training.epochs=2"])
         >>> run = train(recipe, "runs/first")
         >>> 0 < run.results["novel"] < 100, run.url.endswith("runs/first")
         (True, True)
@@ -100,7 +100,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
     with _held(recipe, folder):
-        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
+        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, recipe.warmup_warning)
         workers = recipe.evaluation.workers or recipe.training.workers
         # On a cluster, the machine of this process may be small, or have no GPU.
         shared = workers > 1 or cluster_address() is not None

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
-from syncclip.training.settings import EvaluationSettings, TrainingSettings
+from syncclip.training.settings import EvaluationSettings, TrainingSettings, warmup_warning
 
 NO_TRACE = (
     "synthetic",
@@ -197,6 +198,22 @@ class Recipe(Settings):
         named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
         named |= {f"study.arms[{place}].method": arm.method for place, arm in enumerate(self.study.arms)}
         return {key: name for key, name in named.items() if ":" in name}
+
+    @property
+    def warmup_warning(self) -> str | None:
+        """A warning that a run of this recipe never reaches its learning rate; None if it does, or learns nothing."""
+        method = self.methods.of(self.training.method)
+        return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
+
+    def warmup_warnings_of_arms(self) -> list[str]:
+        """The same of the study's arms: each warning once, with the names of its arms."""
+        arms: dict[str, list[str]] = {}
+        for arm in self.study.arms:
+            values = {"training.method": arm.method, "training.data": arm.data, **arm.overrides}
+            with suppress(UserError):  # the study itself reports it
+                if warning := self.with_values(values).warmup_warning:
+                    arms.setdefault(warning, []).append(arm.name)
+        return [f"{', '.join(names)}: {warning}" for warning, names in arms.items()]
 
     @property
     def folder(self) -> str:

@@ -50,7 +50,7 @@ def choose(recipe: Recipe, out: str | None = None) -> Choice:
         >>> from syncclip import Recipe, choose
         >>> rates = "{methods.ivlp.learning_rate: [0.005, 0.02]}"
         >>> arms = f"study.arms=[{{method: ivlp, data: real, candidates: {rates}}}]"
-        >>> chosen = choose(Recipe.load("travel", [arms, "training.epochs=1"]), "runs/choice")
+        >>> chosen = choose(Recipe.load("travel", [arms, "training.epochs=2"]), "runs/choice")
         >>> list(chosen.record["arms"]["ivlp-real"]["chosen"])
         ['methods.ivlp.learning_rate']
     """

@@ -68,7 +68,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         >>> from syncclip import Recipe, study
         >>> arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: both}]"
         >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.focus=ivlp-both"]
-        >>> values = [arms, *grid, "training.epochs=1", "training.synthetic=runs/set"]
+        >>> values = [arms, *grid, "training.epochs=2", "training.synthetic=runs/set"]
         >>> done = study(Recipe.load("travel", values), "runs/study")
         >>> done.cells, done.failed, sorted(done.table["arm"].unique())
         (5, {}, ['ivlp-both', 'zeroshot'])
@@ -134,6 +134,8 @@ def announce(label: str, recipes: Mapping[str, Recipe], amount: int | None = Non
     )
     on = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
     say(f"{label}: {generated}{runs}{on}")
+    for warning in next(iter(recipes.values())).warmup_warnings_of_arms():
+        say(f"warning: {warning}")
 
 
 def parts_of(recipes: Mapping[str, Recipe], url: str, beside: bool, amount: int | None = None) -> dict[str, Part]:

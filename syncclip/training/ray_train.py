@@ -57,7 +57,9 @@ def check_cpus(training: TrainingSettings) -> None:
         )
 
 
-def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings) -> RunRecord:
+def train_on_ray(
+    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
+) -> RunRecord:
     """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
 
     A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
@@ -70,6 +72,7 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
         spec: plain data (JSON), for instance a resolved recipe.
         folder: of the run; on a cluster of several machines a URL or a path that all of them share.
         settings: the same that `build` will give to the job.
+        warning: shown before the training starts; the record's notes repeat it.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
@@ -85,9 +88,11 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
     heard = len(before.notes) if before is not None else 0
     course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
     say(f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}")
+    if warning is not None:
+        say(f"warning: {warning}")
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
-        with _shown(folder, heard, scaling), telling() as stop:
+        with _shown(folder, heard, scaling, warning), telling() as stop:
             _fit(build, {"spec": spec, "folder": folder, "lease": hold.token, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record before anything else"
@@ -247,12 +252,13 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
+def _shown(folder: RunFolder, heard: int, scaling: Any, warning: str | None) -> Iterator[None]:
     """Progress, notes and a status file while the workers train, from what they write: their output stays there.
 
     Args:
         heard: notes of earlier starts, which are not repeated.
         scaling: what the workers take; where the cluster hasn't that, what they wait for is reported.
+        warning: a note that was shown already.
     """
     from ray.exceptions import RayError
 
@@ -266,7 +272,8 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
                 if record is None:
                     return
                 for note in record.notes[heard:]:
-                    say(note)
+                    if note != warning:
+                        say(note)
                 heard = max(heard, len(record.notes))
                 if line is not None:
                     loss = float(line["total"])
