@@ -1,4 +1,4 @@
-"""The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these.
+"""The jobs of the library, each one call: synth, train, evaluate, captions. Commands and Ray jobs call these.
 
 What trains is imported by the jobs that train: a process that only starts a synthesis does not import torch, which
 takes seconds.
@@ -44,7 +44,7 @@ class Run:
     results: dict[str, Any]
 
 
-def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
+def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """Generate the synthetic set of a recipe as shards, with Ray Data; committed shards are kept.
 
     Killed at any time, it loses the shards in flight, and the same call completes the set to the same bytes.
@@ -56,9 +56,9 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         UserError: see `synthesis.driver.synthesise_set`.
 
     Examples:
-        >>> from syncclip import Recipe, synthesise
+        >>> from syncclip import Recipe, synth
         >>> recipe = Recipe.load("travel", ["synthesis.images_per_class=2"])
-        >>> synthesise(recipe, "runs/set").images
+        >>> synth(recipe, "runs/set").images
         28
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))

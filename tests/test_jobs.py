@@ -72,7 +72,7 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
 def test_ray_draws_the_shards_that_one_process_draws_with_plan_and_recipe_beside_them(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    summary = jobs.synthesise(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
+    summary = jobs.synth(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
     kinds = ("*.tar", "*.parquet", "plan.json")
     assert (summary.complete, summary.images, summary.shards) == (True, 12, 2)
     assert files(tmp_path, *kinds) == files(tiny_set, *kinds)

@@ -236,7 +236,7 @@ def ensure_set(recipe: Recipe, out: str | None, amount: int | None = None) -> Sy
         if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(place, PLAN_NAME)):
             place = beside
     amount = amount or settings.amounts[-1]
-    made = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": amount}), place)
+    made = jobs.synth(recipe.with_values({"synthesis.images_per_class": amount}), place)
     work = made.work
     took = (work.seconds / 3600, work.busy) if work.images else (None, None)
     return SyntheticSet(made.url, amount, *took)

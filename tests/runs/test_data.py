@@ -270,7 +270,7 @@ def test_a_damaged_table_is_refused_before_the_synthesis_of_a_study_whose_arms_n
 
     dataset = tiny_dataset(tmp_path / "tiny")
     (dataset / split / "00000.parquet").write_bytes(b"torn")
-    monkeypatch.setattr(jobs, "synthesise", begin)
+    monkeypatch.setattr(jobs, "synth", begin)
     arms = f"study.arms=[{{method: ivlp, data: {data}}}]"
     with pytest.raises(UserError, match=outcome):
         study(recipe_of(tiny, f"dataset.name={dataset}", arms), str(tmp_path / "study"))
