@@ -31,6 +31,8 @@ from syncclip.training.metrics_file import lines_until
 from syncclip.training.run_folder import CHECKPOINTS, METRICS, PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
+_OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
+"""Files of a set beside its shards; without one of them and without a marker, a tar is no shard of ours."""
 _MARKER = re.compile(r"(step-\d+)\.json")
 _CHECKPOINT = re.compile(r"step-\d+\.safetensors")
 _CHANGED = "is not as it was written, it was damaged or edited"
@@ -86,6 +88,8 @@ def _folders(url: str, sizes: dict[str, int]) -> Iterator[tuple[str, list[str]]]
 def _problems(folder: str, names: list[str], found: Verification, progress: Progress, first: bool) -> Iterator[str]:
     """What is wrong in one folder, one sentence each."""
     of_shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+    if _OF_SET.isdisjoint(names) and not any(name.endswith("_stats.json") for name in of_shards):
+        of_shards = {}  # such as the tars of others, beside their predictions
     broken: set[int] = set()
     if of_shards:
         for problem in problems(folder, lambda: progress.update(2)):

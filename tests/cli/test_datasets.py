@@ -103,7 +103,7 @@ def test_a_first_recipe_takes_what_the_data_does_not_tell(capsys: pytest.Capture
     assert "labels are numbers without names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", place).refusal
     told = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
     told |= {"template": "the {}"}
-    values = [f"dataset.{key}={json.dumps(value)}" for key, value in told.items()]
+    values = [f"dataset.{key}={value if key == 'template' else json.dumps(value)}" for key, value in told.items()]
     assert Outcome(capsys, "init", str(tmp_path / "mine"), *values, "--out", place).status == 0
     written = Recipe.load(place).dataset
     assert written.model_dump(include=set(told)) == told

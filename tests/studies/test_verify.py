@@ -7,13 +7,18 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from syncclip import jobs, storage
 from syncclip.core.settings import UserError
+from syncclip.inference.answers import SCHEMA
+from syncclip.inference.passes import ShardMarker
+from syncclip.inference.shards import MARKER, TABLE
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies.verify import Verification, verify
 from tests.conftest import TinyWorld
+from tests.worlds.webdataset import samples, tar
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +106,28 @@ def test_a_file_without_a_digest_is_counted_and_no_problem(run: Path) -> None:
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file; give the folder of a set, a run"):
         verify(str(tmp_path / "nowhere"), print)
+
+
+@pytest.mark.parametrize(("tars", "predicted"), [(True, True), (False, True), (True, False)])
+def test_tars_of_others_and_predictions_are_no_shards_of_a_set(tmp_path: Path, tars: bool, predicted: bool) -> None:
+    """Predictions beside their tars, predictions in a folder of their own, and a WebDataset alone."""
+    for number in range(2):
+        if tars:
+            tar(tmp_path / f"{number:05d}.tar", samples(count=1))
+        if predicted:
+            marker = ShardMarker(asked="0" * 16, shard_bytes=1, images=0, unread=0)
+            storage.write_table(str(tmp_path / f"{number:05d}{TABLE}"), pa.Table.from_pylist([], SCHEMA))
+            storage.write_document(str(tmp_path / f"{number:05d}{MARKER}"), marker)
+    found = verify(str(tmp_path), print)
+    assert found.problems == [] and found.shards == []
+    assert found.files == 2 * tars + 4 * predicted
+    if predicted:
+        flip(tmp_path / f"00001{TABLE}", 100)
+        assert [str(tmp_path / f"00001{TABLE}") in sentence for sentence in problems(tmp_path)] == [True]
+
+
+@pytest.mark.parametrize("left", ["plan.json", "synthesis.yaml", "00001_stats.json"])
+def test_a_tar_beside_a_file_of_a_set_is_a_shard(tmp_path: Path, left: str) -> None:
+    tar(tmp_path / "00000.tar", samples(count=1))
+    (tmp_path / left).write_text("{}")
+    assert any("00000.tar: no valid marker" in sentence for sentence in problems(tmp_path))
