@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import threading
 from contextlib import suppress
 from typing import Annotated, Any
@@ -26,6 +27,9 @@ from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import NAME, trust
+
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+"""Errors of a disk that takes nothing."""
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -89,6 +93,24 @@ def run(arguments: list[str]) -> int:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
     remember_arguments(arguments)
+    try:
+        status = _invoke(arguments)
+        sys.stdout.flush()  # an error of a full disk belongs to the command
+        return status
+    except BrokenPipeError:  # who reads the output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        mistake = sentence(error)
+        if mistake is None or debugging():
+            raise
+        if isinstance(error, LostRayError):  # which has been said
+            return EXIT_STATUS
+        say(f"syncclip: {mistake}")
+        return 2
+
+
+def _invoke(arguments: list[str]) -> int:
     command = get_command(app)
     try:
         grace, arguments = _grace(arguments)
@@ -103,17 +125,6 @@ def run(arguments: list[str]) -> int:
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
-    except BrokenPipeError:  # who reads the output has seen enough, as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except Exception as error:
-        mistake = sentence(error)
-        if mistake is None or debugging():
-            raise
-        if isinstance(error, LostRayError):  # which has been said
-            return EXIT_STATUS
-        say(f"syncclip: {mistake}")
-        return 2
 
 
 def _grace(arguments: list[str]) -> tuple[float, list[str]]:
@@ -179,6 +190,9 @@ def sentence(error: BaseException) -> str | None:
     error = own_code_error(error) or error
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = error.filename or "standard output or a temporary file"
+        return f"{place} can't be written to: {error.strerror}; free some space, or choose another disk"
     for loop in (error, error.__context__):  # pathlib raises an error of its own after it
         if isinstance(loop, OSError) and loop.errno == errno.ELOOP:
             return f"{loop.filename}: links lead from there back to it; remove the link, or name another place"
