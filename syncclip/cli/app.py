@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 import threading
 from contextlib import suppress
 from typing import Annotated, Any
@@ -93,24 +92,6 @@ def run(arguments: list[str]) -> int:
         arguments = [argument for argument in arguments if argument != "--debug"]
         os.environ["SYNCCLIP_DEBUG"] = "1"
     remember_arguments(arguments)
-    try:
-        status = _invoke(arguments)
-        sys.stdout.flush()  # an error of a full disk belongs to the command
-        return status
-    except BrokenPipeError:  # who reads the output has seen enough, as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except Exception as error:
-        mistake = sentence(error)
-        if mistake is None or debugging():
-            raise
-        if isinstance(error, LostRayError):  # which has been said
-            return EXIT_STATUS
-        say(f"syncclip: {mistake}")
-        return 2
-
-
-def _invoke(arguments: list[str]) -> int:
     command = get_command(app)
     try:
         grace, arguments = _grace(arguments)
@@ -125,6 +106,17 @@ def _invoke(arguments: list[str]) -> int:
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
+    except BrokenPipeError:  # who reads the output has seen enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exception as error:
+        mistake = sentence(error)
+        if mistake is None or debugging():
+            raise
+        if isinstance(error, LostRayError):  # which has been said
+            return EXIT_STATUS
+        say(f"syncclip: {mistake}")
+        return 2
 
 
 def _grace(arguments: list[str]) -> tuple[float, list[str]]:

@@ -206,6 +206,7 @@ def show(text: Table | str) -> None:
     """Print to stdout; a table as wide as the terminal, or 200 columns wide where there is none."""
     if isinstance(text, str):
         sys.stdout.write(printable(text, keep="\n") + "\n")
+        sys.stdout.flush()  # an error of a full disk is raised here
         return
     from rich.console import Console
 
