@@ -60,7 +60,8 @@ class SynthesisStatus(JobStatus):
     """Images that are committed, those of earlier runs among them."""
     planned: int
     rate: float = 0.0
-    """Images a second, 0 before the first shard."""
+    """Images per second of this run since its first actor began, without the start of Ray and the loading of weights;
+    0 before the first shard."""
     remaining: float | None = None
     """Seconds left at this rate."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))

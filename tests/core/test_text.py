@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from syncclip.core.progress import Progress, say
@@ -202,3 +204,35 @@ def test_the_first_class_that_differs_is_named() -> None:
 )
 def test_ascii_alone_is_left_of_a_text(text: str, expected: str) -> None:
     assert as_ascii(text) == expected
+
+
+NAMES = ["zeroshot", "ivlp-oracle", "syncclip-both"]
+
+
+def shown_at(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: int) -> str:
+    """The table of a study on a terminal of this width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes a pipe for a terminal
+    headings = ["arm", "images per class", "seeds", "base", "novel", "HM", "open base", "open HM", "OpenworldAUC"]
+    rows = [[name, "16", "4", *["54.3 ± 0.4"] * 6] for name in NAMES]
+    show(table("means", headings, rows), keys=keys)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_too_wide_for_its_terminal_comes_in_parts(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown_at(width, capsys, monkeypatch, keys=2)).splitlines()
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    parts = sum(line.startswith("┏") for line in lines)
+    assert parts > 1
+    for name in NAMES:
+        rows = [line for line in lines if f"│ {name} " in line]
+        assert len(rows) == parts and all("│ 16 " in row for row in rows)
+        assert "".join(rows).count("54.3 ± 0.4") == 6
+    assert "".join(lines).count("OpenworldAUC") == 1 and "".join(lines).count("means") == 1
+
+
+def test_a_table_that_fits_is_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown_at(200, capsys, monkeypatch, keys=1).count("┏") == 1
