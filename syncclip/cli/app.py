@@ -180,6 +180,9 @@ def sentence(error: BaseException) -> str | None:
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
     error = own_code_error(error) or error
+    if isinstance(error, UnicodeEncodeError):
+        name = cut(" ".join(str(error.object).split()))
+        return f"{name!a}: not valid UTF-8, so it can't be the name of a file or folder here; rename it"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
     if isinstance(error, OSError) and error.errno in FULL:
