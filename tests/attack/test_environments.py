@@ -99,11 +99,9 @@ def test_standard_output_that_takes_nothing(
 @pytest.mark.parametrize("command", ["train", "synth", "study", "status", "report"])
 def test_a_name_that_is_not_utf8_is_one_line(world: Path, tmp_path: Path, command: str) -> None:
     place = b"runs/\xff"
-    words = (
-        [command.encode(), place]
-        if command in ("status", "report")
-        else [command.encode(), b"tiny.yaml", b"--out", place]
+    words = [place] if command in ("status", "report") else [b"tiny.yaml", b"--out", place]
+    done = subprocess.run(
+        [sys.executable, "-m", "syncclip", command.encode(), *words], cwd=world, capture_output=True, check=False
     )
-    done = subprocess.run([sys.executable, "-m", "syncclip", *words], cwd=world, capture_output=True, check=False)
     said = [line for line in done.stderr.splitlines() if line.startswith(b"syncclip: ")]
     assert done.returncode == 2 and len(said) == 1 and b"Traceback" not in done.stderr, done.stderr
