@@ -56,7 +56,7 @@ def visit(world: str, folder: str) -> dict[str, object]:
     for file in files:
         data = file.read_bytes()
         if file.suffix == ".jsonl":  # it names the images
-            data = data.replace(json.dumps(folder, ensure_ascii=False)[1:-1].encode(), b"FOLDER")
+            data = data.replace(json.dumps(f"{folder}/", ensure_ascii=False)[1:-1].encode(), b"FOLDER/")
         digests[str(file.relative_to(folder))] = hashlib.sha256(data).hexdigest()
     found["digests"] = digests
     found["modes"] = sorted({oct(file.stat().st_mode & 0o777) for file in files})
