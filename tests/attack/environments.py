@@ -41,7 +41,7 @@ def visit(world: str, folder: str) -> dict[str, object]:
     found: dict[str, object] = {}
     (Path(folder) / "images").mkdir(parents=True)
     for number in range(3):
-        Path(folder, "images", f"{number} é.jpg").write_bytes(encoded(make_image(number, 1)))
+        Path(folder, "images", f"{number}.jpg").write_bytes(encoded(make_image(number, 1)))
     for name, arguments in commands(world, folder).items():
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):

@@ -21,8 +21,7 @@ ENVIRONMENTS = {
     "no UTF-8": {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
     "odd TZ": {"TZ": "Pacific/Chatham"},
     "no TZ": {"TZ": "none/such"},
-    "missing HOME": {"HOME": "/nonexistent/home"},
-    "read-only HOME": {"HOME": "/proc"},
+    "empty HOME": {"HOME": ""},
     "umask 077": {"ATTACK_UMASK": "077"},
     "umask 000": {"ATTACK_UMASK": "000"},
 }
@@ -105,3 +104,13 @@ def test_a_name_that_is_not_utf8_is_one_line(world: Path, tmp_path: Path, comman
     )
     said = [line for line in done.stderr.splitlines() if line.startswith(b"syncclip: ")]
     assert done.returncode == 2 and len(said) == 1 and b"Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("home", ["/proc", "/proc/none"], ids=["read-only", "missing"])
+def test_a_home_that_takes_nothing_is_one_line_at_most(world: Path, tmp_path: Path, home: str) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    values = ["training.data=real", "training.method=ivlp", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "syncclip", "train", "tiny.yaml", *values]
+    done = subprocess.run(command, cwd=world, env={**own, "HOME": home}, capture_output=True, text=True, check=False)
+    said = [line for line in done.stderr.splitlines() if line.startswith("syncclip: ")]
+    assert (done.returncode, len(said)) in ((0, 0), (2, 1)) and "Traceback" not in done.stderr, done.stderr
