@@ -203,3 +203,21 @@ def test_a_bug_in_own_code_is_one_line_with_its_place(
 
     monkeypatch.setattr("syncclip.studies.run.study", study)
     assert Outcome(capsys, "demo").refusal == f"{tmp_path}/buggy.py, line 5, in __init__: KeyError: 'prompt'"
+
+
+@pytest.mark.parametrize("command", ["recipe ls", "recipe show travel", "datasets ls", "--help", "--version"])
+@pytest.mark.parametrize(("target", "status"), [(">/dev/full", 2), (">&-", 0)], ids=["full", "closed"])
+def test_standard_output_that_takes_nothing_is_one_line(command: str, target: str, status: int) -> None:
+    line = f'"{sys.executable}" -m syncclip {command} {target}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1 if status else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_output_is_the_same_in_every_locale(variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "syncclip", "recipe", "show", "travel", "dataset.template=une {} à 日本"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHONIO"))}
+    done = subprocess.run(command, env={**own, **variables}, capture_output=True, check=True)
+    assert "template: une {} à 日本\n" in done.stdout.decode()
