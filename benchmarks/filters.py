@@ -75,7 +75,7 @@ def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
     """Generate a set, if it isn't complete yet, and measure it."""
     print(f"set {url}", flush=True)
     filtered = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
-    jobs.synthesise(filtered, url)
+    jobs.synth(filtered, url)
     if not storage.exists(storage.join(url, STATS_NAME)):
         measure_quality(recipe, url)
 

@@ -22,8 +22,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 KEYS = """\
 # Recipes: every key
 
-A recipe is a YAML file, or one that comes with the package; what it leaves out has the defaults below. A key on the
-command line counts more than the file: `syncclip train travel training.epochs=3`.
+A recipe is a YAML file, or one that comes with the package; what it leaves out has the defaults below.
+Command-line overrides take precedence: `syncclip train travel training.epochs=3`. The value of a text key is the text
+itself (`dataset.template='{} texture.'`), that of any other key is YAML; `null` is None.
 
 ```bash
 syncclip recipe ls                           # the recipes of the package

@@ -2,16 +2,16 @@
 
 The library is a few functions of a recipe, each called by the command of the same name:
 
-    from syncclip import Recipe, evaluate, synthesise, train
+    from syncclip import Recipe, evaluate, synth, train
 
     recipe = Recipe.load("travel", ["training.method=syncclip"])
-    synthesise(recipe, "runs/set")
+    synth(recipe, "runs/set")
     run = train(recipe.with_values({"training.synthetic": "runs/set"}), "runs/first")
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
 `help(syncclip.study)` and the others' end with an example each, which runs as it stands after those before it: plan,
-synthesise, train, evaluate, choose, study, report.
+synth, train, evaluate, choose, study, report.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from syncclip.core.settings import UserError
     from syncclip.inference.model import Model, load
-    from syncclip.jobs import Run, evaluate, synthesise, train
+    from syncclip.jobs import Run, evaluate, synth, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
     from syncclip.sets.prepare import plan
@@ -40,7 +40,7 @@ _HOMES = {
     "plan": "sets.prepare",
     "report": "reports",
     "study": "studies.run",
-    "synthesise": "jobs",
+    "synth": "jobs",
     "train": "jobs",
 }
 """The module of each name, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
@@ -56,7 +56,7 @@ __all__ = [
     "plan",
     "report",
     "study",
-    "synthesise",
+    "synth",
     "train",
 ]
 

@@ -1,4 +1,4 @@
-"""The jobs of the library, each one call: synthesise, train, evaluate, captions. Commands and Ray jobs call these.
+"""The jobs of the library, each one call: synth, train, evaluate, captions. Commands and Ray jobs call these.
 
 What trains is imported by the jobs that train: a process that only starts a synthesis does not import torch, which
 takes seconds.
@@ -44,7 +44,7 @@ class Run:
     results: dict[str, Any]
 
 
-def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
+def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """Generate the synthetic set of a recipe as shards, with Ray Data; committed shards are kept.
 
     Killed at any time, it loses the shards in flight, and the same call completes the set to the same bytes.
@@ -56,9 +56,9 @@ def synthesise(recipe: Recipe, out: str | None = None) -> SetSummary:
         UserError: see `synthesis.driver.synthesise_set`.
 
     Examples:
-        >>> from syncclip import Recipe, synthesise
+        >>> from syncclip import Recipe, synth
         >>> recipe = Recipe.load("travel", ["synthesis.images_per_class=2"])
-        >>> synthesise(recipe, "runs/set").images
+        >>> synth(recipe, "runs/set").images
         28
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
@@ -101,7 +101,7 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
     with _held(recipe, folder):
-        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training)
+        ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, recipe.warmup_warning)
         workers = recipe.evaluation.workers or recipe.training.workers
         # On a cluster, the machine of this process may be small, or have no GPU.
         shared = workers > 1 or cluster_address() is not None

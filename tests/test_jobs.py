@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs, storage
+from syncclip.cli import render
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
@@ -17,6 +18,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build
 from syncclip.sets import prepare
 from syncclip.sets.prepare import with_assets
+from syncclip.synthesis.status import read_status
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures
@@ -72,7 +74,10 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
 def test_ray_draws_the_shards_that_one_process_draws_with_plan_and_recipe_beside_them(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    summary = jobs.synthesise(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
+    summary = jobs.synth(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
+    status = read_status(str(tmp_path))
+    assert status is not None and summary.work.rate == status.rate > 0, "one throughput"
+    assert f"{status.rate:.3g} images/s" in render.summary(summary)
     kinds = ("*.tar", "*.parquet", "plan.json")
     assert (summary.complete, summary.images, summary.shards) == (True, 12, 2)
     assert files(tmp_path, *kinds) == files(tiny_set, *kinds)

@@ -124,7 +124,7 @@ def candidates(world: World) -> Recipe:
 STUDY = ("study.arms=[{method: zeroshot}, {method: ivlp, data: real}]", "study.seeds=[1]", "training.epochs=1")
 CASE = published.Case("ivlp")
 KINDS = {
-    "synth": Kind("synth", lambda world, folder: jobs.synthesise(world.recipe(), folder)),
+    "synth": Kind("synth", lambda world, folder: jobs.synth(world.recipe(), folder)),
     "train": Kind("train", lambda world, folder: jobs.run_here(world.recipe(), folder)),
     "evaluate": Kind("evaluate", lambda world, folder: jobs.evaluate(folder), before="run"),
     "study": Kind("study", lambda world, folder: study(world.recipe(*STUDY), folder)),
@@ -295,10 +295,10 @@ def test_where_nothing_is_to_be_done_no_lease_is_written(
     world: World, in_process: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, made, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")
-    jobs.synthesise(recipe, made)
+    jobs.synth(recipe, made)
     jobs.run_here(recipe, run)
     monkeypatch.delattr("syncclip.storage.leases.swap")
-    assert jobs.synthesise(recipe, made).complete
+    assert jobs.synth(recipe, made).complete
     assert jobs.run_here(recipe, run).results == jobs.train(recipe, run).results
 
 

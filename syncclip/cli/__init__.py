@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import signal
 import sys
@@ -34,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # is none yet, and threads of numpy's BLAS that spin (2^26 cycles) in case that work comes.
     gc.set_threshold(10_000)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    _open_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Results are the same bytes in every locale; a terminal shows what its own encoding has.
+        sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace")
     with listening() as listener:
         try:
             from syncclip.cli.app import run  # takes a second, in which a signal may come
@@ -52,3 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in listener.reception.numbers:  # while the interpreter ends, a signal leaves nothing to be said
             atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.exit(status)
+
+
+def _open_standard_streams() -> None:
+    """Open the null device in place of standard streams that are closed, whose numbers other files would get."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203  each one by itself
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115

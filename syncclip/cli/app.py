@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
 from syncclip.core.interruption import GRACE, SENTENCE, listening
+from syncclip.core.own_code import own_code_error
 from syncclip.core.progress import say
 from syncclip.core.ray_session import debugging
 from syncclip.core.ray_watch import EXIT_STATUS, LostRayError, cause_of
@@ -24,6 +25,9 @@ from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import names_in, trust
+
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+"""Errors of a disk that takes nothing."""
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -149,8 +153,15 @@ def sentence(error: BaseException) -> str | None:
             return f"{option} goes before the command: syncclip {option} ..."
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
+    error = own_code_error(error) or error
+    if isinstance(error, UnicodeEncodeError):
+        name = cut(" ".join(str(error.object).split()))
+        return f"{name!a}: not valid UTF-8, so it can't be the name of a file or folder here; rename it"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
+    if isinstance(error, OSError) and error.errno in FULL:
+        place = error.filename or "standard output or a temporary file"
+        return f"{place} can't be written to: {error.strerror}; free some space, or choose another disk"
     for loop in (error, error.__context__):  # pathlib raises an error of its own after it
         if isinstance(loop, OSError) and loop.errno == errno.ELOOP:
             return f"{loop.filename}: links lead from there back to it; remove the link, or name another place"

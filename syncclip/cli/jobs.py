@@ -80,7 +80,7 @@ def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     from syncclip import jobs
     from syncclip.cli import render
 
-    text.show(render.summary(jobs.synthesise(loaded, out)))
+    text.show(render.summary(jobs.synth(loaded, out)))
 
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:

@@ -10,6 +10,7 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
+from syncclip.core.progress import say
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.text import counted, duration, size
 
@@ -52,6 +53,9 @@ def plan(
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
     cost = measured(loaded, planned, cost) if probe else cost
     text.show(expected(loaded, planned, cost))
+    for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_arms()]):
+        if warning is not None:
+            say(f"warning: {warning}")
 
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:

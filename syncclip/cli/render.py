@@ -33,10 +33,9 @@ def summary(done: SetSummary) -> str:
         + (f"; dropped: {done.dropped:,}" if done.dropped else "")
     ]
     if done.work.images:
-        rate = done.work.images / max(done.work.seconds, 1e-3)
         shares = f"actors busy {percent(done.work.busy)}"
         shares += f", their devices {percent(done.work.computed)}" if done.work.computed else ""
-        lines.append(f"{done.work.images:,} generated now, {rate:.3g} images/s, {shares}")
+        lines.append(f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, {shares}")
     return "\n".join([*lines, done.url])
 
 

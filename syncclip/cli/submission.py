@@ -6,7 +6,6 @@ import. A job's name is a hash of all that decides it, so that a command submitt
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -23,6 +22,7 @@ from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.secrets import harmless, shareable
 from syncclip.core.settings import UserError
 from syncclip.core.trust import require_trust
+from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import readable_run, with_absolute_paths
 from syncclip.storage.places import absolute
@@ -129,7 +129,7 @@ def reproduction(request: Request, *, shared: bool) -> Submission:
         *(word for name in request.datasets for word in ("--dataset", name)),
         *(word for name in request.methods for word in ("--method", name)),
         *request.overrides,
-        *(f"{key}={json.dumps(path)}" for key, path in paths.items() if not key.startswith("dataset.")),
+        *(as_override(key, path, Recipe) for key, path in paths.items() if not key.startswith("dataset.")),
     )
     hashed = digest([arguments, [one.to_yaml() for one in recipes.values()]])[:8]
     return Submission(f"syncclip-reproduce-{request.protocol}-{hashed}", arguments, recipe)

@@ -52,6 +52,8 @@ class Progress:
         self.total, self.unit, self.label = total, printable(unit), printable(label)
         self.stream = stream if stream is not None else sys.stderr
         self.done = done
+        self.rate: float | None = None
+        """Items per second, where the job itself measures them."""
         self._clock = clock
         self._before = done
         self._start = clock()
@@ -107,7 +109,7 @@ class Progress:
         details = []
         seconds = self._clock() - self._start
         if seconds > 0 and self.done > self._before:
-            rate = (self.done - self._before) / seconds  # of this run alone
+            rate = self.rate or (self.done - self._before) / seconds  # of this run alone
             details.append(f"{rate:.3g} {self.unit}/s")
             left = max(0, self.total - self.done) if self.total is not None else 0
             details.append(f"{duration(left / rate)} left" if left else f"{duration(seconds)} taken")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from syncclip.core.interruption import at_once, handle_again
 from syncclip.core.ray_watch import lives, native_words_dropped, place_of, watched, witnessed
 from syncclip.core.scratch import kept_apart, scratch_folder
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, check_token
 from syncclip.core.trust import own_paths
 
 if TYPE_CHECKING:
@@ -270,11 +270,33 @@ os.register_at_fork(after_in_child=_in_session_of_its_own)
 
 
 def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None:
-    """Join a cluster; other versions of Ray or Python than its own are reported with both."""
-    import ray
+    """Join a cluster.
 
+    Raises:
+        ValueError: the cluster rejects the token, does not answer, or runs other versions of Ray or Python.
+    """
+    import ray
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.exceptions import AuthenticationError, RpcError
+
+    check_token("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", ""))
     try:
+        if not address.startswith("ray://"):
+            # Reports a wrong token at once, `ray.init` after 20 s and as a lost connection; without one it would abort.
+            ensure_token_if_auth_enabled(create_token_if_missing=False)
+            GcsClient(address=address)
         ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=own_paths(variables))
+    except AuthenticationError as error:
+        raise ValueError(
+            f"the Ray cluster at RAY_ADDRESS={address} rejects the token, or there is none; set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's own"
+        ) from error
+    except (ConnectionError, RpcError) as error:
+        raise ValueError(
+            f"what listens at RAY_ADDRESS={address} does not answer as a Ray cluster; correct the address (HOST:PORT "
+            "of the head), or unset RAY_ADDRESS to run on this machine"
+        ) from error
     except RuntimeError as error:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if "Version mismatch" not in str(error) or len(versions) != 2:

@@ -12,6 +12,9 @@ from functools import partial
 from syncclip.core import interruption
 from syncclip.core.heartbeat import repeating
 
+FAILED = "-failed"
+"""Suffix of the key under which a worker notes why the job fails for good."""
+
 LOOK_SECONDS = 1.0
 """Between two looks of a worker at the key."""
 
@@ -30,6 +33,7 @@ def telling() -> Iterator[str]:
         yield key
     with suppress(Exception):
         _internal_kv_del(key)
+        _internal_kv_del(key + FAILED)
 
 
 @contextmanager
@@ -57,6 +61,21 @@ def told(key: str) -> bool:
     with suppress(Exception):  # where the head is lost, the worker ends anyway
         return bool(_internal_kv_exists(key))
     return False
+
+
+def note_failure(key: str, sentence: str) -> None:
+    """In a worker: note why the job fails for good, for the workers that Ray starts in its place."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key + FAILED, sentence.encode())
+
+
+def noted_failure(key: str) -> str | None:
+    """In a worker: why the job failed for good; None where no worker has noted a failure."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    found = _internal_kv_get(key + FAILED)
+    return None if found is None else found.decode()
 
 
 def heed_sigterm() -> None:

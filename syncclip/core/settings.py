@@ -28,6 +28,12 @@ class RefusalError(ValueError):
         self.key, self.reason = key, reason
 
 
+def check_token(name: str, token: str) -> None:
+    """Raise a UserError if a token, given as `name`, does not fit into an HTTP header."""
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(f"{name}: the token holds characters other than printable ASCII; correct it")
+
+
 RENAMED = {"benchmark": "dataset"}
 """Keys in files of earlier versions, and their names of today."""
 
@@ -106,7 +112,7 @@ KINDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "a text",
+    "string": "a text (put it in quotes in YAML)",
     "list": "a list, such as [1, 2]",
     "tuple": "a list, such as [1, 2]",
     "dict": "keys with values",

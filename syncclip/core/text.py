@@ -8,24 +8,30 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 import regex
 
 from syncclip.core.secrets import redacted
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Column, Table
 
 CUT, LONGEST = 200, 2000
 """Characters of a value that a message repeats, and of a message."""
+
+LONGEST_WORD = 24
+"""Characters of a word in a table that are never broken."""
 
 JOINERS = "\u200c\u200d"
 """Letters of some scripts, and the parts of emoji, are spelled with them."""
 CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Regular expression of what CLIP's tokenizers take for a word."""
+_ASCII = "".join(map(chr, range(32, 127)))
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
 
@@ -57,6 +63,11 @@ def printable(text: str, keep: str = "") -> str:
         else one
         for one in text
     )
+
+
+def as_ascii(text: str) -> str:
+    """A text for an interface that takes ASCII alone: all but its printable ASCII characters are percent-encoded."""
+    return quote(text, safe=_ASCII, errors="surrogateescape")
 
 
 def cut(text: str, length: int = CUT) -> str:
@@ -207,17 +218,66 @@ def first_line(error: BaseException) -> str:
     return cut((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
-def show(text: Table | str) -> None:
-    """Print to stdout; a table as wide as the terminal, or 200 columns wide where there is none."""
+def show(text: Table | str, keys: int = 1) -> None:
+    """Print to stdout; a table as wide as the terminal, or 200 columns wide where there is none.
+
+    Args:
+        keys: first columns, which are repeated where a table is too wide and printed in several parts.
+    """
     if isinstance(text, str):
         sys.stdout.write(printable(text, keep="\n") + "\n")
+        sys.stdout.flush()  # an error of a full disk is raised here
         return
     from rich.console import Console
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)
-    console.print(text, highlight=False, markup=False, emoji=False)
+    for part in _parts(text, console.width, keys):
+        console.print(part, highlight=False, markup=False, emoji=False)
+
+
+def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
+    """The table in parts that are as wide as a terminal: the key columns with as many others as fit.
+
+    No column is narrower than its longest word, to which rich would shorten all of them.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    def natural(column: Column) -> int:
+        texts = (str(cell) for cell in (column.header, *column.cells))
+        return max(cell_len(line) for text in texts for line in text.split("\n"))
+
+    if sum(natural(column) + 3 for column in table.columns) < width:
+        yield table
+        return
+    first, rest = table.columns[:keys], table.columns[keys:]
+    title = table.title
+    while first:
+        chosen, room = list(first), width - 1 - sum((column.min_width or 1) + 3 for column in first)
+        while rest and (len(chosen) == len(first) or (rest[0].min_width or 1) + 3 <= room):
+            room -= (rest[0].min_width or 1) + 3
+            chosen.append(rest.pop(0))
+        part = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+        title = Text("")
+        for column in chosen:
+            least = column.min_width or 1
+            more = max(0, min(room, natural(column) - least))
+            room -= more
+            part.columns.append(replace(column, width=least + more, _index=len(part.columns)))
+        part.rows = table.rows
+        yield part
+        if not rest:
+            return
+
+
+def _least_width(cells: Iterable[str]) -> int:
+    """Columns of a terminal in which no word of some cells is cut, nor a number with its error."""
+    from rich.cells import cell_len
+
+    return max((cell_len(word) for cell in cells for word in ([cell] if "±" in cell else cell.split())), default=1)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
@@ -229,7 +289,9 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]])
     shown = Table(title=Text(printable(title)), title_justify="left", title_style="bold", header_style="bold")
     for column, heading in enumerate(headings):
         numbers = all(isinstance(row[column], int | float | None) for row in rows)
-        shown.add_column(Text(printable(heading)), justify="right" if numbers and rows else "left")
+        least = min(LONGEST_WORD, _least_width([heading, *(_cell(row[column]) for row in rows)]))
+        justify: Literal["left", "right"] = "right" if numbers and rows else "left"
+        shown.add_column(Text(printable(heading)), justify=justify, min_width=least, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(printable(_cell(value), "\n")) for value in row))  # no markup, whatever a cell holds
     return shown

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import few
+from syncclip.core.text import counted, few
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
-from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings
+from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
 from syncclip.datasets.loading import load_dataset
 from syncclip.datasets.packed import find_packed
 from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
+SAMPLE = 32
+"""Images of each split that are decoded without `images`, evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Check:
             nothing was found, or nothing is known of the dataset.
         problems: one sentence each.
         skipped: number of files by extension that lie among the images and are not read.
+        decoded: images that were decoded.
     """
 
     name: str
@@ -34,6 +37,15 @@ class Check:
     expected: dict[str, int | None]
     problems: list[str]
     skipped: Mapping[str, int] = field(default_factory=dict)
+    decoded: int = 0
+
+    @property
+    def state(self) -> str:
+        """The number of problems, or OK with how many of the images were decoded."""
+        if self.problems:
+            return counted(len(self.problems), "problem")
+        images = sum(self.found[split] or 0 for split in SPLITS)
+        return "OK" if self.decoded >= images else f"OK; decoded {self.decoded:,} of {counted(images, 'image')}"
 
     def count(self, what: str) -> str:
         """A count as text: `2,820`, or `12 of 2,820` where another one is expected."""
@@ -48,7 +60,7 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
 
     Args:
         root: the folder of all datasets.
-        images: open every image, which takes minutes to hours.
+        images: decode every image, which takes minutes to hours, instead of a sample.
 
     Raises:
         UserError: a user's own data is no dataset; a dataset of the literature is asked for without a root, or the
@@ -74,8 +86,9 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         for what in COUNTED
         if entry is not None and found[what] != expected[what]
     ]
-    problems += [*_empty(dataset), *(_broken(dataset) if images else ())]
-    return Check(name, found, expected, problems, dataset.skipped)
+    rows = {split: _rows(len(of_split), images) for split, of_split in dataset.splits.items()}
+    problems += [*_empty(dataset), *_broken(dataset, rows)]
+    return Check(name, found, expected, problems, dataset.skipped, sum(map(len, rows.values())))
 
 
 def require_root(root: str | None) -> None:
@@ -131,11 +144,17 @@ def _empty(dataset: Dataset) -> Iterable[str]:
             yield f"{split}: no image of {len(without)} class(es): {names}"
 
 
-def _broken(dataset: Dataset) -> Iterable[str]:
+def _rows(count: int, every: bool) -> Sequence[int]:
+    """The rows of a split that are decoded."""
+    return range(count) if every or count <= SAMPLE else [count * place // SAMPLE for place in range(SAMPLE)]
+
+
+def _broken(dataset: Dataset, rows: Mapping[Split, Sequence[int]]) -> Iterable[str]:
     for split, images in dataset.splits.items():
-        broken = [reason for row in range(len(images)) if (reason := _unreadable(images, row)) is not None]
+        broken = [reason for row in rows[split] if (reason := _unreadable(images, row)) is not None]
         if broken:
-            yield f"{split}: {len(broken):,} images cannot be read: {few(broken)}"
+            of = f"{len(broken):,} of {counted(len(rows[split]), 'decoded image')}"
+            yield f"{split}: {of} cannot be read: {few(broken)}"
 
 
 def _unreadable(images: ImageSet, row: int) -> str | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, StrictInt
 
 from syncclip.core.settings import MANY, MOST_CLASSES, Settings, ShortText, UserError
 from syncclip.core.text import ARTICLE, few, filled
@@ -41,7 +41,7 @@ class DatasetSettings(Settings):
     """Prompt template with `{}` for the class name, or `{a}` for it with its article; None: the dataset's own."""
     classnames: Annotated[list[ShortText], MANY] | None = None
     """Class names by id; None: the dataset's own."""
-    base: Literal["first", "drawn", "all"] | list[int | str] = "first"
+    base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
     """Which classes are base: the first half of the ids, half of them drawn by `base_seed`, all, or these ids or
     names."""
     base_seed: int = 0

@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import as_clip_reads, nearest, spoken
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
-from syncclip.datasets.files import FolderSet, require_files
+from syncclip.datasets.files import FolderSet, folders_in, require_files
 from syncclip.datasets.folders import load_folder
 from syncclip.datasets.layouts import load_layout
 from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
@@ -95,7 +95,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
             "`syncclip choose` run all of them)."
         )
     elif root is None and name.partition("/")[0] in SHIPPED:
-        raise UserError(f"dataset {name!r} comes with syncclip, but is not in {place}; install syncclip again.")
+        raise UserError(f"there is no dataset {name!r} in syncclip; {_choice(name.partition('/')[0])}")
     elif name not in DATASETS:
         dataset, own = _own(settings, place), True
     elif storage.is_local(str(root)):
@@ -115,6 +115,13 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         # Names in a packed one may repeat, for so they do in ImageNet.
         _check_names(dataset, may_repeat=not own and settings.classnames is None)
     return dataset
+
+
+def _choice(shipped: str) -> str:
+    """The remedy for an unknown name below that of a shipped suite: all of its datasets."""
+    folder = embedded.FOLDER / SHIPPED[shipped]
+    names = [f"{shipped}/{one.name}" for one in folders_in(folder)] if folder.is_dir() else []
+    return f"choose one of {', '.join(names)}" if names else f"{folder} is missing; install syncclip again"
 
 
 def known(name: str) -> bool:

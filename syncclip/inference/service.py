@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from syncclip import storage
 from syncclip.core.interruption import GRACE, at_once
 from syncclip.core.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
-from syncclip.core.settings import Settings, UserError, explain
+from syncclip.core.settings import Settings, UserError, check_token, explain
 from syncclip.core.text import first_line, install_command
 from syncclip.core.trust import trust, trusted
 from syncclip.inference.model import load
@@ -96,6 +96,7 @@ def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
     Args:
         starts: of a replica that fails to start, at most.
     """
+    check_token(TOKEN, token or "")
     options, names = configured(), trusted()
 
     def build() -> ASGIApp:

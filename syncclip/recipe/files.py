@@ -1,4 +1,4 @@
-"""Files of recipes and overrides: find them, let one extend others, and read plain values from their YAML."""
+"""Recipe files: find them, let one extend others, and read plain values from their YAML."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
-from syncclip.core.formats import DEEPEST, MOST_NODES, check_yaml, parse_yaml, readable
+from syncclip.core.formats import DEEPEST, MOST_NODES, parse_yaml, readable
 from syncclip.core.progress import say
-from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
 from syncclip.core.trust import mark_around, names_in, suspect, texts_in, trust
 
 _NAME = re.compile(r"[\w.\[\]-]+")
-
-COMMAND_LINE = "command line"
 
 MOST_LAYERS = 100
 """Files that a recipe may extend, those that they extend in turn counted each time."""
@@ -65,7 +62,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
     for layer in layers:
         if layer.mark is not None:
             suspect(names_in(_written(layer)), layer.mark)
-    return _plain(values, label), label, own
+    return plain(values, label), label, own
 
 
 def _is_own(url: str) -> bool:
@@ -122,7 +119,7 @@ def _check_growth(values: Any, source: str) -> None:
         raise UserError(f"{source}: interpolations grow by referring to each other; shorten them")
 
 
-def _plain(values: Any, source: str) -> Any:
+def plain(values: Any, source: str) -> Any:
     """Values made of JSON's types, whose whole numbers have 64 bits."""
     with readable(source):
         return json.loads(json.dumps(values, default=str), parse_int=_whole)
@@ -251,51 +248,3 @@ def with_present_keys(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
             report_renamed(origin, section)
         found[RENAMED.get(section, section) + dot + rest] = value
     return found
-
-
-def split_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """{"section.key": value} of "section.key=value", whose value is read as YAML.
-
-    Raises:
-        UserError: one has another form, or its value is no YAML.
-    """
-    remember_arguments(overrides)
-    values = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise UserError(f"{COMMAND_LINE}: {cut(override)!r} is no override; write section.key=value")
-        try:
-            with readable(key):
-                check_yaml(text)
-                value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
-                values[key] = _plain(value, key)
-        except (UserError, OmegaConfBaseException) as error:
-            raise UserError(f"{COMMAND_LINE}: {key}: {cut(text)!r} is not readable as YAML; quote it") from error
-    return values
-
-
-def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key in nested plain values; numbers count in lists.
-
-    Raises:
-        UserError: the key leads into a single value, or past the end of a list; `origin` is where it was given.
-    """
-    *path, last = key.split(".")
-    place: Any = values
-    for step in path:
-        if isinstance(place, list):
-            place = place[_position(place, step, key, origin)]
-        else:
-            if place.get(step) is None:
-                place[step] = {}
-            place = place[step]
-        if not isinstance(place, dict | list):
-            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
-    place[_position(place, last, key, origin) if isinstance(place, list) else last] = value
-
-
-def _position(items: list[Any], step: str, key: str, origin: str) -> int:
-    if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
-    return int(step)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +20,12 @@ from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, Use
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.section import MethodsSettings
-from syncclip.recipe.files import COMMAND_LINE, read, set_value, shipped, split_overrides, with_present_keys
+from syncclip.recipe.files import read, shipped, with_present_keys
+from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
 from syncclip.synthesis.settings import SynthesisSettings
-from syncclip.training.settings import EvaluationSettings, TrainingSettings
+from syncclip.training.settings import EvaluationSettings, TrainingSettings, warmup_warning
 
 NO_TRACE = (
     "synthetic",
@@ -105,7 +107,7 @@ class Recipe(Settings):
                 file may use OmegaConf's interpolation, such as `${training.seed}`, omit whatever has a default, and
                 begin with `extends: RECIPE`, another recipe whose values apply where it has none of its own; in a
                 list of such, later ones win.
-            overrides: "section.key=value"; the value is read as YAML.
+            overrides: "section.key=value"; a text is taken as it is, other values are YAML (see `split_overrides`).
             base: a recipe that is extended as if it came first in the file's list.
             own: whether the user has named this very file, so that it may name code to be run (see `core.trust`). What
                 lies in a folder of results, or is not on this machine, may not in any case.
@@ -114,7 +116,7 @@ class Recipe(Settings):
             UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
                 holds file, key, reason and remedy.
         """
-        given = split_overrides(overrides)
+        given = split_overrides(overrides, cls)
         trust(*names_in(given))
         values, label, is_own = read(source, base, own)
         recipe = _checked(values, given, label)
@@ -140,8 +142,9 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        given = {"dataset.root": root, **(values or {}), **split_overrides(overrides)}
-        trust(*names_in(split_overrides(overrides)))
+        own = split_overrides(overrides, cls)
+        trust(*names_in(own))
+        given = {"dataset.root": root, **(values or {}), **own}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
@@ -155,7 +158,7 @@ class Recipe(Settings):
         Raises:
             UserError: see `load`.
         """
-        given = split_overrides(overrides)
+        given = split_overrides(overrides, cls)
         trust(*names_in(given))
         return cls().with_values(given)
 
@@ -196,6 +199,22 @@ class Recipe(Settings):
         named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
         named |= {f"study.arms[{place}].method": arm.method for place, arm in enumerate(self.study.arms)}
         return {key: name for key, name in named.items() if ":" in name}
+
+    @property
+    def warmup_warning(self) -> str | None:
+        """A warning that a run of this recipe never reaches its learning rate; None if it does, or learns nothing."""
+        method = self.methods.of(self.training.method)
+        return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
+
+    def warmup_warnings_of_arms(self) -> list[str]:
+        """The same of the study's arms: each warning once, with the names of its arms."""
+        arms: dict[str, list[str]] = {}
+        for arm in self.study.arms:
+            values = {"training.method": arm.method, "training.data": arm.data, **arm.overrides}
+            with suppress(UserError):  # the study itself reports it
+                if warning := self.with_values(values).warmup_warning:
+                    arms.setdefault(warning, []).append(arm.name)
+        return [f"{', '.join(names)}: {warning}" for warning, names in arms.items()]
 
     @property
     def folder(self) -> str:

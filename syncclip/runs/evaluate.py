@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 
 from syncclip import storage
+from syncclip.core.own_code import own_code_reported
 from syncclip.core.progress import say
 from syncclip.core.ray_session import capacity, ray_session
 from syncclip.core.ray_watch import cause_of
@@ -193,6 +194,7 @@ def predict_part(
 ) -> Predictions:
     """One part's predictions; runs on a worker, to which the code that is trusted is `known`."""
     trust(*known)
-    run = replace(build_parts(recipe), temperature=temperature)
-    run.method.load_state_dict(safetensors.torch.load(prompts))
-    return predictions(recipe, run, recipe.evaluation.split, part, parts)
+    with own_code_reported():
+        run = replace(build_parts(recipe), temperature=temperature)
+        run.method.load_state_dict(safetensors.torch.load(prompts))
+        return predictions(recipe, run, recipe.evaluation.split, part, parts)

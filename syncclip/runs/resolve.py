@@ -64,7 +64,7 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:
-    """Where the recipe's synthetic set is: `training.synthetic`, else `out`, `out/synthetic`, or where `synthesise`
+    """Where the recipe's synthetic set is: `training.synthetic`, else `out`, `out/synthetic`, or where `synth`
     puts it without `out`: the first that holds a plan.
 
     Raises:

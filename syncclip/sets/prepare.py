@@ -16,7 +16,7 @@ from syncclip.synthesis.references import digests, real_images, store
 
 
 def plan(recipe: Recipe) -> Plan:
-    """What `synthesise` would generate: class, prompt and seed of every image. Nothing is generated or written.
+    """What `synth` would generate: class, prompt and seed of every image. Nothing is generated or written.
 
     Raises:
         UserError: the dataset isn't there, or can't be generated like this.

@@ -60,6 +60,10 @@ class JobStatus(Settings):
             name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
+    def why(self) -> list[str]:
+        """Why the job failed or was interrupted, as a line for people; none where there is no reason."""
+        return [f"why: {self.reason}"] if self.reason else []
+
     def last_sign_of_life(self, command: str) -> str:
         """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""
         silence = time.time() - self.seen

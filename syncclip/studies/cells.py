@@ -13,6 +13,7 @@ from typing import Any
 
 from syncclip import jobs, storage
 from syncclip.core.interruption import requested
+from syncclip.core.own_code import own_code_error
 from syncclip.core.progress import Progress
 from syncclip.core.ray_session import capacity, debugging, ray_session
 from syncclip.core.ray_stop import heeding, telling
@@ -303,5 +304,6 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
 def _sentence(problem: BaseException) -> str:
     """The cause of a failure in one line; the type only where it is not a user's mistake."""
     problem = cause_of(problem)
+    problem = own_code_error(problem) or problem
     lines = [line.strip() for line in redacted(str(problem)).splitlines() if line.strip()] or ["no reason given"]
     return lines[0] if isinstance(problem, UserError) else f"{type(problem).__name__}: {lines[0]}"

@@ -140,6 +140,8 @@ def announce(label: str, recipes: Mapping[str, Recipe], amount: int | None = Non
     )
     on = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
     say(f"{label}: {generated}{runs}{on}")
+    for warning in next(iter(recipes.values())).warmup_warnings_of_arms():
+        say(f"warning: {warning}")
 
 
 def parts_of(recipes: Mapping[str, Recipe], url: str, beside: bool, amount: int | None = None) -> dict[str, Part]:
@@ -239,7 +241,7 @@ def ensure_set(recipe: Recipe, out: str | None, amount: int | None = None) -> Sy
         if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(place, PLAN_NAME)):
             place = beside
     amount = amount or settings.amounts[-1]
-    made = jobs.synthesise(recipe.with_values({"synthesis.images_per_class": amount}), place)
+    made = jobs.synth(recipe.with_values({"synthesis.images_per_class": amount}), place)
     work = made.work
     took = (work.seconds / 3600, work.busy) if work.images else (None, None)
     return SyntheticSet(made.url, amount, *took)

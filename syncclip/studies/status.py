@@ -59,7 +59,7 @@ class StudyStatus(JobStatus):
     def lines(self) -> list[str]:
         """The status for people."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
-        found = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}"]
+        found = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}", *self.why()]
         found += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
         if self.running and self.state == "running":
             more = f" and {len(self.running) - NAMED} more" if len(self.running) > NAMED else ""

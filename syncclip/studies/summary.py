@@ -35,7 +35,7 @@ class TextTable:
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
     """Print the means, and what the focus arm gains over the others."""
     for one in [_means(recipe, table), *_compared(pairs)[:1]]:
-        text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows))
+        text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows), keys=2)
     text.show(url)
 
 

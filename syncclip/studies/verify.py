@@ -55,7 +55,10 @@ from syncclip.training.run_folder import CHECKPOINTS, EVENTS, METRICS, PROMPTS, 
 from syncclip.training.status import STATUS
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
+_OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
+"""Files of a set beside its shards; without one of them and without a marker, a tar is not ours."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
+_MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
 ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.CHOICES)
 """Files that say what a folder holds."""
@@ -210,6 +213,8 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
     yield from problems_of_teacher(folder.url, folder.names)
     own = [name for name in folder.names if name not in derived]
     shards = {name: int(match[1]) for name in own if (match := _SHARD.fullmatch(name))}
+    if _OF_SET.isdisjoint(own) and not any(name.endswith("_stats.json") for name in shards):
+        shards = {}  # such as tars that others wrote
     broken: set[int] = set()
     if shards or {PLAN_NAME, IMPORTED} & folder.owners.keys():
         yield from _shard_problems(folder, bool(shards), broken, result, progress)
@@ -296,7 +301,7 @@ def _is_ours(folder: _Folder, name: str) -> bool:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
-    pattern = REJECTS.fullmatch(name) or _SHARD.fullmatch(name)
+    pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name)
     return name in SEALED or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
 
 

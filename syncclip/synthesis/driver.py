@@ -189,7 +189,7 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
     index_set(job.url, job.plan.owner)
-    return Work(images=status.fresh, seconds=seconds, busy=busy, computed=status.computed)
+    return Work(images=status.fresh, seconds=seconds, rate=status.rate, busy=busy, computed=status.computed)
 
 
 @contextmanager
@@ -211,6 +211,7 @@ def _watched(
             status.count(report, images)
             metrics.count(report, images)
             if line is not None:
+                line.rate = status.rate
                 line.update(0 if report.error else images, **status.facts())
             if observe is not None:
                 observe(status)

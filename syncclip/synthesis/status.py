@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.core.text import counted, duration, percent
+from syncclip.core.text import as_ascii, counted, duration, percent
 from syncclip.storage.status_file import JobStatus
 
 STATUS_NAME = "status.json"
@@ -60,7 +60,8 @@ class SynthesisStatus(JobStatus):
     """Images that are committed, those of earlier runs among them."""
     planned: int
     rate: float = 0.0
-    """Images a second, 0 before the first shard."""
+    """Images per second of this run since its first actor began, without the start of Ray and the loading of weights;
+    0 before the first shard."""
     remaining: float | None = None
     """Seconds left at this rate."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -126,8 +127,7 @@ class SynthesisStatus(JobStatus):
         """The status for people."""
         done = f"{self.images:,} of {counted(self.planned, 'image')}"
         lines = [f"{self.state}: {done}" + (f" · {self.rate:.3g} images/s" if self.rate else "")]
-        if self.reason:
-            lines.append(f"why: {self.reason}")
+        lines += self.why()
         if self.state == "running" and self.remaining is not None:
             lines.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         lines += [f"{name}: {text}" for name, text in self.facts().items() if text]
@@ -170,13 +170,14 @@ GAUGE_INTERVAL = 6.0
 class SynthesisMetrics:
     """Prometheus metrics of one set, served by Ray at each node's port with the prefix `ray_` and the URL as tag `set`.
 
-    They are counted in the driver, from the reports: a metric of an actor would vanish with its process.
+    Ray accepts ASCII tags only: other characters are percent-encoded. They are counted in the
+    driver, from the reports: a metric of an actor would vanish with its process.
     """
 
     def __init__(self, url: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        self._set = {"set": url}
+        self._set = {"set": as_ascii(url)}
         tags = ("set",)
         self._images = Counter("syncclip_images", "Images that this run committed.", tags)
         self._shards = Counter(
@@ -210,7 +211,7 @@ class SynthesisMetrics:
             self._images.inc(images, self._set)
             self._seconds.observe(max(0.0, report.ended - report.started), self._set)
             for reason, count in json.loads(report.rejects).items():
-                self._rejects.inc(count, self._set | {"reason": reason})
+                self._rejects.inc(count, self._set | {"reason": as_ascii(reason)})
 
     def set_gauges(self, status: SynthesisStatus) -> None:
         """Set the gauges to what the status says; see `GAUGE_INTERVAL`."""

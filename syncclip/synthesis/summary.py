@@ -20,6 +20,8 @@ class Work(Settings):
     images: int = 0
     seconds: float = 0.0
     """Wall time, start of Ray and loading of weights included."""
+    rate: float = 0.0
+    """Images per second since the first actor began, as in the set's status."""
     busy: float = 0.0
     """Share of the actors' time that went into generators."""
     computed: float = 0.0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncclip import storage
+from syncclip.core.own_code import own_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import fill, first_line
@@ -131,6 +132,7 @@ def _told(made: GeneratedShard) -> dict[str, Any]:
 
 def failed(report: Report, error: Exception) -> Report:
     """The report of a shard that an error ended; where trying again can't help, it is fatal."""
+    error = own_code_error(error) or error
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # another round may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -25,7 +25,7 @@ from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.optimizers import optimizer_of, rate_at, restore
 from syncclip.training.recorder import Listener, RunRecorder, checkpoint_due, open_run
 from syncclip.training.run_folder import PROMPTS, RunFolder, RunRecord
-from syncclip.training.settings import TrainingSettings, check_shared
+from syncclip.training.settings import TrainingSettings, check_shared, warmup_warning
 
 if TYPE_CHECKING:
     from syncclip.methods import Method
@@ -99,8 +99,9 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
         steps = settings.epochs * job.stream.steps_per_epoch if job.stream is not None else 0
         total = steps if learnable and job.method.trains else 0
+        warning = warmup_warning(settings, job.rate, job.optimisation) if total else None
         record, state = distributed.from_first(
-            rank, world_size, lambda: open_run(job.run, learnable, job.method.memory(), total, world_size)
+            rank, world_size, lambda: open_run(job.run, learnable, job.method.memory(), total, world_size, warning)
         )
         if state is None:
             return record

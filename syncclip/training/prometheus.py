@@ -6,14 +6,19 @@ sets them all.
 
 from __future__ import annotations
 
+from syncclip.core.text import as_ascii
+
 
 class TrainingGauges:
-    """A listener of the training loop; every series carries the run's name and URL as its tags `run` and `url`."""
+    """A listener of the training loop; every series carries the run's name and URL as its tags `run` and `url`.
+
+    Ray accepts ASCII tags only: other characters are percent-encoded.
+    """
 
     def __init__(self, name: str, url: str) -> None:
         from ray.util.metrics import Gauge
 
-        self._run = {"run": name, "url": url}
+        self._run = {"run": as_ascii(name), "url": as_ascii(url)}
         tags = tuple(self._run)
         self._done = Gauge("syncclip_training_steps_done", "Steps made, those of earlier starts included.", tags)
         self._planned = Gauge("syncclip_training_steps_planned", "Steps of the whole training.", tags)
@@ -25,4 +30,4 @@ class TrainingGauges:
         self._done.set(done, self._run)
         self._planned.set(total, self._run)
         for term, value in losses.items():
-            self._loss.set(value, self._run | {"term": term})
+            self._loss.set(value, self._run | {"term": as_ascii(term)})

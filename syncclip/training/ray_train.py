@@ -5,14 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
 from syncclip.core.heartbeat import repeating
+from syncclip.core.own_code import OwnCodeError, own_code_reported
 from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, cluster_address, current_resources, local_cpus, quiet, ray_session
-from syncclip.core.ray_stop import heed_sigterm, heeding, telling, told
+from syncclip.core.ray_session import (
+    capacity,
+    cluster_address,
+    current_resources,
+    debugging,
+    local_cpus,
+    quiet,
+    ray_session,
+)
+from syncclip.core.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
 from syncclip.core.ray_watch import cause_of
 from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
@@ -55,7 +65,9 @@ def check_cpus(training: TrainingSettings) -> None:
         )
 
 
-def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings) -> RunRecord:
+def train_on_ray(
+    build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
+) -> RunRecord:
     """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
 
     A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
@@ -68,6 +80,7 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
         spec: plain data (JSON), for instance a resolved recipe.
         folder: of the run; on a cluster of several machines a URL or a path that all of them share.
         settings: the same that `build` will give to the job.
+        warning: shown before the training starts; the record's notes repeat it.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
@@ -83,9 +96,11 @@ def train_on_ray(build: Build, spec: dict[str, Any], folder: RunFolder, settings
     heard = len(before.notes) if before is not None else 0
     course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
     say(f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}")
+    if warning is not None:
+        say(f"warning: {warning}")
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling = _scaling(settings)
-        with _shown(folder, heard, scaling), telling() as stop:
+        with _shown(folder, heard, scaling, warning), telling() as stop:
             _fit(build, {"spec": spec, "folder": folder, "lease": hold.token, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record before anything else"
@@ -211,17 +226,23 @@ def _worker(config: dict[str, Any]) -> None:
 def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int) -> None:
     job: TrainJob | None = None
     try:
-        with distributed.agreed(world_size):
+        if (failure := noted_failure(config["stop"])) is not None:
+            raise OwnCodeError(failure)
+        with distributed.agreed(world_size), own_code_reported():
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        with heeding(config["stop"]):
+        with heeding(config["stop"]), own_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
         if not told(config["stop"]):  # another machine may take the place of the one that goes away
             raise
     except UserError as error:
+        if debugging():
+            traceback.print_exception(error)
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
+            if isinstance(error, OwnCodeError):
+                note_failure(config["stop"], str(error))
             raise
         if rank == 0:
             try:
@@ -250,12 +271,13 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
+def _shown(folder: RunFolder, heard: int, scaling: Any, warning: str | None) -> Iterator[None]:
     """Progress, notes and a status file while the workers train, from what they write: their output stays there.
 
     Args:
         heard: notes of earlier starts, which are not repeated.
         scaling: what the workers take; where the cluster hasn't that, what they wait for is reported.
+        warning: a note that was shown already.
     """
     from ray.exceptions import RayError
 
@@ -269,7 +291,8 @@ def _shown(folder: RunFolder, heard: int, scaling: Any) -> Iterator[None]:
                 if record is None:
                     return
                 for note in record.notes[heard:]:
-                    say(note)
+                    if note != warning:
+                        say(note)
                 heard = max(heard, len(record.notes))
                 if line is not None:
                     loss = float(line["total"])

@@ -28,12 +28,17 @@ Listener = Callable[[int, int, dict[str, float], float], None]
 
 
 def open_run(
-    run: RunFolder, learnable: Mapping[str, Parameter], memory: Mapping[str, Tensor], total_steps: int, workers: int
+    run: RunFolder,
+    learnable: Mapping[str, Parameter],
+    memory: Mapping[str, Tensor],
+    total_steps: int,
+    workers: int,
+    warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
     """The run's record, and the state to go on from; None as state where nothing is left to do, which is reported.
 
     The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are
-    reported and removed. The record's notes hold what was resumed and what may differ because of it.
+    reported and removed. The record's notes hold what was resumed and what may differ because of it, and `warning`.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
@@ -51,6 +56,8 @@ def open_run(
         notes=earlier.notes if earlier is not None else [],
     )
 
+    if warning is not None and warning not in record.notes:
+        record.notes.append(warning)
     folder = run.path(CHECKPOINTS)
     storage.sweep(folder)
     metrics = run.path(METRICS)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings, UserError, added
+from syncclip.methods.settings import Optimisation
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}/)?{_LABEL}$")]
@@ -148,6 +149,22 @@ class TrainingSettings(Settings):
         for workers in range(self.min_workers or self.workers, self.workers):  # whatever a cluster has room for
             check_shared(self.batch, workers, "between training.min_workers and training.workers is")
         return self
+
+
+def warmup_warning(training: TrainingSettings, rate: float, asked: Optimisation | None) -> str | None:
+    """A warning that every epoch of a training is warm-up, so that it never reaches its learning rate; None otherwise.
+
+    Args:
+        rate: the method's learning rate.
+        asked: how the method learns, see `Optimisation`.
+    """
+    if training.epochs > training.warmup_epochs or (asked is not None and asked.by_step):
+        return None
+    return (
+        f"training.epochs={training.epochs} is all warm-up (training.warmup_epochs={training.warmup_epochs}): "
+        f"{training.method} trains at {training.warmup_rate:g} and never reaches its learning rate of {rate:g}; "
+        "increase training.epochs, or set training.warmup_epochs=0"
+    )
 
 
 def check_shared(batch: int, workers: int, who: str = "training.workers is") -> None:

@@ -47,7 +47,7 @@ class TrainingStatus(JobStatus):
             done = f"{self.state}: no step made yet"
         if self.rate:
             done += f" · {self.rate:.3g} steps/s · {duration((self.total_steps - self.steps) / self.rate)} left"
-        lines = [done]
+        lines = [done, *self.why()]
         if self.loss is not None:
             lines.append(f"loss: {self.loss:.3g}")
         if self.waits:
@@ -62,11 +62,9 @@ def run_lines(url: str) -> list[str] | None:
         UserError: another version wrote its record or its status.
     """
     record = RunFolder(url, "", "").record()
-    if record is None:
-        return None
-    owner = storage.identity(record.recipe_hash)
+    owner = None if record is None else storage.identity(record.recipe_hash)
     status = storage.read_document(storage.join(url, STATUS), TrainingStatus, "use the version that wrote it", owner)
-    if status is not None and record.status == "running":
-        return status.lines()
+    if record is None or (status is not None and record.status == "running"):
+        return status.lines() if status is not None else None
     lines = [f"{record.status}: {record.steps:,} of {counted(record.total_steps, 'step')}"]
     return [*lines, f"why: {record.error}"] if record.error else lines

@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import storage
 from syncclip.cli import app
+from syncclip.core import trust
 from syncclip.core.trust import trusted
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
@@ -224,3 +225,39 @@ def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixt
     assert (
         "'storage.options.nonsense' is no override" in Outcome(capsys, "--storage", "nonsense", "report", "x").refusal
     )
+
+
+def test_a_bug_in_own_code_is_one_line_with_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "buggy.py").write_text(
+        "from syncclip.methods.ivlp import Ivlp\n\nclass Buggy(Ivlp):\n"
+        "    def __init__(self, *given):\n        raise KeyError('prompt')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def study(*_: object) -> None:
+        trust.trust("buggy:Buggy")
+        trust.module_of("buggy:Buggy").Buggy()
+
+    monkeypatch.setattr("syncclip.studies.run.study", study)
+    assert Outcome(capsys, "demo").refusal == f"{tmp_path}/buggy.py, line 5, in __init__: KeyError: 'prompt'"
+
+
+@pytest.mark.parametrize("command", ["recipe ls", "recipe show travel", "datasets ls", "--help", "--version"])
+@pytest.mark.parametrize(("target", "status"), [(">/dev/full", 2), (">&-", 0)], ids=["full", "closed"])
+def test_standard_output_that_takes_nothing_is_one_line(command: str, target: str, status: int) -> None:
+    line = f'"{sys.executable}" -m syncclip {command} {target}'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1 if status else 0), done.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_output_is_the_same_in_every_locale(variables: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "syncclip", "recipe", "show", "travel", "dataset.template=une {} à 日本"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHONIO"))}
+    done = subprocess.run(command, env={**own, **variables}, capture_output=True, check=True)
+    assert "template: une {} à 日本\n" in done.stdout.decode()

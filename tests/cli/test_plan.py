@@ -130,3 +130,11 @@ def test_of_many_classes_the_first_ten_are_shown_and_all_where_asked_for(capsys:
     assert "and 4 more classes, which --all shows" in out
     out = Outcome(capsys, "plan", "travel", "--all").out
     assert "a photo of a truck." in out and "more classes" not in out
+
+
+def test_configurations_that_are_all_warm_up_are_warned_about(
+    capsys: pytest.CaptureFixture[str], plan: list[str]
+) -> None:
+    arms = "study.arms=[{method: ivlp, data: real, overrides: {training.epochs: 1, training.warmup_epochs: 1}}]"
+    warnings = Outcome(capsys, *plan, "training.epochs=5", arms).err.splitlines()
+    assert len(warnings) == 1 and warnings[0].startswith("warning: ivlp-real: training.epochs=1 is all warm-up")

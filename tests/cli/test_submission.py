@@ -129,7 +129,7 @@ def test_a_reproductions_paths_of_this_machine_are_refused_elsewhere_and_made_ab
     if option.startswith("--"):
         assert words[words.index(option) + 1] == absolute
     else:
-        assert words[-1] == f'{option}="{absolute}"'
+        assert words[-1] == f"{option}={absolute}"
 
 
 def test_a_reproduction_of_something_else_has_another_name() -> None:

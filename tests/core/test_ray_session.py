@@ -16,6 +16,7 @@ import pytest
 from syncclip.core import ray_session
 from syncclip.core.ray_watch import cause_of, lives
 from syncclip.core.settings import UserError
+from tests.ray_head import ray_head
 
 
 def test_debugging_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,3 +289,39 @@ def test_another_version_is_told_with_both(monkeypatch: pytest.MonkeyPatch) -> N
     sentence = r"runs Ray 2\.11\.0 on Python 3\.9\.2, and here is Ray 2\.60\.0 on Python 3\.11\.7"
     with pytest.raises(ValueError, match=sentence), ray_session.ray_session():
         pass
+
+
+JOINING = """
+import sys
+from syncclip.core.ray_session import ray_session
+try:
+    with ray_session():
+        print("joined")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.xdist_group("heads")
+def test_a_wrong_or_missing_token_is_one_sentence(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    token = "a" * 64
+    rejected = "rejects the token, or there is none; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"
+    cases: list[tuple[dict[str, str], str]] = [
+        ({}, rejected),
+        ({"RAY_AUTH_MODE": "token"}, rejected),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, rejected),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, rejected),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "clé"}, "RAY_AUTH_TOKEN: the token holds characters other than"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, "joined"),
+    ]
+    with ray_head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as head:
+        for variables, expected in cases:
+            environment = {**own, "HOME": str(tmp_path), "RAY_ADDRESS": head.to_join["RAY_ADDRESS"], **variables}
+            done = subprocess.run(
+                [sys.executable, "-c", JOINING], env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0 and done.stdout.count("\n") == 1 and expected in done.stdout, done
+            assert token not in done.stdout

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from syncclip.core.settings import Settings, added
+from syncclip.core.settings import Settings, UserError, added, check_token
 
 
 class Old(Settings):
@@ -30,3 +30,15 @@ def test_added_fields_with_another_value_are_written(change: dict[str, Any]) -> 
     whole = Whole(parts=(New(**change),))
     assert whole.model_dump() == {"parts": ({"steps": 20, **change},)}
     assert Whole.model_validate_json(whole.model_dump_json()) == whole
+
+
+@pytest.mark.parametrize("token", ["clé", "日本", "a\nb", "tab\t", "\udcff"])
+def test_a_token_that_no_header_can_hold_is_refused_without_showing_it(token: str) -> None:
+    with pytest.raises(UserError, match="SOME_TOKEN: the token holds characters other than printable ASCII") as caught:
+        check_token("SOME_TOKEN", token)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["", "abc-._~+/=", "a b"])
+def test_a_token_of_printable_ascii_is_accepted(token: str) -> None:
+    check_token("SOME_TOKEN", token)

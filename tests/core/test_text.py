@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
 from syncclip.core.text import (
+    as_ascii,
     counted,
     cut,
     did_you_mean,
@@ -201,3 +203,49 @@ def test_a_missing_extra_is_installed_from_the_checkout(name: str, tmp_path: Pat
     (checkout / "pyproject.toml").touch()
     words = shlex.split(install_command("s3", checkout))
     assert words == ["pip", "install", "-e", f"{checkout}[s3]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/run #1?a=%[*", "s3://bucket/run #1?a=%[*"),
+        ("/home/josé", "/home/jos%C3%A9"),
+        ("日", "%E6%97%A5"),
+        ("a\nb\x7f", "a%0Ab%7F"),
+        ("\udcff", "%FF"),
+    ],
+)
+def test_ascii_alone_is_left_of_a_text(text: str, expected: str) -> None:
+    assert as_ascii(text) == expected
+
+
+NAMES = ["zeroshot", "ivlp-oracle", "syncclip-both"]
+
+
+def shown_at(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: int) -> str:
+    """The table of a study on a terminal of this width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes a pipe for a terminal
+    headings = ["arm", "images per class", "seeds", "base", "novel", "HM", "open base", "open HM", "OpenworldAUC"]
+    rows = [[name, "16", "4", *["54.3 ± 0.4"] * 6] for name in NAMES]
+    show(table("means", headings, rows), keys=keys)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_table_too_wide_for_its_terminal_comes_in_parts(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown_at(width, capsys, monkeypatch, keys=2)).splitlines()
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    parts = sum(line.startswith("┏") for line in lines)
+    assert parts > 1
+    for name in NAMES:
+        rows = [line for line in lines if f"│ {name} " in line]
+        assert len(rows) == parts and all("│ 16 " in row for row in rows)
+        assert "".join(rows).count("54.3 ± 0.4") == 6
+    assert "".join(lines).count("OpenworldAUC") == 1 and "".join(lines).count("means") == 1
+
+
+def test_a_table_that_fits_is_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown_at(200, capsys, monkeypatch, keys=1).count("┏") == 1

@@ -40,13 +40,27 @@ def test_what_is_missing_is_a_problem(tmp_path: Path) -> None:
     assert "this folder of dtd does not exist" in problem
 
 
-def test_broken_images_are_counted_where_all_are_opened(tmp_path: Path) -> None:
+def test_broken_images_are_counted_where_all_are_decoded(tmp_path: Path) -> None:
     made = miniature(tmp_path, "dtd")
     for path, _ in made.items["test"][3:5]:
         (tmp_path / path).write_bytes(b"broken")
     *_, last = check("dtd", str(tmp_path), images=True).problems
-    assert last.startswith("test: 2 images cannot be read: ") and made.items["test"][3][0] in last
-    assert len(check("dtd", str(tmp_path)).problems) == 4
+    assert last.startswith("test: 2 of 12 decoded images cannot be read: ") and made.items["test"][3][0] in last
+
+
+@pytest.mark.parametrize("damage", [b"broken", b"", None], ids=["other bytes", "empty", "cut off"])
+def test_a_sample_of_the_images_is_decoded(tmp_path: Path, damage: bytes | None) -> None:
+    folder = folder_of_folders(tmp_path, per_class=40)
+    sound = check(str(folder), None)
+    assert (sound.problems, sound.decoded, sound.state) == ([], 96, "OK; decoded 96 of 240 images")
+    assert check(str(folder), None, images=True).state == "OK"
+    for file in folder.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
+    corrupt = check(str(folder), None)
+    assert corrupt.state == "3 problems"
+    assert [problem.partition(" cannot")[0] for problem in corrupt.problems] == [
+        f"{split}: 32 of 32 decoded images" for split in ("train", "val", "test")
+    ]
 
 
 def test_a_packed_one_counts_the_whole_training_split(miniatures: Miniatures, tmp_path: Path) -> None:

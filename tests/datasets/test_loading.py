@@ -70,7 +70,9 @@ def test_a_shipped_dataset_that_is_gone_is_to_be_installed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncclip.embedded.FOLDER", tmp_path)
-    with pytest.raises(UserError, match="'icons' comes with syncclip, but is not in .*; install syncclip again"):
+    with pytest.raises(
+        UserError, match=r"no dataset 'icons' in syncclip; .*/icons/dataset is missing; install syncclip again"
+    ):
         load_dataset(DatasetSettings(name="icons"))
 
 

@@ -8,7 +8,6 @@ import yaml
 from syncclip.core.settings import UserError
 from syncclip.recipe.files import shipped
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Arm
 
 
 def refusal(source: str, *overrides: str) -> str:
@@ -28,18 +27,6 @@ def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_load_by_name(name: str) -> None:
     assert Recipe.load(name).name == Path(name).name
-
-
-@pytest.mark.parametrize("name", shipped())
-def test_what_shipped_recipes_train_reaches_the_rate_that_they_name(name: str) -> None:
-    """Epochs that are all warm-up would leave it unused."""
-    recipe = Recipe.load(name)
-    for arm in (Arm(method=recipe.training.method, data=recipe.training.data), *recipe.study.arms):
-        values = {"training.method": arm.method, "training.data": arm.data, "training.teacher": "DIR", **arm.overrides}
-        one = recipe.with_values(values)
-        asked = one.methods.of(arm.method).optimisation
-        by_step = asked is not None and asked.by_step
-        assert by_step or not arm.trained or one.training.epochs > one.training.warmup_epochs, arm.name
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -286,3 +273,21 @@ def test_with_values_gives_a_checked_copy() -> None:
     assert recipe.training.seed == 1
     with pytest.raises(UserError, match="no such key"):
         recipe.with_values({"training.sed": 5})
+
+
+def test_each_configuration_that_is_all_warm_up_is_named() -> None:
+    arms = (
+        "study.arms=[{method: zeroshot}, {method: ivlp, data: real}, {method: ivlp, data: both},"
+        " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both}]"
+    )
+    recipe = Recipe.load("icons", ["training.epochs=1", "training.method=zeroshot", "training.data=real", arms])
+    assert recipe.warmup_warning is None
+    warnings = recipe.warmup_warnings_of_arms()
+    assert len(warnings) == 1
+    assert warnings[0].startswith("ivlp-real, ivlp-both: training.epochs=1 is all warm-up")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_recipes_are_warned_about_nowhere(name: str) -> None:
+    recipe = Recipe.load(name)
+    assert recipe.warmup_warning is None and recipe.warmup_warnings_of_arms() == []

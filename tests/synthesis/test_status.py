@@ -117,8 +117,11 @@ def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_metrics_of_a_set_can_be_scraped() -> None:
-    url, status = "s3://bucket/set", SynthesisStatus.begin(planned=40, images=10, most=2)
+@pytest.mark.parametrize(
+    ("url", "tag"), [("s3://bucket/set", "s3://bucket/set"), ("sets/é\n", "sets/%C3%A9%0A")], ids=["ascii", "other"]
+)
+def test_the_metrics_of_a_set_can_be_scraped(url: str, tag: str) -> None:
+    status = SynthesisStatus.begin(planned=40, images=10, most=2)
     metrics = SynthesisMetrics(url)
     expected = {
         "images_total": 20,
@@ -145,5 +148,5 @@ def test_the_metrics_of_a_set_can_be_scraped() -> None:
         found: dict[str, float] = {}
         while not expected.items() <= found.items() and time.monotonic() < deadline:
             time.sleep(0.5)
-            found = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=url)
+            found = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=tag)
     assert {name: found.get(name) for name in expected} == expected

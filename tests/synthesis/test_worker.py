@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from syncclip.core import trust
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
-from syncclip.synthesis.worker import ShardWorker
+from syncclip.synthesis.status import Report
+from syncclip.synthesis.worker import ShardWorker, failed
 
 
 def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
@@ -38,3 +40,15 @@ def test_what_the_processor_did_is_no_more_than_the_time_that_generating_took(
     worker = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {})
     report = worker.commit(worker.generate(0))
     assert 0 < report.computed <= report.generate
+
+
+def test_a_bug_in_own_code_is_fatal_to_a_set_and_tried_once(tmp_path: Path) -> None:
+    trust.trust("mine:Pipeline")
+    functions: dict[str, Callable[[], None]] = {"__name__": "mine"}  # type: ignore[dict-item]
+    exec(compile("def draw():\n    raise TypeError('no steps')", "mine.py", "exec"), functions)
+    try:
+        functions["draw"]()
+    except TypeError as error:
+        report = failed(Report(0), error)
+    assert report.fatal and report.error == "mine.py, line 2, in draw: TypeError: no steps"
+    assert not failed(Report(0), TypeError("a defect")).fatal

@@ -414,3 +414,10 @@ def test_a_training_killed_at_half_time_ends_with_the_bits_of_an_unbroken_one(tm
     assert not (broken / "prompts.safetensors").exists()
     run(fakes.job(broken))
     assert fakes.bits(broken) == fakes.bits(tmp_path / "whole")
+
+
+def test_a_training_that_is_all_warm_up_is_noted_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        notes = run(fakes.job(tmp_path, epochs=1)).notes
+        assert len(notes) == 1 and notes[0].startswith("training.epochs=1 is all warm-up (training.warmup_epochs=1)")
+    assert run(fakes.job(tmp_path / "without", epochs=1, warmup_epochs=0)).notes == []

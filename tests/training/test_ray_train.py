@@ -19,12 +19,13 @@ import torch
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.core.trust import trust
 from syncclip.training import checkpoints, ray_train
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.loop import run
 from syncclip.training.ray_train import train_on_ray
 from syncclip.training.run_folder import RunRecord
-from syncclip.training.status import STATUS, TrainingStatus
+from syncclip.training.status import STATUS, TrainingStatus, run_lines
 from tests.object_store import faulty_bucket
 from tests.training import fakes
 
@@ -256,3 +257,29 @@ def _never(*_: Any) -> Any:
 
 def _mistaken(*_: Any) -> Any:
     raise UserError("no such thing as a free set; make one")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bug_in_own_code_ends_a_training_without_retries(tmp_path: Path, workers: int) -> None:
+    """On two workers only the second has it, so the other one waits for it and is restarted once."""
+    spec = {"url": str(tmp_path / "run"), "settings": {"workers": workers}, "noise": 0.0, "tries": str(tmp_path)}
+    settings = fakes.settings(workers=workers, max_failures=5)
+    with pytest.raises(UserError, match=r"test_ray_train\.py, line \d+, in loss: TypeError: no such loss$"):
+        train_on_ray(_buggy, spec, fakes.folder(tmp_path / "run"), settings)
+    assert len(list(tmp_path.glob("try*"))) == 1
+    assert "TypeError: no such loss" in str(run_lines(str(tmp_path / "run")))
+
+
+def _buggy(spec: dict[str, Any], rank: int, world_size: int) -> Any:
+    trust("tests.training:Buggy")
+    job = fakes.build(spec, rank, world_size)
+    if rank < world_size - 1:
+        return job
+
+    def loss(_: object) -> Any:
+        (Path(spec["tries"]) / f"try{time.time_ns()}").touch()
+        raise TypeError("no such loss")
+
+    job.method.loss = loss  # type: ignore[method-assign, assignment]
+    return job

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from ray._private import label_utils
 
-from syncclip.training.settings import TrainingSettings
+from syncclip.methods.settings import Optimisation
+from syncclip.training.settings import TrainingSettings, warmup_warning
 
 
 def test_more_workers_than_images_in_a_batch_are_refused() -> None:
@@ -50,3 +51,22 @@ def test_a_label_selector_is_one_that_ray_takes(selector: dict[str, str]) -> Non
 def test_another_label_selector_is_refused(selector: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="label_selector"):
         TrainingSettings(label_selector=selector)
+
+
+@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(1, 1), (1, 5), (3, 3)])
+def test_a_training_that_is_all_warm_up_is_warned_about(epochs: int, warmup_epochs: int) -> None:
+    training = TrainingSettings(method="ivlp", epochs=epochs, warmup_epochs=warmup_epochs)
+    assert warmup_warning(training, 0.005, None) == (
+        f"training.epochs={epochs} is all warm-up (training.warmup_epochs={warmup_epochs}): ivlp trains at 1e-05 and "
+        "never reaches its learning rate of 0.005; increase training.epochs, or set training.warmup_epochs=0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup_epochs", "asked"),
+    [(2, 1, None), (1, 0, None), (10, 1, Optimisation()), (1, 1, Optimisation(by_step=True))],
+)
+def test_a_training_that_reaches_its_learning_rate_is_not(
+    epochs: int, warmup_epochs: int, asked: Optimisation | None
+) -> None:
+    assert warmup_warning(TrainingSettings(epochs=epochs, warmup_epochs=warmup_epochs), 0.005, asked) is None

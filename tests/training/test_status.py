@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from syncclip import storage
+from syncclip.core.settings import UserError
 from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
 from syncclip.training import status
@@ -60,3 +61,18 @@ def test_what_ended_is_told_by_its_record(tmp_path: Path) -> None:
     assert status.run_lines(str(tmp_path)) == ["finished: 20 of 20 steps"]
     record(tmp_path, status="failed", steps=7, error="no space left")
     assert status.run_lines(str(tmp_path)) == ["failed: 7 of 20 steps", "why: no space left"]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_reason_of_a_failed_or_interrupted_training_is_shown(tmp_path: Path, recorded: bool) -> None:
+    """The driver failed: the run's own record says "running", or isn't there yet."""
+    if recorded:
+        record(tmp_path)
+    for error, expected in (
+        (ZeroDivisionError("division by zero"), "why: ZeroDivisionError: division by zero"),
+        (UserError("the cluster has 1 CPU"), "why: the cluster has 1 CPU"),
+    ):
+        with pytest.raises(type(error)), keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus.begin()):
+            raise error
+        lines = status.run_lines(str(tmp_path))
+        assert lines is not None and lines[:2] == ["failed: no step made yet", expected]

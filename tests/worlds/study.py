@@ -30,7 +30,7 @@ study:
   arms:
     - {{method: zeroshot}}
     - {{method: ivlp, data: real}}
-    - {{method: ivlp, data: both, overrides: {{training.epochs: 1}}}}
+    - {{method: ivlp, data: both, overrides: {{training.epochs: 1, training.warmup_epochs: 0}}}}
     - {{method: syncclip, data: both, overrides: {{methods.syncclip.learning_rate: 0.01}}}}
   images_per_class: [1, 2, 4]
   seeds: [1, 2]

@@ -20,7 +20,7 @@ from PIL import Image
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from syncclip.core.secrets import remember_options
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, check_token
 from syncclip.core.text import cut, few, first_line, printable, size
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.storage.faults import UnreachableError
@@ -106,6 +106,7 @@ class Endpoint:
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each further try
         token = (token or os.environ.get(TOKEN, "")).strip()
         remember_options({TOKEN: token})
+        check_token(TOKEN, token)
         again = urllib3.Retry(RETRIES, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
         again = again.new(backoff_factor=PAUSE, backoff_jitter=PAUSE, backoff_max=LONGEST, retry_after_max=LONGEST)
         wait = urllib3.Timeout(connect=10, read=SILENCE)

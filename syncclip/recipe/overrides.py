@@ -1,0 +1,139 @@
+"""Overrides of recipe values, "section.key=value", parsed by the types of their keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
+
+from syncclip.core.formats import check_yaml, readable
+from syncclip.core.secrets import remember_arguments
+from syncclip.core.settings import RENAMED, UserError
+from syncclip.core.text import cut
+from syncclip.recipe.files import plain
+
+COMMAND_LINE = "command line"
+
+_ARM_VALUES = re.compile(r"(study\.arms\.\d+\.(overrides|candidates))\.(.+)")
+"""Keys of an arm's overrides and candidates, each of which is keyed by dotted keys itself."""
+
+
+def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
+    """{"section.key": value} of "section.key=value", whose value is parsed by the type of the key in `model`.
+
+    The value of a text key is the text itself; `null` is None where the key allows None. All other values are YAML.
+    Where a key allows a text or another type, such as a path or a list of paths, YAML of the other type is read as
+    such.
+
+    Raises:
+        UserError: an override has another form, or its value is not YAML.
+    """
+    remember_arguments(overrides)
+    values = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise UserError(f"{COMMAND_LINE}: {cut(override)!r} is no override; write section.key=value")
+        values[key] = _parsed(key, text, types_of(key, model))
+    return values
+
+
+def as_override(key: str, text: str, model: type[BaseModel]) -> str:
+    """The override that sets a key to a text; `split_overrides` reads it back."""
+    return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
+
+
+def types_of(key: str, model: type[BaseModel]) -> set[Any]:
+    """JSON types that the value of a dotted key may have, or Any; text alone where there is no such key."""
+    if match := _ARM_VALUES.fullmatch(key):
+        return types_of(match[3], model) if match[2] == "overrides" else {list}
+    found: list[Any] = [model]
+    for step in key.split("."):
+        name = RENAMED.get(step, step) if found == [model] else step
+        found = [kind for one in found for inner in _below(one, name) for kind in _alternatives(inner)]
+    return {_json_type(typing.get_origin(kind) or kind) for kind in found} or {str}
+
+
+def steps_of(key: str) -> list[str]:
+    """The parts of a dotted key, one for each level of nested values."""
+    match = _ARM_VALUES.fullmatch(key)
+    return [*match[1].split("."), match[3]] if match else key.split(".")
+
+
+def _below(kind: Any, step: str) -> list[Any]:
+    """Annotations of what a value of this type holds under a key, or at a position."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind.model_fields[step].annotation] if step in kind.model_fields else []
+    if kind is Any:
+        return [Any]
+    inner = [one for one in typing.get_args(kind) if one is not Ellipsis]
+    return inner[1:] if typing.get_origin(kind) is dict else inner
+
+
+def _json_type(kind: Any) -> Any:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return dict
+    return list if kind is tuple else kind
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types of a union or of literals, without constraints."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        yield from _alternatives(inner[0])
+    elif origin in (typing.Union, types.UnionType):
+        for one in inner:
+            yield from _alternatives(one)
+    elif origin is Literal:
+        yield from map(type, inner)
+    else:
+        yield annotation
+
+
+def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
+    if kinds <= {str, type(None)}:
+        return None if text == "null" and str in kinds and len(kinds) > 1 else text
+    try:
+        with readable(key):
+            check_yaml(text)
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)["value"]
+            value = plain(value, key)
+    except (UserError, OmegaConfBaseException) as error:
+        if str in kinds:
+            return text
+        raise UserError(f"{COMMAND_LINE}: {key}: {cut(text)!r} is not readable as YAML; quote it") from error
+    other = type(value) in kinds - {str} or (type(value) is int and float in kinds)
+    return value if other or str not in kinds else text
+
+
+def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    """Set a dotted key in nested plain values; numbers count in lists.
+
+    Raises:
+        UserError: the key leads into a single value, or past the end of a list; `origin` is where it was given.
+    """
+    *path, last = steps_of(key)
+    place: Any = values
+    for step in path:
+        if isinstance(place, list):
+            place = place[_position(place, step, key, origin)]
+        else:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
+        if not isinstance(place, dict | list):
+            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
+    place[_position(place, last, key, origin) if isinstance(place, list) else last] = value
+
+
+def _position(items: list[Any], step: str, key: str, origin: str) -> int:
+    if not step.isdigit() or int(step) >= len(items):
+        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
+    return int(step)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.recipe.overrides import as_override, split_overrides
+from syncclip.recipe.recipe import Recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("dataset.template", "{} texture."),
+        ("dataset.template", "a photo: {}"),
+        ("methods.kgcoop.phrase", "no"),
+        ("methods.coop.phrase", ""),
+        ("methods.coop.phrase", "null"),
+        ("dataset.name", "1e5"),
+        ("dataset.root", "~"),
+        ("dataset.root", "#data [1]"),
+        ("training.tracking_project", "2024-01-01"),
+        ("training.synthetic", "off"),
+        ("training.synthetic", "sets/a: b # c"),
+        ("training.synthetic", "{a: 1}"),
+        ("training.real.0.url", "yes"),
+        ("study.arms.1.method", "on"),
+        ("study.arms.1.overrides.methods.kgcoop.phrase", "off"),
+        ("synthesis.generator.batch_size", "on"),
+        ("benchmark.template", "{} texture."),
+    ],
+)
+def test_the_value_of_a_text_key_is_the_text_itself(key: str, text: str) -> None:
+    assert split_overrides([f"{key}={text}"], Recipe) == {key: text}
+    assert as_override(key, text, Recipe) == f"{key}={text}"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("dataset.template=null", None),
+        ("training.synthetic=null", None),
+        ("training.synthetic=[a, {url: b}]", ["a", {"url": "b"}]),
+        ("training.keep_best=null", None),
+        ("dataset.base=[0, cat]", [0, "cat"]),
+        ("dataset.classnames=[a b, c]", ["a b", "c"]),
+        ("synthesis.generator.batch_size=8", 8),
+        ("synthesis.actors={actors: 2}", {"actors": 2}),
+        ("methods.ivlp.learning_rate=1e-3", 0.001),
+        ("storage.options.anon=true", True),
+        ("methods.own.margin=0.5", 0.5),
+        ("study.arms.1.candidates.training.epochs=[1, 2]", [1, 2]),
+        ("study.arms.1.overrides.training.epochs=3", 3),
+    ],
+)
+def test_values_of_other_types_are_yaml(override: str, value: object) -> None:
+    assert list(split_overrides([override], Recipe).values()) == [value]
+
+
+@pytest.mark.parametrize("text", ["no", "a: b", "'quoted'", "null", "[1", ""])
+def test_a_text_for_a_key_of_any_type_is_read_back(text: str) -> None:
+    assert split_overrides([as_override("methods.own.phrase", text, Recipe)], Recipe) == {"methods.own.phrase": text}
+
+
+def test_the_template_of_dtd_can_be_given() -> None:
+    assert Recipe.load("icons", ["dataset.template={} texture."]).dataset.template == "{} texture."
+
+
+@pytest.mark.parametrize("kind", ["overrides", "candidates"])
+def test_values_of_an_arm_are_set_under_their_whole_key(kind: str) -> None:
+    value: Any = "training.epochs=7" if kind == "overrides" else "training.epochs=[7, 8]"
+    arm = Recipe.load("icons", [f"study.arms.1.{kind}.{value}"]).study.arms[1]
+    assert getattr(arm, kind)["training.epochs"] == (7 if kind == "overrides" else [7, 8])
+    assert "training" not in getattr(arm, kind)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "{method: kgcoop, overrides: {methods.kgcoop.phrase: no}}",
+        "{method: kgcoop, candidates: {methods.kgcoop.phrase: [no, yes]}}",
+    ],
+)
+def test_a_yaml_word_that_is_no_text_is_refused_in_an_arm(arm: str) -> None:
+    from syncclip.studies.cells import check_arms
+
+    with pytest.raises(UserError, match=r"methods\.kgcoop\.phrase: False is not allowed; .* in quotes in YAML"):
+        check_arms(Recipe.load("icons", [f"study.arms=[{arm}]"]))
+
+
+def test_a_base_class_that_yaml_reads_as_false_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset\.base"):
+        Recipe.load("icons", ["dataset.base=[no, yes]"])
