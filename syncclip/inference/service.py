@@ -85,6 +85,7 @@ def app(args: dict[str, Any]) -> Application:
     token = os.environ.get(TOKEN)
     if not token:
         raise UserError(f"{TOKEN}: the service would be open to whoever reaches it; set a token, as from a Secret")
+    check_token(TOKEN, token)
     if os.environ.get(CALLBACK[0]) != CALLBACK[1]:
         raise UserError(f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod, so that the proxies check the token")
     return application(settings)
@@ -96,7 +97,6 @@ def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
     Args:
         starts: of a replica that fails to start, at most.
     """
-    check_token(TOKEN, token or "")
     options, names = configured(), trusted()
 
     def build() -> ASGIApp:
@@ -125,6 +125,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
     Raises:
         UserError: the run or its CLIP is not there, the port is taken, Ray has too few GPUs or already serves.
     """
+    check_token(TOKEN, token or "")
     settings = settings.model_copy(update={"run": readable_run(settings.run)[2]})
     if cluster_address() is None:
         _check_port(host, port)
