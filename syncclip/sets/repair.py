@@ -11,7 +11,7 @@ from syncclip.core.text import counted
 from syncclip.core.trust import require_trust
 from syncclip.sets.imported import ImportedSet, read_set
 from syncclip.shards.index import forget_index
-from syncclip.shards.markers import shard_name, stats_name, table_name
+from syncclip.shards.markers import committed, shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
 from syncclip.synthesis.driver import check_capacity, synthesise_set
 from syncclip.synthesis.filters import build_filters
@@ -59,9 +59,9 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         The shards that were generated again.
 
     Raises:
-        UserError: the set has no plan, so that it can only be got again from where it came; shards that are none of
-            the plan's; this machine can't generate them, or something that they need is missing or another than the set
-            was generated with. Nothing is thrown away then.
+        UserError: the set has no plan, so that it can only be copied or imported again; shards that are none of the
+            plan's, or a plan that is not that of the shards; this machine can't generate them, or something that they
+            need is missing or another than the set was generated with. Nothing is thrown away then.
     """
     again = sorted(set(broken))
     plan = _plan(url, len(again))
@@ -73,12 +73,18 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         return []
     check_capacity(pool, plan.threads)
     _check_assets(plan, again, url)
+    if committed(url, _ignore) and not committed(url, _ignore, plan.owner):
+        raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards, it was exchanged; restore it")
     with storage.lease(url, "shards verify --repair"):
         forget_index(url)
         for shard in again:
             discard(url, shard)
         synthesise_set(plan, url, pool)
     return again
+
+
+def _ignore(_: int, error: storage.DamagedError) -> None:
+    """Leave a damaged marker out."""
 
 
 def discard(url: str, shard: int) -> None:

@@ -216,7 +216,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
     if _OF_SET.isdisjoint(own) and not any(name.endswith("_stats.json") for name in shards):
         shards = {}  # such as tars that others wrote
     broken: set[int] = set()
-    if shards or {PLAN_NAME, IMPORTED} & folder.owners.keys():
+    if shards or {PLAN_NAME, IMPORTED} & {*folder.names}:
         yield from _shard_problems(folder, bool(shards), broken, result, progress)
     checked = {name for name, shard in shards.items() if shard in broken or not name.endswith(".json")} | derived
     result.files += len(checked)

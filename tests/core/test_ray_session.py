@@ -284,6 +284,7 @@ def test_another_version_is_told_with_both(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setattr(ray_session, "_knock", lambda _: None)
+    monkeypatch.setattr("ray._raylet.GcsClient", lambda **_: None)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
     sentence = r"runs Ray 2\.11\.0 on Python 3\.9\.2, and here is Ray 2\.60\.0 on Python 3\.11\.7"

@@ -281,7 +281,8 @@ def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tin
     files = dict(hub.repositories[REPO].files())
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["storage"] = {"options": {"endpoint_url": "http://127.0.0.1:9"}}
-    hub.repositories[REPO].commit("main", {**files, "recipe.yaml": yaml.safe_dump(recipe).encode()})
+    edited = sealed(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY)
+    hub.repositories[REPO].commit("main", {**files, "recipe.yaml": edited})
     storage.configure({})
     storage.give({})  # whatever earlier tests used
     assert load(HUB_NAME, tiny.backbone).recipe.storage.options == {}

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 import yaml
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from syncclip import jobs, storage
@@ -91,7 +91,9 @@ def test_what_came_in_goes_out_and_comes_back_equal_parity(name: str, tmp_path: 
     again = import_prompts(str(tmp_path / "out"), resolve.finished_run(run)[0], str(tmp_path / "again"))
     assert again.notes == []
     prompts = "prompts.safetensors"
-    assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
+    again_prompts, run_prompts = (load_file(tmp_path / name / prompts) for name in ("again", "run"))
+    assert again_prompts.keys() == run_prompts.keys()
+    assert all(torch.equal(again_prompts[name], run_prompts[name]) for name in run_prompts)
 
 
 def test_another_number_of_blocks_than_the_recipes_is_refused(tmp_path: Path, worlds: Path) -> None:
@@ -183,7 +185,9 @@ def test_a_student_goes_out_as_it_came_in_parity(name: str, tmp_path: Path, worl
     again = import_prompts(str(tmp_path / "out"), resolve.finished_run(run)[0], str(tmp_path / "again"))
     assert again.notes == [] and again.settings["teacher_dim"] == told["teacher"]["dim"]
     prompts = "prompts.safetensors"
-    assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
+    again_prompts, run_prompts = (load_file(tmp_path / name / prompts) for name in ("again", "run"))
+    assert again_prompts.keys() == run_prompts.keys()
+    assert all(torch.equal(again_prompts[name], run_prompts[name]) for name in run_prompts)
 
 
 def test_a_trained_student_comes_back_with_the_same_teacher(
@@ -198,7 +202,9 @@ def test_a_trained_student_comes_back_with_the_same_teacher(
     again = import_prompts(str(tmp_path / "out"), recipe, str(tmp_path / "again"))
     assert Recipe.load(str(tmp_path / "again" / "recipe.yaml")).training.teacher == teacher
     prompts = "prompts.safetensors"
-    assert (tmp_path / "again" / prompts).read_bytes() == (tmp_path / "run" / prompts).read_bytes()
+    again_prompts, run_prompts = (load_file(tmp_path / name / prompts) for name in ("again", "run"))
+    assert again_prompts.keys() == run_prompts.keys()
+    assert all(torch.equal(again_prompts[name], run_prompts[name]) for name in run_prompts)
     found, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
     assert found["counts"] == expected["counts"] and found["open_hm"] == expected["open_hm"]
 

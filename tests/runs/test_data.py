@@ -237,7 +237,7 @@ def test_a_shard_that_goes_missing_later_is_named_too(tiny: TinyWorld, copy: Pat
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split: str) -> None:
     from syncclip.datasets import DatasetSettings
-    from syncclip.datasets.packed import pack
+    from syncclip.datasets.packed import owner_of_split, pack
 
     pack(
         load_dataset(DatasetSettings(name=str(tiny_dataset(tmp_path / "tiny")))),
@@ -248,7 +248,8 @@ def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split
     settings = DatasetSettings(name=str(tmp_path / "packed"))
     assert len(load_dataset(settings).split("test")) == 4 * len(CLASSES)
     rows = len(load_dataset(settings).split(split))  # type: ignore[arg-type]
-    write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")])
+    owner = owner_of_split(storage.read_owner(str(tmp_path / "packed" / "dataset.json")), split)
+    write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")], owner=owner)
     with pytest.raises(UserError, match=rf"{split}: only 1 of {rows} images are there"):
         load_dataset(settings)
 
@@ -300,11 +301,9 @@ def test_a_damaged_validation_split_is_refused_before_candidates_are_tried_on_it
 
 
 def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, tiny_set: str) -> None:
-    from syncclip import storage
-
     url = f"memory://{tiny_set}"
     for name in storage.sizes(tiny_set):
-        storage.write_bytes(f"{url}/{name}", storage.read_bytes(f"{tiny_set}/{name}"))
+        storage.write_bytes(f"{url}/{name}", Path(tiny_set, name).read_bytes())
     size = ShardSet(tiny_set).shards[0].bytes
     named = f"training.synthetic={url}"
     with pytest.raises(UserError, match=r"training.cache_bytes is .*, but the shards that are in use at once"):

@@ -14,6 +14,7 @@ from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import Predictions
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import evaluate
+from syncclip.runs.resolve import finished_run
 from syncclip.shards.writer import Sample, write_shard
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import tiny_dataset
@@ -38,7 +39,7 @@ def test_prompts_are_laid_over_the_classes_of_another_dataset(
     assert [one["name"] for one in found.results["per_class"]] == miniatures.of["dtd"].classnames
     assert found.results["counts"]["all"] == len(miniatures.of["dtd"].items["test"])
     assert own == run.results, "the run's own results stay"
-    assert evaluate.transfer_results(run.url, "dtd") == found.results
+    assert evaluate.transfer_results(finished_run(run.url)[1], "dtd") == found.results
 
 
 @pytest.mark.parametrize(("name", "candidates"), [("imagenet_a", ADVERSARIAL), ("imagenet_r", RENDITION)])
@@ -56,8 +57,8 @@ def test_a_recipe_names_the_datasets_that_its_run_is_tested_on(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp", "evaluation.transfer=[imagenet_v2, dtd]")
-    assert evaluate.missing_transfers(recipe, run.url) == []
-    assert evaluate.transfer_results(run.url, "imagenet_v2")["counts"]["all"] == 24
+    assert evaluate.missing_transfers(recipe, finished_run(run.url)[1]) == []
+    assert evaluate.transfer_results(finished_run(run.url)[1], "imagenet_v2")["counts"]["all"] == 24
 
 
 def test_a_dataset_that_is_added_is_tested_without_another_training(
@@ -66,9 +67,9 @@ def test_a_dataset_that_is_added_is_tested_without_another_training(
     run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp")
     stamp = (tmp_path / "prompts.safetensors").stat().st_mtime_ns
     more = recipe.with_values({"evaluation.transfer": ["dtd"]})
-    assert evaluate.missing_transfers(more, run.url) == ["dtd"]
+    assert evaluate.missing_transfers(more, finished_run(run.url)[1]) == ["dtd"]
     jobs.run_here(more, run.url)
-    assert evaluate.missing_transfers(more, run.url) == []
+    assert evaluate.missing_transfers(more, finished_run(run.url)[1]) == []
     assert (tmp_path / "prompts.safetensors").stat().st_mtime_ns == stamp
 
 

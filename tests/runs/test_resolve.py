@@ -11,7 +11,10 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
+from syncclip.shards.markers import ShardStats
+from syncclip.synthesis.plan import read_plan
 from tests.conftest import TinyWorld
+from tests.worlds.resealed import reseal
 
 
 def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
@@ -42,7 +45,13 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
     text = storage.read_bytes(str(other / "plan.json"))
     assert b'"seed": 0' in text
-    (other / "plan.json").write_bytes(text.replace(b'"seed": 0', b'"seed": 1'))
+    reseal(other / "plan.json", text.replace(b'"seed": 0', b'"seed": 1'))
+    seed = read_plan(str(other))
+    assert seed is not None
+    (other / "index.json").unlink()
+    for marker in other.glob("*_stats.json"):
+        stats = ShardStats.model_validate_json(storage.read_sealed(str(marker)))
+        storage.write_document(str(marker), stats.model_copy(update={"owner": seed.owner}), seed.owner)
     hashes = [resolve.resolve_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
     assert hashes[0] == hashes[1] != hashes[2]
 

@@ -127,7 +127,7 @@ def test_an_interrupted_import_is_no_set_and_goes_on(
 ) -> None:
     source, url = str(authors_folder(tmp_path / "dalle_shapes")), str(tmp_path / "set")
 
-    def dying(*_: object) -> None:
+    def dying(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
+from syncclip.sets.imported import ImportedSet
 from syncclip.sets.repair import examine, repair_set
 from syncclip.shards.markers import committed
 from syncclip.shards.verify import problems
@@ -28,6 +29,7 @@ from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
 from tests.shards.sets import verify, write_set
 from tests.synthesis.conftest import digests
+from tests.worlds.resealed import reseal
 
 pytestmark = pytest.mark.fault
 
@@ -37,7 +39,7 @@ def generate_here(plan: Plan, url: str, _: Pool = ONE_ACTOR, shards: Iterable[in
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
     if read_plan(url) != known:
         write_plan(known, url)
-    make = ShardWorker(known.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
+    make = ShardWorker(known.model_dump_json(), url, "cpu", plan.generator.pipeline, {}, owner=known.owner)
     there = committed(url)
     assert [make({"shard": one})["error"] for one in shards or plan.shards() if one not in there] == [
         "" for one in shards or plan.shards() if one not in there
@@ -128,7 +130,7 @@ def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> N
     assert any("its bytes are not those that were written" in sentence for sentence in verify(str(folder)))
     marker = json.loads(storage.read_bytes(str(folder / "00001_stats.json")))
     marker["table_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (folder / "00001_stats.json").write_text(json.dumps(marker))
+    reseal(folder / "00001_stats.json", json.dumps(marker).encode())
     assert any("is described otherwise" in sentence for sentence in verify(str(folder)))
 
 
@@ -160,10 +162,22 @@ def test_a_repair_that_was_killed_leaves_gaps_that_the_next_one_fills(
     assert digests(folder) == before
 
 
+@pytest.mark.fault
+@pytest.mark.usefixtures("generated_here")
+def test_nothing_is_thrown_away_where_the_plan_is_that_of_another_set(folder: Path) -> None:
+    plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
+    reseal(folder / "plan.json", json.dumps({**plan, "seed": plan["seed"] + 1}).encode())
+    broken = {problem.shard for problem in examine(str(folder))}
+    before = digests(folder)
+    with pytest.raises(UserError, match=r"plan\.json is not the plan of these shards, it was exchanged"):
+        repair_set(str(folder), broken or [1])
+    assert digests(folder) == before
+
+
 def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeline: Path) -> None:
     flip(folder / "00001.tar")
     plan = folder / "plan.json"
-    plan.write_bytes(storage.read_bytes(str(plan)).replace(str(pipeline).encode(), b"/no/such/pipeline"))
+    reseal(plan, storage.read_bytes(str(plan)).replace(str(pipeline).encode(), b"/no/such/pipeline"))
     with pytest.raises(UserError, match="/no/such/pipeline"):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
@@ -176,7 +190,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     flip(folder / "00001.tar")
     plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
     plan["generator"]["pipeline"], plan["weights"] = "someone/model", "c0ffee"
-    (folder / "plan.json").write_text(json.dumps(plan))
+    reseal(folder / "plan.json", json.dumps(plan).encode())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids asking the hub"):
@@ -198,7 +212,7 @@ def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
 ) -> None:
     flip(folder / "00001.tar")
     plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
-    (folder / "plan.json").write_text(json.dumps({**plan, "filters": [judge]}))
+    reseal(folder / "plan.json", json.dumps({**plan, "filters": [judge]}).encode())
     with pytest.raises(UserError, match=sentence):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
@@ -271,12 +285,9 @@ def test_a_set_without_a_plan_says_where_to_get_it_again(tmp_path: Path) -> None
 
 
 def test_an_imported_set_says_what_it_was_made_of(tmp_path: Path) -> None:
-    storage.write_bytes(
-        str(tmp_path / "imported.json"),
-        b'{"source": "dalle", "dataset": "b", "classnames": ["a", "b"], "counts": [2, 2], "shard_size": 2, '
-        b'"content": "x"}',
-    )
-    write_set(str(tmp_path), classes=2, rounds=1)
+    found = ImportedSet(source="dalle", dataset="b", classnames=("a", "b"), counts=(2, 2), shard_size=2, content="x")
+    storage.write_document(str(tmp_path / "imported.json"), found, found.owner)
+    write_set(str(tmp_path), classes=2, rounds=1, owner=found.owner)
     assert [problem.sentence for problem in examine(str(tmp_path))] == [
         "00001.tar: not there, though it belongs to the set"
     ]

@@ -284,7 +284,9 @@ def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path
     (tmp_path / "file").write_text("")
     place = str(tmp_path / "file" / "set")
     plan = make_plan(1)
-    report = Report(**ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {})({"shard": 0}))
+    report = Report(
+        **ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {}, owner=plan.owner)({"shard": 0})
+    )
     assert report.fatal and "cannot write" in report.error and "Traceback" in report.trace
 
 

@@ -186,22 +186,11 @@ def test_lost_metrics_cost_no_step_that_a_checkpoint_holds(tmp_path: Path) -> No
     assert [line["step"] for line in metrics(tmp_path / "broken")] == list(range(10, 21))
 
 
-def test_a_checkpoint_of_an_earlier_version_goes_on_without_a_digest_of_its_metrics(tmp_path: Path) -> None:
-    run(fakes.job(tmp_path / "whole"))
-    with pytest.raises(StoppedError):
-        run(fakes.job(tmp_path / "broken"), listener=stop_at(11))
-    for place in (tmp_path / "broken" / "checkpoints").glob("*.json"):
-        marker = json.loads(place.read_text())
-        del marker["metrics"], marker["seal"]
-        place.write_text(json.dumps(marker))
-    assert run(fakes.job(tmp_path / "broken")).notes == ["run 'fake' goes on after step 9 of 20"]
-    assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
-
-
-def test_the_record_of_a_finished_run_holds_the_digest_of_its_metrics(tmp_path: Path) -> None:
+def test_the_record_of_a_finished_run_holds_the_checksums_of_its_logs(tmp_path: Path) -> None:
     run(fakes.job(tmp_path))
-    lines = (tmp_path / "metrics.jsonl").read_bytes()
-    assert record(tmp_path).logs == {"metrics.jsonl": hashlib.sha256(lines).hexdigest()}
+    files = [tmp_path / "metrics.jsonl", *tmp_path.glob("events.*")]
+    expected = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert record(tmp_path).logs == expected
 
 
 def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
