@@ -12,7 +12,6 @@ from syncclip.core.trust import trust, trusted
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.classes import FILES
 from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
 from syncclip.shards.index import know_listed, listed
 from syncclip.storage.hub import NAME, PREFIX, fetched, pinned
@@ -55,6 +54,8 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
     Raises:
         UserError: there is no finished run.
     """
+    from syncclip.runs.classes import FILES  # needs torch, which other commands start without
+
     copy = fetched(run, FILES[:3], FILES[3:])
     recipe, folder = finished_run(copy or run)
     if copy is None:

@@ -29,7 +29,7 @@ def test_a_recipe_is_shown_whole_and_can_be_read_again(tmp_path: Path, capsys: p
 def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "explain", "methods.syncclip.domain_tokens"]) == 0
     first, meaning = capsys.readouterr().out.splitlines()
-    assert first == "methods.syncclip.domain_tokens: whole number at least 0; default 2"
+    assert first == "methods.syncclip.domain_tokens: whole number at least 0 and at most 1024; default 2"
     assert meaning == "    k of the paper: how many of the visual tokens each domain has of its own; 0: none."
 
 

@@ -17,6 +17,7 @@ from tests.object_store import faulty_bucket, s3_bucket
 from tests.sets import test_repair
 from tests.sets.test_merge import make_set
 from tests.synthesis.conftest import digests
+from tests.worlds.resealed import reseal
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
     plan = json.loads(storage.read_bytes(str(damaged / "plan.json")))
     plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
-    (damaged / "plan.json").write_text(json.dumps(plan))
+    reseal(damaged / "plan.json", json.dumps(plan).encode())
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
     refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
     assert "filter 'safety': /gone holds no safety checker" in refusal

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from syncclip import storage
 from syncclip.cli.app import run
 from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
@@ -31,7 +32,7 @@ def test_a_set_and_the_folder_around_it_tell_the_same(
 
 def test_a_run_tells_its_steps_and_why_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord(name="run", recipe_hash="0", status="failed", steps=7, total_steps=20, error="no space left")
-    (tmp_path / "run.json").write_text(record.model_dump_json())
+    storage.write_document(str(tmp_path / "run.json"), record)
     assert run(["status", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "failed: 7 of 20 steps" in told and "why: no space left" in told

@@ -138,11 +138,11 @@ def test_an_interrupted_packing_goes_on(
     pack(dataset, str(whole))
     honest, calls = packed.write_shard, []
 
-    def dying(url: str, shard: int, *rest: object) -> object:
+    def dying(url: str, shard: int, *rest: object, **options: str) -> object:
         if len(calls) == 3:
             raise KeyboardInterrupt
         calls.append((url, shard))
-        return honest(url, shard, *rest)  # type: ignore[arg-type]
+        return honest(url, shard, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(packed, "write_shard", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -164,7 +164,7 @@ def only(url: str, labels: list[int]) -> None:
     place = storage.join(url, CLASSES_FILE)
     held = storage.read_document(place, RunClasses, "")
     assert held is not None
-    storage.write_document(place, held.model_copy(update={"only": labels}))
+    storage.write_document(place, held.model_copy(update={"only": labels}), storage.read_owner(place))
 
 
 @pytest.fixture(scope="module")

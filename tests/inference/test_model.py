@@ -29,6 +29,7 @@ from tests.inference.conftest import Train
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES
 from tests.worlds.families import families, make_family_folder
+from tests.worlds.resealed import reseal
 
 SLOW = ("roberta",)
 
@@ -152,18 +153,10 @@ def test_threads_share_a_model(train: Train, images: Path) -> None:
     assert torch.backends.cuda.flash_sdp_enabled(), "the choice of attention is the process' own, and stays as it was"
 
 
-def test_a_run_of_an_earlier_version_is_read_where_its_dataset_is_there(tiny: TinyWorld, tmp_path: Path) -> None:
-    from syncclip import jobs
-
-    run = jobs.run_here(syncclip.Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run"))
-    (tmp_path / "run" / CLASSES_FILE).unlink()
-    agrees_with_the_evaluation(load(run.url), run, test_images(tiny))
-
-
-def test_a_run_of_an_earlier_version_without_its_dataset_is_refused(train: Train) -> None:
+def test_a_run_without_its_classes_is_an_error_that_names_the_remedy(train: Train) -> None:
     run = train("training.method=zeroshot")
     storage.remove(storage.join(run.url, CLASSES_FILE))
-    with pytest.raises(UserError, match="doesn't hold its class names, and its dataset is not there"):
+    with pytest.raises(UserError, match=r"classes\.json is missing; evaluate the run once: `syncclip evaluate"):
         load(run.url)
 
 
@@ -205,13 +198,13 @@ def test_a_strange_file_of_classes_is_one_sentence(train: Train, values: dict[st
     place = storage.join(run.url, CLASSES_FILE)
     held = storage.read_document(place, RunClasses, "")
     assert held is not None
-    storage.write_bytes(place, json.dumps(held.model_dump() | values).encode())
+    reseal(place, json.dumps(held.model_dump() | values).encode())
     with pytest.raises(UserError, match=r"classes\.json can't be read by this version of syncclip"):
         load(run.url)
 
 
 def test_classes_travel_with_the_run(train: Train) -> None:
-    run = train("training.method=syncclip", 'dataset.template="a picture of a {}."')
+    run = train("training.method=syncclip", "dataset.template=a picture of a {}.")
     held = json.loads(storage.read_bytes(storage.join(run.url, CLASSES_FILE)))
     assert (held["classnames"], held["base_count"], held["template"]) == (CLASSES, 3, "a picture of a {}.")
     assert len(held["clip_sha256"]) == 64 and held["preprocess"]["interpolation"] == "bicubic"

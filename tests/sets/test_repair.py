@@ -17,6 +17,7 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.sets import repair
 from syncclip.sets.imported import ImportedSet
 from syncclip.sets.repair import examine, repair_set
+from syncclip.shards.index import index_set
 from syncclip.shards.markers import committed
 from syncclip.shards.verify import problems
 from syncclip.synthesis import references
@@ -44,6 +45,7 @@ def generate_here(plan: Plan, url: str, _: Pool = ONE_ACTOR, shards: Iterable[in
     assert [make({"shard": one})["error"] for one in shards or plan.shards() if one not in there] == [
         "" for one in shards or plan.shards() if one not in there
     ]
+    index_set(url, known.owner)
 
 
 @pytest.fixture

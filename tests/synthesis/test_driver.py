@@ -19,7 +19,7 @@ from syncclip.synthesis.driver import check_capacity, synthesise_set
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, read_plan
 from syncclip.synthesis.pool import PoolError, Worker
-from syncclip.synthesis.settings import Pool
+from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.status import Report, read_status
 from syncclip.synthesis.worker import ShardWorker
 from tests.shards.sets import verify
@@ -313,8 +313,13 @@ class FailingPool:
                 yield Report(shard, images=1)
 
 
+def job_of(url: str, plan: Plan, retries: int) -> driver._Job:
+    images = {shard: len(plan.shard_range(shard)) for shard in plan.shards()}
+    return driver._Job(plan, url, images, list(images), ONE_ACTOR._replace(retries=retries), "", new=True)
+
+
 def run(pool: FailingPool, plan: Plan, retries: int) -> list[Report]:
-    return list(driver._rounds(pool.url, plan.shards(), plan.shards(), retries, pool))
+    return list(driver._rounds(job_of(pool.url, plan, retries), pool))
 
 
 def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -354,5 +359,5 @@ def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_pa
             (tmp_path / name).unlink()
 
     plan = make_plan(5, shard_size=4)
-    deque(driver._rounds(str(tmp_path), plan.shards(), plan.shards(), 2, generate), maxlen=0)
+    deque(driver._rounds(job_of(str(tmp_path), plan, 2), generate), maxlen=0)
     assert pool.rounds == [[0, 1, 2, 3], [2]]

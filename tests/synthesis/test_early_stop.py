@@ -63,7 +63,9 @@ def test_where_rejects_are_left_out_too_the_first_images_show_that_nothing_passe
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
     count = sum(per_class.values())
-    return ShardStats(shard=shard, count=count, bytes=0, sha256="", per_class=per_class, rejects=rejects)
+    return ShardStats(
+        shard=shard, count=count, bytes=0, sha256="", table_sha256="", per_class=per_class, rejects=rejects
+    )
 
 
 def test_earlier_runs_count(plan: Plan) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.recipe.recipe import digest
@@ -192,9 +193,9 @@ def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
     assert differences(first, second) == ["weights is 'a1' there and 'b2' here"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"format": 1}', '{"from a newer version": 2}'])
+@pytest.mark.parametrize("text", ["{}", '{"format": 1}', '{"from a newer version": 2}'])
 def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
-    (tmp_path / "plan.json").write_text(text)
+    storage.write_sealed(str(tmp_path / "plan.json"), text.encode())
     with pytest.raises(UserError, match="can't be read by this version of syncclip"):
         agree(plan_of(), str(tmp_path))
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from syncclip import storage
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
 from syncclip.synthesis.shard import generate_shard
@@ -22,7 +23,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_path: Path) -> None:
     generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(100, "dark"), Brighter(200, "dim")])
     write_rejects(str(tmp_path), 0, generated.gallery)
-    found = read_rejects(str(tmp_path), most=99)
+    found = read_rejects(str(tmp_path), 99, storage.NOBODY)
     assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": EACH, "dim": EACH}
     for reason, (low, high) in {"dark": (0, 101), "dim": (101, 201)}.items():
         for reject in found[reason]:
@@ -44,7 +45,7 @@ def test_a_shard_without_rejects_and_a_late_shard_write_nothing(plan: Plan, tmp_
     for shard, bound in ((0, -1), (SHARDS, 150)):
         write_rejects(str(tmp_path), shard, generate_shard(plan, shard, SeedGenerator(), [Brighter(bound)]).gallery)
     assert not list(tmp_path.iterdir())
-    assert read_rejects(str(tmp_path), 9) == {}
+    assert read_rejects(str(tmp_path), 9, storage.NOBODY) == {}
 
 
 def test_different_classes_come_first(plan: Plan, tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_different_classes_come_first(plan: Plan, tmp_path: Path) -> None:
         for index in (0, 3, 1):  # classes 0, 0 and 1
             gallery.add("dark", Image.new("RGB", (8, 8)), plan.entry(index + 15 * shard), 1.0, blurred=False)
         write_rejects(str(tmp_path), shard, gallery.rejects)
-    assert [one.label for one in read_rejects(str(tmp_path), 3)["dark"]] == [0, 1, 0]
+    assert [one.label for one in read_rejects(str(tmp_path), 3, storage.NOBODY)["dark"]] == [0, 1, 0]
 
 
 def test_what_is_not_for_every_eye_cannot_be_recognised(plan: Plan) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from syncclip import storage
 from syncclip.core.heartbeat import repeating
 from syncclip.core.settings import UserError
 from syncclip.storage.status_file import SILENCE, keep_status_file
@@ -68,13 +69,13 @@ def test_a_driver_that_is_silent_for_long_is_called_gone() -> None:
 def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
         raise KeyboardInterrupt
-    mark_complete(str(tmp_path), 100, 100)
+    mark_complete(str(tmp_path), 100, 100, storage.NOBODY)
     found = status_of(tmp_path)
     assert (found.state, found.reason, found.images, found.remaining) == ("complete", "", 100, 0.0)
 
 
 def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "status.json").write_text(json.dumps({"state": "flying"}))
+    storage.write_sealed(str(tmp_path / "status.json"), json.dumps({"state": "flying"}).encode())
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
 

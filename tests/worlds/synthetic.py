@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from syncclip import storage
 from syncclip.recipe.recipe import Recipe
 
 
@@ -30,4 +31,5 @@ def generate_here(recipe: Recipe, url: str) -> str:
     torch.set_num_threads(threads)
     index_set(url, plan.owner)
     summarise(plan, url)
+    storage.write_contents(url, plan.owner)
     return url
