@@ -48,7 +48,8 @@ def test_a_terminal_gets_a_table(
 ) -> None:
     run = train("training.method=zeroshot").url
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    shown = Outcome(capsys, "classify", run, str(images / "00.png"), "gone.png").out
+    monkeypatch.chdir(images)
+    shown = Outcome(capsys, "classify", run, "00.png", "gone.png").out
     assert "class" in shown and any(name in shown for name in CLASSES) and "gone.png" in shown
 
 

@@ -69,7 +69,7 @@ def test_a_marker_of_a_newer_format_is_refused(
 ) -> None:
     folder = Path(shutil.copytree(tiny_set, tmp_path / "set"))
     marker = str(folder / "00001_stats.json")
-    storage.write_sealed(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
+    reseal(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
     forget_index(str(folder))  # as whatever adds a shard does: an index tells what all markers tell
     refusal = Outcome(capsys, "shards", command, str(folder)).refusal
     assert refusal.endswith("00001_stats.json: format 2, this syncclip reads up to 1; upgrade it")

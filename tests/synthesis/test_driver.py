@@ -296,8 +296,8 @@ def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path
 class FailingPool:
     """Writes shards, except that shard s fails its first `errors[s]` times; `deadly` shards end the round."""
 
-    def __init__(self, url: Path, errors: dict[int, int], deadly: int | None = None) -> None:
-        self.url, self.errors, self.deadly = str(url), errors, deadly
+    def __init__(self, url: Path, owner: str, errors: dict[int, int], deadly: int | None = None) -> None:
+        self.url, self.owner, self.errors, self.deadly = str(url), owner, errors, deadly
         self.rounds: list[list[int]] = []
 
     def __call__(self, todo: Sequence[int]) -> Iterator[Report]:
@@ -309,7 +309,7 @@ class FailingPool:
                 self.errors[shard] -= 1
                 yield Report(shard, error="OSError: connection reset")
             else:
-                write_shard(self.url, shard, [Sample(shard, 0, b"jpeg", "text")])
+                write_shard(self.url, shard, [Sample(shard, 0, b"jpeg", "text")], owner=self.owner)
                 yield Report(shard, images=1)
 
 
@@ -323,8 +323,9 @@ def run(pool: FailingPool, plan: Plan, retries: int) -> list[Report]:
 
 
 def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = FailingPool(tmp_path, {1: 2, 3: 1})
-    run(pool, make_plan(5, shard_size=4), retries=2)
+    plan = make_plan(5, shard_size=4)
+    pool = FailingPool(tmp_path, plan.owner, {1: 2, 3: 1})
+    run(pool, plan, retries=2)
     assert pool.rounds == [[0, 1, 2, 3], [1, 3], [1]]
     assert list(committed(str(tmp_path))) == [0, 1, 2, 3]
 
@@ -332,9 +333,10 @@ def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, t
 def test_a_shard_that_always_fails_ends_in_one_sentence_and_the_others_are_committed(
     make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    pool = FailingPool(tmp_path, {1: 99})
+    plan = make_plan(5, shard_size=4)
+    pool = FailingPool(tmp_path, plan.owner, {1: 99})
     with pytest.raises(UserError) as failure:
-        run(pool, make_plan(5, shard_size=4), retries=2)
+        run(pool, plan, retries=2)
     assert str(failure.value).startswith(
         "shard 00001.tar could not be generated: OSError: connection reset; 3 of 4 shards"
     )
@@ -343,14 +345,16 @@ def test_a_shard_that_always_fails_ends_in_one_sentence_and_the_others_are_commi
 
 
 def test_a_shard_that_ends_the_pool_does_not_starve_the_others(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = FailingPool(tmp_path, {}, deadly=1)
+    plan = make_plan(5, shard_size=4)
+    pool = FailingPool(tmp_path, plan.owner, {}, deadly=1)
     with pytest.raises(UserError, match=r"shard 00001.tar could not be generated: its processes kept dying"):
-        run(pool, make_plan(5, shard_size=4), retries=1)
+        run(pool, plan, retries=1)
     assert list(committed(str(tmp_path))) == [0, 2, 3]
 
 
 def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_path: Path) -> None:
-    pool = FailingPool(tmp_path, {})
+    plan = make_plan(5, shard_size=4)
+    pool = FailingPool(tmp_path, plan.owner, {})
     lost = iter(["00002_stats.json"])
 
     def generate(todo: Sequence[int]) -> Iterator[Report]:
@@ -358,6 +362,5 @@ def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_pa
         if name := next(lost, None):
             (tmp_path / name).unlink()
 
-    plan = make_plan(5, shard_size=4)
     deque(driver._rounds(job_of(str(tmp_path), plan, 2), generate), maxlen=0)
     assert pool.rounds == [[0, 1, 2, 3], [2]]

@@ -117,7 +117,7 @@ class _Answers(BaseHTTPRequestHandler):
         data = buffer.getvalue()
         if fault == "torn image":
             data = data[: len(data) // 2]
-        elif fault in ("EPS", "TIFF", "BMP"):
+        elif fault in ("EPS", "PPM"):
             image_of(body["prompt"], body["seed"], (width, height)).save(buffer := io.BytesIO(), fault)
             data = buffer.getvalue()
         whole = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
