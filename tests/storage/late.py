@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import platform
 import signal
@@ -12,17 +13,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 from syncclip import storage
 from syncclip.storage import leases
-from syncclip.storage.places import remote
+from syncclip.storage.places import configured, remote
 from syncclip.storage.swaps import peek
 
 FILE_CALLS = frozenset({"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir", "shutil.rmtree"})
 """Audit events of Python that precede each call of the file system."""
 
+PACE = ("INTERVAL", "SILENCE", "POLL", "PROMPT", "SETTLE")
+"""Times of `leases`."""
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["tests.storage.late"])
+
 Act = Callable[[str, leases.Hold], None]
+
+
+@dataclass(frozen=True)
+class World:
+    """What the first owner takes over from the test's process."""
+
+    options: dict[str, Any]
+    environment: dict[str, str]
+    pace: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -53,44 +72,47 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
         takeover: what the new owner does.
         seconds: for which it is stopped at least.
     """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        _own(point, folder, act, writer)
-    os.close(writer)
-    status = os.waitpid(child, os.WUNTRACED)[1]
+    ours, its = FORKSERVER.Pipe()
+    world = World(configured(), {**os.environ}, {name: getattr(leases, name) for name in PACE})
+    process = FORKSERVER.Process(target=_own, args=(point, folder, act, its, world), daemon=True)
+    process.start()
+    stopped, said = ours.recv()
     before: dict[str, bytes] = {}
-    if stopped := os.WIFSTOPPED(status):
+    if stopped:
         began = time.monotonic()
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
         with leases.lease(folder, "the new owner") as hold:
             takeover(folder)
             before = content(folder)
             time.sleep(max(0.0, seconds - (time.monotonic() - began)))
-            os.kill(child, signal.SIGCONT)
-            os.waitpid(child, 0)
+            os.kill(process.pid or 0, signal.SIGCONT)
+            _, said = ours.recv()
             after = content(folder)
             hold.confirm()
-    with open(reader) as pipe:
-        call, _, said = pipe.read().partition("\n")
+    process.join()
     assert peek(storage.join(folder, leases.LEASE)) is None
-    return Outcome(call if stopped else "", said, before, after if stopped else content(folder))
+    return Outcome(stopped, said, before, after if stopped else content(folder))
 
 
-def _own(point: int, folder: str, act: Act, writer: int) -> None:
+def _own(point: int, folder: str, act: Act, pipe: Connection, world: World) -> None:
     """The first owner, on what seems to be another machine."""
+    os.environ.update(world.environment)
+    storage.configure(world.options)
+    for name, seconds in world.pace.items():
+        setattr(leases, name, seconds)
+    platform.node = lambda: "elsewhere"
     said = ""
     try:
-        platform.node = lambda: "elsewhere"  # type: ignore[assignment]
-        with leases.lease(folder, "the old owner") as hold, _stopping(point, folder, writer) as armed, armed():
+        with leases.lease(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
             act(folder, hold)
     except BaseException as error:
         said = type(error).__name__
-    os.write(writer, f"\n{said}".encode())
-    os._exit(0)
+    pipe.send(("", said))
 
 
 @contextlib.contextmanager
-def _stopping(point: int, folder: str, writer: int) -> Iterator[Any]:
+def _stopping(point: int, folder: str, pipe: Connection) -> Iterator[Any]:
     """Stop this process immediately before a call of the file system, or a request, while it is armed."""
     armed, left = ContextVar("armed", default=False), [point]
 
@@ -98,8 +120,9 @@ def _stopping(point: int, folder: str, writer: int) -> Iterator[Any]:
         if armed.get():
             left[0] -= 1
             if left[0] == -1:
-                os.write(writer, name.encode())
+                pipe.send((name, ""))
                 os.kill(os.getpid(), signal.SIGSTOP)
+                time.sleep(0.05)  # the kernel may stop another thread a moment before this one
 
     @contextlib.contextmanager
     def arm() -> Iterator[None]:

@@ -11,7 +11,7 @@ from syncclip import storage
 from syncclip.storage import leases
 from syncclip.storage.leases import Hold
 from tests.object_store import faulty_bucket, s3_bucket
-from tests.storage.late import Act, stopped_at
+from tests.storage.late import PACE, Act, Outcome, stopped_at
 
 
 def write(folder: str, _: Hold) -> None:
@@ -84,7 +84,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def hasty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same proportions in less time."""
     interval = 0.3 if storage.places.scheme(folder) else 0.05  # more than a few requests take, else each renews
-    for name, times in {"INTERVAL": 1, "SILENCE": 3, "POLL": 0.2, "PROMPT": 0.5, "SETTLE": 1}.items():
+    for name, times in zip(PACE, (1, 3, 0.2, 0.5, 1), strict=True):
         monkeypatch.setattr(leases, name, times * interval)
 
 
@@ -93,7 +93,7 @@ def hasty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_write_of_an_owner_lands_that_was_stopped_while_another_took_over(
     folder: str, act: Act, hasty: None
 ) -> None:
-    stops = []
+    stops: list[Outcome] = []
     while not stops or stops[-1].stopped:
         prepare(folder)
         stops.append(stopped_at(len(stops), folder, act, take_over))
