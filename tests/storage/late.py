@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from syncclip import storage
-from syncclip.storage import leases
+from syncclip.storage import faults, leases
 from syncclip.storage.places import configured, remote
 from syncclip.storage.swaps import peek
 
@@ -101,6 +101,7 @@ def _own(point: int, folder: str, act: Act, pipe: Connection, world: World) -> N
     storage.configure(world.options)
     for name, seconds in world.pace.items():
         setattr(leases, name, seconds)
+    faults.PAUSES = (0.01,) * 3
     platform.node = lambda: "elsewhere"
     said = ""
     try:
