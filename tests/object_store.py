@@ -11,6 +11,7 @@ from typing import Any
 from unittest import mock
 
 import s3fs
+from moto.s3.exceptions import NoSuchUpload
 from moto.s3.models import S3Backend
 from moto.server import ThreadedMotoServer
 
@@ -29,20 +30,24 @@ ENVIRONMENT = {
 def _endpoint() -> str:
     """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second.
 
-    moto looks up an upload in one moment and completes or aborts it in another, with its threads between the two; S3
-    does both at once.
+    moto looks up an upload in one moment and completes or aborts it in another, with its threads between the two, and
+    answers 500 if there is none; S3 does both at once, and answers 404.
     """
     one_at_a_time = threading.Lock()
 
     def at_once(call: Callable[..., Any]) -> Callable[..., Any]:
         def locked(*given: Any, **named: Any) -> Any:
             with one_at_a_time:
-                return call(*given, **named)
+                try:
+                    return call(*given, **named)
+                except KeyError as missing:  # which moto answers with 500
+                    raise NoSuchUpload(upload_id=missing.args[0]) from missing
 
         return locked
 
-    S3Backend.complete_multipart_upload = at_once(S3Backend.complete_multipart_upload)
-    S3Backend.abort_multipart_upload = at_once(S3Backend.abort_multipart_upload)
+    S3Backend.complete_multipart_upload = at_once(S3Backend.complete_multipart_upload)  # type: ignore[method-assign]
+    S3Backend.upload_part = at_once(S3Backend.upload_part)  # type: ignore[method-assign]
+    S3Backend.abort_multipart_upload = at_once(S3Backend.abort_multipart_upload)  # type: ignore[method-assign]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return "http://{}:{}".format(*server.get_host_and_port())
