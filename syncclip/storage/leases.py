@@ -30,7 +30,7 @@ from syncclip.core.owners import Owner
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
 from syncclip.storage.answers import last_look, spoilt
-from syncclip.storage.faults import answered, persistently
+from syncclip.storage.faults import UnreachableError, answered, persistently
 from syncclip.storage.leftovers import abort_uploads, sweep
 from syncclip.storage.places import S3, is_local, join, local_path, scheme
 from syncclip.storage.swaps import SETTLE, UNLISTED, opened, peek, swap
@@ -166,14 +166,20 @@ class Hold:
 
     def release(self) -> LostLeaseError | None:
         """Remove the lock; the error to raise where it was lost before."""
-        if _now() >= self._until:
-            self.renew()
-        with self._lock:
-            if (there := self._there()) is not None:
-                with self.promptly():
-                    if swap(self.place, there, None):
-                        return None
-            return LostLeaseError(self._loss())
+        for left in range(LOOKS - 1, -1, -1):
+            if _now() >= self._until:
+                self.renew()
+            with self._lock:
+                if (there := self._there()) is None:
+                    break
+                try:
+                    with self.promptly():
+                        if swap(self.place, there, None):
+                            return None
+                except UnreachableError:  # also if it was delayed for too long
+                    if not left:
+                        raise
+        return LostLeaseError(self._loss())
 
     def _there(self) -> bytes | None:
         """The file, if it is still this lock's; an answer may be spoilt."""

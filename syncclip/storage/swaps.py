@@ -1,12 +1,13 @@
-"""Compare-and-swap of a small file: of several processes that try, on however many machines, one succeeds.
+"""Compare-and-swap of a small file: of several processes that try, on however many machines, at most one succeeds.
 
 On a disk the file is a directory that holds the content in a file of its own name. A new one is prepared beside it and
 renamed over an empty one, which the file system does for one process only.
 
 On S3 the new content is a multipart upload. Whoever creates one aborts all others of the same key, then compares, then
-completes its own: of two uploads, at least one finds itself aborted, or the other's content. This needs no conditional
-requests, and a process that was stopped in the middle can't complete an upload that another has aborted. Other stores
-have no such fence: there the content is read again after a pause.
+completes its own: of two uploads, at least one finds itself aborted, or the other's content. If both are aborted, the
+caller tries again after a random pause. This needs no conditional requests, and a process that was stopped in the
+middle can't complete an upload that another has aborted. Other stores have no such fence: there the content is read
+again after a pause.
 """
 
 from __future__ import annotations
