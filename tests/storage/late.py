@@ -106,6 +106,7 @@ def _own(point: int, folder: str, act: Act, pipe: Connection, world: World) -> N
     said = ""
     try:
         with leases.lease(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
+            hold.told = True  # else its heartbeat interrupts it before it goes on, which proves nothing of the fence
             act(folder, hold)
     except BaseException as error:
         said = type(error).__name__
