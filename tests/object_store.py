@@ -6,12 +6,13 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
 import s3fs
-from moto.s3.responses import S3Response
+from moto.s3.exceptions import NoSuchUpload
+from moto.s3.models import S3Backend
 from moto.server import ThreadedMotoServer
 
 from syncclip import storage
@@ -29,16 +30,24 @@ ENVIRONMENT = {
 def _endpoint() -> str:
     """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second.
 
-    moto compares for `If-Match` and `If-None-Match` in one moment and writes in another, with its threads between the
-    two; S3 does both at once.
+    moto looks up an upload in one moment and completes or aborts it in another, with its threads between the two, and
+    answers 500 if there is none; S3 does both at once, and answers 404.
     """
-    put, one_at_a_time = S3Response.put_object, threading.Lock()
+    one_at_a_time = threading.Lock()
 
-    def put_at_once(response: S3Response) -> Any:
-        with one_at_a_time:
-            return put(response)
+    def at_once(call: Callable[..., Any]) -> Callable[..., Any]:
+        def locked(*given: Any, **named: Any) -> Any:
+            with one_at_a_time:
+                try:
+                    return call(*given, **named)
+                except KeyError as missing:  # which moto answers with 500
+                    raise NoSuchUpload(upload_id=missing.args[0]) from missing
 
-    S3Response.put_object = put_at_once
+        return locked
+
+    S3Backend.complete_multipart_upload = at_once(S3Backend.complete_multipart_upload)  # type: ignore[method-assign]
+    S3Backend.upload_part = at_once(S3Backend.upload_part)  # type: ignore[method-assign]
+    S3Backend.abort_multipart_upload = at_once(S3Backend.abort_multipart_upload)  # type: ignore[method-assign]
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return "http://{}:{}".format(*server.get_host_and_port())

@@ -269,8 +269,8 @@ def test_what_vanishes_in_the_middle_is_told(
         return
     write, writes, fatal = files._replace, [0], [0]
 
-    def fatally(path: Path, data: Any) -> None:
-        write(path, data)
+    def fatally(path: Path, data: Any, hold: Any) -> None:
+        write(path, data, hold)
         if str(path).startswith(folder):
             writes[0] += 1
             if writes[0] == fatal[0]:

@@ -12,6 +12,7 @@ import importlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 AGREEING = 3
@@ -26,6 +27,7 @@ _FIELDS = {
     "HeadObject": "ETag",
     "GetObject": "ETag",
     "PutObject": "ETag",
+    "CreateMultipartUpload": "UploadId",
     "UploadPart": "ETag",
     "CompleteMultipartUpload": "ETag",
     "ListObjectsV2": "IsTruncated",
@@ -47,6 +49,10 @@ class Answer(bytes):
     """Whether a checksum proves the bytes."""
 
 
+last_look: ContextVar[Callable[[], None] | None] = ContextVar("last look", default=None)
+"""Called immediately before each request of the context is sent, also when it is sent again; may raise."""
+
+
 def spoilt(sentence: str) -> Exception:
     """An error that every layer above takes for a torn answer."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
@@ -58,6 +64,7 @@ def watch(client: Any) -> None:
     """Check all answers that a client of S3 gets from now on; again and again does no harm."""
     client.meta.events.register("before-call.s3.GetObject", _remember_range, unique_id="syncclip-range")
     client.meta.events.register("after-call.s3", _check, unique_id="syncclip-check")
+    client.meta.events.register("before-send.s3", _look_again, unique_id="syncclip-look")
 
 
 def agreed(url: str, ask: Callable[[], tuple[str, bool]]) -> None:
@@ -80,8 +87,18 @@ def agreed(url: str, ask: Callable[[], tuple[str, bool]]) -> None:
     raise spoilt(f"{TRIES} answers, and no two that agree")
 
 
+def fits(md5: Any, tag: str) -> bool:
+    """Whether an ETag is that of an object with this MD5, sent by one request or as an upload of one part."""
+    return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
+
+
 def _remember_range(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
     context["syncclip-range"] = params["headers"].get("Range")
+
+
+def _look_again(**_: Any) -> None:
+    if (look := last_look.get()) is not None:
+        look()
 
 
 def _check(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
@@ -122,7 +139,7 @@ class _Body:
         answer.tag, answer.total, answer.held = str(self._parsed["ETag"]).strip('"'), len(data), False
         if self._asked is None:
             checked = hasattr(self._body, "checksum")  # by the client, while it was read
-            answer.held = checked or hashlib.md5(data, usedforsecurity=False).hexdigest() == answer.tag
+            answer.held = checked or fits(hashlib.md5(data, usedforsecurity=False), answer.tag)
             return answer
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self._asked)
         given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self._parsed.get("ContentRange", ""))

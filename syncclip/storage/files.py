@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +21,10 @@ from syncclip.storage import downloads, leases
 from syncclip.storage.faults import MissingError, explained, persistently
 from syncclip.storage.leftovers import part_of
 from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
+from syncclip.storage.swaps import uploading
+
+ABORTED = 3
+"""Repetitions of an upload that another process aborted while the lock is held: it took a lock of a folder around."""
 
 
 def exists(url: str) -> bool:
@@ -153,35 +158,41 @@ def write_bytes(url: str, data: bytes) -> None:
     Raises:
         UserError: No permission, no space, or a place that cannot be written to; or a lease on it was lost.
     """
-    leases.check(url)
+    hold = leases.check(url)
     with explained(url, "write"):
         if is_local(url):
-            _replace(local_path(url), io.BytesIO(data))
+            _replace(local_path(url), io.BytesIO(data), hold)
         else:
-            _upload(url, io.BytesIO(data), lambda fs, path: fs.pipe_file(path, data))
+            _upload(url, io.BytesIO(data), lambda fs, path: fs.pipe_file(path, data), hold)
 
 
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
-    leases.check(url)
+    hold = leases.check(url)
     with explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
-            _replace(local_path(url), finished)
+            _replace(local_path(url), finished, hold)
         else:
-            _upload(url, finished, lambda fs, path: fs.put_file(str(source), path))
+            _upload(url, finished, lambda fs, path: fs.put_file(str(source), path), hold)
 
 
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
-    leases.check(url)
+    hold = leases.check(url)
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
-        if not is_local(url):
-            # Of one file, so that a refusal is raised: s3fs drops the errors of files that are removed many at once.
-            persistently(url, lambda fs, path: fs.rm(path, recursive=True) if recursive else fs.rm_file(path))
-        elif recursive and local_path(url).is_dir():
-            shutil.rmtree(local_path(url))
-        else:
-            local_path(url).unlink()
+        if is_local(url):
+            _discard(local_path(url), recursive, hold)
+            return
+
+        def discard(fs: Any, path: str) -> None:
+            with contextlib.ExitStack() as stack:
+                if hold is not None:
+                    hold.confirm()
+                    stack.enter_context(hold.promptly())
+                # One file, so that a refusal is raised: s3fs drops the errors of files that are removed many at once.
+                fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
+
+        persistently(url, discard)
 
 
 def file_sha256(file: IO[bytes]) -> str:
@@ -227,28 +238,52 @@ def _found(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]
     return [info for part in fsspec.asyn.sync(fs.loop, listed) for info in part]
 
 
-def _replace(path: Path, content: IO[bytes]) -> None:
-    """Write a local file beside `path`, which it then replaces; after an exception nothing is left of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    try:
-        with part.open("xb") as file:
-            shutil.copyfileobj(content, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)  # the new name itself must survive a power cut
-    os.close(folder)
+def _replace(path: Path, content: IO[bytes], hold: leases.Hold | None) -> None:
+    """Write a local file under another name, then rename it to `path`; after an exception nothing is left of it.
+
+    Under a lock that is a name in the lock's directory, from which nothing can be renamed once the lock is lost.
+    """
+    with hold.staged() if hold is not None else contextlib.nullcontext() as folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(path) if folder is None else Path(part_of(path).name)
+        try:
+            with open(part, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder)) as file:
+                shutil.copyfileobj(content, file, 1 << 20)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path, src_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=folder)
+            raise
+    parent = os.open(path.parent, os.O_RDONLY)
+    os.fsync(parent)  # the new name itself must survive a power cut
+    os.close(parent)
 
 
-def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any]) -> None:
+def _discard(path: Path, recursive: bool, hold: leases.Hold | None) -> None:
+    """Remove a local file or folder; under a lock it is renamed into the lock's directory before, as in `_replace`."""
+    tree = recursive and path.is_dir()
+    if hold is None or local_path(hold.place).is_relative_to(path) or (path.is_dir() and not tree):
+        shutil.rmtree(path) if tree else path.unlink()
+    elif os.path.lexists(path):
+        with hold.staged() as folder:
+            os.replace(path, gone := part_of(path).name, dst_dir_fd=folder)
+            shutil.rmtree(gone, dir_fd=folder) if tree else os.unlink(gone, dir_fd=folder)
+
+
+def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: leases.Hold | None) -> None:
     """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
+    fenced = hold is not None and scheme(url) in S3
 
     def put(fs: Any, path: str) -> None:
+        if hold is not None and fenced:
+            with uploading(fs, path, content) as (_, complete):
+                hold.confirm()  # an upload that began before is aborted by whoever takes over afterwards
+                complete()
+            return
+        if hold is not None:
+            hold.confirm()
         try:
             send(fs, path)
         except Exception:  # each driver has an error of its own for a missing folder
@@ -258,10 +293,17 @@ def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any]) -> No
             fs.makedirs(folder, exist_ok=True)  # not before each write: that is one more request
             send(fs, path)
 
-    try:
-        persistently(url, put)
-    except (FileNotFoundError, FileExistsError):
-        with contextlib.suppress(OSError), open_read(url) as file:
-            if file_sha256(file) == file_sha256(content):
-                return
-        raise
+    for left in range(ABORTED if fenced else 0, -1, -1):
+        try:
+            persistently(url, put)
+            break
+        except (FileNotFoundError, FileExistsError):
+            if hold is not None:
+                hold.renew()
+                hold.check()
+            content.seek(0)
+            with contextlib.suppress(OSError), open_read(url) as file:
+                if file_sha256(file) == file_sha256(content):
+                    break
+            if not left:
+                raise

@@ -1,15 +1,19 @@
-"""Leases: whoever writes into a folder holds it, and a second writer is refused in one sentence, on any machine.
+"""Locks of folders: one process writes into a folder, a second one is refused in one sentence, on any machine.
 
-A lease is a small file in the folder, which no listing shows. Its owner renews it, and removes it at the end. One whose
-process is gone from this machine is taken over at once. Whether a process of another machine lives shows only in that
-the lease changes: this is watched for `SILENCE` seconds by the watcher's own count of time, so that no two clocks are
-ever compared. An owner that stood still for so long (a suspended laptop) finds its lease lost before it writes again.
+The lock is a small hidden file. Its owner renews it, and removes it at the end. If the owner's process is gone from
+this machine, the lock is taken over at once. Whether a process of another machine is alive shows only in renewals:
+without one for `SILENCE` seconds of the observer's own count of time the lock is taken over; clocks are not compared.
+
+The old owner may only have been stopped, at any point of a write, yet none of its writes succeeds afterwards. Locally a
+file is renamed to its name from the lock's directory, which the new owner has removed. On S3 it is a multipart upload:
+the new owner aborts all that were created before, and one that is created later sees the new lock before it completes.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
+import random
 import secrets
 import threading
 import time
@@ -25,9 +29,11 @@ from syncclip.core.interruption import interrupt_main
 from syncclip.core.owners import Owner
 from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
-from syncclip.storage.leftovers import sweep
-from syncclip.storage.places import is_local, join, local_path
-from syncclip.storage.swaps import peek, swap
+from syncclip.storage.answers import last_look, spoilt
+from syncclip.storage.faults import UnreachableError, answered, persistently
+from syncclip.storage.leftovers import abort_uploads, sweep
+from syncclip.storage.places import S3, is_local, join, local_path, scheme
+from syncclip.storage.swaps import SETTLE, UNLISTED, opened, peek, swap
 
 LEASE = ".syncclip.lease"
 INTERVAL = 15.0
@@ -36,6 +42,8 @@ SILENCE = 3 * INTERVAL
 """Seconds without a renewal after which a lease of another machine is taken over."""
 GRACE = 30.0
 """Seconds that a process of another machine may take to end: it may be the one in whose place this one was started."""
+PROMPT = 2.0
+"""Seconds after reading a lock within which a delete must be sent; shorter than a new owner waits (`SETTLE`)."""
 LOOKS = 3
 """At a lease that seems to be gone, or is none, before it counts as lost."""
 POLL = 1.0
@@ -54,7 +62,6 @@ class Lease(Settings):
     since: str
     """For people; nothing is compared with it."""
     token: str
-    renewed: int = 0
 
     def __str__(self) -> str:
         return f"`{self.command}` of {self.owner} writes there since {self.since}"
@@ -65,59 +72,117 @@ class Lease(Settings):
 
 
 class Hold:
-    """A lease of this process or, where `lease` is only a token, that of the process that it works for."""
+    """A lock of this process or, without its `content`, of the process that it works for."""
 
-    def __init__(self, url: str, place: str, lease: Lease | str) -> None:
-        self.url, self.place, self._lease = url, place, lease
-        self.token = lease if isinstance(lease, str) else lease.token
-        self._lost, self._seen, self._lock = "", _now(), threading.Lock()
-        self._thread = threading.current_thread()
+    def __init__(self, url: str, place: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
+        self.url, self.place, self.token, self._content = url, place, token, content
+        self._lost, self._lock, self._thread = "", threading.Lock(), threading.current_thread()
+        self._until = until
+        """Until then no other process can have finished taking over."""
         self.told = False
         """Whether the thread that holds it knows of its loss."""
 
-    def renew(self) -> None:
-        """Renew the lease, or look whether it is there; a store that can't be reached is asked again later."""
-        with self._lock, suppress(UserError, OSError):
-            if not isinstance(self._lease, str):
-                later = self._lease.model_copy(update={"renewed": self._lease.renewed + 1})
-                if swap(self.place, self._lease.encoded(), later.encoded()):
-                    self._lease, self._seen = later, _now()
-                    return
-            there = _read(self._there())
-            if there is not None and not isinstance(self._lease, str):
-                self._lease = there  # as a write left it that seemed to fail: from here it is renewed the next time
-            self._lost = "" if there is not None else self._loss()
-            self._seen = _now()
-
     def beat(self) -> None:
-        """Renew the lease, and interrupt the main thread where it waits for what has lost its place."""
-        self.renew()
+        """Renew the lock, and interrupt the main thread if it is lost; an unreachable store is asked again later."""
+        with suppress(UserError, OSError):
+            self.renew()
         if self._lost and not self.told and self._thread is threading.main_thread():
             self.told = True
             interrupt_main(self._lost)
 
+    def renew(self) -> None:
+        """Renew the lock, or read whether it is held.
+
+        Raises:
+            UserError: the store can't be reached.
+        """
+        with self._lock:
+            began = _now()
+            later = None if self._content is None else self._content + b"\n"
+            if later is not None and swap(self.place, self._content, later):
+                self._content, self._until, self._lost = later, began + 2 * INTERVAL, ""
+                return
+            there = self._there()
+            if there is None:
+                self._lost = self._loss()
+                return
+            self._lost = ""
+            self._content = self._content and there  # a write that seemed to fail may have renewed it
+            self._until = max(self._until, began + PROMPT)
+
     def check(self) -> None:
-        """Refuse to go on without the lease; the store is asked only where that costs little, or is due.
+        """Refuse to go on where the lock is known to be lost; no store is asked.
 
         Raises:
             LostLeaseError: it is lost.
         """
-        removed = is_local(self.place) and not local_path(self.place).exists()
-        if removed or isinstance(self._lease, str) or _now() - self._seen > 2 * INTERVAL:
+        if is_local(self.place) and not local_path(self.place).exists():
             self.renew()
         if self._lost:
             self.told = self.told or threading.current_thread() is self._thread
             raise LostLeaseError(self._lost)
 
+    def confirm(self) -> None:
+        """Refuse to go on unless the lock is held now; its owner, who renews it, need not ask each time.
+
+        Raises:
+            LostLeaseError: it is lost.
+            UserError: the store can't be reached.
+        """
+        if self._content is None or _now() >= self._until:
+            self.renew()
+        self.check()
+
+    @contextmanager
+    def staged(self) -> Iterator[int]:
+        """A descriptor of the local lock's directory, from which files are renamed; that fails once the lock is lost.
+
+        Raises:
+            LostLeaseError: it is lost, or an error inside the block came of that.
+        """
+        try:
+            with opened(local_path(self.place)) as folder:
+                if self._there() is None:
+                    raise FileNotFoundError
+                yield folder
+        except FileNotFoundError:
+            self.renew()
+            self.check()
+            raise
+
+    @contextmanager
+    def promptly(self) -> Iterator[None]:
+        """In this block, a request to S3 is only sent if the lock was confirmed a moment ago: deletes have no fence."""
+
+        def look() -> None:
+            if _now() >= self._until:
+                raise spoilt(f"{self.url}: delayed for too long")
+
+        before = last_look.set(look)
+        try:
+            yield
+        finally:
+            last_look.reset(before)
+
     def release(self) -> LostLeaseError | None:
-        """Remove the lease; the error to raise where it was lost before."""
-        with self._lock:
-            there = self._there()
-            kept = there is not None and swap(self.place, there, None)
-            return None if kept else LostLeaseError(self._loss())
+        """Remove the lock; the error to raise where it was lost before."""
+        for left in range(LOOKS - 1, -1, -1):
+            if _now() >= self._until:
+                self.renew()
+            with self._lock:
+                if (there := self._there()) is None:
+                    break
+                try:
+                    with self.promptly():
+                        if swap(self.place, there, None):
+                            return None
+                except UnreachableError:  # also if it was delayed for too long
+                    if not left:
+                        raise
+        return LostLeaseError(self._loss())
 
     def _there(self) -> bytes | None:
-        """The file, if it is still this lease's; it may be in the middle of being renewed, or an answer be spoilt."""
+        """The file, if it is still this lock's; an answer may be spoilt."""
         for _ in range(LOOKS):
             there = peek(self.place)
             found = _read(there)
@@ -167,10 +232,9 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
     parents = local_path(place).parents if is_local(place) else ()
     made = [parent for parent in parents if not parent.exists()]
     try:
-        hold = Hold(url, place, _acquired(url, place, command, patience))
+        hold = _acquired(url, place, command, patience)
         try:
-            with suppress(Exception):  # its writers are gone: else the folder would be held; and sweeping can wait
-                sweep(folder if file else url)
+            _fence(url, folder if file else url)
             with _known(hold), repeating(hold.beat, INTERVAL):
                 yield hold
         except BaseException as error:
@@ -201,17 +265,21 @@ def working_for(url: str, token: str | None) -> Iterator[None]:
         yield
 
 
-def check(url: str) -> None:
+def check(url: str) -> Hold | None:
     """Refuse to write something that this process held, or wrote for a process that held it, and that was lost.
+
+    Returns:
+        The lock of the innermost folder, under which it is to be written.
 
     Raises:
         LostLeaseError: saying to what.
     """
-    if _holds:
-        place = _normalised(url)
-        for hold in _holds:
-            if place == hold.url or place.startswith(f"{hold.url}/"):
-                hold.check()
+    place, around = _normalised(url) if _holds else "", list[Hold]()
+    for hold in _holds:
+        if place == hold.url or place.startswith(f"{hold.url}/"):
+            hold.check()
+            around.append(hold)
+    return max(reversed(around), key=lambda hold: len(hold.url), default=None)
 
 
 @contextmanager
@@ -225,8 +293,20 @@ def _known(hold: Hold) -> Iterator[None]:
         _holds.remove(hold)
 
 
-def _acquired(url: str, place: str, command: str, patience: float) -> Lease:
-    """Put a lease of one's own there, after whatever has to be waited for."""
+def _fence(url: str, folder: str) -> None:
+    """Let no write succeed that an earlier owner began; remove what killed writers have left."""
+    if scheme(url) in S3:
+        try:
+            persistently(url, lambda *_: abort_uploads(url))
+        except OSError as error:
+            if answered(error) not in UNLISTED:
+                raise
+    with suppress(Exception):  # it can wait
+        sweep(folder)
+
+
+def _acquired(url: str, place: str, command: str, patience: float) -> Hold:
+    """Put a lock of one's own there, after whatever has to be waited for."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     mine = Lease(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
     began = watched = _now()
@@ -240,9 +320,12 @@ def _acquired(url: str, place: str, command: str, patience: float) -> Lease:
         if there != before:
             before, watched = there, _now()
         if there is None or lives is False or (lives is None and not changed and _now() - watched >= SILENCE):
-            if swap(place, there, mine.encoded(), contested=True):
-                return mine
-            before = None  # another was quicker
+            now = _now()
+            if swap(place, there, mine.encoded()):
+                if there is not None and not is_local(place):
+                    time.sleep(SETTLE)  # for what an old owner sent just now, see `promptly`
+                return Hold(url, place, mine.token, mine.encoded(), now + 2 * INTERVAL)
+            time.sleep(random.uniform(0, POLL))  # another tries at the same time
             continue
         if (lives or changed) and _now() - began >= (patience if lives else max(patience, GRACE)):
             raise UserError(f"{url}: {_named(there)}; wait for its end, or choose another folder")

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import re
 import secrets
+import shutil
 import tempfile
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -30,7 +31,9 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)
-    return _sweep_uploads(url, older_than) if scheme(url) in S3 else 0
+    with contextlib.suppress(OSError):
+        return abort_uploads(url, older_than=older_than) if scheme(url) in S3 else 0
+    return 0
 
 
 def _sweep_parts(folder: Path, older_than: float) -> int:
@@ -43,7 +46,7 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
                 oldest = oldest or _now_on_disk(folder) - older_than
                 alive = path.stat().st_mtime >= oldest
             if not alive:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 swept += 1
     return swept
 
@@ -54,17 +57,30 @@ def _now_on_disk(folder: Path) -> float:
         return Path(file.name).stat().st_mtime
 
 
-def _sweep_uploads(url: str, older_than: float) -> int:
-    """Abort old uploads below a prefix; none where this may not be asked, or the store doesn't know the question."""
+def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
+    """Abort all uploads to S3 of a file, or below a prefix, so that they can't be completed; returns how many.
+
+    Args:
+        but: the ID of an upload that stays.
+        older_than: seconds by the clock of the store; None: of any age.
+
+    Raises:
+        OSError: the store doesn't list uploads, or not for this account.
+    """
     fs, path = remote(url)
-    bucket, prefix, _ = fs.split_path(path)
-    with contextlib.suppress(OSError):
-        answer = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/")
+    bucket, prefix, _ = fs.split_path(path.rstrip("/"))
+    asked: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+    aborted = 0
+    while True:
+        answer = fs.call_s3("list_multipart_uploads", **asked)
         now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        oldest = now - datetime.timedelta(seconds=older_than)
-        old = [upload for upload in answer.get("Uploads", []) if upload["Initiated"] < oldest]
-        for upload in old:
-            with contextlib.suppress(FileNotFoundError):  # its writer was quicker, or another sweeper
-                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-        return len(old)
-    return 0
+        for upload in answer.get("Uploads", []):
+            key, name = upload["Key"], upload["UploadId"]
+            young = older_than is not None and upload["Initiated"] >= now - datetime.timedelta(seconds=older_than)
+            if (key == prefix or key.startswith(f"{prefix}/")) and name != but and not young:
+                with contextlib.suppress(FileNotFoundError):  # completed, or aborted by another
+                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=name)
+                    aborted += 1
+        if not answer.get("IsTruncated"):
+            return aborted
+        asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}

@@ -73,6 +73,8 @@ class FaultyS3:
     """Fault -> requests that it hit."""
     latency: float = 0.0
     """Seconds that every answer takes longer."""
+    unconditional: bool = False
+    """Whether `If-Match` and `If-None-Match` are ignored, as some stores do."""
     luck: random.Random = field(default_factory=lambda: random.Random(0))
     """Where an answer is damaged."""
     _next: list[Fault] = field(default_factory=list)
@@ -185,6 +187,8 @@ async def _answer(
         text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>"
         return web.Response(status=status, text=text, content_type="application/xml")
     headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
+    if proxy.unconditional:
+        headers = {name: value for name, value in headers.items() if not name.lower().endswith("-match")}
     target = aiohttp.client.URL(backend + request.raw_path, encoded=True)
     body = await request.read()
     async with session.request(request.method, target, headers=headers, data=body, allow_redirects=False) as answer:
