@@ -1,4 +1,4 @@
-"""Damage to every file of a set, a run, a study and a packed dataset: detected, harmless, or silent.
+"""Damage to every file of a set, run, study, packed dataset, export, of predictions and captions: noticed or not.
 
 Damage is a flipped bit, truncation, zeros, extension, removal, or exchange with the same file of a sibling (another
 seed, configuration, shard or study). `python -m tests.attack.damage` makes the folders, damages them thoroughly and
@@ -32,9 +32,12 @@ from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run, resolve_run
 from syncclip.sets.imported import SET_RECIPE, read_set, read_whole_set
 from syncclip.sets.quality import measure_quality
+from syncclip.shards.cache import ShardCache
 from syncclip.shards.index import index_set
 from syncclip.shards.reader import ShardSet
+from syncclip.storage.exports import require_export
 from syncclip.storage.status_file import keep_status_file
+from syncclip.stream.teacher import Teacher
 from syncclip.studies import answers, findings
 from syncclip.studies.analysis import gather
 from syncclip.studies.cells import prepare, run_cell
@@ -49,6 +52,7 @@ from syncclip.training import checkpoints
 from syncclip.training.loop import read_prompts
 from syncclip.training.metrics_file import digest_of, lines_until
 from syncclip.training.run_folder import RunFolder
+from tests.worlds.derived import make_captions, make_exports, make_predictions, make_set_exports, make_teacher
 from tests.worlds.study import make_set, study_recipe, study_world
 
 FLIP = "flipped bit"
@@ -74,7 +78,7 @@ class Victim:
 
 
 def make_folders(root: Path) -> dict[str, Victim]:
-    """A set, a run, a study with its runs, and a packed dataset, each with every kind of file; without Ray."""
+    """A set, a run, a study with its runs, a packed dataset, and what is derived from them; without Ray."""
     world = study_world(root / "world")
     recipe = study_recipe(world, "study.images_per_class=[2,4]", "study.seeds=[1]", "training.checkpoint_every=1")
     recipe = recipe.with_values({"training.trackers": ["tensorboard"]})
@@ -88,10 +92,35 @@ def make_folders(root: Path) -> dict[str, Victim]:
     for place, seeds in zip(packed, ((1,), (2,)), strict=True):
         pack(dataset, str(place), shots=(1, 2), seeds=seeds)
     return {
+        **_derived(root, *[str(study / "cells" / f"ivlp-both-{amount}-seed1") for amount in (4, 2)], sets),
         "set": Victim(sets[0], [sets[1]], _of_set(recipe, sets[0])),
         "run": Victim(run, runs, _of_run(run)),
         "study": Victim(study, [other], _of_study(recipe, study, sets[0])),
         "packed": Victim(packed[0], [packed[1]], _of_packed(packed[0])),
+    }
+
+
+def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[str, Victim]:
+    """Exports, predictions, a teacher's files and captions, each with a sibling of another run, set or seed."""
+    derived = root / "derived"
+    exports = [make_exports(one, derived / f"export{n}", ("vectors",))["vectors"] for n, one in enumerate((run, other))]
+    layouts = [make_set_exports(str(one), derived / f"layout{n}")["huggingface"] for n, one in sets.items()]
+    predictions = [make_predictions(one, derived / f"predictions{n}") for n, one in enumerate((run, other))]
+    teachers = [make_teacher(one, str(sets[0]), derived / f"teacher{n}") for n, one in enumerate((run, other))]
+    captions = [make_captions(derived / f"captions{seed}", seed=seed) for seed in (0, 1)]
+    images = ShardSet(str(sets[0]))
+    rows = range(len(images))
+
+    def distil() -> object:
+        teacher = Teacher(str(teachers[0]), ShardCache())
+        return teacher.told, teacher.class_vectors().tolist(), teacher.probabilities(images, rows).tolist()
+
+    return {
+        "export": Victim(exports[0], exports[1:], {"load": lambda: require_export(str(exports[0]))}),
+        "set export": Victim(layouts[0], layouts[1:], {"import": lambda: require_export(str(layouts[0]))}),
+        "predictions": Victim(predictions[0], predictions[1:]),
+        "teacher": Victim(teachers[0], teachers[1:], {"train": distil}),
+        "captions": Victim(captions[0], captions[1:]),
     }
 
 
@@ -267,12 +296,13 @@ class Tally:
     verified: int = 0
     refused: int = 0
     harmless: int = 0
-    silent: list[str] = field(default_factory=list)
+    silent: list[tuple[str, Path, str]] = field(default_factory=list)
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file in a folder and below that has content, hidden ones aside."""
+    """Every file in a folder and below that has content, without hidden ones and the language model of captions."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = (path for path in paths if "model" not in path.relative_to(folder).parts)
     return sorted(path for path in paths if path.stat().st_size)
 
 
@@ -312,13 +342,20 @@ def _alike(victim: Victim, file: Path) -> Iterator[Path]:
     inside = file.relative_to(victim.folder)
     for sibling in victim.siblings:
         if (sibling / inside).is_file():
-            yield sibling / inside
+            if not _same_run((sibling / inside).parent, file.parent):
+                yield sibling / inside
         elif len(inside.parts) > 2:  # a cell that the sibling doesn't have: any of its cells'
             yield from sorted(sibling.glob(f"{inside.parts[0]}/*/{Path(*inside.parts[2:])}"))[:1]
     name = re.sub(r"\d+", "*", file.name)
     yield from [path for path in sorted(file.parent.glob(name)) if path != file][:2]
     if len(inside.parts) > 2:
         yield from [path for path in sorted(file.parent.parent.glob(f"*/{file.name}")) if path != file][:2]
+
+
+def _same_run(one: Path, other: Path) -> bool:
+    """Whether two studies have the same run, such as that of the zero-shot CLIP."""
+    records = [folder / "run.json" for folder in (one, other)]
+    return all(map(Path.is_file, records)) and len({storage.read_owner(str(record)) for record in records}) == 1
 
 
 def attack(
@@ -348,15 +385,15 @@ def attack(
                 if verify(str(victim.folder), lambda _: None).problems:
                     tally.verified += 1
                 else:
-                    tally.silent.append(f"verify: {file}: {kind}")
+                    tally.silent.append(("verify", file, kind))
                 for name, command in victim.commands.items() if thorough else ():
-                    _count(f"{name}: {file}: {kind}", command, whole[name], tally)
+                    _count((name, file, kind), command, whole[name], tally)
             finally:
                 file.write_bytes(data)
     return tallies
 
 
-def _count(what: str, command: Callable[[], object], whole: object, tally: Tally) -> None:
+def _count(what: tuple[str, Path, str], command: Callable[[], object], whole: object, tally: Tally) -> None:
     try:
         result = command()
     except UserError:
