@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from syncclip import storage
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import analysis, answers
@@ -247,7 +248,7 @@ def test_what_a_teacher_and_domains_add_follows_from_the_answers() -> None:
         ours, theirs = map(arm_of, row.pop("what is added").split(" over "))
         arms = [arm for arm in study.arms if arm.name in (ours[0], theirs[0])]
         asked = study.model_copy(update={"focus": ours[0], "arms": arms})
-        pairs = analysis.comparisons(answers.read(url, arms), asked)
+        pairs = analysis.comparisons(answers.read(url, arms, storage.read_owner(f"{url}/study.json")), asked)
         assert row == {
             title: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
             for title in row
@@ -324,7 +325,7 @@ def drawn(metric: str, picked: int = 16) -> dict[str, str]:
         the gap to IVLP on real images of all classes.
     """
     settings = Recipe.load(f"{STUDY}/recipe.yaml", own=False).study
-    evidence = answers.read(str(STUDY), settings.arms)
+    evidence = answers.read(str(STUDY), settings.arms, storage.read_owner(f"{STUDY}/study.json"))
     arms = {arm.name: arm for arm in settings.arms}
 
     def of(arm: str, amount: int | None) -> tuple[float, np.ndarray]:

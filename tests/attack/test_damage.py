@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.studies.verify import verify
-from tests.attack.damage import KINDS, Victim, attack, files_of, kind_of, make_folders
+from tests.attack.damage import KINDS, Victim, attack, files_of, first_of_each_kind, make_folders
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -21,18 +21,6 @@ UNKNOWN_OWNER = {"verify: captions.json: exchanged", "verify: captions.json: rem
 def victims(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Victim]:
     """Each test leaves the bytes as they were."""
     return make_folders(tmp_path_factory.mktemp("damage"))
-
-
-def first_of_each_kind(count: int) -> Callable[[Path], bool]:
-    """Choose `count` files of each kind; of a study, those of its own folder."""
-    seen: dict[tuple[str, str], int] = {}
-
-    def chosen(file: Path) -> bool:
-        key = file.parent.name, kind_of(file.name)
-        seen[key] = seen.get(key, 0) + 1
-        return seen[key] <= count and "cells" not in file.parts[:-3]
-
-    return chosen
 
 
 def silent(victim: Victim, flips: int, thorough: bool, only: Callable[[Path], bool]) -> set[str]:

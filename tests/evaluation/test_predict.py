@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -101,17 +100,6 @@ def test_openworld_auc_equals_a_loop_over_pairs() -> None:
     hits = [right[b] and right[n] and bool(sure[b, :3].max() > sure[n, :3].max()) for b, n in pairs]
     assert 0 < sum(hits) < len(hits)
     assert numbers["openworld_auc"] == pytest.approx(100 * sum(hits) / len(hits))
-
-
-def test_predictions_of_earlier_versions_have_no_score_of_base_classes(tmp_path: Path) -> None:
-    method, images, _ = random_world()
-    numbers, predictions = evaluate_method(method, images)
-    columns = {name: column for name, column in vars(predictions).items() if name != "base_score"}
-    storage.write_table(str(tmp_path / "predictions.parquet"), pa.table(columns))
-    found = Predictions.read(str(tmp_path / "predictions.parquet"))
-    assert np.isnan(found.base_score).all() and np.array_equal(found.label, predictions.label)
-    again = results(found, method.classnames, method.base)
-    assert again["openworld_auc"] is None and again["open_hm"] == numbers["open_hm"]
 
 
 def test_only_candidates_are_predicted() -> None:
