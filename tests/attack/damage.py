@@ -412,14 +412,14 @@ def _notes(result: object) -> set[str]:
     return {*re.findall(r"note: [^']*", repr(result))}
 
 
-def first_of_each_kind(count: int) -> Callable[[Path], bool]:
-    """Choose `count` files of each kind; of a study, those of its own folder."""
-    seen: dict[tuple[str, str], int] = {}
+def first_of_each_kind(victim: Victim, count: int) -> Callable[[Path], bool]:
+    """Choose `count` files of each kind and depth."""
+    seen: dict[tuple[int, str], int] = {}
 
     def chosen(file: Path) -> bool:
-        key = file.parent.name, kind_of(file.name)
+        key = len(file.relative_to(victim.folder).parts), kind_of(file.name)
         seen[key] = seen.get(key, 0) + 1
-        return seen[key] <= count and "cells" not in file.parts[:-3]
+        return seen[key] <= count
 
     return chosen
 
@@ -429,7 +429,7 @@ def table(victims: dict[str, Victim], flips: int) -> Iterator[str]:
     yield "| of a | files | damages | found by `verify` | met by a command: reported | same result | unnoticed |"
     yield "|---|---|---|---|---|---|---|"
     for name, victim in victims.items():
-        for kind, tally in sorted(attack(victim, flips, only=first_of_each_kind(2)).items()):
+        for kind, tally in sorted(attack(victim, flips, only=first_of_each_kind(victim, 2)).items()):
             numbers = tally.tried, tally.verified, tally.refused, tally.harmless, len(tally.silent)
             yield f"| {name}: `{kind}` | {tally.files} | " + " | ".join(f"{n:,}" for n in numbers) + " |"
 
