@@ -45,6 +45,7 @@ from syncclip.studies.grid import cells
 from syncclip.studies.status import PROGRESS, StudyStatus
 from syncclip.studies.verify import verify
 from syncclip.synthesis.plan import Plan
+from syncclip.synthesis.prompts.files import check_writer, read_captions
 from syncclip.synthesis.rejects import Reject, write_rejects
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.synthesis.summary import summarise
@@ -53,6 +54,7 @@ from syncclip.training.loop import read_prompts
 from syncclip.training.metrics_file import digest_of, lines_until
 from syncclip.training.run_folder import RunFolder
 from tests.worlds.derived import make_captions, make_exports, make_predictions, make_set_exports, make_teacher
+from tests.worlds.language import asked
 from tests.worlds.study import make_set, study_recipe, study_world
 
 FLIP = "flipped bit"
@@ -107,7 +109,12 @@ def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[st
     layouts = [make_set_exports(str(one), derived / f"layout{n}")["huggingface"] for n, one in sets.items()]
     predictions = [make_predictions(one, derived / f"predictions{n}") for n, one in enumerate((run, other))]
     teachers = [make_teacher(one, str(sets[0]), derived / f"teacher{n}") for n, one in enumerate((run, other))]
-    captions = [make_captions(derived / f"captions{seed}", seed=seed) for seed in (0, 1)]
+    captions = [derived / f"captions{seed}" for seed in (0, 1)]
+    for seed, folder in enumerate(captions):
+        made = make_captions(derived / f"model{seed}", seed=seed)
+        folder.mkdir()
+        (made / "captions.json").rename(folder / "captions.json")
+    writer = asked(str(derived / "model0" / "model"), seed=0)
     images = ShardSet(str(sets[0]))
     rows = range(len(images))
 
@@ -115,12 +122,18 @@ def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[st
         teacher = Teacher(str(teachers[0]), ShardCache())
         return teacher.told, teacher.class_vectors().tolist(), teacher.probabilities(images, rows).tolist()
 
+    def caption() -> object:
+        url = f"{captions[0]}/captions.json"
+        found = read_captions(url)
+        check_writer(found, writer, url)
+        return found
+
     return {
         "export": Victim(exports[0], exports[1:], {"load": lambda: require_export(str(exports[0]))}),
         "set export": Victim(layouts[0], layouts[1:], {"import": lambda: require_export(str(layouts[0]))}),
         "predictions": Victim(predictions[0], predictions[1:]),
         "teacher": Victim(teachers[0], teachers[1:], {"train": distil}),
-        "captions": Victim(captions[0], captions[1:]),
+        "captions": Victim(captions[0], captions[1:], {"synth": caption}),
     }
 
 
@@ -300,15 +313,16 @@ class Tally:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file in a folder and below that has content, without hidden ones and the language model of captions."""
+    """Every file in a folder and below that has content, without hidden ones."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    paths = (path for path in paths if "model" not in path.relative_to(folder).parts)
     return sorted(path for path in paths if path.stat().st_size)
 
 
 def kind_of(name: str) -> str:
     """What files are counted together: those of shards and checkpoints by their ending, the rest by name."""
-    return re.sub(r"events\.out\..*", "events.out.*", re.sub(r"^\d{5,}|(?<=step-)\d+", "*", name))
+    return re.sub(
+        r"events\.out\..*", "events.out.*", re.sub(r"^\d{5,}|^[ab](?=\.tar|_)|(?<=step-|rain-)\d+", "*", name)
+    )
 
 
 def flipped(data: bytes, place: int) -> bytes:
@@ -382,7 +396,7 @@ def attack(
                 else:
                     file.write_bytes(content)
                 tally.tried += 1
-                if verify(str(victim.folder), lambda _: None).problems:
+                if _found_by_verify(victim.folder):
                     tally.verified += 1
                 else:
                     tally.silent.append(("verify", file, kind))
@@ -391,6 +405,13 @@ def attack(
             finally:
                 file.write_bytes(data)
     return tallies
+
+
+def _found_by_verify(folder: Path) -> bool:
+    try:
+        return bool(verify(str(folder), lambda _: None).problems)
+    except UserError:  # of a folder that is empty now
+        return True
 
 
 def _count(what: tuple[str, Path, str], command: Callable[[], object], whole: object, tally: Tally) -> None:
