@@ -31,7 +31,7 @@ from syncclip.interop.dassl import BEST
 from syncclip.interop.exports import CARD
 from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TRANSFER, results_owner
-from syncclip.sets.imported import IMPORTED, SET_RECIPE, read_set, require_content
+from syncclip.sets.imported import IMPORTED, SET_RECIPE, ImportedSet, read_set, require_content
 from syncclip.sets.quality import STATS_NAME
 from syncclip.sets.repair import absent
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index
@@ -190,6 +190,10 @@ def _owner(url: str, root: str) -> str:
     place = storage.join(url, root)
     if root == PLAN_NAME and (plan := read_plan(url)) is not None:
         return plan.owner
+    if root == IMPORTED:
+        imported = storage.read_document(place, ImportedSet, "import the set again")
+        assert imported is not None
+        return imported.owner
     if root == RECORD and (record := RunFolder(url, "", "").record()) is not None:
         return storage.identity(record.recipe_hash)
     if root == outputs.STATE:
@@ -256,10 +260,9 @@ def _shard_problems(
         missing = absent(url, broken)
         if not broken and not missing and (known := read_set(url)) is not None:
             require_content(known, url)
-    except storage.DamagedError:
-        pass  # of a plan, whose own check reports it
     except UserError as error:
-        yield str(error)
+        if {PLAN_NAME, IMPORTED} & folder.owners.keys():  # else the check of that file reports it
+            yield str(error)
     broken.update(problem.shard for problem in missing)
     result.mendable += first * len(missing)
     yield from (f"{url}: {problem.sentence}" for problem in missing)

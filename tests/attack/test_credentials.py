@@ -19,6 +19,7 @@ from syncclip.storage import faults
 from tests.attack.credentials import URLS, VALUES, kept, leaks, leaks_below, options, process_list, recipe, value
 from tests.conftest import TinyWorld
 from tests.sets.test_repair import generate_here
+from tests.worlds.resealed import reseal
 
 PROJECT = Path(__file__).parents[2]
 
@@ -54,7 +55,8 @@ def test_no_command_writes_or_says_a_credential(
     monkeypatch.chdir(tmp_path)
     jobs.run_here(secretive, str(run))
     generate_here(jobs.plan(secretive), str(synthetic))
-    (synthetic / "synthesis.yaml").write_text(secretive.to_yaml())
+    owner = storage.read_owner(str(synthetic / "plan.json"))
+    storage.write_sealed(str(synthetic / "synthesis.yaml"), secretive.to_yaml().encode(), owner=owner)
     assert "mlflow can't be reached" in (run / "run.json").read_text()
     commands = (
         *(f"evaluate {run}", f"report {run}", f"status {run}", f"prompts show {run}", "plan own/mine.yaml"),
@@ -129,7 +131,7 @@ def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_
     jobs.run_here(secretive, str(run))
     first = (run / "recipe.yaml").read_text().partition("\n")[2]  # without its seal
     text = first[: first.index("  options:")] + f"  options: {{connection_string: {value('connection_string')}}}\n"
-    (run / "recipe.yaml").write_text(text)
+    reseal(run / "recipe.yaml", text.encode())
     for command in (f"prompts export {run} --out {tmp_path}/card", f"report {run}"):
         assert app.run(command.split()) == 0
     (run / "recipe.yaml").unlink()

@@ -33,15 +33,9 @@ def _packed(tmp_path: Path) -> Path:
     return tmp_path / "packed"
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_lost_list_of_the_whole_training_split_is_told(
-    tmp_path: Path, earlier: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_list_of_the_whole_training_split_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = _packed(tmp_path)
     (place / "train.parquet").unlink()
-    if earlier:
-        values = json.loads((place / "dataset.json").read_bytes())
-        (place / "dataset.json").write_text(json.dumps({k: v for k, v in values.items() if k not in ("whole", "seal")}))
     with pytest.raises(UserError, match=r"train\.parquet"):
         load_dataset(DatasetSettings(name=str(place))).few_shot(1, 3)
     assert app.run(["verify", str(place)]) == 1
@@ -69,7 +63,7 @@ def test_exchanged_shards_of_an_imported_set_are_told(tmp_path: Path) -> None:
 def test_an_impossible_import_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     write_set(str(tmp_path), 2, 1)
     made = {"source": "x", "dataset": "d", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2, "content": "x"}
-    (tmp_path / "imported.json").write_text(json.dumps(made | change))
+    storage.write_sealed(str(tmp_path / "imported.json"), json.dumps(made | change).encode())
     assert app.run(["verify", str(tmp_path)]) == 1
     assert app.run(["shards", "export", str(tmp_path), "--to", "folder", "--out", str(tmp_path / "out")]) == 2
 
@@ -121,5 +115,5 @@ def test_a_report_is_made_of_what_can_be_read(tmp_path: Path, name: str, content
 
 def test_a_study_of_more_cells_than_a_float_holds_is_refused(tmp_path: Path) -> None:
     values = {"began": 1.0, "seen": 1.0, "cells": 10**400, "done": 1, "ended": 1}
-    (tmp_path / "progress.json").write_text(json.dumps(values))
+    storage.write_sealed(str(tmp_path / "progress.json"), json.dumps(values).encode())
     assert app.run(["status", str(tmp_path)]) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.cli import app
 from syncclip.core.trust import forget, trusted
 from syncclip.recipe.recipe import Recipe
@@ -42,6 +42,13 @@ def honest(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def forge(place: Path, text: str) -> None:
+    """Write a file as a stranger would who knows how seals are made."""
+    run = place.parent / "run.json"
+    owner = storage.read_owner(str(run)) if run.exists() else storage.NOBODY
+    storage.write_sealed(str(place), text.encode(), owner=owner)
+
+
 @pytest.fixture
 def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with code in it that a recipe, a plan and a study name; the working folder."""
@@ -57,9 +64,9 @@ def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         place.mkdir(exist_ok=True)
         (place / "planted.py").write_text(CODE)
         for name in ("recipe.yaml", "synthesis.yaml"):
-            (place / name).write_text(yaml.safe_dump(recipe))
-    (folder / "synthetic/plan.json").write_text(json.dumps(plan))
-    (folder / "study/study.json").write_text("{}")
+            forge(place / name, yaml.safe_dump(recipe))
+    forge(folder / "synthetic/plan.json", json.dumps(plan))
+    forge(folder / "study/study.json", "{}")
     tar = next((folder / "synthetic").glob("*.tar"))
     tar.write_bytes(tar.read_bytes()[:-512])
     (tmp_path / "mine.yaml").write_text(f"extends: {folder}/recipe.yaml\n")
@@ -177,13 +184,13 @@ def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
 def test_a_downloaded_recipe_does_not_read_the_environment(
     downloaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (downloaded / "recipe.yaml").write_text("training: {mlflow_uri: 'http://there/${oc.env:CANARY}'}\n")
+    forge(downloaded / "recipe.yaml", "training: {mlflow_uri: 'http://there/${oc.env:CANARY}'}\n")
     for command in ("evaluate .", "plan recipe.yaml", "plan ../mine.yaml"):
         assert app.run(command.split()) == 2
         assert "reads the environment" in capsys.readouterr().err
     (downloaded / "recipe.yaml").write_text("")
     assert app.run(["evaluate", "."]) == 2
-    assert "recipe.yaml is empty" in capsys.readouterr().err
+    assert "recipe.yaml is not as it was written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -192,7 +199,7 @@ def test_a_downloaded_recipe_does_not_read_the_environment(
 def test_a_downloaded_recipe_extends_nothing_of_ones_own(
     downloaded: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (downloaded / "recipe.yaml").write_text(f"extends: {base}\n")
+    forge(downloaded / "recipe.yaml", f"extends: {base}\n")
     assert app.run(["evaluate", "."]) == 2
     assert "only your own recipe may extend what lies elsewhere" in capsys.readouterr().err
 
@@ -208,7 +215,7 @@ def test_neither_a_command_nor_its_workers_find_modules_in_the_working_folder(
     (downloaded.parent / "own.yaml").write_text(f"extends: {tiny.recipe}\n")
     recipe = yaml.safe_load((downloaded / "recipe.yaml").read_text())
     recipe["training"]["method"], recipe["synthesis"]["generator"]["pipeline_class"] = "coop", None
-    (downloaded / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    forge(downloaded / "recipe.yaml", yaml.safe_dump(recipe))
     done = subprocess.run(
         [sys.executable, "-m", "syncclip", *command.split()],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

@@ -139,7 +139,7 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser: int, model: Mode
     send = "document.getElementById('token').value = '{}'; document.querySelector('#key button').click()"
 
     async def work(page: Page) -> None:
-        assert "a token is missing or wrong" in await drop(page, (images / "00.png").read_bytes())
+        assert "the token is missing or wrong" in await drop(page, (images / "00.png").read_bytes())
         assert await page.run("[document.activeElement.id, document.getElementById('key').hidden]") == ["token", False]
         assert await serious(page) == []
         await page.run(send.format(TOKEN))
