@@ -21,7 +21,7 @@ from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.manifest import MANIFEST
 from syncclip.core.progress import Progress
-from syncclip.core.settings import UserError
+from syncclip.core.settings import UserError, first_complaint
 from syncclip.datasets.packed import PACKED_FILE, PACKING, WHOLE_TRAIN, load_packed, owner_of_split
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.inference.export import is_export_without_manifest
@@ -315,6 +315,11 @@ def _require_owner(folder: _Folder, name: str) -> None:
         storage.read_sealed(place, next(iter(expected)))
     if name in folder.owners and owner != folder.owners[name]:
         storage.read_sealed(place, folder.owners[name])
+    if name in ROOTS and name not in folder.owners:
+        try:
+            _owner(folder.url, name)
+        except ValidationError as error:
+            raise UserError(f"{place} can't be read by this version of syncclip ({first_complaint(error)})") from error
 
 
 def _protocol(folder: _Folder) -> str | None:
