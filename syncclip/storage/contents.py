@@ -8,7 +8,7 @@ from syncclip.core.settings import Settings
 from syncclip.storage.documents import read_document, write_document
 from syncclip.storage.files import sizes
 from syncclip.storage.places import join
-from syncclip.storage.seals import NOBODY
+from syncclip.storage.seals import NOBODY, DamagedError
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
@@ -31,7 +31,11 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
     """
     names = (name for name in sizes(url) if not name.startswith(".") and not _SHARD.fullmatch(name))
     files = tuple(sorted(name for name in names if name != CONTENTS))
-    if read_contents(url, owner) != files:
+    try:
+        recorded = read_contents(url, owner)
+    except DamagedError:  # or that of a set in the same folder as this run
+        recorded = None
+    if recorded != files:
         write_document(join(url, CONTENTS), Contents(files=files), owner)
 
 
