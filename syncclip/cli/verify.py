@@ -18,7 +18,7 @@ MOST_TOLD = 10
 
 
 def verify(folder: Folder, overrides: Overrides) -> None:
-    """Read every file of a set, a run, a study or a packed dataset; exit status 1 if one is damaged or missing."""
+    """Verify all checksums of a set, run, study, packed dataset, export or predictions; exit status 1 on damage."""
     configure_storage(overrides)
     found = checked(folder)
     if found.problems:
