@@ -100,13 +100,14 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
-    with _held(recipe, folder):
+    with _held(recipe, folder) as hold:
         ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, recipe.warmup_warning)
         workers = recipe.evaluation.workers or recipe.training.workers
         # On a cluster, the machine of this process may be small, or have no GPU.
         shared = workers > 1 or cluster_address() is not None
         run = _evaluated(recipe, folder, workers=workers if shared else None)
-        storage.write_contents(folder.url, folder.owner)
+        if hold is not None:
+            storage.write_contents(folder.url, folder.owner)
         return run
 
 
@@ -118,10 +119,7 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
     Args:
         cache: what earlier runs of this process loaded.
     """
-    recipe, folder = resolve_run(recipe, out)
-    run = run_resolved(recipe, folder, cache)
-    storage.write_contents(folder.url, folder.owner)
-    return run
+    return run_resolved(*resolve_run(recipe, out), cache)
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
@@ -130,10 +128,13 @@ def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = N
     from syncclip.training import loop
 
     cache = cache or ModelCache()
-    with _held(recipe, folder):
+    with _held(recipe, folder) as hold:
         if not folder.finished(folder.open()):
             loop.run(build_job(recipe, folder, cache=cache))
-        return _evaluated(recipe, folder, cache)
+        run = _evaluated(recipe, folder, cache)
+        if hold is not None:
+            storage.write_contents(folder.url, folder.owner)
+        return run
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:

@@ -6,7 +6,7 @@ import re
 
 from syncclip.core.settings import Settings
 from syncclip.storage.documents import read_document, write_document
-from syncclip.storage.files import sizes
+from syncclip.storage.files import require, sizes
 from syncclip.storage.places import join
 from syncclip.storage.seals import NOBODY, DamagedError
 
@@ -28,6 +28,9 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
     Args:
         url: of the folder.
         owner: identity of what it holds, see `seals`.
+
+    Raises:
+        MissingError: a file was removed meanwhile.
     """
     names = (name for name in sizes(url) if not name.startswith(".") and not _SHARD.fullmatch(name))
     files = tuple(sorted(name for name in names if name != CONTENTS))
@@ -37,6 +40,7 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
         recorded = None
     if recorded != files:
         write_document(join(url, CONTENTS), Contents(files=files), owner)
+        require(url, (CONTENTS, *files))
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:

@@ -236,7 +236,7 @@ def _of_run(place: Path) -> dict[str, Callable[[], object]]:
         )
         assert state is not None
         parameters = sorted((name, value.tolist()) for name, value in state.parameters.items())
-        return [f"note: {note}" for note in notes], state.step, parameters
+        return [f"note: {note}" for note in (*notes, f"from step {state.step}")], parameters
 
     return {
         "classify": classify,
