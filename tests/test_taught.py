@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from syncclip import jobs
+from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.inference.export import export
@@ -189,12 +189,12 @@ def test_files_that_do_not_fit_the_set_are_refused(
     for number, (told, change) in enumerate(cases.items()):
         place = tmp_path / str(number)
         place.mkdir()
-        (place / TEACHER).write_text(json.dumps({**file, **change}))
+        storage.write_sealed(str(place / TEACHER), json.dumps({**file, **change}).encode())
         refused(told, tiny_set, place)
     refused(
         r"promptkd\.teacher_dim: the class vectors in .* have 40 ", tiny_set, teacher, "methods.promptkd.teacher_dim=9"
     )
-    (tmp_path / "0" / TEACHER).write_text('{"format": 2}')
+    storage.write_sealed(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     refused(
         r"teacher\.json can't be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
     )
@@ -208,7 +208,7 @@ def test_fewer_images_need_the_probabilities_of_their_shards_alone(
     file = json.loads((Path(teacher) / TEACHER).read_text())
     file.pop("seal")
     half = Path(shutil.copytree(teacher, tmp_path / "half"))
-    (half / TEACHER).write_text(json.dumps({**file, "shards": file["shards"][:1]}))
+    storage.write_sealed(str(half / TEACHER), json.dumps({**file, "shards": file["shards"][:1]}).encode())
     run = jobs.run_here(
         recipe(tiny, tiny_set, str(half), *PROMPTKD, "training.images_per_class=1"), str(tmp_path / "run")
     )

@@ -14,7 +14,7 @@ from typing import Any
 from syncclip import jobs, storage
 from syncclip.core.interruption import requested
 from syncclip.core.own_code import own_code_error
-from syncclip.core.progress import Progress
+from syncclip.core.progress import Progress, say
 from syncclip.core.ray_session import capacity, debugging, ray_session
 from syncclip.core.ray_stop import heeding, telling
 from syncclip.core.ray_watch import cause_of
@@ -70,8 +70,11 @@ class CellRun:
 
     @property
     def seconds(self) -> float | None:
-        """What the cell took, None where it was not finished here."""
-        return _seconds_of(self.folder)
+        """What the cell took, None where it was not finished here; reported where its file was removed."""
+        seconds = _seconds_of(self.folder)
+        if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
+            say(f"{self.folder.path(TIMING)} is missing, so the cost leaves this run out")
+        return seconds
 
     @property
     def results(self) -> dict[str, Any]:

@@ -266,7 +266,10 @@ def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callabl
 
     def resume() -> object:
         runs = prepare(recipe, cells(recipe.study), url, str(synthetic))
-        return [(run.cell.name, run.status, run.results, run.seconds) for run in runs]
+        waiting = [f"note: {run.cell.name} runs again" for run in runs if run.status != "done"]
+        done = [run for run in runs if run.status == "done"]
+        lost = [f"note: no cost of {run.cell.name}" for run in done if run.seconds is None]
+        return waiting, lost, [(run.cell.name, run.results, run.seconds) for run in done]
 
     def recompute() -> object:
         found = answers.recompute(url)
