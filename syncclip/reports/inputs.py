@@ -147,12 +147,18 @@ def read_inputs(url: str) -> Inputs:
         hashes = {cell.cell: cell.hash for cell in found.state.cells} if found.state else {}
         owners = {place: storage.identity(hashes.get(name, "")) for place, name in places.items()}
 
+        present = set(places)
+
         def leave_out(place: str, error: storage.DamagedError) -> None:
+            present.discard(place)
             found.notes.append(f"{str(error).partition(';')[0]}; {places[place]} is left out.")
 
         for place, data in storage.read_many(list(places), leave_out, owners).items():  # all at once
             name = places[place]
+            present.discard(place)
             found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
+        done = {cell.cell for cell in found.state.cells if cell.status == "done"} if found.state else set()
+        found.notes += [f"{place} is missing." for place in sorted(present) if places[place] in done]
     elif kind == "run":
         found.results = {"": read("results.json", _results, {})}
         found.record = read("run.json", _OBJECT.validate_json, {})
