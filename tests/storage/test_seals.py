@@ -17,7 +17,7 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import Settings
-from syncclip.storage.seals import NOBODY, DamagedError, content, identity, owner_of, sealed
+from syncclip.storage.seals import MARK, NOBODY, DamagedError, content, identity, owner_of, sealed
 
 TENSORS = {"context": np.arange(6, dtype=np.float32).reshape(2, 3), "shift": np.zeros(1, np.float16)}
 TEXTS = {
@@ -148,6 +148,17 @@ def test_a_file_without_a_seal_is_only_read_where_a_user_may_have_written_it(tex
     assert content("a.json", text, required=False) == text
     with pytest.raises(DamagedError, match="a.json is not as it was written: its checksum is missing"):
         content("a.json", text)
+
+
+@pytest.mark.parametrize("kind", ["json", "yaml"])
+def test_a_flip_in_the_mark_does_not_make_it_a_file_that_a_user_wrote(kind: str) -> None:
+    data = sealed(TEXTS[kind][0], kind)
+    start = data.index(MARK)
+    for place in range(8 * start, 8 * (start + len(MARK))):
+        changed = bytearray(data)
+        changed[place // 8] ^= 1 << place % 8
+        with pytest.raises(DamagedError):
+            content(f"a.{kind}", bytes(changed), required=False)
 
 
 def test_a_file_of_another_kind_is_read_as_it_is_whatever_is_in_it() -> None:
