@@ -170,7 +170,7 @@ def main(
     rows = []
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     with tempfile.TemporaryDirectory() as folder, faulty_bucket() as (bucket, proxy):
-        s3 = storage.places.configured()
+        s3 = storage.urls.configured()
         for place, root, options in (("disk", folder, {}), ("S3", bucket, s3)):
             small, large = (recipe_of(one, size, options) for one in (size // classes, amount))
             proxy.latency = 0.0

@@ -14,8 +14,8 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.bootstrap import Unit, arm_metrics, difference, make_draws
-from syncclip.studies.scores import Answers
+from syncclip.studies.statistics.bootstrap import Unit, arm_metrics, difference, make_draws
+from syncclip.studies.statistics.metrics import Answers
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")

@@ -21,17 +21,17 @@ import pandas as pd
 
 from syncclip import jobs, storage
 from syncclip.core import text
-from syncclip.core.ray_session import ray_session
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets.quality import STATS_NAME, SetQuality, measure_quality
+from syncclip.runtime.ray_session import ray_session
 from syncclip.shards.reader import ShardSet
-from syncclip.storage import places
+from syncclip.storage import urls
 from syncclip.studies.outputs import read_json, write_json
 from syncclip.studies.run import study
 from syncclip.synthesis.filters import FilterBatch, build_filters
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.summary import SUMMARY_NAME
+from syncclip.synthetic_sets.quality import STATS_NAME, SetQuality, measure_quality
 
 METHODS = ("ivlp", "syncclip")
 SCORED = {
@@ -126,7 +126,7 @@ def main() -> None:
     classes = len(load_dataset(recipe.dataset).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
     with ray_session():  # one for all sets and runs: starting it takes longer than generating a small set
-        run(recipe, places.absolute(asked.out), asked)
+        run(recipe, urls.absolute(asked.out), asked)
 
 
 def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:

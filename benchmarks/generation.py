@@ -19,8 +19,8 @@ import typer
 from benchmarks.classify import Cost, cost
 from syncclip.embedded import FOLDER
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets import prepare
 from syncclip.synthesis.plan import Plan
+from syncclip.synthetic_sets import prepare
 
 PROCESSES = 2
 LOOP = "import sys; from benchmarks.generation import bare; bare(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])"

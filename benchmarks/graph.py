@@ -12,7 +12,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from syncclip.core.ray_session import ray_session
+from syncclip.runtime.ray_session import ray_session
 from syncclip.synthesis.pool import run_round
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report, SynthesisStatus

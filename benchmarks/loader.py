@@ -165,7 +165,7 @@ def by_ray(folder: Path, workers: int, passes: int = 1) -> Iterator[Tensor]:
     """On a Ray of its own with as many CPUs."""
     import ray.data
 
-    from syncclip.core.ray_session import ray_session
+    from syncclip.runtime.ray_session import ray_session
 
     with ray_session(cpus=max(1, workers)):
         ray.data.DataContext.get_current().enable_progress_bars = False

@@ -20,15 +20,15 @@ import numpy as np
 import typer
 from PIL import Image
 
-from syncclip.core.ray_session import ray_session
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets import prepare
+from syncclip.runtime.ray_session import ray_session
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import ShardWorker
+from syncclip.synthetic_sets import prepare
 
 
 class Sleeper:

@@ -29,9 +29,9 @@ import typer
 from PIL import Image
 
 from syncclip import jobs
-from syncclip.core.ray_session import local_cpus
 from syncclip.inference.model import Model, computing, load
 from syncclip.recipe.recipe import Recipe
+from syncclip.runtime.ray_session import local_cpus
 from tests.ray_head import free_ports
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import tiny_dataset

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from syncclip.jobs import Run, evaluate, synth, train
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
-    from syncclip.sets.prepare import plan
-    from syncclip.studies.choose import choose
     from syncclip.studies.run import study
+    from syncclip.studies.tune import choose
+    from syncclip.synthetic_sets.prepare import plan
 
 _HOMES = {
     "Model": "inference.model",

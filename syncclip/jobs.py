@@ -13,21 +13,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from syncclip import storage
-from syncclip.core.progress import say
-from syncclip.core.ray_session import cluster_address
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import finished_run, resolve_run, to_spec, with_absolute_paths
-from syncclip.sets.imported import SET_RECIPE
-from syncclip.sets.prepare import plan, with_assets
-from syncclip.sets.quality import STATS_NAME, measure_quality
-from syncclip.storage.places import absolute
+from syncclip.runtime.progress import say
+from syncclip.runtime.ray_session import cluster_address
+from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.driver import files_of, has_all, synthesise_set
 from syncclip.synthesis.prompts.captions import Captions, WriterSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings
 from syncclip.synthesis.summary import SetSummary
+from syncclip.synthetic_sets.imported import SET_RECIPE
+from syncclip.synthetic_sets.prepare import plan, with_assets
+from syncclip.synthetic_sets.quality import STATS_NAME, measure_quality
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 from syncclip.core import trust
-from syncclip.core.ray_session import ray_session
+from syncclip.runtime.ray_session import ray_session
 from tests import lanes
 
 if TYPE_CHECKING:

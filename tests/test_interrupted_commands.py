@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.core.interruption import SENTENCE
+from syncclip.runtime.shutdown import SENTENCE
 from tests.conftest import TinyWorld
 
 FINISHING = "finishing what is in flight, within 120 s; a second signal ends it at once"

@@ -16,9 +16,9 @@ from syncclip.evaluation.predict import Predictions
 from syncclip.methods import METHODS
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build
-from syncclip.sets import prepare
-from syncclip.sets.prepare import with_assets
 from syncclip.synthesis.status import read_status
+from syncclip.synthetic_sets import prepare
+from syncclip.synthetic_sets.prepare import with_assets
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, RENDITION, Miniatures

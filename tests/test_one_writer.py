@@ -16,38 +16,38 @@ from typing import Any
 import pytest
 
 from syncclip import jobs, storage
-from syncclip.core.owners import Owner
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack
-from syncclip.inference.export import export
+from syncclip.export.export import export
 from syncclip.inference.model import load
 from syncclip.interop.exports import export_prompts
 from syncclip.interop.imports import import_prompts
 from syncclip.protocols.run import Request, reproduce
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets.export import export_set
-from syncclip.sets.imported import import_set
-from syncclip.sets.merge import merge_sets
-from syncclip.sets.quality import measure_quality
-from syncclip.sets.repair import repair_set
-from syncclip.storage import files, leases
-from syncclip.storage.leases import Lease
-from syncclip.storage.swaps import peek, swap
+from syncclip.runtime.processes import Owner
+from syncclip.storage import files, locks
+from syncclip.storage.conditional_writes import peek, swap
+from syncclip.storage.locks import Lease
 from syncclip.studies import cells
 from syncclip.studies.cells import CellRun
-from syncclip.studies.choose import choose
 from syncclip.studies.run import study
+from syncclip.studies.tune import choose
 from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthetic_sets.export import export_set
+from syncclip.synthetic_sets.imported import import_set
+from syncclip.synthetic_sets.merge import merge_sets
+from syncclip.synthetic_sets.quality import measure_quality
+from syncclip.synthetic_sets.repair import repair_set
 from syncclip.training.recorder import RunRecorder
 from tests.conftest import TinyWorld
 from tests.interop import published
 from tests.object_store import s3_bucket
-from tests.sets.test_imported import authors_folder
-from tests.sets.test_merge import make_set
 from tests.synthesis.test_driver import in_process
+from tests.synthetic_sets.test_imported import authors_folder
+from tests.synthetic_sets.test_merge import make_set
 from tests.worlds.literature import Miniatures
 
 __all__ = ["in_process"]
@@ -177,7 +177,7 @@ def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
         return []
 
     monkeypatch.setattr("syncclip.studies.run.run_cells", run_cells)
-    monkeypatch.setattr("syncclip.studies.choose.run_cells", run_cells)
+    monkeypatch.setattr("syncclip.studies.tune.run_cells", run_cells)
     monkeypatch.setattr("syncclip.protocols.run._prepared", prepared)
     monkeypatch.setattr("syncclip.synthesis.captioning.Writer", Mute)
 
@@ -204,7 +204,7 @@ def folder(request: pytest.FixtureRequest, kind: Kind, world: World, tmp_path: P
         endpoint = storage.places.configured()
         # A recipe configures storage anew; the test's endpoint must stay.
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("syncclip.storage.places.options_of", _with(endpoint))
+            patch.setattr("syncclip.storage.urls.options_of", _with(endpoint))
             yield f"{bucket}/out"
 
 
@@ -222,7 +222,7 @@ def content(folder: str, inner: str = "") -> dict[str, bytes]:
 
 def held(kind: Kind, folder: str) -> str:
     """The file of the lease."""
-    return storage.join(folder, f".{kind.file}.lease" if kind.file else leases.LEASE)
+    return storage.join(folder, f".{kind.file}.lease" if kind.file else locks.LEASE)
 
 
 def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, folder: str, world: World) -> None:
@@ -241,7 +241,7 @@ def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
 
     def probe() -> None:
         try:
-            with leases.lease(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
+            with locks.lease(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
                 refusals.append("held")
         except UserError as error:
             refusals.append(str(error))
@@ -253,7 +253,7 @@ def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
             thread.join()
             raise Stopped
 
-    monkeypatch.setattr(leases, "check", check)
+    monkeypatch.setattr(locks, "check", check)
     with pytest.raises(Stopped):
         kind.act(world, folder)
     assert refusals and f": `{kind.command}` of " in refusals[0]
@@ -297,7 +297,7 @@ def test_where_nothing_is_to_be_done_no_lease_is_written(
     recipe, made, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")
     jobs.synth(recipe, made)
     jobs.run_here(recipe, run)
-    monkeypatch.delattr("syncclip.storage.leases.swap")
+    monkeypatch.delattr("syncclip.storage.locks.swap")
     assert jobs.synth(recipe, made).complete
     assert jobs.run_here(recipe, run).results == jobs.train(recipe, run).results
 

@@ -13,7 +13,7 @@ import pytest
 from syncclip import storage
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies import analysis, answers
+from syncclip.studies import analysis, predictions
 
 pytestmark = pytest.mark.slow
 
@@ -86,18 +86,20 @@ Row = dict[str, str]
 
 
 @cache
-def published(study: str = "") -> answers.Recomputed:
-    return answers.recompute(str(STUDY / study))
+def published(study: str = "") -> predictions.Recomputed:
+    return predictions.recompute(str(STUDY / study))
 
 
-def mean_of(found: answers.Recomputed, arm: str, amount: int | None) -> dict[str, float]:
+def mean_of(found: predictions.Recomputed, arm: str, amount: int | None) -> dict[str, float]:
     """Metric -> mean of an arm at an amount."""
     amounts = found.means["images_per_class"].fillna(0).astype(int)
     (one,) = found.means[(found.means["arm"] == arm) & (amounts == (amount or 0))].to_dict("records")
     return one
 
 
-def gains_of(found: answers.Recomputed, amount: int, against: tuple[str, int | None], of: str = "syncclip-both") -> Row:
+def gains_of(
+    found: predictions.Recomputed, amount: int, against: tuple[str, int | None], of: str = "syncclip-both"
+) -> Row:
     """Metric -> the gain of an arm as the pages write it."""
     return {
         pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
@@ -248,7 +250,7 @@ def test_what_a_teacher_and_domains_add_follows_from_the_answers() -> None:
         ours, theirs = map(arm_of, row.pop("what is added").split(" over "))
         arms = [arm for arm in study.arms if arm.name in (ours[0], theirs[0])]
         asked = study.model_copy(update={"focus": ours[0], "arms": arms})
-        pairs = analysis.comparisons(answers.read(url, arms, storage.read_owner(f"{url}/study.json")), asked)
+        pairs = analysis.comparisons(predictions.read(url, arms, storage.read_owner(f"{url}/study.json")), asked)
         assert row == {
             title: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
             for title in row
@@ -325,7 +327,7 @@ def drawn(metric: str, picked: int = 16) -> dict[str, str]:
         the gap to IVLP on real images of all classes.
     """
     settings = Recipe.load(f"{STUDY}/recipe.yaml", own=False).study
-    evidence = answers.read(str(STUDY), settings.arms, storage.read_owner(f"{STUDY}/study.json"))
+    evidence = predictions.read(str(STUDY), settings.arms, storage.read_owner(f"{STUDY}/study.json"))
     arms = {arm.name: arm for arm in settings.arms}
 
     def of(arm: str, amount: int | None) -> tuple[float, np.ndarray]:

@@ -13,11 +13,11 @@ from benchmarks.gpu.measuring import Row, free, measured
 from benchmarks.gpu.shapes import FAMILIES, write_index
 from benchmarks.methods import seconds
 from syncclip.synthesis.generators.arguments import call_arguments
+from syncclip.synthesis.generators.autotune import STEPS, best_batch
 from syncclip.synthesis.generators.loading import load
-from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.pipeline import Generator
-from syncclip.synthesis.generators.probing import STEPS, best_batch
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.weights import locate
 
 SPEEDS = ("exact", "fast", "max")
 WHATS = ("plain", *SPEEDS, "plain again")

@@ -17,14 +17,14 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from benchmarks.gpu.measuring import Row
 from benchmarks.gpu.shapes import FAMILIES, write_index
-from syncclip.core.ray_session import ray_session
 from syncclip.core.text import first_line
 from syncclip.core.trust import trust, trusted
+from syncclip.runtime.ray_session import ray_session
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.arguments import call_arguments
 from syncclip.synthesis.generators.loading import load
-from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import Pool, SynthesisSettings
 

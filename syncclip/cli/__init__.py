@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from syncclip.core.interruption import SENTENCE, listening
-from syncclip.core.progress import say
 from syncclip.core.text import printable
+from syncclip.runtime.progress import say
+from syncclip.runtime.shutdown import SENTENCE, listening
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,15 +16,15 @@ import typer
 from typer.main import get_command
 
 from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
-from syncclip.core.interruption import GRACE, SENTENCE, listening
-from syncclip.core.own_code import own_code_error
-from syncclip.core.progress import say
-from syncclip.core.ray_session import debugging
-from syncclip.core.ray_watch import EXIT_STATUS, LostRayError, cause_of
+from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import names_in, trust
+from syncclip.runtime.progress import say
+from syncclip.runtime.ray_session import debugging
+from syncclip.runtime.ray_watch import EXIT_STATUS, LostRayError, cause_of
+from syncclip.runtime.shutdown import GRACE, SENTENCE, listening
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 """Errors of a disk that takes nothing."""

@@ -13,13 +13,13 @@ import typer
 from syncclip import storage
 from syncclip.cli.arguments import SEVERAL, Folder, Out, OutFile, OutSet, Run
 from syncclip.core import text
-from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.runtime.progress import Progress, say
 
 if TYPE_CHECKING:
-    from syncclip.inference.answers import Answer
     from syncclip.inference.model import Model
+    from syncclip.inference.predictions import Answer
 
 Backbone = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="Where the run's CLIP is now, as backbone.name.")
@@ -63,17 +63,17 @@ def classify(
     if num_gpus:
         raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
     from syncclip.datasets.files import skipped_files
-    from syncclip.inference import answers
+    from syncclip.inference import predictions
     from syncclip.inference.model import load
 
     if out is not None:
-        answers.check_place(out)
+        predictions.check_place(out)
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
     skipped = Counter[str]()
     try:
-        _show(model, answers.classify(model, images, top, batch, skipped=skipped), out)
+        _show(model, predictions.classify(model, images, top, batch, skipped=skipped), out)
     finally:
         if skipped:
             say(f"classify: {skipped_files(skipped)}")
@@ -90,7 +90,7 @@ def teach(
     num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of an actor.")] = 0.0,
 ) -> None:
     """Write a trained run's probabilities of a synthetic set's images, once, for methods that learn from a teacher."""
-    from syncclip.inference import teach as teaching
+    from syncclip.inference import soft_labels as teaching
     from syncclip.synthesis.settings import Pool
 
     places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
@@ -103,7 +103,7 @@ def teach(
 
 def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
     """Print or write answers as they come; exit with 1 where an image could not be read."""
-    from syncclip.inference import answers
+    from syncclip.inference import predictions
 
     unread: list[str] = []
     with ExitStack() as stack:
@@ -118,14 +118,14 @@ def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
 
         found = counting()
         if out is not None:
-            answers.write_answers(found, out)
+            predictions.write_answers(found, out)
         elif sys.stdout.isatty():
             rows = [(answer.image, *_shown(answer)) for answer in found]
             stack.close()  # the live line ends before the table begins
             text.show(text.table(f"{model.url}: {counted(len(model.classes), 'class', 'classes')}", HEADINGS, rows))
         else:
             for answer in found:
-                sys.stdout.write(answers.line(answer.row))
+                sys.stdout.write(predictions.line(answer.row))
                 sys.stdout.flush()
     if out is not None:
         text.show(out)
@@ -160,7 +160,7 @@ def export(
     """Write a trained run for programs without syncclip: ONNX, torch.export, open_clip, transformers, or vectors."""
     from typing import cast
 
-    from syncclip.inference import export as exports
+    from syncclip.export import export as exports
     from syncclip.inference.model import load
 
     text.show(exports.export(load(run, backbone, pretrained, "cpu"), cast(exports.Format, to), out))

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError
 from syncclip.core.text import prompt_texts, too_long
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
@@ -17,6 +16,7 @@ from syncclip.datasets.files import skipped_files
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
+from syncclip.runtime.progress import say
 
 LOOKED_AT = 64
 """Images that are opened to measure their sizes, at most one per class."""

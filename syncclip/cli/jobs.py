@@ -138,12 +138,12 @@ def study(
     done.check()
 
 
-def choose(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
+def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     """Choose each study arm's settings among its candidates, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
-    from syncclip.studies import choose
+    from syncclip.studies import tune
 
-    record = choose.choose(loaded, out).record
+    record = tune.choose(loaded, out).record
     rows = [
         (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
         for arm, found in record["arms"].items()

@@ -10,9 +10,9 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
-from syncclip.core.progress import say
-from syncclip.core.scratch import scratch_folder
 from syncclip.core.text import counted, duration, size
+from syncclip.runtime.progress import say
+from syncclip.runtime.tempdirs import scratch_folder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,8 +61,8 @@ def plan(
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
     """`cost` with what a probe on this machine measures; values that are given already are kept."""
 
-    from syncclip.sets.prepare import with_assets
-    from syncclip.synthesis.tuning import measure
+    from syncclip.synthesis.autotune import measure
+    from syncclip.synthetic_sets.prepare import with_assets
 
     with scratch_folder() as folder:
         ready = with_assets(recipe, planned, str(folder))

@@ -9,7 +9,7 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
 from syncclip.core import text
-from syncclip.core.progress import say
+from syncclip.runtime.progress import say
 
 app = typer.Typer(help="Import and export learned prompts, and show the words nearest to them.")
 

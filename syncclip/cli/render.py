@@ -12,10 +12,10 @@ from syncclip.core.text import counted, percent, printable, size, table
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 
 if TYPE_CHECKING:
-    from syncclip.sets.quality import SetQuality
     from syncclip.shards.markers import ShardStats
     from syncclip.shards.reader import ShardSet
     from syncclip.synthesis.summary import SetSummary
+    from syncclip.synthetic_sets.quality import SetQuality
 
 
 def results(found: Mapping[str, Any], title: str) -> Table:

@@ -9,9 +9,10 @@ import typer
 
 from syncclip.cli.arguments import Folder
 from syncclip.cli.classify import Backbone, Pretrained
-from syncclip.core import interruption, text
-from syncclip.core.hosts import is_loopback
+from syncclip.core import text
 from syncclip.core.settings import UserError
+from syncclip.runtime import shutdown
+from syncclip.runtime.hosts import is_loopback
 
 LOOK_SECONDS = 0.2
 
@@ -38,8 +39,8 @@ def serve(
     """Answer over HTTP what images show, with a page to drop one on, until Ctrl-C."""
     if not token and not is_loopback(host):
         raise UserError(f"--host {host}: others reach it; set SYNCCLIP_SERVE_TOKEN, or --token, to what they must know")
-    from syncclip.core.ray_session import cluster_address, local_cpus
-    from syncclip.inference import service
+    from syncclip.runtime.ray_session import cluster_address, local_cpus
+    from syncclip.serving import service
 
     if num_cpus is None:
         num_cpus = 1 if cluster_address() else max(1, local_cpus() // replicas)
@@ -52,7 +53,7 @@ def serve(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    with service.serving(settings, host, port, token or None) as address, interruption.postponed():
+    with service.serving(settings, host, port, token or None) as address, shutdown.postponed():
         text.show(address)
-        while not interruption.requested():
+        while not shutdown.requested():
             time.sleep(LOOK_SECONDS)

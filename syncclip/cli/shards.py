@@ -10,9 +10,9 @@ import syncclip
 from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
 from syncclip.cli.verify import checked
 from syncclip.core import text
-from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.runtime.progress import say
 
 app = typer.Typer(help="Look into sets of shards, and make them from existing images.")
 
@@ -37,8 +37,8 @@ def verify_command(
     repair: Annotated[bool, typer.Option("--repair", help="Generate damaged shards again, to the same bytes.")] = False,
 ) -> None:
     """Read a whole set and report what is wrong with it; exit status 1 if anything is and stays so."""
-    from syncclip.sets.repair import repair_set
     from syncclip.shards.markers import committed
+    from syncclip.synthetic_sets.repair import repair_set
 
     configure_storage(overrides)
     found = checked(folder)
@@ -54,7 +54,7 @@ def verify_command(
 def quality_command(folder: Folder, overrides: Overrides) -> None:
     """Measure how recognisable, varied and close to real images a set is; written beside it as stats.json."""
     from syncclip.cli import render
-    from syncclip.sets.quality import measure_quality
+    from syncclip.synthetic_sets.quality import measure_quality
 
     found = measure_quality(_recipe_of(folder, overrides), folder)
     text.show(render.quality(found))
@@ -103,8 +103,8 @@ def import_command(
     from syncclip import storage
     from syncclip.datasets.files import skipped_files
     from syncclip.datasets.loading import read_dataset
-    from syncclip.sets.imported import import_set
     from syncclip.shards.images import Corruption
+    from syncclip.synthetic_sets.imported import import_set
 
     recipe = syncclip.Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
@@ -125,7 +125,7 @@ def merge_command(
     out: OutSet,
 ) -> None:
     """Merge several sets; in each class the images of the first come first. If interrupted, run it again."""
-    from syncclip.sets.merge import merge_sets
+    from syncclip.synthetic_sets.merge import merge_sets
 
     found = merge_sets(sets, out)
     count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
@@ -142,7 +142,7 @@ def export_command(
     licence: Annotated[str, typer.Option("--license", help="Of the images, for the card (huggingface).")] = "unknown",
 ) -> None:
     """Export a set in a common layout: a folder per class, a dataset of the hub, or a split file with images."""
-    from syncclip.sets.export import export_set
+    from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
     text.show(f"{counted(export_set(folder, out, to, licence), 'image')}: {out}")
@@ -188,7 +188,7 @@ def _numbers(option: str, text: str) -> list[int]:
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
     """The recipe beside a set that it was generated from, or one of defaults; storage is configured for it."""
     from syncclip import storage
-    from syncclip.sets.imported import SET_RECIPE
+    from syncclip.synthetic_sets.imported import SET_RECIPE
 
     recipe, place = syncclip.Recipe.of_defaults(overrides), storage.join(folder, SET_RECIPE)
     storage.configure(recipe.storage.options)

@@ -25,7 +25,7 @@ from syncclip.core.trust import require_trust
 from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import readable_run, with_absolute_paths
-from syncclip.storage.places import absolute
+from syncclip.storage.urls import absolute
 
 if TYPE_CHECKING:
     from syncclip.protocols.run import Request

@@ -15,12 +15,12 @@ import typer
 
 import syncclip
 from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
-from syncclip.core.interruption import GRACE, exit_status
-from syncclip.core.progress import say
-from syncclip.core.ray_session import debugging
-from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
+from syncclip.runtime.progress import say
+from syncclip.runtime.ray_session import debugging
+from syncclip.runtime.shutdown import GRACE, exit_status
+from syncclip.runtime.tempdirs import scratch_folder
 
 if TYPE_CHECKING:
     from syncclip.cli.submission import Submission

@@ -11,7 +11,7 @@ from syncclip.core import text
 from syncclip.core.text import counted, few
 
 if TYPE_CHECKING:
-    from syncclip.studies.verify import Verification
+    from syncclip.verify import Verification
 
 MOST_TOLD = 10
 """Numbers that differ are told one by one up to so many."""
@@ -27,7 +27,7 @@ def verify(folder: Folder, overrides: Overrides) -> None:
 
 def checked(folder: str) -> Verification:
     """Verify a folder, and print each problem as it is found, then how much was read."""
-    from syncclip.studies.verify import verify
+    from syncclip.verify import verify
 
     found = verify(folder, text.show)
     text.show(f"{folder}: {counted(found.files, 'file')} read, {counted(len(found.problems), 'problem')}")
@@ -38,9 +38,9 @@ def checked(folder: str) -> Verification:
 
 def recompute(folder: Folder) -> None:
     """Compute a study's means, intervals and curves again from its answers; exit status 1 if a number differs."""
-    from syncclip.studies import answers, summary
+    from syncclip.studies import predictions, summary
 
-    found = answers.recompute(folder)
+    found = predictions.recompute(folder)
     for table in summary.recomputed(found.means, found.comparisons):
         text.show(text.table(table.title, table.headings, table.rows))
     for sentence in found.differ[:MOST_TOLD]:

@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
-from syncclip.core.progress import Progress
 from syncclip.core.settings import MANY, ShortText, UserError, added, with_present_names
 from syncclip.datasets.dataset import SPLITS, TEMPLATE, Dataset, Ids, Split, Splits, choose_rows
+from syncclip.runtime.progress import Progress
 from syncclip.shards.images import decode_image
 from syncclip.shards.index import forget_index, index_set
 from syncclip.shards.markers import committed

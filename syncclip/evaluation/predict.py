@@ -21,12 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from syncclip import storage
-from syncclip.core.determinism import deterministic
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
-from syncclip.core.threads import thread_pool
 from syncclip.evaluation.metrics import METRIC_HEADINGS, calibration_error, harmonic_mean, openworld_auc
+from syncclip.runtime.determinism import deterministic
+from syncclip.runtime.threads import thread_pool
 
 if TYPE_CHECKING:
     from syncclip.methods import Method

@@ -19,11 +19,11 @@ from torch.nn.functional import normalize
 from syncclip import storage
 from syncclip.core.settings import UserError, with_one_place
 from syncclip.core.text import first_line
-from syncclip.core.threads import thread_pool
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import RunClasses, build_for, build_trained, carry_over
 from syncclip.runs.resolve import readable_run
+from syncclip.runtime.threads import thread_pool
 from syncclip.shards.images import decode_image, to_rgb
 from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder

@@ -19,16 +19,16 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from syncclip import storage
-from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import ray_session
 from syncclip.core.settings import UserError
-from syncclip.core.threads import thread_pool
 from syncclip.core.trust import trust, trusted
 from syncclip.inference.markers import ShardMarker, differences, parse_marker
 from syncclip.inference.model import Model, load
+from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.ray_session import ray_session
+from syncclip.runtime.threads import thread_pool
 from syncclip.shards.markers import CHUNK
-from syncclip.storage.leases import working_for
-from syncclip.storage.places import configured
+from syncclip.storage.locks import working_for
+from syncclip.storage.urls import configured
 from syncclip.synthesis.driver import check_capacity
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import Pool
@@ -177,7 +177,7 @@ class ShardJob:
             with Progress(len(self.tars), "shards", what, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
                 for report in rounds(todo, self.left, self.failure, pool.retries, step):
-                    storage.leases.check(self.out)
+                    storage.locks.check(self.out)
                     images += report.images
                     line.update(0 if report.error else 1, images=images)
 

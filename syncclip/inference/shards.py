@@ -14,17 +14,17 @@ import pyarrow.parquet as pq
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.inference.answers import SCHEMA, classify_sources
 from syncclip.inference.markers import problems_of_files
 from syncclip.inference.model import BATCH, Model
 from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
+from syncclip.inference.predictions import SCHEMA, classify_sources
 from syncclip.inference.sources import tar_images
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import readable_run
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import marked, shard_name
-from syncclip.storage.places import absolute
+from syncclip.storage.urls import absolute
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.training.run_folder import PROMPTS, RunFolder
 

@@ -20,7 +20,7 @@ from syncclip.core.text import first_line, size
 from syncclip.datasets.files import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
 from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
-from syncclip.storage.places import is_web, scheme
+from syncclip.storage.urls import is_web, scheme
 
 LIST = "-"
 """The name that stands for standard input, on which each line names something."""

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from syncclip import storage
-from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
+from syncclip.runtime.tempdirs import scratch_folder
 from syncclip.storage.exports import Export, require_export
 
 BEST, LAST = "model-best.pth.tar", "checkpoint"

@@ -24,7 +24,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import CLASSES, RunClasses, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
 from syncclip.storage.exports import exporting
-from syncclip.storage.places import absolute
+from syncclip.storage.urls import absolute
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord
 
 CARD = "README.md"

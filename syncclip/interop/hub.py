@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from syncclip.core.scratch import scratch_folder
 from syncclip.core.settings import UserError
 from syncclip.interop.exports import CARD, write_run
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
+from syncclip.runtime.tempdirs import scratch_folder
 from syncclip.storage.contents import CONTENTS
 from syncclip.storage.hub import NAME, PREFIX, asking
 

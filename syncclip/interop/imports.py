@@ -23,7 +23,7 @@ from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import CLASSES, RunClasses, describe
 from syncclip.runs.data import shard_cache
 from syncclip.runs.resolve import with_absolute_paths
-from syncclip.storage.places import absolute
+from syncclip.storage.urls import absolute
 from syncclip.stream.teacher import Teacher
 from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder, RunRecord, versions
 

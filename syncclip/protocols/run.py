@@ -17,7 +17,7 @@ from syncclip.protocols.protocols import Protocol, find_protocol
 from syncclip.protocols.scores import gather
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
-from syncclip.storage import places
+from syncclip.storage import urls
 from syncclip.studies import findings, outputs
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.grid import cells
@@ -85,7 +85,7 @@ def reproduce(request: Request) -> Reproduction:
     storage.configure(first.storage.options)
     require_root(request.root)
     _check_data(recipes)
-    url = places.absolute(request.out or storage.join(first.storage.root, "reproduction"))
+    url = urls.absolute(request.out or storage.join(first.storage.root, "reproduction"))
     sets = {one: request.synthetic and storage.join(request.synthetic, one) for one in recipes}
     with storage.lease(url, "reproduce"):
         given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}

@@ -15,10 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from syncclip import storage
 from syncclip.core.formats import DEEPEST, MOST_NODES, parse_yaml, readable
-from syncclip.core.progress import say
 from syncclip.core.settings import RENAMED, UserError, with_present_names
 from syncclip.core.text import cut, did_you_mean, first_line
 from syncclip.core.trust import mark_around, names_in, suspect, texts_in, trust
+from syncclip.runtime.progress import say
 
 _NAME = re.compile(r"[\w.\[\]-]+")
 

@@ -13,12 +13,12 @@ import pandas as pd
 
 from syncclip.core.text import coverage, signed, thousands
 from syncclip.evaluation.metrics import METRICS
-from syncclip.reports.arms import ArmLook, Numbers
+from syncclip.reports.configurations import ArmLook, Numbers
 from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.table import Part
-from syncclip.studies.fit import Curve, HeldOut
 from syncclip.studies.outputs import Fits, StudyShift, Worth
+from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 
 MOST_POINTS = 600
 """Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""

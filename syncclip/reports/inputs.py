@@ -20,11 +20,11 @@ from syncclip.core.settings import RENAMED, UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.sets.imported import read_set
 from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
 from syncclip.storage.contents import CONTENTS
 from syncclip.studies import outputs
+from syncclip.synthetic_sets.imported import read_set
 from syncclip.training.metrics_file import digest_of
 from syncclip.training.run_folder import METRICS, RECORD
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from syncclip import storage
 from syncclip.core.text import counted, printable
-from syncclip.reports.arms import Numbers, gather_numbers
+from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs

@@ -16,7 +16,7 @@ from rich.text import Text
 from syncclip import storage
 from syncclip.core.text import counted, printable, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.reports.arms import ArmLook, Numbers, ScorePoint
+from syncclip.reports.configurations import ArmLook, Numbers, ScorePoint
 from syncclip.reports.inputs import Inputs
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
@@ -182,7 +182,7 @@ def quality_table(found: Inputs) -> PageTable | None:
     """What stats.json says of a set and of each class, the worst read class first; None where a set has none."""
     if found.synthetic is None or _QUALITY not in found.set_files:
         return None
-    from syncclip.sets.quality import SetQuality  # needs torch, which the other reports don't
+    from syncclip.synthetic_sets.quality import SetQuality  # needs torch, which the other reports don't
 
     try:
         quality = SetQuality.model_validate_json(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from syncclip.core.text import counted, coverage, thousands
-from syncclip.reports.arms import ArmLook, Difference, Numbers, Points
+from syncclip.reports.configurations import ArmLook, Difference, Numbers, Points
 from syncclip.reports.inputs import Inputs
 
 ASKED = ("open_novel", "novel")

@@ -10,18 +10,18 @@ from typing import Literal
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError, with_first_names
 from syncclip.core.text import counted, few, first_difference
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.sets.imported import holds_set, read_set, require_content
+from syncclip.runtime.tempdirs import temporary_folder
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import shard_name
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import read_teacher
+from syncclip.synthetic_sets.imported import holds_set, read_set, require_content
 from syncclip.training.settings import MixedSet, TrainingSettings
 
 

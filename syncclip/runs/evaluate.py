@@ -12,16 +12,16 @@ from typing import Any
 import safetensors.torch
 
 from syncclip import storage
-from syncclip.core.own_code import own_code_reported
-from syncclip.core.progress import say
-from syncclip.core.ray_session import capacity, ray_session
-from syncclip.core.ray_watch import cause_of
+from syncclip.core.custom_code import own_code_reported
 from syncclip.core.trust import trust, trusted
 from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
+from syncclip.runtime.progress import say
+from syncclip.runtime.ray_session import capacity, ray_session
+from syncclip.runtime.ray_watch import cause_of
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results

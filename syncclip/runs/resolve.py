@@ -15,7 +15,7 @@ from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
 from syncclip.shards.index import know_listed, listed
 from syncclip.storage.hub import NAME, PREFIX, fetched, pinned
-from syncclip.storage.places import absolute, home_path
+from syncclip.storage.urls import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from syncclip import storage
-from syncclip.core.scratch import scratch_folder
+from syncclip.runtime.tempdirs import scratch_folder
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.shared_folder import SharedFolder
-from syncclip.storage.places import open_local
+from syncclip.storage.urls import open_local
 
 FETCHERS = 4
 """Shards that are copied ahead at once."""

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.progress import say
 from syncclip.core.settings import Settings, UserError
+from syncclip.runtime.progress import say
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError
 from syncclip.shards.markers import Shard, marked, shard_name, table_name

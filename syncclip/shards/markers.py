@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
 from syncclip.core.settings import UserError, first_complaint
-from syncclip.storage.seals import NOBODY
+from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
 CHUNK = 256

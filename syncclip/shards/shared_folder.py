@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from syncclip.storage.private import make_private, open_private
+from syncclip.storage.permissions import make_private, open_private
 
 STRIPES = 64
 """Lock files; two files of one stripe are copied one after the other."""

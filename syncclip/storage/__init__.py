@@ -13,6 +13,8 @@ Promises, which the commit markers of the shards build on:
 * A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
 """
 
+from syncclip.storage.checksums import NOBODY, DamagedError, identity
+from syncclip.storage.cleanup import sweep
 from syncclip.storage.contents import read_contents, write_contents
 from syncclip.storage.documents import (
     copy,
@@ -29,7 +31,6 @@ from syncclip.storage.documents import (
     write_sealed,
     write_table,
 )
-from syncclip.storage.faults import MissingError, UnreachableError
 from syncclip.storage.files import (
     exists,
     fetch,
@@ -42,10 +43,9 @@ from syncclip.storage.files import (
     sizes,
     write_bytes,
 )
-from syncclip.storage.leases import LostLeaseError, lease
-from syncclip.storage.leftovers import sweep
-from syncclip.storage.places import StorageSettings, configure, give, is_local, join, local_path
-from syncclip.storage.seals import NOBODY, DamagedError, identity
+from syncclip.storage.locks import LostLeaseError, lease
+from syncclip.storage.retries import MissingError, UnreachableError
+from syncclip.storage.urls import StorageSettings, configure, give, is_local, join, local_path
 
 __all__ = [
     "NOBODY",

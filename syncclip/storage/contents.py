@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from syncclip.core.settings import Settings
+from syncclip.storage.checksums import NOBODY, DamagedError
 from syncclip.storage.documents import read_document, write_document
 from syncclip.storage.files import require, sizes
-from syncclip.storage.places import join
-from syncclip.storage.seals import NOBODY, DamagedError
+from syncclip.storage.urls import join
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")

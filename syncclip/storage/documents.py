@@ -13,8 +13,8 @@ from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.storage import files
-from syncclip.storage.faults import MissingError
-from syncclip.storage.seals import KEY, KINDS, NOBODY, DamagedError, blank, content, owner_of, sealed
+from syncclip.storage.checksums import KEY, KINDS, NOBODY, DamagedError, blank, content, owner_of, sealed
+from syncclip.storage.retries import MissingError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from fsspec.asyn import sync
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import size as bytes_text
-from syncclip.storage import answers
-from syncclip.storage.faults import SILENCE, persistently
+from syncclip.storage import responses
+from syncclip.storage.retries import SILENCE, persistently
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -35,21 +35,21 @@ def whole(url: str, sha256: str | None = None) -> bytes:
         digest = "" if held else hashlib.sha256(found).hexdigest()
         return digest, held or digest == sha256
 
-    answers.agreed(url, ask)
+    responses.agreed(url, ask)
     return found
 
 
 def part(url: str, start: int, end: int | None) -> bytes:
     """The bytes [start, end) of a file, fewer where it ends before that. Of S3, no checksum holds them: it is asked
     twice, the second time for some bytes more, lest the same damage falls on the same place."""
-    early, late = (answers.SHIFT, 0) if start >= answers.SHIFT else (0, answers.SHIFT)
+    early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 
     def ask(fs: Any, path: str) -> bytes:
         data = _ask(fs, path, start, end)
-        if isinstance(data, answers.Answer) and len(data) < data.total:
+        if isinstance(data, responses.Answer) and len(data) < data.total:
             again = _ask(fs, path, start - early, None if end is None else end + late)
             if again[early : early + len(data)] != data:
-                raise answers.spoilt("two answers that differ")
+                raise responses.spoilt("two answers that differ")
         return data
 
     data = persistently(url, ask)
@@ -73,10 +73,10 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
             for one in (digest, md5):
                 one.update(data)
             file.write(data)
-        held = sha256 is None and (tag is None or answers.fits(md5, tag))
+        held = sha256 is None and (tag is None or responses.fits(md5, tag))
         return digest.hexdigest(), held or digest.hexdigest() == sha256
 
-    answers.agreed(url, ask)
+    responses.agreed(url, ask)
 
 
 def at_once(fs: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from syncclip.core.manifest import MANIFEST, ExportedFile, Manifest
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.core.versions import package_version
-from syncclip.storage import documents, files, leases
-from syncclip.storage.faults import MissingError, UnreachableError
-from syncclip.storage.places import join
+from syncclip.storage import documents, files, locks
+from syncclip.storage.retries import MissingError, UnreachableError
+from syncclip.storage.urls import join
 
 REMEDY = "export again into a new folder"
 
@@ -84,7 +84,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
     Raises:
         UserError: the folder holds something else, such as another run's export; or another command writes there.
     """
-    with leases.lease(url, command):
+    with locks.lease(url, command):
         found = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
         other = ""
         if found is None:

@@ -17,11 +17,11 @@ from typing import IO, Any
 
 import fsspec.asyn
 
-from syncclip.storage import downloads, leases
-from syncclip.storage.faults import MissingError, explained, persistently
-from syncclip.storage.leftovers import part_of
-from syncclip.storage.places import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
-from syncclip.storage.swaps import uploading
+from syncclip.storage import downloads, locks
+from syncclip.storage.cleanup import part_of
+from syncclip.storage.conditional_writes import uploading
+from syncclip.storage.retries import MissingError, explained, persistently
+from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED = 3
 """Repetitions of an upload that another process aborted while the lock is held: it took a lock of a folder around."""
@@ -158,7 +158,7 @@ def write_bytes(url: str, data: bytes) -> None:
     Raises:
         UserError: No permission, no space, or a place that cannot be written to; or a lease on it was lost.
     """
-    hold = leases.check(url)
+    hold = locks.check(url)
     with explained(url, "write"):
         if is_local(url):
             _replace(local_path(url), io.BytesIO(data), hold)
@@ -168,7 +168,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
-    hold = leases.check(url)
+    hold = locks.check(url)
     with explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
             _replace(local_path(url), finished, hold)
@@ -178,7 +178,7 @@ def publish(source: str | Path, url: str) -> None:
 
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
-    hold = leases.check(url)
+    hold = locks.check(url)
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
             _discard(local_path(url), recursive, hold)
@@ -238,7 +238,7 @@ def _found(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]
     return [info for part in fsspec.asyn.sync(fs.loop, listed) for info in part]
 
 
-def _replace(path: Path, content: IO[bytes], hold: leases.Hold | None) -> None:
+def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
     """Write a local file under another name, then rename it to `path`; after an exception nothing is left of it.
 
     Under a lock that is a name in the lock's directory, from which nothing can be renamed once the lock is lost.
@@ -261,7 +261,7 @@ def _replace(path: Path, content: IO[bytes], hold: leases.Hold | None) -> None:
     os.close(parent)
 
 
-def _discard(path: Path, recursive: bool, hold: leases.Hold | None) -> None:
+def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
     """Remove a local file or folder; under a lock it is renamed into the lock's directory before, as in `_replace`."""
     tree = recursive and path.is_dir()
     if hold is None or local_path(hold.place).is_relative_to(path) or (path.is_dir() and not tree):
@@ -272,7 +272,7 @@ def _discard(path: Path, recursive: bool, hold: leases.Hold | None) -> None:
             shutil.rmtree(gone, dir_fd=folder) if tree else os.unlink(gone, dir_fd=folder)
 
 
-def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: leases.Hold | None) -> None:
+def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:
     """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
     fenced = hold is not None and scheme(url) in S3
 

@@ -11,11 +11,11 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict
 
 from syncclip import storage
-from syncclip.core.heartbeat import repeating
-from syncclip.core.interruption import at_once, reason
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import duration
+from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.shutdown import at_once, reason
 
 INTERVAL = 15.0
 """Seconds between two writes; each waits for a disk, or is a request to an object store."""

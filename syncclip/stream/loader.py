@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from syncclip.core.settings import UserError
-from syncclip.core.threads import thread_pool
+from syncclip.runtime.threads import thread_pool
 from syncclip.stream.shared_memory import Slots
 
 if TYPE_CHECKING:

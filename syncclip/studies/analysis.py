@@ -11,12 +11,12 @@ import numpy as np
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Arm, StudySettings
-from syncclip.studies.bootstrap import Drawn, Draws, Unit, arm_metrics, difference, make_draws
-from syncclip.studies.fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, Fits, Worth
-from syncclip.studies.scores import Answers
-from syncclip.studies.worth import Exchange, exchange, marginal
+from syncclip.studies.statistics.bootstrap import Drawn, Draws, Unit, arm_metrics, difference, make_draws
+from syncclip.studies.statistics.data_efficiency import Exchange, exchange, marginal
+from syncclip.studies.statistics.metrics import Answers
+from syncclip.studies.statistics.scaling_fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"

@@ -12,12 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syncclip import jobs, storage
-from syncclip.core.interruption import requested
-from syncclip.core.own_code import own_code_error
-from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import capacity, debugging, ray_session
-from syncclip.core.ray_stop import heeding, telling
-from syncclip.core.ray_watch import cause_of
+from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import duration
@@ -28,6 +23,11 @@ from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
+from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.ray_session import capacity, debugging, ray_session
+from syncclip.runtime.ray_stop import heeding, telling
+from syncclip.runtime.ray_watch import cause_of
+from syncclip.runtime.shutdown import requested
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import CELLS, Status, read_json, write_json
@@ -224,7 +224,7 @@ def run_cells(
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
         stop = stack.enter_context(telling())
         for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
-            storage.leases.check(run.url)
+            storage.locks.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
             status.take(names[run.url], seconds, error)
             busy = status.seconds / (status.workers * status.wall_seconds)

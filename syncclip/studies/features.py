@@ -10,17 +10,17 @@ import pandas as pd
 import torch
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.determinism import deterministic
 from syncclip.core.order import evenly
 from syncclip.core.settings import UserError
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import RunParts, build_parts
-from syncclip.sets.shift import Shift, measure, project
+from syncclip.runtime.determinism import deterministic
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.shards.samples import Rows
 from syncclip.stream.mixed import REAL, SYNTHETIC
-from syncclip.studies.bootstrap import Floats
+from syncclip.studies.statistics.bootstrap import Floats
+from syncclip.synthetic_sets.shift import Shift, measure, project
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import RunFolder
 

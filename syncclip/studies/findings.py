@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.studies import analysis, answers, outputs, summary
+from syncclip.studies import analysis, outputs, predictions, summary
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.cells import CellRun
 from syncclip.studies.features import feature_map
@@ -171,7 +171,7 @@ def write_conclusions(
         outputs.WORTH: worth,
     }.items():
         outputs.write_json(storage.join(url, name), value, state.owner)
-    answers.write(evidence, url, state.owner)
+    predictions.write(evidence, url, state.owner)
     text = summary.markdown(recipe, found.table, fits.curves, pairs, datasets)
     storage.write_sealed(storage.join(url, outputs.TABLES), text.encode(), owner=state.owner)
     write_state(recipe, url, state)

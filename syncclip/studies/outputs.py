@@ -48,10 +48,10 @@ from syncclip.core.secrets import json_without_secrets
 from syncclip.core.settings import DATASET
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
-from syncclip.sets.shift import Shift
-from syncclip.studies.bootstrap import Unit
-from syncclip.studies.fit import Curve, HeldOut
-from syncclip.studies.worth import Exchange, Marginal
+from syncclip.studies.statistics.bootstrap import Unit
+from syncclip.studies.statistics.data_efficiency import Exchange, Marginal
+from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
+from syncclip.synthetic_sets.shift import Shift
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
 DATASETS, ANSWERS = "datasets.parquet", "answers.parquet"

@@ -9,23 +9,23 @@ from typing import Any
 import pandas as pd
 
 from syncclip import jobs, storage
-from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
 from syncclip.datasets import load_dataset, suite_of
 from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
-from syncclip.sets.imported import read_set
-from syncclip.storage import places
-from syncclip.studies import findings, outputs, suites
+from syncclip.runtime.progress import Progress, say
+from syncclip.storage import urls
+from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
 from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.grid import capped, cells
+from syncclip.studies.multi_dataset import Part
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.status import StudyStatus
-from syncclip.studies.suites import Part
 from syncclip.synthesis.plan import PLAN_NAME
+from syncclip.synthetic_sets.imported import read_set
 
 SYNTHETIC = "training.synthetic"
 TEACHER = "training.teacher"
@@ -84,7 +84,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         parts = parts_of(recipes, url, out is not None)
         for part in parts.values():
             _begin(part.recipe, part.url, part.state)
-        state = parts[""].state if "" in parts else suites.state_of(recipe, parts)
+        state = parts[""].state if "" in parts else multi_dataset.state_of(recipe, parts)
         _begin(recipe, url, state)
         ended, work = run_cells(in_order(parts), recipe.study, out=url, owner=state.owner)
         parts = with_ended(parts, ended)
@@ -188,14 +188,14 @@ def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatu
             storage.require(part.url, outputs.ALWAYS)
             progress.update()
         progress.update(0, now=recipe.name)
-        whole = suites.write(recipe, url, parts, found, work) if suite else found[""]
+        whole = multi_dataset.write(recipe, url, parts, found, work) if suite else found[""]
         progress.update(suite)
     return whole
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:
     """Where a recipe's study lies."""
-    return places.absolute(out or storage.join(recipe.folder, "study"))
+    return urls.absolute(out or storage.join(recipe.folder, "study"))
 
 
 def check_data(recipe: Recipe, tested: Split) -> None:

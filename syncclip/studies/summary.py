@@ -13,9 +13,9 @@ from syncclip.core import text
 from syncclip.core.text import percent
 from syncclip.evaluation.metrics import METRIC_HEADINGS, METRICS
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies.bootstrap import Interval
-from syncclip.studies.fit import Curve
 from syncclip.studies.outputs import Comparison
+from syncclip.studies.statistics.bootstrap import Interval
+from syncclip.studies.statistics.scaling_fit import Curve
 
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")

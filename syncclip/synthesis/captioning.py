@@ -18,11 +18,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from syncclip import storage
-from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import cluster_address, ray_session
 from syncclip.core.settings import Settings, UserError
-from syncclip.storage.leases import working_for
-from syncclip.storage.places import absolute, configured
+from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.ray_session import cluster_address, ray_session
+from syncclip.storage.locks import working_for
+from syncclip.storage.urls import absolute, configured
 from syncclip.synthesis.driver import check_capacity
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings

@@ -15,20 +15,21 @@ from dataclasses import dataclass
 from functools import partial
 
 from syncclip import storage
-from syncclip.core.heartbeat import repeating
-from syncclip.core.progress import Progress
-from syncclip.core.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.core.trust import require_trust, trusted
+from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.progress import Progress
+from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.shards.index import forget_index, index_set, read_index
 from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
-from syncclip.storage.places import configured
 from syncclip.storage.status_file import keep_status_file
+from syncclip.storage.urls import configured
+from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
-from syncclip.synthesis.generators.locating import Located, locate
 from syncclip.synthesis.generators.settings import TOKEN
+from syncclip.synthesis.generators.weights import Located, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan, agreed_plan, read_plan, write_plan
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
@@ -41,7 +42,6 @@ from syncclip.synthesis.status import (
     mark_complete,
 )
 from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
-from syncclip.synthesis.tuning import tuned
 from syncclip.synthesis.worker import ShardWorker
 
 Observer = Callable[[SynthesisStatus], None]
@@ -206,7 +206,7 @@ def _watched(
         stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL))
 
         def take(report: Report) -> None:
-            storage.leases.check(job.url)
+            storage.locks.check(job.url)
             images = job.images[report.shard]
             status.count(report, images)
             metrics.count(report, images)

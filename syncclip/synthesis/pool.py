@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, Protocol
 
-from syncclip.core import ray_session
-from syncclip.core.interruption import postponed
 from syncclip.core.settings import UserError
+from syncclip.runtime import ray_session
+from syncclip.runtime.shutdown import postponed
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
 

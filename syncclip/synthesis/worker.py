@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from syncclip import storage
-from syncclip.core.own_code import own_code_error
+from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import fill, first_line
 from syncclip.core.trust import trust
 from syncclip.shards.writer import write_shard
-from syncclip.storage.leases import working_for
+from syncclip.storage.locks import working_for
 from syncclip.synthesis.filters import Filter, build_filters
 from syncclip.synthesis.generators.pipeline import AnyGenerator, generator_of
 from syncclip.synthesis.plan import Plan

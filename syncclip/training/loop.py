@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
-from syncclip.core import interruption
-from syncclip.core.determinism import deterministic
-from syncclip.core.progress import say
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few
 from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.settings import Optimisation
+from syncclip.runtime import shutdown
+from syncclip.runtime.determinism import deterministic
+from syncclip.runtime.progress import say
 from syncclip.stream.loader import batches, views, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
@@ -136,7 +136,7 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
 
     def shown(stream: MixedStream) -> Iterator[Iterator[Batch]]:
         for number, view in enumerate(views(stream, count, job.settings.ahead), start=1):
-            if any(distributed.gathered(interruption.requested(), world_size)):
+            if any(distributed.gathered(shutdown.requested(), world_size)):
                 raise StoppedError(f"interrupted before view {number} of {count}")
             if speaks:
                 say(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
@@ -180,13 +180,13 @@ def _train(
         job.method.step_begins(step, total)
         losses = _backward(job.method, optimizer, batch)
         # Only one clock counts, but any rank may be asked to stop; every rank learns of it.
-        wish = interruption.requested() or (recorder is not None and recorder.waited())
+        wish = shutdown.requested() or (recorder is not None and recorder.waited())
         values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
             job.method.epoch_ended(epoch + 1, settings.epochs)
-        stops = waited and any(distributed.gathered(interruption.requested(), world_size))
+        stops = waited and any(distributed.gathered(shutdown.requested(), world_size))
         saves = checkpoint_due(step + 1, total, settings.checkpoint_every, waited)
         if saves or step + 1 == total:
             _check_learned(learnable, step + 1, epoch)

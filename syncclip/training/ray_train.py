@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
-from syncclip.core.heartbeat import repeating
-from syncclip.core.own_code import OwnCodeError, own_code_reported
-from syncclip.core.progress import Progress, say
-from syncclip.core.ray_session import (
+from syncclip.core.custom_code import OwnCodeError, own_code_reported
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.methods.registry import find_method
+from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.ray_session import (
     capacity,
     cluster_address,
     current_resources,
@@ -22,13 +25,10 @@ from syncclip.core.ray_session import (
     quiet,
     ray_session,
 )
-from syncclip.core.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
-from syncclip.core.ray_watch import cause_of
-from syncclip.core.scratch import scratch_folder
-from syncclip.core.settings import UserError
-from syncclip.core.text import counted
-from syncclip.methods.registry import find_method
-from syncclip.storage.leases import working_for
+from syncclip.runtime.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
+from syncclip.runtime.ray_watch import cause_of
+from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.storage.locks import working_for
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from syncclip import storage
-from syncclip.core.progress import say
 from syncclip.core.text import counted
+from syncclip.runtime.progress import say
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.metrics_file import MetricsFile, digest_of, lines_until

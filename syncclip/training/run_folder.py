@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from syncclip import storage
 from syncclip.core.formats import parse_yaml
-from syncclip.core.progress import say
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.versions import package_version
+from syncclip.runtime.progress import say
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"

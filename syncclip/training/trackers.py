@@ -15,10 +15,10 @@ from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 
 from syncclip import storage
-from syncclip.core.scratch import scratch_folder
 from syncclip.core.secrets import redacted, remember_tracker
 from syncclip.core.settings import UserError
 from syncclip.core.text import install_command
+from syncclip.runtime.tempdirs import scratch_folder
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 

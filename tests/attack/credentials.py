@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
-from syncclip.core.heartbeat import repeating
+from syncclip.runtime.heartbeat import repeating
 
 
 def value(kind: str) -> str:

@@ -30,29 +30,29 @@ from syncclip.reports.table import quality_table
 from syncclip.runs import evaluate
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import finished_run, resolve_run
-from syncclip.sets.imported import SET_RECIPE, read_set, read_whole_set
-from syncclip.sets.quality import measure_quality
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.index import index_set
 from syncclip.shards.reader import ShardSet
 from syncclip.storage.exports import require_export
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.teacher import Teacher
-from syncclip.studies import answers, findings
+from syncclip.studies import findings, predictions
 from syncclip.studies.analysis import gather
 from syncclip.studies.cells import prepare, run_cell
 from syncclip.studies.grid import cells
 from syncclip.studies.status import PROGRESS, StudyStatus
-from syncclip.studies.verify import verify
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.prompts.files import check_writer, read_captions
 from syncclip.synthesis.rejects import Reject, write_rejects
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.synthesis.summary import summarise
+from syncclip.synthetic_sets.imported import SET_RECIPE, read_set, read_whole_set
+from syncclip.synthetic_sets.quality import measure_quality
 from syncclip.training import checkpoints
 from syncclip.training.loop import read_prompts
 from syncclip.training.metrics_file import digest_of, lines_until
 from syncclip.training.run_folder import RunFolder
+from syncclip.verify import verify
 from tests.worlds.derived import make_captions, make_exports, make_predictions, make_set_exports, make_teacher
 from tests.worlds.language import asked
 from tests.worlds.study import make_set, study_recipe, study_world
@@ -272,7 +272,7 @@ def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callabl
         return waiting, lost, [(run.cell.name, run.results, run.seconds) for run in done]
 
     def recompute() -> object:
-        found = answers.recompute(url)
+        found = predictions.recompute(url)
         return [f"note: {sentence}" for sentence in found.differ], found.means.to_csv()
 
     return {

@@ -14,7 +14,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from syncclip.cli.app import run
-from syncclip.core.ray_session import ray_session
+from syncclip.runtime.ray_session import ray_session
 from tests.worlds.dataset import encoded, make_image
 
 COMMANDS = ("synth", "train", "study", "classify", "report")

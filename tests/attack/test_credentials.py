@@ -15,10 +15,10 @@ from syncclip.cli import app, submission
 from syncclip.core import secrets
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.storage import faults
+from syncclip.storage import retries
 from tests.attack.credentials import URLS, VALUES, kept, leaks, leaks_below, options, process_list, recipe, value
 from tests.conftest import TinyWorld
-from tests.sets.test_repair import generate_here
+from tests.synthetic_sets.test_repair import generate_here
 from tests.worlds.resealed import reseal
 
 PROJECT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ def nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def secretive(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """A recipe with all of them, whose tracker can't be reached."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(faults, "PAUSES", ())
+    monkeypatch.setattr(retries, "PAUSES", ())
     (tmp_path / "own").mkdir()
     training = {"method": "coop", "data": "real", "epochs": 1}
     return Recipe.load(recipe(tmp_path / "own/mine.yaml", tiny.recipe, training=training))
@@ -185,7 +185,7 @@ def test_a_store_that_refuses_the_credentials_repeats_none(
 ) -> None:
     for status in (400, 403, 500):
         storage.configure({"key": value("key"), "secret": value("secret"), "endpoint_url": "http://127.0.0.1:9"})
-        monkeypatch.setattr(faults, "PAUSES", ())
+        monkeypatch.setattr(retries, "PAUSES", ())
         with pytest.raises(UserError) as refused:
             storage.read_bytes(f"s3://bucket/{status}?token={value('token')}")
         assert leaks(str(refused.value).encode()) == []

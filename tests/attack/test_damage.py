@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.studies.verify import verify
+from syncclip.verify import verify
 from tests.attack.damage import KINDS, Victim, attack, files_of, first_of_each_kind, make_folders
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]

@@ -18,9 +18,9 @@ from syncclip.core.text import as_clip_reads
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack
-from syncclip.sets.imported import ImportedSet
-from syncclip.storage.leftovers import part_of
-from syncclip.storage.seals import sealed
+from syncclip.storage.checksums import sealed
+from syncclip.storage.cleanup import part_of
+from syncclip.synthetic_sets.imported import ImportedSet
 from tests.shards.sets import write_set
 
 
@@ -95,7 +95,7 @@ def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypa
     place = _packed(tmp_path)
     part = part_of(place / "train/00000.tar")
     part.touch()
-    monkeypatch.setattr("syncclip.storage.leftovers.living", lambda _: False)
+    monkeypatch.setattr("syncclip.storage.cleanup.living", lambda _: False)
     pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(place), [1, 2], [1, 2, 3])
     assert not part.exists()
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from syncclip import jobs
 from syncclip.recipe.recipe import Recipe
 from syncclip.shards.markers import committed
-from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import write_plan
 from syncclip.training.loop import run
 from syncclip.training.recorder import RunRecorder

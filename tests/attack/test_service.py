@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs
-from syncclip.inference.front import HELD_BYTES
 from syncclip.recipe.recipe import Recipe
+from syncclip.serving.front import HELD_BYTES
 from tests.attack.service import attacked
 from tests.conftest import TinyWorld
 

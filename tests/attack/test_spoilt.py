@@ -13,10 +13,10 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.packed import pack
 from syncclip.recipe.recipe import Recipe
 from syncclip.reports.page import report
-from syncclip.sets.export import export_set
-from syncclip.sets.merge import merge_sets
-from syncclip.sets.repair import examine
-from syncclip.storage import faults
+from syncclip.storage import retries
+from syncclip.synthetic_sets.export import export_set
+from syncclip.synthetic_sets.merge import merge_sets
+from syncclip.synthetic_sets.repair import examine
 from tests.conftest import TinyWorld
 from tests.object_store import faulty_bucket
 from tests.worlds.faulty_s3 import DAMAGING, PASSING
@@ -35,7 +35,7 @@ SEAL = re.compile(rb"seal-sha256:[0-9a-f]{64}:[0-9a-f]{16}")
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds; that they grow is the libraries' own affair."""
-    monkeypatch.setattr(faults, "PAUSES", (0.01,) * 3)
+    monkeypatch.setattr(retries, "PAUSES", (0.01,) * 3)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
 
 

@@ -18,7 +18,7 @@ from syncclip.cli import app
 from syncclip.core.trust import forget, trusted
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
-from tests.sets.test_repair import generate_here
+from tests.synthetic_sets.test_repair import generate_here
 
 NAME = "planted:Planted"
 CODE = """

@@ -62,11 +62,11 @@ def test_a_study_runs_once_and_a_second_call_finds_all_there(
 def test_choose_shows_what_was_chosen(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from syncclip.studies import choose
+    from syncclip.studies import tune
 
     chosen = {"chosen": {"training.epochs": 5}, "open_hm": 44.25}
     record = {"metric": "open_hm", "arms": {"syncclip-both": chosen}}
-    monkeypatch.setattr(choose, "choose", lambda recipe, out: choose.Choice(recipe, record))
+    monkeypatch.setattr(tune, "choose", lambda recipe, out: tune.Choice(recipe, record))
     outcome = Outcome(capsys, "choose", tiny.recipe)
     assert outcome.status == 0
     assert "training.epochs = 5" in outcome.out

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.synthesis import tuning
-from syncclip.synthesis.generators.probing import Effect
-from syncclip.synthesis.tuning import Rate
+from syncclip.synthesis import autotune
+from syncclip.synthesis.autotune import Rate
+from syncclip.synthesis.generators.autotune import Effect
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 
@@ -61,7 +61,7 @@ def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], pla
 def test_a_probe_fills_in_what_nobody_gave(
     capsys: pytest.CaptureFixture[str], plan: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "measure", lambda *_: Rate(images=0.25, image_bytes=2000.0, rejected=0.12, load=7.0))
+    monkeypatch.setattr(autotune, "measure", lambda *_: Rate(images=0.25, image_bytes=2000.0, rejected=0.12, load=7.0))
     outcome = Outcome(capsys, *plan, "--probe")
     measured = "measured here: 0.25 images/s of one actor, 2.0 kB an image, 12 rejected for 100 finished, 7 s to load"
     assert measured in outcome.out
@@ -84,7 +84,7 @@ def test_a_probe_tells_what_another_speed_does(
     effect: Effect | None,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(tuning, "measure", lambda *_: Rate(0.25, 2000.0, 0.12, 7.0, 8 << 30, effect))
+    monkeypatch.setattr(autotune, "measure", lambda *_: Rate(0.25, 2000.0, 0.12, 7.0, 8 << 30, effect))
     outcome = Outcome(capsys, *plan, "--probe", "synthesis.generator.speed=fast")
     assert sentence in outcome.out and "7 s to load, 8.6 GB of the GPU's memory" in outcome.out
 

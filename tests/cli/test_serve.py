@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.core.interruption import SENTENCE
+from syncclip.runtime.shutdown import SENTENCE
 from tests.cli.test_app import Outcome, imported_by
 from tests.inference.conftest import Train, images, train
 from tests.inference.served import PATIENCE, served

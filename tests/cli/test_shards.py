@@ -11,12 +11,12 @@ import pytest
 
 from syncclip import storage
 from syncclip.shards.index import forget_index
-from syncclip.storage import places
+from syncclip.storage import urls
 from tests.cli.test_app import Outcome
 from tests.object_store import faulty_bucket, s3_bucket
-from tests.sets import test_repair
-from tests.sets.test_merge import make_set
 from tests.synthesis.conftest import digests
+from tests.synthetic_sets import test_repair
+from tests.synthetic_sets.test_merge import make_set
 from tests.worlds.resealed import reseal
 
 
@@ -31,7 +31,7 @@ def damaged(tiny_set: str, tmp_path: Path) -> Path:
 def test_a_damaged_set_is_repaired(
     capsys: pytest.CaptureFixture[str], damaged: Path, tiny_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
+    monkeypatch.setattr("syncclip.synthetic_sets.repair.synthesise_set", test_repair.generate_here)
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert mended.status == 0
@@ -53,7 +53,7 @@ def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
 def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     capsys: pytest.CaptureFixture[str], damaged: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.sets.repair.synthesise_set", test_repair.generate_here)
+    monkeypatch.setattr("syncclip.synthetic_sets.repair.synthesise_set", test_repair.generate_here)
     plan = json.loads(storage.read_bytes(str(damaged / "plan.json")))
     plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
     reseal(damaged / "plan.json", json.dumps(plan).encode())
@@ -94,7 +94,7 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
 ) -> None:
     with s3_bucket("looked-into") as bucket:
         make_set(f"{bucket}/set", (1, 1, 1))
-        endpoint = f"storage.options.endpoint_url={places.options_of(bucket)['endpoint_url']}"
+        endpoint = f"storage.options.endpoint_url={urls.options_of(bucket)['endpoint_url']}"
         asked: list[tuple[list[str], str]] = [
             (["shards", "verify", f"{bucket}/set"], "1 shard, all sound"),
             (["shards", "ls", f"{bucket}/set"], "00000"),
@@ -111,7 +111,7 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
 def test_trouble_with_a_bucket_is_told_in_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.storage.faults.PAUSES", (0.01,) * 3)
+    monkeypatch.setattr("syncclip.storage.retries.PAUSES", (0.01,) * 3)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
     with faulty_bucket("trouble") as (bucket, proxy):
         make_set(f"{bucket}/set", (1, 1, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.inference import teach
+from syncclip.inference import soft_labels
 from syncclip.inference.passes import Passed
 from syncclip.synthesis.settings import Pool
 from tests.cli.test_app import Outcome
@@ -16,7 +16,7 @@ def test_its_arguments_become_one_call_and_its_result_a_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(teach, "teach", lambda *a, **named: asked.append((a, named)) or Passed("files", 2, 12, 1))
+    monkeypatch.setattr(soft_labels, "teach", lambda *a, **named: asked.append((a, named)) or Passed("files", 2, 12, 1))
     found = Outcome(capsys, "teach", "runs/teacher", "set", "--actors", "3", "--num-gpus", "0.5", "--batch", "8")
     assert (found.status, found.out) == (0, "12 images of 2 shards: training.teacher=files\n")
     assert "1 image could not be read; a training replaces it by another" in found.err

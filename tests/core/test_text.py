@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.core.progress import Progress, say
 from syncclip.core.settings import UserError
 from syncclip.core.text import (
     as_ascii,
@@ -30,6 +29,7 @@ from syncclip.core.text import (
     table,
     with_article,
 )
+from syncclip.runtime.progress import Progress, say
 
 
 @pytest.mark.parametrize(

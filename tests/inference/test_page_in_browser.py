@@ -15,10 +15,10 @@ import pytest
 import uvicorn
 
 from syncclip import jobs
-from syncclip.inference.endpoints import Service
-from syncclip.inference.front import Front
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
+from syncclip.serving.endpoints import Service
+from syncclip.serving.front import Front
 from tests.browser import Page, serious, visit
 from tests.conftest import TinyWorld
 from tests.ray_head import free_ports

@@ -24,10 +24,10 @@ from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.inference.passes import Passed, ShardPredictions
 from syncclip.inference.shards import MARKER, TABLE, ShardClassifier, _Job, classify_shards
-from syncclip.storage import faults, places
-from syncclip.studies.verify import verify
+from syncclip.storage import retries, urls
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
+from syncclip.verify import verify
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
 from tests.object_store import faulty_bucket, s3_bucket
@@ -277,7 +277,7 @@ def test_a_tar_of_a_bucket_that_has_changed_is_classified_again(run: str, plain:
         for name in ("a.tar", "b.tar"):
             storage.write_bytes(f"{bucket}/{name}", (plain / name).read_bytes())
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("syncclip.storage.places.options_of", _with(places.configured()))
+            patch.setattr("syncclip.storage.urls.options_of", _with(urls.configured()))
             classify_here(run, bucket)
             before = storage.read_bytes(f"{bucket}/a{MARKER}")
             assert verify(bucket, print).problems == []
@@ -315,12 +315,12 @@ def test_an_image_that_can_not_be_reached_fails_its_shard(
     run: str, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row says for good that an image can't be read; a store that is away for an hour is no reason for one."""
-    monkeypatch.setattr(faults, "PAUSES", (0.01,))
-    monkeypatch.setattr(places, "_given", {})
+    monkeypatch.setattr(retries, "PAUSES", (0.01,))
+    monkeypatch.setattr(urls, "_given", {})
     with faulty_bucket() as (bucket, proxy):
         for name in ("00000.tar", "00001.tar"):
             storage.write_bytes(f"{bucket}/tars/{name}", (tars / name).read_bytes())
-        monkeypatch.setitem(places._options, "config_kwargs", {"retries": {"total_max_attempts": 1}})
+        monkeypatch.setitem(urls._options, "config_kwargs", {"retries": {"total_max_attempts": 1}})
         worker = in_this_process(run, f"{bucket}/tars", str(tmp_path / "out"))
         worker.model()
         proxy.spoil("500", times=10_000, method="GET")

@@ -238,8 +238,8 @@ def test_a_url_is_an_image_a_table_or_a_shard(server: str, folder: Path) -> None
 def test_a_servers_refusal_is_a_reason_and_a_busy_one_is_asked_again(
     server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.storage.places._given", {"endpoint_url": "http://127.0.0.1:1", "key": "a"})
-    monkeypatch.setattr("syncclip.storage.faults.PAUSES", (0.01,))
+    monkeypatch.setattr("syncclip.storage.urls._given", {"endpoint_url": "http://127.0.0.1:1", "key": "a"})
+    monkeypatch.setattr("syncclip.storage.retries.PAUSES", (0.01,))
     forbidden, busy = find_images([f"{server}/no/b.png", f"{server}/busy/b.png"])
     assert "the server answered 403; check the URL" in (refused(forbidden) or "")
     assert busy.read() == (folder / "b.png").read_bytes() and not Server.busy

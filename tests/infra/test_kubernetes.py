@@ -20,9 +20,9 @@ from ray.serve.schema import ServeDeploySchema
 
 from syncclip.cli.app import app
 from syncclip.core.settings import UserError
-from syncclip.inference.front import CALLBACK, TOKEN
-from syncclip.inference.service import ServiceSettings
 from syncclip.recipe.recipe import Recipe
+from syncclip.serving.front import CALLBACK, TOKEN
+from syncclip.serving.service import ServiceSettings
 from tests.cluster.configs import launches
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
 

@@ -23,7 +23,7 @@ from syncclip.inference.model import load
 from syncclip.interop.hub import push
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import readable_run
-from syncclip.storage.seals import NOBODY, owner_of, sealed
+from syncclip.storage.checksums import NOBODY, owner_of, sealed
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images

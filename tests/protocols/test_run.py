@@ -16,11 +16,11 @@ from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.packed import pack
 from syncclip.protocols.protocols import PROTOCOLS, TRAINED
 from syncclip.protocols.run import Reproduction, Request, recipe_of, reproduce
-from syncclip.sets.imported import import_set
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import ensure_set
 from syncclip.synthesis.plan import write_plan
+from syncclip.synthetic_sets.imported import import_set
 from tests.worlds.dataset import encoded, make_image
 from tests.worlds.literature import ADVERSARIAL, FEW, RENDITION, Miniatures, split_file_miniature
 
@@ -54,8 +54,8 @@ def root(miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> st
 
 def paint(root: str, name: str, url: str) -> None:
     """Put the set that `reproduce` would draw where it would be drawn, its images painted."""
-    from syncclip.sets import prepare
-    from syncclip.synthesis.generators.locating import locate
+    from syncclip.synthesis.generators.weights import locate
+    from syncclip.synthetic_sets import prepare
 
     recipe = recipe_of(PROTOCOLS["base-to-novel"], name, root, overrides=EMBEDDED)
     plan = prepare.plan(recipe.with_values({"synthesis.images_per_class": 2}))

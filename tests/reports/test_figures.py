@@ -7,13 +7,13 @@ import math
 
 import pytest
 
-from syncclip.reports.arms import describe_arms
+from syncclip.reports.configurations import describe_arms
 from syncclip.reports.figures import CurvePoint, FittedCurve, fitted_curves, nearer
-from syncclip.sets.shift import Shift
 from syncclip.studies import outputs
-from syncclip.studies.bootstrap import Interval
-from syncclip.studies.fit import Curve, HeldOut, Point
-from syncclip.studies.worth import Exchange, Marginal
+from syncclip.studies.statistics.bootstrap import Interval
+from syncclip.studies.statistics.data_efficiency import Exchange, Marginal
+from syncclip.studies.statistics.scaling_fit import Curve, HeldOut, Point
+from syncclip.synthetic_sets.shift import Shift
 
 
 def around(value: float) -> Interval:

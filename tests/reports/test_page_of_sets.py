@@ -12,9 +12,9 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.reports import report
-from syncclip.sets.quality import STATS_NAME, ClassQuality, SetQuality, ShiftNumbers
 from syncclip.synthesis.prompts.settings import PromptCoverage
 from syncclip.synthesis.rejects import SIDE, Reject, rejects_name, write_rejects
+from syncclip.synthetic_sets.quality import STATS_NAME, ClassQuality, SetQuality, ShiftNumbers
 from tests.studies import fabricated
 
 QUALITY = SetQuality(

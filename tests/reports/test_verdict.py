@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.reports.arms import Difference, ScorePoint, describe_arms
+from syncclip.reports.configurations import Difference, ScorePoint, describe_arms
 from syncclip.reports.verdict import judge
 
 

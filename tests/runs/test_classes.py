@@ -16,8 +16,8 @@ from syncclip.datasets import Dataset
 from syncclip.datasets.packed import PackedDataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import RunClasses
-from syncclip.sets.imported import ImportedSet
 from syncclip.storage.documents import MOST_HEADER, parse_tensors
+from syncclip.synthetic_sets.imported import ImportedSet
 
 RUN = {"dataset": "d", "classnames": ["a", "b"], "template": "a {}", "base_count": 1, "clip": "c"}
 SET = {"source": "s", "dataset": "d", "classnames": ["a"], "counts": [1], "shard_size": 1}

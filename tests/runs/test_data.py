@@ -23,8 +23,8 @@ from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
 from syncclip.stream.mixed import MixedStream
-from syncclip.studies.choose import choose
 from syncclip.studies.run import study
+from syncclip.studies.tune import choose
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import CLASSES, tiny_dataset
 

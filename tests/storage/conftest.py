@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.storage import faults
+from syncclip.storage import retries
 from tests.object_store import faulty_bucket
 from tests.worlds.faulty_s3 import FaultyS3
 
@@ -22,7 +22,7 @@ def behind() -> Iterator[tuple[str, FaultyS3]]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds; that they grow is the libraries' own affair."""
-    monkeypatch.setattr(faults, "PAUSES", (0.01,) * 3)
+    monkeypatch.setattr(retries, "PAUSES", (0.01,) * 3)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
 
 

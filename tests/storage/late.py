@@ -19,9 +19,9 @@ from typing import Any
 import psutil
 
 from syncclip import storage
-from syncclip.storage import faults, leases
-from syncclip.storage.places import configured, remote
-from syncclip.storage.swaps import peek
+from syncclip.storage import locks, retries
+from syncclip.storage.conditional_writes import peek
+from syncclip.storage.urls import configured, remote
 
 FILE_CALLS = frozenset({"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir", "shutil.rmtree"})
 """Audit events of Python that precede each call of the file system."""
@@ -32,7 +32,7 @@ PACE = ("INTERVAL", "SILENCE", "POLL", "PROMPT", "SETTLE")
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.storage.late"])
 
-Act = Callable[[str, leases.Hold], None]
+Act = Callable[[str, locks.Hold], None]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
         seconds: for which it is stopped at least.
     """
     ours, its = FORKSERVER.Pipe()
-    world = World(configured(), {**os.environ}, {name: getattr(leases, name) for name in PACE})
+    world = World(configured(), {**os.environ}, {name: getattr(locks, name) for name in PACE})
     process = FORKSERVER.Process(target=_own, args=(point, folder, act, its, world), daemon=True)
     process.start()
     stopped, said = ours.recv()
@@ -82,7 +82,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
         began = time.monotonic()
         while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        with leases.lease(folder, "the new owner") as hold:
+        with locks.lease(folder, "the new owner") as hold:
             takeover(folder)
             before = content(folder)
             time.sleep(max(0.0, seconds - (time.monotonic() - began)))
@@ -91,7 +91,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
             after = content(folder)
             hold.confirm()
     process.join()
-    assert peek(storage.join(folder, leases.LEASE)) is None
+    assert peek(storage.join(folder, locks.LEASE)) is None
     return Outcome(stopped, said, before, after if stopped else content(folder))
 
 
@@ -100,12 +100,12 @@ def _own(point: int, folder: str, act: Act, pipe: Connection, world: World) -> N
     os.environ.update(world.environment)
     storage.configure(world.options)
     for name, seconds in world.pace.items():
-        setattr(leases, name, seconds)
-    faults.PAUSES = (0.01,) * 3
+        setattr(locks, name, seconds)
+    retries.PAUSES = (0.01,) * 3
     platform.node = lambda: "elsewhere"
     said = ""
     try:
-        with leases.lease(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
+        with locks.lease(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
             hold.told = True  # else its heartbeat interrupts it before it goes on, which proves nothing of the fence
             act(folder, hold)
     except BaseException as error:

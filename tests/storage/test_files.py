@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.storage import places
+from syncclip.storage import urls
 from tests.object_store import s3_bucket
 
 
@@ -117,7 +117,7 @@ def test_a_file_of_another_writer_is_seen_after_a_listing(bucket: str) -> None:
     assert storage.listdir(place) == ["a"]
     import boto3
 
-    client = boto3.client("s3", endpoint_url=places.options_of(bucket)["endpoint_url"])
+    client = boto3.client("s3", endpoint_url=urls.options_of(bucket)["endpoint_url"])
     client.put_object(Bucket="bucket", Key="fresh/b", Body=b"22")
     assert storage.listdir(place) == ["a", "b"]
     assert storage.sizes(place)["b"] == 2
@@ -152,7 +152,7 @@ def test_a_folder_is_made_where_it_is_missing_and_only_there(tmp_path: Path, mon
 
 def filesystem(url: str) -> Any:
     """The very instance that storage uses for a URL."""
-    return places.remote(url)[0]
+    return urls.remote(url)[0]
 
 
 @pytest.mark.fault
@@ -213,7 +213,7 @@ def test_no_credentials_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setitem(places._options, "skip_instance_cache", True)
+    monkeypatch.setitem(urls._options, "skip_instance_cache", True)
     with pytest.raises(UserError, match=r"cannot write .*credentials"):
         storage.write_bytes(storage.join(bucket, "x"), b"1")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.storage import leases
-from syncclip.storage.leases import Hold
+from syncclip.storage import locks
+from syncclip.storage.locks import Hold
 from tests.object_store import faulty_bucket, s3_bucket
 from tests.storage.late import PACE, Act, Outcome, stopped_at
 
@@ -29,7 +29,7 @@ def write_below(folder: str, _: Hold) -> None:
 
 def write_for_another(folder: str, hold: Hold) -> None:
     """As a worker does, whose driver holds the folder."""
-    with leases.working_for(folder, hold.token):
+    with locks.working_for(folder, hold.token):
         overwrite(folder, hold)
 
 
@@ -38,7 +38,7 @@ def remove(folder: str, _: Hold) -> None:
 
 
 def remove_for_another(folder: str, hold: Hold) -> None:
-    with leases.working_for(folder, hold.token):
+    with locks.working_for(folder, hold.token):
         remove(folder, hold)
 
 
@@ -85,7 +85,7 @@ def hasty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same proportions in less time."""
     interval = 0.3 if storage.places.scheme(folder) else 0.05  # more than a few requests take, else each renews
     for name, times in zip(PACE, (1, 3, 0.2, 0.5, 1), strict=True):
-        monkeypatch.setattr(leases, name, times * interval)
+        monkeypatch.setattr(locks, name, times * interval)
 
 
 @pytest.mark.fault

@@ -9,7 +9,7 @@ import pytest
 from syncclip import storage
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
-from syncclip.storage import faults
+from syncclip.storage import retries
 from syncclip.stream.loader import batches
 from syncclip.stream.mixed import MixedStream
 from tests.object_store import faulty_bucket
@@ -31,7 +31,7 @@ def streams(url: str, folder: Path) -> list[MixedStream]:
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_no_image_is_lost_or_repeated(tmp_path: Path, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "PAUSES", (0.01,) * 3)
+    monkeypatch.setattr(retries, "PAUSES", (0.01,) * 3)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
     local = stream(synthetic=stored(5, 12, 1), window=2, batch=4)
     with faulty_bucket() as (bucket, proxy):

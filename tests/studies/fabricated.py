@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from syncclip import storage
 from syncclip.evaluation.metrics import METRICS
-from syncclip.sets.shift import Shift
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies import outputs
-from syncclip.studies.bootstrap import seed_weights
-from syncclip.studies.fit import Series, fit_curve
+from syncclip.studies.statistics.bootstrap import seed_weights
+from syncclip.studies.statistics.scaling_fit import Series, fit_curve
+from syncclip.synthetic_sets.shift import Shift
 
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]
 AMOUNTS, SEEDS = [1, 4, 16, 64], [1, 2, 3, 4, 5]

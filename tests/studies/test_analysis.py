@@ -10,9 +10,9 @@ import pytest
 
 from syncclip.recipe.study import Arm, StudySettings
 from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, series
-from syncclip.studies.bootstrap import Unit, arm_metrics, difference, make_draws
 from syncclip.studies.outputs import Comparison
-from syncclip.studies.scores import Answers
+from syncclip.studies.statistics.bootstrap import Unit, arm_metrics, difference, make_draws
+from syncclip.studies.statistics.metrics import Answers
 
 REAL = {shots: 0.7 - 0.3 * (1 + shots) ** -0.5 for shots in (1, 3, 8, 15)}
 """Shots -> share of the images that are right: the error is 30 % + 30 % / sqrt(1 + shots)."""

@@ -12,11 +12,11 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import StudySettings
-from syncclip.storage import files, places
+from syncclip.storage import files, urls
 from syncclip.studies import cells, grid
 from syncclip.studies.cells import CellRun
-from syncclip.studies.choose import choose
 from syncclip.studies.run import study
+from syncclip.studies.tune import choose
 from syncclip.training.run_folder import RunFolder
 from tests.worlds.study import make_set, study_recipe, study_world
 
@@ -59,7 +59,7 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
 
     def counted(url: str) -> Path:
         looked.append(url)
-        return places.local_path(url)
+        return urls.local_path(url)
 
     def looks(*values: str) -> tuple[int, int]:
         recipe = study_recipe(root, f"training.synthetic={synthetic}", *values)

@@ -14,13 +14,13 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.studies.verify import verify
 from syncclip.synthesis import captioning
 from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import Report
+from syncclip.verify import verify
 from tests.synthesis.prompts import CLASSES
 from tests.worlds.language import asked
 

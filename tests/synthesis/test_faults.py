@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.core.ray_session import _see_end
+from syncclip.runtime.ray_session import _see_end
 from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
-from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.core.heartbeat import repeating
 from syncclip.core.settings import UserError
+from syncclip.runtime.heartbeat import repeating
 from syncclip.storage.status_file import SILENCE, keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
 from tests.metrics_port import PATIENCE, scraped

@@ -18,9 +18,9 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn import Parameter
 
-from syncclip.core import interruption
 from syncclip.core.settings import UserError
 from syncclip.methods.promptsrc import PromptSrc
+from syncclip.runtime import shutdown
 from syncclip.shards.images import Corruption
 from syncclip.training import distributed
 from syncclip.training.loop import DivergedError, StoppedError, TrainJob, run
@@ -151,14 +151,14 @@ def _stop(rank: int, folder: Path) -> None:
     class Asking(fakes.FakeMethod):
         def loss(self, batch: fakes.FakeBatch) -> dict[str, torch.Tensor]:
             if rank == 1 and self.calls == 4:
-                interruption.request()
+                shutdown.request()
             return super().loss(batch)
 
     job = fakes.job(folder / "stopped", rank, 2, noise=0.0, checkpoint_every=1000)
     torch.manual_seed(job.settings.seed)
     with pytest.raises(StoppedError, match="interrupted after step 5 of"):
         run(replace(job, method=Asking(0.0)), rank, 2)
-    interruption.withdraw()
+    shutdown.withdraw()
     run(fakes.job(folder / "stopped", rank, 2, noise=0.0, checkpoint_every=1000), rank, 2)
     run(fakes.job(folder / "unbroken", rank, 2, noise=0.0, checkpoint_every=1000), rank, 2)
 

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from syncclip import storage
-from syncclip.core import interruption
 from syncclip.core.settings import UserError
+from syncclip.runtime import shutdown
 from syncclip.shards.images import Corruption
 from syncclip.training import loop
 from syncclip.training.loop import DivergedError, load_prompts, run
@@ -253,7 +253,7 @@ def test_the_best_checkpoint_on_validation_images_is_kept(tmp_path: Path) -> Non
 def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits_and_the_same_best(tmp_path: Path, step: int) -> None:
     def ask_at(done: int, *_: object) -> None:
         if done == step:
-            interruption.request()
+            shutdown.request()
 
     def job(name: str) -> Any:
         return fakes.job(tmp_path / name, keep_best="loss", keep_checkpoints=1, log_every=1)
@@ -261,7 +261,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_to_the_same_bits_and_the_same_best(
     run(job("unbroken"))
     with pytest.raises(loop.StoppedError, match=f"interrupted after step {step + 1} of "):
         run(job("stopped"), listener=ask_at)
-    interruption.withdraw()
+    shutdown.withdraw()
     assert (record(tmp_path / "stopped").status, record(tmp_path / "stopped").steps) == ("interrupted", step + 1)
     assert run(job("stopped")).status == "finished"
     assert fakes.bits(tmp_path / "stopped") == fakes.bits(tmp_path / "unbroken")

@@ -45,9 +45,9 @@ def run_cell(_: dict[str, object]) -> dict[str, object]:
 
 def drive(out: str) -> None:
     """Write where a training and a cell with each selector ran: {name: [training, cell]}."""
-    from syncclip.core.ray_session import ray_session
     from syncclip.core.settings import UserError
     from syncclip.recipe.recipe import Recipe
+    from syncclip.runtime.ray_session import ray_session
     from syncclip.studies.cells import CellRun, run_cells
     from syncclip.studies.grid import cells
     from syncclip.training.ray_train import train_on_ray

@@ -19,10 +19,10 @@ from unittest import mock
 import psutil
 
 from syncclip import storage
-from syncclip.core.ray_session import _see_end
+from syncclip.runtime.ray_session import _see_end
 from syncclip.shards.markers import committed
 from syncclip.shards.tables import read_table
-from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, write_plan
 from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
 

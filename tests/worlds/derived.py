@@ -6,11 +6,11 @@ import io
 import tarfile
 from pathlib import Path
 
-from syncclip.inference.export import Format, export
+from syncclip.export.export import Format, export
 from syncclip.inference.model import load
 from syncclip.interop.exports import export_prompts
-from syncclip.sets.export import LAYOUTS, export_set
 from syncclip.synthesis.captioning import write_captions
+from syncclip.synthetic_sets.export import LAYOUTS, export_set
 from tests.worlds.dataset import make_image
 from tests.worlds.language import asked, build_language_model
 from tests.worlds.teacher import classify_here, teach_here

@@ -97,7 +97,7 @@ def read_notes(ledger: Path) -> list[Note]:
 
 def main(plan: str, url: str, actors: int) -> int:
     """Draw what is missing of the set; 0 when it is complete, 2 where it gave up with a sentence."""
-    from syncclip.core.ray_session import ray_session
+    from syncclip.runtime.ray_session import ray_session
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     options = {"endpoint_url": endpoint} if endpoint else {}

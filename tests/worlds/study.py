@@ -9,11 +9,11 @@ from pathlib import Path
 
 from syncclip import storage
 from syncclip.recipe.recipe import Recipe
-from syncclip.sets import prepare
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.studies.cells import CellRun, run_cell
 from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import write_plan
+from syncclip.synthetic_sets import prepare
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
 from tests.worlds.generator import build_generator

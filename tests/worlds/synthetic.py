@@ -10,15 +10,15 @@ def generate_here(recipe: Recipe, url: str) -> str:
     """Draw the set shard after shard, without Ray, which takes longer to start than a tiny set to draw."""
     import torch
 
-    from syncclip.sets import prepare
     from syncclip.shards.index import index_set
     from syncclip.shards.writer import write_shard
     from syncclip.synthesis.filters import build_filters
-    from syncclip.synthesis.generators.locating import locate
     from syncclip.synthesis.generators.pipeline import Generator
+    from syncclip.synthesis.generators.weights import locate
     from syncclip.synthesis.plan import write_plan
     from syncclip.synthesis.shard import generate_shard
     from syncclip.synthesis.summary import summarise
+    from syncclip.synthetic_sets import prepare
 
     plan = prepare.plan(recipe)
     plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), url)

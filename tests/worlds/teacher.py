@@ -11,7 +11,7 @@ from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.inference.passes import Passed, ShardJob, ShardPass
 from syncclip.inference.shards import classify_shards
-from syncclip.inference.teach import teach
+from syncclip.inference.soft_labels import teach
 from syncclip.recipe.recipe import Recipe
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.storage.places import home_path
+from syncclip.storage.urls import home_path
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.blank import Blank, BlankSettings
 from syncclip.synthesis.filters.clip import FrozenClip

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
-from syncclip.core.progress import Progress
 from syncclip.core.settings import UserError
+from syncclip.runtime.progress import Progress
 from syncclip.shards.reader import ImageSet
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.storage.places import home_path
+from syncclip.storage.urls import home_path
 from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
-from syncclip.synthesis.generators.locating import parts_of
 from syncclip.synthesis.generators.pipeline import NSFW
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.weights import parts_of
 
 REMEDY = "name a checker by synthesis.filters' `checker`, or remove the filter"
 

@@ -23,7 +23,7 @@ from syncclip.core.secrets import remember_options
 from syncclip.core.settings import UserError, check_token
 from syncclip.core.text import cut, few, first_line, printable, size
 from syncclip.shards.images import UnreadableImageError, decode_image
-from syncclip.storage.faults import UnreachableError
+from syncclip.storage.retries import UnreachableError
 from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSettings
 
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")

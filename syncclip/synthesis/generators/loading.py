@@ -11,16 +11,16 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-from syncclip.core.scratch import temporary_folder
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, install_command, nearest
 from syncclip.core.trust import module_of, require_trust
 from syncclip.embedded import FOLDER
-from syncclip.storage.private import make_private
+from syncclip.runtime.tempdirs import temporary_folder
+from syncclip.storage.permissions import make_private
+from syncclip.synthesis.generators.acceleration import hasten
 from syncclip.synthesis.generators.arguments import denoiser
-from syncclip.synthesis.generators.locating import INDEX, LORA_FILE, Located
 from syncclip.synthesis.generators.settings import GeneratorSettings, xformers_installed
-from syncclip.synthesis.generators.speed import hasten
+from syncclip.synthesis.generators.weights import INDEX, LORA_FILE, Located
 
 LARGER = "try synthesis.generator.offload=model, then group, then sequential, smaller images, or a larger machine"
 """What helps a model that doesn't fit into memory."""

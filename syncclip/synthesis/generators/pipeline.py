@@ -12,13 +12,13 @@ from PIL import Image, ImageOps
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
+from syncclip.synthesis.generators.acceleration import CompiledCode
 from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.loading import LARGER, load
-from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import GeneratorSettings
-from syncclip.synthesis.generators.speed import CompiledCode
 from syncclip.synthesis.generators.texts import TextEmbeddings
+from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
 """Key of an image's `info` that holds the answer of the pipeline's own safety checker, where it has one."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from syncclip.core.settings import UserError
 from syncclip.core.text import filled
-from syncclip.storage.places import home_path
+from syncclip.storage.urls import home_path
 from syncclip.synthesis.generators.loading import load_pretrained, quiet
-from syncclip.synthesis.generators.locating import commit_on_hub
+from syncclip.synthesis.generators.weights import commit_on_hub
 from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 ROUNDS = 4

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.shapes import FAMILIES, build, write_index
 from syncclip.synthesis.generators.loading import load
-from syncclip.synthesis.generators.locating import locate
+from syncclip.synthesis.generators.weights import locate
 
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},

@@ -17,24 +17,24 @@ from PIL import Image, ImageChops
 from pydantic import ValidationError
 
 from syncclip.core.settings import UserError, first_complaint
-from syncclip.sets import card
-from syncclip.sets.repair import repair_set
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import UnreachableError
 from syncclip.synthesis import driver
+from syncclip.synthesis.autotune import measure
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.filters.safety import SafetySettings, check_safety
 from syncclip.synthesis.generators import endpoint
 from syncclip.synthesis.generators.endpoint import Endpoint
-from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.settings import TOKEN, GeneratorSettings
+from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.pool import Worker
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.shard import _encode
 from syncclip.synthesis.status import Report
-from syncclip.synthesis.tuning import measure
+from syncclip.synthetic_sets import card
+from syncclip.synthetic_sets.repair import repair_set
 from tests.shards.sets import verify
 from tests.worlds.endpoint import MODEL, SECRET, Order, Server, image_of, serving
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from syncclip.core import scratch
 from syncclip.core.settings import UserError
 from syncclip.core.trust import trust
+from syncclip.runtime import tempdirs
 from syncclip.synthesis.generators import loading
-from syncclip.synthesis.generators.locating import locate
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
+from syncclip.synthesis.generators.weights import locate
 from tests.synthesis.generators.conftest import make_lora, settings_of
 from tests.worlds.pipelines import FAMILIES, build_pipeline
 
@@ -132,7 +132,7 @@ def test_a_compiled_denoiser_generates_the_same_images(family: Family, monkeypat
 def test_what_is_compiled_is_kept_where_no_other_user_can_put_anything(
     family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(scratch.MACHINE, str(tmp_path))
+    monkeypatch.setenv(tempdirs.MACHINE, str(tmp_path))
     monkeypatch.setattr(loading, "BACKEND", "eager")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torchinductor_someone"))  # as torch names it
     Generator(family("pixart", compile=True))

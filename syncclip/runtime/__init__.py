@@ -1,0 +1,1 @@
+"""The process and its Ray: sessions, shutdown, temporary folders, threads."""

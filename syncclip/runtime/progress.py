@@ -1,0 +1,152 @@
+"""Progress of a long job: a live line on a terminal, one line a minute in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from syncclip.core.text import duration, percent, printable
+from syncclip.runtime.heartbeat import repeating
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+Fact = str | int | float | None
+
+LOG_INTERVAL = 60.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class Progress:
+    """Counts items towards a total and shows the rate, the time left and facts such as the workers' busy share.
+
+    Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) a line is
+    printed at once, one at the first update, then one a minute, also while nothing is done, and one on leaving; none
+    where neither a total nor an item is known. A fact is shown as it is; floats get three digits, and those whose name
+    ends in `busy` or `share` are shown as per cent, and None ends the showing of a fact.
+
+    Args:
+        total: number of items to come, None if unknown.
+        unit: what is counted, in the plural ("images").
+        label: the name of the job ("synth").
+        stream: where to show it, stderr by default (stdout is for results).
+        done: items that earlier runs finished: they count, but not towards the rate.
+        clock: seconds, monotonic; tests pass their own.
+    """
+
+    def __init__(
+        self,
+        total: int | None,
+        unit: str,
+        label: str,
+        stream: TextIO | None = None,
+        *,
+        done: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.unit, self.label = total, printable(unit), printable(label)
+        self.stream = stream if stream is not None else sys.stderr
+        self.done = done
+        self.rate: float | None = None
+        """Items per second, where the job itself measures them."""
+        self._clock = clock
+        self._before = done
+        self._start = clock()
+        self._printed: float | None = None
+        self._shown = ""
+        self._facts: dict[str, Fact] = {}
+        self._live: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._lock = threading.RLock()  # the main thread counts while another one shows that the job is alive
+        self._alive = contextlib.ExitStack()
+
+    def __enter__(self) -> Progress:
+        self._start = self._clock()
+        if self.stream.isatty():
+            self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
+            self._live.start()
+        elif self._known:
+            self._show()
+            self._printed = None  # the first update is shown whenever it comes
+        self._alive.enter_context(repeating(self._beat, LOG_INTERVAL))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._alive.close()
+        if self._live is not None or self._known:
+            self._show()
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def _known(self) -> bool:
+        return self.total is not None or self.done > 0
+
+    def _beat(self) -> None:
+        """Show once a minute that the job is alive, whatever it waits for."""
+        with self._lock:
+            if self._due():
+                self._show()
+
+    def _due(self) -> bool:
+        return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
+
+    def update(self, n: int = 1, **facts: Fact) -> None:
+        """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
+        with self._lock:
+            self.done += n
+            self._facts = {name: value for name, value in (self._facts | facts).items() if value is not None}
+            if self._live is not None or self._due():
+                self._show()
+
+    def _show(self) -> None:
+        """Redraw the live line, or print one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
+        details = []
+        seconds = self._clock() - self._start
+        if seconds > 0 and self.done > self._before:
+            rate = self.rate or (self.done - self._before) / seconds  # of this run alone
+            details.append(f"{rate:.3g} {self.unit}/s")
+            left = max(0, self.total - self.done) if self.total is not None else 0
+            details.append(f"{duration(left / rate)} left" if left else f"{duration(seconds)} taken")
+        elif seconds >= LOG_INTERVAL:
+            details.append(f"{duration(seconds)} so far")
+        for name, value in self._facts.items():
+            if isinstance(value, float):
+                value = percent(value) if name.endswith(("busy", "share")) else f"{value:.3g}"
+            details.append(printable(f"{name.replace('_', ' ')} {value}"))
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, completed=self.done, details=" · ".join(details), unit=self.unit)
+            return
+        count = f"{self.done:,}/{self.total:,}" if self.total is not None else f"{self.done:,}"
+        line = " · ".join([f"{self.label}: {count} {self.unit}", *details])
+        if line != self._shown:
+            self.stream.write(f"{line}\n")
+            self.stream.flush()
+            self._printed, self._shown = self._clock(), line
+
+
+def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tuple[RichProgress, TaskID]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    live = RichProgress(
+        TextColumn("{task.description}", style="bold", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[details]}", markup=False),
+        console=Console(file=stream),
+        refresh_per_second=4,
+    )
+    return live, live.add_task(label, total=total, completed=done, details="", unit="")
+
+
+def say(sentence: str) -> None:
+    """Print a message for the user to stderr; stdout is for results."""
+    sys.stderr.write(f"{printable(sentence)}\n")  # at once, lest two threads' sentences mix
+    sys.stderr.flush()

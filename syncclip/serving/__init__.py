@@ -1,0 +1,1 @@
+"""A trained run over HTTP, on Ray Serve."""

@@ -1,0 +1,1 @@
+"""Statistics of a study: metrics, bootstrap, scaling fit, data efficiency."""

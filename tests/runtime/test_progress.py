@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+
+from syncclip.runtime import progress as progress_module
+from syncclip.runtime.progress import Progress
+
+
+class Clock:
+    """Seconds that pass only when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_a_line_at_once_one_at_first_one_a_minute_and_the_last() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(300, "images", "synth", log, clock=clock) as progress:
+        for _ in range(300):
+            clock.now += 1.0
+            progress.update()
+    lines = log.getvalue().splitlines()
+    counts = [int(line.split()[1].split("/")[0]) for line in lines]
+    assert counts == [0, 1, 61, 121, 181, 241, 300]
+
+
+def test_while_nothing_is_done_a_log_shows_that_the_job_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "LOG_INTERVAL", 0.05)
+    log = io.StringIO()
+    deadline = time.monotonic() + 60
+    with Progress(300, "images", "synth", log, clock=iter(range(0, 10_000, 60)).__next__):
+        while log.getvalue().count("\n") < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    first, *others = log.getvalue().splitlines()
+    assert first.startswith("synth: 0/300 images")
+    assert all(re.fullmatch(r"synth: 0/300 images · \d+ (h|min)( \d+ min)? so far", line) for line in others), others
+
+
+def test_the_line_tells_count_rate_time_left_and_facts() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(96, "images", "synth", log, clock=clock)
+    clock.now += 4.0
+    progress.update(12, busy=0.93, rejected=2)
+    assert log.getvalue() == "synth: 12/96 images · 3 images/s · 28 s left · busy 93 % · rejected 2\n"
+    clock.now += 60.0
+    progress.update(0, busy=None, rejected=3)
+    assert log.getvalue().splitlines()[1].endswith(" left · rejected 3")
+
+
+def test_items_of_an_earlier_run_count_but_not_in_the_rate() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(20, "shards", "synth", log, done=10, clock=clock)
+    clock.now += 5.0
+    progress.update(5)
+    assert log.getvalue() == "synth: 15/20 shards · 1 shards/s · 5 s left\n"
+
+
+def test_the_last_line_is_not_printed_twice() -> None:
+    clock, log = Clock(), io.StringIO()
+    with Progress(1, "runs", "study", log, clock=clock) as progress:
+        clock.now += 1.0
+        progress.update()
+    assert [line.partition(" · ")[0] for line in log.getvalue().splitlines()] == ["study: 0/1 runs", "study: 1/1 runs"]
+
+
+def test_an_unknown_total_shows_no_time_left() -> None:
+    clock, log = Clock(), io.StringIO()
+    progress = Progress(None, "images", "verify", log, clock=clock)
+    clock.now += 2.0
+    progress.update(4)
+    assert log.getvalue() == "verify: 4 images · 2 images/s · 2 s taken\n"
+
+
+def test_what_ended_before_its_total_was_known_says_nothing() -> None:
+    log = io.StringIO()
+    with Progress(None, "steps", "train", log):
+        pass
+    assert log.getvalue() == ""
+    with Progress(7, "steps", "train", log):
+        pass
+    assert log.getvalue() == "train: 0/7 steps\n"
+
+
+def test_a_terminal_gets_a_live_line() -> None:
+    terminal = Terminal()
+    with Progress(10, "images", "synth", terminal) as progress:
+        progress.update(10, busy=0.5)
+    shown = terminal.getvalue()
+    assert "10/10" in shown
+    assert "busy" in shown

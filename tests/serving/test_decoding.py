@@ -1,0 +1,132 @@
+"""Hostile bodies: a refusal within limits of time and memory, after which the same decoder decodes the next body."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from syncclip.core.settings import UserError
+from syncclip.serving.decoding import MOST_SCANS, Decoder
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    one = Decoder()
+    yield one
+    one.close()
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(side: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def with_scans(count: int, side: int = 256) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = encoded(noise(side), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (count - data.count(b"\xff\xda")) + data[-2:]
+
+
+def form(*files: bytes) -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    return b"".join(head + data + b"\r\n" for data in files) + b"--x--\r\n"
+
+
+FORM = "multipart/form-data; boundary=x"
+
+
+def works(decoder: Decoder) -> bool:
+    image = noise(64)
+    [decoded] = decoder.images("image/png", encoded(image, "PNG"))
+    return decoded.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("count", [MOST_SCANS + 1, 8_000, 10_000])
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(decoder: Decoder, count: int) -> None:
+    assert works(decoder)
+    process = decoder._process
+    for kind, body in (("image/jpeg", with_scans(count)), (FORM, form(*[with_scans(count)] * 4))):
+        with pytest.raises(UserError, match=f"a JPEG with more than {MOST_SCANS} scans"):
+            list(decoder.images(kind, body))
+    assert works(decoder) and decoder._process is process, "a refusal costs no process"
+
+
+def test_progressive_jpegs_and_those_with_a_thumbnail_are_decoded(decoder: Decoder) -> None:
+    [image] = decoder.images("", with_scans(10))
+    assert image.size == (256, 256)
+    assert len(list(decoder.images(FORM, form(*[encoded(noise(32), "JPEG")] * 64)))) == 64
+
+
+def chunks(count: int) -> bytes:
+    data = encoded(noise(8), "PNG")
+    return data[:33] + (struct.pack(">I4s", 0, b"teSt") + struct.pack(">I", zlib.crc32(b"teSt"))) * count + data[33:]
+
+
+def segments(count: int) -> bytes:
+    data = encoded(noise(8), "JPEG")
+    return data[:2] + b"\xff\xfe\x00\x02" * count + data[2:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (FORM, form(*[encoded(Image.new("RGB", (7000, 7000)), "PNG")] * 60)),
+        (FORM, form(*[with_scans(MOST_SCANS, 2000)] * 8)),
+    ],
+    ids=["pixels", "scans"],
+)
+def test_decoding_has_a_limit_of_cpu_time(decoder: Decoder, kind: str, body: bytes) -> None:
+    with pytest.raises(UserError, match=r"decoding takes more than 5 s of CPU time; send fewer or smaller images"):
+        list(decoder.images(kind, body))
+    assert works(decoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("body", [chunks(2_000_000), segments(6_000_000)], ids=["chunks", "segments"])
+def test_millions_of_empty_parts_end_within_the_limit_or_are_an_image(decoder: Decoder, body: bytes) -> None:
+    with contextlib.suppress(UserError):  # by the machine's speed
+        [image] = decoder.images("", body)
+        assert image.size == (8, 8)
+    assert works(decoder)
+
+
+def test_a_decoder_that_was_killed_is_replaced(decoder: Decoder) -> None:
+    os.kill(decoder._process.pid, signal.SIGKILL)
+    decoder._process.wait()
+    assert works(decoder)
+    images = decoder.images(FORM, form(*[encoded(noise(500), "PNG")] * 20))
+    next(images)
+    decoder._process.kill()
+    with pytest.raises(UserError, match="fails for lack of memory or a defect"):
+        list(images)
+    assert works(decoder)
+
+
+def test_a_request_that_is_given_up_leaves_nothing_to_the_next(decoder: Decoder) -> None:
+    images = decoder.images(FORM, form(*[encoded(Image.new("RGB", (9, 9)), "PNG")] * 5))
+    next(images)
+    images.close()  # type: ignore[attr-defined]
+    assert works(decoder)
+
+
+def test_no_decoder_outlives_the_service() -> None:
+    one = Decoder()
+    process = one._process
+    one._pipe.close()
+    assert process.wait(60) == 0

@@ -1,0 +1,86 @@
+"""Names that others on the machine can guess."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.shards.shared_folder import SharedFolder
+from syncclip.storage.permissions import make_private, open_private
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def writes_hello(path: Path) -> None:
+    path.write_bytes(b"hello")
+
+
+def another_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this process is of a user who made nothing, and whom nobody trusts."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    honest = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        found = list(honest(descriptor))
+        found[stat.ST_UID] = 4712
+        return os.stat_result(found)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+
+
+def test_a_new_folder_and_its_files_are_for_this_user_alone(tmp_path: Path) -> None:
+    folder = SharedFolder(tmp_path / "cache" / "shards", 100)
+    opened = folder.open("a", 5, writes_hello)
+    assert opened is not None
+    assert mode(folder.folder) == 0o700
+    assert {mode(file) for file in folder.folder.iterdir()} == {0o600}
+
+
+def test_a_folder_of_ones_own_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> None:
+    place = tmp_path / "open"
+    place.mkdir()
+    place.chmod(0o777)
+    make_private(place)
+    assert mode(place) == 0o700
+
+
+def test_a_folder_or_file_that_another_user_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir(0o777)
+    (tmp_path / "file").write_bytes(b"planted")
+    another_users(monkeypatch)
+    with pytest.raises(UserError, match="folder was made by the user of number 4712"):
+        make_private(tmp_path / "folder")
+    with pytest.raises(UserError, match="file was made by the user of number 4712"):
+        open_private(tmp_path / "file", os.O_RDONLY)
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(UserError, match="link is a link, of another user or of another kind"):
+        SharedFolder(tmp_path / "link", 100).open("a", 5, lambda path: None)
+    assert list(target.iterdir()) == []
+    (tmp_path / "shards").mkdir()
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    for name in ("lock", "lock00", "a-5", "a-5.part"):
+        (tmp_path / "shards" / name).symlink_to(victim)
+        with pytest.raises(UserError, match=f"{name} is a link"):
+            open_private(tmp_path / "shards" / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_pipe_or_a_file_in_a_folders_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="of another kind"):
+        open_private(tmp_path / "pipe", os.O_RDONLY)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="of another kind"):
+        make_private(tmp_path / "file")

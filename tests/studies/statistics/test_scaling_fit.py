@@ -1,0 +1,202 @@
+"""The scaling fit, held against curves whose parameters are known."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.optimize import least_squares
+
+from syncclip.studies.statistics.bootstrap import Floats
+from syncclip.studies.statistics.scaling_fit import (
+    FASTEST,
+    MODELS,
+    SLOWEST,
+    Curve,
+    Series,
+    fit_curve,
+    fit_power_law,
+    held_out,
+)
+from tests.studies.fabricated import seed_draws
+
+FEW = [0, 1, 4, 16, 64]
+MANY = [0, 1, 2, 4, 8, 16, 32, 64]
+AMOUNTS = {"few": FEW, "many": MANY}
+
+
+@cache
+def noisy_curve(
+    seed: int, a: float, b: float, c: float, which: str, seeds: int = 5, noise: float = 0.5, level: float = 0.9
+) -> Curve:
+    generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
+    shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
+    errors = a + b * (1 + np.array(amounts, float)) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
+    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), level, [256, 1024])
+
+
+def test_parameters_of_a_curve_without_noise_are_found() -> None:
+    law = fit_power_law(MANY, 20 + 15 * (1 + np.array(MANY, float)) ** -0.5)
+    assert [float(law.a), float(law.b), float(law.c)] == pytest.approx([20, 15, 0.5], rel=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fit_is_as_good_as_a_general_bounded_optimiser(seed: int) -> None:
+    n = np.array(MANY, float)
+    errors = 30 + 10 * (1 + n) ** -0.4 + np.random.default_rng(seed).normal(0, 0.7, len(n))
+    starts = [
+        least_squares(
+            lambda p: p[0] + p[1] * (1 + n) ** -p[2] - errors,
+            (20, 10, c),
+            bounds=([0, 0, SLOWEST], [np.inf, np.inf, FASTEST]),
+        )
+        for c in (0.1, 0.5, 1.5)
+    ]
+    law = fit_power_law(MANY, errors)
+    assert ((law(n) - errors) ** 2).sum() <= 2 * min(start.cost for start in starts) * (1 + 1e-4)
+
+
+def test_many_curves_at_once_are_fitted_as_one_by_one() -> None:
+    errors = 25 + np.random.default_rng(0).normal(0, 3, (20, len(MANY)))
+    together = fit_power_law(MANY, errors)
+    for i, row in enumerate(errors):
+        alone = fit_power_law(MANY, row)
+        assert (together.a[i], together.b[i], together.c[i]) == (alone.a, alone.b, alone.c)
+
+
+def test_parameters_stay_within_their_bounds() -> None:
+    law = fit_power_law(FEW, np.random.default_rng(1).uniform(0, 5, (200, len(FEW))))
+    assert (law.a >= 0).all() and (law.b >= 0).all()
+    assert (law.c >= SLOWEST * 0.999).all() and (law.c <= FASTEST * 1.001).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("a", "b", "c", "which"), [(20, 15, 0.5, "few"), (30, 20, 0.3, "few"), (20, 15, 0.5, "many")])
+def test_true_parameters_lie_in_the_90_percent_interval(a: float, b: float, c: float, which: str) -> None:
+    hits = dict.fromkeys("abc", 0)
+    for seed in range(100):
+        law = noisy_curve(seed, a, b, c, which).law
+        assert law is not None
+        for name, true in zip("abc", (a, b, c), strict=True):
+            hits[name] += law[name].low <= true <= law[name].high
+    assert min(hits.values()) >= 85, hits
+
+
+def test_the_forecast_interval_holds_the_true_error() -> None:
+    hits = 0
+    for seed in range(100):
+        point = noisy_curve(seed, 30, 20, 0.3, "few").forecast[1]
+        hits += point.error.low <= 30 + 20 * 1025**-0.3 <= point.error.high
+    assert hits >= 85
+
+
+def test_a_flat_curve_is_called_flat_and_not_forecast() -> None:
+    curves = [noisy_curve(seed, 40, 0, 1, "few", level=0.95) for seed in range(100)]
+    assert sum(curve.verdict == "flat" for curve in curves) >= 90
+    assert all(curve.law is None and curve.forecast == () for curve in curves if curve.verdict == "flat")
+
+
+def test_a_rising_error_is_called_rising_and_not_forecast() -> None:
+    errors = 30 + np.log2(1 + np.array(FEW)) + np.random.default_rng(0).normal(0, 0.2, (5, len(FEW)))
+    curve = fit_curve(Series(FEW, errors, seed_draws(errors, 500, np.random.default_rng(0))))
+    assert curve.verdict == "rises" and curve.law is None
+
+
+def fitted(errors: Floats, amounts: list[int] = FEW, seeds: int = 3, seen: float | None = None) -> Curve:
+    """Of seeds that all have these errors, nearly."""
+    generator = np.random.default_rng(0)
+    each = errors + generator.normal(0, 1e-3, (seeds, len(amounts)))
+    return fit_curve(Series(amounts, each, seed_draws(each, 100, generator)), forecast=[256], seen=seen)
+
+
+def test_the_amount_for_one_more_point_is_that_of_the_formula() -> None:
+    n = 1 + np.array(FEW, float)
+    # at 64: 10 + 8 / sqrt(65) is just below 11; one point less is below the asymptote, which is never reached
+    curve = fitted(10 + 8 * n**-0.5)
+    assert curve.plus_one is not None and np.isinf(curve.plus_one.estimate)
+    # at 64: 5 + 16 / sqrt(65); one point less at 1 + n = (16 / (16 / sqrt(65) - 1))^2
+    curve = fitted(5 + 16 * n**-0.5)
+    assert curve.plus_one is not None
+    assert curve.plus_one.estimate == pytest.approx((16 / (16 / 65**0.5 - 1)) ** 2 - 1, rel=0.05)
+
+
+def test_one_amount_is_too_few_for_a_curve_and_three_for_a_law() -> None:
+    assert fitted(np.array([40.0]), [16]).verdict == "too few amounts"
+    curve = fitted(np.array([40.0, 36, 32]), [0, 3, 15])
+    assert curve.verdict == "falls" and curve.law is None and curve.reason == "3 amounts, and a law needs 4"
+    assert curve.slope.estimate == pytest.approx(-2, rel=1e-2)
+
+
+def test_one_seed_is_too_few_for_a_law() -> None:
+    curve = fitted(5 + 16 * (1 + np.array(FEW, float)) ** -0.5, seeds=1)
+    assert curve.verdict == "falls" and curve.law is None and curve.reason == "1 seed, and a law needs 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [
+        ("a", 16 * (1 + np.array(FEW, float)) ** -0.5 - 1.5),  # best with less than no error at last
+        ("c", 30 - np.log(1 + np.array(FEW, float))),  # as slow as is tried
+        ("c", np.array([40.0, 30, 30, 30, 30])),  # all at once
+    ],
+)
+def test_no_law_is_told_where_a_parameter_sits_on_its_bound(name: str, errors: Floats) -> None:
+    curve = fitted(errors)
+    assert curve.verdict == "falls" and curve.law is None and curve.forecast == ()
+    assert curve.reason == f"its best {name} is on the bound of the search"
+
+
+def test_where_no_spread_is_known_nothing_is_said_of_the_curve() -> None:
+    errors = 5 + 16 * (1 + np.array(FEW, float)) ** -0.5 * np.ones((3, 1))
+    curve = fit_curve(Series(FEW, errors, np.full((100, len(FEW)), np.nan)))
+    assert curve.verdict == "too few classes" and curve.law is None and np.isnan(curve.slope.estimate)
+
+
+def test_beyond_what_was_seen_nothing_is_forecast() -> None:
+    errors = 5 + 16 * (1 + np.array(FEW, float)) ** -0.5
+    assert fitted(errors, seen=1.0).forecast
+    curve = fitted(errors, seen=0.44)
+    assert curve.law is not None and curve.forecast == ()
+    assert curve.plus_one is None and curve.reachable is None
+    assert curve.reason.startswith("only 44 % of the images were ever shown at 64 per class")
+
+
+N = np.array(MANY, float)
+
+
+def noisy(errors: Floats, noise: float = 0.05) -> Series:
+    generator = np.random.default_rng(0)
+    seeds = errors + generator.normal(0, noise, (5, len(errors)))
+    return Series(MANY, seeds, seed_draws(seeds, 200, generator))
+
+
+@pytest.mark.parametrize(
+    ("name", "errors"),
+    [
+        ("constant", np.full(len(N), 40.0)),
+        ("logarithm", 40 - 2 * np.log2(1 + N)),
+        ("power law", 20 + 15 * (1 + N) ** -0.7),
+    ],
+)
+def test_what_the_curve_follows_foretells_it_best(name: str, errors: Floats) -> None:
+    best, *others = held_out(noisy(errors))
+    assert best.model == name and best.best > 0.5
+    assert best.miss < min(other.miss for other in others)
+    assert sum(one.best for one in (best, *others)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_misses_nothing_of_its_own_curve(name: str) -> None:
+    curves = {"constant": 0 * N + 30, "logarithm": 30 - np.log(1 + N), "power law": 20 + 10 * (1 + N) ** -0.5}
+    assert MODELS[name](N[:4], curves[name][None, :4], N[6]) == pytest.approx(curves[name][6], rel=1e-3)
+
+
+def test_the_miss_is_the_root_mean_square_over_the_amounts_held_out() -> None:
+    errors = np.array([40.0, 40, 40, 40, 45, 40])
+    (constant,) = (one for one in held_out(Series(MANY[:6], errors[None], errors[None])) if one.model == "constant")
+    assert constant.miss == pytest.approx(np.sqrt((5**2 + 1**2) / 2))
+
+
+def test_four_amounts_leave_none_to_hold_out() -> None:
+    assert held_out(Series(MANY[:4], N[None, :4], N[None, :4])) == ()

@@ -1,0 +1,76 @@
+"""Choosing settings on the validation split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip.core.settings import UserError
+from syncclip.recipe.recipe import Recipe
+from syncclip.studies.tune import choose, combinations
+from tests.worlds.clip import make_clip_folder
+from tests.worlds.dataset import tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    root = tmp_path_factory.mktemp("choice")
+    tiny_dataset(root / "dataset", train=2, val=6, test=1)
+    make_clip_folder(root / "clip")
+    candidates = {"methods.ivlp.learning_rate": [0.0025, 0.05], "training.epochs": [1, 3]}
+    values: dict[str, Any] = {
+        "dataset.name": str(root / "dataset"),
+        "dataset.shots": 2,
+        "backbone.name": str(root / "clip"),
+        "training.batch": 3,
+        "training.warmup_epochs": 0,
+        "study.arms": [
+            {"method": "zeroshot"},
+            {"method": "ivlp", "data": "real", "overrides": {"training.momentum": 0.5}, "candidates": candidates},
+        ],
+        "study.choice_seeds": [1, 2],
+        "storage.root": str(root / "runs"),
+    }
+    return Recipe().with_values(values)
+
+
+def test_every_combination_is_tried() -> None:
+    assert combinations({"a": [1, 2], "b": ["x", "y"]}) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_best_on_validation_is_chosen_and_the_record_kept(recipe: Recipe, tmp_path: Path) -> None:
+    choice = choose(recipe, str(tmp_path))
+    record = json.loads((tmp_path / "choices.json").read_text())
+    tried = record["arms"]["ivlp-real"]["candidates"]
+    assert record["split"] == "val" and len(tried) == 4
+    best = max(tried, key=lambda candidate: candidate["open_hm"])
+    assert record["arms"]["ivlp-real"]["chosen"] == best["values"]
+    results = json.loads((tmp_path / "cells" / "ivlp-real-try0-seed1" / "results.json").read_text())
+    assert results["split"] == "val"
+    assert tried[0]["by_seed"]["1"] == results["open_hm"]
+    arm = Recipe.load(str(tmp_path / "recipe.yaml")).study.arms[1]
+    assert arm == choice.recipe.study.arms[1]
+    assert arm.overrides == {"training.momentum": 0.5, **best["values"]} and arm.candidates == {}
+    assert choice.recipe.evaluation.split == "test"
+
+
+def test_without_candidates_there_is_nothing_to_choose() -> None:
+    with pytest.raises(UserError, match="no arm has candidates"):
+        choose(Recipe())
+
+
+def test_without_novel_classes_nothing_can_be_chosen(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no validation image of novel classes; settings are chosen by"):
+        choose(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
+    assert not list(tmp_path.iterdir())
